@@ -1,0 +1,37 @@
+# make demo   the whole way on real speech: shards, four ZeRO-3 stages, scores, a report
+# make test   every test that `.ci/run` runs
+# make lint   ruff and mypy
+# Each target makes .venv itself. PYTHON chooses the interpreter (3.11 or newer).
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: demo test lint format clean
+
+$(READY): pyproject.toml setup.py constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is older than Python 3.11; call make PYTHON=python3.11"; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { echo "could not make $(VENV): on Debian and Ubuntu install python3-venv and python3-dev"; exit 1; }
+	@echo "installing into $(VENV): about 2 GB, 3 to 6 minutes"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch -e '.[demo,dev]'
+	@touch $@
+
+demo: $(READY)
+	@$(BIN)/python launch/demo.py
+
+test: $(READY)
+	@$(BIN)/python -m pytest tests
+
+lint: $(READY)
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+format: $(READY)
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) .cache demo build *.egg-info

@@ -1,0 +1,257 @@
+"""Typed recipes: YAML files with dotted overrides (``optimizer.peak_lr=3e-5``), checked by OmegaConf.
+
+A recipe file may begin with ``extends: other.yaml`` (a path relative to itself); its own values win. An unknown key is
+an error that names the nearest known one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
+
+from pipeline.stages import STAGES
+from shards.errors import ConfigError
+
+
+@dataclass
+class EncoderConfig:
+    """FunASR encoder. With a checkpoint, class and sizes come from its config.yaml."""
+
+    checkpoint: str | None = None  # folder in SenseVoice layout (model.pt, config.yaml, am.mvn), or a hub id
+    hub: str = "modelscope"  # where an id is looked up: modelscope, huggingface
+    class_name: str = "SenseVoiceEncoderSmall"
+    config: dict[str, Any] = field(default_factory=dict)  # the class's arguments, where there is no checkpoint
+    dropout: float | None = None  # overrides the three dropout rates of the checkpoint's config
+
+
+@dataclass
+class ProjectorConfig:
+    """2 Transformer layers at the encoder's width, then a strided convolution to the LLM's. Width and stride are ours."""
+
+    layers: int = 2
+    heads: int = 8
+    ffn: int = 2048
+    dropout: float = 0.1
+    stride: int = 2
+
+
+@dataclass
+class LoraConfig:
+    """LoRA on the LLM; rank and targets are not in the paper."""
+
+    r: int = 16
+    alpha: int = 32
+    dropout: float = 0.05
+    targets: list[str] = field(
+        default_factory=lambda: ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    )
+
+
+@dataclass
+class LlmConfig:
+    """Any transformers causal LM with its tokenizer."""
+
+    checkpoint: str = MISSING  # local folder or hub id
+    hub: str = "huggingface"
+
+
+@dataclass
+class ModelConfig:
+    """SpeakerLM."""
+
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    projector: ProjectorConfig = field(default_factory=ProjectorConfig)
+    llm: LlmConfig = field(default_factory=LlmConfig)
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    speaker_dim: int = 192
+    extractor: str = MISSING  # id of the speaker embedding extractor; a dataset made with another one is refused
+    activation_checkpointing: bool = False
+
+
+@dataclass
+class DatasetConfig:
+    """A packed dataset and its share of the mixture."""
+
+    path: str = MISSING  # local folder or s3://bucket/prefix
+    weight: float = 1.0  # share of micro-batches among the datasets of this stage
+    hours: float | None = None  # a seeded, nested subset; None: all of it
+    exclude: str | None = None  # file with one key, session or speaker a line
+
+
+@dataclass
+class RegistrationConfig:
+    """The draw of PAPER's training: a third No, a third Match, a third Over with 1..max distractors."""
+
+    max_distractors: int = 50
+    names: str = "pools"  # "pools": drawn per sample, so that the model must read the embedding; "corpus": speaker ids
+    name_pools: list[str] = field(default_factory=lambda: ["zh", "en"])
+
+
+@dataclass
+class DataConfig:
+    """What is streamed, and how it is packed into global steps."""
+
+    train: list[DatasetConfig] = field(default_factory=list)
+    validation: list[DatasetConfig] = field(default_factory=list)
+    registration: RegistrationConfig = field(default_factory=RegistrationConfig)
+    micro_batches_per_step: int = 4  # M: fixes the samples of a global step for any world size N <= M
+    max_positions: int = 6000  # LLM positions a micro-batch, the paper's "6 K tokens"
+    max_frames: int = 12000  # padded encoder frames a micro-batch (16.67 a second)
+    window_shards: int = 4  # shards shuffled together
+    workers: int = 2  # loader processes a rank
+    prefetch_steps: int = 2
+    max_consecutive_replacements: int = 100
+
+
+@dataclass
+class OptimizerConfig:
+    """AdamW. Betas and weight decay are not in the paper."""
+
+    start_lr: float = 1e-5
+    peak_lr: float = 5e-5
+    final_lr: float = 1e-6
+    warmup_steps: int = 2000
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.95])
+    eps: float = 1e-8
+    weight_decay: float = 0.01
+    clip: float = 1.0
+
+
+@dataclass
+class TrainerConfig:
+    """The loop."""
+
+    max_steps: int = 1_000_000
+    log_every: int = 10
+    validate_every: int = 10_000
+    validation_batches: int = 50
+    save_every: int = 10_000
+    keep_last: int = 3
+    deterministic: bool = False
+    overfit_one_batch: bool = False
+
+
+@dataclass
+class Recipe:
+    """Everything that makes a run what it is. Saved, resolved, beside every checkpoint."""
+
+    name: str = MISSING
+    stage: int = MISSING
+    output: str = MISSING  # folder of this stage's run
+    init_from: str | None = None  # finished run that this one continues; a stage that starts from another needs it
+    seed: int = 1
+    deepspeed: str = "ds_configs/zero3.json"
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+
+
+def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe file, apply ``a.b=c`` overrides, check it.
+
+    Raises:
+        ConfigError: the file is missing, a key is unknown, a value has the wrong type or contradicts another.
+    """
+    merged = OmegaConf.structured(Recipe)
+    for layer in [*_layers(Path(path)), *(_override(text) for text in overrides)]:
+        merged = _merge(merged, *layer)
+    try:
+        recipe = OmegaConf.to_object(merged)
+    except MissingMandatoryValue as e:
+        raise ConfigError(f"{path}: {e.full_key} has no value; set it in the recipe or as an override") from e
+    assert isinstance(recipe, Recipe)
+    _check(recipe, str(path))
+    return recipe
+
+
+def save_recipe(recipe: Recipe, path: Path) -> None:
+    """Write the resolved recipe as YAML that :func:`load_recipe` reads back to an equal one."""
+    path.write_text(dump_recipe(recipe), encoding="utf-8")
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """The resolved recipe as YAML text."""
+    return OmegaConf.to_yaml(OmegaConf.structured(recipe))
+
+
+def _layers(path: Path) -> list[tuple[str, DictConfig]]:
+    """The files that make up a recipe, base first."""
+    try:
+        loaded = OmegaConf.load(path)
+    except FileNotFoundError as e:
+        raise ConfigError(f"no recipe at {path}") from e
+    except Exception as e:
+        raise ConfigError(f"{path} is not readable YAML: {' '.join(str(e).split())}") from e
+    if not isinstance(loaded, DictConfig):
+        raise ConfigError(f"{path} holds no mapping of settings")
+    base = loaded.pop("extends", None)
+    return [*(_layers(path.parent / base) if base else []), (str(path), loaded)]
+
+
+def _override(text: str) -> tuple[str, DictConfig]:
+    if "=" not in text:
+        raise ConfigError(f"override {text!r} is not of the form section.key=value")
+    return f"override {text!r}", OmegaConf.from_dotlist([text])
+
+
+def _merge(base: DictConfig, where: str, layer: DictConfig) -> DictConfig:
+    try:
+        merged = OmegaConf.merge(base, layer)
+    except ConfigKeyError as e:
+        known = _known_keys(Recipe)
+        near = difflib.get_close_matches(str(e.full_key), known, n=1, cutoff=0.4)
+        hint = f"; did you mean {near[0]}?" if near else f"; known keys: {', '.join(known)}"
+        raise ConfigError(f"{where}: unknown key {e.full_key}{hint}") from e
+    except OmegaConfBaseException as e:
+        reason = str(e.msg or e).splitlines()[0]
+        raise ConfigError(f"{where}: {e.full_key or 'not a mapping'}: {reason}") from e
+    assert isinstance(merged, DictConfig)
+    return merged
+
+
+def _known_keys(cls: type, prefix: str = "") -> list[str]:
+    """All dotted keys of a config class."""
+    keys = []
+    for f in dataclasses.fields(cls):
+        default = f.default_factory() if f.default_factory is not dataclasses.MISSING else f.default
+        if dataclasses.is_dataclass(default):
+            keys += _known_keys(type(default), f"{prefix}{f.name}.")
+        else:
+            keys.append(prefix + f.name)
+    return keys
+
+
+def _check(r: Recipe, where: str) -> None:
+    """Contradictions that types cannot express."""
+    problems = []
+    if r.stage not in STAGES:
+        problems.append(f"stage is {r.stage}, there are stages {sorted(STAGES)}")
+    elif STAGES[r.stage].starts_from and not r.init_from:
+        problems.append(
+            f"stage {r.stage} continues stage {STAGES[r.stage].starts_from}: set init_from to its run folder"
+        )
+    if not r.data.train:
+        problems.append("data.train is empty: name at least one packed dataset")
+    if any(d.weight <= 0 for d in r.data.train):
+        problems.append("data.train: every weight must be above 0")
+    if not 0 < r.data.registration.max_distractors <= 100:
+        problems.append("data.registration.max_distractors must be 1..100")
+    if r.data.registration.names not in ("pools", "corpus"):
+        problems.append(f"data.registration.names is {r.data.registration.names!r}, must be pools or corpus")
+    if r.data.micro_batches_per_step < 1:
+        problems.append("data.micro_batches_per_step must be at least 1")
+    if r.optimizer.warmup_steps >= r.trainer.max_steps:
+        problems.append(
+            f"optimizer.warmup_steps ({r.optimizer.warmup_steps}) leaves no step of trainer.max_steps "
+            f"({r.trainer.max_steps}) to train at full rate"
+        )
+    if problems:
+        raise ConfigError(f"{where}: " + "; ".join(problems))

@@ -1,0 +1,58 @@
+"""One tree of errors for the whole project.
+
+Every error that a user can cause says *what* is wrong, *where* (file, shard, key, rank) and *what to do*. Code that
+can go on after a fault catches the narrowest class; nothing catches :class:`SpeakerLMError` but a command's main, which
+prints the message without a traceback and exits 1.
+"""
+
+
+class SpeakerLMError(Exception):
+    """Root of all errors raised on purpose."""
+
+
+class ConfigError(SpeakerLMError):
+    """A recipe, an option or an environment that cannot be used."""
+
+
+class DataError(SpeakerLMError):
+    """Input data that cannot be used."""
+
+
+class AudioError(DataError):
+    """Audio that is missing, empty, truncated, undecodable or of an unusable form."""
+
+
+class ManifestError(DataError):
+    """A recording or segment that contradicts itself or its corpus."""
+
+
+class ShardError(DataError):
+    """A shard whose bytes disagree with its index. Names shard, key and offset."""
+
+
+class SpeakerError(DataError):
+    """An embedding, enrolment clip or speaker bank that cannot be used."""
+
+
+class StorageError(SpeakerLMError):
+    """Disk or object storage failed after retries. Never the fault of one sample."""
+
+
+class PlanError(SpeakerLMError):
+    """A plan that cannot be made or resumed: a sample over the budget, a changed dataset."""
+
+
+class ModelError(SpeakerLMError):
+    """Weights, configuration or tokenizer that do not fit together."""
+
+
+class CheckpointError(SpeakerLMError):
+    """A checkpoint that is damaged, or belongs to another stage, base or recipe."""
+
+
+class TrainingError(SpeakerLMError):
+    """Training cannot go on: non-finite numbers, a hang, ranks that disagree."""
+
+
+class ScoreError(SpeakerLMError):
+    """References and hypotheses that cannot be compared."""

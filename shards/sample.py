@@ -1,0 +1,142 @@
+"""The one record that packer and trainer share, and its form inside a tar.
+
+A sample with key ``KEY`` is two or three consecutive tar members:
+
+====================  =================================================================================
+``KEY.flac``          16 kHz mono 16-bit FLAC
+``KEY.json``          everything else, UTF-8, keys sorted (bytes are a function of the content)
+``KEY.npy``           multi-speaker data only: (n_speakers, dim) float16, rows in the order of ``speakers``
+====================  =================================================================================
+
+WebDataset splits a member's name at its first dot, so a key holds none; it holds no slash either.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import re
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from shards.errors import ManifestError, SpeakerError
+
+FORMAT_VERSION = 1
+SAMPLE_RATE = 16_000
+_KEY = re.compile(r"[^./\\\s]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """One stretch of speech of one speaker; times in seconds from the start of the audio that holds it."""
+
+    speaker: str  # global id, "corpus:speaker", or "corpus:session:speaker" where the corpus reuses ids across sessions
+    start: float
+    end: float
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One training or test example: audio, who said what, and a speaker vector each."""
+
+    key: str
+    corpus: str
+    split: str
+    session: str
+    language: str
+    start: float  # where in the session the audio begins, seconds
+    num_samples: int  # audio length at 16 kHz
+    segments: tuple[Segment, ...]  # in order of start time
+    audio: bytes  # FLAC
+    embeddings: np.ndarray | None = None  # (n_speakers, dim) float16, unit norm
+
+    @property
+    def duration(self) -> float:
+        """Seconds."""
+        return self.num_samples / SAMPLE_RATE
+
+    @property
+    def speakers(self) -> tuple[str, ...]:
+        """Speaker ids in order of first appearance: ``spk0`` is the first of them."""
+        return tuple(dict.fromkeys(s.speaker for s in self.segments))
+
+    def validate(self) -> None:
+        """Raise :class:`ManifestError` or :class:`SpeakerError` where the sample contradicts itself."""
+        if not _KEY.fullmatch(self.key):
+            raise ManifestError(f"key {self.key!r}: a key is not empty and holds no dot, slash or white space")
+        if self.num_samples <= 0:
+            raise ManifestError(f"{self.key}: audio of {self.num_samples} samples")
+        for s in self.segments:
+            if not (math.isfinite(s.start) and math.isfinite(s.end) and 0 <= s.start < s.end <= self.duration + 0.05):
+                raise ManifestError(
+                    f"{self.key}: segment of {s.speaker} at {s.start}–{s.end} s does not lie in 0–{self.duration:.3f} s"
+                )
+        if any(a.start > b.start for a, b in zip(self.segments, self.segments[1:], strict=False)):
+            raise ManifestError(f"{self.key}: segments are not in order of start time")
+        if self.embeddings is not None:
+            if self.embeddings.ndim != 2 or len(self.embeddings) != len(self.speakers):
+                raise SpeakerError(
+                    f"{self.key}: embeddings of shape {self.embeddings.shape} for {len(self.speakers)} speakers"
+                )
+            if not np.isfinite(self.embeddings).all():
+                raise SpeakerError(f"{self.key}: an embedding is not finite")
+
+    def members(self) -> dict[str, bytes]:
+        """Extension → bytes, in the order in which they are written to the tar."""
+        meta = {
+            "version": FORMAT_VERSION,
+            "corpus": self.corpus,
+            "split": self.split,
+            "session": self.session,
+            "language": self.language,
+            "start": self.start,
+            "num_samples": self.num_samples,
+            "duration": self.duration,
+            "speakers": self.speakers,
+            "segments": [asdict(s) for s in self.segments],
+        }
+        out = {
+            "flac": self.audio,
+            "json": json.dumps(meta, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode(),
+        }
+        if self.embeddings is not None:
+            buffer = io.BytesIO()
+            np.save(buffer, np.ascontiguousarray(self.embeddings, dtype=np.float16))
+            out["npy"] = buffer.getvalue()
+        return out
+
+    @classmethod
+    def from_members(cls, key: str, members: dict[str, bytes]) -> Sample:
+        """Inverse of :meth:`members`."""
+        meta = parse_meta(key, members["json"])
+        embeddings = np.load(io.BytesIO(members["npy"]), allow_pickle=False) if "npy" in members else None
+        return cls(
+            key=key,
+            corpus=meta["corpus"],
+            split=meta["split"],
+            session=meta["session"],
+            language=meta["language"],
+            start=meta["start"],
+            num_samples=meta["num_samples"],
+            segments=tuple(Segment(**s) for s in meta["segments"]),
+            audio=members["flac"],
+            embeddings=embeddings,
+        )
+
+    def with_embeddings(self, embeddings: np.ndarray | None) -> Sample:
+        """The same sample with other speaker vectors."""
+        return replace(self, embeddings=embeddings)
+
+
+def parse_meta(key: str, data: bytes) -> dict[str, Any]:
+    """The ``KEY.json`` member as a dict; a version this code does not know is refused."""
+    meta = json.loads(data)
+    if meta.get("version") != FORMAT_VERSION:
+        raise ManifestError(
+            f"{key}: sample format version {meta.get('version')}, this code reads {FORMAT_VERSION}; pack the data again"
+        )
+    return meta

@@ -1,0 +1,86 @@
+"""Recipes: what is read, what is refused, and in which words."""
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.config import Recipe, dump_recipe, load_recipe, save_recipe
+from shards.errors import ConfigError
+
+MINIMAL = """
+name: x
+stage: 1
+output: out
+model: {extractor: campplus, llm: {checkpoint: llm}}
+data: {train: [{path: data}]}
+trainer: {max_steps: 100}
+optimizer: {warmup_steps: 10}
+"""
+ROOT = Path(__file__).resolve().parents[3]
+
+
+@pytest.fixture
+def recipe_file(tmp_path: Path) -> Path:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(MINIMAL)
+    return path
+
+
+def test_defaults_and_overrides(recipe_file: Path) -> None:
+    recipe = load_recipe(recipe_file, ["optimizer.peak_lr=3e-4", "model.lora.r=8"])
+    assert recipe.optimizer.peak_lr == 3e-4
+    assert recipe.model.lora.r == 8
+    assert recipe.optimizer.start_lr == 1e-5
+    assert recipe.data.train[0].weight == 1.0
+
+
+def test_the_more_special_file_wins(recipe_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    special = tmp_path / "sub" / "special.yaml"
+    special.write_text("extends: ../recipe.yaml\nname: y\noptimizer: {warmup_steps: 20}\n")
+    recipe = load_recipe(special)
+    assert (recipe.name, recipe.optimizer.warmup_steps, recipe.output) == ("y", 20, "out")
+
+
+def test_saved_recipe_reads_back_equal(recipe_file: Path, tmp_path: Path) -> None:
+    recipe = load_recipe(recipe_file)
+    save_recipe(recipe, tmp_path / "saved.yaml")
+    assert load_recipe(tmp_path / "saved.yaml") == recipe
+    assert isinstance(recipe, Recipe)
+    assert "peak_lr" in dump_recipe(recipe)
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("optimizer.peak_learning_rate=1", ["optimizer.peak_learning_rate", "optimizer.peak_lr"]),
+        ("trainer.max_step=3", ["trainer.max_steps"]),
+        ("optimizer.peak_lr=fast", ["optimizer.peak_lr", "fast"]),
+        ("nonsense", ["section.key=value"]),
+        ("data.train=[]", ["data.train"]),
+        ("stage=7", ["stage is 7"]),
+        ("stage=2", ["init_from"]),
+        ("data.registration.max_distractors=500", ["1..100"]),
+        ("optimizer.warmup_steps=100", ["warmup_steps", "max_steps"]),
+        ("data.train=[{path: a, weight: 0}]", ["weight"]),
+        ("data.train=[{pth: a}]", ["pth"]),
+    ],
+)
+def test_what_cannot_be_used_is_refused(recipe_file: Path, override: str, words: list[str]) -> None:
+    with pytest.raises(ConfigError) as e:
+        load_recipe(recipe_file, [override])
+    assert all(w in str(e.value) for w in words), str(e.value)
+    assert "\n" not in str(e.value)
+
+
+def test_missing_things_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no recipe at"):
+        load_recipe(tmp_path / "absent.yaml")
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("a: [1\n")
+    with pytest.raises(ConfigError, match="YAML"):
+        load_recipe(broken)
+    unset = tmp_path / "unset.yaml"
+    unset.write_text(MINIMAL.replace("output: out", ""))
+    with pytest.raises(ConfigError, match="output has no value"):
+        load_recipe(unset)

@@ -38,6 +38,10 @@ class StorageError(SpeakerLMError):
     """Disk or object storage failed after retries. Never the fault of one sample."""
 
 
+class FetchError(SpeakerLMError):
+    """A package or weight file that cannot be downloaded, or is not the one whose hash is pinned."""
+
+
 class PlanError(SpeakerLMError):
     """A plan that cannot be made or resumed: a sample over the budget, a changed dataset."""
 

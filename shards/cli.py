@@ -1,0 +1,49 @@
+"""``speakerlm-shards COMMAND``: a table of commands, each a module with ``add_arguments(parser)`` and ``run(args)``."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+from shards.errors import SpeakerLMError
+
+COMMANDS = {
+    "prepare": ("shards.corpora.prepare", "a corpus on disk, or packaged speech, as a manifest"),
+    "clips": ("shards.clips", "long recordings cut into clips"),
+    "simulate": ("shards.simulate", "conversations mixed from single-speaker recordings"),
+    "pack": ("shards.pack", "a manifest packed into shards"),
+    "verify": ("shards.verify", "every byte, count and duration of a dataset checked"),
+    "info": ("shards.info", "what a dataset holds"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command. Errors made on purpose are printed without a traceback and end in exit code 1."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    parser = argparse.ArgumentParser(
+        prog="speakerlm-shards",
+        description="From corpora to training shards.",
+        epilog="commands:\n" + "\n".join(f"  {name:10}{text}" for name, (_, text) in COMMANDS.items()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help="one of those below; COMMAND --help")
+    command = parser.parse_args(argv[:1]).command
+    module_name, text = COMMANDS[command]
+    module = importlib.import_module(module_name)
+    own = argparse.ArgumentParser(prog=f"speakerlm-shards {command}", description=text)
+    module.add_arguments(own)
+    args = own.parse_args(argv[1:])
+    try:
+        return int(module.run(args))
+    except SpeakerLMError as error:
+        print(f"speakerlm-shards {command}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"speakerlm-shards {command}: interrupted; run it again to go on", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,281 @@
+"""Draws who says what, and when, in a simulated conversation: everything but the sound.
+
+After the simulated conversations of Landini et al. (2022, arXiv 2204.00890): whole utterances of single speakers are
+put on one time line; between turns lies a pause, or the next speaker begins before the last has ended. A turn is one
+or more utterances of one speaker with short pauses between them. A layout is a pure function of
+(sources, settings, seed, number).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from shards.errors import ConfigError, ManifestError
+from shards.manifests import Recording, SpeakerInfo
+from shards.sample import SAMPLE_RATE, Segment
+
+NO_SPACE = {"zh", "ja", "yue"}  # languages whose words are joined without a space
+ATTEMPTS = 200
+AFTER_OWN_TURN_S = 0.1  # a speaker's next turn begins at least this long after the last one ended
+SKIP_SPEAKER = 0.3  # share of speakers left out of every round after the first
+Range = tuple[float, float]
+Fingerprint = tuple[tuple[str, str], ...]  # (speaker, text) in order of start time
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is drawn, and from where. A pair is a uniform range with both ends in it; times are seconds."""
+
+    speakers: tuple[int, int] = (2, 4)
+    seconds: Range = (40.0, 50.0)  # length of the audio; its end is a hard limit
+    turns: tuple[int, int] | None = None  # None: as many as fill the drawn length
+    utterances_per_turn: tuple[int, int] = (1, 1)
+    utterance_gap: Range = (0.05, 0.25)  # inside a turn
+    pause: float = 0.5  # mean of the exponential pause between turns
+    overlap: float = 0.2  # probability that the next turn begins before the last has ended
+    overlap_seconds: float = 0.7  # mean of the exponential overlap; at most half of either turn
+    edge: Range = (0.1, 0.3)  # silence before the first and after the last word
+    gain_db: float = 3.0  # each speaker's level is drawn from ± this
+    same_language: bool = False
+    rooms: str = "none"
+    noise: str = "none"
+    snr_db: Range = (10.0, 20.0)
+
+    def check(self) -> None:
+        """Raise :class:`ConfigError` where a setting makes no sense."""
+        ranges = [self.speakers, self.seconds, self.utterances_per_turn, self.utterance_gap, self.edge, self.snr_db]
+        for pair in [*ranges, *([self.turns] if self.turns else [])]:
+            if pair[0] > pair[1]:
+                raise ConfigError(f"the range {pair[0]}-{pair[1]} is reversed")
+        if self.speakers[0] < 1 or self.utterances_per_turn[0] < 1 or (self.turns and self.turns[0] < 1):
+            raise ConfigError("a conversation has at least one speaker, one turn and one utterance in a turn")
+        if not 0 <= self.overlap <= 1 or min(self.pause, self.overlap_seconds, self.edge[0]) < 0 >= self.seconds[0]:
+            raise ConfigError("the overlap is a probability; times are not negative")
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """One utterance to mix from: where its audio is, who says what."""
+
+    key: str
+    audio: str
+    channel: int | None
+    start: float  # seconds into the file
+    num_samples: int
+    speaker: str
+    person: str  # the person, or the speaker id where nobody knows the person
+    language: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Piece:
+    """An utterance with its place on the time line, in samples."""
+
+    utterance: Utterance
+    start: int
+
+
+@dataclass(frozen=True)
+class Turn:
+    """Pieces of one speaker, one after the other."""
+
+    speaker: str
+    pieces: tuple[Piece, ...]
+
+    @property
+    def start(self) -> int:
+        return self.pieces[0].start
+
+    @property
+    def end(self) -> int:
+        return self.pieces[-1].start + self.pieces[-1].utterance.num_samples
+
+    @property
+    def text(self) -> str:
+        separator = "" if self.pieces[0].utterance.language in NO_SPACE else " "
+        return separator.join(p.utterance.text for p in self.pieces)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One conversation before it is rendered."""
+
+    number: int
+    turns: tuple[Turn, ...]  # in order of start
+    num_samples: int
+    gains_db: dict[str, float]  # speaker → level
+    sound_seed: int  # for the room and the noise
+
+    @property
+    def segments(self) -> tuple[Segment, ...]:
+        return tuple(Segment(t.speaker, t.start / SAMPLE_RATE, t.end / SAMPLE_RATE, t.text) for t in self.turns)
+
+    @property
+    def language(self) -> str:
+        """The language of all, or ``mul``."""
+        languages = {p.utterance.language for t in self.turns for p in t.pieces}
+        return languages.pop() if len(languages) == 1 else "mul"
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        return tuple((t.speaker, t.text) for t in self.turns)
+
+
+class Sources:
+    """Utterances to mix from, by person and speaker, in the order of the manifests."""
+
+    def __init__(self, recordings: Iterable[Recording], speakers: Iterable[SpeakerInfo]) -> None:
+        person_of = {s.speaker: s.person or s.speaker for s in speakers}
+        self.voices: dict[str, dict[str, list[Utterance]]] = {}
+        for utterance in _utterances(recordings, person_of):
+            self.voices.setdefault(utterance.person, {}).setdefault(utterance.speaker, []).append(utterance)
+        self.persons = sorted(self.voices)
+        self.language = {s: u[0].language for voices in self.voices.values() for s, u in voices.items()}
+
+    def cast(self, rng: np.random.Generator, count: int, same_language: bool) -> list[str]:
+        """`count` speaker ids of different persons, in random order."""
+        allowed = self.voices
+        if same_language:
+            by_language = self._persons_by_language()
+            languages = sorted(k for k, persons in by_language.items() if len(persons) >= count)
+            if not languages:
+                raise ConfigError(f"no language of the sources has {count} speakers; allow several languages")
+            language = languages[int(rng.integers(len(languages)))]
+            allowed = {p: {s: self.voices[p][s] for s in ids} for p, ids in by_language[language].items()}
+        if count > len(allowed):
+            raise ConfigError(f"{count} speakers were asked for, the sources have {len(allowed)} different persons")
+        persons = sorted(allowed)
+        chosen = [persons[i] for i in rng.permutation(len(persons))[:count]]
+        return [sorted(allowed[p])[int(rng.integers(len(allowed[p])))] for p in chosen]
+
+    def utterances(self, speaker: str) -> list[Utterance]:
+        """All utterances of a speaker id."""
+        return next(voices[speaker] for voices in self.voices.values() if speaker in voices)
+
+    def _persons_by_language(self) -> dict[str, dict[str, list[str]]]:
+        found: dict[str, dict[str, list[str]]] = {}
+        for person, voices in self.voices.items():
+            for speaker in voices:
+                found.setdefault(self.language[speaker], {}).setdefault(person, []).append(speaker)
+        return found
+
+
+def draw(sources: Sources, settings: Settings, seed: int, number: int, avoid: Collection[Fingerprint] = ()) -> Layout:
+    """Conversation `number`: attempts are repeated until one fits the limit of length and is not in `avoid`.
+
+    Raises:
+        ConfigError: none of 200 attempts fits.
+    """
+    rng = np.random.default_rng([seed, number])
+    for _ in range(ATTEMPTS):
+        layout = _attempt(sources, settings, rng, number)
+        if layout is not None and layout.fingerprint not in avoid:
+            return layout
+    raise ConfigError(
+        f"conversation {number}: none of {ATTEMPTS} drawn conversations is at most {settings.seconds[1]:g} s long"
+        + (" and different from those of the other sets" if avoid else "")
+        + "; allow more seconds, or fewer speakers, turns or utterances per turn"
+        + (", or more of them for more variety" if avoid else "")
+    )
+
+
+def _attempt(sources: Sources, settings: Settings, rng: np.random.Generator, number: int) -> Layout | None:
+    cast = sources.cast(rng, int(rng.integers(settings.speakers[0], settings.speakers[1] + 1)), settings.same_language)
+    gains = {speaker: float(rng.uniform(-settings.gain_db, settings.gain_db)) for speaker in cast}
+    limit = settings.seconds[1] * SAMPLE_RATE
+    goal = rng.uniform(*settings.seconds) * SAMPLE_RATE
+    wanted = None
+    if settings.turns:
+        wanted = max(len(cast), int(rng.integers(settings.turns[0], settings.turns[1] + 1)))
+    tail = round(rng.uniform(*settings.edge) * SAMPLE_RATE)
+    turns: list[Turn] = []
+    for speaker in _order(cast, rng):
+        turn = _place(_draw_turn(sources.utterances(speaker), settings, rng), turns, settings, rng)
+        if max(turn.end, *(t.end for t in turns), 0) + tail > limit:
+            break
+        turns.append(turn)
+        if len(turns) == wanted or (wanted is None and len(turns) >= len(cast) and turn.end + tail >= goal):
+            break
+    if not turns or len({t.speaker for t in turns}) < len(cast) or (wanted is not None and len(turns) < wanted):
+        return None
+    end = max(t.end for t in turns) + tail
+    if wanted is None and end < settings.seconds[0] * SAMPLE_RATE:
+        return None
+    return Layout(number, tuple(turns), end, gains, int(rng.integers(2**31)))
+
+
+def _order(cast: Sequence[str], rng: np.random.Generator) -> Iterable[str]:
+    """Speakers of the turns, without end: rounds in random order; nobody follows himself unless alone."""
+    last = ""
+    first_round = True
+    while True:
+        for i in rng.permutation(len(cast)):
+            speaker = cast[i]
+            skipped = not first_round and rng.random() < SKIP_SPEAKER
+            if len(cast) > 1 and (speaker == last or skipped):
+                continue
+            yield speaker
+            last = speaker
+        first_round = False
+
+
+def _draw_turn(utterances: Sequence[Utterance], settings: Settings, rng: np.random.Generator) -> list[Piece]:
+    """Pieces from time 0 on."""
+    pieces: list[Piece] = []
+    position = 0
+    for _ in range(int(rng.integers(settings.utterances_per_turn[0], settings.utterances_per_turn[1] + 1))):
+        utterance = utterances[int(rng.integers(len(utterances)))]
+        pieces.append(Piece(utterance, position))
+        position += utterance.num_samples + round(rng.uniform(*settings.utterance_gap) * SAMPLE_RATE)
+    return pieces
+
+
+def _place(pieces: list[Piece], turns: list[Turn], settings: Settings, rng: np.random.Generator) -> Turn:
+    """Put a drawn turn after, or partly over, the turns before it; never more than two speak at once."""
+    speaker = pieces[0].utterance.speaker
+    length = pieces[-1].start + pieces[-1].utterance.num_samples
+    overlaps, pause = rng.random() < settings.overlap, rng.exponential(settings.pause)
+    shared = rng.exponential(settings.overlap_seconds)
+    if not turns:
+        start = round(rng.uniform(*settings.edge) * SAMPLE_RATE)
+    else:
+        previous = max(turns, key=lambda t: t.end)
+        if overlaps and previous.speaker != speaker:
+            most = min(previous.end - previous.start, length) / 2
+            start = previous.end - round(min(shared * SAMPLE_RATE, most))
+        else:
+            start = previous.end + round(pause * SAMPLE_RATE)
+        own = max((t.end + round(AFTER_OWN_TURN_S * SAMPLE_RATE) for t in turns if t.speaker == speaker), default=0)
+        others = max((t.end for t in turns if t is not previous), default=0)
+        start = max(start, own, others, turns[-1].start + 1)
+    return Turn(speaker, tuple(Piece(p.utterance, p.start + start) for p in pieces))
+
+
+def _utterances(recordings: Iterable[Recording], person_of: dict[str, str]) -> Iterable[Utterance]:
+    """Segments with text of recordings in which one speaker is heard."""
+    empty = True
+    for recording in recordings:
+        if len(recording.speakers) != 1:
+            continue
+        for segment in recording.segments:
+            samples = round((segment.end - segment.start) * SAMPLE_RATE)
+            if not segment.text or samples <= 0:
+                continue
+            empty = False
+            yield Utterance(
+                key=recording.key,
+                audio=recording.audio,
+                channel=recording.channel,
+                start=recording.start + segment.start,
+                num_samples=samples,
+                speaker=segment.speaker,
+                person=person_of.get(segment.speaker, segment.speaker),
+                language=recording.language,
+                text=segment.text,
+            )
+    if empty:
+        raise ManifestError("the sources hold no utterance with text and a single speaker")

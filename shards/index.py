@@ -1,0 +1,214 @@
+"""The index of a shard, and the dataset: what is in the tars, known without opening one.
+
+``shards/NAME-000000.parquet`` has a row per sample (:data:`INDEX_SCHEMA`). Its file metadata (:class:`ShardRecord`)
+commits the shard: it is written after the tar, and holds the tar's size and sha256. ``dataset.json`` lists the shards.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections import OrderedDict
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from shards.errors import ShardError, SpeakerLMError
+from shards.sample import FORMAT_VERSION, SAMPLE_RATE
+from shards.storage import Storage, open_storage
+
+if TYPE_CHECKING:
+    from shards.speakers import SpeakerBank
+
+DATASET = "dataset.json"
+MEMBERS = ("flac", "json", "npy")  # in the order in which they lie in the tar
+INDEX_SCHEMA = pa.schema(
+    [
+        *(pa.field(name, pa.string(), nullable=False) for name in ("key", "corpus", "split", "session", "language")),
+        pa.field("num_samples", pa.int64(), nullable=False),  # of audio, at 16 kHz
+        pa.field("num_chars", pa.int32(), nullable=False),  # of text, over all segments
+        pa.field("speakers", pa.list_(pa.string()), nullable=False),  # in order of first appearance
+        *(
+            pa.field(f"{member}_{what}", kind, nullable=member == "npy")
+            for member in MEMBERS
+            for what, kind in (("offset", pa.int64()), ("length", pa.int64()), ("crc32", pa.uint32()))
+        ),
+    ]
+)
+_METADATA_KEY = b"speakerlm"
+_CACHED_TABLES = 8
+
+
+@dataclass(frozen=True, slots=True)
+class ShardInfo:
+    """One row of ``dataset.json``."""
+
+    name: str  # file name without its ending, e.g. "train-000000"
+    samples: int
+    seconds: float
+    bytes: int  # of the tar
+    sha256: str  # of the tar
+
+    @property
+    def tar(self) -> str:
+        """Path of the tar in the dataset."""
+        return tar_path(self.name)
+
+    @property
+    def index(self) -> str:
+        """Path of the index in the dataset."""
+        return index_path(self.name)
+
+
+@dataclass(frozen=True, slots=True)
+class ShardRecord:
+    """What an index says about its shard as a whole."""
+
+    info: ShardInfo
+    inputs: str = ""  # hash of all that determined the shard's bytes; another one means: pack it again
+    quarantine: tuple[dict[str, str], ...] = ()  # {file, key, reason} of what was left out
+    self_enrolled: int = 0  # speaker vectors made from the sample's own speech, for want of other speech
+
+
+def tar_path(name: str) -> str:
+    """Path of a shard's tar in the dataset."""
+    return f"shards/{name}.tar"
+
+
+def index_path(name: str) -> str:
+    """Path of a shard's index in the dataset."""
+    return f"shards/{name}.parquet"
+
+
+def index_to_bytes(table: pa.Table, record: ShardRecord) -> bytes:
+    """Parquet file with the record in its metadata; bytes are a function of the arguments."""
+    metadata = {"format_version": FORMAT_VERSION} | asdict(record)
+    blob = json.dumps(metadata, ensure_ascii=False, sort_keys=True).encode()
+    buffer = io.BytesIO()
+    pq.write_table(table.cast(INDEX_SCHEMA).replace_schema_metadata({_METADATA_KEY: blob}), buffer, compression="zstd")
+    return buffer.getvalue()
+
+
+def index_from_bytes(data: bytes, where: str) -> tuple[pa.Table, ShardRecord]:
+    """Inverse of :func:`index_to_bytes`. ShardError names `where`."""
+    try:
+        table = pq.read_table(io.BytesIO(data))
+        metadata = json.loads((table.schema.metadata or {})[_METADATA_KEY])
+    except (pa.ArrowException, OSError, KeyError, ValueError) as error:
+        raise ShardError(f"{where}: not a readable shard index ({error}); pack this part again") from error
+    if metadata.pop("format_version") != FORMAT_VERSION:
+        raise ShardError(f"{where}: index of another format version, this code reads {FORMAT_VERSION}; pack again")
+    record = ShardRecord(
+        ShardInfo(**metadata["info"]), metadata["inputs"], tuple(metadata["quarantine"]), metadata["self_enrolled"]
+    )
+    table = table.replace_schema_metadata(None)
+    if not table.schema.equals(INDEX_SCHEMA):
+        raise ShardError(f"{where}: columns are {table.schema.names}, expected {INDEX_SCHEMA.names}; pack again")
+    return table, record
+
+
+class Dataset:
+    """A packed dataset. Cheap to open, safe to hand to another process."""
+
+    def __init__(self, storage: Storage, info: dict[str, Any]) -> None:
+        self.storage, self.info = storage, info
+        self.url: str = storage.url
+        self.name: str = info["name"]
+        self.shards = tuple(ShardInfo(**s) for s in info["shards"])
+        self._tables: OrderedDict[int, pa.Table] = OrderedDict()
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = self.__dict__ | {"_tables": OrderedDict()}
+        state.pop("speakers", None)
+        return state
+
+    def __repr__(self) -> str:
+        return f"Dataset({self.url!r}, {len(self.shards)} shards, {self.samples} samples, {self.hours:.2f} h)"
+
+    @property
+    def samples(self) -> int:
+        """Number of samples."""
+        return sum(s.samples for s in self.shards)
+
+    @property
+    def hours(self) -> float:
+        """Hours of audio."""
+        return sum(s.seconds for s in self.shards) / 3600
+
+    def index(self, shard: int) -> pa.Table:
+        """Index of the shard at this position in :attr:`shards`; a few are kept in memory.
+
+        Raises:
+            ShardError: the index is damaged, or is not that of the shard which ``dataset.json`` lists.
+        """
+        if shard in self._tables:
+            self._tables.move_to_end(shard)
+        else:
+            self._tables[shard] = self._read_index(self.shards[shard])
+            if len(self._tables) > _CACHED_TABLES:
+                self._tables.popitem(last=False)
+        return self._tables[shard]
+
+    def fingerprint(self) -> str:
+        """Hash over the shards' content; changes when the data change, not when they move."""
+        return hashlib.sha256("\n".join(s.sha256 for s in self.shards).encode()).hexdigest()
+
+    @cached_property
+    def speakers(self) -> SpeakerBank | None:
+        """The speaker bank, where the dataset has one."""
+        if not self.storage.exists("speakers.parquet"):
+            return None
+        from shards.speakers import SpeakerBank
+
+        return SpeakerBank.open(self.storage)
+
+    def _read_index(self, shard: ShardInfo) -> pa.Table:
+        where = f"{self.url}/{shard.index}"
+        table, record = index_from_bytes(self.storage.read(shard.index), where)
+        if record.info != shard:
+            raise ShardError(
+                f"{where}: describes shard {record.info.name} with sha256 {record.info.sha256[:12]}, dataset.json "
+                f"lists {shard.name} with {shard.sha256[:12]}; files were swapped, or pack's merge must be run again"
+            )
+        if table.num_rows != shard.samples:
+            raise ShardError(f"{where}: has {table.num_rows} rows, dataset.json says {shard.samples} samples")
+        return table
+
+
+def open_dataset(url: str | Path) -> Dataset:
+    """Open the dataset at a local folder or ``s3://bucket/prefix``.
+
+    Raises:
+        StorageError: there is none.
+        ShardError: ``dataset.json`` is damaged or of another format version.
+    """
+    storage = open_storage(url)
+    where = f"{storage.url}/{DATASET}"
+    try:
+        info = json.loads(storage.read(DATASET))
+        if info["format_version"] != FORMAT_VERSION:
+            raise ShardError(f"{where}: format version {info['format_version']}, this code reads {FORMAT_VERSION}")
+        return Dataset(storage, info)
+    except SpeakerLMError:
+        raise
+    except (ValueError, KeyError, TypeError) as error:
+        raise ShardError(f"{where}: not a dataset description ({type(error).__name__}: {error})") from error
+
+
+def dataset_json(name: str, shards: list[ShardInfo], provenance: dict[str, Any]) -> bytes:
+    """Content of ``dataset.json``."""
+    info = {
+        "format_version": FORMAT_VERSION,
+        "name": name,
+        "sample_rate": SAMPLE_RATE,
+        "samples": sum(s.samples for s in shards),
+        "hours": round(sum(s.seconds for s in shards) / 3600, 6),
+        "shards": [asdict(s) for s in shards],
+        "provenance": provenance,
+    }
+    return json.dumps(info, ensure_ascii=False, indent=1).encode() + b"\n"

@@ -1,0 +1,145 @@
+"""What a corpus says about itself, before any audio is read: recordings and speakers.
+
+A manifest is a folder:
+
+==================== ==========================================================================
+``recordings.jsonl`` one :class:`Recording` a line
+``speakers.jsonl``   one :class:`SpeakerInfo` a line
+``audit.json``       what its maker did and counted: kept, dropped and why. Goes into the dataset's
+                     provenance; the keys ``clip_rule`` and ``normaliser`` are named there
+==================== ==========================================================================
+
+Audio paths inside the folder are written relative to it, so that the folder can be moved.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from shards.errors import ManifestError
+from shards.sample import Segment
+from shards.storage import atomic_file
+
+RECORDINGS, SPEAKERS, AUDIT = "recordings.jsonl", "speakers.jsonl", "audit.json"
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """One stretch of audio that becomes one sample, or is cut into clips that do."""
+
+    key: str
+    corpus: str
+    split: str
+    session: str
+    language: str
+    audio: str  # path, absolute or relative to the manifest's folder; absolute after `read_manifest`
+    segments: tuple[Segment, ...]  # seconds from `start` of this recording
+    start: float = 0.0  # where in the audio file this recording begins, seconds
+    duration: float | None = None  # seconds; None: to the end of the file
+    channel: int | None = None  # 0-based; None: mix down
+    sources: tuple[str, ...] = ()  # keys of the recordings it was mixed from; enrolment avoids them
+
+    @property
+    def speakers(self) -> tuple[str, ...]:
+        """Speaker ids in order of first appearance."""
+        return tuple(dict.fromkeys(s.speaker for s in self.segments))
+
+
+@dataclass(frozen=True, slots=True)
+class SpeakerInfo:
+    """One speaker id. Two ids of one person share `person`; None means that nobody knows who it is."""
+
+    speaker: str  # global id, as in segments
+    corpus: str
+    language: str
+    gender: str | None = None
+    person: str | None = None
+
+
+def recording_to_json(recording: Recording) -> dict[str, Any]:
+    """The recording as plain JSON types; what equals its default is left out."""
+    record = asdict(recording)
+    record["segments"] = [asdict(s) for s in recording.segments]
+    record["sources"] = list(recording.sources)
+    defaults: dict[str, Any] = {"start": 0.0, "duration": None, "channel": None, "sources": []}
+    return {k: v for k, v in record.items() if k not in defaults or v != defaults[k]}
+
+
+def recording_from_json(record: dict[str, Any]) -> Recording:
+    """Inverse of :func:`recording_to_json`; an unknown or missing field is a TypeError or KeyError."""
+    segments = tuple(
+        Segment(str(s["speaker"]), float(s["start"]), float(s["end"]), str(s["text"])) for s in record["segments"]
+    )
+    return Recording(**(record | {"segments": segments, "sources": tuple(record.get("sources", ()))}))
+
+
+def read_manifest(folder: str | Path) -> Iterator[Recording]:
+    """Recordings of a manifest folder, one at a time; `audio` comes back absolute."""
+    folder = Path(folder)
+    root = folder.absolute()
+    for recording in _read_lines(folder / RECORDINGS, recording_from_json):
+        yield replace(recording, audio=os.path.normpath(root / recording.audio))
+
+
+def read_speakers(folder: str | Path) -> Iterator[SpeakerInfo]:
+    """Speakers of a manifest folder."""
+    return _read_lines(Path(folder) / SPEAKERS, lambda record: SpeakerInfo(**record))
+
+
+def write_manifest(
+    folder: str | Path, recordings: Iterable[Recording], speakers: Iterable[SpeakerInfo], audit: dict[str, Any]
+) -> int:
+    """Write a manifest folder and return the number of recordings.
+
+    ``recordings.jsonl`` is put in place last: a folder without it is not a manifest.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    count = 0
+
+    def lines() -> Iterator[bytes]:
+        nonlocal count
+        for recording in recordings:
+            count += 1
+            yield _line(recording_to_json(replace(recording, audio=_relative(recording.audio, folder))))
+
+    with atomic_file(folder / RECORDINGS) as file:
+        file.writelines(lines())
+        with atomic_file(folder / SPEAKERS) as other:
+            other.writelines(_line(asdict(s)) for s in speakers)
+        with atomic_file(folder / AUDIT) as other:
+            other.write(json.dumps(audit, ensure_ascii=False, sort_keys=True, indent=1).encode() + b"\n")
+    return count
+
+
+def _line(record: dict[str, Any]) -> bytes:
+    return json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+
+
+def _relative(audio: str, folder: Path) -> str:
+    """The path relative to `folder` where it lies inside, otherwise absolute. A relative path is taken as given."""
+    path, root = Path(audio), folder.absolute()
+    if path.is_absolute() and path.is_relative_to(root):
+        return path.relative_to(root).as_posix()
+    return audio
+
+
+def _read_lines(path: Path, parse: Callable[[dict[str, Any]], T]) -> Iterator[T]:
+    try:
+        file = path.open(encoding="utf-8")
+    except OSError as error:
+        raise ManifestError(f"{path}: {error.strerror}; a manifest folder holds {RECORDINGS} and {SPEAKERS}") from error
+    with file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
+                yield parse(json.loads(line))
+            except (ValueError, KeyError, TypeError) as error:
+                raise ManifestError(f"{path}:{number}: {type(error).__name__}: {error}") from error

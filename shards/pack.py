@@ -1,0 +1,260 @@
+"""``speakerlm-shards pack``: a manifest → a dataset, exactly once, whatever is killed in between.
+
+The unit of work is a part (= a shard, see :mod:`shards.parts`). A part is whole when its index is in place; whole parts
+are skipped on a rerun, so running the same command again finishes what was interrupted, with the same bytes for any
+number of workers or tasks. Whoever finds all parts whole merges them: quarantine list, speaker bank, ``dataset.json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+from collections.abc import Generator, Iterator
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
+from dataclasses import asdict
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from itertools import islice
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from shards.errors import ConfigError, DataError, ManifestError, ShardError, StorageError
+from shards.index import DATASET, ShardInfo, dataset_json, open_dataset
+from shards.manifests import AUDIT, RECORDINGS
+from shards.packer import Packer, Result, stop_above
+from shards.parts import LineTable, Parts
+
+QUARANTINE = "quarantine.jsonl"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of the command."""
+    add = parser.add_argument
+    add("manifest", type=Path, help="folder with recordings.jsonl and speakers.jsonl")
+    add("out", help="folder or s3://bucket/prefix of the dataset")
+    add("--name", help="name of the dataset and its shards (default: the manifest folder's)")
+    add("--seed", type=int, default=1, help="of the permutation and of the draw of enrolment clips")
+    add("--samples-per-shard", type=int, default=10_000, help="fewer, where the bytes are reached first")
+    add("--bytes-per-shard", type=float, default=1e9, help="about; estimated from the lengths in the manifest")
+    add("--workers", type=int, default=1, help="processes; the bytes do not depend on it")
+    add("--part", metavar="I/N", help="pack the I-th of N shares (from 0); default: the Slurm array's, or all of it")
+    add("--enrol", metavar="DIR[,DIR]", help="manifests that enrolment speech is taken from (default: this one)")
+    add("--extractor", default="campplus", help="speaker embedding extractor")
+    add("--no-speakers", action="store_true", help="no embeddings and no speaker bank, as for plain ASR")
+    add("--max-bad-share", type=float, default=0.01, help="share of unusable recordings above which the run stops")
+    add("--dry-run", action="store_true", help="say what would be packed, and write nothing")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Pack what is missing, merge if all is there, print one line of JSON."""
+    packer, table, parts = plan(args)
+    mine = parts.share(*_task(args.part))
+    if args.dry_run:
+        print(json.dumps({"dry_run": True} | _outline(table, parts, mine)))
+        return 0
+    done = pack_parts(packer, table, parts, mine, workers=args.workers, max_bad_share=args.max_bad_share)
+    merged = merge(packer, parts)
+    print(
+        json.dumps(
+            {
+                "command": "pack",
+                "dataset": packer.out,
+                "shards": len(mine),
+                "skipped": sum(r.skipped for r in done),
+                "samples": sum(r.record.info.samples for r in done),
+                "hours": round(sum(r.record.info.seconds for r in done) / 3600, 4),
+                "quarantined": sum(len(r.record.quarantine) for r in done),
+                "self_enrolled": sum(r.record.self_enrolled for r in done),
+                "merged": merged,
+            }
+        )
+    )
+    return 0
+
+
+def plan(args: argparse.Namespace) -> tuple[Packer, LineTable, Parts]:
+    """Read the manifest once and work out its parts."""
+    if args.samples_per_shard < 1 or args.bytes_per_shard <= 0 or args.workers < 1:
+        raise ConfigError("--samples-per-shard, --bytes-per-shard and --workers must be positive")
+    name = args.name or args.manifest.resolve().name
+    if not name or set(name) & set("/\\. "):
+        raise ConfigError(f"--name {name!r}: a name holds no dot, slash or space")
+    table = LineTable(args.manifest)
+    parts = Parts.plan(table, args.seed, args.samples_per_shard, args.bytes_per_shard)
+    enrol = tuple(args.enrol.split(",")) if args.enrol else (str(args.manifest),)
+    packer = Packer(
+        manifest=args.manifest,
+        out=args.out,
+        name=name,
+        seed=args.seed,
+        manifest_sha256=table.sha256,
+        parts=parts.count,
+        extractor=None if args.no_speakers else args.extractor,
+        enrol=() if args.no_speakers else enrol,
+        enrol_sha256=() if args.no_speakers else tuple(_sha256(Path(e) / RECORDINGS) for e in enrol),
+    )
+    return packer, table, parts
+
+
+def pack_parts(
+    packer: Packer, table: LineTable, parts: Parts, mine: range, *, workers: int = 1, max_bad_share: float = 0.01
+) -> list[Result]:
+    """Make these parts whole, by `workers` processes; results in order of parts.
+
+    Raises:
+        DataError: a larger share than `max_bad_share` of these parts' recordings is unusable. Whole parts stay.
+    """
+    from tqdm import tqdm
+
+    total = sum(parts.size(p) for p in mine)
+    max_bad = int(max_bad_share * total)
+    jobs = ((part, table.offsets(parts.lines(part)), max_bad) for part in mine)
+    results: list[Result] = []
+    bad: list[dict[str, str]] = []
+    seconds = 0.0
+    with (
+        tqdm(total=total, unit="rec", disable=None, desc=packer.name) as bar,
+        closing(_results(packer, jobs, workers)) as whole,
+    ):
+        for result in whole:
+            results.append(result)
+            bad += result.record.quarantine
+            stop_above(max_bad, bad)
+            seconds += result.record.info.seconds
+            bar.set_postfix_str(f"{seconds / 3600:.1f} h, {len(bad)} bad", refresh=False)
+            bar.update(result.record.info.samples + len(result.record.quarantine))
+    return sorted(results, key=lambda r: r.part)
+
+
+def merge(packer: Packer, parts: Parts) -> bool:
+    """If all parts are whole, write what stands above them: quarantine list, speaker bank, ``dataset.json`` last.
+
+    Returns False where parts are missing. Run twice, or by two tasks at once, it writes the same bytes.
+    """
+    records = []
+    for part in range(parts.count):
+        record = packer.whole(part)
+        if record is None:
+            return False
+        records.append(record)
+    shards: list[ShardInfo] = [r.info for r in records if r.info.samples]
+    if not shards:
+        raise DataError(f"{packer.manifest}: not one recording could be packed; see the reasons in the shards' indexes")
+    storage = packer.storage
+    if _merged(packer, shards):
+        return True
+    bad = [entry for r in records for entry in r.quarantine]
+    storage.write_atomic(QUARANTINE, b"".join(json.dumps(b, ensure_ascii=False).encode() + b"\n" for b in bad))
+    if packer.enroller is not None:
+        from shards.speakers import build_bank
+
+        build_bank(packer.enroller, storage)
+    about = provenance(packer) | {"self_enrolled": sum(r.self_enrolled for r in records)}
+    storage.write_atomic(DATASET, dataset_json(packer.name, shards, about))
+    return True
+
+
+def _merged(packer: Packer, shards: list[ShardInfo]) -> bool:
+    """Whether ``dataset.json`` is there and describes these shards."""
+    try:
+        dataset = open_dataset(packer.out)
+    except (ShardError, StorageError):
+        return False
+    return dataset.shards == tuple(shards) and dataset.info["provenance"].get("config") == _config(packer)
+
+
+def provenance(packer: Packer) -> dict[str, Any]:
+    """What a dataset was made from and by what."""
+    extractor = packer.enroller.extractor if packer.enroller else None
+    try:
+        audit = json.loads((packer.manifest / AUDIT).read_bytes())
+    except (OSError, ValueError):
+        audit = {}  # a manifest made by other tools need not have one
+    return {
+        "extractor": extractor.id if extractor else None,
+        "extractor_sha256": extractor.sha256 if extractor else None,
+        "extractor_dim": extractor.dim if extractor else 0,
+        "clip_rule": audit.get("clip_rule"),
+        "normaliser": audit.get("normaliser"),
+        "tool_version": _tool_version(),
+        "seed": packer.seed,
+        "config": _config(packer),
+    }
+
+
+def _config(packer: Packer) -> dict[str, Any]:
+    """What determines the dataset's bytes, but for the audio; nothing of where things lie on this machine."""
+    config = {k: v for k, v in asdict(packer).items() if k not in ("out", "manifest", "enrol")}
+    return config | {"enrol_sha256": list(packer.enrol_sha256)}
+
+
+def _results(packer: Packer, jobs: Iterator[tuple[int, list[int], int]], workers: int) -> Generator[Result, None, None]:
+    """Results as they come. Only a few jobs are handed out ahead: a job names each of its recordings."""
+    if workers == 1:
+        yield from (packer.pack(*job) for job in jobs)
+        return
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_one_thread) as pool:
+        try:
+            running = {pool.submit(packer.pack, *job) for job in islice(jobs, 2 * workers)}
+            while running:
+                done, running = wait(running, return_when=FIRST_COMPLETED)
+                running |= {pool.submit(packer.pack, *job) for job in islice(jobs, len(done))}
+                yield from (future.result() for future in done)
+        except BrokenProcessPool as error:
+            raise ConfigError("a packing process was killed, for memory perhaps; run again, fewer --workers") from error
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _one_thread() -> None:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def _task(part: str | None) -> tuple[int, int]:
+    """This task's number and the number of tasks, from --part or from a Slurm array."""
+    env = os.environ
+    if part is None and "SLURM_ARRAY_TASK_ID" in env:
+        first, last, count = (int(env[f"SLURM_ARRAY_TASK_{k}"]) for k in ("MIN", "MAX", "COUNT"))
+        if last - first + 1 != count:
+            raise ConfigError("this Slurm array has gaps or a step; give --part I/N instead")
+        return int(env["SLURM_ARRAY_TASK_ID"]) - first, count
+    try:
+        number, of = (int(x) for x in (part or "0/1").split("/"))
+    except ValueError as error:
+        raise ConfigError(f"--part {part!r}: write I/N, as 0/8") from error
+    if not 0 <= number < of:
+        raise ConfigError(f"--part {part}: I counts from 0 to N-1")
+    return number, of
+
+
+def _outline(table: LineTable, parts: Parts, mine: range) -> dict[str, Any]:
+    return {
+        "recordings": len(table),
+        "shards": parts.count,
+        "this_task": [mine.start, mine.stop],
+        "samples_per_shard": -(-len(table) // parts.count),
+        "estimated_bytes_per_shard": int(table.estimate_bytes() * len(table) / parts.count),
+    }
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            for block in iter(partial(file.read, 1 << 20), b""):
+                digest.update(block)
+    except OSError as error:
+        raise ManifestError(f"{path}: {error.strerror}; --enrol names manifest folders") from error
+    return digest.hexdigest()
+
+
+def _tool_version() -> str:
+    try:
+        return version("speakerlm-pretrain")
+    except PackageNotFoundError:
+        return "unknown"

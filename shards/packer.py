@@ -1,0 +1,158 @@
+"""One part of a manifest → one shard: what every packing process does, alone or beside others."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from shards.errors import AudioError, ConfigError, DataError, ManifestError, ShardError, SpeakerError
+from shards.index import ShardRecord, index_from_bytes, index_path, tar_path
+from shards.manifests import Recording
+from shards.parts import read_recordings
+from shards.sample import FORMAT_VERSION, Sample
+from shards.storage import Storage, open_storage
+from shards.writer import ShardWriter
+
+if TYPE_CHECKING:
+    from shards.speakers import Enroller
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A part that is whole."""
+
+    part: int
+    record: ShardRecord
+    skipped: bool
+
+
+@dataclass(frozen=True)
+class Packer:
+    """Everything that a process needs to pack any part; small, and safe to hand to another process."""
+
+    manifest: Path
+    out: str
+    name: str
+    seed: int
+    manifest_sha256: str
+    parts: int
+    extractor: str | None  # None: no embeddings
+    enrol: tuple[str, ...]
+    enrol_sha256: tuple[str, ...]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in self.__dict__.items() if k not in ("storage", "enroller")}
+
+    @cached_property
+    def storage(self) -> Storage:
+        """Where the dataset is written."""
+        return open_storage(self.out)
+
+    @cached_property
+    def enroller(self) -> Enroller | None:
+        """Turns a recording into its speakers' vectors; loads the extractor's weights."""
+        if self.extractor is None:
+            return None
+        import torch
+
+        from shards.speakers import Enroller
+
+        torch.set_num_threads(1)  # sums in one order, whatever the number of workers
+        return Enroller(list(self.enrol), self.extractor, self.seed)
+
+    def shard_name(self, part: int) -> str:
+        """Name of the shard that a part becomes."""
+        return f"{self.name}-{part:06d}"
+
+    def inputs(self, part: int) -> str:
+        """Hash of all that determines a part's bytes, but for the audio files themselves."""
+        given = [FORMAT_VERSION, self.name, self.seed, self.manifest_sha256, part, self.parts]
+        return hashlib.sha256(json.dumps([*given, self.extractor, self.enrol_sha256]).encode()).hexdigest()
+
+    def whole(self, part: int) -> ShardRecord | None:
+        """The record of a part that is whole, or None.
+
+        Raises:
+            ConfigError: the shard is there, but made from something else.
+        """
+        name = self.shard_name(part)
+        if not self.storage.exists(index_path(name)):
+            return None
+        try:
+            _, record = index_from_bytes(self.storage.read(index_path(name)), index_path(name))
+        except ShardError:
+            return None  # a damaged index is work to be done again
+        if record.inputs != self.inputs(part):
+            raise ConfigError(
+                f"{self.out}/{index_path(name)} was packed from another manifest, seed or configuration; "
+                "give the same ones, name another output, or delete the shards"
+            )
+        tar = tar_path(name)
+        if not self.storage.exists(tar) or self.storage.size(tar) != record.info.bytes:
+            return None
+        return record
+
+    def pack(self, part: int, offsets: Sequence[int], max_bad: int) -> Result:
+        """Make a part whole.
+
+        Raises:
+            DataError: more than `max_bad` recordings of it are unusable. Nothing is left of the part.
+            StorageError: the output failed.
+        """
+        record = self.whole(part)
+        if record:
+            return Result(part, record, skipped=True)
+        before = self.enroller.own_speech if self.enroller else 0
+        with ShardWriter(self.storage, self.shard_name(part), inputs=self.inputs(part)) as writer:
+            for recording in read_recordings(self.manifest, offsets):
+                try:
+                    writer.write(make_sample(recording, self.enroller))
+                except (AudioError, ManifestError, SpeakerError) as error:
+                    bad = {"file": recording.audio, "key": recording.key, "reason": str(error)}
+                    writer.quarantine.append(bad)
+                    stop_above(max_bad, writer.quarantine)
+            writer.self_enrolled = self.enroller.own_speech - before if self.enroller else 0
+        assert writer.record is not None
+        return Result(part, writer.record, skipped=False)
+
+
+def make_sample(recording: Recording, enroller: Enroller | None) -> Sample:
+    """Audio, segments in order, and a vector per speaker.
+
+    Raises:
+        AudioError, ManifestError, SpeakerError: what is wrong with this recording.
+    """
+    from shards.audio import load_flac
+
+    recording = replace(recording, segments=tuple(sorted(recording.segments, key=lambda s: (s.start, s.end))))
+    audio, num_samples = load_flac(
+        recording.audio, channel=recording.channel, start=recording.start, duration=recording.duration
+    )
+    sample = Sample(
+        key=recording.key,
+        corpus=recording.corpus,
+        split=recording.split,
+        session=recording.session,
+        language=recording.language,
+        start=recording.start,
+        num_samples=num_samples,
+        segments=recording.segments,
+        audio=audio,
+    )
+    sample.validate()
+    return sample if enroller is None else sample.with_embeddings(enroller.embed(recording))
+
+
+def stop_above(max_bad: int, bad: Sequence[dict[str, str]]) -> None:
+    """Raise :class:`DataError` where more recordings are quarantined than allowed."""
+    if len(bad) > max_bad:
+        reasons = "; ".join(f"{b['key']}: {b['reason']}" for b in bad[:3])
+        raise DataError(
+            f"{len(bad)} recordings cannot be used, {max_bad} are allowed: {reasons} …; "
+            "mend the input or raise --max-bad-share, and run again: whole shards are kept"
+        )

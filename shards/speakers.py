@@ -1,0 +1,179 @@
+"""The speaker bank: one vector per speaker of a dataset, and who may be registered beside whom.
+
+``speakers.npy`` is (n, dim) float16 of unit norm, row i belongs to row i of ``speakers.parquet``. Over-registration
+draws distractors from it; :meth:`SpeakerBank.candidates` says which are allowed.
+"""
+
+from __future__ import annotations
+
+import io
+import tempfile
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from shards.enrolment import CLIPS_PER_SPEAKER, Enroller
+from shards.errors import SpeakerError
+from shards.extractors import Extractor, load_extractor
+from shards.storage import Storage
+
+__all__ = ["Enroller", "Extractor", "SpeakerBank", "build_bank", "load_extractor"]
+
+TABLE, VECTORS = "speakers.parquet", "speakers.npy"
+SAME_PERSON_COSINE = 0.5  # two speakers of unknown identity below this are taken for different persons
+SCHEMA = pa.schema(
+    [
+        pa.field("speaker", pa.string(), nullable=False),
+        pa.field("corpus", pa.string(), nullable=False),
+        pa.field("language", pa.string(), nullable=False),
+        pa.field("gender", pa.string()),
+        pa.field("person", pa.string()),  # null: nobody knows who it is
+        pa.field("sessions", pa.list_(pa.string()), nullable=False),
+        pa.field("num_clips", pa.int32(), nullable=False),
+        pa.field("seconds", pa.float32(), nullable=False),  # of enrolment speech in the vector
+    ]
+)
+
+
+class SpeakerBank:
+    """Vectors (memory-mapped) and what is known about their speakers."""
+
+    def __init__(self, table: pa.Table, vectors: np.ndarray, where: str) -> None:
+        if vectors.ndim != 2 or vectors.shape[0] != len(table):
+            raise SpeakerError(f"{where}: {TABLE} has {len(table)} rows, {VECTORS} the shape {vectors.shape}")
+        columns = table.to_pydict()
+        self.vectors = vectors
+        self.ids: list[str] = columns["speaker"]
+        self.corpora: list[str] = columns["corpus"]
+        self.languages: list[str] = columns["language"]
+        self.persons: list[str | None] = columns["person"]
+        self.sessions: list[list[str]] = columns["sessions"]
+        self._rows = {speaker: row for row, speaker in enumerate(self.ids)}
+        if len(self._rows) != len(self.ids):
+            raise SpeakerError(f"{where}: a speaker id occurs twice")
+        self._where = where
+        self._of_corpus = _rows_by_many([[c] for c in self.corpora])
+        self._of_person = _rows_by(self.persons)
+        self._of_session = _rows_by_many(self.sessions)
+        self._unknown = np.array([p is None for p in self.persons], bool)
+
+    @classmethod
+    def open(cls, storage: Storage) -> SpeakerBank:
+        """The bank of a dataset. One that is not on this machine is read once, into a temporary file."""
+        where = f"{storage.url}/{VECTORS}"
+        try:
+            table = pq.read_table(io.BytesIO(storage.read(TABLE)), schema=SCHEMA)
+            path = storage.local_path(VECTORS)
+            if path is not None:
+                return cls(table, np.load(path, mmap_mode="r", allow_pickle=False), where)
+            with tempfile.NamedTemporaryFile(prefix="speakerlm-bank-") as file:
+                file.write(storage.read(VECTORS))
+                file.flush()
+                return cls(table, np.load(Path(file.name), mmap_mode="r", allow_pickle=False), where)
+        except (pa.ArrowException, ValueError, EOFError, OSError) as error:
+            raise SpeakerError(f"{where}: not a speaker bank: {error}") from error
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def dim(self) -> int:
+        """Numbers in a vector."""
+        return int(self.vectors.shape[1])
+
+    def row(self, speaker: str) -> int:
+        """Row of a speaker id.
+
+        Raises:
+            SpeakerError: the bank does not know it.
+        """
+        try:
+            return self._rows[speaker]
+        except KeyError as error:
+            raise SpeakerError(f"{self._where}: no speaker {speaker!r}") from error
+
+    def candidates(
+        self,
+        exclude_speakers: Collection[str],
+        exclude_sessions: Collection[str] = (),
+        threshold: float = SAME_PERSON_COSINE,
+    ) -> np.ndarray:
+        """Rows, ascending, of speakers who may be registered as absent beside the speakers of a clip.
+
+        Left out: the clip's speakers and every other id of the same persons; everyone heard in an excluded session.
+        Where the person of a row or of a clip's speaker is unknown, both being of one corpus (a corpus that reuses
+        ids), the row is left out as well unless its cosine to every speaker of the clip is below `threshold`.
+        """
+        allowed = np.ones(len(self), bool)
+        own = [self._rows[s] for s in exclude_speakers if s in self._rows]
+        allowed[own] = False
+        for row in own:
+            allowed[self._of_person.get(self.persons[row], [])] = False
+        for session in exclude_sessions:
+            allowed[self._of_session.get(session, [])] = False
+        doubtful = allowed & self._may_be_one_of(exclude_speakers)
+        rows = np.flatnonzero(doubtful)
+        if len(rows):
+            if own:
+                cosine = np.asarray(self.vectors[rows], np.float32) @ np.asarray(self.vectors[own], np.float32).T
+                rows = rows[cosine.max(1) >= threshold]
+            allowed[rows] = False
+        return np.flatnonzero(allowed)
+
+    def _may_be_one_of(self, speakers: Collection[str]) -> np.ndarray:
+        """Rows of which nobody knows whether they are one of the speakers: same corpus, and a person unknown."""
+        doubtful = np.zeros(len(self), bool)
+        for speaker in speakers:
+            row = self._rows.get(speaker)
+            known = row is not None and not self._unknown[row]
+            same = self._of_corpus.get(speaker.partition(":")[0] if row is None else self.corpora[row], [])
+            doubtful[same] |= self._unknown[same] if known else True
+        return doubtful
+
+
+def build_bank(enroller: Enroller, storage: Storage) -> None:
+    """Write ``speakers.npy`` and ``speakers.parquet`` (last) for all speakers with enrolment speech."""
+    rows: list[dict[str, Any]] = []
+    vectors = []
+    for speaker in enroller.heard():
+        clips = enroller.clips(speaker)[:CLIPS_PER_SPEAKER]
+        vectors.append(enroller.mean(clips))
+        info = enroller.speakers.get(speaker)
+        rows.append(
+            {
+                "speaker": speaker,
+                "corpus": info.corpus if info else speaker.partition(":")[0],
+                "language": info.language if info else "und",
+                "gender": info.gender if info else None,
+                "person": info.person if info else None,
+                "sessions": enroller.sessions(speaker),
+                "num_clips": len(clips),
+                "seconds": sum(p.seconds for clip in clips for p in clip),
+            }
+        )
+    if not rows:
+        raise SpeakerError("the enrolment manifests hold no speech of a single speaker; name others with --enrol")
+    buffer = io.BytesIO()
+    np.save(buffer, np.stack(vectors).astype(np.float16))
+    storage.write_atomic(VECTORS, buffer.getvalue())
+    metadata = {"extractor": enroller.extractor.id, "extractor_sha256": enroller.extractor.sha256}
+    sink = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows, SCHEMA).replace_schema_metadata(metadata), sink)
+    storage.write_atomic(TABLE, sink.getvalue())
+
+
+def _rows_by(values: list[str | None]) -> dict[str | None, list[int]]:
+    """Value → rows that have it; None has none."""
+    return _rows_by_many([[v] if v is not None else [] for v in values])  # type: ignore[return-value]
+
+
+def _rows_by_many(values: list[list[str]]) -> dict[str, list[int]]:
+    found: dict[str, list[int]] = {}
+    for row, several in enumerate(values):
+        for value in several:
+            found.setdefault(value, []).append(row)
+    return found

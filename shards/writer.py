@@ -1,0 +1,136 @@
+"""Samples → one tar and its index, both whole or not at all.
+
+The tar is what ``webdataset.TarWriter`` writes, with every header field fixed, so that its bytes are a function of the
+samples. The index follows it: a tar without its index is unfinished work and is written again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from collections.abc import Iterable
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+
+from shards.errors import ManifestError
+from shards.index import (
+    DATASET,
+    INDEX_SCHEMA,
+    ShardInfo,
+    ShardRecord,
+    dataset_json,
+    index_path,
+    index_to_bytes,
+    tar_path,
+)
+from shards.sample import SAMPLE_RATE, Sample
+from shards.storage import Storage
+
+BLOCK = 512  # of a tar
+
+
+class ShardWriter:
+    """Context manager that writes one shard.
+
+    After the block, :attr:`record` describes it. An error inside the block leaves nothing under a final name.
+    """
+
+    def __init__(self, storage: Storage, name: str, *, inputs: str = "") -> None:
+        self.storage, self.name = storage, name
+        self._inputs = inputs
+        self.quarantine: list[dict[str, str]] = []
+        self.self_enrolled = 0
+        self.record: ShardRecord | None = None
+        self._rows: list[dict[str, Any]] = []
+        self._keys: set[str] = set()
+
+    def __enter__(self) -> ShardWriter:
+        from webdataset import TarWriter  # a second, because it imports torch
+
+        with ExitStack() as stack:
+            self._file = _Hashed(stack.enter_context(self.storage.create(tar_path(self.name))))
+            self._tar = stack.enter_context(
+                TarWriter(self._file, user="speakerlm", group="speakerlm", mode=0o644, mtime=0, encoder=False)
+            )
+            self._stack = stack.pop_all()
+        return self
+
+    def write(self, sample: Sample) -> None:
+        """Append a sample.
+
+        Raises:
+            ManifestError, SpeakerError: the sample contradicts itself, or its key is in the shard already.
+        """
+        sample.validate()
+        if sample.key in self._keys:
+            raise ManifestError(f"{sample.key}: a second sample with this key")
+        self._keys.add(sample.key)
+        row: dict[str, Any] = {
+            "key": sample.key,
+            "corpus": sample.corpus,
+            "split": sample.split,
+            "session": sample.session,
+            "language": sample.language,
+            "num_samples": sample.num_samples,
+            "num_chars": sum(len(s.text) for s in sample.segments),
+            "speakers": list(sample.speakers),
+        }
+        for member, data in sample.members().items():
+            row[f"{member}_offset"] = self._append(sample.key, member, data)
+            row[f"{member}_length"] = len(data)
+            row[f"{member}_crc32"] = zlib.crc32(data)
+        self._rows.append(row)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.__exit__(kind, error, trace)
+        if kind is not None:
+            return
+        info = ShardInfo(
+            name=self.name,
+            samples=len(self._rows),
+            seconds=sum(row["num_samples"] for row in self._rows) / SAMPLE_RATE,
+            bytes=self._file.count,
+            sha256=self._file.sha256.hexdigest(),
+        )
+        self.record = ShardRecord(info, self._inputs, tuple(self.quarantine), self.self_enrolled)
+        table = pa.Table.from_pylist(self._rows, schema=INDEX_SCHEMA)
+        self.storage.write_atomic(index_path(self.name), index_to_bytes(table, self.record))
+
+    def _append(self, key: str, member: str, data: bytes) -> int:
+        """Write one member and return where its data begin.
+
+        Data end at the tar's offset, but for the padding to a block, whatever the form and length of the header was.
+        """
+        self._tar.write({"__key__": key, member: data})
+        return int(self._tar.tarstream.offset) - -(-len(data) // BLOCK) * BLOCK
+
+
+def write_shard(storage: Storage, name: str, samples: Iterable[Sample]) -> ShardInfo:
+    """Write samples as one shard."""
+    with ShardWriter(storage, name) as writer:
+        for sample in samples:
+            writer.write(sample)
+    assert writer.record is not None
+    return writer.record.info
+
+
+def write_dataset_json(storage: Storage, name: str, shards: list[ShardInfo], provenance: dict[str, Any]) -> None:
+    """Write ``dataset.json``, the last file of a dataset."""
+    storage.write_atomic(DATASET, dataset_json(name, shards, provenance))
+
+
+class _Hashed:
+    """A file to write that knows how much passed through it, and its sha256."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file, self.count, self.sha256 = file, 0, hashlib.sha256()
+
+    def write(self, data: bytes) -> int:
+        self.sha256.update(data)
+        self.count += len(data)
+        return self.file.write(data)

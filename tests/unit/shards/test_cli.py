@@ -1,0 +1,51 @@
+import importlib.util
+import subprocess
+import sys
+
+import pytest
+
+from shards.cli import COMMANDS, main
+
+HEAVY = ("torch", "pyarrow", "boto3", "soundfile", "webdataset", "funasr", "numpy")
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys, shards.cli\n"
+        "try: shards.cli.main(['--help'])\n"
+        "except SystemExit: pass\n"
+        f"print([m for m in {HEAVY!r} if m in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out.splitlines()[-1] == "[]"
+    assert all(name in out for name in COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(command, capsys):
+    assert importlib.util.find_spec(COMMANDS[command][0]) is not None
+    with pytest.raises(SystemExit) as caught:
+        main([command, "--help"])
+    assert caught.value.code == 0
+    assert f"usage: speakerlm-shards {command}" in capsys.readouterr().out
+
+
+def test_an_unknown_command(capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["unpack"])
+    assert caught.value.code == 2
+    assert "unpack" in capsys.readouterr().err
+
+
+def test_errors_made_on_purpose_have_no_traceback(tmp_path, capsys):
+    assert main(["info", str(tmp_path)]) == 1
+    err = capsys.readouterr().err
+    assert err.startswith("speakerlm-shards info: ")
+    assert "dataset.json" in err
+    assert "Traceback" not in err
+
+
+def test_other_errors_are_bugs_and_are_not_hidden(tmp_path, monkeypatch):
+    monkeypatch.setattr("shards.info.open_dataset", lambda _: 1 // 0)
+    with pytest.raises(ZeroDivisionError):
+        main(["info", str(tmp_path)])

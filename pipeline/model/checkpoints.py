@@ -1,0 +1,311 @@
+"""Public checkpoints on disk: the SenseVoiceSmall layout and the Hugging Face layout, read and written.
+
+The SenseVoice layout is a folder of three files:
+
+===============  ==========================================================================================
+``model.pt``     state dict of FunASR's model; the encoder's keys begin with ``encoder.``
+``config.yaml``  FunASR's schema: ``encoder``, ``encoder_conf``, ``frontend_conf``
+``am.mvn``       mean and variance of the features as a Kaldi nnet in text form
+===============  ==========================================================================================
+
+The writers make small folders of the same layouts, so that a tiny model loads through the code that loads a large one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from shards.errors import ModelError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# What Qwen2.5's tokenizer.json splits text with before byte-pair encoding, and how its chat turns look.
+QWEN_PATTERN = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+CHATML = (
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+FRONTEND_CONF: dict[str, Any] = {
+    "fs": 16000,
+    "window": "hamming",
+    "n_mels": 80,
+    "frame_length": 25,
+    "frame_shift": 10,
+    "lfr_m": 7,
+    "lfr_n": 6,
+    "cmvn_file": None,
+}
+
+
+@dataclass(frozen=True)
+class SenseVoiceCheckpoint:
+    """What a SenseVoice folder says of itself; weights are read by :meth:`encoder_state`."""
+
+    folder: Path
+    class_name: str
+    encoder_conf: dict[str, Any]
+    frontend_conf: dict[str, Any]
+    shift: list[float]  # added to the features; lfr_m * n_mels values
+    scale: list[float]  # then multiplied
+
+    def encoder_state(self) -> dict[str, Tensor]:
+        """The encoder's weights, without the prefix ``encoder.``."""
+        import torch
+
+        path = self.folder / "model.pt"
+        if not path.is_file():
+            raise ModelError(f"{path}: no such file; a SenseVoice folder holds model.pt, config.yaml and am.mvn")
+        state = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+        for wrapper in ("state_dict", "model_state_dict", "model"):
+            if isinstance(state.get(wrapper), dict):
+                state = state[wrapper]
+        found = {k.removeprefix("encoder."): v for k, v in state.items() if k.startswith("encoder.")}
+        if not found:
+            raise ModelError(f"{path}: no key begins with 'encoder.'; keys are {', '.join(list(state)[:5])} …")
+        return found
+
+
+def read_sensevoice_folder(folder: Path) -> SenseVoiceCheckpoint:
+    """Read ``config.yaml`` and ``am.mvn``.
+
+    Raises:
+        ModelError: a file is missing or is not of the layout.
+    """
+    path = folder / "config.yaml"
+    try:
+        conf = OmegaConf.to_container(OmegaConf.load(path))
+    except FileNotFoundError as e:
+        raise ModelError(f"{path}: no such file; an encoder checkpoint holds model.pt, config.yaml, am.mvn") from e
+    except (OmegaConfBaseException, ValueError) as e:
+        raise ModelError(f"{path}: not a FunASR configuration: {e}") from e
+    if not isinstance(conf, dict) or not {"encoder", "encoder_conf"} <= conf.keys():
+        raise ModelError(f"{path}: no 'encoder' and 'encoder_conf'; this is not the configuration of a FunASR encoder")
+    frontend_conf = {**FRONTEND_CONF, **(conf.get("frontend_conf") or {})}
+    shift, scale = read_mvn(folder / "am.mvn")
+    width = frontend_conf["n_mels"] * frontend_conf["lfr_m"]
+    if not len(shift) == len(scale) == width:
+        raise ModelError(f"{folder / 'am.mvn'}: {len(shift)} shifts and {len(scale)} scales for features of {width}")
+    return SenseVoiceCheckpoint(folder, conf["encoder"], dict(conf["encoder_conf"]), frontend_conf, shift, scale)
+
+
+def read_mvn(path: Path) -> tuple[list[float], list[float]]:
+    """Shift and scale of a Kaldi nnet in text form: the vectors of ``<AddShift>`` and ``<Rescale>``."""
+    try:
+        words = path.read_text(encoding="utf-8").split()
+    except FileNotFoundError as e:
+        raise ModelError(f"{path}: no such file; it holds mean and variance of the features") from e
+    try:
+        return _nnet_vector(words, "<AddShift>"), _nnet_vector(words, "<Rescale>")
+    except ValueError as e:
+        raise ModelError(f"{path}: not a Kaldi nnet in text form with <AddShift> and <Rescale>: {e}") from e
+
+
+def _nnet_vector(words: Sequence[str], component: str) -> list[float]:
+    begin = words.index("[", words.index(component))
+    return [float(w) for w in words[begin + 1 : words.index("]", begin)]]
+
+
+def write_sensevoice_folder(
+    folder: Path,
+    encoder_state: Mapping[str, Tensor],
+    encoder_conf: Mapping[str, Any],
+    *,
+    class_name: str = "SenseVoiceEncoderSmall",
+    shift: Sequence[float] | None = None,
+    scale: Sequence[float] | None = None,
+) -> Path:
+    """Write an encoder in SenseVoiceSmall's layout; without ``shift`` and ``scale`` features pass unchanged.
+
+    The real file holds a query embedding and a CTC head beside the encoder; small ones are written too, because a
+    loader has to pass over them.
+    """
+    import torch
+
+    folder.mkdir(parents=True, exist_ok=True)
+    width = FRONTEND_CONF["n_mels"] * FRONTEND_CONF["lfr_m"]
+    dim = int(encoder_conf["output_size"])
+    state = {f"encoder.{k}": v.detach().cpu().clone() for k, v in encoder_state.items()}
+    state |= {"embed.weight": torch.zeros(16, width)}
+    state |= {"ctc.ctc_lo.weight": torch.zeros(8, dim), "ctc.ctc_lo.bias": torch.zeros(8)}
+    torch.save(state, folder / "model.pt")
+    conf = {
+        "encoder": class_name,
+        "encoder_conf": dict(encoder_conf),
+        "model": "SenseVoiceSmall",
+        "frontend": "WavFrontend",
+        "frontend_conf": FRONTEND_CONF,
+    }
+    OmegaConf.save(OmegaConf.create(conf), folder / "config.yaml")
+    write_mvn(folder / "am.mvn", shift or [0.0] * width, scale or [1.0] * width)
+    return folder
+
+
+def write_mvn(path: Path, shift: Sequence[float], scale: Sequence[float]) -> None:
+    """Inverse of :func:`read_mvn`, line by line as FunASR reads it."""
+    n = len(shift)
+    lines = ["<Nnet>", f"<Splice> {n} {n}", "[ 0 ]"]
+    for component, vector in (("<AddShift>", shift), ("<Rescale>", scale)):
+        lines += [f"{component} {n} {n}", f"<LearnRateCoef> 0 [ {' '.join(f'{x:.9g}' for x in vector)} ]"]
+    path.write_text("\n".join([*lines, "</Nnet>", ""]), encoding="utf-8")
+
+
+def sensevoice_conf(dim: int, blocks: int, tp_blocks: int, heads: int = 4, ffn: int | None = None) -> dict[str, Any]:
+    """``encoder_conf`` of SenseVoiceSmall at other sizes; the real one is 512, 50, 20, 4, 2048."""
+    return {
+        "output_size": dim,
+        "attention_heads": heads,
+        "linear_units": ffn or 4 * dim,
+        "num_blocks": blocks,
+        "tp_blocks": tp_blocks,
+        "dropout_rate": 0.1,
+        "positional_dropout_rate": 0.1,
+        "attention_dropout_rate": 0.1,
+        "input_layer": "pe",
+        "pos_enc_class": "SinusoidalPositionEncoder",
+        "normalize_before": True,
+        "kernel_size": 11,
+        "sanm_shfit": 0,
+        "selfattention_layer_type": "sanm",
+    }
+
+
+def make_encoder(
+    folder: Path, dim: int = 64, blocks: int = 2, tp_blocks: int = 1, *, seed: int = 0, **conf: Any
+) -> Path:
+    """A random SenseVoice encoder as a checkpoint folder. ``conf`` overrides fields of :func:`sensevoice_conf`."""
+    import torch
+
+    from pipeline.model.encoder import encoder_class
+
+    full = {**sensevoice_conf(dim, blocks, tp_blocks), **conf}
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        encoder = encoder_class("SenseVoiceEncoderSmall")(input_size=560, **full)
+    # About what log-mel energies of 16-bit speech need to reach zero mean and unit variance.
+    return write_sensevoice_folder(folder, encoder.state_dict(), full, shift=[-8.0] * 560, scale=[0.2] * 560)
+
+
+def make_tokenizer(folder: Path, texts: Iterable[str], vocab_size: int = 600) -> Path:
+    """Byte-level BPE trained on ``texts``, with Qwen2.5's splitting pattern, special tokens and chat template.
+
+    Any text encodes, whatever the training texts held: the 256 bytes are in the vocabulary.
+    """
+    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    core = Tokenizer(models.BPE())
+    core.normalizer = normalizers.NFC()
+    core.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(QWEN_PATTERN), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    core.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
+    core.train_from_iterator(texts, trainer)
+    specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    core.add_special_tokens([AddedToken(s, normalized=False, special=True) for s in specials])
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        clean_up_tokenization_spaces=False,
+        model_max_length=32768,
+    )
+    tokenizer.chat_template = CHATML
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save_pretrained(str(folder))
+    return folder
+
+
+def make_llm(
+    folder: Path,
+    vocab_size: int,
+    *,
+    hidden: int = 64,
+    layers: int = 2,
+    heads: int = 4,
+    kv_heads: int = 2,
+    ffn: int | None = None,
+    tied: bool = False,
+    max_shard_size: str = "5GB",
+    dtype: str = "float32",
+    seed: int = 0,
+) -> Path:
+    """A random Qwen2 causal LM in the Hugging Face layout, beside whatever tokenizer the folder already holds."""
+    import torch
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    config = Qwen2Config(
+        vocab_size=vocab_size,
+        hidden_size=hidden,
+        intermediate_size=ffn or 3 * hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=kv_heads,
+        max_position_embeddings=32768,
+        tie_word_embeddings=tied,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        llm = Qwen2ForCausalLM(config).to(getattr(torch, dtype))
+    llm.save_pretrained(str(folder), max_shard_size=max_shard_size)
+    return folder
+
+
+def resolve_checkpoint(checkpoint: str, hub: str) -> Path:
+    """A local folder as it is; anything else is an id that is downloaded from a model hub.
+
+    Raises:
+        ModelError: the folder does not exist and the hub has no such id or cannot be reached.
+    """
+    local = Path(checkpoint)
+    if local.is_dir():
+        return local
+    if local.is_absolute() or checkpoint.startswith(".") or checkpoint.count("/") != 1:
+        raise ModelError(f"{checkpoint}: no such folder; give a local checkpoint folder or a hub id like owner/name")
+    if hub not in ("modelscope", "huggingface"):
+        raise ModelError(f"hub is {hub!r}, must be modelscope or huggingface")
+    try:
+        if hub == "modelscope":
+            from modelscope import snapshot_download
+        else:
+            from huggingface_hub import snapshot_download
+        return Path(snapshot_download(checkpoint))
+    except Exception as e:
+        raise ModelError(f"{checkpoint}: no such local folder, and {hub} did not deliver it: {e}") from e
+
+
+def fingerprint_weights(folder: Path) -> str:
+    """Hash that tells checkpoints apart without reading them whole.
+
+    Names and sizes of the weight files and 1 MiB from the start, middle and end of each: a 15 GB model takes
+    milliseconds, and a file that was trained further differs in every part of it.
+    """
+    digest = hashlib.sha256()
+    files = [*sorted(folder.glob("*.safetensors")), *sorted(folder.glob("*.bin")), *sorted(folder.glob("*.pt"))]
+    if not files:
+        raise ModelError(f"{folder}: no weights (*.safetensors, *.bin, *.pt)")
+    part = 1 << 20
+    for path in files:
+        size = path.stat().st_size
+        digest.update(f"{path.name} {size}\n".encode())
+        with path.open("rb") as f:
+            for offset in (0, max(0, size // 2), max(0, size - part)):
+                f.seek(offset)
+                digest.update(f.read(part))
+    return digest.hexdigest()

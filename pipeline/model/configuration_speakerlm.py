@@ -1,0 +1,57 @@
+"""Everything that SpeakerLM's shape depends on, as a Hugging Face configuration."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import PreTrainedConfig
+
+
+class SpeakerLMConfig(PreTrainedConfig):
+    """Encoder, projectors, LLM and LoRA. Self-contained: no file beside it is needed to build the model."""
+
+    model_type = "speakerlm"
+
+    def __init__(
+        self,
+        encoder_class: str = "SenseVoiceEncoderSmall",
+        encoder_conf: dict[str, Any] | None = None,
+        frontend_conf: dict[str, Any] | None = None,
+        feature_shift: list[float] | None = None,
+        feature_scale: list[float] | None = None,
+        projector: dict[str, Any] | None = None,
+        llm: dict[str, Any] | None = None,
+        lora: dict[str, Any] | None = None,
+        speaker_dim: int = 192,
+        extractor: str = "",
+        activation_checkpointing: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        """Take the parts as plain dicts.
+
+        Args:
+            encoder_class: FunASR's name of the encoder.
+            encoder_conf: that class's arguments.
+            frontend_conf: ``frontend_conf`` of FunASR's ``config.yaml``.
+            feature_shift: added to the features (``am.mvn``).
+            feature_scale: then multiplied.
+            projector: layers, heads, ffn, dropout, stride.
+            llm: configuration of the LLM as ``to_dict()`` gives it.
+            lora: r, alpha, dropout, targets.
+            speaker_dim: width of speaker vectors.
+            extractor: id of the extractor that made them.
+            activation_checkpointing: recompute activations of encoder, projector and LLM in backward.
+            kwargs: what every PreTrainedConfig takes.
+        """
+        self.encoder_class = encoder_class
+        self.encoder_conf = encoder_conf or {}
+        self.frontend_conf = frontend_conf or {}
+        self.feature_shift = feature_shift or []
+        self.feature_scale = feature_scale or []
+        self.projector = projector or {}
+        self.llm = llm or {}
+        self.lora = lora or {}
+        self.speaker_dim = speaker_dim
+        self.extractor = extractor
+        self.activation_checkpointing = activation_checkpointing
+        super().__init__(**kwargs)

@@ -1,0 +1,118 @@
+"""FunASR's speech encoders inside our model: features in, hidden states out, in fp32 or bf16.
+
+FunASR's own ``forward`` scales its input in place, builds a fp32 mask that bf16 weights refuse, and computes its
+sinusoidal positions in the input's dtype, which in bf16 is off by up to 2.0. So the blocks are FunASR's and the way
+through them is ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from pipeline.model.checkpoints import SenseVoiceCheckpoint
+from shards.errors import ModelError
+
+
+def encoder_class(name: str) -> type[nn.Module]:
+    """A FunASR encoder class by the name under which FunASR registers it.
+
+    Raises:
+        ModelError: FunASR knows no such encoder.
+    """
+    import funasr.models.sense_voice.model  # noqa: F401 - funasr registers its classes when imported
+    from funasr.register import tables
+
+    try:
+        return tables.encoder_classes[name]
+    except KeyError:
+        known = sorted(n for n, c in tables.encoder_classes.items() if _is_sanm(c))
+        raise ModelError(f"FunASR has no encoder {name!r}; it has {', '.join(known)}") from None
+
+
+def _is_sanm(cls: type) -> bool:
+    return "SANM" in cls.__name__ or "SenseVoice" in cls.__name__
+
+
+class FunasrEncoder(nn.Module):
+    """A FunASR encoder of the SANM family: SenseVoice's, or any with ``encoders0``, ``encoders`` and ``after_norm``."""
+
+    backbone: Any  # FunASR's module
+
+    def __init__(self, class_name: str, conf: Mapping[str, Any], input_size: int = 560) -> None:
+        """Build FunASR's class with random weights.
+
+        Raises:
+            ModelError: no such class, arguments that it refuses, or an encoder of another family.
+        """
+        super().__init__()
+        cls = encoder_class(class_name)
+        try:
+            self.backbone = cls(input_size=input_size, **conf)
+        except (TypeError, ValueError, AssertionError) as e:
+            raise ModelError(f"encoder {class_name} refuses its configuration {dict(conf)}: {e}") from e
+        if not (hasattr(self.backbone, "encoders0") and hasattr(self.backbone, "after_norm")):
+            raise ModelError(f"encoder {class_name} is not of the SANM family (no encoders0, after_norm)")
+        self.output_size = int(self.backbone.output_size())
+        self.activation_checkpointing = False
+
+    def forward(self, features: Tensor, lengths: Sequence[int]) -> Tensor:
+        """(A, F, input) fp32 features, A lengths → (A, F, output_size) in the weights' dtype; the input is left alone.
+
+        Rows past an utterance's length hold nothing of use.
+        """
+        dtype = next(self.backbone.after_norm.parameters()).dtype
+        x = features.float() * self.output_size**0.5 + sinusoidal_positions(features.shape[1], features)
+        x = x.to(dtype)
+        frames = torch.arange(x.shape[1], device=x.device)
+        mask = (frames < torch.tensor(list(lengths), device=x.device).unsqueeze(1)).unsqueeze(1).to(dtype)
+        for block in (*self.backbone.encoders0, *self.backbone.encoders):
+            x = self._run(block, x, mask)
+        x = self.backbone.after_norm(x)
+        if hasattr(self.backbone, "tp_encoders"):
+            for block in self.backbone.tp_encoders:
+                x = self._run(block, x, mask)
+            x = self.backbone.tp_norm(x)
+        return x
+
+    def _run(self, block: nn.Module, x: Tensor, mask: Tensor) -> Tensor:
+        if self.activation_checkpointing and torch.is_grad_enabled():
+            return checkpoint(_first_output, block, x, mask, use_reentrant=False)
+        return _first_output(block, x, mask)
+
+    def load_checkpoint(self, checkpoint: SenseVoiceCheckpoint) -> None:
+        """Copy the weights of a checkpoint; every key must fit.
+
+        Raises:
+            ModelError: keys are missing or unexpected, or shapes differ. Lists them.
+        """
+        found, wanted = checkpoint.encoder_state(), self.backbone.state_dict()
+        problems = [f"missing {k}" for k in sorted(wanted.keys() - found.keys())]
+        problems += [f"unexpected {k}" for k in sorted(found.keys() - wanted.keys())]
+        problems += [
+            f"{k} is {tuple(found[k].shape)}, expected {tuple(wanted[k].shape)}"
+            for k in sorted(wanted.keys() & found.keys())
+            if found[k].shape != wanted[k].shape
+        ]
+        if problems:
+            shown = "; ".join(problems[:20]) + (f"; and {len(problems) - 20} more" if len(problems) > 20 else "")
+            raise ModelError(f"{checkpoint.folder / 'model.pt'} does not fit {checkpoint.class_name}: {shown}")
+        self.backbone.load_state_dict(found)
+
+
+def _first_output(block: nn.Module, x: Tensor, mask: Tensor) -> Tensor:
+    return block(x, mask)[0]
+
+
+def sinusoidal_positions(frames: int, like: Tensor) -> Tensor:
+    """(frames, depth) fp32 positions 1, 2, … as FunASR encodes them: sines, then cosines, timescales 1 … 10,000."""
+    depth = like.shape[-1]
+    positions = torch.arange(1, frames + 1, device=like.device, dtype=torch.float32).unsqueeze(1)
+    increment = torch.log(torch.tensor(10000.0, device=like.device)) / (depth / 2 - 1)
+    scales = torch.exp(torch.arange(depth / 2, device=like.device) * -increment)
+    angles = positions * scales
+    return torch.cat([angles.sin(), angles.cos()], 1)

@@ -1,0 +1,124 @@
+"""Waveforms to encoder features: Kaldi fbank, low frame rate stacking, mean and variance. Batched, on the device.
+
+Equal to FunASR's ``WavFrontend`` with dither 0. There are no parameters, and constants are plain tensors, so that
+casting a model to bf16 does not touch them: features are always computed in fp32.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from pipeline.lengths import FRAME_SAMPLES, HOP_SAMPLES, LFR_SHIFT, LFR_WINDOW, fbank_frames, lfr_frames
+from shards.errors import AudioError, ModelError
+
+SAMPLE_RATE = 16_000
+FFT_SIZE = 512  # the window rounded up to a power of two
+PREEMPHASIS = 0.97
+LOW_FREQUENCY = 20.0  # Hz, lower edge of the first mel band; the last ends at the Nyquist frequency
+MEL_FLOOR = torch.finfo(torch.float32).eps
+
+
+class Frontend(nn.Module):
+    """FunASR's ``WavFrontend`` as a batched module without parameters."""
+
+    def __init__(self, shift: Sequence[float], scale: Sequence[float], conf: dict[str, Any]) -> None:
+        """Take ``am.mvn``'s vectors and ``frontend_conf`` of the encoder's ``config.yaml``.
+
+        Raises:
+            ModelError: the configuration asks for what lengths.py does not count.
+        """
+        super().__init__()
+        fixed = {"fs": SAMPLE_RATE, "frame_length": 25, "frame_shift": 10, "lfr_m": LFR_WINDOW, "lfr_n": LFR_SHIFT}
+        wrong = [f"{k}={conf[k]} (supported: {v})" for k, v in fixed.items() if conf.get(k, v) != v]
+        if conf.get("window", "hamming") != "hamming":
+            wrong.append(f"window={conf['window']} (supported: hamming)")
+        if wrong:
+            raise ModelError(f"frontend_conf of the encoder is not supported: {', '.join(wrong)}")
+        self.n_mels = int(conf.get("n_mels", 80))
+        with torch.device("cpu"):  # also where a model is built on the meta device, to be filled from a file
+            self._constants = {
+                "window": 0.54
+                - 0.46 * torch.cos(2 * math.pi / (FRAME_SAMPLES - 1) * torch.arange(FRAME_SAMPLES).double()),
+                "mel": mel_filters(self.n_mels).float(),
+                "shift": torch.tensor(shift, dtype=torch.float32),
+                "scale": torch.tensor(scale, dtype=torch.float32),
+            }
+
+    @property
+    def output_size(self) -> int:
+        """Width of the features."""
+        return self.n_mels * LFR_WINDOW
+
+    def forward(self, waveforms: Tensor, lengths: Sequence[int]) -> tuple[Tensor, list[int]]:
+        """Features of a batch.
+
+        Args:
+            waveforms: (A, S) in [-1, 1], any padding on the right.
+            lengths: A numbers of samples.
+
+        Returns:
+            (A, F, 7 × n_mels) fp32, zero past each utterance's frames; and the A numbers of frames.
+
+        Raises:
+            AudioError: an utterance is shorter than one 25 ms window.
+        """
+        frames = [fbank_frames(n) for n in lengths]
+        if min(frames) < 1:
+            raise AudioError(
+                f"audio of {min(lengths)} samples; at least {FRAME_SAMPLES} (25 ms) are needed for one frame"
+            )
+        with torch.autocast(waveforms.device.type, enabled=False):
+            mel = self._fbank(waveforms.float()[:, : max(lengths)])
+            return self._stack(mel, frames), [lfr_frames(f) for f in frames]
+
+    def _constant(self, name: str, device: torch.device) -> Tensor:
+        if self._constants[name].device != device:
+            self._constants[name] = self._constants[name].to(device)
+        return self._constants[name]
+
+    def _fbank(self, waveforms: Tensor) -> Tensor:
+        """(A, S) → (A, T, n_mels) log mel energies; frames that reach into the padding are rubbish."""
+        # In fp64 up to the power spectrum: quiet bands of a loud frame drown in the rounding of fp32.
+        x = (waveforms.double() * (1 << 15)).unfold(1, FRAME_SAMPLES, HOP_SAMPLES)
+        x = x - x.mean(-1, keepdim=True)
+        previous = torch.cat([x[..., :1], x[..., :-1]], -1)  # Kaldi takes the first sample as its own predecessor
+        x = (x - PREEMPHASIS * previous) * self._constant("window", x.device)
+        power = torch.fft.rfft(x, n=FFT_SIZE).abs().square().float()
+        return (power @ self._constant("mel", x.device)).clamp_min(MEL_FLOOR).log()
+
+    def _stack(self, mel: Tensor, frames: Sequence[int]) -> Tensor:
+        """(A, T, n_mels) → (A, F, 7 × n_mels): every 6th window of 7 frames, then mean and variance.
+
+        As FunASR's ``apply_lfr`` the first frame is repeated on the left and the utterance's own last one on the right.
+        """
+        device = mel.device
+        total = lfr_frames(max(frames))
+        last = torch.tensor(frames, device=device).view(-1, 1) - 1
+        window = torch.arange(LFR_WINDOW, device=device) - (LFR_WINDOW - 1) // 2
+        index = (LFR_SHIFT * torch.arange(total, device=device).view(-1, 1) + window).view(1, -1)
+        index = index.clamp_min(0).minimum(last)  # (A, F × 7)
+        stacked = mel.gather(1, index.unsqueeze(-1).expand(-1, -1, self.n_mels)).view(len(frames), total, -1)
+        out = (stacked + self._constant("shift", device)) * self._constant("scale", device)
+        valid = torch.tensor([lfr_frames(f) for f in frames], device=device).view(-1, 1)
+        return out * (torch.arange(total, device=device) < valid).unsqueeze(-1)
+
+
+def mel_filters(n_mels: int) -> Tensor:
+    """(FFT_SIZE / 2 + 1, n_mels) triangular filters as Kaldi has them, equally spaced in mel = 1127 ln(1 + f / 700)."""
+    edges = torch.tensor([LOW_FREQUENCY, SAMPLE_RATE / 2], dtype=torch.float64)
+    low, high = _mel(edges)
+    points = torch.linspace(float(low), float(high), n_mels + 2, dtype=torch.float64)
+    bins = _mel(torch.arange(FFT_SIZE // 2, dtype=torch.float64) * SAMPLE_RATE / FFT_SIZE).unsqueeze(1)
+    left, centre, right = points[:-2], points[1:-1], points[2:]
+    filters = torch.minimum((bins - left) / (centre - left), (right - bins) / (right - centre)).clamp_min(0)
+    return functional.pad(filters, (0, 0, 0, 1))  # Kaldi leaves the Nyquist bin out
+
+
+def _mel(frequency: Tensor) -> Tensor:
+    return 1127.0 * torch.log1p(frequency / 700.0)

@@ -1,0 +1,305 @@
+"""SpeakerLM: audio encoder, two projectors and a causal LM, as one Hugging Face model.
+
+``forward`` takes a packed micro-batch and returns the sum of its token losses. Whatever the micro-batch holds, every
+module is called the same number of times, because under ZeRO-3 each call is a collective: one encoder call, one call
+of each projector (nobody registered: a dummy row whose output goes nowhere), one LLM call, the head gathered once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, GenerationMixin, PreTrainedModel
+from transformers.utils import ModelOutput
+
+from pipeline.model import packing
+from pipeline.model.configuration_speakerlm import SpeakerLMConfig
+from pipeline.model.encoder import FunasrEncoder
+from pipeline.model.frontend import Frontend
+from pipeline.model.loss import token_losses_sum
+from pipeline.model.projectors import AudioProjector, SpeakerProjector
+from pipeline.stages import MODULES, module_of
+from shards.errors import ModelError
+
+if TYPE_CHECKING:
+    from pipeline.prompts import Prompt, PromptTokenizer
+
+
+@dataclass
+class SpeakerLMOutput(ModelOutput):
+    """What a packed forward gives."""
+
+    loss: Tensor | None = None  # Σ token losses × weight, fp32 scalar
+    num_targets: int | None = None
+
+
+class SpeakerLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
+    """The model; built from its configuration alone, or around an LLM and an encoder that are already loaded."""
+
+    config_class = SpeakerLMConfig
+    base_model_prefix = "speakerlm"
+    main_input_name = "waveforms"
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _no_split_modules = ("EncoderLayerSANM", "TransformerLayer")  # type: ignore[assignment]
+
+    def __init__(
+        self, config: SpeakerLMConfig, *, llm: PreTrainedModel | None = None, encoder: FunasrEncoder | None = None
+    ) -> None:
+        """Build the parts that are not given; all but a given ``llm`` and ``encoder`` start at random."""
+        super().__init__(config)
+        self.frontend = Frontend(config.feature_shift, config.feature_scale, config.frontend_conf)
+        self.encoder = encoder or FunasrEncoder(config.encoder_class, config.encoder_conf, self.frontend.output_size)
+        self.llm: Any = llm if llm is not None else _llm_from_config(config.llm)
+        width: int = self.get_input_embeddings().embedding_dim
+        self.audio_projector = AudioProjector(self.encoder.output_size, width, **config.projector)
+        self.speaker_projector = SpeakerProjector(config.speaker_dim, width)
+        self.llm.requires_grad_(False)
+        if config.lora:
+            add_lora(self.llm, config.lora)
+        self.trained: frozenset[str] = frozenset(MODULES)
+        self.bases: dict[str, str] = {}  # hashes of what this model's own weights were trained on
+        self._set_checkpointing(config.activation_checkpointing)
+        self.post_init()
+
+    def initialize_weights(self) -> None:
+        """Nothing: each part has initialised itself. transformers would draw LoRA's B anew, which has to be zero."""
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        """As transformers', but weights that are missing or do not fit are an error.
+
+        Raises:
+            ModelError: lists them.
+        """
+        wants_info = kwargs.pop("output_loading_info", False)
+        loaded: Any = super().from_pretrained(*args, output_loading_info=True, **kwargs)
+        model, info = loaded
+        problems = [f"{what} {key}" for what in info for key in sorted(map(str, info[what] or ()))]
+        if problems:
+            raise ModelError(f"{args[0] if args else cls.__name__}: {'; '.join(problems[:20])}")
+        return (model, info) if wants_info else model
+
+    def _set_checkpointing(self, on: bool) -> None:
+        self.encoder.activation_checkpointing = on
+        self.audio_projector.activation_checkpointing = on
+        if on:
+            self.llm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+
+    # ------------------------------------------------------------------------------------------------------ training
+
+    def trainable(self, modules: Iterable[str]) -> list[str]:
+        """Freeze everything but these modules of stages.MODULES; returns the names of trainable parameters."""
+        self.trained = frozenset(modules)
+        names = []
+        for name, parameter in self.named_parameters():
+            parameter.requires_grad_(module_of(name) in self.trained)
+            if parameter.requires_grad:
+                names.append(name)
+        self.train(self.training)
+        return names
+
+    def train(self, mode: bool = True) -> SpeakerLMForConditionalGeneration:
+        """Train mode for what is trained; frozen modules stay in eval mode, so that their dropout is off.
+
+        The LLM's base is always frozen: only LoRA's dropout follows ``mode``. Decoder layers carry the bare flag,
+        without their children, because transformers recomputes activations only in layers in train mode.
+        """
+        super().train(mode)
+        for name in ("encoder", "audio_projector", "speaker_projector"):
+            getattr(self, name).train(mode and name in self.trained)
+        self.llm.eval()
+        for name, module in self.llm.named_modules():
+            if "lora_dropout" in name:
+                module.train(mode and "lora" in self.trained)
+            elif getattr(module, "gradient_checkpointing", False):
+                module.training = mode
+        return self
+
+    def forward(
+        self,
+        waveforms: Tensor,
+        waveform_lengths: Tensor,
+        input_ids: Tensor,
+        position_ids: Tensor,
+        cu_seqlens: Tensor,
+        audio_index: Tensor,
+        speaker_vectors: Tensor,
+        speaker_index: Tensor,
+        target_index: Tensor,
+        target_ids: Tensor,
+        weight: float | Tensor = 1.0,
+    ) -> SpeakerLMOutput:
+        """Sum of token losses of a packed micro-batch.
+
+        Args:
+            waveforms: (A, S) float32, zero-padded on the right.
+            waveform_lengths: (A,) in samples. On the host it costs no wait for the device; so does ``cu_seqlens``.
+            input_ids: (L,) packed prompts and targets; anything valid at audio and speaker positions.
+            position_ids: (L,) restarting at 0 for every sample.
+            cu_seqlens: (B + 1,) bounds of the samples in L.
+            audio_index: (P,) where the audio positions go, in order of audios and time.
+            speaker_vectors: (R, dim), R >= 1; a dummy row where nobody is registered.
+            speaker_index: (R,) where they go, or (0,) for the dummy row.
+            target_index: (T,) positions whose hidden state predicts a target token.
+            target_ids: (T,) those tokens.
+            weight: factor on the loss; 0 for an empty micro-batch.
+
+        Raises:
+            ModelError: indices and tensors disagree in number.
+        """
+        embeds = self.embed(waveforms, waveform_lengths, input_ids, audio_index, speaker_vectors, speaker_index)
+        hidden = self._decoder(
+            inputs_embeds=embeds.unsqueeze(0),
+            attention_mask=packing.no_mask(embeds.device),
+            position_ids=position_ids.unsqueeze(0),
+            segments=packing.Segments.of(cu_seqlens, embeds.device),
+            use_cache=False,
+        ).last_hidden_state[0]
+        loss = token_losses_sum(self._head, hidden.index_select(0, target_index), target_ids)
+        return SpeakerLMOutput(loss=loss * weight, num_targets=len(target_ids))
+
+    def embed(
+        self,
+        waveforms: Tensor,
+        waveform_lengths: Tensor,
+        input_ids: Tensor,
+        audio_index: Tensor,
+        speaker_vectors: Tensor,
+        speaker_index: Tensor,
+    ) -> Tensor:
+        """(N,) token ids → (N, H) LLM inputs, with audio and speakers in their places. Shapes as in :meth:`forward`."""
+        embeds = self.llm.get_input_embeddings()(input_ids)
+        audio = self.encode_audio(waveforms, waveform_lengths)
+        speakers = self.speaker_projector(speaker_vectors.to(self.speaker_projector.weight.dtype))
+        if len(audio) != len(audio_index):
+            raise ModelError(f"{len(audio_index)} audio positions were planned, the audio makes {len(audio)}")
+        if len(speaker_index) not in (0, len(speakers)):
+            raise ModelError(f"{len(speakers)} speaker vectors for {len(speaker_index)} positions")
+        embeds = embeds.index_copy(0, audio_index, audio.to(embeds.dtype))
+        # A dummy row is cut off here: its gradient is exactly zero, and it exists.
+        return embeds.index_copy(0, speaker_index, speakers[: len(speaker_index)].to(embeds.dtype))
+
+    def encode_audio(self, waveforms: Tensor, waveform_lengths: Tensor) -> Tensor:
+        """(A, S) waveforms → (P, H) LLM inputs of all audios, one after the other."""
+        with torch.no_grad():
+            features, frames = self.frontend(waveforms, waveform_lengths.tolist())
+        with torch.set_grad_enabled(torch.is_grad_enabled() and "encoder" in self.trained):
+            encoded = self.encoder(features, frames)
+        return self.audio_projector(encoded, frames)
+
+    @property
+    def _decoder(self) -> nn.Module:
+        """The LLM without its head."""
+        return self.llm.get_decoder()
+
+    @property
+    def _head(self) -> nn.Linear:
+        return self.llm.get_output_embeddings()
+
+    # ---------------------------------------------------------------------------------------------------- generation
+
+    def get_input_embeddings(self) -> Any:
+        """The LLM's."""
+        return self.llm.get_input_embeddings()
+
+    @torch.no_grad()
+    def generate(  # type: ignore[override]
+        self,
+        waveforms: Tensor,
+        waveform_lengths: Tensor,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        audio_index: Tensor,
+        speaker_vectors: Tensor,
+        speaker_index: Tensor,
+        generation_config: GenerationConfig | None = None,
+        **kwargs: Any,
+    ) -> Tensor:
+        """Token ids (B, new) that answer a batch of prompts from :class:`SpeakerLMProcessor`.
+
+        Args:
+            waveforms: as in :meth:`forward`.
+            waveform_lengths: as in :meth:`forward`.
+            input_ids: (B, L) padded on the left.
+            attention_mask: (B, L), 0 at padding.
+            audio_index: as in :meth:`forward`, into the flattened ``input_ids``.
+            speaker_vectors: as in :meth:`forward`.
+            speaker_index: as ``audio_index``.
+            generation_config: greedy search where there is none; the LLM's own sampling defaults are not used.
+            kwargs: for transformers' ``generate``.
+        """
+        flat = self.embed(waveforms, waveform_lengths, input_ids.flatten(), audio_index, speaker_vectors, speaker_index)
+        config = generation_config or GenerationConfig(do_sample=False, **kwargs)
+        own, self.llm.generation_config = self.llm.generation_config, config
+        try:
+            return self.llm.generate(
+                inputs_embeds=flat.view(*input_ids.shape, -1),
+                attention_mask=attention_mask,
+                generation_config=config,
+            )
+        finally:
+            self.llm.generation_config = own
+
+    def generate_text(
+        self, prompts: Sequence[Prompt], tokenizer: PromptTokenizer, max_new_tokens: int = 1024, **kwargs: Any
+    ) -> list[str]:
+        """Answers to a batch of prompts, in eval mode, greedy unless ``kwargs`` say otherwise."""
+        from pipeline.model.processing_speakerlm import SpeakerLMProcessor
+
+        if not prompts:
+            return []
+        processor = SpeakerLMProcessor(tokenizer, self.config.projector["stride"], self.config.speaker_dim)
+        inputs: dict[str, Any] = {k: v.to(self.device) for k, v in processor(prompts).items()}
+        was_training = self.training
+        self.eval()
+        try:
+            ids = self.generate(
+                **inputs,
+                max_new_tokens=max_new_tokens,
+                eos_token_id=tokenizer.eos,
+                pad_token_id=tokenizer.pad,
+                **kwargs,
+            )
+        finally:
+            self.train(was_training)
+        return processor.decode(ids)
+
+
+def add_lora(llm: PreTrainedModel, lora: dict[str, Any]) -> None:
+    """Put LoRA into the LLM in place; B is zero, so the LLM's function is unchanged. Freezes the rest of it.
+
+    Never under ``zero.Init``: there B comes out empty or non-zero. Adapters get the LLM's dtype, not peft's fp32.
+
+    Raises:
+        ModelError: no module of the LLM has one of the target names.
+    """
+    from peft import LoraConfig, inject_adapter_in_model
+
+    dtype = llm.dtype
+    config = LoraConfig(
+        r=lora["r"],
+        lora_alpha=lora["alpha"],
+        lora_dropout=lora["dropout"],
+        target_modules=list(lora["targets"]),
+        task_type="CAUSAL_LM",
+    )
+    try:
+        inject_adapter_in_model(config, llm)
+    except ValueError as e:
+        raise ModelError(f"lora.targets {lora['targets']} do not fit the LLM: {e}") from e
+    for name, parameter in llm.named_parameters():
+        if module_of(f"llm.{name}") == "lora":
+            parameter.data = parameter.data.to(dtype)
+
+
+def _llm_from_config(config: dict[str, Any]) -> PreTrainedModel:
+    known = dict(config)
+    if "model_type" not in known:
+        raise ModelError("the configuration describes no LLM: llm.model_type is missing")
+    llm_config = AutoConfig.for_model(known.pop("model_type"), **known)
+    return AutoModelForCausalLM.from_config(llm_config, attn_implementation=packing.register())

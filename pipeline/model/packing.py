@@ -1,0 +1,142 @@
+"""Attention over packed sequences: many samples one after the other in one row, none seeing another.
+
+Registered with transformers as ``speakerlm_varlen``, so any of its causal LMs can use it. Everything but attention runs
+once over the packed row. With segments given, attention is causal inside each: by flash-attn where it is installed, by
+torch's own variable-length kernel on a GPU, by a loop over segments elsewhere (a block mask on a CPU costs 2–3 times a
+padded batch). Without segments, which is generation with its cache, it is plain sdpa with its mask.
+"""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from functools import cache
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+NAME = "speakerlm_varlen"
+
+
+@dataclass(frozen=True)
+class Segments:
+    """Where samples begin and end in a packed row; made once for each micro-batch, used by every layer."""
+
+    bounds: tuple[int, ...]  # B + 1 positions on the host
+    cu_seqlens: Tensor  # the same, int32, on the device
+    max_length: int
+
+    @classmethod
+    def of(cls, cu_seqlens: Tensor, device: torch.device) -> Segments:
+        """From (B + 1,) bounds. On the host they are free; on a GPU this waits for the device once."""
+        bounds = tuple(cu_seqlens.tolist())
+        longest = max(b - a for a, b in pairwise(bounds))
+        return cls(bounds, cu_seqlens.to(device=device, dtype=torch.int32, non_blocking=True), longest)
+
+
+def register() -> str:
+    """Make the attention known to transformers; returns the name to give as ``attn_implementation``."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import sdpa_mask
+
+    AttentionInterface.register(NAME, attention)
+    AttentionMaskInterface.register(NAME, sdpa_mask)
+    return NAME
+
+
+def no_mask(device: torch.device) -> Tensor:
+    """What a packed forward passes as ``attention_mask``.
+
+    transformers hands a 4-D mask on as it is. Without one it would look for restarting ``position_ids`` and build a
+    mask of length × length; :func:`attention` ignores the mask where segments are given.
+    """
+    return torch.ones(1, 1, 1, 1, dtype=torch.bool, device=device)
+
+
+def attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    segments: Segments | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """transformers' attention interface: query (1, H, L, D), key and value (1, G, L, D) → (1, L, H, D)."""
+    if segments is None:
+        from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+        return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
+    if query.is_cuda and query.dtype in (torch.bfloat16, torch.float16) and not dropout:
+        out = _kernel(query, key, value, scaling, segments)
+        if out is not None:
+            return out, None
+    return _loop(query, key, value, dropout, scaling, segments), None
+
+
+def _loop(q: Tensor, k: Tensor, v: Tensor, dropout: float, scale: float | None, segments: Segments) -> Tensor:
+    """Causal attention segment by segment."""
+    if k.shape[1] != q.shape[1]:
+        groups = q.shape[1] // k.shape[1]
+        k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
+    parts = []
+    for a, b in pairwise(segments.bounds):
+        parts.append(
+            functional.scaled_dot_product_attention(
+                q[:, :, a:b], k[:, :, a:b], v[:, :, a:b], dropout_p=dropout, is_causal=True, scale=scale
+            )
+        )
+    return torch.cat(parts, 2).transpose(1, 2)
+
+
+def _kernel(q: Tensor, k: Tensor, v: Tensor, scale: float | None, segments: Segments) -> Tensor | None:
+    """Causal attention by a variable-length GPU kernel; None where there is none."""
+    q, k, v = (x[0].transpose(0, 1).contiguous() for x in (q, k, v))  # (L, heads, D)
+    bounds, longest = segments.cu_seqlens, segments.max_length
+    if (flash := _flash_attn()) is not None:
+        return flash(q, k, v, bounds, bounds, longest, longest, softmax_scale=scale, causal=True).unsqueeze(0)
+    if (varlen := _torch_varlen()) is not None:
+        return varlen(q, k, v, bounds, longest, scale).unsqueeze(0)
+    return None
+
+
+@cache
+def _flash_attn() -> Any:
+    try:
+        from flash_attn import flash_attn_varlen_func
+    except ImportError:
+        return None
+    return flash_attn_varlen_func
+
+
+@cache
+def _torch_varlen() -> Any:
+    """torch's variable-length attention behind one signature: its arguments changed between releases."""
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:
+        return None
+    known = inspect.signature(varlen_attn).parameters
+    causal: dict[str, Any] = {"is_causal": True} if "is_causal" in known else {"window_size": (-1, 0)}
+
+    def run(q: Tensor, k: Tensor, v: Tensor, bounds: Tensor, longest: int, scale: float | None) -> Tensor:
+        extra = dict(causal)
+        if "enable_gqa" in known:
+            extra["enable_gqa"] = k.shape[1] != q.shape[1]
+        elif k.shape[1] != q.shape[1]:
+            groups = q.shape[1] // k.shape[1]
+            k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
+        if "scale" in known:
+            extra["scale"] = scale
+        elif scale is not None:
+            q = q * (scale * q.shape[-1] ** 0.5)  # the kernel divides by sqrt(D) itself
+        out = varlen_attn(q, k, v, bounds, bounds, longest, longest, **extra)
+        assert isinstance(out, Tensor)  # a pair only where its statistics are asked for
+        return out
+
+    return run

@@ -1,0 +1,82 @@
+"""From encoder frames and speaker vectors to the LLM's input space.
+
+Audio: two Transformer layers at the encoder's width, then a convolution whose kernel is its stride, to the LLM's width.
+Speaker: one linear layer. As in the paper; width and stride are settings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+
+from shards.errors import ModelError
+
+
+class TransformerLayer(nn.Module):
+    """Pre-norm self-attention and feed-forward.
+
+    Every weight is used through the ``forward`` of the module that owns it, as ZeRO-3 expects;
+    ``nn.TransformerEncoderLayer`` reaches into its attention's output layer.
+    """
+
+    def __init__(self, width: int, heads: int, ffn: int, dropout: float) -> None:
+        super().__init__()
+        self.heads, self.dropout = heads, dropout
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.up, self.down = nn.Linear(width, ffn), nn.Linear(ffn, width)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """(A, F, width) and a (A, 1, 1, F) mask, true where a frame is valid → (A, F, width)."""
+        q, k, v = self.qkv(self.norm1(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        rate = self.dropout if self.training else 0.0
+        attended = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=rate)
+        x = x + self._drop(self.out(attended.transpose(1, 2).flatten(2)))
+        return x + self._drop(self.down(self._drop(functional.gelu(self.up(self.norm2(x))))))
+
+    def _drop(self, x: Tensor) -> Tensor:
+        return functional.dropout(x, self.dropout, self.training)
+
+
+class AudioProjector(nn.Module):
+    """Encoder frames to LLM positions."""
+
+    def __init__(
+        self, width: int, output: int, *, layers: int, heads: int, ffn: int, dropout: float, stride: int
+    ) -> None:
+        super().__init__()
+        if width % heads:
+            raise ModelError(f"projector.heads is {heads}; it must divide the encoder's width {width}")
+        self.stride = stride
+        self.layers = nn.ModuleList(TransformerLayer(width, heads, ffn, dropout) for _ in range(layers))
+        self.norm = nn.LayerNorm(width)
+        self.conv = nn.Conv1d(width, output, stride, stride)
+        self.activation_checkpointing = False
+
+    def forward(self, frames: Tensor, lengths: Sequence[int]) -> Tensor:
+        """(A, F, width), A numbers of frames → (P, output): the positions of all audios, one after the other.
+
+        An audio of n frames makes ceil(n / stride) positions; the last one may see zeros beyond the audio's end.
+        """
+        valid = torch.arange(frames.shape[1], device=frames.device) < torch.tensor(
+            list(lengths), device=frames.device
+        ).unsqueeze(1)
+        mask = valid[:, None, None, :]
+        x = frames
+        for layer in self.layers:
+            if self.activation_checkpointing and torch.is_grad_enabled():
+                x = checkpoint(layer, x, mask, use_reentrant=False)
+            else:
+                x = layer(x, mask)
+        x = self.norm(x) * valid.unsqueeze(-1)
+        x = functional.pad(x.transpose(1, 2), (0, -x.shape[1] % self.stride))
+        x = self.conv(x).transpose(1, 2)
+        return torch.cat([x[i, : -(-n // self.stride)] for i, n in enumerate(lengths)])
+
+
+class SpeakerProjector(nn.Linear):
+    """(R, dim) speaker vectors → (R, output), one LLM position each."""

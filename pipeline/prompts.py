@@ -1,0 +1,241 @@
+"""Prompts and target texts, as the SpeakerLM paper words them: building, tokenising and reading back, side by side.
+
+A prompt is a list of pieces: text, the audio, a speaker vector. Text is tokenised piece by piece, so that lengths add
+up exactly and can be planned from counts of single pieces. ``<start>`` and ``<end>`` are plain text to the tokenizer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from shards.errors import ModelError
+from shards.sample import Segment
+
+SYSTEM = "You are a helpful assistant."
+_PLACEHOLDER = "\u241fprompt\u241f"  # stands for the user's text while the chat template is applied
+_TURN = re.compile(r"([^\s:：][^:：\n]{0,63}?)\s*[:：]\s*(.*)")
+
+
+class Mode(StrEnum):
+    """What a prompt asks for, and which speakers it registers."""
+
+    ASR = "asr"  # the words alone
+    NO = "no"  # who said what, nobody registered: spk0, spk1, …
+    MATCH = "match"  # exactly the speakers of the audio are registered
+    OVER = "over"  # more are registered than speak
+
+
+@dataclass(frozen=True, slots=True)
+class TextPiece:
+    """Text, tokenised by itself."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class AudioPiece:
+    """The audio's positions."""
+
+
+@dataclass(frozen=True, slots=True)
+class SpeakerPiece:
+    """One position: a speaker vector."""
+
+    slot: int  # index into the list of registered speakers
+
+
+Piece = TextPiece | AudioPiece | SpeakerPiece
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """Everything that is asked about one audio."""
+
+    pieces: tuple[Piece, ...]
+    waveform: Any  # (S,) float32 array or tensor, 16 kHz, in [-1, 1]
+    vectors: Any = None  # (n, dim) vectors of the registered speakers in slot order; None: nobody is registered
+
+
+def prompt_pieces(mode: Mode, names: Sequence[str] = ()) -> list[Piece]:
+    """The user's part of the prompt; ``names`` are the registered speakers in the order of their vectors.
+
+    Raises:
+        ModelError: names in a mode without registration, none in one with it, or one name twice.
+    """
+    if mode in (Mode.ASR, Mode.NO):
+        if names:
+            raise ModelError(f"mode {mode} registers nobody, but {len(names)} names are given")
+    elif not names:
+        raise ModelError(f"mode {mode} needs registered speakers, and no name is given")
+    if twice := {n for n in names if names.count(n) > 1}:
+        raise ModelError(f"registered twice: {', '.join(sorted(twice))}; names in a prompt must differ")
+    pieces: list[Piece] = []
+    if names:
+        pieces.append(TextPiece("Registered Speaker Embeddings:\n"))
+    for slot, name in enumerate(names):
+        pieces += [TextPiece(name), TextPiece("<start>"), SpeakerPiece(slot), TextPiece("<end>;\n")]
+    question = "Transcribe the speech." if mode is Mode.ASR else "Transcribe by roles."
+    return [*pieces, TextPiece(f"{question} <start>"), AudioPiece(), TextPiece("<end>")]
+
+
+def speaker_labels(mode: Mode, segments: Sequence[Segment], names: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Speaker id → what the target calls the speaker: a registered name, or ``spkN`` by first appearance.
+
+    Raises:
+        ModelError: somebody speaks who has no name, in a mode that registers all who speak.
+    """
+    speakers = dict.fromkeys(s.speaker for s in segments)
+    if mode is Mode.ASR:
+        return {}
+    if mode is Mode.NO:
+        return {speaker: f"spk{i}" for i, speaker in enumerate(speakers)}
+    names = names or {}
+    if unnamed := [s for s in speakers if s not in names]:
+        raise ModelError(f"mode {mode}: speaker {unnamed[0]} speaks but has no registered name")
+    return {speaker: names[speaker] for speaker in speakers}
+
+
+def clean_text(text: str) -> str:
+    """Transcript text as it stands in a target: on one line, single spaces."""
+    return " ".join(text.split())
+
+
+def target_pieces(mode: Mode, segments: Sequence[Segment], names: Mapping[str, str] | None = None) -> list[str]:
+    """The target as pieces of text, each tokenised by itself; the end-of-turn token follows the last.
+
+    Per turn: label, ``":"``, ``" " + text``; ``"\\n"`` between turns. ASR: the bare texts, joined by spaces, one piece.
+    """
+    if mode is Mode.ASR:
+        return [" ".join(clean_text(s.text) for s in segments)]
+    labels = speaker_labels(mode, segments, names)
+    pieces: list[str] = []
+    for segment in segments:
+        pieces += [*(["\n"] if pieces else []), labels[segment.speaker], ":", " " + clean_text(segment.text)]
+    return pieces
+
+
+def target_turns(mode: Mode, segments: Sequence[Segment], names: Mapping[str, str] | None = None) -> list[str]:
+    """The target's lines; joined by newlines they are the joined :func:`target_pieces`. ASR: one line."""
+    return "".join(target_pieces(mode, segments, names)).split("\n")
+
+
+def parse_turns(text: str, labels: Collection[str] | None = None) -> list[tuple[str | None, str]]:
+    """Target text back to (label, text) turns; what follows no label is (None, text) or continues the turn before.
+
+    Args:
+        text: what a model wrote.
+        labels: if given, only these and ``spkN`` are taken for labels, so that "at 10: 30" stays text.
+    """
+    turns: list[tuple[str | None, str]] = []
+    for line in text.split("\n"):
+        match = _TURN.fullmatch(line.strip())
+        label = match.group(1) if match else None
+        if label is not None and labels is not None and label not in labels and not re.fullmatch(r"spk\d+", label):
+            match = None
+        if match:
+            turns.append((match.group(1), match.group(2)))
+        elif line.strip():
+            before = turns.pop() if turns else (None, "")
+            turns.append((before[0], f"{before[1]} {line.strip()}".strip()))
+    return turns
+
+
+class PromptTokenizer:
+    """A Hugging Face tokenizer that encodes pieces, with the model's own chat template around the user's part."""
+
+    def __init__(self, tokenizer: Any, system: str = SYSTEM) -> None:
+        """Apply the chat template once and keep what stands before and behind the user's text.
+
+        Raises:
+            ModelError: the tokenizer has no chat template or no end-of-turn token.
+        """
+        if not tokenizer.chat_template:
+            raise ModelError(f"tokenizer {tokenizer.name_or_path} has no chat template; use an instruct model's")
+        if tokenizer.eos_token_id is None:
+            raise ModelError(f"tokenizer {tokenizer.name_or_path} has no end-of-sequence token")
+        self.tokenizer = tokenizer
+        self._cache: dict[str, tuple[int, ...]] = {}
+        before, behind = self._around(system)
+        self.prefix = tuple(tokenizer(before, add_special_tokens=False).input_ids)
+        self.suffix = tuple(tokenizer(behind, add_special_tokens=False).input_ids)
+        self.eos: int = tokenizer.eos_token_id
+        self.pad: int = self.eos if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+        self.hash = self._hash()
+
+    @classmethod
+    def from_folder(cls, folder: Path | str) -> PromptTokenizer:
+        """Load the tokenizer of an LLM's folder.
+
+        Raises:
+            ModelError: the folder holds no usable tokenizer.
+        """
+        from transformers import AutoTokenizer
+
+        try:
+            return cls(AutoTokenizer.from_pretrained(str(folder)))
+        except (OSError, ValueError, KeyError) as e:
+            raise ModelError(f"{folder}: no usable tokenizer (tokenizer.json, tokenizer_config.json): {e}") from e
+
+    def _around(self, system: str) -> tuple[str, str]:
+        from jinja2.exceptions import TemplateError
+
+        user = {"role": "user", "content": _PLACEHOLDER}
+        render = self.tokenizer.apply_chat_template
+        try:
+            text = render([{"role": "system", "content": system}, user], add_generation_prompt=True, tokenize=False)
+        except TemplateError:  # a template without a system role: the line goes before the question, as in the paper
+            user["content"] = f"{system} {_PLACEHOLDER}"
+            text = render([user], add_generation_prompt=True, tokenize=False)
+        parts = text.split(_PLACEHOLDER)
+        if len(parts) != 2:
+            raise ModelError(f"the chat template of {self.tokenizer.name_or_path} does not hold the user's text once")
+        return parts[0], parts[1]
+
+    def _hash(self) -> str:
+        parts = [self.tokenizer.backend_tokenizer.to_str(), json.dumps([self.prefix, self.suffix, self.eos])]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+    def encode_piece(self, text: str) -> tuple[int, ...]:
+        """Token ids of a piece of text; what looks like a special token in it is taken as plain text. Not cached."""
+        return tuple(self.tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids)
+
+    def encode_common(self, text: str) -> tuple[int, ...]:
+        """As :meth:`encode_piece`, remembered: for the few pieces that occur again and again."""
+        if text not in self._cache:
+            if len(self._cache) > 100_000:
+                self._cache.clear()
+            self._cache[text] = self.encode_piece(text)
+        return self._cache[text]
+
+    def encode_prompt(self, pieces: Sequence[Piece]) -> list[int | AudioPiece | SpeakerPiece]:
+        """The whole prompt: token ids, with the audio and the speaker vectors standing between them."""
+        layout: list[int | AudioPiece | SpeakerPiece] = list(self.prefix)
+        for piece in pieces:
+            if isinstance(piece, TextPiece):
+                layout += self.encode_common(piece.text)
+            else:
+                layout.append(piece)
+        return layout + list(self.suffix)
+
+    def prompt_length(self, mode: Mode, names: Sequence[str] = ()) -> int:
+        """LLM positions of a prompt without its audio: tokens, and one for each registered speaker."""
+        audio = 1
+        return len(self.encode_prompt(prompt_pieces(mode, names))) - audio
+
+    def encode_target(self, pieces: Sequence[str]) -> list[int]:
+        """Token ids of a target, ended by the end-of-turn token."""
+        ids: list[int] = []
+        for piece in pieces:
+            ids += self.encode_common(piece) if len(piece) <= 16 else self.encode_piece(piece)
+        return [*ids, self.eos]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of generated ids, without special tokens."""
+        return self.tokenizer.decode(list(ids), skip_special_tokens=True).strip()

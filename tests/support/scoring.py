@@ -1,0 +1,95 @@
+"""Sessions for scorer tests, and the figures' definitions written out plainly, with none of the pipeline's code."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from functools import cache
+
+from pipeline.evaluation.records import Segment, Session
+
+ALPHABET = "的一是了我不人在他有这个上们来"
+
+
+def plain_distance(a: list[str], b: list[str]) -> int:
+    """Levenshtein's distance, row by row."""
+    row = list(range(len(b) + 1))
+    for i, x in enumerate(a, 1):
+        diagonal, row[0] = row[0], i
+        for j, y in enumerate(b, 1):
+            diagonal, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, diagonal + (x != y))
+    return row[-1]
+
+
+def plain_cer(session: Session) -> int:
+    """Errors of one stream against one."""
+    return plain_distance(list(_text(_by_time(session.reference))), list(_text(_by_time(session.hypothesis))))
+
+
+def plain_cp(session: Session) -> int:
+    """Fewest errors over all assignments, tried one by one."""
+    ref, hyp = _streams(session.reference), _streams(session.hypothesis)
+    loose = len(hyp.pop(None, "")) + len(ref.pop(None, ""))
+    size = max(len(ref), len(hyp))
+    a = [*ref.values(), *[""] * (size - len(ref))]
+    b = [*hyp.values(), *[""] * (size - len(hyp))]
+    distance = cache(lambda i, j: plain_distance(list(a[i]), list(b[j])))
+    return loose + min(
+        (sum(distance(i, j) for i, j in enumerate(order)) for order in itertools.permutations(range(size))), default=0
+    )
+
+
+def plain_sa(session: Session) -> int:
+    """Errors name by name: no such name in the reference is all insertions, a name not used all deletions."""
+    ref, hyp = _streams(session.reference), _streams(session.hypothesis)
+    loose = len(hyp.pop(None, "")) + len(ref.pop(None, ""))
+    return loose + sum(plain_distance(list(ref.get(n, "")), list(hyp.get(n, ""))) for n in {*ref, *hyp})
+
+
+def plain_orc(session: Session) -> int:
+    """Fewest errors over all ways to give each reference turn to a hypothesis stream."""
+    turns = [s.text for s in _by_time(session.reference)]
+    hyp = list(_streams(session.hypothesis).values()) or [""]
+    best = None
+    for choice in itertools.product(range(len(hyp)), repeat=len(turns)):
+        streams = ["".join(t for t, c in zip(turns, choice, strict=True) if c == k) for k in range(len(hyp))]
+        errors = sum(plain_distance(list(r), list(h)) for r, h in zip(streams, hyp, strict=True))
+        best = errors if best is None else min(best, errors)
+    return best or 0
+
+
+def random_session(seed: int, speakers: int = 4, turns: int = 8, length: int = 12, noise: float = 0.2) -> Session:
+    """A session with errors of every kind: characters, wrong speakers, unknown and missing names, order."""
+    rng = random.Random(seed)
+    names = [f"S{i}" for i in range(rng.randint(1, speakers))]
+    reference, hypothesis, clock = [], [], 0.0
+    for _ in range(rng.randint(0 if seed % 17 == 0 else 1, turns)):
+        text = "".join(rng.choices(ALPHABET, k=rng.randint(1, length)))
+        start = max(0.0, clock - rng.random())
+        clock = start + 0.2 * len(text)
+        reference.append(Segment(f"s{seed}", rng.choice(names), text, start, clock))
+        if rng.random() < noise / 2:
+            continue
+        said = "".join(rng.choice(ALPHABET) if rng.random() < noise else c for c in text if rng.random() > noise / 2)
+        said += "".join(rng.choices(ALPHABET, k=rng.randint(0, 2)))
+        who = rng.choice([*names, "unknown"]) if rng.random() < noise else reference[-1].speaker
+        hypothesis.append(Segment(f"s{seed}", who, said))
+    if rng.random() < 0.05:
+        hypothesis = []
+    rng.shuffle(reference)
+    return Session(f"s{seed}", tuple(reference), tuple(hypothesis), group=f"g{seed % 7}")
+
+
+def _by_time(segments: tuple[Segment, ...]) -> list[Segment]:
+    return sorted(segments, key=lambda s: s.start) if all(s.start is not None for s in segments) else list(segments)
+
+
+def _text(segments: list[Segment]) -> str:
+    return "".join(s.text for s in segments)
+
+
+def _streams(segments: tuple[Segment, ...]) -> dict[str | None, str]:
+    joined: dict[str | None, str] = {}
+    for s in _by_time(segments):
+        joined[s.speaker] = joined.get(s.speaker, "") + s.text
+    return joined

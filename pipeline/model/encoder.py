@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from pipeline.model.checkpoints import SenseVoiceCheckpoint
 from shards.errors import ModelError
+from shards.funasr_modules import funasr_module
 
 
 def encoder_class(name: str) -> type[nn.Module]:
@@ -24,9 +25,8 @@ def encoder_class(name: str) -> type[nn.Module]:
     Raises:
         ModelError: FunASR knows no such encoder.
     """
-    import funasr.models.sense_voice.model  # noqa: F401 - funasr registers its classes when imported
-    from funasr.register import tables
-
+    funasr_module("funasr.models.sense_voice.model")  # funasr registers its classes when imported
+    tables = funasr_module("funasr.register").tables
     try:
         return tables.encoder_classes[name]
     except KeyError:

@@ -1,0 +1,199 @@
+"""Samples of a micro-batch → the packed tensors that the model takes.
+
+LLM positions are packed without padding; only waveforms are padded. What was planned is checked against what came out:
+a disagreement would break the budgets, so it stops the run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.data.plan import PlannedSample
+from pipeline.lengths import audio_positions
+from pipeline.prompts import AudioPiece, Mode, Prompt, PromptTokenizer, SpeakerPiece, prompt_pieces, target_pieces
+from shards.errors import PlanError
+from shards.sample import SAMPLE_RATE, Sample
+
+_EMPTY_SAMPLES = SAMPLE_RATE // 2
+_EMPTY_NAME = "spk"
+
+
+@dataclass(frozen=True)
+class LoadedSample:
+    """A planned sample with its audio and the vectors of its registered speakers."""
+
+    planned: PlannedSample
+    sample: Sample
+    wave: np.ndarray  # (S,) float32 in [-1, 1]
+    vectors: np.ndarray  # (registered, dim) float32, in prompt order
+
+    def prompt(self) -> Prompt:
+        """What is asked about this sample, for generating."""
+        pieces = tuple(prompt_pieces(self.planned.mode, self.planned.names))
+        return Prompt(pieces, self.wave, self.vectors if len(self.vectors) else None)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A micro-batch, packed. A audios, L positions, B = A samples, P audio positions, R speakers, T targets."""
+
+    waveforms: Tensor  # float32 (A, S), zeros on the right
+    waveform_lengths: Tensor  # int64 (A,), samples
+    input_ids: Tensor  # int64 (L,), 0 at audio and speaker positions
+    position_ids: Tensor  # int64 (L,), from 0 in every sample
+    cu_seqlens: Tensor  # int32 (B + 1,)
+    audio_index: Tensor  # int64 (P,), where the audios' embeddings go, in order of audios and time
+    speaker_vectors: Tensor  # float32 (R, dim), R >= 1: one row of zeros where nobody is registered
+    speaker_index: Tensor  # int64 (R,) where they go; (0,) where the row of zeros stands for nobody
+    target_index: Tensor  # int64 (T,), positions whose output predicts a target: the ones before them
+    target_ids: Tensor  # int64 (T,)
+    weight: float  # 0.0: an empty micro-batch, run for its calls alone
+    mode: Mode
+    keys: tuple[str, ...]
+    audio_seconds: float
+    dataset: str
+
+    @property
+    def num_targets(self) -> int:
+        """Target tokens that count in the loss of the step."""
+        return len(self.target_ids) if self.weight else 0
+
+    @property
+    def num_positions(self) -> int:
+        """LLM positions that come from the data."""
+        return len(self.input_ids) if self.weight else 0
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
+        """The same on another device."""
+        moved = {n: t.to(device, non_blocking=non_blocking) for n, t in self._tensors().items()}
+        return replace(self, **moved)  # type: ignore[arg-type]
+
+    def pin_memory(self) -> Batch:
+        """The same in page-locked memory."""
+        return replace(self, **{n: t.pin_memory() for n, t in self._tensors().items()})  # type: ignore[arg-type]
+
+    def model_inputs(self) -> dict[str, Any]:
+        """Arguments of the model's forward."""
+        return {**self._tensors(), "weight": self.weight}
+
+    def _tensors(self) -> dict[str, Tensor]:
+        return {f.name: v for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)}
+
+
+@dataclass
+class _Packed:
+    """Lists that grow by one sample at a time."""
+
+    ids: list[int]
+    starts: list[int]  # boundaries of samples
+    audio: list[int]
+    speakers: list[int]
+    targets: list[int]  # positions of target tokens
+
+
+def collate(
+    loaded: Sequence[LoadedSample], tokenizer: PromptTokenizer, stride: int, speaker_dim: int, dataset: str
+) -> Batch:
+    """Pack loaded samples of one mode.
+
+    Raises:
+        PlanError: a sample has other lengths than were planned.
+    """
+    packed = _Packed([], [0], [], [], [])
+    for item in loaded:
+        _append(packed, item, tokenizer, stride)
+    vectors = [item.vectors for item in loaded if len(item.vectors)]
+    target_index = torch.tensor(packed.targets, dtype=torch.int64)
+    input_ids = torch.tensor(packed.ids, dtype=torch.int64)
+    cu_seqlens = torch.tensor(packed.starts, dtype=torch.int32)
+    lengths = cu_seqlens.diff()
+    return Batch(
+        waveforms=_pad([item.wave for item in loaded]),
+        waveform_lengths=torch.tensor([len(item.wave) for item in loaded]),
+        input_ids=input_ids,
+        position_ids=torch.arange(len(input_ids)) - cu_seqlens[:-1].long().repeat_interleave(lengths),
+        cu_seqlens=cu_seqlens,
+        audio_index=torch.tensor(packed.audio, dtype=torch.int64),
+        speaker_vectors=torch.from_numpy(np.concatenate(vectors)) if vectors else torch.zeros(1, speaker_dim),
+        speaker_index=torch.tensor(packed.speakers, dtype=torch.int64),
+        target_index=target_index - 1,
+        target_ids=input_ids[target_index],
+        weight=1.0,
+        mode=loaded[0].planned.mode,
+        keys=tuple(item.planned.key for item in loaded),
+        audio_seconds=sum(len(item.wave) for item in loaded) / SAMPLE_RATE,
+        dataset=dataset,
+    )
+
+
+def empty_batch(tokenizer: PromptTokenizer, stride: int, speaker_dim: int) -> Batch:
+    """What a rank runs when it has no micro-batch left in a step: half a second of fixed low noise, one registered
+    speaker, one target token, weight 0. It goes through every module, as a real one does."""
+    wave = 1e-3 * np.random.Generator(np.random.Philox(key=0)).standard_normal(_EMPTY_SAMPLES, dtype=np.float32)
+    layout = tokenizer.encode_prompt(prompt_pieces(Mode.MATCH, [_EMPTY_NAME]))
+    packed = _Packed([], [0], [], [], [])
+    _append_prompt(packed, layout, audio_positions(_EMPTY_SAMPLES, stride))
+    end = len(packed.ids)
+    input_ids = torch.tensor([*packed.ids, tokenizer.eos])
+    return Batch(
+        waveforms=torch.from_numpy(wave)[None],
+        waveform_lengths=torch.tensor([_EMPTY_SAMPLES]),
+        input_ids=input_ids,
+        position_ids=torch.arange(end + 1),
+        cu_seqlens=torch.tensor([0, end + 1], dtype=torch.int32),
+        audio_index=torch.tensor(packed.audio),
+        speaker_vectors=torch.full((1, speaker_dim), speaker_dim**-0.5),
+        speaker_index=torch.tensor(packed.speakers),
+        target_index=torch.tensor([end - 1]),
+        target_ids=input_ids[-1:],
+        weight=0.0,
+        mode=Mode.MATCH,
+        keys=(),
+        audio_seconds=0.0,
+        dataset="",
+    )
+
+
+def _append(packed: _Packed, item: LoadedSample, tokenizer: PromptTokenizer, stride: int) -> None:
+    planned = item.planned
+    start = len(packed.ids)
+    layout = tokenizer.encode_prompt(prompt_pieces(planned.mode, planned.names))
+    _append_prompt(packed, layout, audio_positions(len(item.wave), stride))
+    target = tokenizer.encode_target(target_pieces(planned.mode, item.sample.segments, planned.target_names))
+    packed.targets += range(len(packed.ids), len(packed.ids) + len(target))
+    packed.ids += target
+    packed.starts.append(len(packed.ids))
+    actual = len(packed.ids) - start, len(target), len(item.vectors)
+    expected = planned.positions, planned.targets, len(planned.names)
+    if actual != expected:
+        raise PlanError(
+            f"sample {planned.key} ({planned.mode}): (positions, target tokens, registered speakers) are {actual}, "
+            f"planned were {expected}; the lengths beside the shards are of other data or another tokenizer, delete "
+            "the .lengths-*.parquet files and start again"
+        )
+
+
+def _append_prompt(packed: _Packed, layout: Sequence[int | AudioPiece | SpeakerPiece], audio: int) -> None:
+    for piece in layout:
+        if isinstance(piece, AudioPiece):
+            packed.audio += range(len(packed.ids), len(packed.ids) + audio)
+            packed.ids += [0] * audio
+        elif isinstance(piece, SpeakerPiece):
+            packed.speakers.append(len(packed.ids))
+            packed.ids.append(0)
+        else:
+            packed.ids.append(piece)
+
+
+def _pad(waves: Sequence[np.ndarray]) -> Tensor:
+    """(A, longest) with zeros on the right."""
+    out = torch.zeros(len(waves), max(len(w) for w in waves))
+    for row, wave in zip(out, waves, strict=True):
+        row[: len(wave)] = torch.from_numpy(wave)
+    return out

@@ -1,0 +1,284 @@
+"""Planned global steps → this rank's loaded micro-batches, read ahead by worker processes.
+
+Rank r of N takes micro-batches r, r + N, … of every step, ceil(M / N) of them; where there is none it gets an empty
+one. Only the main process plans; workers get planned micro-batches and give back tensors, in order. So the number of
+workers changes nothing but speed.
+
+A sample whose bytes fail their crc, cannot be decoded or hold a vector that is not finite is replaced by a *spare*: a
+short sample of the window's next micro-batch of the same mode that costs no more than the lost one (it is then seen
+twice in the epoch). Where no spare fits or is whole, the micro-batch goes on without it. Which one it is depends on
+plan and bytes alone. Every replacement is listed in the stats and in the state. Storage errors are never replaced.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+
+from pipeline.data.collate import Batch, LoadedSample, collate, empty_batch
+from pipeline.data.plan import GlobalStep, MicroBatch, Plan, PlannedSample
+from pipeline.data.workers import init_worker, owned
+from pipeline.prompts import PromptTokenizer
+from shards.audio import decode
+from shards.errors import AudioError, DataError, SpeakerError, SpeakerLMError, StorageError, TrainingError
+from shards.index import Dataset
+from shards.reader import read_sample
+from shards.sample import Sample
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """A sample that could not be used, and what took its place."""
+
+    dataset: str
+    key: str
+    reason: str
+    replacement: str | None  # key; None: nothing did
+
+
+@dataclass(frozen=True)
+class LoaderStats:
+    """Of one step on this rank."""
+
+    targets: int  # target tokens
+    positions: int  # LLM positions
+    audio_seconds: float
+    data_wait: float  # seconds that the loop waited for data
+    replaced: tuple[Fault, ...] = ()
+
+
+@dataclass(frozen=True)
+class StepBatches:
+    """This rank's share of a global step."""
+
+    step: int
+    micro_batches: list[Batch]
+    state: dict[str, Any] = field(repr=False)  # to go on after this step
+    stats: LoaderStats
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """What a worker gives back. An error travels as a value, so that it is raised as what it was."""
+
+    batch: Batch | None
+    faults: tuple[Fault, ...] = ()
+    outcomes: tuple[bool, ...] = ()  # of each sample that was read, in order: could it be used
+    error: SpeakerLMError | None = None
+
+    def pin_memory(self) -> _Loaded:
+        """Called by the DataLoader's thread."""
+        return self if self.batch is None else replace(self, batch=self.batch.pin_memory())
+
+
+class SampleReader:
+    """Reads planned samples and micro-batches. Safe to hand to another process."""
+
+    def __init__(self, datasets: Sequence[Dataset], tokenizer: PromptTokenizer, stride: int, speaker_dim: int) -> None:
+        self.datasets = tuple(datasets)
+        self.tokenizer = tokenizer
+        self.stride = stride
+        self.speaker_dim = speaker_dim
+
+    def load(self, planned: PlannedSample) -> LoadedSample:
+        """Read, check and decode one sample.
+
+        Raises:
+            ShardError, AudioError, SpeakerError: its bytes are not what was packed, or unusable.
+            StorageError: the storage failed.
+        """
+        sample = read_sample(self.datasets[planned.dataset], planned.shard, planned.row)
+        wave = decode(sample.audio)
+        if len(wave) != planned.num_samples:
+            raise AudioError(f"{planned.key}: {len(wave)} samples of audio, the index says {planned.num_samples}")
+        return LoadedSample(planned, sample, wave, self._vectors(planned, sample))
+
+    def __getitem__(self, planned: MicroBatch | None) -> _Loaded:
+        """A packed micro-batch; an empty one for None."""
+        try:
+            return self._load_batch(planned) if planned is not None else _Loaded(self._empty)
+        except SpeakerLMError as e:
+            return _Loaded(None, error=e)
+
+    @cached_property
+    def _empty(self) -> Batch:
+        return empty_batch(self.tokenizer, self.stride, self.speaker_dim)
+
+    def _load_batch(self, planned: MicroBatch) -> _Loaded:
+        name = self.datasets[planned.dataset].name
+        whole: list[LoadedSample] = []
+        faults: list[Fault] = []
+        outcomes: list[bool] = []
+        spares = list(planned.spares)
+        longest = max(p.frames for p in planned.samples)
+        for wanted in planned.samples:
+            fitting = [p for p in spares if p.positions <= wanted.positions and p.frames <= longest]
+            loaded, bad = self._first_whole([wanted, *fitting])
+            outcomes += [False] * len(bad) + [True] * (loaded is not None)
+            replacement = loaded.planned.key if loaded else None
+            faults += [Fault(name, key, reason, replacement) for key, reason in bad]
+            if loaded:
+                whole.append(loaded)
+                spares = [p for p in spares if p is not loaded.planned]
+        batch = collate(whole, self.tokenizer, self.stride, self.speaker_dim, name) if whole else self._empty
+        return _Loaded(batch, tuple(faults), tuple(outcomes))
+
+    def _first_whole(self, choice: Sequence[PlannedSample]) -> tuple[LoadedSample | None, list[tuple[str, str]]]:
+        """The first sample that can be used, and (key, reason) of those before it."""
+        bad: list[tuple[str, str]] = []
+        for planned in choice:
+            try:
+                return self.load(planned), bad
+            except StorageError:
+                raise
+            except DataError as e:
+                bad.append((planned.key, f"{type(e).__name__}: {e}"))
+        return None, bad
+
+    def _vectors(self, planned: PlannedSample, sample: Sample) -> np.ndarray:
+        """(registered, dim) float32, in prompt order."""
+        rows = [self._vector(source, planned, sample) for source in planned.sources]
+        vectors = np.stack(rows).astype(np.float32) if rows else np.zeros((0, self.speaker_dim), np.float32)
+        if vectors.shape[1] != self.speaker_dim:
+            raise SpeakerError(
+                f"{planned.key}: speaker vectors have {vectors.shape[1]} dimensions, the model takes {self.speaker_dim}"
+            )
+        if not np.isfinite(vectors).all():
+            raise SpeakerError(f"{planned.key}: a speaker vector is not finite")
+        return vectors
+
+    def _vector(self, source: tuple[Any, ...], planned: PlannedSample, sample: Sample) -> np.ndarray:
+        if source[0] == "clip" and sample.embeddings is not None:
+            return np.asarray(sample.embeddings[source[1]])
+        dataset = source[1] if source[0] == "bank" else planned.dataset
+        bank = self.datasets[dataset].speakers
+        if bank is None:
+            raise SpeakerError(f"{planned.key}: dataset {self.datasets[dataset].name} has no speaker vectors")
+        return np.asarray(bank.vectors[source[2] if source[0] == "bank" else bank.row(sample.speakers[source[1]])])
+
+
+class Loader:
+    """Iterate it for :class:`StepBatches`, from where the plan stands. One iteration per loader."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        reader: SampleReader,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+        workers: int = 0,
+        prefetch_steps: int = 2,
+        max_consecutive_replacements: int = 100,
+        pin_memory: bool = False,
+    ) -> None:
+        size = plan.settings.data.micro_batches_per_step
+        if world_size > size:
+            raise DataError(
+                f"{world_size} ranks share {size} micro-batches a step, some would never learn; raise "
+                "data.micro_batches_per_step or start fewer ranks"
+            )
+        self.plan = plan
+        self._reader = reader
+        self._rank, self._world_size = rank, world_size
+        self._rounds = -(-size // world_size)
+        self._workers = workers
+        self._ahead = max(1, -(-prefetch_steps * self._rounds // workers)) if workers else None
+        self._pin_memory = pin_memory
+        self._limit = max_consecutive_replacements
+        self._in_a_row = 0
+        self._replaced: list[dict[str, Any]] = []
+        self._pending: deque[GlobalStep] = deque()
+
+    def __iter__(self) -> Iterator[StepBatches]:
+        """Steps until the plan ends.
+
+        Raises:
+            DataError: too many samples in a row could not be used.
+            StorageError, PlanError: as they occur while reading and planning.
+            TrainingError: a worker process died.
+        """
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # the tokenizer's threads do not survive a fork
+        with closing(owned(lambda: iter(self._data_loader()))) as loaded:
+            while True:
+                started = time.perf_counter()
+                results = [r for _ in range(self._rounds) if (r := self._next(loaded)) is not None]
+                if not results:
+                    return
+                yield self._step(results, time.perf_counter() - started)
+
+    def _data_loader(self) -> DataLoader[Any]:
+        return DataLoader(
+            self._reader,  # type: ignore[arg-type]
+            batch_size=None,
+            sampler=self._planned(),
+            num_workers=self._workers,
+            prefetch_factor=self._ahead,
+            collate_fn=_identity,
+            worker_init_fn=init_worker,
+            generator=torch.Generator(),  # else it draws from torch's global one
+            pin_memory=self._pin_memory,
+        )
+
+    def _planned(self) -> Iterator[MicroBatch | None]:
+        """This rank's micro-batches in order; runs ahead of what is yielded."""
+        for step in self.plan:
+            self._pending.append(step)
+            for place in range(self._rank, self._rounds * self._world_size, self._world_size):
+                yield step.micro_batches[place] if place < len(step.micro_batches) else None
+
+    def _next(self, loaded: Iterator[_Loaded]) -> _Loaded | None:
+        try:
+            result = next(loaded, None)
+        except RuntimeError as e:
+            if "DataLoader worker" not in str(e):
+                raise
+            raise TrainingError(
+                f"{str(e).rstrip('. ')}. If the machine ran out of memory, lower data.workers or data.prefetch_steps"
+            ) from e
+        if result is not None and result.error is not None:
+            raise result.error
+        return result
+
+    def _step(self, results: Sequence[_Loaded], waited: float) -> StepBatches:
+        step = self._pending.popleft()
+        for result in results:
+            self._count(result)
+        batches = [r.batch for r in results if r.batch is not None]
+        faults = tuple(f for r in results for f in r.faults)
+        self._replaced += [{"step": step.step, "dataset": f.dataset, "key": f.key, "reason": f.reason} for f in faults]
+        stats = LoaderStats(
+            targets=sum(b.num_targets for b in batches),
+            positions=sum(b.num_positions for b in batches),
+            audio_seconds=sum(b.audio_seconds for b in batches),
+            data_wait=waited,
+            replaced=faults,
+        )
+        state = {**step.state, "replaced": [*step.state["replaced"], *self._replaced]}
+        return StepBatches(step.step, batches, state, stats)
+
+    def _count(self, result: _Loaded) -> None:
+        """Stop where too many samples in a row were bad."""
+        for whole in result.outcomes:
+            self._in_a_row = 0 if whole else self._in_a_row + 1
+            if self._in_a_row > self._limit:
+                last = result.faults[-1]
+                raise DataError(
+                    f"dataset {last.dataset}: {self._in_a_row} samples in a row cannot be used, more than "
+                    f"data.max_consecutive_replacements {self._limit}; the last was {last.key}: {last.reason}. "
+                    "Check the dataset with speakerlm-shards verify"
+                )
+
+
+def _identity(loaded: Any) -> Any:
+    return loaded

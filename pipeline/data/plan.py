@@ -1,0 +1,378 @@
+"""The plan: which samples, in which mode, in which micro-batch of which global step.
+
+A pure function of (index, lengths, recipe, seed). Per dataset and epoch:
+
+1. The shards are permuted and taken in windows of ``window_shards``.
+2. Every sample of a window draws its mode, its registered speakers and their names, keyed by (seed, epoch, key).
+3. The samples of one mode are packed into micro-batches by two budgets (packing.py); the window's micro-batches are
+   shuffled. What could not fill one is carried into the next window; the last window of an epoch empties everything.
+
+Datasets are interleaved per micro-batch in proportion to their weights, and every M micro-batches make a global step.
+Nothing here knows of ranks or workers: rank r of N takes micro-batches r, r + N, …
+
+Cost: memory and time of a window. Its state names the window, the place in it and the carried samples, so resuming
+plans one window again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from pipeline.config import DataConfig, DatasetConfig
+from pipeline.data.keyed import keyed_rng, keyed_seed, keyed_uniform
+from pipeline.data.packing import pack
+from pipeline.data.registration import VectorSource, draw_mode, draw_registration
+from pipeline.data.rows import Row, Selection, Source, read_exclude_list
+from pipeline.lengths import TokenCounter, audio_positions, encoder_frames
+from pipeline.prompts import Mode
+from shards.errors import PlanError
+
+STATE_VERSION = 1
+SPARES = 3
+_GOLDEN = 0.6180339887498949  # its multiples modulo 1 are the most even sequence: shares are kept within any stretch
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedSample:
+    """A sample, all that was drawn for it, and what it will cost."""
+
+    dataset: int  # number of the dataset in the plan
+    shard: int
+    row: int
+    key: str
+    epoch: int
+    mode: Mode
+    names: tuple[str, ...]  # registered, in prompt order
+    sources: tuple[VectorSource, ...]  # where their vectors are
+    target_names: dict[str, str]  # speaker id of the clip → registered name
+    positions: int  # LLM positions, prompt and target
+    frames: int  # encoder frames
+    targets: int  # target tokens
+    num_samples: int  # audio at 16 kHz
+    seed: int  # of augmentation
+
+
+@dataclass(frozen=True, slots=True)
+class MicroBatch:
+    """Samples of one dataset and one mode, and which ones may stand in for a sample whose bytes are bad."""
+
+    dataset: int
+    mode: Mode
+    samples: tuple[PlannedSample, ...]
+    spares: tuple[PlannedSample, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class GlobalStep:
+    """What all ranks together learn from before one update."""
+
+    step: int  # counted from 1
+    micro_batches: tuple[MicroBatch | None, ...]  # always M; None only where a finite plan has ended
+    state: dict[str, Any] = field(repr=False)  # to go on after this step
+
+
+@dataclass(frozen=True)
+class PlanSettings:
+    """What shapes a plan besides the data. Everything here is checked on resume."""
+
+    seed: int
+    registration: bool  # False: a bare transcript is the target
+    stride: int  # of the audio projector
+    tokenizer: str  # hash
+    data: DataConfig
+    epochs: int | None = None  # None: without end
+    modes: tuple[Mode, ...] | None = None  # every sample once in each of these; None: one drawn mode
+    n_ov: int | None = None  # distractors in Over; None: drawn
+
+
+class Stream:
+    """The micro-batches of one dataset, epoch after epoch."""
+
+    def __init__(
+        self, number: int, source: Source, share: DatasetConfig, settings: PlanSettings, counter: TokenCounter
+    ) -> None:
+        exclude = read_exclude_list(share.exclude) if share.exclude else frozenset()
+        self.number = number
+        self.source = source
+        self.weight = share.weight
+        self.selection = Selection(source, settings.seed, share.hours, exclude)
+        self._banned = self.selection.banned()
+        self.epoch = self.window = self.position = 0
+        self.carried: tuple[PlannedSample, ...] = ()
+        self._settings = settings
+        self._counter = counter
+        self._ready: tuple[list[MicroBatch], tuple[PlannedSample, ...]] | None = None
+        self._order: tuple[int, list[int]] | None = None
+        self._empty_epoch = True  # so far, since its first window
+
+    @property
+    def done(self) -> bool:
+        """True after the last epoch of a finite plan."""
+        return self._settings.epochs is not None and self.epoch >= self._settings.epochs
+
+    def next(self) -> MicroBatch | None:
+        """The next micro-batch; None when done."""
+        while not self.done:
+            ready, carried = self._ready = self._ready or self._plan_window()
+            batch = ready[self.position] if self.position < len(ready) else None  # None: all of the window is carried
+            self._empty_epoch &= batch is None
+            self.position += 1
+            if self.position >= len(ready):
+                self._advance(carried)
+            if batch is not None:
+                return batch
+        return None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the stream stands, as JSON."""
+        carried = [[p.shard, p.row, p.key, str(p.mode)] for p in self.carried]
+        return {"epoch": self.epoch, "window": self.window, "position": self.position, "carried": carried}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go to where a stream stood. The window is planned again when the next micro-batch is asked for."""
+        self.epoch, self.window, self.position = state["epoch"], state["window"], state["position"]
+        self._ready, self._empty_epoch = None, False
+        rows = {shard: self.source.rows(shard) for shard in sorted({c[0] for c in state["carried"]})}
+        for shard, row, key, _ in state["carried"]:
+            if row >= len(rows[shard]) or rows[shard][row].key != key:
+                raise PlanError(
+                    f"{self.source.name}: the state carries {key!r}, which is not row {row} of shard {shard}"
+                )
+        self.carried = tuple(self._planned(rows[shard][row], Mode(mode)) for shard, row, _, mode in state["carried"])
+
+    def _advance(self, carried: tuple[PlannedSample, ...]) -> None:
+        """To the next window, or the next epoch."""
+        self._ready, self.position, self.carried = None, 0, carried
+        self.window += 1
+        if self.window >= self._windows:
+            if self._empty_epoch:
+                raise PlanError(f"dataset {self.source.name} has no sample, or none outside its exclude list and hours")
+            self.epoch, self.window, self._empty_epoch = self.epoch + 1, 0, True
+
+    @property
+    def _windows(self) -> int:
+        return max(1, -(-len(self.selection.shards) // self._settings.data.window_shards))
+
+    def _window_shards(self) -> list[int]:
+        if self._order is None or self._order[0] != self.epoch:
+            order = keyed_rng(self._settings.seed, "shards", self.source.name, self.epoch)
+            self._order = self.epoch, order.permutation(self.selection.shards).tolist()
+        size = self._settings.data.window_shards
+        return self._order[1][self.window * size : (self.window + 1) * size]
+
+    def _plan_window(self) -> tuple[list[MicroBatch], tuple[PlannedSample, ...]]:
+        """Micro-batches of this window in their order, and the samples to carry into the next."""
+        pool = list(self.carried)
+        for shard in self._window_shards():
+            for row in self.selection.rows(shard):
+                pool += [self._planned(row, mode) for mode in self._modes(row)]
+        rng = keyed_rng(self._settings.seed, "window", self.source.name, self.epoch, self.window)
+        packed: list[list[PlannedSample]] = []
+        carried: list[PlannedSample] = []
+        last = self.window + 1 >= self._windows
+        for mode in Mode:
+            of_mode = [p for p in pool if p.mode is mode]
+            full, rest = pack(of_mode, self._settings.data.max_positions, self._settings.data.max_frames, rng)
+            packed += full + (rest if last else [])
+            carried += [] if last else [p for samples in rest for p in samples]
+        order = rng.permutation(len(packed)).tolist()
+        return self._with_spares([packed[i] for i in order]), tuple(carried)
+
+    def _with_spares(self, packed: list[list[PlannedSample]]) -> list[MicroBatch]:
+        """Spares are the shortest samples of the window's next micro-batch of the same mode (of itself, if alone)."""
+        batches: list[MicroBatch] = []
+        following: dict[Mode, list[PlannedSample]] = {}
+        for samples in [*reversed(packed), *reversed(packed)]:  # twice round, so that the last is followed by the first
+            mode = samples[0].mode
+            spares = sorted(following.get(mode, []), key=lambda p: (p.positions, p.key))[:SPARES]
+            batches.append(MicroBatch(self.number, mode, tuple(samples), tuple(spares)))
+            following[mode] = samples
+        return batches[len(packed) :][::-1]
+
+    def _modes(self, row: Row) -> tuple[Mode, ...]:
+        if self._settings.modes is not None:
+            return self._settings.modes
+        return (draw_mode(*self._key(row)),) if self._settings.registration else (Mode.ASR,)
+
+    def _key(self, row: Row) -> tuple[object, ...]:
+        return self._settings.seed, self.epoch, self.source.name, row.key
+
+    def _planned(self, row: Row, mode: Mode) -> PlannedSample:
+        """Draw what a sample is given in this epoch, and count what it costs.
+
+        Raises:
+            PlanError: it does not fit a micro-batch of its own, or has no audio to speak of.
+        """
+        s = self._settings
+        drawn = draw_registration(
+            row, mode, s.data.registration, self.source.bank, self.number, self._key(row), s.n_ov, self._banned
+        )
+        frames = encoder_frames(row.num_samples)
+        targets = self._counter.target(drawn.mode, row, drawn.target_names)
+        prompt = self._counter.prompt(drawn.mode, drawn.names, audio_positions(row.num_samples, s.stride))
+        self._check(row, drawn.mode, len(drawn.names), prompt + targets, frames)
+        return PlannedSample(
+            dataset=self.number,
+            shard=row.shard,
+            row=row.row,
+            key=row.key,
+            epoch=self.epoch,
+            mode=drawn.mode,
+            names=drawn.names,
+            sources=drawn.sources,
+            target_names=drawn.target_names,
+            positions=prompt + targets,
+            frames=frames,
+            targets=targets,
+            num_samples=row.num_samples,
+            seed=keyed_seed(*self._key(row), "augmentation"),
+        )
+
+    def _check(self, row: Row, mode: Mode, registered: int, positions: int, frames: int) -> None:
+        data = self._settings.data
+        where = f"{self.source.name}: sample {row.key} ({row.seconds:.1f} s, mode {mode}, {registered} registered)"
+        if frames == 0:
+            raise PlanError(f"{where} is shorter than one 25 ms frame; pack the data without it or exclude its key")
+        if positions > data.max_positions or frames > data.max_frames:
+            raise PlanError(
+                f"{where} needs {positions} positions and {frames} encoder frames; a micro-batch has "
+                f"data.max_positions {data.max_positions} and data.max_frames {data.max_frames}. Raise the budget, "
+                "register fewer distractors (data.registration.max_distractors) or exclude the key"
+            )
+
+
+class Plan:
+    """Global steps over one or more datasets. Iterate it; each step carries the state to go on after it."""
+
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        shares: Sequence[DatasetConfig],
+        settings: PlanSettings,
+        counter: TokenCounter,
+    ) -> None:
+        """Args: ``shares`` are the datasets' entries in the recipe, in the order of ``sources``."""
+        self.sources = tuple(sources)
+        self.settings = settings
+        self.streams = [
+            Stream(i, source, share, settings, counter)
+            for i, (source, share) in enumerate(zip(sources, shares, strict=True))
+        ]
+        self.step = 0
+        self.replaced: list[dict[str, Any]] = []  # samples whose bytes were bad, as far as this plan was told
+        self._identity = _identity(sources, self.streams, shares, settings)
+        self._offset = keyed_uniform(settings.seed, "mixture")
+
+    def __iter__(self) -> Iterator[GlobalStep]:
+        """From where the plan stands; ends only where ``epochs`` is set."""
+        size = self.settings.data.micro_batches_per_step
+        while True:
+            batches = [self._next(self.step * size + m) for m in range(size)]
+            if all(b is None for b in batches):
+                return
+            self.step += 1
+            yield GlobalStep(self.step, tuple(batches), self.state_dict())
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the plan stands and what it was made of, as JSON. Knows nothing of ranks or workers."""
+        return {
+            "version": STATE_VERSION,
+            **self._identity,
+            "step": self.step,
+            "streams": [s.state_dict() for s in self.streams],
+            "replaced": self.replaced,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Stand where another plan stood.
+
+        Raises:
+            PlanError: that plan was made of other data, another recipe or another seed; says which.
+        """
+        if state.get("version") != STATE_VERSION:
+            raise PlanError(f"the data state has version {state.get('version')}, this code reads {STATE_VERSION}")
+        changed = list(_differences(state, self._identity))
+        if changed:
+            raise PlanError(
+                "the data position cannot be resumed, because the plan is another one: " + "; ".join(changed) + ". "
+                "Restore what changed, or start a new run from the weights of this one"
+            )
+        self.step, self.replaced = state["step"], list(state["replaced"])
+        for stream, saved in zip(self.streams, state["streams"], strict=True):
+            stream.load_state_dict(saved)
+
+    def _next(self, counter: int) -> MicroBatch | None:
+        """Micro-batch number ``counter`` of the run: of the dataset whose share of [0, 1) the counter falls into."""
+        live = [s for s in self.streams if not s.done]
+        while live:
+            place = (self._offset + counter * _GOLDEN) % 1.0 * sum(s.weight for s in live)
+            for stream in live:
+                place -= stream.weight
+                if place < 0:
+                    break
+            batch = stream.next()
+            if batch is not None:
+                return batch
+            live = [s for s in live if not s.done]
+        return None
+
+
+def _identity(
+    sources: Sequence[Source], streams: Sequence[Stream], shares: Sequence[DatasetConfig], settings: PlanSettings
+) -> dict[str, Any]:
+    """What must be the same for a state to mean the same, each under the name that an error tells."""
+    data = settings.data
+    recipe = {
+        "data.micro_batches_per_step": data.micro_batches_per_step,
+        "data.max_positions": data.max_positions,
+        "data.max_frames": data.max_frames,
+        "data.window_shards": data.window_shards,
+        "data.registration": asdict(data.registration),
+        "registration of the stage": settings.registration,
+        "model.projector.stride": settings.stride,
+        "tokenizer or chat template": settings.tokenizer,
+        "epochs": settings.epochs,
+        "modes": [str(m) for m in settings.modes] if settings.modes else None,
+        "distractors": settings.n_ov,
+    }
+    datasets = [
+        {
+            "name": source.name,
+            "fingerprint": source.fingerprint,
+            "weight": share.weight,
+            "hours": share.hours,
+            "exclude": _hash(sorted(stream.selection.exclude)),
+        }
+        for source, stream, share in zip(sources, streams, shares, strict=True)
+    ]
+    return {"seed": settings.seed, "recipe": recipe, "datasets": datasets}
+
+
+def _hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _differences(old: dict[str, Any], new: dict[str, Any]) -> Iterator[str]:
+    """Each change between two identities, in words."""
+    if old["seed"] != new["seed"]:
+        yield f"seed was {old['seed']}, is {new['seed']}"
+    for name in sorted(old["recipe"].keys() | new["recipe"].keys()):
+        before, after = old["recipe"].get(name), new["recipe"].get(name)
+        if before != after:
+            yield f"{name} was {before}, is {after}"
+    if [d["name"] for d in old["datasets"]] != [d["name"] for d in new["datasets"]]:
+        yield f"datasets were {[d['name'] for d in old['datasets']]}, are {[d['name'] for d in new['datasets']]}"
+        return
+    for before, after in zip(old["datasets"], new["datasets"], strict=True):
+        for name, what in (
+            ("fingerprint", "its shards"),
+            ("weight", "weight"),
+            ("hours", "hours"),
+            ("exclude", "exclude list"),
+        ):
+            if before[name] != after[name]:
+                yield f"dataset {before['name']}: {what} changed ({before[name]} → {after[name]})"

@@ -1,0 +1,37 @@
+"""Single modules of funasr, without the 5 CPU seconds that ``import funasr`` costs every process.
+
+``funasr/__init__.py`` imports every model that funasr has. Of it we need one encoder and one speaker network, and
+ranks, packers and decoders all start many processes. So the package is put in place without running its ``__init__``
+while the module is imported, and taken away again: a later ``import funasr`` by anyone runs it as usual and finds the
+modules already loaded.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from types import ModuleType
+
+from shards.errors import ConfigError
+
+
+def funasr_module(name: str) -> ModuleType:
+    """Import ``funasr.…`` by its full dotted name.
+
+    Raises:
+        ConfigError: funasr is not installed, or has no such module.
+    """
+    try:
+        if "funasr" in sys.modules:
+            return importlib.import_module(name)
+        spec = importlib.util.find_spec("funasr")
+        if spec is None:
+            raise ImportError("funasr is not installed")
+        sys.modules["funasr"] = importlib.util.module_from_spec(spec)
+        try:
+            return importlib.import_module(name)
+        finally:
+            del sys.modules["funasr"]
+    except ImportError as e:
+        raise ConfigError(f"cannot import {name}: {e}; install the project with its pinned dependencies") from e

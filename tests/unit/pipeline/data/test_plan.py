@@ -1,0 +1,236 @@
+"""The plan: every sample once, full micro-batches of one mode, exact resume."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.config import DatasetConfig, RegistrationConfig
+from pipeline.data.plan import PlanSettings
+from pipeline.prompts import Mode
+from shards.errors import PlanError
+from tests.support.planning import make_data, make_plan, make_source, samples_of
+
+shapes = st.fixed_dictionaries(
+    {
+        "micro_batches_per_step": st.integers(1, 7),
+        "max_positions": st.integers(700, 3000),
+        "max_frames": st.integers(140, 2000),
+        "window_shards": st.integers(1, 9),
+    }
+)
+
+
+@settings(deadline=None, max_examples=40)
+@given(shape=shapes, samples=st.integers(1, 90), per_shard=st.integers(1, 30), seed=st.integers(0, 9))
+def test_every_sample_once_an_epoch_within_both_budgets(shape: dict, samples: int, per_shard: int, seed: int) -> None:
+    data = make_data(**shape)
+    steps = list(make_plan(make_source(samples, per_shard), data=data, epochs=2, seed=seed))
+    planned = samples_of(steps)
+    for epoch in (0, 1):
+        assert sorted(p.key for p in planned if p.epoch == epoch) == [f"made-{i:04d}" for i in range(samples)]
+    for batch in (b for s in steps for b in s.micro_batches if b is not None):
+        assert sum(p.positions for p in batch.samples) <= data.max_positions
+        assert len(batch.samples) * max(p.frames for p in batch.samples) <= data.max_frames
+        assert {p.mode for p in batch.samples} == {batch.mode}
+    assert [s.step for s in steps] == list(range(1, len(steps) + 1))
+    assert all(len(s.micro_batches) == data.micro_batches_per_step for s in steps)
+    assert all(None not in s.micro_batches for s in steps[:-1])
+
+
+@settings(deadline=None, max_examples=15)
+@given(shape=shapes, samples=st.integers(5, 60), per_shard=st.integers(3, 20), seed=st.integers(0, 9))
+def test_restoring_after_any_step_goes_on_as_if_uninterrupted(
+    shape: dict, samples: int, per_shard: int, seed: int
+) -> None:
+    def fresh() -> object:
+        data = make_data(**shape)
+        sources = make_source(samples, per_shard, "one"), make_source(7, 3, "two", seed=5)
+        return make_plan(*sources, data=data, epochs=None, seed=seed)
+
+    whole = list(itertools.islice(fresh(), 14))
+    for stop in range(len(whole)):
+        plan = fresh()
+        if stop:
+            plan.load_state_dict(json.loads(json.dumps(whole[stop - 1].state)))
+        rest = list(itertools.islice(plan, 3))
+        assert rest == whole[stop : stop + 3] or (len(whole) - stop < 3 and rest[: len(whole) - stop] == whole[stop:])
+
+
+def test_resuming_plans_one_window_again() -> None:
+    data = make_data(window_shards=2, max_positions=2000)
+    steps = list(make_plan(make_source(400), data=data))
+    source = make_source(400)
+    plan = make_plan(source, data=data)
+    plan.load_state_dict(steps[len(steps) // 2].state)
+    next(iter(plan))
+    carried = {c[0] for c in steps[len(steps) // 2].state["streams"][0]["carried"]}
+    assert len(source.asked) <= 2 * data.window_shards + len(carried)
+
+
+def test_modes_are_a_third_of_samples_each_and_change_with_the_epoch() -> None:
+    samples = 3000
+    planned = samples_of(list(make_plan(make_source(samples, 100), epochs=2)))
+    drawn = {(p.key, p.epoch): p.mode for p in planned}
+    counts = Counter(drawn.values())
+    sigma = (2 * samples * (1 / 3) * (2 / 3)) ** 0.5
+    for mode in (Mode.NO, Mode.MATCH, Mode.OVER):
+        assert abs(counts[mode] - 2 * samples / 3) < 3 * sigma
+    both = sum(drawn[f"made-{i:04d}", 0] is drawn[f"made-{i:04d}", 1] for i in range(samples))
+    assert abs(both - samples / 3) < 3 * sigma
+
+
+def test_over_draws_up_to_the_maximum_and_registers_the_clip_with_people_who_are_not_in_it() -> None:
+    source = make_source(600, speakers=30)
+    ids = source.bank.ids
+    rows = {r.key: r for shard in source.shards for r in shard}
+    data = make_data(registration=RegistrationConfig(max_distractors=6))
+    extra = Counter()
+    for p in samples_of(list(make_plan(source, data=data))):
+        speakers = rows[p.key].speakers
+        bank = [s for s in p.sources if s[0] == "bank"]
+        assert len(set(p.names)) == len(p.names) == len(p.sources)
+        assert not {ids[s[2]] for s in bank} & set(speakers)
+        if p.mode is Mode.NO:
+            assert p.sources == ()
+            continue
+        assert {s[1] for s in p.sources if s[0] == "clip"} == set(range(len(speakers)))
+        named = {speakers[s[1]]: n for s, n in zip(p.sources, p.names, strict=True) if s[0] == "clip"}
+        assert named == p.target_names
+        extra[p.mode, len(bank)] += 1
+    assert {n for m, n in extra if m is Mode.MATCH} == {0}
+    assert {n for m, n in extra if m is Mode.OVER} == {1, 2, 3, 4, 5, 6}
+
+
+def test_registered_speakers_come_in_random_order_under_names_drawn_anew() -> None:
+    source = make_source(400)
+    planned = [p for p in samples_of(list(make_plan(source, epochs=2))) if p.mode is Mode.MATCH and len(p.names) == 3]
+    orders = Counter(p.sources for p in planned)
+    assert len(orders) == 6
+    assert max(orders.values()) < 2 * min(orders.values()) + 12
+    assert len({n for p in planned for n in p.names}) > 150
+
+
+def test_a_bank_of_the_clip_alone_registers_the_clip_alone() -> None:
+    planned = samples_of(list(make_plan(make_source(60, speakers=1))))
+    assert {len(p.names) for p in planned if p.mode is Mode.OVER} == {1}
+
+
+def test_a_stage_without_registration_plans_bare_transcripts() -> None:
+    planned = samples_of(list(make_plan(make_source(30), registration=False)))
+    assert {p.mode for p in planned} == {Mode.ASR}
+    assert {p.names for p in planned} == {()}
+
+
+def test_validation_plans_each_sample_once_in_each_mode() -> None:
+    modes = (Mode.NO, Mode.MATCH, Mode.OVER)
+    steps = list(make_plan(make_source(37), modes=modes))
+    assert Counter(p.mode for p in samples_of(steps)) == dict.fromkeys(modes, 37)
+    assert [s.micro_batches for s in steps] == [s.micro_batches for s in make_plan(make_source(37), modes=modes)]
+
+
+def test_an_epoch_has_its_own_order_and_a_seed_its_own_draws() -> None:
+    first, second = (
+        [p.key for p in samples_of(list(make_plan(make_source(80), epochs=2))) if p.epoch == e] for e in (0, 1)
+    )
+    other = [p.key for p in samples_of(list(make_plan(make_source(80), seed=2)))]
+    assert first != second
+    assert first != other
+
+
+@pytest.mark.parametrize(("weights", "share"), [((1.0, 1.0), 0.5), ((3.0, 1.0), 0.75)])
+def test_datasets_are_mixed_by_weight_in_every_stretch(weights: tuple[float, float], share: float) -> None:
+    sources = make_source(300, name="one"), make_source(300, name="two")
+    shares = [DatasetConfig(path=s.name, weight=w) for s, w in zip(sources, weights, strict=True)]
+    steps = list(itertools.islice(make_plan(*sources, shares=shares, epochs=None), 50))
+    drawn = np.array([b.dataset for s in steps for b in s.micro_batches])
+    for start in range(0, 200, 40):
+        assert abs((drawn[start : start + 40] == 0).mean() - share) <= 0.06
+
+
+def test_a_dataset_that_ends_leaves_its_place_to_the_others() -> None:
+    sources = make_source(10, name="short"), make_source(200, name="long")
+    planned = samples_of(list(make_plan(*sources)))
+    assert Counter(p.dataset for p in planned) == {0: 10, 1: 200}
+
+
+@pytest.mark.parametrize(("budget", "says"), [("max_positions", "positions"), ("max_frames", "frames")])
+def test_a_sample_over_the_budget_is_named(budget: str, says: str) -> None:
+    source = make_source(30)
+    source.shards[1][3] = replace(source.shards[1][3], key="too-long", num_samples=60 * 16_000, text_tokens=900)
+    roomy = {"max_positions": 100_000, "max_frames": 100_000} | {budget: 800}
+    with pytest.raises(PlanError, match=f"too-long.*{says}"):
+        list(make_plan(source, data=make_data(**roomy)))
+
+
+def test_audio_without_a_single_frame_is_named() -> None:
+    source = make_source(5)
+    source.shards[0][2] = replace(source.shards[0][2], key="click", num_samples=399)
+    with pytest.raises(PlanError, match="click"):
+        list(make_plan(source))
+
+
+def test_a_dataset_emptied_by_its_exclude_list_is_an_error(tmp_path) -> None:
+    exclude = tmp_path / "exclude.txt"
+    exclude.write_text("\n".join(f"made-{i:04d}" for i in range(5)))
+    with pytest.raises(PlanError, match="no sample"):
+        list(make_plan(make_source(5), shares=[DatasetConfig(path="made", exclude=str(exclude))]))
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"seed": 2}, "seed was 1, is 2"),
+        ({"data": {"max_positions": 901}}, "data.max_positions was 900, is 901"),
+        ({"data": {"micro_batches_per_step": 8}}, "micro_batches_per_step"),
+        ({"data": {"registration": RegistrationConfig(max_distractors=4)}}, "data.registration"),
+        ({"registration": False}, "registration of the stage"),
+        ({"fingerprint": "repacked"}, "made: its shards changed"),
+        ({"share": {"weight": 2.0}}, "weight"),
+        ({"share": {"hours": 0.01}}, "hours"),
+    ],
+)
+def test_a_state_of_another_plan_is_refused_with_what_changed(change: dict, says: str) -> None:
+    state = next(iter(make_plan(make_source(40)))).state
+    source = make_source(40)
+    source.fingerprint = change.get("fingerprint", source.fingerprint)
+    plan = make_plan(
+        source,
+        shares=[DatasetConfig(path="made", **change.get("share", {}))],
+        data=make_data(**change.get("data", {})),
+        seed=change.get("seed", 1),
+        registration=change.get("registration", True),
+    )
+    with pytest.raises(PlanError, match=says):
+        plan.load_state_dict(state)
+
+
+def test_settings_of_speed_alone_may_change_on_resume() -> None:
+    state = next(iter(make_plan(make_source(40)))).state
+    plan = make_plan(make_source(40), data=make_data(workers=7, prefetch_steps=9))
+    plan.load_state_dict(state)
+    assert plan.step == 1
+
+
+def test_spares_are_of_the_same_mode_and_from_another_micro_batch_where_there_is_one() -> None:
+    batches = [b for s in make_plan(make_source(200), epochs=1) for b in s.micro_batches if b]
+    for batch in batches:
+        assert {p.mode for p in batch.spares} == {batch.mode}
+    apart = [not {p.key for p in b.spares} & {p.key for p in b.samples} for b in batches]
+    assert np.mean(apart) > 0.8
+
+
+def test_identity_covers_every_setting_that_shapes_a_plan() -> None:
+    """A new setting must be compared on resume, or named here as one that shapes nothing."""
+    speed = {"train", "validation", "workers", "prefetch_steps", "max_consecutive_replacements"}
+    known = make_plan(make_source(5)).state_dict()["recipe"]
+    fields = {f"data.{n}" for n in vars(make_data()) if n not in speed}
+    assert fields <= known.keys()
+    assert len(known) == len(fields) + len(vars(PlanSettings(1, True, 2, "", make_data()))) - 2

@@ -1,0 +1,190 @@
+"""One session looked at closely: alignment per speaker, who was taken for whom, and when.
+
+Nothing here changes a score; it shows where the errors of :mod:`pipeline.evaluation.metrics` are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pipeline.evaluation.edits import Edits, Kind, align
+from pipeline.evaluation.metrics import Pair, SessionScore, Tokens, score_session, streams
+from pipeline.evaluation.normalize import Profile
+from pipeline.evaluation.records import Segment, Session
+
+NOBODY = "(nobody)"
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Neighbouring steps of an alignment of one kind; the tokens joined for reading."""
+
+    kind: Kind
+    reference: str
+    hypothesis: str
+
+
+@dataclass(frozen=True, slots=True)
+class PairAlignment:
+    """A reference speaker's stream against the hypothesis stream that it was compared with."""
+
+    reference: str
+    hypothesis: str
+    spans: tuple[Span, ...]
+    errors: int
+    tokens: int  # of the reference
+
+
+@dataclass(frozen=True, slots=True)
+class Confusion:
+    """``counts[i][j]``: reference tokens of speaker i that lie on hypothesis speaker j in the one-stream alignment.
+
+    The last column is what lies on nothing (deletions), the last row what has no reference (insertions).
+    """
+
+    rows: tuple[str, ...]
+    columns: tuple[str, ...]
+    counts: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """A turn on a timeline, in seconds."""
+
+    speaker: str
+    start: float
+    end: float
+    text: str
+
+
+@dataclass(frozen=True)
+class Detail:
+    """Everything the report shows of a session."""
+
+    score: SessionScore
+    mode: str
+    pairs: tuple[PairAlignment, ...]
+    confusion: Confusion | None
+    reference_bars: tuple[Bar, ...]
+    hypothesis_bars: tuple[Bar, ...]
+    estimated: bool  # whether the hypothesis's times come from the alignment
+    reference: tuple[Segment, ...]
+    hypothesis: tuple[Segment, ...]
+    audio: str | None = None  # data: URI or relative path
+
+    @property
+    def worst(self) -> Edits:
+        """The figure by which sessions are sorted: saCER, else cpCER, else CER."""
+        return self.score.sacer or self.score.cpcer or self.score.cer
+
+
+def detail(session: Session, profile: Profile, mode: str, by_name: bool, audio: str | None = None) -> Detail:
+    """Look at one session in the way that it was scored."""
+    score = score_session(session, profile, mode != "asr", by_name)
+    split = Tokens(profile)
+    reference, hypothesis = split.segments(session.reference), split.segments(session.hypothesis)
+    ref, hyp = streams(reference), streams(hypothesis)
+    pairs: Sequence[Pair]
+    if score.cpcer is None:
+        ref = {None: [t for _, ts in reference for t in ts]}
+        hyp = {None: [t for _, ts in hypothesis for t in ts]}
+        pairs = [(None, None)]
+    elif by_name:
+        pairs = [(n if n in ref else None, n if n in hyp else None) for n in dict.fromkeys([*ref, *hyp])]
+    else:
+        loose: list[Pair] = [(None, None)] if ref.get(None) or hyp.get(None) else []
+        pairs = [*score.assignment, *loose]
+    return Detail(
+        score=score,
+        mode=mode,
+        pairs=tuple(_pair(ref, hyp, r, h, profile) for r, h in pairs),
+        confusion=_confusion(reference, hypothesis) if score.cpcer is not None else None,
+        reference_bars=tuple(_bars(s for s, _ in reference)),
+        hypothesis_bars=tuple(_bars(_timed(reference, hypothesis))),
+        estimated=not all(s.timed for s, _ in hypothesis),
+        reference=tuple(s for s, _ in reference),
+        hypothesis=tuple(s for s, _ in hypothesis),
+        audio=audio,
+    )
+
+
+def spans(reference: Sequence[str], hypothesis: Sequence[str], joint: str = "") -> tuple[Span, ...]:
+    """The alignment of two token sequences, neighbours of one kind joined."""
+    out: list[Span] = []
+    run: list[tuple[Kind, int | None, int | None]] = []
+    for step in [*align(reference, hypothesis), None]:
+        if run and (step is None or step[0] != run[0][0]):
+            ref = joint.join(reference[i] for _, i, _ in run if i is not None)
+            hyp = joint.join(hypothesis[j] for _, _, j in run if j is not None)
+            out.append(Span(run[0][0], ref, hyp))
+            run = []
+        if step is not None:
+            run.append(step)
+    return tuple(out)
+
+
+def _pair(
+    ref: dict[str | None, list[str]], hyp: dict[str | None, list[str]], r: str | None, h: str | None, profile: Profile
+) -> PairAlignment:
+    single = (r, h) == (None, None)
+    a = ref.get(r, []) if r is not None or single else []
+    b = hyp.get(h, []) if h is not None or single else []
+    found = spans(a, b, "" if profile.token == "character" else " ")
+    errors = sum(kind != "correct" for kind, _, _ in align(a, b))
+    return PairAlignment(r if r is not None else NOBODY, h if h is not None else NOBODY, found, errors, len(a))
+
+
+Tokenised = Sequence[tuple[Segment, list[str]]]
+
+
+def _owners(segments: Tokenised) -> tuple[list[str], list[int]]:
+    """All tokens in order, and for each the number of its segment."""
+    tokens, owner = [], []
+    for i, (_, ts) in enumerate(segments):
+        tokens += ts
+        owner += [i] * len(ts)
+    return tokens, owner
+
+
+def _confusion(reference: Tokenised, hypothesis: Tokenised) -> Confusion:
+    (a, a_owner), (b, b_owner) = _owners(reference), _owners(hypothesis)
+    rows = [*dict.fromkeys(s.speaker or NOBODY for s, _ in reference), "extra"]
+    columns = [*dict.fromkeys(s.speaker or NOBODY for s, ts in hypothesis if ts), "missed"]
+    counts = [[0] * len(columns) for _ in rows]
+    for _, i, j in align(a, b):
+        row = len(rows) - 1 if i is None else rows.index(reference[a_owner[i]][0].speaker or NOBODY)
+        column = len(columns) - 1 if j is None else columns.index(hypothesis[b_owner[j]][0].speaker or NOBODY)
+        counts[row][column] += 1
+    return Confusion(tuple(rows), tuple(columns), tuple(map(tuple, counts)))
+
+
+def _bars(segments: object) -> list[Bar]:
+    return [
+        Bar(s.speaker or NOBODY, s.start, s.end, s.text)
+        for s in segments  # type: ignore[attr-defined]
+        if s.start is not None and s.end is not None and s.end > s.start
+    ]
+
+
+def _timed(reference: Tokenised, hypothesis: Tokenised) -> list[Segment]:
+    """The hypothesis with times. Where it has none, a turn spans the reference tokens that it was aligned to.
+
+    A reference token's time is interpolated inside its segment. A turn that meets no reference token is left out.
+    """
+    if all(s.timed for s, _ in hypothesis) or not all(s.timed for s, _ in reference):
+        return [s for s, _ in hypothesis]
+    (a, a_owner), (b, b_owner) = _owners(reference), _owners(hypothesis)
+    first = {o: k for k, o in reversed(list(enumerate(a_owner)))}
+    found: dict[int, tuple[float, float]] = {}
+    for _, i, j in align(a, b):
+        if i is None or j is None:
+            continue
+        segment, tokens = reference[a_owner[i]]
+        assert segment.start is not None
+        assert segment.end is not None
+        step = (segment.end - segment.start) / len(tokens)
+        start = segment.start + (i - first[a_owner[i]]) * step
+        low, high = found.get(b_owner[j], (start, start))
+        found[b_owner[j]] = (min(low, start), max(high, start + step))
+    return [Segment(s.session, s.speaker, s.text, *found[k]) for k, (s, _) in enumerate(hypothesis) if k in found]

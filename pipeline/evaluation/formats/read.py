@@ -1,0 +1,288 @@
+"""Readers. Each gives :class:`~pipeline.evaluation.records.Segment` objects in the order of the file.
+
+=============  ==================================================================================  ====================
+kind           what                                                                                told by
+=============  ==================================================================================  ====================
+``seglst``     JSON list with session_id, speaker, start_time, end_time, words                     ``.json``
+``stm``        NIST STM                                                                            ``.stm``
+``rttm``       speaker turns without words                                                         ``.rttm``
+``textgrid``   Praat; one tier a speaker, the session is the file's name                           ``.TextGrid``
+``kaldi``      folder with text, utt2spk and, where there is one, segments                         folder with ``text``
+``decoded``    JSON Lines of speakerlm-decode                                                      ``.jsonl``
+``raw``        model output; ``.txt`` files, the session is the file's name; or JSON Lines with    ``.txt``, ``.jsonl``
+               ``session_id`` or ``key`` and ``raw`` or ``text``
+=============  ==================================================================================  ====================
+
+A folder may hold many files of one kind. A leading byte order mark is passed over. Files are UTF-8. meeteval reads
+lines of STM and RTTM, praatio reads TextGrid.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from pipeline.evaluation.parse import parse
+from pipeline.evaluation.records import Segment
+from shards.errors import ScoreError
+
+SUFFIXES = {
+    ".json": "seglst", ".seglst": "seglst", ".stm": "stm", ".rttm": "rttm", ".textgrid": "textgrid", ".txt": "raw",
+    ".jsonl": "raw",
+}  # fmt: skip
+
+
+def read(path: Path | str, kind: str | None = None, side: str = "hypothesis") -> list[Segment]:
+    """Read a file or a folder of transcripts.
+
+    Args:
+        path: what to read.
+        kind: one of :data:`KINDS`; told from the name if not given.
+        side: which side of decoded JSON Lines: ``reference`` or ``hypothesis``.
+
+    Raises:
+        ScoreError: nothing there, an unknown kind, or content that contradicts itself. Names file and line.
+    """
+    where = Path(path)
+    kind = kind or detect(where)
+    if kind not in _READERS:
+        raise ScoreError(f"no format {kind!r}; there are {', '.join(KINDS)}")
+    if kind == "kaldi":
+        return _kaldi(where)
+    files = _files(where, kind)
+    if kind == "raw":
+        return [s for f in files for s in _raw(f, side)]
+    segments = [s for f in files for s in _READERS[kind](f)]
+    for s in segments:
+        _check_times(s, where)
+    return segments
+
+
+def detect(path: Path) -> str:
+    """The kind of a file or folder, by name and content.
+
+    Raises:
+        ScoreError: it does not exist or cannot be told.
+    """
+    if not path.exists():
+        raise ScoreError(f"{path} does not exist")
+    if path.is_dir():
+        if (path / "text").is_file():
+            return "kaldi"
+        kinds = {SUFFIXES[f.suffix.lower()] for f in path.iterdir() if f.suffix.lower() in SUFFIXES}
+        if len(kinds) == 1:
+            return kinds.pop()
+        found = f"files of several formats ({', '.join(sorted(kinds))})" if kinds else "no transcript"
+        raise ScoreError(f"{path} holds {found}; say which with --format")
+    if path.suffix.lower() not in SUFFIXES:
+        raise ScoreError(f"{path}: the format cannot be told from {path.suffix or 'the name'}; say it with --format")
+    return SUFFIXES[path.suffix.lower()]
+
+
+def _files(path: Path, kind: str) -> list[Path]:
+    if not path.exists():
+        raise ScoreError(f"{path} does not exist")
+    if path.is_file():
+        return [path]
+    files = sorted(f for f in path.iterdir() if f.is_file() and SUFFIXES.get(f.suffix.lower()) == kind)
+    if not files:
+        raise ScoreError(f"{path} holds no file of format {kind}")
+    return files
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as e:
+        raise ScoreError(f"{path}: not UTF-8 (byte {e.start}); convert it first") from e
+    except OSError as e:
+        raise ScoreError(f"{path}: cannot be read ({e.strerror})") from e
+
+
+def _lines(path: Path) -> Iterable[tuple[int, str]]:
+    """Numbered lines that are neither empty nor comments."""
+    for number, line in enumerate(_text(path).split("\n"), 1):
+        if line.strip() and not line.lstrip().startswith(";"):
+            yield number, line.rstrip("\r")
+
+
+def _seglst(path: Path) -> list[Segment]:
+    text = _text(path)
+    if not text.strip():
+        return []
+    try:
+        rows = json.loads(text)
+    except ValueError as e:
+        raise ScoreError(f"{path}: not JSON ({e})") from e
+    if not isinstance(rows, list):
+        raise ScoreError(f"{path}: SegLST is a list of segments, this is a {type(rows).__name__}")
+    out = []
+    for i, row in enumerate(rows):
+        if not isinstance(row, dict) or "session_id" not in row:
+            raise ScoreError(f"{path}: entry {i} is no SegLST segment: it has no session_id")
+        words = row.get("words", "")
+        if isinstance(words, list):
+            words = " ".join(map(str, words))
+        start, end = _number(row.get("start_time"), path, i), _number(row.get("end_time"), path, i)
+        speaker = row.get("speaker")
+        out.append(Segment(str(row["session_id"]), None if speaker is None else str(speaker), str(words), start, end))
+    return out
+
+
+def _stm(path: Path) -> list[Segment]:
+    from meeteval.io.stm import STMLine
+
+    out = []
+    for number, line in _lines(path):
+        try:
+            x = STMLine.parse(line, parse_float=float)
+        except (ValueError, TypeError) as e:
+            raise ScoreError(f"{path}:{number}: not an STM line: {line.strip()[:80]!r}") from e
+        start, end = _number(x.begin_time, path, number), _number(x.end_time, path, number)
+        text = "" if x.transcript == "<NA>" else x.transcript
+        out.append(Segment(x.filename, x.speaker_id, text, start, end))
+    return out
+
+
+def _rttm(path: Path) -> list[Segment]:
+    from meeteval.io.rttm import RTTMLine
+
+    out = []
+    for number, line in _lines(path):
+        if line.split()[0] != "SPEAKER":
+            continue
+        try:
+            x = RTTMLine.parse(line, parse_float=float)
+        except (ValueError, TypeError, AssertionError) as e:
+            raise ScoreError(f"{path}:{number}: not an RTTM line: {line.strip()[:80]!r}") from e
+        start, length = float(x.begin_time), float(x.duration)
+        out.append(Segment(x.filename, x.speaker_id, "", start, round(start + length, 6)))
+    return out
+
+
+def _textgrid(path: Path) -> list[Segment]:
+    from praatio import textgrid
+    from praatio.utilities.errors import PraatioException
+
+    try:
+        grid = textgrid.openTextgrid(str(path), False, reportingMode="silence", duplicateNamesMode="rename")
+    except (PraatioException, ValueError, IndexError, KeyError, AttributeError, UnicodeError, AssertionError) as e:
+        raise ScoreError(f"{path}: not a TextGrid that can be read ({type(e).__name__}: {e})") from e
+    out = [
+        Segment(path.stem, tier.name, entry.label.strip(), float(entry.start), float(entry.end))
+        for tier in grid.tiers
+        if isinstance(tier, textgrid.IntervalTier)
+        for entry in tier.entries
+        if entry.label.strip()
+    ]
+    return sorted(out, key=lambda s: s.start or 0.0)
+
+
+def _kaldi(folder: Path) -> list[Segment]:
+    """Sessions are the recordings of ``segments``; without that file each utterance is its own session."""
+    texts = _table(folder / "text")
+    speakers = _table(folder / "utt2spk")
+    if missing := [u for u in texts if u not in speakers]:
+        raise ScoreError(f"{folder / 'utt2spk'}: utterance {missing[0]} of text is missing, {len(missing)} in all")
+    times = _table(folder / "segments") if (folder / "segments").exists() else {}
+    out = []
+    for utterance, text in texts.items():
+        if not times:
+            out.append(Segment(utterance, speakers[utterance].strip(), text))
+            continue
+        if utterance not in times:
+            raise ScoreError(f"{folder / 'segments'}: utterance {utterance} of text is missing")
+        try:
+            recording, start, end = times[utterance].split()[:3]
+            out.append(Segment(recording, speakers[utterance].strip(), text, float(start), float(end)))
+        except ValueError as e:
+            raise ScoreError(f"{folder / 'segments'}: {utterance} has no recording, start and end") from e
+        _check_times(out[-1], folder / "segments")
+    return out
+
+
+def _table(path: Path) -> dict[str, str]:
+    """``key rest-of-line`` lines."""
+    rows: dict[str, str] = {}
+    for number, line in enumerate(_text(path).split("\n"), 1):
+        if not line.strip():
+            continue
+        key, *rest = line.strip().split(maxsplit=1)
+        if key in rows:
+            raise ScoreError(f"{path}:{number}: {key} occurs twice")
+        rows[key] = rest[0] if rest else ""
+    return rows
+
+
+def _raw(path: Path, side: str = "hypothesis") -> list[Segment]:
+    """Model output, parsed. Times that are reversed or out of order are the model's error: the text stays, untimed."""
+    if path.suffix.lower() != ".jsonl":
+        return _parsed(path.stem, _text(path), ())
+    out: list[Segment] = []
+    seen: set[str] = set()
+    for number, line in enumerate(_text(path).split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            session = str(row["session_id"] if "session_id" in row else row["key"])
+        except (ValueError, KeyError, TypeError) as e:
+            raise ScoreError(f"{path}:{number}: no JSON object with session_id or key") from e
+        if session in seen:
+            raise ScoreError(f"{path}:{number}: session {session} occurs twice")
+        seen.add(session)
+        out += _raw_row(row, session, side, f"{path}:{number}")
+    return out
+
+
+def _raw_row(row: dict[str, Any], session: str, side: str, where: str) -> list[Segment]:
+    if side == "reference" and "reference" in row:
+        turns = row["reference"]
+        return [Segment(session, t.get("speaker"), t["text"], t.get("start"), t.get("end")) for t in turns]
+    text = row.get("raw", row.get("text"))
+    if not isinstance(text, str):
+        raise ScoreError(f"{where}: no text under raw or text")
+    if row.get("mode") == "asr":
+        return [Segment(session, None, text)]
+    return _parsed(session, text, tuple(row.get("names") or ()))
+
+
+def _parsed(session: str, text: str, names: tuple[str, ...]) -> list[Segment]:
+    out = []
+    for t in parse(text, names).turns:
+        timed = t.start is not None and t.end is not None and t.start <= t.end
+        out.append(Segment(session, t.speaker, t.text, t.start if timed else None, t.end if timed else None))
+    return out
+
+
+def _number(value: object, path: Path, place: int) -> float | None:
+    if value is None:
+        return None
+    try:
+        number = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError) as e:
+        raise ScoreError(f"{path}: entry {place}: {value!r} is no time") from e
+    if not math.isfinite(number):
+        raise ScoreError(f"{path}: entry {place}: {value!r} is no time")
+    return number
+
+
+def _check_times(s: Segment, where: Path) -> None:
+    if s.start is not None and s.end is not None and s.end < s.start:
+        raise ScoreError(
+            f"{where}: session {s.session}, speaker {s.speaker}: ends at {s.end} s before its start {s.start} s"
+        )
+
+
+_READERS: dict[str, Callable[[Path], list[Segment]]] = {
+    "seglst": _seglst,
+    "stm": _stm,
+    "rttm": _rttm,
+    "textgrid": _textgrid,
+    "kaldi": _kaldi,
+    "raw": _raw,
+}
+KINDS = tuple(_READERS)

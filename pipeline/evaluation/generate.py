@@ -1,0 +1,299 @@
+"""Decode a packed test set with a finished run: one JSON line a clip, scored later by other code.
+
+``OUT/{mode}.jsonl`` holds what the model wrote and what it should have written. Which voices are registered under which
+names is a pure function of (seed, clip key), so two models meet the same prompts. A decoded clip is not decoded again:
+an interrupted run goes on where it stopped, and refuses to go on with another model, dataset or seed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.evaluation.parse import parse
+from pipeline.evaluation.store import About, Output, Settings, Timing, decoded_keys, open_output
+from shards.errors import ConfigError, DataError, SpeakerLMError
+
+MODES = ("asr", "no", "match", "over")
+PAPER_BINS = ("1-10", "10-20", "20-30", "30-40", "40-50", "50-60", "60-70", "70-80", "80-90", "90-100")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One file of output: a mode, and for Over-Regist how many distractors."""
+
+    mode: str
+    n_ov: tuple[int, int] | None = None
+    name: str = ""  # of the file, without .jsonl
+
+    @property
+    def range(self) -> str | None:
+        """``1-50``."""
+        return f"{self.n_ov[0]}-{self.n_ov[1]}" if self.n_ov else None
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """Where a clip lies in the dataset."""
+
+    key: str
+    shard: int
+    row: int
+    samples: int
+
+
+def jobs_of(modes: str, n_ov: str) -> list[Job]:
+    """``asr,no,over`` and ``1-50`` (or several ranges, or ``paper``) as jobs.
+
+    Raises:
+        ConfigError: an unknown mode, or a range that is none.
+    """
+    jobs = []
+    for mode in [m.strip() for m in modes.split(",") if m.strip()]:
+        if mode not in MODES:
+            raise ConfigError(f"--modes: {mode!r} is none of {', '.join(MODES)}")
+        if mode != "over":
+            jobs.append(Job(mode, None, mode))
+            continue
+        ranges = PAPER_BINS if n_ov == "paper" else tuple(n_ov.split(","))
+        for text in ranges:
+            jobs.append(Job("over", _range(text), "over" if len(ranges) == 1 else f"over-{text}"))
+    if not jobs:
+        raise ConfigError("--modes names no mode")
+    return jobs
+
+
+def default_modes(stage: int) -> str:
+    """What a stage was trained for."""
+    from pipeline.stages import STAGES
+
+    return "no,match,over" if STAGES[stage].registration else "asr"
+
+
+def decode(
+    run: Path,
+    dataset_url: str,
+    out: Path,
+    modes: str = "auto",
+    n_ov: str = "1-50",
+    batch: int = 8,
+    seed: int = 1,
+    device: str = "auto",
+    max_new_tokens: int = 1024,
+    limit: int | None = None,
+) -> dict[str, Timing]:
+    """Decode a dataset with a finished run, as in the module's docstring.
+
+    Args:
+        modes: as ``asr,no,over``, or ``auto``: what the stage was trained for.
+        n_ov: range of distractors of Over-Regist, see :func:`jobs_of`.
+        limit: only the first clips in order of key, for a quick look.
+
+    Returns:
+        Timing by job name, earlier parts of an interrupted run included.
+
+    Raises:
+        ScoreError: ``out`` holds output of other settings.
+        ModelError, DataError, StorageError: run or dataset cannot be used.
+    """
+    import torch
+
+    from pipeline.checkpoint import read_done
+    from pipeline.model.build import load_finished_run
+    from shards.index import open_dataset
+
+    weights = str(read_done(run)["weights_sha256"])
+    dataset = open_dataset(dataset_url)
+    device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    model: Any
+    model, tokenizer, recipe = load_finished_run(run, torch.bfloat16 if device.startswith("cuda") else torch.float32)
+    model.to(device).eval()
+    jobs = jobs_of(modes if modes != "auto" else default_modes(recipe.stage), n_ov)
+    _check_extractor(dataset, recipe, jobs)
+    registration = {k: v for k, v in asdict(recipe.data.registration).items() if k in ("names", "name_pools")}
+    fingerprint = dataset.fingerprint()
+    settings = Settings(str(run), weights, dataset.url, fingerprint, seed, max_new_tokens, registration)
+    about = About(recipe.name, recipe.stage, dataset.name, recipe.model.extractor, _hours(recipe))
+    output = Output(out, settings, about, open_output(out, settings))
+    output.write()  # before the first clip, so that a kill at any moment leaves a folder that can go on
+    clips = _clips(dataset)[:limit]
+
+    def ask(shard: int, row: int, job: Job) -> tuple[dict[str, Any], Any]:
+        return _ask(dataset, shard, row, job, seed, recipe)
+
+    def write(prompts: list[Any]) -> list[str]:
+        return list(model.generate_text(prompts, tokenizer, max_new_tokens=max_new_tokens))
+
+    for job in jobs:
+        timing = output.timings.setdefault(job.name, Timing())
+        for _ in _decode_job(job, clips, out / f"{job.name}.jsonl", timing, batch, ask, write):
+            output.write()
+    (out / "done").write_text(json.dumps([job.name for job in jobs]) + "\n", encoding="utf-8")
+    return output.timings
+
+
+def _decode_job(
+    job: Job,
+    clips: Sequence[Clip],
+    path: Path,
+    timing: Timing,
+    batch: int,
+    ask: Callable[[int, int, Job], tuple[dict[str, Any], Any]],
+    write: Callable[[list[Any]], list[str]],
+) -> Iterator[None]:
+    """Append what is missing to one file; yields after each batch, its lines on disk."""
+    done = decoded_keys(path)
+    todo = sorted((c for c in clips if c.key not in done), key=lambda c: -c.samples)  # the most memory comes first
+    with path.open("a", encoding="utf-8") as f, _progress(job.name, len(clips), len(clips) - len(todo)) as bar:
+        for i in range(0, len(todo), batch):
+            started = time.monotonic()
+            asked = [ask(c.shard, c.row, job) for c in todo[i : i + batch]]
+            texts = write([prompt for _, prompt in asked])
+            f.writelines(
+                json.dumps(_finish(row, text), ensure_ascii=False) + "\n"
+                for (row, _), text in zip(asked, texts, strict=True)
+            )
+            f.flush()
+            timing.clips += len(asked)
+            timing.audio_seconds += sum(row["duration"] for row, _ in asked)
+            timing.wall_seconds += time.monotonic() - started
+            bar.update(len(asked))
+            yield
+
+
+def _ask(dataset: Any, shard: int, row: int, job: Job, seed: int, recipe: Any) -> tuple[dict[str, Any], Any]:
+    """One clip's part of the output row, and its prompt."""
+    import numpy as np
+
+    from pipeline.data.keyed import keyed_rng
+    from pipeline.data.registration import draw_registration
+    from pipeline.data.rows import Row
+    from pipeline.prompts import Mode, Prompt, prompt_pieces, speaker_labels
+    from shards.audio import decode as decode_audio
+    from shards.reader import read_sample
+
+    sample = read_sample(dataset, shard, row)
+    mode = Mode(job.mode)
+    key = ("decode", seed, sample.key)
+    n_ov = int(keyed_rng(*key, "n_ov", job.range).integers(job.n_ov[0], job.n_ov[1] + 1)) if job.n_ov else None
+    described = Row(sample.key, shard, row, sample.session, sample.num_samples, sample.speakers, (), 0, 0)
+    drawn = draw_registration(described, mode, recipe.data.registration, dataset.speakers, 0, key, n_ov)
+    if drawn.names and sample.embeddings is None:
+        raise DataError(f"{dataset.url}: {sample.key} has no speaker embeddings; modes match and over need them")
+    vectors = [
+        dataset.speakers.vectors[s[2]] if len(s) == 3 else sample.embeddings[s[1]]  # type: ignore[index]
+        for s in drawn.sources
+    ]
+    names_of = drawn.target_names or {}
+    labels = speaker_labels(mode, sample.segments, names_of)
+    result = {
+        "key": sample.key,
+        "session": sample.session,
+        "corpus": sample.corpus,
+        "split": sample.split,
+        "language": sample.language,
+        "duration": sample.duration,
+        "mode": job.mode,
+        "n_ov": len(drawn.names) - len(sample.speakers) if job.mode == "over" else None,
+        "names": list(drawn.names),
+        "name_of": dict(names_of),
+        "reference": [{**asdict(s), "speaker": labels.get(s.speaker)} for s in sample.segments],
+    }
+    stacked = np.stack(vectors).astype(np.float32) if vectors else None
+    return result, Prompt(tuple(prompt_pieces(mode, drawn.names)), decode_audio(sample.audio), stacked)
+
+
+def _finish(row: dict[str, Any], text: str) -> dict[str, Any]:
+    """Add what the model wrote, as it stands and as turns."""
+    if row["mode"] == "asr":
+        turns = [{"speaker": None, "text": text.strip()}]
+    else:
+        turns = [{"speaker": t.speaker, "text": t.text} for t in parse(text, row["names"]).turns]
+    return {**row, "raw": text, "hypothesis": turns}
+
+
+def _clips(dataset: Any) -> list[Clip]:
+    """Every clip in order of key."""
+    found = []
+    for shard in range(len(dataset.shards)):
+        table = dataset.index(shard).select(["key", "num_samples"]).to_pydict()
+        found += [Clip(k, shard, i, n) for i, (k, n) in enumerate(zip(table["key"], table["num_samples"], strict=True))]
+    return sorted(found, key=lambda c: c.key)
+
+
+def _hours(recipe: Any) -> float | None:
+    """Hours of training data, as far as the datasets are in reach."""
+    from shards.index import open_dataset
+
+    try:
+        return sum(d.hours if d.hours is not None else open_dataset(d.path).hours for d in recipe.data.train)
+    except SpeakerLMError:
+        return None
+
+
+def _check_extractor(dataset: Any, recipe: Any, jobs: Sequence[Job]) -> None:
+    """The vectors must come from the extractor that the model was trained with."""
+    if not any(j.mode in ("match", "over") for j in jobs):
+        return
+    made_with = dataset.info.get("provenance", {}).get("extractor")
+    if made_with != recipe.model.extractor:
+        raise DataError(
+            f"{dataset.url}: embeddings are of {made_with!r}, the run was trained with {recipe.model.extractor!r}; "
+            "pack the test set with that extractor"
+        )
+    if any(j.mode == "over" for j in jobs) and dataset.speakers is None:
+        raise DataError(f"{dataset.url} has no speaker bank to draw distractors from; mode over needs one")
+
+
+def _range(text: str) -> tuple[int, int]:
+    low, _, high = text.strip().partition("-")
+    if not (low.isdigit() and (high or low).isdigit() and 1 <= int(low) <= int(high or low)):
+        raise ConfigError(f"--n-ov: {text!r} is no range such as 1-50")
+    return int(low), int(high or low)
+
+
+def _progress(name: str, total: int, done: int) -> Any:
+    """A bar on a terminal, nothing elsewhere."""
+    from tqdm import tqdm
+
+    return tqdm(desc=name, total=total, initial=done, unit="clip", disable=not sys.stderr.isatty())
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of ``speakerlm-decode``."""
+    p = argparse.ArgumentParser(prog="speakerlm-decode", description="Decode a packed test set with a finished run.")
+    p.add_argument("run", type=Path, help="folder of a finished run")
+    p.add_argument("dataset_url", metavar="dataset", help="packed test set: a folder or s3://bucket/prefix")
+    p.add_argument("out", type=Path, help="folder for one JSON Lines file a mode; decoding goes on where it stopped")
+    p.add_argument("--modes", default="auto", help="of asr, no, match, over (default: what the run was trained for)")
+    p.add_argument(
+        "--n-ov",
+        default="1-50",
+        help="distractors of Over-Regist, drawn from this range; several ranges, or 'paper' for the paper's ten bins, "
+        "give one file each (default: 1-50)",
+    )
+    p.add_argument("--batch", type=int, default=8, help="clips decoded together; more is faster and takes more memory")
+    p.add_argument("--seed", type=int, default=1, help="of names and distractors; keep it to compare models")
+    p.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 …; bfloat16 on a GPU")
+    p.add_argument("--max-new-tokens", type=int, default=1024, help="where a model that does not stop is cut off")
+    p.add_argument("--limit", type=int, help="only this many clips, for a quick look")
+    args = p.parse_args(argv)
+    try:
+        timings = decode(**vars(args))
+    except SpeakerLMError as e:
+        print(f"speakerlm-decode: {e}", file=sys.stderr)
+        return 1
+    for name, t in timings.items():
+        factor = "–" if t.real_time_factor is None else f"{t.real_time_factor:.3f}"
+        print(f"{name}: {t.clips} clips, {t.audio_seconds / 3600:.3f} h of audio, real-time factor {factor}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,203 @@
+"""Named, versioned text normalisation. A figure without the name of its profile cannot be compared.
+
+A profile is a list of rules applied in order and a way to split the result into tokens. Changing a rule means raising
+the profile's version; both sides of a comparison always go through the same profile.
+
+=============  =========================================================================================  ==========
+profile        rules                                                                                      token
+=============  =========================================================================================  ==========
+``m2met``      those of the M2MeT and AliMeeting recipes: drop annotation tags and nine marks, Latin in   character
+               upper case, no numerals, no script conversion
+``paper-zh``   NFKC; traditional → simplified (OpenCC); numerals → Chinese reading (cn2an); lower case;   character
+               everything that is neither letter nor mark nor number dropped
+``en``         NFKC; lower case; numerals → words (num2words); punctuation dropped, apostrophes inside    word
+               words kept, hyphenated words split
+``mixed``      as ``paper-zh`` without numerals; CJK by character, other scripts by word                  both
+=============  =========================================================================================  ==========
+
+``+nofiller`` after a profile's name (``paper-zh+nofiller``) also drops hesitations.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import unicodedata
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from shards.errors import ScoreError
+
+Rule = Callable[[str], str]
+
+# Ideographs, kana and hangul: scripts written without spaces between words, or scored by character by custom.
+CJK = "\u2e80-\u2fdf\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff"
+_CJK_OR_WORD = re.compile(f"[{CJK}]|[^{CJK}\\s]+")
+
+
+@dataclass(frozen=True)
+class Profile:
+    """One row of the table above."""
+
+    name: str
+    version: int
+    rules: tuple[Rule, ...]
+    split: Callable[[str], list[str]]
+    token: str  # what is counted, for headings
+
+    @property
+    def id(self) -> str:
+        """What a figure carries."""
+        return f"{self.name}-v{self.version}"
+
+    def normalize(self, text: str) -> str:
+        """Apply the rules."""
+        for rule in self.rules:
+            text = rule(text)
+        return text
+
+    def tokens(self, text: str) -> list[str]:
+        """The normalised text as the tokens that are compared."""
+        return self.split(self.normalize(text))
+
+
+def profile(name: str) -> Profile:
+    """Look a profile up by name, ``+nofiller`` included.
+
+    Raises:
+        ScoreError: there is none of this name.
+    """
+    base, _, option = name.partition("+")
+    if base not in PROFILES or option not in ("", "nofiller"):
+        raise ScoreError(f"no normaliser {name!r}; there are {', '.join(PROFILES)}, each also with +nofiller")
+    found = PROFILES[base]
+    if not option:
+        return found
+    return Profile(name, found.version, (drop_fillers, *found.rules), found.split, found.token)
+
+
+# --- rules ---------------------------------------------------------------------------------------------------------
+
+_M2MET_DROP = re.compile(r"<(?:sil|%|-|\$|#|_|space)>|\(~\)|\(SIL\)|\(/OVERLAP\)|[`&,，丶。、？！\s]", re.IGNORECASE)
+_M2MET_WIDTH = str.maketrans("Ａａｂｃｋｔ", "AABCKT")
+
+
+def m2met(text: str) -> str:
+    """The rules of the M2MeT recipe's text_normalize.pl and text_format.pl."""
+    return _M2MET_DROP.sub("", text).translate(_M2MET_WIDTH).upper()
+
+
+def nfkc(text: str) -> str:
+    """Full-width to half-width, compatibility forms to plain ones."""
+    return unicodedata.normalize("NFKC", text)
+
+
+@functools.cache
+def _opencc() -> Callable[[str], str]:
+    import opencc
+
+    return opencc.OpenCC("t2s").convert
+
+
+def simplified(text: str) -> str:
+    """Traditional Chinese characters to simplified ones."""
+    return _opencc()(text) if any(c >= "\u3400" for c in text) else text
+
+
+def lower(text: str) -> str:
+    """Lower case, the same for every script (``ß`` becomes ``ss``)."""
+    return text.casefold()
+
+
+def letters_only(text: str) -> str:
+    """Drop whatever is no letter, mark or number, white space too."""
+    return "".join([c for c in text if unicodedata.category(c)[0] in "LMN"])
+
+
+def words_only(text: str) -> str:
+    """Letters, marks and numbers in words parted by one space; an apostrophe inside a word stays."""
+    text = re.sub(r"[\u2018\u2019\u02bc\uff07]", "'", text)
+    kept = "".join([c if c == "'" or unicodedata.category(c)[0] in "LMN" else " " for c in text])
+    return " ".join([w for w in (w.strip("'") for w in kept.split()) if w])
+
+
+_THOUSANDS = re.compile(r"(?<![\d.])\d{1,3}(?:,\d{3})+(?![\d,])")
+_ZH_NUMBER = re.compile(r"(?P<year>\d{4})(?=年)|(?P<percent>\d+(?:\.\d+)?)%|(?P<number>\d+(?:\.\d+)?)", re.ASCII)
+_EN_NUMBER = re.compile(r"(?P<number>\d+(?:\.\d+)?)(?P<ordinal>st|nd|rd|th)?(?P<percent>%)?(?![\d.]*\d)", re.ASCII)
+_ZH_DIGITS = str.maketrans("0123456789.", "零一二三四五六七八九点")
+
+
+def numerals_zh(text: str) -> str:
+    """Arabic numerals as they are read in Chinese: ``2024年`` 二零二四年, ``123`` 一百二十三, ``50%`` 百分之五十.
+
+    A number with a leading zero or of more than 16 digits is read digit by digit, as codes and telephone numbers are.
+    """
+    return _ZH_NUMBER.sub(_read_zh, _THOUSANDS.sub(lambda m: m[0].replace(",", ""), text))
+
+
+def _read_zh(match: re.Match[str]) -> str:
+    import cn2an
+
+    if match["year"]:
+        return match["year"].translate(_ZH_DIGITS)
+    digits = match["percent"] or match["number"]
+    whole = digits.split(".")[0]
+    by_digit = len(whole) > 16 or (len(whole) > 1 and whole[0] == "0")
+    reading = digits.translate(_ZH_DIGITS) if by_digit else cn2an.an2cn(digits, "low")
+    return f"百分之{reading}" if match["percent"] else reading
+
+
+def numerals_en(text: str) -> str:
+    """Arabic numerals as English words, ``%`` as ``percent``; more than 12 digits are read one by one."""
+    return _EN_NUMBER.sub(_read_en, _THOUSANDS.sub(lambda m: m[0].replace(",", ""), text))
+
+
+def _read_en(match: re.Match[str]) -> str:
+    from num2words import num2words
+
+    digits = match["number"]
+    if len(digits.split(".")[0]) > 12 or (digits[0] == "0" and digits[1:2].isdigit()):
+        reading = " ".join([num2words(int(d)) if d != "." else "point" for d in digits])
+    else:
+        reading = num2words(digits, to="ordinal" if match["ordinal"] and "." not in digits else "cardinal")
+        reading = reading.replace(" and ", " ").replace("-", " ")
+    return f" {reading}{' percent' if match['percent'] else ''} "
+
+
+_FILLERS_ZH = re.compile("[呃嗯啊哦噢喔唉哎诶欸唔]")
+_FILLERS_EN = re.compile(r"\b(?:uh|um|uhm|umm|hmm|hm|mm|mhm|mmhm|er|erm|ah|oh|eh)\b", re.IGNORECASE)
+
+
+def drop_fillers(text: str) -> str:
+    """Drop hesitations and interjections, Chinese and English."""
+    return _FILLERS_EN.sub("", _FILLERS_ZH.sub("", text))
+
+
+# --- splits --------------------------------------------------------------------------------------------------------
+
+
+def characters(text: str) -> list[str]:
+    """One token a character, white space dropped."""
+    return [c for c in text if not c.isspace()]
+
+
+def words(text: str) -> list[str]:
+    """One token a word."""
+    return text.split()
+
+
+def cjk_or_words(text: str) -> list[str]:
+    """One token a CJK character or a word of another script."""
+    return _CJK_OR_WORD.findall(text)
+
+
+PROFILES = {
+    p.name: p
+    for p in (
+        Profile("m2met", 1, (m2met,), characters, "character"),
+        Profile("paper-zh", 1, (nfkc, simplified, numerals_zh, lower, letters_only), characters, "character"),
+        Profile("en", 1, (nfkc, lower, numerals_en, words_only), words, "word"),
+        Profile("mixed", 1, (nfkc, simplified, lower, words_only), cjk_or_words, "CJK character or word"),
+        Profile("none", 1, (), characters, "character"),
+    )
+}

@@ -1,0 +1,116 @@
+"""References and hypotheses into sessions, and what is wrong with them.
+
+What happens to input that does not fit:
+
+- no session in common: an error (a hypothesis for another set)
+- a reference session without hypothesis: scored against nothing, all deletions, and listed
+- a hypothesis session without reference: cannot be scored, left out, and listed
+- a hypothesis of zero segments: all deletions, and said; a reference of zero segments: an error
+- overlapping turns of one name: scored in order of start time, counted
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.evaluation.records import Segment, Session, by_speaker
+from shards.errors import ScoreError
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Sessions in order of the reference, and what was odd."""
+
+    sessions: tuple[Session, ...]
+    findings: tuple[str, ...]
+    missing: tuple[str, ...] = ()  # sessions without a hypothesis
+    extra: tuple[str, ...] = ()  # hypothesis sessions without a reference
+
+
+def pair(
+    reference: Sequence[Segment],
+    hypothesis: Sequence[Segment],
+    group: Callable[[str], str] | None = None,
+    names: Mapping[str, Sequence[str]] | None = None,
+) -> Paired:
+    """Match sessions by id.
+
+    Args:
+        group: session id → recording, for the bootstrap; the session itself if not given.
+        names: registered names of each session, if there was a registration.
+
+    Raises:
+        ScoreError: the reference is empty, or no session is in both.
+    """
+    if not reference:
+        raise ScoreError("the reference holds no segment")
+    refs, hyps = _by_session(reference), _by_session(hypothesis)
+    missing = tuple(s for s in refs if s not in hyps)
+    extra = tuple(s for s in hyps if s not in refs)
+    if hypothesis and len(missing) == len(refs):
+        raise ScoreError(
+            f"no session is in both: the reference has {_few(refs)}, the hypothesis {_few(hyps)}; is it of another set?"
+        )
+    findings = []
+    if not hypothesis:
+        findings.append("the hypothesis holds no segment: everything counts as deleted")
+    elif missing:
+        findings.append(
+            f"{len(missing)} of {len(refs)} sessions have no hypothesis and count as deleted: {_few(missing)}"
+        )
+    if extra:
+        findings.append(f"{len(extra)} hypothesis sessions have no reference and are left out: {_few(extra)}")
+    for side, sessions in (("reference", refs), ("hypothesis", hyps)):
+        overlaps = sum(self_overlaps(s) for s in sessions.values())
+        if overlaps:
+            findings.append(f"{side}: {overlaps} turns begin before the same speaker's turn before has ended")
+    loose = sum(1 for s in hypothesis if s.session in refs and s.speaker is None and s.text)
+    if loose and any(s.speaker is not None for s in hypothesis):
+        findings.append(f"hypothesis: {loose} turns have no speaker and are insertions in cpCER and saCER")
+    made = tuple(
+        Session(
+            id=s,
+            reference=tuple(segments),
+            hypothesis=tuple(hyps.get(s, ())),
+            group=group(s) if group else s,
+            names=tuple(names[s]) if names and s in names else None,
+        )
+        for s, segments in refs.items()
+    )
+    return Paired(made, tuple(findings), missing, extra)
+
+
+def self_overlaps(segments: Iterable[Segment]) -> int:
+    """Turns that begin before an earlier turn of the same speaker has ended."""
+    found = 0
+    for turns in by_speaker(s for s in segments if s.timed).values():
+        ends = -1.0
+        for s in sorted(turns, key=lambda s: s.start or 0.0):
+            found += (s.start or 0.0) < ends
+            ends = max(ends, s.end or 0.0)
+    return found
+
+
+def audio_in(folder: Path) -> Callable[[str], bytes | None]:
+    """Session → its ``.flac`` file in a folder, for the report."""
+
+    def find(session: str) -> bytes | None:
+        path = folder / f"{session}.flac"
+        return path.read_bytes() if path.is_file() else None
+
+    return find
+
+
+def _by_session(segments: Sequence[Segment]) -> dict[str, list[Segment]]:
+    sessions: dict[str, list[Segment]] = {}
+    for s in segments:
+        sessions.setdefault(s.session, []).append(s)
+    return sessions
+
+
+def _few(names: Iterable[str]) -> str:
+    """The first three, and how many more."""
+    listed = list(names)
+    return ", ".join(listed[:3]) + (f" and {len(listed) - 3} more" if len(listed) > 3 else "")

@@ -1,0 +1,146 @@
+"""Model output → turns: tolerant, total, and without losing a character.
+
+The target format is one turn a line, ``Name: text``; the paper prints turns on one line, parted by spaces. Both are
+read, and what models do instead: a missing or full-width colon, an unknown name, a repeated turn, text before the first
+name, a cut-off end. :func:`parse` never raises. Joining ``raw`` of all turns gives the input back, and whatever is not
+label, colon or surrounding white space is in some turn's ``text``.
+
+What counts as a label:
+
+1. anywhere: a registered name, or ``spk`` with a number, and a colon. A Latin name needs a word boundary before it
+2. at the start of a line: a registered name or ``spkN`` without a colon, followed by white space, text or the end
+3. at the start of a line: any other short run without sentence punctuation, followed by a colon: an unknown name
+4. after the end of a sentence: one to three capitalised words, or two to four Chinese characters, and a colon: an
+   unknown name
+5. a label may be followed by times, ``Name [0.0, 1.08]: text``
+
+A line without a label goes on with the turn before it; text before the first label has no speaker. So a colon inside
+text parts it only behind a name, which transcripts hardly ever contain.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+GENERIC = re.compile(r"spk[ _]?\d{1,3}", re.IGNORECASE)
+
+_TIMES = r"(?:[ \t]*\[[ \t]*(?P<start>\d{1,6}(?:\.\d{1,6})?)[ \t]*,[ \t]*(?P<end>\d{1,6}(?:\.\d{1,6})?)[ \t]*\])?"
+_COLON = r"[ \t]*[:：]"
+_LATIN = r"A-Za-z0-9_\u00c0-\u024f"
+_UNKNOWN = r"(?P<unknown>(?!\d+[:：])[^\s:：,，。.?？!！、；;\[\]\"“”][^\n:：,，。.?？!！、；;\[\]\"“”]{0,23}?)"
+_SENTENCE = (
+    r"(?P<sentence>(?<=[.?!。？！…] )[A-Z][\w'-]{0,19}(?: [A-Z][\w'-]{0,19}){0,2}|(?<=[。！？…])[\u4e00-\u9fff]{2,4})"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One turn as read."""
+
+    speaker: str | None  # None: the text stands before any label
+    text: str  # stripped
+    raw: str  # label, colon, text and white space as they stood
+    notes: tuple[str, ...] = ()
+    start: float | None = None  # seconds, where the output has times
+    end: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Parsed:
+    """All turns of one output."""
+
+    turns: tuple[Turn, ...]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was odd, with the turn's number from 1."""
+        return tuple(f"turn {i}: {note}" for i, t in enumerate(self.turns, 1) for note in t.notes)
+
+    @property
+    def unattributed(self) -> tuple[Turn, ...]:
+        """Turns that hold text and no speaker: errors by definition."""
+        return tuple(t for t in self.turns if t.speaker is None and t.text)
+
+
+def parse(text: str, names: Sequence[str] = ()) -> Parsed:
+    """Read one output. ``names`` are the registered names, which are recognised without line starts and colons.
+
+    Cost: linear in the text, times the number of names in the worst case.
+    """
+    names = [n for n in dict.fromkeys(n.strip() for n in names) if n]
+    labels = list(_pattern(tuple(names)).finditer(text))
+    starts = [m.start() for m in labels]
+    turns = []
+    head = text[: starts[0]] if starts else text
+    if head:
+        turns.append(Turn(None, head.strip(), head, ("no speaker",) if head.strip() else ()))
+    stops = [*starts[1:], len(text)]
+    for match, stop in zip(labels, stops, strict=False):
+        turns.append(_turn(match, text[match.start() : stop], names, last=stop == len(text)))
+    return Parsed(tuple(_mark_repeats(turns)))
+
+
+def is_generic(speaker: str | None) -> bool:
+    """Whether this is a label of the form ``spk0``, which only No-Regist may use."""
+    return speaker is not None and GENERIC.fullmatch(speaker) is not None
+
+
+def _turn(match: re.Match[str], raw: str, names: Sequence[str], last: bool) -> Turn:
+    known = match["known"] or match["line"]
+    label = known or match["unknown"] or match["sentence"]
+    body = raw[match.end() - match.start() :]
+    notes = []
+    if match["line"]:
+        notes.append("missing colon")
+    if not known:
+        notes.append("unknown name" if names else "name from the text")
+    if "\n" in body.strip():
+        notes.append("a line without a name goes on with this turn")
+    if not body.strip():
+        notes.append("cut off after the name" if last else "no text")
+    times = [match[f"{p}{t}"] for t in ("start", "end") for p in "kus" if match[f"{p}{t}"]]
+    start, end = (float(times[0]), float(times[1])) if len(times) == 2 else (None, None)
+    return Turn(_canonical(label, names), body.strip(), raw, tuple(notes), start, end)
+
+
+def _canonical(label: str, names: Sequence[str]) -> str:
+    """``Spk 3`` → ``spk3``; a registered name in other case → that name."""
+    if label in names:
+        return label
+    if GENERIC.fullmatch(label):
+        return "spk" + str(int(re.sub(r"\D", "", label)))
+    folded = {n.casefold(): n for n in names}
+    return folded.get(label.casefold(), label.strip())
+
+
+def _pattern(names: tuple[str, ...]) -> re.Pattern[str]:
+    """The label pattern for these names, longest name first."""
+    times = {p: _TIMES.replace("<start", f"<{p}start").replace("<end", f"<{p}end") for p in "kus"}
+    generic = r"[sS][pP][kK][ _]?\d{1,3}(?!\d)"
+    known = "|".join([*(_bounded(n) for n in sorted(names, key=len, reverse=True)), rf"(?<![{_LATIN}]){generic}"])
+    behind = rf"(?=\s|$|[^{_LATIN}:：])"
+    return re.compile(
+        rf"(?P<known>{known}){times['k']}{_COLON}"
+        rf"|^[ \t]*+(?P<line>{known})(?:{behind})"
+        rf"|^[ \t]*+{_UNKNOWN}{times['u']}{_COLON}(?!//)"
+        rf"|{_SENTENCE}{times['s']}{_COLON}(?!//)",
+        re.MULTILINE,
+    )
+
+
+def _bounded(name: str) -> str:
+    """A name as a pattern that does not begin or end inside a longer Latin word, in any case."""
+    before = rf"(?<![{_LATIN}])" if re.match(rf"[{_LATIN}]", name) else ""
+    after = rf"(?![{_LATIN}])" if re.search(rf"[{_LATIN}]$", name) else ""
+    return f"{before}(?i:{re.escape(name)}){after}"
+
+
+def _mark_repeats(turns: Iterable[Turn]) -> list[Turn]:
+    """Note a turn that says the same as the one before it: decoding that goes in circles."""
+    out: list[Turn] = []
+    for t in turns:
+        again = bool(out) and t.text != "" and (out[-1].speaker, out[-1].text) == (t.speaker, t.text)
+        out.append(Turn(t.speaker, t.text, t.raw, (*t.notes, "repeated"), t.start, t.end) if again else t)
+    return out

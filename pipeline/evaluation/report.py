@@ -1,0 +1,242 @@
+"""One self-contained HTML page: tables beside the paper's, curves, and sessions sorted by error.
+
+Nothing is loaded from elsewhere: charts are inline SVG, audio is embedded FLAC, there is no script.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.evaluation.charts import line_chart, loss_chart
+from pipeline.evaluation.details import Confusion, Detail, detail
+from pipeline.evaluation.metrics import SessionScore, score_session
+from pipeline.evaluation.normalize import Profile
+from pipeline.evaluation.records import Session
+from pipeline.evaluation.scores import Row, cell
+from pipeline.evaluation.speakers import Speakers, speaker_figures
+from pipeline.evaluation.tables import (
+    MODE_NAMES,
+    WORDS,
+    About,
+    Table,
+    all_tables,
+    is_bin,
+    lineage,
+    low_end,
+    result_blocks,
+    results,
+    system,
+)
+from pipeline.evaluation.timeline import timeline
+
+TEMPLATES = Path(__file__).parent / "templates"
+Audio = Callable[[str], bytes | None]  # key → FLAC bytes
+
+
+@dataclass(frozen=True)
+class ScoredSet:
+    """One test set in one mode, ready for the report."""
+
+    title: str
+    details: tuple[Detail, ...]  # the worst, worst first
+    rest: tuple[SessionScore, ...]  # the others, worst first
+    speakers: Speakers | None
+    joint: str = ""  # between spans of an alignment
+
+    @property
+    def left_out(self) -> int:
+        """Sessions shown without alignment."""
+        return len(self.rest)
+
+
+def look_at(
+    sessions: Sequence[Session],
+    title: str,
+    profile: Profile,
+    mode: str = "no",
+    by_name: bool = False,
+    show: int = 20,
+    audio: Audio | None = None,
+    embed: int = 5,
+) -> ScoredSet:
+    """Score sessions, sort them by errors per token, and look closely at the worst.
+
+    Args:
+        show: how many get an alignment.
+        audio: gives a session's FLAC.
+        embed: how many of them get their audio embedded (about 1 MB for 50 s).
+    """
+    pairs = [(score_session(s, profile, mode != "asr", by_name), s) for s in sessions]
+    pairs.sort(key=lambda p: _badness(p[0]), reverse=True)
+    details = []
+    for i, (_, session) in enumerate(pairs[:show]):
+        sound = audio(session.id) if audio is not None and i < embed else None
+        details.append(detail(session, profile, mode, by_name, data_uri(sound) if sound else None))
+    return ScoredSet(
+        title=title,
+        details=tuple(details),
+        rest=tuple(score for score, _ in pairs[show:]),
+        speakers=speaker_figures(sessions) if mode != "asr" else None,
+        joint="" if profile.token == "character" else " ",
+    )
+
+
+def _numeric(table: Table, column: int) -> bool:
+    """Whether a column stands to the right."""
+    return column >= table.text_columns and table.head[column] not in WORDS
+
+
+def write_report(
+    path: Path | str,
+    rows: Sequence[Row],
+    runs: Sequence[Path | str] = (),
+    sets: Sequence[ScoredSet] = (),
+    title: str = "Scores",
+    subtitle: str = "",
+    about: Mapping[str, About] | None = None,
+) -> None:
+    """Write the page, whole or not at all.
+
+    Args:
+        rows: score rows; they become the tables and the curves.
+        runs: run folders, for their loss curves.
+        sets: what :func:`look_at` made, one a test set and mode.
+        about: extractor and hours of each run, for the tables that compare runs by them.
+    """
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {
+        "cell": cell,
+        "interval": lambda table, column, line: _interval(rows, table, column, line),
+        "timeline": timeline,
+        "shade": _shade,
+        "numeric": _numeric,
+    }
+    losses = [(Path(r).name, svg) for r in runs if (svg := loss_chart(Path(r)))]
+    page = environment.get_template("report.html.j2").render(
+        title=title,
+        subtitle=subtitle or _subtitle(rows),
+        unit=rows[0]["unit"] if rows else "session",
+        results=result_blocks(results(rows)) if rows else [],
+        notes=results(rows).note,
+        tables=all_tables(rows, about)[1:] if rows else [],
+        curves=curves(rows),
+        losses=losses,
+        names=names_table(sets),
+        sets=sets,
+    )
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=target.parent, suffix=".tmp", delete=False) as f:
+        f.write(page)
+    Path(f.name).chmod(0o644)
+    Path(f.name).replace(target)
+
+
+def curves(rows: Sequence[Row]) -> list[tuple[str, str]]:
+    """(caption, SVG): figures by stage and by N_ov, for each test set that has more than one point."""
+    out = []
+    for test_set in dict.fromkeys(r["test_set"] for r in rows):
+        here = [r for r in rows if r["test_set"] == test_set]
+        for figure, name in (("cer", "CER"), ("cpcer", "cpCER"), ("sacer", "saCER")):
+            series = _stage_series(here, figure)
+            if series:
+                out.append((f"{test_set}: {name} after each stage, %", line_chart(series, "stage", f"{name} (%)")))
+        bins = sorted((r for r in here if is_bin(r, rows)), key=lambda r: low_end(r["n_ov"]))
+        ticks = list(dict.fromkeys(r["n_ov"] for r in bins))
+        swept: dict[str, tuple[list[float], list[float]]] = {}
+        for r in bins:
+            if r["sacer"] is not None:
+                x, y = swept.setdefault(system(r), ([], []))
+                x.append(ticks.index(r["n_ov"]))
+                y.append(r["sacer"])
+        if swept:
+            chart = line_chart(swept, "extra registered speakers", "saCER (%)", ticks)
+            out.append((f"{test_set}: saCER by extra registered speakers, %", chart))
+    return out
+
+
+def _stage_series(rows: Sequence[Row], figure: str) -> dict[str, tuple[list[float], list[float]]]:
+    """Mode → stages and figures; with the training's name where there are several."""
+    several = len({lineage(r["run"]) for r in rows}) > 1
+    series: dict[str, tuple[list[float], list[float]]] = {}
+    for r in sorted(rows, key=lambda r: r["stage"] or 0):
+        if r["stage"] is not None and r[figure] is not None and not is_bin(r, rows):
+            label = (f"{lineage(r['run'])}, " if several else "") + MODE_NAMES[r["mode"]]
+            x, y = series.setdefault(label, ([], []))
+            x.append(r["stage"])
+            y.append(r[figure])
+    return {k: v for k, v in series.items() if len(set(v[0])) > 1}
+
+
+def data_uri(flac: bytes) -> str:
+    """Audio as it stands inside the page."""
+    import base64
+
+    return "data:audio/flac;base64," + base64.b64encode(flac).decode()
+
+
+def _badness(score: SessionScore) -> tuple[float, int]:
+    """Errors per token of the strictest figure; without reference tokens by errors alone, first of all."""
+    edits = score.sacer or score.cpcer or score.cer
+    return (edits.rate if edits.rate is not None else (float("inf") if edits.errors else -1.0), edits.errors)
+
+
+def _shade(count: int, confusion: Confusion, row: int) -> Any:
+    """A background as strong as the share of its row."""
+    from markupsafe import Markup
+
+    total = sum(confusion.counts[row])
+    share = count / total if total else 0
+    return Markup(f' style="background:rgba(37,99,168,{0.45 * share:.2f})"') if count else Markup("")
+
+
+_CI_KEYS = {"CER": "cer", "cpCER": "cpcer", "saCER": "sacer", "Δcp": "delta_cp", "Δsa": "delta_sa"}
+
+
+def _interval(rows: Sequence[Row], table: Table, column: int, line: Sequence[Any]) -> str:
+    """The interval of a cell of the results, as text. A block's title is its test set and mode."""
+    key = _CI_KEYS.get(table.head[column])
+    if table.name != "results" or key is None or line[0].startswith("paper: "):
+        return ""
+    n_ov = line[table.head.index("N_ov")] if "N_ov" in table.head else None
+    for r in rows:
+        if (system(r), f"{r['test_set']}, {MODE_NAMES[r['mode']]}", r["n_ov"]) == (line[0], table.title, n_ov):
+            found = (r.get("ci") or {}).get(key)
+            return f"{found[0]:.2f} – {found[1]:.2f}" if found else ""
+    return ""
+
+
+def names_table(sets: Sequence[ScoredSet]) -> Table | None:
+    """Which names were used, whether the number of speakers was right, and DER, one line a set."""
+    lines = []
+    for s in sets:
+        if s.speakers is None or not s.speakers.sessions:
+            continue
+        used, der = s.speakers.names, s.speakers.der
+        shares = [used.percent(k) if s.speakers.registered else None for k in ("absent", "generic", "unknown")]
+        shares.append(used.percent("unattributed"))
+        lines.append((s.title, used.turns, *shares, s.speakers.count_accuracy, der.percent if der else None))
+    head = ("set", "turns", "absent name", "spkN", "unknown name", "no speaker", "speaker count right", "DER")
+    note = (
+        "Percent of hypothesis turns that carry the name of a registered speaker who does not speak, a generic label "
+        "although names were registered, a name that was not registered, or none. Speaker count: percent with the "
+        "right number of speakers. DER only where both sides have times, without collar, overlap scored."
+    )
+    return Table("names", "Names and speakers", head, tuple(lines), note) if lines else None
+
+
+def _subtitle(rows: Sequence[Row]) -> str:
+    if not rows:
+        return ""
+    sets = ", ".join(dict.fromkeys(f"{r['test_set']} ({r['split']})" for r in rows))
+    return (
+        f"Test sets: {sets}. Unit: {rows[0]['unit']}. Normaliser: {', '.join(sorted({r['normaliser'] for r in rows}))}."
+    )

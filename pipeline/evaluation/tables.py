@@ -1,0 +1,261 @@
+"""Tables of a set of score rows, ours beside the paper's: results, N_ov sweep, stages, extractors, data scaling.
+
+A paper row stands beside ours with its own split, unit and normaliser, so that a reader sees what can be compared.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipeline.evaluation.paper import NORMALISER, SPLITS, TITLES, UNIT, Published, canonical, published
+from pipeline.evaluation.scores import MODES, Row, cell, markdown
+
+MODE_NAMES = {"asr": "ASR", "no": "No-Regist", "match": "Match-Regist", "over": "Over-Regist"}
+HEAD = (
+    "system", "test set", "mode", "N_ov", "CER", "cpCER", "saCER", "Δcp", "Δsa", "ref. tokens",
+    "split", "unit", "normaliser",
+)  # fmt: skip
+TEXT_COLUMNS = 4
+WORDS = frozenset({"split", "unit", "normaliser"})  # columns behind the numbers that are none
+
+
+@dataclass(frozen=True)
+class About:
+    """What a run was trained on; nothing of it is in a score row."""
+
+    extractor: str | None = None
+    hours: float | None = None
+
+
+@dataclass(frozen=True)
+class Table:
+    """A titled table of cells."""
+
+    name: str  # for file names
+    title: str
+    head: tuple[str, ...]
+    lines: tuple[tuple[Any, ...], ...]
+    note: str = ""
+    paper: frozenset[int] = field(default_factory=frozenset)  # numbers of the lines that are published ones
+    text_columns: int = 1
+
+    def markdown(self) -> str:
+        """With its title and note."""
+        lines = [list(self.head), *([cell(c) for c in line] for line in self.lines)]
+        return f"### {self.title}\n\n{markdown(lines, self.text_columns)}" + (f"\n{self.note}\n" if self.note else "")
+
+    def csv(self) -> str:
+        """Empty where undefined; figures in full precision."""
+        out = io.StringIO()
+        writer = csv.writer(out, lineterminator="\n")
+        writer.writerow(self.head)
+        writer.writerows([["" if c is None else c for c in line] for line in self.lines])
+        return out.getvalue()
+
+    def json(self) -> str:
+        """A list of objects."""
+        return json.dumps(
+            [dict(zip(self.head, line, strict=True)) for line in self.lines], ensure_ascii=False, indent=1
+        )
+
+
+def all_tables(rows: Sequence[Row], about: Mapping[str, About] | None = None) -> list[Table]:
+    """Every table that the rows have something for."""
+    known = about or {}
+    made = [results(rows), sweep(rows), stages(rows), extractors(rows, known), scaling(rows, known)]
+    return [t for t in made if t is not None]
+
+
+def write_tables(tables: Sequence[Table], folder: Path) -> None:
+    """``tables.md`` with all of them, and a CSV and a JSON file each."""
+    for table in tables:
+        (folder / f"{table.name}.csv").write_text(table.csv(), encoding="utf-8")
+        (folder / f"{table.name}.json").write_text(table.json() + "\n", encoding="utf-8")
+    (folder / "tables.md").write_text("\n".join(t.markdown() for t in tables), encoding="utf-8")
+
+
+def results(rows: Sequence[Row]) -> Table:
+    """Tables 2 and 3 of the paper: modes × test sets, the paper's rows of the same test set and mode below ours."""
+    lines: list[tuple[Any, ...]] = []
+    paper = []
+    for test_set, mode, ours in _blocks(rows):
+        lines += [_ours(r) for r in ours]
+        for p in published(test_set, mode):
+            paper.append(len(lines))
+            lines.append(_paper(p))
+    note = "Rates in percent."
+    if paper:
+        note += (
+            " Lines marked “paper” are published figures. Their normaliser is not stated; their AliMeeting-Eval has "
+            "the size of the official Test set."
+        )
+    return Table("results", "Results", HEAD, tuple(lines), note, frozenset(paper), TEXT_COLUMNS)
+
+
+def result_blocks(table: Table) -> list[Table]:
+    """The results as one small table a test set and mode, without the columns that say nothing there."""
+    blocks: dict[tuple[str, str], list[int]] = {}
+    for i, line in enumerate(table.lines):
+        test_set = line[1] if i not in table.paper else next(reversed(blocks))[0]
+        blocks.setdefault((test_set, line[2]), []).append(i)
+    out = []
+    for (test_set, mode), places in blocks.items():
+        lines = [table.lines[i] for i in places]
+        kept = [
+            c for c in range(len(HEAD)) if HEAD[c] not in ("test set", "mode") and any(x[c] is not None for x in lines)
+        ]
+        out.append(
+            Table(
+                name=table.name,
+                title=f"{test_set}, {MODE_NAMES[mode]}",
+                head=tuple(HEAD[c] for c in kept),
+                lines=tuple(tuple(line[c] for c in kept) for line in lines),
+                paper=frozenset(k for k, i in enumerate(places) if i in table.paper),
+                text_columns=sum(c < TEXT_COLUMNS for c in kept),
+            )
+        )
+    return out
+
+
+def sweep(rows: Sequence[Row]) -> Table | None:
+    """Figure 5: Over-Regist by the number of extra registered speakers. The paper prints no numbers for it."""
+    bins = [r for r in rows if is_bin(r, rows)]
+    if not bins:
+        return None
+    bins.sort(key=lambda r: (r["test_set"], r["run"], r["stage"] or 0, low_end(r["n_ov"])))
+    lines = [(system(r), r["test_set"], r["n_ov"], r["cer"], r["sacer"], r["delta_sa"]) for r in bins]
+    head = ("system", "test set", "N_ov", "CER", "saCER", "Δsa")
+    return Table("n_ov", "Extra registered speakers (Over-Regist)", head, tuple(lines), text_columns=3)
+
+
+def stages(rows: Sequence[Row]) -> Table | None:
+    """Figure 4: figures after each stage. The paper prints no numbers for it."""
+    staged = [r for r in rows if r["stage"] is not None and not is_bin(r, rows)]
+    if len({r["stage"] for r in staged}) < 2:
+        return None
+    staged.sort(key=lambda r: (r["test_set"], lineage(r["run"]), MODES.index(r["mode"]), r["stage"]))
+    keys = ("test_set", "mode", "stage", "cer", "cpcer", "sacer", "delta_cp", "delta_sa")
+    head = ("system", "test set", "mode", "stage", "CER", "cpCER", "saCER", "Δcp", "Δsa")
+    lines = tuple((lineage(r["run"]), *(r[k] for k in keys)) for r in staged)
+    return Table("stages", "After each stage", head, lines, text_columns=4)
+
+
+def extractors(rows: Sequence[Row], about: Mapping[str, About]) -> Table | None:
+    """Table 4: runs that differ in the speaker embedding extractor, each after its last stage."""
+    ours = [r for r in _last_stage(rows) if r["mode"] != "asr" and r["run"] in about and about[r["run"]].extractor]
+    if len({about[r["run"]].extractor for r in ours}) < 2:
+        return None
+    lines: list[tuple[Any, ...]] = []
+    for r in sorted(ours, key=lambda r: (r["test_set"], str(about[r["run"]].extractor), MODES.index(r["mode"]))):
+        speaker_cer = r["cpcer"] if r["mode"] == "no" else r["sacer"]
+        lines.append((about[r["run"]].extractor, r["test_set"], system(r), r["mode"], r["cer"], speaker_cer))
+    paper = []
+    if any(canonical(r["test_set"]) == "alimeeting" for r in ours):
+        for p in sorted(published("alimeeting"), key=lambda p: p.extractor):
+            if p.extractor and p.hours and p.hours > 7000:
+                paper.append(len(lines))
+                lines.append((p.extractor, TITLES[p.test_set], "paper: SpeakerLM", p.mode, p.cer, p.speaker_cer))
+    head = ("extractor", "test set", "system", "mode", "CER", "cpCER (no) or saCER")
+    return Table("extractors", "Speaker embedding extractor", head, tuple(lines), "", frozenset(paper), 4)
+
+
+def scaling(rows: Sequence[Row], about: Mapping[str, About]) -> Table | None:
+    """Rows by hours of SDR training data, No-Regist, beside the paper's four."""
+    ours = [r for r in _last_stage(rows) if r["mode"] == "no" and r["run"] in about and about[r["run"]].hours]
+    sets = list(dict.fromkeys(r["test_set"] for r in ours))
+    if len({about[r["run"]].hours for r in ours}) < 2 and not any(canonical(t) for t in sets):
+        return None
+    lines: list[tuple[Any, ...]] = []
+    paper = []
+    for test_set in sets:
+        found = [
+            (about[r["run"]].hours, system(r), r["cer"], r["cpcer"], r["delta_cp"], False)
+            for r in ours
+            if r["test_set"] == test_set
+        ]
+        found += [
+            (p.hours, "paper: SpeakerLM", p.cer, p.speaker_cer, p.delta, True)
+            for p in published(test_set, "no")
+            if p.hours and p.extractor == "ERes2NetV2"
+        ]
+        for hours, name, *figures, is_paper in sorted(found, key=lambda x: (x[0], x[-1])):
+            if is_paper:
+                paper.append(len(lines))
+            lines.append((test_set, name, hours, *figures))
+    head = ("test set", "system", "hours of SDR data", "CER", "cpCER", "Δcp")
+    return Table("scaling", "Hours of training data", head, tuple(lines), "", frozenset(paper), 2)
+
+
+def low_end(n_ov: str | None) -> int:
+    """``"11-20"`` → 11, for sorting."""
+    return int(n_ov.split("-")[0]) if n_ov else 0
+
+
+def system(row: Row) -> str:
+    """Run and stage as one name."""
+    said = row["stage"] is None or re.search(rf"stage[-_ ]?{row['stage']}\b", row["run"])
+    return row["run"] if said else f"{row['run']} (stage {row['stage']})"
+
+
+def lineage(run: str) -> str:
+    """``speakerlm-stage3`` → ``speakerlm``: what the stages of one training have in common."""
+    return re.sub(r"[-_ ]?stage[-_ ]?\d+", "", run) or run
+
+
+def is_bin(row: Row, rows: Sequence[Row]) -> bool:
+    """Whether this is one range of a sweep over N_ov: the same system has others, and at least as wide ones."""
+    if row["mode"] != "over" or not row["n_ov"]:
+        return False
+    same = [
+        r for r in rows if r["n_ov"] and all(r[k] == row[k] for k in ("run", "stage", "test_set", "mode", "normaliser"))
+    ]
+    widths = {_width(r["n_ov"]) for r in same}
+    return len(same) > 1 and (len(widths) == 1 or _width(row["n_ov"]) < max(widths))
+
+
+def _width(n_ov: str) -> int:
+    low, _, high = n_ov.partition("-")
+    return int(high or low) - int(low)
+
+
+def _blocks(rows: Sequence[Row]) -> Iterator[tuple[str, str, list[Row]]]:
+    """(test set, mode, rows) without the ranges of a sweep, in the order of the rows and of :data:`MODES`."""
+    for test_set in dict.fromkeys(r["test_set"] for r in rows):
+        for mode in MODES:
+            here = [r for r in rows if (r["test_set"], r["mode"]) == (test_set, mode) and not is_bin(r, rows)]
+            if here:
+                yield test_set, mode, here
+
+
+def _last_stage(rows: Sequence[Row]) -> list[Row]:
+    """Rows of the last stage of each training, without the ranges of a sweep."""
+    last: dict[str, int] = {}
+    for r in rows:
+        last[lineage(r["run"])] = max(last.get(lineage(r["run"]), 0), r["stage"] or 0)
+    return [r for r in rows if (r["stage"] or 0) == last[lineage(r["run"])] and not is_bin(r, rows)]
+
+
+def _ours(r: Row) -> tuple[Any, ...]:
+    keys = ("test_set", "mode", "n_ov", "cer", "cpcer", "sacer", "delta_cp", "delta_sa", "n_ref")
+    return (system(r), *(r[k] for k in (*keys, "split", "unit", "normaliser")))
+
+
+def _paper(p: Published) -> tuple[Any, ...]:
+    name = (
+        p.system
+        + (f", {p.hours:,.0f}\u00a0h" if p.hours else "")
+        + (f", {p.extractor}" if p.extractor == "CAM++" else "")
+    )
+    no = p.mode == "no"
+    return (
+        f"paper: {name}", TITLES[p.test_set], p.mode, "1-50" if p.mode == "over" else None,
+        p.cer, p.speaker_cer if no else None, None if no else p.speaker_cer, p.delta if no else None,
+        None if no else p.delta, None, SPLITS[p.test_set], UNIT, NORMALISER,
+    )  # fmt: skip

@@ -1,0 +1,132 @@
+"""The command: what it prints, what it refuses, what it does not import."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.evaluation.cli import main
+
+STM = "m1 1 A 0 2 今天下午开会\nm1 1 B 1.5 4 好的没有问题\nm2 1 A 0 2 你好\nm3 1 B 0 1 再见\n"
+
+
+def put(path: Path, text: str) -> str:
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+@pytest.fixture
+def ref(tmp_path: Path) -> str:
+    return put(tmp_path / "ref.stm", STM)
+
+
+@pytest.fixture
+def hyp(tmp_path: Path) -> str:
+    return put(tmp_path / "hyp.stm", STM.replace("下午", "下").replace("m2 1 A", "m2 1 B"))
+
+
+def test_figures_and_files(ref: str, hyp: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert main([ref, hyp, "--orc", "--per-session", "--out", str(tmp_path / "out"), "--test-set", "AliMeeting"]) == 0
+    printed = capsys.readouterr().out
+    (row,) = json.loads((tmp_path / "out" / "scores.json").read_text(encoding="utf-8"))
+    assert (row["cer"], row["cpcer"], row["sacer"]) == pytest.approx((100 / 16, 100 / 16, 500 / 16))
+    assert row["n_ref"] == 16
+    assert "ORC-CER" in printed
+    assert "DER:" in printed
+    sessions = (tmp_path / "out" / "sessions.tsv").read_text(encoding="utf-8").splitlines()
+    assert sessions[1] == "hyp\tm1\tcer\t0\t1\t0\t12"
+    assert {p.name for p in (tmp_path / "out").iterdir()} >= {"scores.json", "sessions.tsv", "report.html", "tables.md"}
+
+
+def test_two_systems_are_compared(ref: str, hyp: str, capsys: pytest.CaptureFixture[str]):
+    assert main([ref, ref, hyp]) == 0
+    assert "B − A, points" in capsys.readouterr().out
+
+
+def test_the_same_in_another_format_gives_the_same(
+    ref: str, hyp: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert main(["convert", hyp, str(tmp_path / "seglst"), "--to", "seglst"]) == 0
+    assert main(["convert", hyp, str(tmp_path / "tsv"), "--to", "tsv"]) == 0
+    capsys.readouterr()
+    main([ref, hyp, "--system", "x"])
+    first = capsys.readouterr().out
+    main([ref, str(tmp_path / "seglst"), "--system", "x"])
+    assert capsys.readouterr().out == first
+
+
+def test_rttm_gives_der_only(ref: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    main(["convert", ref, str(tmp_path / "rttm"), "--to", "rttm"])
+    capsys.readouterr()
+    assert main([ref, str(tmp_path / "rttm")]) == 0
+    found = capsys.readouterr()
+    assert "DER: 0.00 %" in found.out
+    assert "speaker count right: 100.00 %" in found.out
+    assert "CER" not in found.out
+    assert "no words" in found.err
+
+
+def test_names_decide_whether_there_is_sacer(ref: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    generic = put(tmp_path / "g.stm", STM.replace(" A ", " spk0 ").replace(" B ", " spk1 "))
+    main([ref, generic])
+    assert "saCER |" not in capsys.readouterr().out.split("\n\n", 2)[1]
+    main([ref, generic, "--by-name", "yes"])
+    assert "| saCER | 200.00" in capsys.readouterr().out.replace("  ", " ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere.stm", "nowhere.stm"], "does not exist"),
+        (["{ref}", "{other}"], "another set"),
+        (["{ref}", "{ref}", "--normaliser", "x"], "no normaliser"),
+        (["{ref}", "{ref}", "--group", "("], "no regular expression"),
+        (["decoded", "{tmp}", "--out", "{tmp}/out"], "speakerlm-decode first"),
+        (["convert", "{ref}", "{tmp}/o", "--to", "ass"], "srt, vtt"),
+    ],
+)
+def test_user_errors_are_one_line_and_exit_1(arguments, message, ref, tmp_path, capsys):
+    other = put(tmp_path / "other.stm", "z9 1 A 0 2 x\n")
+    filled = [a.format(ref=ref, other=other, tmp=tmp_path) for a in arguments]
+    assert main(filled) == 1
+    found = capsys.readouterr()
+    assert message in found.err
+    assert found.err.startswith("speakerlm-score: ")
+    assert found.err.count("\n") == 1
+
+
+def test_sessions_on_one_side_only_are_said(ref: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    part = put(tmp_path / "part.stm", "m1 1 A 0 2 今天下午开会\nz9 1 A 0 2 你好\n")
+    assert main([ref, part]) == 0
+    err = capsys.readouterr().err
+    assert "2 of 3 sessions have no hypothesis" in err
+    assert "1 hypothesis sessions have no reference" in err
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["decoded", "--help"], ["convert", "--help"]])
+def test_help_imports_nothing_heavy(arguments: list[str]):
+    """What makes --help slow is imports, so they are what is checked: none of these may be there."""
+    code = (
+        "import sys; from pipeline.evaluation.cli import main\n"
+        "try: main(sys.argv[1:])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'numpy', 'scipy', 'meeteval', 'matplotlib', 'pyarrow', 'omegaconf', 'pyannote'}\n"
+        "print('HEAVY', sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
+    assert "HEAVY []" in done.stdout
+
+
+def test_scoring_imports_no_torch(ref: str, hyp: str, tmp_path: Path):
+    code = (
+        "import sys; from pipeline.evaluation.cli import main\n"
+        "assert main(sys.argv[1:]) == 0\n"
+        "print('TORCH', [m for m in ('torch', 'transformers', 'deepspeed', 'funasr') if m in sys.modules])"
+    )
+    arguments = [ref, hyp, "--orc", "--out", str(tmp_path / "out")]
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
+    assert "TORCH []" in done.stdout

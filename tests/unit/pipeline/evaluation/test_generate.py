@@ -1,0 +1,159 @@
+"""Decoding a packed set with a finished run: what is registered, what is written, how it goes on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pipeline.checkpoint import write_done
+from pipeline.config import save_recipe
+from pipeline.evaluation.generate import PAPER_BINS, Job, decode, default_modes, jobs_of, main
+from pipeline.evaluation.scores import score_decoded
+from shards.errors import CheckpointError, ConfigError, DataError, ScoreError
+from tests.support.datasets import make_dataset
+from tests.support.training import DIM, make_parts, tiny_recipe
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dataset and a run that has finished without learning anything."""
+    from pipeline.model.build import WEIGHTS, build_model, own_state_dict, save_own_weights
+
+    folder = tmp_path_factory.mktemp("parts")
+    make_parts(folder)
+    make_dataset(folder / "test", samples=5, speakers_per_sample=(2, 3), dim=DIM, seed=9)
+    recipe = tiny_recipe(folder, folder / "run")
+    recipe.init_from = "stage3"  # a recipe of stage 4 needs one; decoding does not read it
+    model = build_model(recipe.model)
+    save_own_weights(folder / "run" / WEIGHTS, own_state_dict(model), model.bases)
+    save_recipe(recipe, folder / "run" / "config.yaml")
+    write_done(folder / "run", {"stage": 4, "step": 0, "weights_sha256": "abc", "bases": model.bases})
+    return folder
+
+
+def rows(path: Path) -> dict[str, dict]:
+    return {r["key"]: r for r in map(json.loads, path.read_text(encoding="utf-8").splitlines())}
+
+
+def run(parts: Path, out: Path, **options):
+    return decode(
+        parts / "run", str(parts / "test"), out, **{"n_ov": "2-4", "batch": 2, "max_new_tokens": 6, **options}
+    )
+
+
+@pytest.fixture(scope="module")
+def decoded(parts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("decoded")
+    run(parts, out, modes="asr,no,match,over")
+    return out
+
+
+def test_every_clip_is_decoded_once_in_every_mode(decoded: Path):
+    assert {p.name for p in decoded.iterdir()} == {
+        "asr.jsonl", "no.jsonl", "match.jsonl", "over.jsonl", "decode.json", "done",
+    }  # fmt: skip
+    assert all(len(rows(decoded / f"{m}.jsonl")) == 5 for m in ("asr", "no", "match", "over"))
+
+
+def test_registration_and_reference_follow_the_mode(decoded: Path):
+    for mode in ("asr", "no", "match", "over"):
+        for row in rows(decoded / f"{mode}.jsonl").values():
+            speakers = list(dict.fromkeys(s["speaker"] for s in row["reference"]))
+            if mode == "asr":
+                assert (speakers, row["names"], row["n_ov"]) == ([None], [], None)
+            elif mode == "no":
+                assert (speakers, row["names"]) == ([f"spk{i}" for i in range(len(speakers))], [])
+            else:
+                assert set(speakers) == set(row["name_of"].values()) <= set(row["names"])
+                extra = len(row["names"]) - len(speakers)
+                assert extra == (row["n_ov"] or 0)
+                assert extra == 0 if mode == "match" else 2 <= extra <= 4
+            starts = [s["start"] for s in row["reference"]]
+            assert starts == sorted(starts)
+            assert all(s["text"] for s in row["reference"])
+
+
+def test_registration_is_a_function_of_seed_and_key(parts: Path, decoded: Path, tmp_path: Path):
+    run(parts, tmp_path / "same", modes="over", batch=5)
+    run(parts, tmp_path / "other", modes="over", seed=2)
+    first, same = rows(decoded / "over.jsonl"), rows(tmp_path / "same" / "over.jsonl")
+    other = rows(tmp_path / "other" / "over.jsonl")
+    assert {k: r["names"] for k, r in first.items()} == {k: r["names"] for k, r in same.items()}
+    assert {k: r["names"] for k, r in first.items()} != {k: r["names"] for k, r in other.items()}
+
+
+def test_decoding_goes_on_where_it_stopped(parts: Path, decoded: Path, tmp_path: Path):
+    """Two whole lines and half a third, as a kill leaves them."""
+    run(parts, tmp_path, modes="no")
+    whole = (tmp_path / "no.jsonl").read_bytes()
+    lines = whole.splitlines(keepends=True)
+    (tmp_path / "no.jsonl").write_bytes(b"".join(lines[:2]) + lines[2][:30])
+    (tmp_path / "done").unlink()
+    timing = run(parts, tmp_path, modes="no")
+    again = (tmp_path / "no.jsonl").read_bytes().splitlines(keepends=True)
+    assert again[:2] == lines[:2]
+    assert sorted(rows(tmp_path / "no.jsonl")) == sorted(rows(decoded / "no.jsonl"))
+    assert len(again) == 5
+    assert timing["no"].clips == 8  # five and three again
+    assert (tmp_path / "done").exists()
+
+
+def test_output_of_other_settings_is_refused(parts: Path, tmp_path: Path):
+    run(parts, tmp_path, modes="no")
+    with pytest.raises(ScoreError, match="another seed"):
+        run(parts, tmp_path, modes="no", seed=2)
+    (tmp_path / "decode.json").unlink()
+    with pytest.raises(ScoreError, match=r"no decode\.json"):
+        run(parts, tmp_path, modes="no")
+
+
+def test_decoded_clips_are_scored(decoded: Path):
+    found = score_decoded(decoded)
+    assert [r["mode"] for r in found] == ["asr", "no", "match", "over"]
+    assert {(r["run"], r["stage"], r["test_set"], r["unit"]) for r in found} == {("tiny-test", 4, "synthetic", "clip")}
+    assert found[0]["cpcer"] is None
+    assert found[1]["sacer"] is None
+    assert found[2]["sacer"] is not None
+    assert found[3]["n_ov"] is not None
+    assert len({r["n_ref"] for r in found}) == 1
+
+
+def test_several_ranges_give_a_file_each(parts: Path, tmp_path: Path):
+    run(parts, tmp_path, modes="over", n_ov="1-1,2-2", limit=2)
+    assert {r["n_ov"] for r in rows(tmp_path / "over-1-1.jsonl").values()} == {1}
+    assert {r["n_ov"] for r in rows(tmp_path / "over-2-2.jsonl").values()} == {2}
+    assert [r["n_ov"] for r in score_decoded(tmp_path)] == ["1-1", "2-2"]
+
+
+def test_vectors_of_another_extractor_are_refused(parts: Path, tmp_path: Path):
+    info = json.loads((parts / "test" / "dataset.json").read_text())
+    info["provenance"]["extractor"] = "other"
+    kept = (parts / "test" / "dataset.json").read_bytes()
+    (parts / "test" / "dataset.json").write_text(json.dumps(info))
+    try:
+        with pytest.raises(DataError, match="pack the test set with that extractor"):
+            run(parts, tmp_path, modes="match")
+    finally:
+        (parts / "test" / "dataset.json").write_bytes(kept)
+
+
+def test_a_run_that_has_not_finished_is_refused(parts: Path, tmp_path: Path):
+    with pytest.raises(CheckpointError):
+        decode(tmp_path, str(parts / "test"), tmp_path / "out")
+    assert main([str(tmp_path), str(parts / "test"), str(tmp_path / "out")]) == 1
+
+
+def test_jobs():
+    assert jobs_of("no,over", "1-50") == [Job("no", None, "no"), Job("over", (1, 50), "over")]
+    assert [j.name for j in jobs_of("over", "paper")] == [f"over-{b}" for b in PAPER_BINS]
+    assert (default_modes(1), default_modes(3)) == ("asr", "no,match,over")
+
+
+@pytest.mark.parametrize(
+    ("modes", "n_ov"), [("yes", "1-50"), ("", "1-50"), ("over", "5-1"), ("over", "0-3"), ("over", "x")]
+)
+def test_bad_jobs_are_refused(modes: str, n_ov: str):
+    with pytest.raises(ConfigError):
+        jobs_of(modes, n_ov)

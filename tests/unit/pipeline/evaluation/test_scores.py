@@ -1,0 +1,138 @@
+"""From decoded clips to rows, and rows to a file and a table."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pipeline.evaluation.scores import (
+    KEYS,
+    cell,
+    decoded_session,
+    format_table,
+    read_decoded,
+    read_scores,
+    score_decoded,
+    write_scores,
+)
+from shards.errors import ScoreError
+
+
+def clip(
+    key="c1", mode="no", raw="spk0: 一二\nspk1: 三四", names=(), n_ov=None, speakers=("spk0", "spk1"), session="m1"
+):
+    reference = [
+        {"speaker": speakers[0], "start": 0.0, "end": 1.0, "text": "一二"},
+        {"speaker": speakers[1], "start": 1.0, "end": 2.0, "text": "三四"},
+    ]
+    return {
+        "key": key, "session": session, "corpus": "toy", "split": "test", "mode": mode, "n_ov": n_ov,
+        "names": list(names), "name_of": {}, "raw": raw, "reference": reference, "hypothesis": [],
+    }  # fmt: skip
+
+
+def put(folder: Path, name: str, clips) -> Path:
+    folder.mkdir(exist_ok=True)
+    path = folder / name
+    path.write_text("".join(json.dumps(c, ensure_ascii=False) + "\n" for c in clips), encoding="utf-8")
+    return path
+
+
+def test_rows_of_all_modes(tmp_path: Path):
+    ab = ("Ann", "Bob")
+    put(tmp_path, "asr.jsonl", [clip(mode="asr", raw="一二三四", speakers=(None, None))])
+    put(tmp_path, "no.jsonl", [clip(raw="spk0: 三四\nspk1: 一二")])
+    put(tmp_path, "match.jsonl", [clip(mode="match", raw="Ann: 一二\nAnn: 三四", names=ab, speakers=ab)])
+    put(tmp_path, "over.jsonl", [clip(mode="over", raw="Ann: 一二\nCy: 三四", names=(*ab, "Cy"), n_ov=1, speakers=ab)])
+    rows = score_decoded(tmp_path, "run", 4, "toy", "test", replicates=0)
+    assert [set(r) for r in rows] == [set(KEYS)] * 4
+    figures = [(r["mode"], r["n_ov"], r["cer"], r["cpcer"], r["sacer"], r["delta_cp"], r["delta_sa"]) for r in rows]
+    assert figures == [
+        ("asr", None, 0, None, None, None, None),
+        ("no", None, 100, 0, None, -100, None),
+        ("match", None, 0, 100, 100, 100, 100),
+        ("over", "1-1", 0, 0, 100, 0, 100),
+    ]
+    assert {(r["run"], r["stage"], r["test_set"], r["split"], r["unit"], r["n_ref"]) for r in rows} == {
+        ("run", 4, "toy", "test", "clip", 4)
+    }
+    assert {r["normaliser"] for r in rows} == {"paper-zh-v1"}
+
+
+def test_what_is_not_said_comes_from_the_decoder(tmp_path: Path):
+    put(tmp_path, "no.jsonl", [clip()])
+    (row,) = score_decoded(tmp_path)
+    assert (row["run"], row["stage"], row["test_set"], row["split"]) == (tmp_path.name, None, "toy", "test")
+    (tmp_path / "decode.json").write_text(json.dumps({"about": {"run": "r", "stage": 2, "test_set": "t"}}))
+    (row,) = score_decoded(tmp_path)
+    assert (row["run"], row["stage"], row["test_set"], row["split"]) == ("r", 2, "t", "test")
+
+
+def test_a_sweep_has_a_row_a_range_in_order(tmp_path: Path):
+    for low in (20, 1, 10):
+        put(tmp_path, f"over-{low}-{low + 9}.jsonl", [clip(mode="over", names=("spk0", "spk1"), n_ov=low)])
+    assert [r["n_ov"] for r in score_decoded(tmp_path)] == ["1-10", "10-19", "20-29"]
+
+
+def test_intervals_are_by_recording(tmp_path: Path):
+    good, bad = [clip(f"g{i}", session=f"m{i}") for i in range(5)], [clip("b", raw="spk0: 一", session="m9")]
+    put(tmp_path, "no.jsonl", [*good, *bad])
+    (row,) = score_decoded(tmp_path)
+    assert row["ci"]["cer"][0] <= row["cer"] <= row["ci"]["cer"][1]
+    put(tmp_path, "no.jsonl", good[:1])
+    assert score_decoded(tmp_path)[0]["ci"] is None
+
+
+def test_text_is_parsed_when_it_is_scored():
+    session = decoded_session(clip(mode="match", raw="uh\nAnn 一二", names=("Ann", "Bob"), speakers=("Ann", "Bob")))
+    assert [(s.speaker, s.text) for s in session.hypothesis] == [(None, "uh"), ("Ann", "一二")]
+    assert session.notes == ("turn 1: no speaker", "turn 2: missing colon")
+    assert session.names == ("Ann", "Bob")
+    assert session.unit_group == "m1"
+
+
+def test_scores_are_written_and_read_back(tmp_path: Path):
+    put(tmp_path / "d", "no.jsonl", [clip()])
+    rows = score_decoded(tmp_path / "d")
+    write_scores(rows, tmp_path / "new" / "scores.json")
+    assert read_scores(tmp_path / "new" / "scores.json") == rows
+    assert [p.name for p in (tmp_path / "new").iterdir()] == ["scores.json"]
+
+
+@pytest.mark.parametrize("text", ["{", "{}", "[1]", '[{"run": 1}]'])
+def test_something_else_is_no_scores_file(tmp_path: Path, text: str):
+    (tmp_path / "scores.json").write_text(text)
+    with pytest.raises(ScoreError):
+        read_scores(tmp_path / "scores.json")
+
+
+def test_damaged_decoded_files_are_named(tmp_path: Path):
+    with pytest.raises(ScoreError, match="speakerlm-decode first"):
+        score_decoded(tmp_path)
+    path = put(tmp_path, "no.jsonl", [clip(), clip()])
+    with pytest.raises(ScoreError, match=r"no\.jsonl:2: key c1 occurs twice"):
+        read_decoded(path)
+    path.write_text(json.dumps(clip()) + '\n{"key": "x", "mo')
+    with pytest.raises(ScoreError, match=r"no\.jsonl:2: not a decoded clip"):
+        read_decoded(path)
+
+
+def test_the_table_says_what_is_undefined():
+    row = dict.fromkeys(KEYS) | {
+        "run": "r",
+        "mode": "no",
+        "cer": 12.345,
+        "delta_cp": -1.0,
+        "n_ref": 10,
+        "normaliser": "x-v1",
+    }
+    text = format_table([row | {"ci": {"cer": [10.0, 15.0]}}], intervals=True)
+    assert "12.35 [10.00, 15.00]" in text or "12.34 [10.00, 15.00]" in text
+    assert "-1.00" in text
+    assert "–" in text
+    assert "normaliser x-v1" in text
+    assert len({len(line) for line in text.splitlines()[:3]}) == 1
+    assert format_table([]).endswith("No scores.\n")
+    assert (cell(None), cell(0.0), cell(3)) == ("–", "0.00", "3")

@@ -1,0 +1,97 @@
+"""DER against a plain definition, speaker counts, and names that should not be there."""
+
+import itertools
+import random
+
+import pytest
+
+from pipeline.evaluation.records import Segment, Session
+from pipeline.evaluation.speakers import NameUse, diarisation, has_times, name_use, speaker_figures
+
+
+def session(reference, hypothesis, names=None):
+    def make(rows):
+        return tuple(Segment("x", *row) for row in rows)
+
+    return Session("x", make(reference), make(hypothesis), names=names)
+
+
+def plain_der(s, step=0.01):
+    """On a grid of frames, every one-to-one mapping of hypothesis to reference speakers tried."""
+    end = max(x.end for x in (*s.reference, *s.hypothesis))
+    frames = [(k + 0.5) * step for k in range(round(end / step))]
+
+    def active(segments):
+        return [{x.speaker for x in segments if x.start <= t < x.end} for t in frames]
+
+    ref, hyp = active(s.reference), active(s.hypothesis)
+    refs, hyps = sorted({x.speaker for x in s.reference}), sorted({x.speaker for x in s.hypothesis})
+    best = 0
+    padded = [*refs, *[None] * len(hyps)]
+    for chosen in set(itertools.permutations(padded, len(hyps))):
+        mapping = dict(zip(hyps, chosen, strict=True))
+        best = max(best, sum(len({mapping[h] for h in b} & a) for a, b in zip(ref, hyp, strict=True)))
+    total = sum(len(a) for a in ref)
+    error = sum(max(len(a), len(b)) for a, b in zip(ref, hyp, strict=True)) - best
+    return 100 * error / total
+
+
+def test_der_equals_its_plain_definition():
+    rng = random.Random(0)
+    for _ in range(15):
+
+        def rows(prefix):
+            return [
+                (f"{prefix}{rng.randrange(3)}", "x", t := rng.randrange(0, 300) / 100, t + rng.randrange(20, 150) / 100)
+                for _ in range(5)
+            ]
+
+        s = session(rows("r"), rows("h"))
+        assert diarisation(s).percent == pytest.approx(plain_der(s), abs=1e-6)
+
+
+def test_der_by_hand():
+    s = session([("A", "x", 0.0, 4.0), ("B", "x", 3.0, 6.0)], [("1", "x", 0.0, 5.0), ("2", "x", 5.0, 7.0)])
+    found = diarisation(s)
+    assert (found.missed, found.false_alarm, found.confusion, found.reference) == pytest.approx((1.0, 1.0, 1.0, 7.0))
+
+
+def test_the_collar_forgives_on_each_side_of_a_boundary():
+    s = session([("A", "x", 1.0, 3.0)], [("1", "x", 1.2, 3.2)])
+    assert diarisation(s).percent == pytest.approx(20)
+    assert diarisation(s, collar=0.25).percent == pytest.approx(0)
+
+
+def test_der_needs_times_on_both_sides_of_every_session():
+    timed = session([("A", "x", 0.0, 1.0)], [("1", "x", 0.0, 1.0)])
+    untimed = session([("A", "x", 0.0, 1.0)], [("1", "x")])
+    assert has_times(timed)
+    assert not has_times(untimed)
+    assert speaker_figures([timed]).der.percent == 0
+    assert speaker_figures([timed, untimed]).der is None
+
+
+def test_speaker_count_counts_speakers_that_say_something():
+    right = session([("A", "x"), ("B", "y")], [("1", "x"), ("2", "y"), ("3", " ")])
+    wrong = session([("A", "x"), ("B", "y")], [("1", "x")])
+    assert speaker_figures([right, wrong]).count_accuracy == 50
+    assert speaker_figures([]).count_accuracy is None
+
+
+def test_names_in_over_registration():
+    s = session(
+        [("A", "x"), ("B", "y")],
+        [("A", "x"), ("C", "y"), ("spk0", "z"), ("D", "w"), (None, "v"), ("E", "")],
+        names=("A", "B", "C", "E"),
+    )
+    assert name_use(s) == NameUse(turns=5, absent=1, generic=1, unknown=1, unattributed=1)
+    assert name_use(s).percent("absent") == 20
+
+
+def test_generic_labels_are_no_leak_where_nobody_is_registered():
+    assert name_use(session([("spk0", "x")], [("spk0", "x"), ("spk1", "y")])) == NameUse(turns=2)
+
+
+def test_sums():
+    assert NameUse(1, 2, 3, 4, 5) + NameUse(1, 1, 1, 1, 1) == NameUse(2, 3, 4, 5, 6)
+    assert NameUse().percent("absent") is None

@@ -33,7 +33,7 @@ class EncoderConfig:
 
 @dataclass
 class ProjectorConfig:
-    """2 Transformer layers at the encoder's width, then a strided convolution to the LLM's; width and stride are ours."""
+    """2 Transformer layers at the encoder's width, then a strided convolution to the LLM's; widths, stride are ours."""
 
     layers: int = 2
     heads: int = 8

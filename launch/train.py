@@ -1,0 +1,66 @@
+"""Train one stage of SpeakerLM. Start it with `deepspeed`, `torchrun`, `srun`, or alone for a single process.
+
+    deepspeed launch/train.py launch/recipes/speakerlm-7b/stage1.yaml output=exp/stage1
+    deepspeed --num_accelerators 2 launch/train.py launch/recipes/tiny/stage1.yaml
+
+The same command resumes from the newest whole checkpoint. Exit codes: 0 done (or --max-steps reached), 85 saved after a
+stop signal and to be started again, 1 failed. Only OUTPUT/done says that a stage has ended.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # this checkout wins over any other package called pipeline or shards
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recipe", type=Path, help="YAML file, see launch/recipes")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that win over the recipe's")
+    parser.add_argument(
+        "--max-steps", type=int, metavar="N",
+        help="stop after step N: saved, but not done. Learning rate and end stay the recipe's (trainer.max_steps)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--overfit-one-batch", action="store_true",
+        help="repeat the first global step: the loss must go to 0, or model and data do not fit together",
+    )  # fmt: skip
+    parser.add_argument(
+        "--dry-run", action="store_true",
+        help="print the resolved recipe and DeepSpeed configuration; reads neither weights nor data",
+    )  # fmt: skip
+    parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # the deepspeed launcher passes it
+    return parser.parse_intermixed_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Exit code of the run."""
+    args = parse(arguments)
+    from pipeline.config import dump_recipe, load_recipe
+    from shards.errors import SpeakerLMError
+
+    overrides = [*args.overrides, *(["trainer.overfit_one_batch=true"] if args.overfit_one_batch else [])]
+    try:
+        recipe = load_recipe(args.recipe, overrides)
+        if args.dry_run:
+            from pipeline.engine import describe, resolve_deepspeed
+
+            world_size = int(os.environ.get("WORLD_SIZE", "1"))
+            print(describe(dump_recipe(recipe), resolve_deepspeed(recipe, world_size)))
+            return 0
+    except SpeakerLMError as e:
+        print(f"{type(e).__name__}: {e}", file=sys.stderr)
+        return 1
+    from pipeline.start import run_stage
+
+    return run_stage(recipe, stop_after=args.max_steps)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

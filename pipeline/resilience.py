@@ -1,0 +1,97 @@
+"""Stop signals, and what a rank says before it leaves.
+
+A batch system signals one process, some processes, or all of them at different moments. So a signal only raises a flag
+here; the flags travel with the numbers that ranks exchange in every step anyway, and all ranks act on them after the
+same step.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from types import FrameType
+
+from shards.errors import SpeakerLMError
+
+REQUEUE = 85  # exit code: saved and stopped on request; start the same command again
+FAILED = 1
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+
+_LOST_PEER = (
+    "connection closed by peer",
+    "connection reset",
+    "timed out",
+    "timeout",
+    "connection refused",
+    "broken pipe",
+)
+
+
+class StopRequest:
+    """Whether this process was asked to stop. A second signal changes nothing."""
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+        self._owner = os.getpid()
+
+    def install(self) -> StopRequest:
+        """Take the stop signals of this process; forked workers ignore them."""
+        for number in STOP_SIGNALS:
+            signal.signal(number, self._note)
+        return self
+
+    @property
+    def is_set(self) -> bool:
+        """A stop signal has arrived."""
+        return self.signal is not None
+
+    def _note(self, number: int, _: FrameType | None) -> None:
+        if os.getpid() == self._owner and self.signal is None:
+            self.signal = number
+
+
+def guarded(run: Callable[[], int], advice: Callable[[], str]) -> int:
+    """Exit code of ``run``; an error is explained on this rank first.
+
+    Args:
+        advice: what the user should do about a fault that is not of this rank's making.
+    """
+    try:
+        return run()
+    except SpeakerLMError as e:
+        _explain(f"{type(e).__name__}: {e}")
+    except Exception as e:  # noqa: BLE001 - nothing is swallowed: it is told, and the process ends
+        if isinstance(e, RuntimeError) and lost_peer(e):
+            _explain(f"another rank is gone: it was killed, or its own message says why ({_first_line(e)}). {advice()}")
+        else:
+            traceback.print_exc()
+            _explain(f"{type(e).__name__}: {e}\nThis is a fault of the program or the machine. {advice()}")
+    return FAILED
+
+
+def lost_peer(error: BaseException) -> bool:
+    """Whether a collective failed because another rank died or hung."""
+    import torch
+
+    if isinstance(error, torch.distributed.DistNetworkError | torch.distributed.DistBackendError):
+        return True
+    text = str(error).lower()
+    return any(phrase in text for phrase in _LOST_PEER)
+
+
+def leave(code: int) -> None:
+    """End this process now: after a fault, waiting for peers or worker processes could hang for ever."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _explain(message: str) -> None:
+    print(f"[rank {os.environ.get('RANK', '0')}] {message}", file=sys.stderr, flush=True)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]

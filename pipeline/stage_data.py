@@ -1,0 +1,89 @@
+"""A stage's datasets: planned, loaded and shared among the ranks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import islice
+from typing import Any
+
+from pipeline.checkpoint import first_rank_first
+from pipeline.config import DatasetConfig, Recipe
+from pipeline.data.collate import Batch
+from pipeline.data.loader import Loader, SampleReader, StepBatches
+from pipeline.data.plan import Plan, PlanSettings
+from pipeline.data.rows import DatasetSource
+from pipeline.engine import Ranks
+from pipeline.lengths import TokenCounter, build_lengths
+from pipeline.prompts import Mode, PromptTokenizer
+from pipeline.stages import STAGES
+from shards.errors import ConfigError
+from shards.index import Dataset, open_dataset
+
+
+class StageData:
+    """A stage's planned and loaded batches, as the trainer asks for them."""
+
+    def __init__(self, recipe: Recipe, ranks: Ranks, tokenizer: PromptTokenizer) -> None:
+        """Open the datasets and count their tokens where that has not been done yet."""
+        self._recipe, self._ranks, self._tokenizer = recipe, ranks, tokenizer
+        self._train = self._open(recipe.data.train)
+        self._validation = self._open(recipe.data.validation)
+        self.train_names = [d.name for d in self._train]
+        self.validation_names = [d.name for d in self._validation]
+
+    def train(self, state: dict[str, Any] | None) -> Iterator[StepBatches]:
+        """Global steps without end."""
+        plan = self._plan(self._train, self._recipe.data.train, self._settings())
+        if state is not None:
+            plan.load_state_dict(state)
+        return iter(self._loader(plan, self._train, self._recipe.data.workers))
+
+    def validation(self) -> Iterator[Sequence[Batch]]:
+        """The first ``validation_batches`` micro-batches of a plan that does not change; each sample in every mode."""
+        stage = STAGES[self._recipe.stage]
+        modes = (Mode.NO, Mode.MATCH, Mode.OVER) if stage.registration else None
+        settings = replace(self._settings(), epochs=1, modes=modes)
+        plan = self._plan(self._validation, self._recipe.data.validation, settings)
+        steps = math.ceil(self._recipe.trainer.validation_batches / self._recipe.data.micro_batches_per_step)
+        loader = self._loader(plan, self._validation, min(1, self._recipe.data.workers))
+        return (step.micro_batches for step in islice(loader, steps))
+
+    def _open(self, shares: Sequence[DatasetConfig]) -> list[Dataset]:
+        datasets = [open_dataset(share.path) for share in shares]
+        for dataset in datasets:
+            made_with = dataset.info.get("provenance", {}).get("extractor")
+            if made_with is not None and made_with != self._recipe.model.extractor:
+                raise ConfigError(
+                    f"{dataset.url}: its speaker vectors are of {made_with}, the recipe's model.extractor is "
+                    f"{self._recipe.model.extractor}; pack it with that one, or name the other"
+                )
+        first_rank_first(self._ranks, lambda: [build_lengths(d, self._tokenizer) for d in datasets])
+        return datasets
+
+    def _settings(self) -> PlanSettings:
+        return PlanSettings(
+            seed=self._recipe.seed,
+            registration=STAGES[self._recipe.stage].registration,
+            stride=self._recipe.model.projector.stride,
+            tokenizer=self._tokenizer.hash,
+            data=self._recipe.data,
+        )
+
+    def _plan(self, datasets: Sequence[Dataset], shares: Sequence[DatasetConfig], settings: PlanSettings) -> Plan:
+        sources = [DatasetSource(d, self._tokenizer.hash) for d in datasets]
+        return Plan(sources, shares, settings, TokenCounter(self._tokenizer))
+
+    def _loader(self, plan: Plan, datasets: Sequence[Dataset], workers: int) -> Loader:
+        model, data = self._recipe.model, self._recipe.data
+        return Loader(
+            plan,
+            SampleReader(datasets, self._tokenizer, model.projector.stride, model.speaker_dim),
+            rank=self._ranks.rank,
+            world_size=self._ranks.world_size,
+            workers=workers,
+            prefetch_steps=data.prefetch_steps,
+            max_consecutive_replacements=data.max_consecutive_replacements,
+            pin_memory=self._ranks.device.type == "cuda",
+        )

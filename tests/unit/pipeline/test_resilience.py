@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+
+from pipeline.resilience import FAILED, StopRequest, guarded, lost_peer
+from shards.errors import DataError
+
+
+@pytest.fixture
+def stop() -> StopRequest:
+    before = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGUSR1)}
+    yield StopRequest().install()
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def test_a_signal_raises_a_flag_and_a_second_does_no_harm(stop: StopRequest) -> None:
+    assert not stop.is_set
+    os.kill(os.getpid(), signal.SIGUSR1)
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert stop.is_set
+    assert stop.signal == signal.SIGUSR1
+
+
+def test_a_users_error_is_told_without_a_traceback(capfd: pytest.CaptureFixture[str]) -> None:
+    def run() -> int:
+        raise DataError("shard 7 is bad; pack it again")
+
+    assert guarded(run, lambda: "unused") == FAILED
+    message = capfd.readouterr().err
+    assert "[rank 0] DataError: shard 7 is bad; pack it again" in message
+    assert "Traceback" not in message
+
+
+def test_a_fault_of_the_program_keeps_its_traceback(capfd: pytest.CaptureFixture[str]) -> None:
+    def run() -> int:
+        raise RuntimeError("shapes do not match")
+
+    assert guarded(run, lambda: "Start again.") == FAILED
+    message = capfd.readouterr().err
+    assert "Traceback" in message
+    assert "Start again." in message
+
+
+def test_a_lost_peer_is_told_with_advice(capfd: pytest.CaptureFixture[str]) -> None:
+    def run() -> int:
+        raise RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:1")
+
+    assert guarded(run, lambda: "Start the same command again.") == FAILED
+    assert "another rank is gone" in capfd.readouterr().err
+
+
+def test_what_is_a_lost_peer() -> None:
+    assert lost_peer(RuntimeError("Timed out waiting 1800000ms for recv operation to complete"))
+    assert not lost_peer(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))

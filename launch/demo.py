@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
 import subprocess
 import sys
@@ -21,6 +22,14 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 BIN = Path(sys.executable).parent
 STAGES = (1, 2, 3, 4)
+ENVIRONMENT = {
+    "DS_ACCELERATOR": "cpu",
+    "OMP_NUM_THREADS": "1",  # two processes on two cores
+    "PYTHONUNBUFFERED": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "MALLOC_MMAP_MAX_": "0",  # glibc keeps large blocks: a step's tensors are not returned and fetched again
+    "MALLOC_TRIM_THRESHOLD_": str(10**10),
+}
 TAIL = 15  # lines of a failed step's log that are shown
 
 
@@ -164,11 +173,20 @@ def report(out: Path, size: Size) -> None:
         audio=lambda key: read_sample(*where[key]).audio,
     )
     print("\n" + format_table(rows))
+    for n in STAGES:
+        start, end = held_out_loss(out / "exp" / f"stage{n}")
+        print(f"stage {n}: held-out loss {start:.3f} → {end:.3f} per target token")
 
 
 def moved(out: Path, stage: int) -> tuple[str, ...]:
     """The tiny recipes point into demo/; these overrides point them into another folder."""
     return () if out == ROOT / "demo" else (f"root={out}",)
+
+
+def held_out_loss(run: Path) -> tuple[float, float]:
+    """Validation loss before the first step of a stage and after its last."""
+    lines = (run / "validation.jsonl").read_text().splitlines()
+    return json.loads(lines[0])["loss"], json.loads(lines[-1])["loss"]
 
 
 def shards_cli() -> tuple[str, ...]:
@@ -220,7 +238,7 @@ def main() -> None:
     out, size = args.out.resolve(), SMOKE if args.smoke else Size()
     logs = out / "logs"
     logs.mkdir(parents=True, exist_ok=True)
-    environment = {**os.environ, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    environment = {**os.environ, **ENVIRONMENT, "SPEAKERLM_CACHE": str(args.cache.resolve())}
     start = time.monotonic()
     for step in (*speech_steps(out, args.cache), *data_steps(out, size), *training_steps(out, size)):
         run_step(step, logs, environment)

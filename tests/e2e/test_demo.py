@@ -15,11 +15,12 @@ import pytest
 import webdataset
 
 ROOT = Path(__file__).resolve().parents[2]
+CACHE = Path(os.environ.get("SPEAKERLM_CACHE") or ROOT / ".cache" / "speech").resolve()
 pytestmark = pytest.mark.timeout(900)
 
 
-def start(out: Path, *options: str) -> subprocess.Popen[str]:
-    command = [sys.executable, str(ROOT / "launch" / "demo.py"), "--smoke", "--out", str(out), *options]
+def start(out: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, str(ROOT / "launch" / "demo.py"), "--smoke", "--out", str(out), "--cache", str(CACHE)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         command, cwd=out, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -89,6 +90,14 @@ def test_every_stage_starts_from_the_one_before(demo: tuple[Path, str]) -> None:
     for n in (2, 3, 4):
         assert done[n]["bases"]["init_from"] == done[n - 1]["weights_sha256"]
     assert len({d["weights_sha256"] for d in done.values()}) == 4
+
+
+def test_held_out_loss_falls_in_every_stage(demo: tuple[Path, str]) -> None:
+    for n in (1, 2, 3, 4):
+        lines = (demo[0] / "exp" / f"stage{n}" / "validation.jsonl").read_text().splitlines()
+        losses = [json.loads(line)["loss"] for line in lines]
+        assert losses[-1] < losses[0], (n, losses)
+        assert f"stage {n}: held-out loss" in demo[1]
 
 
 def test_report_is_one_page(demo: tuple[Path, str]) -> None:

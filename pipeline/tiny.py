@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 ENCODER_DIM, ENCODER_BLOCKS, ENCODER_TP_BLOCKS = 128, 4, 1
 LLM_HIDDEN, LLM_LAYERS, LLM_HEADS = 128, 4, 4
 SPEAKER_DIM = 192
+NAMES = POOLS["tiny"]  # the tiny recipes draw from the same pool
 MOST_VOICES = 8  # of one made-up conversation, registered ones included
 FRAME_SECONDS = 0.06  # one encoder frame
 LOG_EVERY = 50
@@ -69,7 +70,7 @@ def write_tokenizer(folder: Path, words: dict[str, list[str]]) -> PromptTokenize
     frame = [p.text for p in prompt_pieces(Mode.MATCH, ["x"]) + prompt_pieces(Mode.ASR) if hasattr(p, "text")]
     texts = [*frame, "system You are a helpful assistant. user assistant", "spk0 spk1 spk2 spk3"]
     texts += [f" {w}" for found in words.values() for w in found] + [w for found in words.values() for w in found]
-    texts += POOLS["en"]
+    texts += NAMES
     make_tokenizer(folder, texts * 3, vocab_size=4000)
     return PromptTokenizer.from_folder(folder)
 
@@ -192,9 +193,9 @@ class Text:
 
 def make_text(rng: random.Random, tokenizer: PromptTokenizer, words: dict[str, list[str]], progress: float) -> Text:
     """A drawn conversation; short ones first, then what the simulated sets hold."""
-    mode = Mode.ASR if progress < 0.1 else rng.choice([Mode.ASR, Mode.NO, Mode.MATCH, Mode.OVER])
-    people = 1 if mode is Mode.ASR else rng.randint(1, 2) if progress < 0.4 else rng.randint(2, 4)
-    turns = people if progress < 0.4 else rng.randint(people, 4)
+    mode = Mode.ASR if progress < 0.3 else rng.choice([Mode.ASR, Mode.NO, Mode.MATCH, Mode.OVER])
+    people = 1 if mode is Mode.ASR else rng.randint(1, 2) if progress < 0.55 else rng.randint(2, 4)
+    turns = people if progress < 0.55 else rng.randint(people, 4)
     languages = [rng.choice(list(words)) for _ in range(people)]
     segments = []
     for i in range(turns):
@@ -205,7 +206,7 @@ def make_text(rng: random.Random, tokenizer: PromptTokenizer, words: dict[str, l
     extra = rng.randint(1, 4) if mode is Mode.OVER else 0
     registered = list(range(people + extra)) if mode in (Mode.MATCH, Mode.OVER) else []
     rng.shuffle(registered)
-    names = rng.sample(POOLS["en"], len(registered))
+    names = rng.sample(NAMES, len(registered))
     name_of = {str(who): name for who, name in zip(registered, names, strict=True)}
     return _lay_out(rng, tokenizer, mode, segments, registered, names, name_of)
 
@@ -325,8 +326,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Make tiny stand-ins for SenseVoice and Qwen2.5 (stage 0).")
     parser.add_argument("data", type=Path, help="folder with the packed datasets asr and simulated")
     parser.add_argument("out", type=Path, help="folder for encoder/ and llm/")
-    parser.add_argument("--encoder-steps", type=int, default=700)
-    parser.add_argument("--llm-steps", type=int, default=1800)
+    parser.add_argument("--encoder-steps", type=int, default=500)
+    parser.add_argument("--llm-steps", type=int, default=1500)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
     try:

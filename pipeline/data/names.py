@@ -39,6 +39,7 @@ POOLS: dict[str, tuple[str, ...]] = {
     "en": tuple(dict.fromkeys(_EN.split())),
     "zh": tuple(a + b for a in _ZH_FIRST for b in _ZH_SECOND),
 }
+POOLS["tiny"] = POOLS["en"][::9]  # for models that are too small to know hundreds of names
 
 
 def pool_names(rng: np.random.Generator, pools: Sequence[str], count: int) -> list[str]:

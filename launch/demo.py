@@ -214,7 +214,8 @@ def run_step(step: Step, logs: Path, environment: dict[str, str]) -> None:
         print("\n".join(["", *(f"    {line}" for line in lines), ""]), file=sys.stderr)
         why = f"exit status {process.returncode}" if process.returncode else f"{step.proof} was not written"
         sys.exit(f"FAILED: {step.name} ({why})\n  log:  {log}\n  next: {step.hint}")
-    print(f"\r  done  {step.name}  {time.monotonic() - start:.0f} s\033[K", flush=True)
+    clear = ("\r", "\033[K") if sys.stdout.isatty() else ("", "")
+    print(f"{clear[0]}  done  {step.name}  {time.monotonic() - start:.0f} s{clear[1]}", flush=True)
 
 
 def wait(process: subprocess.Popen[bytes], log: Path, name: str) -> None:

@@ -97,7 +97,20 @@ def test_generic_labels():
 
 
 alphabet = st.sampled_from(
-    [*"ab:：\n \t[]0.,1你好。?S", "spk1", "spk", "Mike", "李四", "[0.0, 1.0]", "Mike:", "Ｍike", "**", "\u3000", "\r\n", "\x00"]
+    [
+        *"ab:：\n \t[]0.,1你好。?S",
+        "spk1",
+        "spk",
+        "Mike",
+        "李四",
+        "[0.0, 1.0]",
+        "Mike:",
+        "Ｍike",
+        "**",
+        "\u3000",
+        "\r\n",
+        "\x00",
+    ]
 )
 texts = st.lists(alphabet, max_size=40).map("".join) | st.text(max_size=60)
 name_lists = st.lists(
@@ -122,7 +135,9 @@ def test_no_character_is_lost(text, names):
         else:
             assert re.fullmatch(r"(?s)\s*.+?\s*(\[[\d.,\s]*\])?\*{0,2}\s*[:：]?\s*", head)
             label = re.sub(r"\s*(\[[\d., \t]*\])?\*{0,2}\s*[:：]?\s*$", "", head).strip()
-            same = unicodedata.normalize("NFKC", label).casefold() == unicodedata.normalize("NFKC", t.speaker).casefold()
+            same = (
+                unicodedata.normalize("NFKC", label).casefold() == unicodedata.normalize("NFKC", t.speaker).casefold()
+            )
             assert same or is_generic(t.speaker) or label == ""
 
 

@@ -209,13 +209,13 @@ def lineage(run: str) -> str:
 
 
 def is_bin(row: Row, rows: Sequence[Row]) -> bool:
-    """Whether this is one range of a sweep over N_ov: the same system has others, and this one does not span them."""
+    """Whether this is one range of a sweep over N_ov: the same system has others, and this one holds none of them."""
     if row["mode"] != "over" or not row["n_ov"]:
         return False
     keys = ("run", "stage", "test_set", "split", "mode", "normaliser")
     ranges = {ends(r["n_ov"]) for r in rows if r["n_ov"] and all(r[k] == row[k] for k in keys)}
     low, high = ends(row["n_ov"])
-    return len(ranges) > 1 and (low > min(a for a, _ in ranges) or high < max(b for _, b in ranges))
+    return len(ranges) > 1 and not any(low <= a and b <= high for a, b in ranges - {(low, high)})
 
 
 def ends(n_ov: str) -> tuple[int, int]:

@@ -115,6 +115,8 @@ def test_the_papers_bins_are_a_sweep():
     names = {t.name: t for t in all_tables(bins)}
     assert [line[2] for line in names["n_ov"].lines] == list(PAPER_BINS)
     assert names["results"].lines == ()
+    full = row(mode="over", n_ov="1-50")  # what the main result draws from: it ends before the bins do
+    assert [is_bin(r, [full, *bins]) for r in (full, *bins)] == [False] + [True] * 10
 
 
 def test_every_table_says_split_unit_and_normaliser():

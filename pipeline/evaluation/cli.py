@@ -140,6 +140,7 @@ def _decoded(args: argparse.Namespace) -> int:
 
 
 def _score(args: argparse.Namespace) -> int:
+    from pipeline.evaluation.decoded import oddities, registered
     from pipeline.evaluation.formats import read
     from pipeline.evaluation.metrics import names_are_shared, score_session
     from pipeline.evaluation.normalize import profile
@@ -157,7 +158,10 @@ def _score(args: argparse.Namespace) -> int:
         hypothesis = read(path, args.hyp_format)
         if _wordless(hypothesis):
             return _score_speakers(args, reference)
-        paired = pair(reference, hypothesis, group)
+        odd = oddities(path)
+        paired = pair(reference, hypothesis, group, registered(path), odd)
+        if odd:
+            print(f"{path}: the text of {len(odd)} sessions is not as asked for; see the report", file=sys.stderr)
         for finding in paired.findings:
             print(f"{path}: {finding}", file=sys.stderr)
         by_name = args.by_name == "yes" or (args.by_name == "auto" and names_are_shared(paired.sessions))
@@ -198,12 +202,16 @@ def _score_speakers(args: argparse.Namespace, reference: Sequence[Segment]) -> i
 
 
 def _print_speakers(sessions: Sequence[Session], collar: float) -> None:
-    """Speaker count and DER."""
+    """Speaker count, use of names, and DER."""
     from pipeline.evaluation.scores import cell
     from pipeline.evaluation.speakers import speaker_figures
 
     found = speaker_figures(sessions, collar)
     print(f"speaker count right: {cell(found.count_accuracy)} % of {found.sessions} sessions")
+    if found.registered:
+        kinds = {"absent": "absent names", "generic": "spkN", "unknown": "unknown names", "unattributed": "no speaker"}
+        shares = ", ".join(f"{title} {cell(found.names.percent(kind))} %" for kind, title in kinds.items())
+        print(f"of {found.names.turns} hypothesis turns: {shares}")
     if found.der:
         forgiven = f"collar {collar:g} s" if collar else "no collar"
         print(f"DER: {cell(found.der.percent)} % of {found.der.reference:.1f} s ({forgiven}, overlap scored)")

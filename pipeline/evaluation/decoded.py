@@ -13,7 +13,7 @@ from typing import Any
 
 from pipeline.evaluation.parse import parse
 from pipeline.evaluation.records import Segment, Session
-from pipeline.evaluation.sources import json_lines, read_json, seconds
+from pipeline.evaluation.sources import json_lines, read_json, read_text, seconds
 from shards.errors import ScoreError
 
 MODES = ("asr", "no", "match", "over")
@@ -90,6 +90,23 @@ def check_times(s: Segment, where: object) -> None:
         raise ScoreError(
             f"{where}: session {s.session}, speaker {s.speaker}: ends at {s.end} s before its start {s.start} s"
         )
+
+
+def registered(path: Path) -> dict[str, tuple[str, ...]]:
+    """Session → the names that were in its prompt, of JSON Lines that say so; empty for another format."""
+    if path.suffix.lower() != ".jsonl":
+        return {}
+    return {row["key"]: tuple(row["names"]) for _, row in rows(path) if row["names"]}
+
+
+def oddities(path: Path) -> dict[str, tuple[str, ...]]:
+    """Session → what was odd in the model's text, of JSON Lines or a text file; empty for another format."""
+    if path.suffix.lower() == ".txt":
+        return {path.stem: parsed(path.stem, read_text(path))[1]}
+    if path.suffix.lower() != ".jsonl":
+        return {}
+    found = {row["key"]: hypothesis(row, where)[1] for where, row in rows(path)}
+    return {key: notes for key, notes in found.items() if notes}
 
 
 def read_decoded(path: Path) -> list[dict[str, Any]]:

@@ -269,7 +269,8 @@ def _print_comparison(a: Sequence[SessionScore], b: Sequence[SessionScore]) -> N
     for figure, title in zip(FIGURES, ("CER", "cpCER", "saCER"), strict=True):
         if all(getattr(s, figure) is not None for s in (*a, *b)):
             c = compare(a, b, figure)
-            lines.append([title, f"{c.difference:+.2f}", f"[{c.low:+.2f}, {c.high:+.2f}]", f"{c.p:.4f}", str(c.groups)])
+            p = f"{c.p:.4f}" if c.p else "< 0.0001"  # 10,000 replicates cannot say more
+            lines.append([title, f"{c.difference:+.2f}", f"[{c.low:+.2f}, {c.high:+.2f}]", p, str(c.groups)])
     print(markdown(lines))
 
 

@@ -17,8 +17,6 @@ from pipeline.evaluation.bootstrap import intervals
 from pipeline.evaluation.decoded import decoded_files, decoded_session, describe, n_ov_range, read_decoded
 from pipeline.evaluation.metrics import SessionScore, score_session, total
 from pipeline.evaluation.normalize import Profile, profile
-from pipeline.evaluation.sources import read_json
-from shards.errors import ScoreError
 
 Row = dict[str, Any]
 
@@ -120,20 +118,6 @@ def write_scores(rows: Sequence[Row], path: Path | str) -> None:
         f.write("\n")
     Path(f.name).chmod(0o644)
     Path(f.name).replace(target)
-
-
-def read_scores(path: Path | str) -> list[Row]:
-    """Rows of a ``scores.json``.
-
-    Raises:
-        ScoreError: the file is missing or holds something else.
-    """
-    if not Path(path).exists():
-        raise ScoreError(f"no scores at {path}")
-    rows = read_json(Path(path))
-    if not isinstance(rows, list) or not all(isinstance(r, dict) and set(KEYS) <= set(r) for r in rows):
-        raise ScoreError(f"{path} does not hold rows with {', '.join(KEYS)}")
-    return rows
 
 
 def format_table(rows: Sequence[Row], intervals: bool = False) -> str:

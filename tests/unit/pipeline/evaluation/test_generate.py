@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-from pipeline.checkpoint import write_done
 
+from pipeline.checkpoint import write_done
 from pipeline.config import save_recipe
 from pipeline.evaluation.generate import PAPER_BINS, Job, decode, default_modes, jobs_of, main
 from pipeline.evaluation.scores import score_decoded

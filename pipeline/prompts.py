@@ -1,4 +1,6 @@
-"""Prompts and target texts, as the SpeakerLM paper words them: building, tokenising and reading back, side by side.
+"""Prompts and target texts, as the SpeakerLM paper words them: building and tokenising.
+
+Reading a target back is :mod:`pipeline.evaluation.parse`, which also takes what models make of it.
 
 A prompt is a list of pieces: text, the audio, a speaker vector. Text is tokenised piece by piece, so that lengths add
 up exactly and can be planned from counts of single pieces. ``<start>`` and ``<end>`` are plain text to the tokenizer.
@@ -8,8 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -20,7 +21,6 @@ from shards.sample import Segment
 
 SYSTEM = "You are a helpful assistant."
 _PLACEHOLDER = "\u241fprompt\u241f"  # stands for the user's text while the chat template is applied
-_TURN = re.compile(r"([^\s:：][^:：\n]{0,63}?)\s*[:：]\s*(.*)")
 
 
 class Mode(StrEnum):
@@ -124,27 +124,6 @@ def target_pieces(mode: Mode, segments: Sequence[Segment], names: Mapping[str, s
 def target_turns(mode: Mode, segments: Sequence[Segment], names: Mapping[str, str] | None = None) -> list[str]:
     """The target's lines; joined by newlines they are the joined :func:`target_pieces`. ASR: one line."""
     return "".join(target_pieces(mode, segments, names)).split("\n")
-
-
-def parse_turns(text: str, labels: Collection[str] | None = None) -> list[tuple[str | None, str]]:
-    """Target text back to (label, text) turns; what follows no label is (None, text) or continues the turn before.
-
-    Args:
-        text: what a model wrote.
-        labels: if given, only these and ``spkN`` are taken for labels, so that "at 10: 30" stays text.
-    """
-    turns: list[tuple[str | None, str]] = []
-    for line in text.split("\n"):
-        match = _TURN.fullmatch(line.strip())
-        label = match.group(1) if match else None
-        if label is not None and labels is not None and label not in labels and not re.fullmatch(r"spk\d+", label):
-            match = None
-        if match:
-            turns.append((match.group(1), match.group(2)))
-        elif line.strip():
-            before = turns.pop() if turns else (None, "")
-            turns.append((before[0], f"{before[1]} {line.strip()}".strip()))
-    return turns
 
 
 class PromptTokenizer:

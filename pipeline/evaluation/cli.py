@@ -37,9 +37,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     run = {"score": _score, "decoded": _decoded, "convert": _convert}[command]
     try:
         return run(args)
-    except SpeakerLMError as e:
+    except (SpeakerLMError, OSError) as e:  # OSError: a folder that cannot be written
         print(f"speakerlm-score: {e}", file=sys.stderr)
         return 1
+
+
+def _not_negative(text: str) -> float:
+    """An option's number: argparse words the error."""
+    number = float(text)
+    if not 0 <= number < float("inf"):
+        raise ValueError(text)
+    return number
+
+
+def _count(text: str) -> int:
+    return int(_not_negative(str(int(text))))
 
 
 def _score_parser() -> argparse.ArgumentParser:
@@ -63,14 +75,17 @@ def _score_parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--orc", action="store_true", help="ORC-CER too: slow for many speakers, greedy for long sessions")
     p.add_argument(
-        "--collar", type=float, default=0.0, help="DER: seconds forgiven on each side of a boundary (M2MeT: 0.25)"
+        "--collar",
+        type=_not_negative,
+        default=0.0,
+        help="DER: seconds forgiven each side of a boundary (M2MeT: 0.25)",
     )
     p.add_argument(
         "--group",
         metavar="REGEX",
         help="recording inside a session's id, for intervals over clips; its first group, or all of it",
     )
-    p.add_argument("--replicates", type=int, default=1000, help="of the bootstrap; 0: no intervals (default: 1000)")
+    p.add_argument("--replicates", type=_count, default=1000, help="of the bootstrap; 0: no intervals (default: 1000)")
     p.add_argument("--test-set", help="name of the test set, to stand beside the paper's rows (alimeeting, aishell4 …)")
     p.add_argument("--split", default="?", help="split of the test set, for the tables")
     p.add_argument("--unit", default="session", help="what a session of the input is: session or clip")
@@ -92,7 +107,7 @@ def _decoded_parser() -> argparse.ArgumentParser:
     p.add_argument("--datasets", nargs="*", default=[], help="packed test sets, to embed audio of the worst clips")
     p.add_argument("--normaliser", default="paper-zh", help=f"{PROFILES} (default: paper-zh)")
     p.add_argument("--title", default="Scores", help="of the report")
-    p.add_argument("--show", type=int, default=10, help="clips of each mode shown with alignment (default: 10)")
+    p.add_argument("--show", type=_count, default=10, help="clips of each mode shown with alignment (default: 10)")
     return p
 
 
@@ -125,6 +140,7 @@ def _decoded(args: argparse.Namespace) -> int:
 
 
 def _score(args: argparse.Namespace) -> int:
+    from pipeline.evaluation.decoded import oddities, registered
     from pipeline.evaluation.formats import read
     from pipeline.evaluation.metrics import names_are_shared, score_session
     from pipeline.evaluation.normalize import profile
@@ -142,7 +158,10 @@ def _score(args: argparse.Namespace) -> int:
         hypothesis = read(path, args.hyp_format)
         if _wordless(hypothesis):
             return _score_speakers(args, reference)
-        paired = pair(reference, hypothesis, group)
+        odd = oddities(path)
+        paired = pair(reference, hypothesis, group, registered(path), odd)
+        if odd:
+            print(f"{path}: the text of {len(odd)} sessions is not as asked for; see the report", file=sys.stderr)
         for finding in paired.findings:
             print(f"{path}: {finding}", file=sys.stderr)
         by_name = args.by_name == "yes" or (args.by_name == "auto" and names_are_shared(paired.sessions))
@@ -183,12 +202,16 @@ def _score_speakers(args: argparse.Namespace, reference: Sequence[Segment]) -> i
 
 
 def _print_speakers(sessions: Sequence[Session], collar: float) -> None:
-    """Speaker count and DER."""
+    """Speaker count, use of names, and DER."""
     from pipeline.evaluation.scores import cell
     from pipeline.evaluation.speakers import speaker_figures
 
     found = speaker_figures(sessions, collar)
     print(f"speaker count right: {cell(found.count_accuracy)} % of {found.sessions} sessions")
+    if found.registered:
+        kinds = {"absent": "absent names", "generic": "spkN", "unknown": "unknown names", "unattributed": "no speaker"}
+        shares = ", ".join(f"{title} {cell(found.names.percent(kind))} %" for kind, title in kinds.items())
+        print(f"of {found.names.turns} hypothesis turns: {shares}")
     if found.der:
         forgiven = f"collar {collar:g} s" if collar else "no collar"
         print(f"DER: {cell(found.der.percent)} % of {found.der.reference:.1f} s ({forgiven}, overlap scored)")
@@ -239,11 +262,15 @@ def _print_comparison(a: Sequence[SessionScore], b: Sequence[SessionScore]) -> N
     from pipeline.evaluation.bootstrap import FIGURES, compare
     from pipeline.evaluation.scores import markdown
 
+    if len({s.group for s in a}) < 2:
+        print("no comparison: it needs at least two recordings", file=sys.stderr)
+        return
     lines = [["B − A, points", "difference", "95 % interval", "p", "recordings"]]
     for figure, title in zip(FIGURES, ("CER", "cpCER", "saCER"), strict=True):
         if all(getattr(s, figure) is not None for s in (*a, *b)):
             c = compare(a, b, figure)
-            lines.append([title, f"{c.difference:+.2f}", f"[{c.low:+.2f}, {c.high:+.2f}]", f"{c.p:.4f}", str(c.groups)])
+            p = f"{c.p:.4f}" if c.p else "< 0.0001"  # 10,000 replicates cannot say more
+            lines.append([title, f"{c.difference:+.2f}", f"[{c.low:+.2f}, {c.high:+.2f}]", p, str(c.groups)])
     print(markdown(lines))
 
 

@@ -16,11 +16,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.evaluation.parse import parse
+from pipeline.evaluation.decoded import MODES, parsed
 from pipeline.evaluation.store import About, Output, Settings, Timing, decoded_keys, open_output
 from shards.errors import ConfigError, DataError, SpeakerLMError
 
-MODES = ("asr", "no", "match", "over")
 PAPER_BINS = ("1-10", "10-20", "20-30", "30-40", "40-50", "50-60", "60-70", "70-80", "80-90", "90-100")
 
 
@@ -214,7 +213,7 @@ def _finish(row: dict[str, Any], text: str) -> dict[str, Any]:
     if row["mode"] == "asr":
         turns = [{"speaker": None, "text": text.strip()}]
     else:
-        turns = [{"speaker": t.speaker, "text": t.text} for t in parse(text, row["names"]).turns]
+        turns = [{"speaker": s.speaker, "text": s.text} for s in parsed(row["key"], text, row["names"])[0]]
     return {**row, "raw": text, "hypothesis": turns}
 
 

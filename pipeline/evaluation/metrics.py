@@ -172,7 +172,7 @@ def orc_edits(
     import meeteval
 
     turns = [tokens for _, tokens in reference if tokens]
-    hyp = {str(k): v for k, v in hypothesis.items() if v}
+    hyp = {str(i): v for i, v in enumerate(hypothesis.values()) if v}
     length = sum(map(len, turns))
     if not turns or not hyp:
         return Edits(sum(map(len, hyp.values())), length, 0, length), True

@@ -9,7 +9,7 @@ profile        rules                                                            
 ``m2met``      those of the M2MeT and AliMeeting recipes: drop annotation tags and nine marks, Latin in   character
                upper case, no numerals, no script conversion
 ``paper-zh``   NFKC; traditional → simplified (OpenCC); numerals → Chinese reading (cn2an); lower case;   character
-               everything that is neither letter nor mark nor number dropped
+               everything that is neither letter nor mark nor number dropped, variation selectors too
 ``en``         NFKC; lower case; numerals → words (num2words); punctuation dropped, apostrophes inside    word
                words kept, hyphenated words split
 ``mixed``      as ``paper-zh`` without numerals; CJK by character, other scripts by word                  both
@@ -109,22 +109,26 @@ def lower(text: str) -> str:
     return text.casefold()
 
 
+# Marks that say how a character is drawn and not what was said: variation selectors and enclosing marks, as in ❤️ and 1️⃣.
+_DRAWING = re.compile("[\u180b-\u180d\ufe00-\ufe0f\u20d0-\u20f0\U000e0100-\U000e01ef]")
+
+
 def letters_only(text: str) -> str:
     """Drop whatever is no letter, mark or number, white space too."""
-    return "".join([c for c in text if unicodedata.category(c)[0] in "LMN"])
+    return "".join([c for c in _DRAWING.sub("", text) if unicodedata.category(c)[0] in "LMN"])
 
 
 def words_only(text: str) -> str:
     """Letters, marks and numbers in words parted by one space; an apostrophe inside a word stays."""
-    text = re.sub(r"[\u2018\u2019\u02bc\uff07]", "'", text)
+    text = re.sub(r"[\u2018\u2019\u02bc\uff07]", "'", _DRAWING.sub("", text))
     kept = "".join([c if c == "'" or unicodedata.category(c)[0] in "LMN" else " " for c in text])
     return " ".join([w for w in (w.strip("'") for w in kept.split()) if w])
 
 
 _THOUSANDS = re.compile(r"(?<![\d.])\d{1,3}(?:,\d{3})+(?![\d,])")
 _ZH_NUMBER = re.compile(r"(?P<year>\d{4})(?=年)|(?P<percent>\d+(?:\.\d+)?)%|(?P<number>\d+(?:\.\d+)?)", re.ASCII)
-_EN_NUMBER = re.compile(r"(?P<number>\d+(?:\.\d+)?)(?P<ordinal>st|nd|rd|th)?(?P<percent>%)?(?![\d.]*\d)", re.ASCII)
-_ZH_DIGITS = str.maketrans("0123456789.", "零一二三四五六七八九点")
+_EN_NUMBER = re.compile(r"(?P<number>\d+(?:\.\d+)?)(?P<ordinal>st|nd|rd|th)?(?P<percent>%)?", re.ASCII)
+_ZH_DIGITS = str.maketrans("0123456789", "零一二三四五六七八九")
 
 
 def numerals_zh(text: str) -> str:
@@ -141,9 +145,11 @@ def _read_zh(match: re.Match[str]) -> str:
     if match["year"]:
         return match["year"].translate(_ZH_DIGITS)
     digits = match["percent"] or match["number"]
-    whole = digits.split(".")[0]
+    whole, _, decimals = digits.partition(".")
     by_digit = len(whole) > 16 or (len(whole) > 1 and whole[0] == "0")
-    reading = digits.translate(_ZH_DIGITS) if by_digit else cn2an.an2cn(digits, "low")
+    reading = whole.translate(_ZH_DIGITS) if by_digit else cn2an.an2cn(whole, "low")
+    if decimals:  # every digit is read, where cn2an stops at the 16th
+        reading += "点" + decimals.translate(_ZH_DIGITS)
     return f"百分之{reading}" if match["percent"] else reading
 
 
@@ -155,12 +161,14 @@ def numerals_en(text: str) -> str:
 def _read_en(match: re.Match[str]) -> str:
     from num2words import num2words
 
-    digits = match["number"]
-    if len(digits.split(".")[0]) > 12 or (digits[0] == "0" and digits[1:2].isdigit()):
-        reading = " ".join([num2words(int(d)) if d != "." else "point" for d in digits])
+    whole, _, decimals = match["number"].partition(".")
+    if len(whole) > 12 or (len(whole) > 1 and whole[0] == "0"):
+        reading = " ".join([num2words(int(d)) for d in whole])
     else:
-        reading = num2words(digits, to="ordinal" if match["ordinal"] and "." not in digits else "cardinal")
-        reading = reading.replace(" and ", " ").replace("-", " ")
+        reading = num2words(int(whole), to="ordinal" if match["ordinal"] and not decimals else "cardinal")
+        reading = reading.replace(" and ", " ").replace("-", " ").replace(",", "")
+    if decimals:
+        reading += " point " + " ".join([num2words(int(d)) for d in decimals])
     return f" {reading}{' percent' if match['percent'] else ''} "
 
 

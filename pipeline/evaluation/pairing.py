@@ -34,12 +34,14 @@ def pair(
     hypothesis: Sequence[Segment],
     group: Callable[[str], str] | None = None,
     names: Mapping[str, Sequence[str]] | None = None,
+    notes: Mapping[str, Sequence[str]] | None = None,
 ) -> Paired:
     """Match sessions by id.
 
     Args:
         group: session id → recording, for the bootstrap; the session itself if not given.
         names: registered names of each session, if there was a registration.
+        notes: what was odd in each session's hypothesis, for the report.
 
     Raises:
         ScoreError: the reference is empty, or no session is in both.
@@ -76,6 +78,7 @@ def pair(
             hypothesis=tuple(hyps.get(s, ())),
             group=group(s) if group else s,
             names=tuple(names[s]) if names and s in names else None,
+            notes=tuple(notes[s]) if notes and s in notes else (),
         )
         for s, segments in refs.items()
     )

@@ -7,12 +7,14 @@ label, colon or surrounding white space is in some turn's ``text``.
 
 What counts as a label:
 
-1. anywhere: a registered name, or ``spk`` with a number, and a colon. A Latin name needs a word boundary before it
+1. anywhere: a registered name as it is written, or ``spk`` with a number, and a colon. A Latin name needs a word
+   boundary before it
 2. at the start of a line: a registered name or ``spkN`` without a colon, followed by white space, text or the end
-3. at the start of a line: any other short run without sentence punctuation, followed by a colon: an unknown name
+3. at the start of a line: any other short run without sentence punctuation, followed by a colon: an unknown name, or a
+   registered one in another case or width
 4. after the end of a sentence: one to three capitalised words, or two to four Chinese characters, and a colon: an
    unknown name
-5. a label may be followed by times, ``Name [0.0, 1.08]: text``
+5. a label may be followed by times, ``Name [0.0, 1.08]: text``, or by asterisks, ``**Name**: text``
 
 A line without a label goes on with the turn before it; text before the first label has no speaker. So a colon inside
 text parts it only behind a name, which transcripts hardly ever contain.
@@ -21,15 +23,19 @@ text parts it only behind a name, which transcripts hardly ever contain.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 GENERIC = re.compile(r"spk[ _]?\d{1,3}", re.IGNORECASE)
 
-_TIMES = r"(?:[ \t]*\[[ \t]*(?P<start>\d{1,6}(?:\.\d{1,6})?)[ \t]*,[ \t]*(?P<end>\d{1,6}(?:\.\d{1,6})?)[ \t]*\])?"
-_COLON = r"[ \t]*[:：]"
+_SPACE = r"[ \t\u00a0\u3000]"
+_NUMBER = r"\d{1,6}(?:\.\d{1,6})?"
+_TIMES = rf"(?:{_SPACE}*\[[ \t]*(?P<start>{_NUMBER})[ \t]*,[ \t]*(?P<end>{_NUMBER})[ \t]*\])?"
+_COLON = rf"\*{{0,2}}{_SPACE}*[:：]"
 _LATIN = r"A-Za-z0-9_\u00c0-\u024f"
-_UNKNOWN = r"(?P<unknown>(?!\d+[:：])[^\s:：,，。.?？!！、；;\[\]\"“”][^\n:：,，。.?？!！、；;\[\]\"“”]{0,23}?)"
+_NOT_IN_NAMES = r":：,，。.?？!！、；;\[\]\"“”*<>"
+_UNKNOWN = rf"(?P<unknown>(?!\d+[:：])[^\s{_NOT_IN_NAMES}][^\n{_NOT_IN_NAMES}]{{0,23}}?)"
 _SENTENCE = (
     r"(?P<sentence>(?<=[.?!。？！…] )[A-Z][\w'-]{0,19}(?: [A-Z][\w'-]{0,19}){0,2}|(?<=[。！？…])[\u4e00-\u9fff]{2,4})"
 )
@@ -88,13 +94,12 @@ def is_generic(speaker: str | None) -> bool:
 
 
 def _turn(match: re.Match[str], raw: str, names: Sequence[str], last: bool) -> Turn:
-    known = match["known"] or match["line"]
-    label = known or match["unknown"] or match["sentence"]
+    label = _canonical(match["known"] or match["line"] or match["unknown"] or match["sentence"], names)
     body = raw[match.end() - match.start() :]
     notes = []
     if match["line"]:
         notes.append("missing colon")
-    if not known:
+    if label not in names and not is_generic(label):
         notes.append("unknown name" if names else "name from the text")
     if "\n" in body.strip():
         notes.append("a line without a name goes on with this turn")
@@ -102,17 +107,18 @@ def _turn(match: re.Match[str], raw: str, names: Sequence[str], last: bool) -> T
         notes.append("cut off after the name" if last else "no text")
     times = [match[f"{p}{t}"] for t in ("start", "end") for p in "kus" if match[f"{p}{t}"]]
     start, end = (float(times[0]), float(times[1])) if len(times) == 2 else (None, None)
-    return Turn(_canonical(label, names), body.strip(), raw, tuple(notes), start, end)
+    return Turn(label, body.strip(), raw, tuple(notes), start, end)
 
 
 def _canonical(label: str, names: Sequence[str]) -> str:
-    """``Spk 3`` → ``spk3``; a registered name in other case → that name."""
+    """``Spk 3`` → ``spk3``; a registered name in another case or width → that name."""
     if label in names:
         return label
-    if GENERIC.fullmatch(label):
-        return "spk" + str(int(re.sub(r"\D", "", label)))
-    folded = {n.casefold(): n for n in names}
-    return folded.get(label.casefold(), label.strip())
+    plain = unicodedata.normalize("NFKC", label).strip()
+    if GENERIC.fullmatch(plain):
+        return "spk" + str(int(re.sub(r"\D", "", plain)))
+    folded = {unicodedata.normalize("NFKC", n).casefold(): n for n in names}
+    return folded.get(plain.casefold(), label.strip())
 
 
 def _pattern(names: tuple[str, ...]) -> re.Pattern[str]:
@@ -123,18 +129,18 @@ def _pattern(names: tuple[str, ...]) -> re.Pattern[str]:
     behind = rf"(?=\s|$|[^{_LATIN}:：])"
     return re.compile(
         rf"(?P<known>{known}){times['k']}{_COLON}"
-        rf"|^[ \t]*+(?P<line>{known})(?:{behind})"
-        rf"|^[ \t]*+{_UNKNOWN}{times['u']}{_COLON}(?!//)"
+        rf"|^{_SPACE}*+(?P<line>{known})(?:{behind})"
+        rf"|^{_SPACE}*+{_UNKNOWN}{times['u']}{_COLON}(?!//)"
         rf"|{_SENTENCE}{times['s']}{_COLON}(?!//)",
         re.MULTILINE,
     )
 
 
 def _bounded(name: str) -> str:
-    """A name as a pattern that does not begin or end inside a longer Latin word, in any case."""
+    """A name as a pattern that does not begin or end inside a longer Latin word."""
     before = rf"(?<![{_LATIN}])" if re.match(rf"[{_LATIN}]", name) else ""
     after = rf"(?![{_LATIN}])" if re.search(rf"[{_LATIN}]$", name) else ""
-    return f"{before}(?i:{re.escape(name)}){after}"
+    return f"{before}{re.escape(name)}{after}"
 
 
 def _mark_repeats(turns: Iterable[Turn]) -> list[Turn]:

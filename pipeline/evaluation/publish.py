@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from pipeline.evaluation.decoded import decoded_files, decoded_session, describe, read_decoded
 from pipeline.evaluation.normalize import profile
 from pipeline.evaluation.report import Audio, ScoredSet, look_at, names_table, write_report
 from pipeline.evaluation.scores import (
     DEFAULT_PROFILE,
     Row,
-    decoded_files,
-    decoded_session,
-    describe,
-    read_decoded,
     score_decoded,
     write_scores,
 )

@@ -24,9 +24,9 @@ from pipeline.evaluation.tables import (
     About,
     Table,
     all_tables,
+    ends,
     is_bin,
     lineage,
-    low_end,
     result_blocks,
     results,
     system,
@@ -149,7 +149,7 @@ def curves(rows: Sequence[Row]) -> list[tuple[str, str]]:
             series = _stage_series(here, figure)
             if series:
                 out.append((f"{test_set}: {name} after each stage, %", line_chart(series, "stage", f"{name} (%)")))
-        bins = sorted((r for r in here if is_bin(r, rows)), key=lambda r: low_end(r["n_ov"]))
+        bins = sorted((r for r in here if is_bin(r, rows)), key=lambda r: ends(r["n_ov"]))
         ticks = list(dict.fromkeys(r["n_ov"] for r in bins))
         swept: dict[str, tuple[list[float], list[float]]] = {}
         for r in bins:

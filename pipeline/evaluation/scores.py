@@ -14,11 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.evaluation.bootstrap import intervals
+from pipeline.evaluation.decoded import decoded_files, decoded_session, describe, n_ov_range, read_decoded
 from pipeline.evaluation.metrics import SessionScore, score_session, total
 from pipeline.evaluation.normalize import Profile, profile
-from pipeline.evaluation.parse import parse
-from pipeline.evaluation.records import Segment, Session
-from shards.errors import ScoreError
 
 Row = dict[str, Any]
 
@@ -26,7 +24,6 @@ KEYS = (
     "run", "stage", "test_set", "split", "unit", "mode", "n_ov",
     "cer", "cpcer", "sacer", "delta_cp", "delta_sa", "n_ref", "ci", "normaliser",
 )  # fmt: skip
-MODES = ("asr", "no", "match", "over")
 DEFAULT_PROFILE = "paper-zh"
 
 
@@ -65,50 +62,6 @@ def make_row(scores: Sequence[SessionScore], label: Label, chosen: Profile, repl
     }
 
 
-def read_decoded(path: Path) -> list[dict[str, Any]]:
-    """Rows of one ``{mode}.jsonl`` as the decoder wrote them.
-
-    Raises:
-        ScoreError: the file is missing, a line is not JSON, a key occurs twice, or a field is missing.
-    """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except FileNotFoundError as e:
-        raise ScoreError(f"no decoded output at {path}; run speakerlm-decode first") from e
-    rows: dict[str, dict[str, Any]] = {}
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            key = row["key"]
-            row["mode"], row["reference"]
-        except (ValueError, KeyError, TypeError) as e:
-            raise ScoreError(f"{path}:{number}: not a decoded clip ({type(e).__name__}: {e}); decode it again") from e
-        if key in rows:
-            raise ScoreError(f"{path}:{number}: key {key} occurs twice; delete one of the lines")
-        rows[key] = row
-    return list(rows.values())
-
-
-def decoded_session(row: dict[str, Any]) -> Session:
-    """One decoded clip as a session; the model's text is parsed here, so that a better parser needs no new decoding."""
-    key, mode = row["key"], row["mode"]
-    names = tuple(row.get("names") or ())
-    reference = tuple(Segment(key, s["speaker"], s["text"], s.get("start"), s.get("end")) for s in row["reference"])
-    notes: tuple[str, ...] = ()
-    hypothesis: tuple[Segment, ...]
-    if mode == "asr":
-        hypothesis = (Segment(key, None, row["raw"]),)
-    elif "raw" in row:
-        parsed = parse(row["raw"], names)
-        hypothesis = tuple(Segment(key, t.speaker, t.text, t.start, t.end) for t in parsed.turns)
-        notes = parsed.notes
-    else:
-        hypothesis = tuple(Segment(key, s["speaker"], s["text"]) for s in row["hypothesis"])
-    return Session(key, reference, hypothesis, row.get("session") or key, names or None, notes)
-
-
 def score_rows(rows: Iterable[dict[str, Any]], chosen: Profile) -> list[SessionScore]:
     """Score decoded clips: CER always, cpCER but for ASR, saCER where names were registered."""
     out = []
@@ -116,29 +69,6 @@ def score_rows(rows: Iterable[dict[str, Any]], chosen: Profile) -> list[SessionS
         mode = row["mode"]
         out.append(score_session(decoded_session(row), chosen, mode != "asr", mode in ("match", "over")))
     return out
-
-
-def decoded_files(folder: Path) -> list[Path]:
-    """The files that the decoder wrote, in the order of :data:`MODES`, Over-Regist by its range.
-
-    Raises:
-        ScoreError: there is none.
-    """
-    files = [p for p in folder.glob("*.jsonl") if p.stem.split("-")[0] in MODES]
-    if not files:
-        raise ScoreError(f"{folder} holds none of {', '.join(f'{m}.jsonl' for m in MODES)}; run speakerlm-decode first")
-
-    def place(path: Path) -> tuple[int, int, str]:
-        mode, *numbers = path.stem.split("-")
-        return MODES.index(mode), int(numbers[0]) if numbers and numbers[0].isdigit() else 0, path.stem
-
-    return sorted(files, key=place)
-
-
-def describe(folder: Path) -> dict[str, Any]:
-    """What ``decode.json`` says the clips are of; empty where there is none."""
-    path = folder / "decode.json"
-    return dict(json.loads(path.read_text(encoding="utf-8")).get("about", {})) if path.exists() else {}
 
 
 def score_decoded(
@@ -175,13 +105,6 @@ def score_decoded(
     return rows
 
 
-def n_ov_range(path: Path, clips: Sequence[dict[str, Any]]) -> str | None:
-    """The range in the file's name, else that of the clips (a small bank gives fewer than were asked for)."""
-    _, _, named = path.stem.partition("-")
-    drawn = [c["n_ov"] for c in clips if c.get("n_ov") is not None]
-    return named or (f"{min(drawn)}-{max(drawn)}" if drawn else None)
-
-
 def _joined(clips: Sequence[dict[str, Any]], field: str) -> str:
     return "+".join(sorted({str(c.get(field) or "?") for c in clips}))
 
@@ -195,23 +118,6 @@ def write_scores(rows: Sequence[Row], path: Path | str) -> None:
         f.write("\n")
     Path(f.name).chmod(0o644)
     Path(f.name).replace(target)
-
-
-def read_scores(path: Path | str) -> list[Row]:
-    """Rows of a ``scores.json``.
-
-    Raises:
-        ScoreError: the file is missing or holds something else.
-    """
-    try:
-        rows = json.loads(Path(path).read_text(encoding="utf-8-sig"))
-    except FileNotFoundError as e:
-        raise ScoreError(f"no scores at {path}") from e
-    except ValueError as e:
-        raise ScoreError(f"{path} is not JSON: {e}") from e
-    if not isinstance(rows, list) or not all(isinstance(r, dict) and set(KEYS) <= set(r) for r in rows):
-        raise ScoreError(f"{path} does not hold rows with {', '.join(KEYS)}")
-    return rows
 
 
 def format_table(rows: Sequence[Row], intervals: bool = False) -> str:

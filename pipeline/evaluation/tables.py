@@ -14,16 +14,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pipeline.evaluation.decoded import MODES
 from pipeline.evaluation.paper import NORMALISER, SPLITS, TITLES, UNIT, Published, canonical, published
-from pipeline.evaluation.scores import MODES, Row, cell, markdown
+from pipeline.evaluation.scores import Row, cell, markdown
 
 MODE_NAMES = {"asr": "ASR", "no": "No-Regist", "match": "Match-Regist", "over": "Over-Regist"}
+OF = ("split", "unit", "normaliser")  # what must be equal for two rows to be compared
 HEAD = (
     "system", "test set", "mode", "N_ov", "CER", "cpCER", "saCER", "Δcp", "Δsa", "ref. tokens",
-    "split", "unit", "normaliser",
-)  # fmt: skip
+) + OF  # fmt: skip
 TEXT_COLUMNS = 4
-WORDS = frozenset({"split", "unit", "normaliser"})  # columns behind the numbers that are none
+WORDS = frozenset(OF)  # columns behind the numbers that are none
 
 
 @dataclass(frozen=True)
@@ -129,9 +130,10 @@ def sweep(rows: Sequence[Row]) -> Table | None:
     bins = [r for r in rows if is_bin(r, rows)]
     if not bins:
         return None
-    bins.sort(key=lambda r: (r["test_set"], r["run"], r["stage"] or 0, low_end(r["n_ov"])))
-    lines = [(system(r), r["test_set"], r["n_ov"], r["cer"], r["sacer"], r["delta_sa"]) for r in bins]
-    head = ("system", "test set", "N_ov", "CER", "saCER", "Δsa")
+    bins.sort(key=lambda r: (r["test_set"], r["run"], r["stage"] or 0, ends(r["n_ov"])))
+    keys = ("test_set", "n_ov", "cer", "sacer", "delta_sa", *OF)
+    lines = [(system(r), *(r[k] for k in keys)) for r in bins]
+    head = ("system", "test set", "N_ov", "CER", "saCER", "Δsa", *OF)
     return Table("n_ov", "Extra registered speakers (Over-Regist)", head, tuple(lines), text_columns=3)
 
 
@@ -141,8 +143,8 @@ def stages(rows: Sequence[Row]) -> Table | None:
     if len({r["stage"] for r in staged}) < 2:
         return None
     staged.sort(key=lambda r: (r["test_set"], lineage(r["run"]), MODES.index(r["mode"]), r["stage"]))
-    keys = ("test_set", "mode", "stage", "cer", "cpcer", "sacer", "delta_cp", "delta_sa")
-    head = ("system", "test set", "mode", "stage", "CER", "cpCER", "saCER", "Δcp", "Δsa")
+    keys = ("test_set", "mode", "stage", "cer", "cpcer", "sacer", "delta_cp", "delta_sa", *OF)
+    head = ("system", "test set", "mode", "stage", "CER", "cpCER", "saCER", "Δcp", "Δsa", *OF)
     lines = tuple((lineage(r["run"]), *(r[k] for k in keys)) for r in staged)
     return Table("stages", "After each stage", head, lines, text_columns=4)
 
@@ -155,14 +157,16 @@ def extractors(rows: Sequence[Row], about: Mapping[str, About]) -> Table | None:
     lines: list[tuple[Any, ...]] = []
     for r in sorted(ours, key=lambda r: (r["test_set"], str(about[r["run"]].extractor), MODES.index(r["mode"]))):
         speaker_cer = r["cpcer"] if r["mode"] == "no" else r["sacer"]
-        lines.append((about[r["run"]].extractor, r["test_set"], system(r), r["mode"], r["cer"], speaker_cer))
+        figures = (r["cer"], speaker_cer, *(r[k] for k in OF))
+        lines.append((about[r["run"]].extractor, r["test_set"], system(r), r["mode"], *figures))
     paper = []
     if any(canonical(r["test_set"]) == "alimeeting" for r in ours):
         for p in sorted(published("alimeeting"), key=lambda p: p.extractor):
             if p.extractor and p.hours and p.hours > 7000:
                 paper.append(len(lines))
-                lines.append((p.extractor, TITLES[p.test_set], "paper: SpeakerLM", p.mode, p.cer, p.speaker_cer))
-    head = ("extractor", "test set", "system", "mode", "CER", "cpCER (no) or saCER")
+                figures = (p.cer, p.speaker_cer, *_of(p))
+                lines.append((p.extractor, TITLES[p.test_set], "paper: SpeakerLM", p.mode, *figures))
+    head = ("extractor", "test set", "system", "mode", "CER", "cpCER (no) or saCER", *OF)
     return Table("extractors", "Speaker embedding extractor", head, tuple(lines), "", frozenset(paper), 4)
 
 
@@ -176,26 +180,21 @@ def scaling(rows: Sequence[Row], about: Mapping[str, About]) -> Table | None:
     paper = []
     for test_set in sets:
         found = [
-            (about[r["run"]].hours, system(r), r["cer"], r["cpcer"], r["delta_cp"], False)
+            (about[r["run"]].hours, system(r), *(r[k] for k in ("cer", "cpcer", "delta_cp", *OF)), False)
             for r in ours
             if r["test_set"] == test_set
         ]
         found += [
-            (p.hours, "paper: SpeakerLM", p.cer, p.speaker_cer, p.delta, True)
+            (p.hours, "paper: SpeakerLM", p.cer, p.speaker_cer, p.delta, *_of(p), True)
             for p in published(test_set, "no")
             if p.hours and p.extractor == "ERes2NetV2"
         ]
-        for hours, name, *figures, is_paper in sorted(found, key=lambda x: (x[0], x[-1])):
+        for hours, name, *rest, is_paper in sorted(found, key=lambda x: (x[0], x[-1])):
             if is_paper:
                 paper.append(len(lines))
-            lines.append((test_set, name, hours, *figures))
-    head = ("test set", "system", "hours of SDR data", "CER", "cpCER", "Δcp")
+            lines.append((test_set, name, hours, *rest))
+    head = ("test set", "system", "hours of SDR data", "CER", "cpCER", "Δcp", *OF)
     return Table("scaling", "Hours of training data", head, tuple(lines), "", frozenset(paper), 2)
-
-
-def low_end(n_ov: str | None) -> int:
-    """``"11-20"`` → 11, for sorting."""
-    return int(n_ov.split("-")[0]) if n_ov else 0
 
 
 def system(row: Row) -> str:
@@ -210,19 +209,19 @@ def lineage(run: str) -> str:
 
 
 def is_bin(row: Row, rows: Sequence[Row]) -> bool:
-    """Whether this is one range of a sweep over N_ov: the same system has others, and at least as wide ones."""
+    """Whether this is one range of a sweep over N_ov: the same system has others, and this one holds none of them."""
     if row["mode"] != "over" or not row["n_ov"]:
         return False
-    same = [
-        r for r in rows if r["n_ov"] and all(r[k] == row[k] for k in ("run", "stage", "test_set", "mode", "normaliser"))
-    ]
-    widths = {_width(r["n_ov"]) for r in same}
-    return len(same) > 1 and (len(widths) == 1 or _width(row["n_ov"]) < max(widths))
+    keys = ("run", "stage", "test_set", "split", "mode", "normaliser")
+    ranges = {ends(r["n_ov"]) for r in rows if r["n_ov"] and all(r[k] == row[k] for k in keys)}
+    low, high = ends(row["n_ov"])
+    return len(ranges) > 1 and not any(low <= a and b <= high for a, b in ranges - {(low, high)})
 
 
-def _width(n_ov: str) -> int:
+def ends(n_ov: str) -> tuple[int, int]:
+    """``"11-20"`` → (11, 20), also for sorting."""
     low, _, high = n_ov.partition("-")
-    return int(high or low) - int(low)
+    return int(low), int(high or low)
 
 
 def _blocks(rows: Sequence[Row]) -> Iterator[tuple[str, str, list[Row]]]:
@@ -244,7 +243,12 @@ def _last_stage(rows: Sequence[Row]) -> list[Row]:
 
 def _ours(r: Row) -> tuple[Any, ...]:
     keys = ("test_set", "mode", "n_ov", "cer", "cpcer", "sacer", "delta_cp", "delta_sa", "n_ref")
-    return (system(r), *(r[k] for k in (*keys, "split", "unit", "normaliser")))
+    return (system(r), *(r[k] for k in (*keys, *OF)))
+
+
+def _of(p: Published) -> tuple[str, str, str]:
+    """Split, unit and normaliser of a published row."""
+    return SPLITS[p.test_set], UNIT, NORMALISER
 
 
 def _paper(p: Published) -> tuple[Any, ...]:
@@ -257,5 +261,5 @@ def _paper(p: Published) -> tuple[Any, ...]:
     return (
         f"paper: {name}", TITLES[p.test_set], p.mode, "1-50" if p.mode == "over" else None,
         p.cer, p.speaker_cer if no else None, None if no else p.speaker_cer, p.delta if no else None,
-        None if no else p.delta, None, SPLITS[p.test_set], UNIT, NORMALISER,
+        None if no else p.delta, None, *_of(p),
     )  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 
 from pipeline.evaluation.charts import COLOURS
-from pipeline.evaluation.details import Bar, Detail
+from pipeline.evaluation.details import NOBODY, Bar, Detail
 
 
 def timeline(d: Detail) -> str:
@@ -25,18 +25,25 @@ def timeline(d: Detail) -> str:
             label = side + (", times estimated from the alignment" if side == "hypothesis" and d.estimated else "")
             out.append(f'<text x="0" y="{y + 11}" font-weight="600">{label}</text>')
             y += height
-        out.append(f'<text x="8" y="{y + 11}">{html.escape(speaker[:16])}</text>')
+        out.append(f'<text x="8" y="{y + 11}">{html.escape(_who(d, speaker))}</text>')
         out.append(f'<line x1="{left}" x2="{width - 10}" y1="{y + 7}" y2="{y + 7}" stroke="#e3e7ea"/>')
         for b in d.reference_bars if side == "reference" else d.hypothesis_bars:
             if b.speaker == speaker:
-                out.append(_rect(b, left, scale, y, colour.get((side, speaker), "#7b858e"), side == "hypothesis"))
+                fill = colour.get((side, speaker), "#7b858e")
+                out.append(_rect(b, _who(d, speaker), left, scale, y, fill, side == "hypothesis"))
         y += height
+    digits = 0 if end >= 10 else 1
     for i in range(6):
         x = left + i / 5 * end * scale
         anchor = "end" if i == 5 else "middle"
-        out.append(f'<text x="{x:.1f}" y="{y + 12}" text-anchor="{anchor}">{i / 5 * end:.0f} s</text>')
+        out.append(f'<text x="{x:.1f}" y="{y + 12}" text-anchor="{anchor}">{i / 5 * end:.{digits}f} s</text>')
     view = f'viewBox="0 0 {width:.0f} {y + 18}"'
     return f'<div class="scroll"><svg class="time" style="min-width:560px" {view}>{"".join(out)}</svg></div>'
+
+
+def _who(d: Detail, speaker: str) -> str:
+    """What a lane is called; without speakers there is one for all."""
+    return "all speakers" if d.score.cpcer is None and speaker == NOBODY else speaker[:16]
 
 
 def _colours(d: Detail) -> dict[tuple[str, str], str]:
@@ -49,9 +56,9 @@ def _colours(d: Detail) -> dict[tuple[str, str], str]:
     return colour
 
 
-def _rect(b: Bar, left: float, scale: float, y: int, colour: str, light: bool) -> str:
+def _rect(b: Bar, who: str, left: float, scale: float, y: int, colour: str, light: bool) -> str:
     x, w = left + b.start * scale, max(1.5, (b.end - b.start) * scale)
-    title = html.escape(f"{b.speaker}, {b.start:.1f}–{b.end:.1f} s: {b.text[:120]}")
+    title = html.escape(f"{who}, {b.start:.1f}–{b.end:.1f} s: {b.text[:120]}")
     opacity = 0.7 if light else 1
     return (
         f'<rect x="{x:.1f}" y="{y + 1}" width="{w:.1f}" height="12" rx="2" fill="{colour}" opacity="{opacity}">'

@@ -19,14 +19,13 @@ lines of STM and RTTM, praatio reads TextGrid.
 
 from __future__ import annotations
 
-import json
-import math
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
-from pipeline.evaluation.parse import parse
+from pipeline.evaluation.decoded import check_times, hypothesis, parsed, reference, rows
 from pipeline.evaluation.records import Segment
+from pipeline.evaluation.sources import read_json, read_text, seconds
 from shards.errors import ScoreError
 
 SUFFIXES = {
@@ -57,7 +56,7 @@ def read(path: Path | str, kind: str | None = None, side: str = "hypothesis") ->
         return [s for f in files for s in _raw(f, side)]
     segments = [s for f in files for s in _READERS[kind](f)]
     for s in segments:
-        _check_times(s, where)
+        check_times(s, where)
     return segments
 
 
@@ -93,43 +92,36 @@ def _files(path: Path, kind: str) -> list[Path]:
     return files
 
 
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as e:
-        raise ScoreError(f"{path}: not UTF-8 (byte {e.start}); convert it first") from e
-    except OSError as e:
-        raise ScoreError(f"{path}: cannot be read ({e.strerror})") from e
-
-
 def _lines(path: Path) -> Iterable[tuple[int, str]]:
     """Numbered lines that are neither empty nor comments."""
-    for number, line in enumerate(_text(path).split("\n"), 1):
+    for number, line in enumerate(read_text(path).split("\n"), 1):
         if line.strip() and not line.lstrip().startswith(";"):
             yield number, line.rstrip("\r")
 
 
 def _seglst(path: Path) -> list[Segment]:
-    text = _text(path)
-    if not text.strip():
+    if not read_text(path).strip():
         return []
-    try:
-        rows = json.loads(text)
-    except ValueError as e:
-        raise ScoreError(f"{path}: not JSON ({e})") from e
-    if not isinstance(rows, list):
-        raise ScoreError(f"{path}: SegLST is a list of segments, this is a {type(rows).__name__}")
+    entries = read_json(path)
+    if not isinstance(entries, list):
+        raise ScoreError(f"{path}: SegLST is a list of segments, this is a {type(entries).__name__}")
     out = []
-    for i, row in enumerate(rows):
-        if not isinstance(row, dict) or "session_id" not in row:
-            raise ScoreError(f"{path}: entry {i} is no SegLST segment: it has no session_id")
-        words = row.get("words", "")
+    for i, row in enumerate(entries):
+        where = f"{path}: entry {i}"
+        if not isinstance(row, dict) or row.get("session_id") is None:
+            raise ScoreError(f"{where} is no SegLST segment: it has no session_id")
+        words = row.get("words") or ""
         if isinstance(words, list):
             words = " ".join(map(str, words))
-        start, end = _number(row.get("start_time"), path, i), _number(row.get("end_time"), path, i)
         speaker = row.get("speaker")
-        out.append(Segment(str(row["session_id"]), None if speaker is None else str(speaker), str(words), start, end))
+        if not isinstance(words, str) or not isinstance(speaker, str | int | None):
+            raise ScoreError(f"{where}: words must be text and speaker a name, not {words!r} and {speaker!r}")
+        start, end = (seconds(row.get(k), where) for k in ("start_time", "end_time"))
+        out.append(Segment(str(row["session_id"]), None if speaker is None else str(speaker), words, start, end))
     return out
+
+
+_STM_LABEL = re.compile(r"^<[^<>\s]*,[^<>\s]*>\s*")  # <o,f0,male>: the optional field of NIST's format, no word
 
 
 def _stm(path: Path) -> list[Segment]:
@@ -141,8 +133,10 @@ def _stm(path: Path) -> list[Segment]:
             x = STMLine.parse(line, parse_float=float)
         except (ValueError, TypeError) as e:
             raise ScoreError(f"{path}:{number}: not an STM line: {line.strip()[:80]!r}") from e
-        start, end = _number(x.begin_time, path, number), _number(x.end_time, path, number)
-        text = "" if x.transcript == "<NA>" else x.transcript
+        if "IGNORE_TIME_SEGMENT_IN_SCORING" in x.transcript.upper():
+            raise ScoreError(f"{path}:{number}: time to be ignored is not supported; cut it out of both sides")
+        start, end = (seconds(t, f"{path}:{number}") for t in (x.begin_time, x.end_time))
+        text = "" if x.transcript == "<NA>" else _STM_LABEL.sub("", x.transcript)
         out.append(Segment(x.filename, x.speaker_id, text, start, end))
     return out
 
@@ -158,7 +152,7 @@ def _rttm(path: Path) -> list[Segment]:
             x = RTTMLine.parse(line, parse_float=float)
         except (ValueError, TypeError, AssertionError) as e:
             raise ScoreError(f"{path}:{number}: not an RTTM line: {line.strip()[:80]!r}") from e
-        start, length = float(x.begin_time), float(x.duration)
+        start, length = (seconds(t, f"{path}:{number}") or 0.0 for t in (x.begin_time, x.duration))
         out.append(Segment(x.filename, x.speaker_id, "", start, round(start + length, 6)))
     return out
 
@@ -168,7 +162,7 @@ def _textgrid(path: Path) -> list[Segment]:
     from praatio.utilities.errors import PraatioException
 
     try:
-        grid = textgrid.openTextgrid(str(path), False, reportingMode="silence", duplicateNamesMode="rename")
+        grid = textgrid.openTextgrid(str(path), False, reportingMode="silence", duplicateNamesMode="error")
     except (PraatioException, ValueError, IndexError, KeyError, AttributeError, UnicodeError, AssertionError) as e:
         raise ScoreError(f"{path}: not a TextGrid that can be read ({type(e).__name__}: {e})") from e
     out = [
@@ -185,6 +179,8 @@ def _kaldi(folder: Path) -> list[Segment]:
     """Sessions are the recordings of ``segments``; without that file each utterance is its own session."""
     texts = _table(folder / "text")
     speakers = _table(folder / "utt2spk")
+    if nobody := [u for u, speaker in speakers.items() if not speaker]:
+        raise ScoreError(f"{folder / 'utt2spk'}: utterance {nobody[0]} has no speaker")
     if missing := [u for u in texts if u not in speakers]:
         raise ScoreError(f"{folder / 'utt2spk'}: utterance {missing[0]} of text is missing, {len(missing)} in all")
     times = _table(folder / "segments") if (folder / "segments").exists() else {}
@@ -196,18 +192,19 @@ def _kaldi(folder: Path) -> list[Segment]:
         if utterance not in times:
             raise ScoreError(f"{folder / 'segments'}: utterance {utterance} of text is missing")
         try:
-            recording, start, end = times[utterance].split()[:3]
-            out.append(Segment(recording, speakers[utterance].strip(), text, float(start), float(end)))
+            recording, *two = times[utterance].split()[:3]
+            start, end = (seconds(t, f"{folder / 'segments'}: {utterance}") for t in two)
         except ValueError as e:
             raise ScoreError(f"{folder / 'segments'}: {utterance} has no recording, start and end") from e
-        _check_times(out[-1], folder / "segments")
+        out.append(Segment(recording, speakers[utterance].strip(), text, start, end))
+        check_times(out[-1], folder / "segments")
     return out
 
 
 def _table(path: Path) -> dict[str, str]:
     """``key rest-of-line`` lines."""
     rows: dict[str, str] = {}
-    for number, line in enumerate(_text(path).split("\n"), 1):
+    for number, line in enumerate(read_text(path).split("\n"), 1):
         if not line.strip():
             continue
         key, *rest = line.strip().split(maxsplit=1)
@@ -218,63 +215,13 @@ def _table(path: Path) -> dict[str, str]:
 
 
 def _raw(path: Path, side: str = "hypothesis") -> list[Segment]:
-    """Model output, parsed. Times that are reversed or out of order are the model's error: the text stays, untimed."""
+    """Model output: a text file a session, or JSON Lines, which may hold the reference too."""
     if path.suffix.lower() != ".jsonl":
-        return _parsed(path.stem, _text(path), ())
+        return list(parsed(path.stem, read_text(path))[0])
     out: list[Segment] = []
-    seen: set[str] = set()
-    for number, line in enumerate(_text(path).split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            session = str(row["session_id"] if "session_id" in row else row["key"])
-        except (ValueError, KeyError, TypeError) as e:
-            raise ScoreError(f"{path}:{number}: no JSON object with session_id or key") from e
-        if session in seen:
-            raise ScoreError(f"{path}:{number}: session {session} occurs twice")
-        seen.add(session)
-        out += _raw_row(row, session, side, f"{path}:{number}")
+    for where, row in rows(path):
+        out += reference(row, where) if side == "reference" and "reference" in row else hypothesis(row, where)[0]
     return out
-
-
-def _raw_row(row: dict[str, Any], session: str, side: str, where: str) -> list[Segment]:
-    if side == "reference" and "reference" in row:
-        turns = row["reference"]
-        return [Segment(session, t.get("speaker"), t["text"], t.get("start"), t.get("end")) for t in turns]
-    text = row.get("raw", row.get("text"))
-    if not isinstance(text, str):
-        raise ScoreError(f"{where}: no text under raw or text")
-    if row.get("mode") == "asr":
-        return [Segment(session, None, text)]
-    return _parsed(session, text, tuple(row.get("names") or ()))
-
-
-def _parsed(session: str, text: str, names: tuple[str, ...]) -> list[Segment]:
-    out = []
-    for t in parse(text, names).turns:
-        timed = t.start is not None and t.end is not None and t.start <= t.end
-        out.append(Segment(session, t.speaker, t.text, t.start if timed else None, t.end if timed else None))
-    return out
-
-
-def _number(value: object, path: Path, place: int) -> float | None:
-    if value is None:
-        return None
-    try:
-        number = float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError) as e:
-        raise ScoreError(f"{path}: entry {place}: {value!r} is no time") from e
-    if not math.isfinite(number):
-        raise ScoreError(f"{path}: entry {place}: {value!r} is no time")
-    return number
-
-
-def _check_times(s: Segment, where: Path) -> None:
-    if s.start is not None and s.end is not None and s.end < s.start:
-        raise ScoreError(
-            f"{where}: session {s.session}, speaker {s.speaker}: ends at {s.end} s before its start {s.start} s"
-        )
 
 
 _READERS: dict[str, Callable[[Path], list[Segment]]] = {

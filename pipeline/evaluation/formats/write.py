@@ -156,7 +156,7 @@ def _escape(text: str) -> str:
 
 def _clock(seconds: float, point: str) -> str:
     """``00:01:02,345``."""
-    total = round(seconds * 1000)
+    total = round(max(0.0, seconds) * 1000)  # captions cannot begin before the recording
     return f"{total // 3_600_000:02d}:{total // 60_000 % 60:02d}:{total // 1000 % 60:02d}{point}{total % 1000:03d}"
 
 

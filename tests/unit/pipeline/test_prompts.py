@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+from pipeline.evaluation.parse import parse
 from pipeline.prompts import (
     AudioPiece,
     Mode,
     PromptTokenizer,
     SpeakerPiece,
     TextPiece,
-    parse_turns,
     prompt_pieces,
     target_pieces,
     target_turns,
@@ -71,19 +71,9 @@ def test_targets() -> None:
 def test_parsing_inverts_building(mode: Mode) -> None:
     turns = target_turns(mode, SEGMENTS, NAMES)
     expected = [tuple(t.split(": ", 1)) for t in turns]
-    assert parse_turns("\n".join(turns)) == expected
-    assert parse_turns("\n".join(turns), labels=NAMES.values()) == expected
-
-
-def test_parsing_is_tolerant() -> None:
-    assert parse_turns("") == []
-    assert parse_turns("no label\nspk0:a\n\nand on\n spk1： b") == [
-        (None, "no label"),
-        ("spk0", "a and on"),
-        ("spk1", "b"),
-    ]
-    assert parse_turns("Mike: x\nat 10: 30", labels=["Mike"]) == [("Mike", "x at 10: 30")]
-    assert parse_turns("spk0:") == [("spk0", "")]
+    for names in ((), tuple(NAMES.values())):
+        parsed = parse("\n".join(turns), names)
+        assert [(t.speaker, t.text) for t in parsed.turns] == expected
 
 
 def test_the_chat_template_surrounds_the_pieces(tokenizer: PromptTokenizer) -> None:

@@ -13,7 +13,8 @@ from pipeline.data.keyed import keyed_rng, keyed_seed, keyed_uniform
 from pipeline.data.names import POOLS, corpus_names, pool_names
 from pipeline.data.registration import draw_mode, draw_registration
 from pipeline.data.rows import Row
-from pipeline.prompts import Mode, parse_turns
+from pipeline.evaluation.parse import parse
+from pipeline.prompts import Mode
 from shards.errors import PlanError
 from tests.support.datasets import make_dataset
 from tests.support.planning import FakeBank
@@ -39,7 +40,8 @@ def test_draws_do_not_touch_the_global_generator():
 def test_a_pool_holds_at_least_two_hundred_names_that_a_target_can_carry(pool):
     assert len(set(POOLS[pool])) == len(POOLS[pool]) >= 200
     for name in POOLS[pool]:
-        assert parse_turns(f"{name}: hi") == [(name, "hi")]
+        for registered in ((), (name,)):
+            assert [(t.speaker, t.text) for t in parse(f"{name}: hi", registered).turns] == [(name, "hi")]
 
 
 def test_names_of_a_sample_are_distinct_and_from_all_pools():

@@ -83,6 +83,14 @@ def test_a_better_system_is_found_better_and_an_equal_one_not():
     assert compare(scores(base), scores(base)).p == 1
 
 
+def test_p_is_two_sided():
+    """Two recordings, 3 points better and 1 worse: B is worse only where the second is drawn twice, in a quarter."""
+    found = compare(scores([10, 10]), scores([7, 11]))
+    assert found.difference == pytest.approx(-1)
+    assert found.p == pytest.approx(2 * 0.25, abs=0.02)
+    assert compare(scores([7, 11]), scores([10, 10])).p == found.p
+
+
 @pytest.mark.parametrize(
     ("a", "b", "figure", "message"),
     [

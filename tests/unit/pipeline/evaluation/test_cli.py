@@ -47,6 +47,37 @@ def test_two_systems_are_compared(ref: str, hyp: str, capsys: pytest.CaptureFixt
     assert "B − A, points" in capsys.readouterr().out
 
 
+def test_registered_names_of_json_lines_are_counted(ref: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    rows = [
+        {"key": "m1", "names": ["A", "B", "C"], "raw": "A: 今天下午开会\nC: 好的\nspk1: 没有\nB 问题"},
+        {"key": "m2", "names": ["A", "B"], "raw": "A: 你好"},
+        {"key": "m3", "names": ["B"], "raw": "B: 再\nZ: 见"},
+    ]
+    hyp = put(tmp_path / "x.jsonl", "\n".join(map(json.dumps, rows)))
+    assert main([ref, hyp, "--out", str(tmp_path / "out")]) == 0
+    found = capsys.readouterr()
+    shares = "absent names 14.29 %, spkN 14.29 %, unknown names 14.29 %, no speaker 0.00 %"
+    assert f"of 7 hypothesis turns: {shares}" in found.out
+    assert "the text of 2 sessions is not as asked for" in found.err
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "turn 4: missing colon" in page
+    assert "turn 2: unknown name" in page
+
+
+def test_one_recording_is_scored_but_not_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    one = put(tmp_path / "one.stm", STM.split("m2", maxsplit=1)[0])
+    assert main([one, one, one, "--out", str(tmp_path / "out")]) == 0
+    assert "needs at least two recordings" in capsys.readouterr().err
+    assert (tmp_path / "out" / "report.html").exists()
+
+
+@pytest.mark.parametrize("option", [["--replicates", "-1"], ["--collar", "-1"], ["--collar", "nan"]])
+def test_numbers_below_zero_are_refused(option: list[str], ref: str, capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit):
+        main([ref, ref, *option])
+    assert option[1] in capsys.readouterr().err
+
+
 def test_the_same_in_another_format_gives_the_same(
     ref: str, hyp: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
@@ -87,6 +118,7 @@ def test_names_decide_whether_there_is_sacer(ref: str, tmp_path: Path, capsys: p
         (["{ref}", "{ref}", "--group", "("], "no regular expression"),
         (["decoded", "{tmp}", "--out", "{tmp}/out"], "speakerlm-decode first"),
         (["convert", "{ref}", "{tmp}/o", "--to", "ass"], "srt, vtt"),
+        (["{ref}", "{ref}", "--out", "{ref}"], "File exists"),
     ],
 )
 def test_user_errors_are_one_line_and_exit_1(arguments, message, ref, tmp_path, capsys):

@@ -190,6 +190,16 @@ def test_an_empty_file_is_no_segments(tmp_path: Path, name: str):
         ("x.rttm", "SPEAKER m1 1 0.0\n", "x.rttm:1: not an RTTM line"),
         ("x.rttm", "SPEAKER m1 1 3.0 -1.0 <NA> <NA> A <NA> <NA>\n", "before its start"),
         ("x.TextGrid", "nothing", "not a TextGrid"),
+        ("x.json", "[" * 100_000, "not JSON"),
+        ("x.json", '[{"session_id": null, "words": "x"}]', "no session_id"),
+        ("x.json", '[{"session_id": "a", "words": 5}]', "entry 0: words must be text"),
+        ("x.json", '[{"session_id": "a", "words": "x", "speaker": ["A"]}]', "speaker a name"),
+        ("x.stm", "m1 1 A nan 2 hello\n", "x.stm:1: nan is no time"),
+        ("x.stm", "m1 1 A 0 2 IGNORE_TIME_SEGMENT_IN_SCORING\n", "x.stm:1: time to be ignored"),
+        ("x.rttm", "SPEAKER m1 1 nan 1.0 <NA> <NA> A <NA> <NA>\n", "x.rttm:1: nan is no time"),
+        ("x.jsonl", "{", "x.jsonl:1: not JSON"),
+        ("x.jsonl", '{"key": "a", "raw": "x", "names": "Mike"}', "names must be a list of strings"),
+        ("x.jsonl", '{"key": "a", "raw": "x", "names": [1]}', "names must be a list of strings"),
         ("x.jsonl", "[1]", "x.jsonl:1: no JSON object"),
         ("x.jsonl", '{"key": "a"}', "no text under raw or text"),
         ("x.jsonl", '{"key": "a", "raw": ""}\n{"key": "a", "raw": ""}', "a occurs twice"),
@@ -202,12 +212,51 @@ def test_bad_files_are_named_with_the_place(tmp_path: Path, name: str, text: str
 
 
 @pytest.mark.parametrize(
+    ("reference", "message"),
+    [
+        (5, "reference is no list"),
+        ([5], "turn 1 of the reference has no text"),
+        ([{"speaker": "A"}], "turn 1 of the reference has no text"),
+        ([{"speaker": "A", "text": "x", "start": "soon"}], "turn 1: 'soon' is no time"),
+        ([{"speaker": "A", "text": "x", "start": 2, "end": 1}], "before its start"),
+    ],
+)
+def test_a_damaged_reference_in_json_lines_is_named(tmp_path: Path, reference: object, message: str):
+    path = put(tmp_path / "x.jsonl", json.dumps({"key": "a", "raw": "x", "reference": reference}))
+    with pytest.raises(ScoreError, match=message):
+        read(path, side="reference")
+
+
+def test_json_lines_end_at_line_feeds_only(tmp_path: Path):
+    path = put(tmp_path / "x.jsonl", json.dumps({"key": "a", "raw": "A: x\u2028y\u0085z"}, ensure_ascii=False) + "\r\n")
+    assert [s.text for s in read(path)] == ["x\u2028y\u0085z"]
+
+
+def test_a_label_of_nist_is_no_word(tmp_path: Path):
+    path = put(tmp_path / "x.stm", "m1 1 A 0 1 <o,f0,male> 你好\nm1 1 A 1 2 <sil> 好\n")
+    assert [s.text for s in read(path)] == ["你好", "<sil> 好"]
+
+
+def test_two_tiers_of_one_name_are_refused(tmp_path: Path):
+    path = put(tmp_path / "m1.TextGrid", TEXTGRID.replace("SPK2", "SPK1"))
+    with pytest.raises(ScoreError, match="not a TextGrid that can be read"):
+        read(path)
+
+
+def test_no_words_in_seglst_are_no_text(tmp_path: Path):
+    path = put(tmp_path / "x.json", '[{"session_id": "a", "speaker": 1, "words": null}]')
+    assert read(path) == [Segment("a", "1", "")]
+
+
+@pytest.mark.parametrize(
     ("files", "message"),
     [
         ({"text": "u1 a\nu1 b\n", "utt2spk": "u1 A\n"}, "text:2: u1 occurs twice"),
         ({"text": "u1 a\n", "utt2spk": "u2 A\n"}, "utterance u1 of text is missing"),
         ({"text": "u1 a\n", "utt2spk": "u1 A\n", "segments": "u1 rec 3\n"}, "no recording, start and end"),
         ({"text": "u1 a\n", "utt2spk": "u1 A\n", "segments": "u1 rec 3 1\n"}, "before its start"),
+        ({"text": "u1 a\n", "utt2spk": "u1 A\n", "segments": "u1 rec nan 1\n"}, "u1: 'nan' is no time"),
+        ({"text": "u1 a\n", "utt2spk": "u1\n"}, "utterance u1 has no speaker"),
         ({"text": "u1 a\n"}, "utt2spk: cannot be read"),
     ],
 )

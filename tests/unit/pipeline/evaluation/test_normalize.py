@@ -16,6 +16,8 @@ from shards.errors import ScoreError
         ("ok，好丶对。啊、是？嗯！", "OK好对啊是嗯"),
         ("(~)好(SIL)的(/OVERLAP)", "好的"),
         ("Ａａｂｃｋｔ", "AABCKT"),
+        ("ＡＴＭ", "AＴＭ"),  # six letters, not the rest
+        ("<SIL>好<noise>", "好<NOISE>"),
         ("a 好 b", "A好B"),
         ("123 萬", "123萬"),  # no numerals, no script conversion
         ("“好”", "“好”"),  # only the recipe's marks
@@ -43,6 +45,12 @@ def test_m2met(text, expected):
         ("1, 2, 3", "一二三"),
         ("OK 好", "ok好"),
         ("嗯 好", "嗯好"),
+        ("1.50", "一点五零"),
+        ("0.12345678901234567890", "零点一二三四五六七八九零一二三四五六七八九零"),
+        ("1.2.3", "一点二三"),
+        ("❤️1️⃣葛\U000e0100", "一葛"),  # variation selectors and the keycap are no characters
+        ("e\u0301", "é"),
+        ("½", "一二"),
     ],
 )
 def test_paper_zh(text, expected):
@@ -61,6 +69,17 @@ def test_paper_zh(text, expected):
         ("3.5%", ["three", "point", "five", "percent"]),
         ("1,000", ["one", "thousand"]),
         ("007", ["zero", "zero", "seven"]),
+        ("1.50", ["one", "point", "five", "zero"]),
+        ("1.2.3", ["one", "point", "two", "three"]),
+        (
+            "1,234,567",
+            ["one", "million", "two", "hundred", "thirty", "four", "thousand", "five", "hundred", "sixty", "seven"],
+        ),
+        (
+            "1234567890123",
+            ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "zero", "one", "two", "three"],
+        ),
+        ("❤️ OK", ["ok"]),
         ("Ｆｕｌｌ", ["full"]),
     ],
 )

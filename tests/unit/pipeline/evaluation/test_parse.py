@@ -1,6 +1,7 @@
 """Turns from model output: the forms that models produce, and whatever else."""
 
 import re
+import unicodedata
 
 import pytest
 from hypothesis import given, settings
@@ -39,6 +40,21 @@ def turns(text, names=()):
         pytest.param("Mike: a\nand b", ["Mike"], [("Mike", "a\nand b")], id="line without name goes on"),
         pytest.param("Joann: x", ["Ann"], [("Joann", "x")], id="name inside another"),
         pytest.param("MIKE: x", ["Mike"], [("Mike", "x")], id="other case"),
+        pytest.param("Ｍike：x\nｓｐｋ１: y", ["Mike"], [("Mike", "x"), ("spk1", "y")], id="full-width label"),
+        pytest.param("张三\u3000：x\nMike\u00a0: y", ["张三", "Mike"], [("张三", "x"), ("Mike", "y")], id="wide space"),
+        pytest.param(
+            "**Mike**: x\n**Lucy**: y",
+            ["Mike", "Lucy"],
+            [(None, "**"), ("Mike", "x\n**"), ("Lucy", "y")],
+            id="emphasis",
+        ),
+        pytest.param("<t>a</t>spk0: x", [], [(None, "<t>a</t>"), ("spk0", "x")], id="label behind a tag"),
+        pytest.param("Mark: on the mark: go", ["Mark"], [("Mark", "on the mark: go")], id="name as a common word"),
+        pytest.param("Dr: Who: x\nspk1: y", ["Dr: Who"], [("Dr: Who", "x"), ("spk1", "y")], id="colon in a name"),
+        pytest.param("مايك: مرحبا\nليلى：أهلا", ["مايك", "ليلى"], [("مايك", "مرحبا"), ("ليلى", "أهلا")], id="RTL"),
+        pytest.param("😀: hi 😀: yo", ["😀"], [("😀", "hi"), ("😀", "yo")], id="emoji for a name"),
+        pytest.param("spk0: a\r\nspk1: b\r\n", [], [("spk0", "a"), ("spk1", "b")], id="CRLF"),
+        pytest.param("spk0:spk1:x", [], [("spk0", ""), ("spk1", "x")], id="labels only"),
         pytest.param("Spk 03: x", [], [("spk3", "x")], id="generic label in another form"),
         pytest.param("hello\nMike: x", ["Mike"], [(None, "hello"), ("Mike", "x")], id="text before the first name"),
         pytest.param("Mike: x\nLucy", ["Mike", "Lucy"], [("Mike", "x"), ("Lucy", "")], id="cut off after a name"),
@@ -81,7 +97,20 @@ def test_generic_labels():
 
 
 alphabet = st.sampled_from(
-    [*"ab:：\n \t[]0.,1你好。?S", "spk1", "spk", "Mike", "李四", "[0.0, 1.0]", "Mike:", "\r\n", "\x00"]
+    [
+        *"ab:：\n \t[]0.,1你好。?S",
+        "spk1",
+        "spk",
+        "Mike",
+        "李四",
+        "[0.0, 1.0]",
+        "Mike:",
+        "Ｍike",
+        "**",
+        "\u3000",
+        "\r\n",
+        "\x00",
+    ]
 )
 texts = st.lists(alphabet, max_size=40).map("".join) | st.text(max_size=60)
 name_lists = st.lists(
@@ -104,9 +133,12 @@ def test_no_character_is_lost(text, names):
         if t.speaker is None:
             assert head == ""
         else:
-            assert re.fullmatch(r"(?s)\s*.+?\s*(\[[\d.,\s]*\])?\s*[:：]?\s*", head)
-            label = re.sub(r"\s*(\[[\d., \t]*\])?\s*[:：]?\s*$", "", head).strip()
-            assert label.casefold() == t.speaker.casefold() or is_generic(t.speaker) or label == ""
+            assert re.fullmatch(r"(?s)\s*.+?\s*(\[[\d.,\s]*\])?\*{0,2}\s*[:：]?\s*", head)
+            label = re.sub(r"\s*(\[[\d., \t]*\])?\*{0,2}\s*[:：]?\s*$", "", head).strip()
+            same = (
+                unicodedata.normalize("NFKC", label).casefold() == unicodedata.normalize("NFKC", t.speaker).casefold()
+            )
+            assert same or is_generic(t.speaker) or label == ""
 
 
 @settings(max_examples=20, deadline=None)

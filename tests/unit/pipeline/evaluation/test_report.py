@@ -124,6 +124,14 @@ def test_text_from_transcripts_is_escaped(tmp_path: Path):
     Page(text)
 
 
+def test_one_stream_is_called_all_speakers(tmp_path: Path):
+    plain = Session("s", (Segment("s", None, "一二", 0.0, 1.0),), (Segment("s", None, "一"),))
+    write_report(tmp_path / "r.html", [], sets=[look_at([plain], "x", NONE, "asr")])
+    page = Page((tmp_path / "r.html").read_text(encoding="utf-8"))
+    assert page.text.count("all speakers") == 5  # two lanes, their bars, the alignment
+    assert "(nobody)" not in page.text
+
+
 def test_a_report_of_nothing_is_a_page(tmp_path: Path):
     write_report(tmp_path / "r.html", [])
     Page((tmp_path / "r.html").read_text(encoding="utf-8"))

@@ -7,13 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.evaluation.decoded import decoded_session, read_decoded
 from pipeline.evaluation.scores import (
     KEYS,
     cell,
-    decoded_session,
     format_table,
-    read_decoded,
-    read_scores,
     score_decoded,
     write_scores,
 )
@@ -93,30 +91,63 @@ def test_text_is_parsed_when_it_is_scored():
     assert session.unit_group == "m1"
 
 
-def test_scores_are_written_and_read_back(tmp_path: Path):
+def test_scores_are_written_whole(tmp_path: Path):
     put(tmp_path / "d", "no.jsonl", [clip()])
     rows = score_decoded(tmp_path / "d")
     write_scores(rows, tmp_path / "new" / "scores.json")
-    assert read_scores(tmp_path / "new" / "scores.json") == rows
+    assert json.loads((tmp_path / "new" / "scores.json").read_text(encoding="utf-8")) == rows
     assert [p.name for p in (tmp_path / "new").iterdir()] == ["scores.json"]
-
-
-@pytest.mark.parametrize("text", ["{", "{}", "[1]", '[{"run": 1}]'])
-def test_something_else_is_no_scores_file(tmp_path: Path, text: str):
-    (tmp_path / "scores.json").write_text(text)
-    with pytest.raises(ScoreError):
-        read_scores(tmp_path / "scores.json")
 
 
 def test_damaged_decoded_files_are_named(tmp_path: Path):
     with pytest.raises(ScoreError, match="speakerlm-decode first"):
         score_decoded(tmp_path)
     path = put(tmp_path, "no.jsonl", [clip(), clip()])
-    with pytest.raises(ScoreError, match=r"no\.jsonl:2: key c1 occurs twice"):
+    with pytest.raises(ScoreError, match=r"no\.jsonl:2: session c1 occurs twice"):
         read_decoded(path)
     path.write_text(json.dumps(clip()) + '\n{"key": "x", "mo')
-    with pytest.raises(ScoreError, match=r"no\.jsonl:2: not a decoded clip"):
+    with pytest.raises(ScoreError, match=r"no\.jsonl:2: not JSON"):
         read_decoded(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"mode": "every"}, "mode 'every' is none of asr"),
+        ({"raw": None}, "no text under raw"),
+        ({"reference": None}, "no list of turns"),
+        ({"names": 5}, "names must be"),
+        ({"n_ov": "x"}, "no number of speakers"),
+    ],
+)
+def test_a_damaged_row_is_named(tmp_path: Path, change: dict, message: str):
+    put(tmp_path, "no.jsonl", [clip(), clip("c2") | change])
+    with pytest.raises(ScoreError, match=rf"no\.jsonl:2: .*{message}"):
+        score_decoded(tmp_path)
+
+
+def test_a_file_holds_one_mode(tmp_path: Path):
+    put(tmp_path, "no.jsonl", [clip(), clip("c2", mode="match")])
+    with pytest.raises(ScoreError, match=r"no\.jsonl:2: mode match in a file of mode no"):
+        score_decoded(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["[]", "{", '{"about": 5}'])
+def test_a_damaged_description_is_named(tmp_path: Path, text: str):
+    put(tmp_path, "no.jsonl", [clip()])
+    (tmp_path / "decode.json").write_text(text)
+    with pytest.raises(ScoreError, match=r"decode\.json"):
+        score_decoded(tmp_path)
+
+
+def test_line_separators_inside_a_text_do_not_part_rows(tmp_path: Path):
+    put(tmp_path, "no.jsonl", [clip(raw="spk0: 一\u2028二\u0085\nspk1: 三四")])
+    assert score_decoded(tmp_path)[0]["cer"] == 0
+
+
+def test_reversed_times_in_a_models_text_are_left_out():
+    (turn,) = decoded_session(clip(raw="spk0 [3.0, 1.0]: 一")).hypothesis
+    assert (turn.text, turn.start, turn.end) == ("一", None, None)
 
 
 def test_the_table_says_what_is_undefined():

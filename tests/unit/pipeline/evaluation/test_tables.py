@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from pipeline.evaluation.generate import PAPER_BINS
 from pipeline.evaluation.paper import PUBLISHED, canonical, published
 from pipeline.evaluation.tables import About, all_tables, is_bin, lineage, result_blocks, results, scaling
 
@@ -23,6 +24,45 @@ def row(run="slm-stage4", stage=4, test_set="AliMeeting-Test", mode="no", n_ov=N
 def test_published_differences_agree_with_published_rates(p):
     if p.delta is not None:
         assert p.speaker_cer - p.cer == pytest.approx(p.delta, abs=0.011)
+
+
+# Tables 2 to 4 as printed: AliMeeting | AISHELL-4 | AISHELL-5, CER cpCER Δcp each (registered: CER saCER Δsa).
+PRINTED = """
+no 3D-Speaker + Paraformer| 21.30 24.94 3.64 23.02 26.01 2.99 60.16 64.12 3.96
+no Pyannote 3.1 + Paraformer| 21.30 24.45 3.15 23.02 28.22 5.20 60.16 68.37 8.21
+no DiariZen-base + Paraformer| 21.30 23.97 2.67 23.02 27.27 4.25 60.16 66.89 6.73
+no DiariZen-large + Paraformer| 21.30 23.20 1.90 23.02 25.78 2.76 60.16 61.81 1.65
+no DiariZen-large + Paraformer + ChatGPT-4.5 zero-shot| 30.63 38.64 8.01 33.02 39.21 6.19 67.34 79.05 11.71
+no DiariZen-large + Paraformer + Qwen2.5-7B zero-shot| 40.10 51.01 10.91 33.92 44.16 10.24 65.67 73.30 7.63
+no DiariZen-large + Paraformer + Qwen2.5-7B fine-tuned| 21.38 22.65 1.27 23.05 24.93 1.88 60.17 61.63 1.46
+no SpeakerLM|212.25 18.63 32.22 13.59 17.75 26.14 8.39 48.40 64.96 16.56
+no SpeakerLM|694.06 18.14 29.60 11.46 17.48 25.28 7.80 48.39 54.81 6.42
+no SpeakerLM|2269.57 17.32 27.97 10.65 17.32 23.10 5.78 47.78 50.04 2.26
+no SpeakerLM|7638.95 13.97 16.05 2.08 17.17 18.37 1.20 47.24 47.81 0.57
+match SpeakerLM|7638.95 13.98 15.57 1.59 17.13 19.73 2.60 47.05 47.36 0.31
+over SpeakerLM|7638.95 13.96 15.71 1.75 17.15 20.16 3.01 46.69 47.35 0.66
+"""
+
+
+def test_published_rows_are_those_of_the_paper():
+    expected = {
+        ("asr", "SpeakerLM-ASR (stage 1)", None, "", t): (cer, None, None)
+        for t, cer in (("alimeeting", 20.98), ("aishell4", 18.02), ("aishell5", 55.50))
+    }
+    for line in PRINTED.strip().splitlines():
+        label, numbers = line.split("|")
+        mode, system = label.split(" ", maxsplit=1)
+        hours = float(numbers.split()[0]) if numbers[0] != " " else None
+        figures = [float(n) for n in numbers.split()[0 if hours is None else 1 :]]
+        for i, test_set in enumerate(("alimeeting", "aishell4", "aishell5")):
+            key = (mode, system, hours, "ERes2NetV2" if hours else "", test_set)
+            expected[key] = tuple(figures[3 * i : 3 * i + 3])
+    expected["match", "SA-Transformer", None, "", "alimeeting"] = (None, 41.55, None)
+    for mode, cer, speaker_cer in (("no", 14.63, 16.74), ("match", 14.74, 17.23), ("over", 14.71, 16.92)):
+        expected[mode, "SpeakerLM", 7638.95, "CAM++", "alimeeting"] = (cer, speaker_cer, None)
+    found = {(p.mode, p.system, p.hours, p.extractor, p.test_set): (p.cer, p.speaker_cer, p.delta) for p in PUBLISHED}
+    assert len(found) == len(PUBLISHED)
+    assert found == expected
 
 
 def test_published_rows_are_found_by_any_spelling_of_a_test_set():
@@ -66,6 +106,28 @@ def test_ranges_of_a_sweep_are_told_from_the_full_range():
     names = {t.name: t for t in all_tables(rows)}
     assert [line[2] for line in names["n_ov"].lines] == ["1-10", "11-20", "21-30"]
     assert sum("paper" not in line[0] for line in names["results"].lines) == 1
+
+
+def test_the_papers_bins_are_a_sweep():
+    """They share their ends and differ in width: 1-10 holds ten numbers, 10-20 eleven."""
+    bins = [row(mode="over", n_ov=b) for b in PAPER_BINS]
+    assert [is_bin(r, bins) for r in bins] == [True] * 10
+    names = {t.name: t for t in all_tables(bins)}
+    assert [line[2] for line in names["n_ov"].lines] == list(PAPER_BINS)
+    assert names["results"].lines == ()
+    full = row(mode="over", n_ov="1-50")  # what the main result draws from: it ends before the bins do
+    assert [is_bin(r, [full, *bins]) for r in (full, *bins)] == [False] + [True] * 10
+
+
+def test_every_table_says_split_unit_and_normaliser():
+    rows = [row(), row(run="b-stage4"), row(run="slm-stage2", stage=2), *(row(mode="over", n_ov=b) for b in PAPER_BINS)]
+    about = {"slm-stage4": About("CAM++", 100.0), "b-stage4": About("ERes2NetV2", 500.0)}
+    made = all_tables(rows, about)
+    assert {t.name for t in made} == {"results", "n_ov", "stages", "extractors", "scaling"}
+    for t in made:
+        assert t.head[-3:] == ("split", "unit", "normaliser")
+        for i, line in enumerate(t.lines):
+            assert line[-3:] == ("Test", "clip", "not stated" if i in t.paper else "paper-zh-v1")
 
 
 def test_stage_curve_needs_two_stages():

@@ -36,9 +36,9 @@ def test_draws_do_not_touch_the_global_generator():
     assert np.random.get_state()[1].tolist() == before
 
 
-@pytest.mark.parametrize("pool", sorted(POOLS))
-def test_a_pool_holds_at_least_two_hundred_names_that_a_target_can_carry(pool):
-    assert len(set(POOLS[pool])) == len(POOLS[pool]) >= 200
+@pytest.mark.parametrize(("pool", "least"), [("en", 200), ("zh", 200), ("tiny", 30)])
+def test_a_pool_holds_enough_names_that_a_target_can_carry(pool, least):
+    assert len(set(POOLS[pool])) == len(POOLS[pool]) >= least
     for name in POOLS[pool]:
         for registered in ((), (name,)):
             assert [(t.speaker, t.text) for t in parse(f"{name}: hi", registered).turns] == [(name, "hi")]

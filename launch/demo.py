@@ -140,7 +140,16 @@ def training_steps(out: Path, size: Size) -> Iterator[Step]:
             yield Step(
                 f"stage {n}: decode {test}",
                 (sys.executable, "-m", "pipeline.evaluation.generate", str(run), str(out / "data" / test), str(scored))
-                + ("--modes", "asr,no,match,over", "--n-ov", "1-4", "--batch", "16", "--max-new-tokens", "64"),
+                + (
+                    "--modes",
+                    "asr," * (n == 1) + "no,match,over",
+                    "--n-ov",
+                    "1-4",
+                    "--batch",
+                    "16",
+                    "--max-new-tokens",
+                    "64",
+                ),
                 scored / "done",
             )
 

@@ -43,10 +43,17 @@ def loss_chart(run: Path) -> str | None:
     return _svg(figure, axes)
 
 
-def line_chart(series: Series, x_label: str, y_label: str, ticks: Sequence[str] | None = None) -> str:
-    """Lines with a mark at each point; ``ticks`` name the points where they are categories."""
+def line_chart(
+    series: Series, x_label: str, y_label: str, ticks: Sequence[str] | None = None, colour_of: Sequence[str] = ()
+) -> str:
+    """Lines with a mark at each point; ``ticks`` name the points where they are categories.
+
+    ``colour_of`` are the labels of all charts of a page: a label has one colour in all of them.
+    """
     figure, axes = _axes(x_label, y_label)
-    for (label, (x, y)), colour in zip(series.items(), COLOURS * 4, strict=False):
+    order = list(dict.fromkeys([*colour_of, *series]))
+    for label, (x, y) in series.items():
+        colour = COLOURS[order.index(label) % len(COLOURS)]
         axes.plot(x, y, color=colour, marker="o", markersize=3.5, linewidth=1.4, label=label)
     if ticks:
         axes.set_xticks(range(len(ticks)), ticks, rotation=30 if len(ticks) > 6 else 0, fontsize=8)

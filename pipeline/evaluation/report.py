@@ -143,12 +143,14 @@ def write_report(
 def curves(rows: Sequence[Row]) -> list[tuple[str, str]]:
     """(caption, SVG): figures by stage and by N_ov, for each test set that has more than one point."""
     out = []
+    labels = list(dict.fromkeys(label for figure in ("cpcer", "cer") for label in _stage_series(rows, figure)))
     for test_set in dict.fromkeys(r["test_set"] for r in rows):
         here = [r for r in rows if r["test_set"] == test_set]
         for figure, name in (("cer", "CER"), ("cpcer", "cpCER"), ("sacer", "saCER")):
             series = _stage_series(here, figure)
             if series:
-                out.append((f"{test_set}: {name} after each stage, %", line_chart(series, "stage", f"{name} (%)")))
+                chart = line_chart(series, "stage", f"{name} (%)", colour_of=labels)
+                out.append((f"{test_set}: {name} after each stage, %", chart))
         bins = sorted((r for r in here if is_bin(r, rows)), key=lambda r: ends(r["n_ov"]))
         ticks = list(dict.fromkeys(r["n_ov"] for r in bins))
         swept: dict[str, tuple[list[float], list[float]]] = {}

@@ -175,3 +175,13 @@ def test_words_stay_apart_in_an_alignment():
     reference, hypothesis = (Segment("s", "A", "good day all", 0.0, 1.0),), (Segment("s", "A", "good day"),)
     found = detail(Session("s", reference, hypothesis), profile("en"), "no", False)
     assert [s.reference for s in found.pairs[0].spans] == ["good day", "all"]
+
+
+def test_a_label_has_one_colour_in_all_charts_of_a_page():
+    from pipeline.evaluation.charts import COLOURS, line_chart
+
+    both = line_chart({"a": ([1, 2], [3.0, 4.0]), "b": ([1, 2], [5.0, 6.0])}, "x", "y", colour_of=["a", "b"])
+    alone = line_chart({"b": ([1, 2], [5.0, 6.0])}, "x", "y", colour_of=["a", "b"])
+    assert COLOURS[0] in both
+    assert COLOURS[1] in alone
+    assert COLOURS[0] not in alone

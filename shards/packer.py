@@ -115,7 +115,7 @@ class Packer:
                 except (AudioError, ManifestError, SpeakerError) as error:
                     bad = {"file": recording.audio, "key": recording.key, "reason": str(error)}
                     writer.quarantine.append(bad)
-                    stop_above(max_bad, writer.quarantine)
+                    stop_above(max_bad, len(writer.quarantine), writer.quarantine)
             writer.self_enrolled = self.enroller.own_speech - before if self.enroller else 0
         assert writer.record is not None
         return Result(part, writer.record, skipped=False)
@@ -148,11 +148,11 @@ def make_sample(recording: Recording, enroller: Enroller | None) -> Sample:
     return sample if enroller is None else sample.with_embeddings(enroller.embed(recording))
 
 
-def stop_above(max_bad: int, bad: Sequence[dict[str, str]]) -> None:
+def stop_above(max_bad: int, count: int, examples: Sequence[dict[str, str]]) -> None:
     """Raise :class:`DataError` where more recordings are quarantined than allowed."""
-    if len(bad) > max_bad:
-        reasons = "; ".join(f"{b['key']}: {b['reason']}" for b in bad[:3])
+    if count > max_bad:
+        reasons = "; ".join(f"{b['key']}: {b['reason']}" for b in examples[:3])
         raise DataError(
-            f"{len(bad)} recordings cannot be used, {max_bad} are allowed: {reasons} …; "
+            f"{count} recordings cannot be used, {max_bad} are allowed: {reasons} …; "
             "mend the input or raise --max-bad-share, and run again: whole shards are kept"
         )

@@ -50,6 +50,7 @@ class ShardWriter:
     def __enter__(self) -> ShardWriter:
         from webdataset import TarWriter  # a second, because it imports torch
 
+        self._before = self.storage.version(index_path(self.name))
         with ExitStack() as stack:
             self._file = _Hashed(stack.enter_context(self.storage.create(tar_path(self.name))))
             self._tar = stack.enter_context(
@@ -99,7 +100,7 @@ class ShardWriter:
         )
         self.record = ShardRecord(info, self._inputs, tuple(self.quarantine), self.self_enrolled)
         table = pa.Table.from_pylist(self._rows, schema=INDEX_SCHEMA)
-        self.storage.write_atomic(index_path(self.name), index_to_bytes(table, self.record))
+        self.storage.commit(index_path(self.name), index_to_bytes(table, self.record), self._before)
 
     def _append(self, key: str, member: str, data: bytes) -> int:
         """Write one member and return where its data begin.

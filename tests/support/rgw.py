@@ -123,7 +123,11 @@ def _start(lab: Path, running: list[subprocess.Popen[bytes]]) -> str:
 
     def call(*command: str) -> str:
         done = subprocess.run(
-            [*command[:1], "-c", str(config), *command[1:]], capture_output=True, text=True, timeout=START_S, check=False
+            [*command[:1], "-c", str(config), *command[1:]],
+            capture_output=True,
+            text=True,
+            timeout=START_S,
+            check=False,
         )
         if done.returncode:
             raise RuntimeError(f"{' '.join(command)}: exit code {done.returncode}: {done.stderr[-1000:]}")

@@ -75,10 +75,10 @@ def test_an_error_in_the_middle_leaves_no_file(tmp_path):
 
 
 def test_a_kill_between_tar_and_index_leaves_no_shard(tmp_path, monkeypatch):
-    def killed(self, path, data):
+    def killed(self, path, data, version):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(LocalStorage, "write_atomic", killed)
+    monkeypatch.setattr(LocalStorage, "commit", killed)
     with pytest.raises(KeyboardInterrupt):
         write_shard(LocalStorage(tmp_path), "s-000000", samples(1))
     assert [p.name for p in tmp_path.rglob("*.*")] == ["s-000000.tar"]  # without an index it is not a shard

@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -60,7 +61,6 @@ class S3Storage:
     def client(self) -> Any:
         """The boto3 client of this process."""
         if self._client is None or self._client[0] != os.getpid():
-            import boto3
             from botocore.config import Config
 
             config = Config(
@@ -71,7 +71,7 @@ class S3Storage:
                 request_checksum_calculation="when_required",  # S3-compatible servers know no trailing checksums
                 response_checksum_validation="when_required",
             )
-            self._client = (os.getpid(), boto3.session.Session().client("s3", config=config))
+            self._client = (os.getpid(), _session().client("s3", config=config))
         return self._client[1]
 
     def read(self, path: str) -> bytes:
@@ -323,6 +323,23 @@ class _Upload:
         return str(answer["ETag"])
 
 
+def _session() -> Any:
+    """A session; the description of the service, half a second to read, is read once a process."""
+    import boto3
+    import botocore.session
+
+    session = botocore.session.get_session()
+    session.register_component("data_loader", _loader())
+    return boto3.session.Session(botocore_session=session)
+
+
+@cache
+def _loader() -> Any:
+    import botocore.session
+
+    return botocore.session.get_session().get_component("data_loader")
+
+
 def _announced(answer: dict[str, Any], span: tuple[int, int]) -> int:
     """How many bytes a range must have, by the size that the server tells; -1 where it is another range."""
     where, _, total = answer.get("ContentRange", "").removeprefix("bytes ").partition("/")
@@ -340,7 +357,7 @@ def _network_advice(error: Exception) -> str:
 
     if isinstance(error, e.NoCredentialsError | e.PartialCredentialsError):
         return "; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile"
-    if isinstance(error, e.HTTPClientError):
+    if isinstance(error, e.HTTPClientError | e.ConnectionError):
         return "; check AWS_ENDPOINT_URL and the network, and run again: what is whole is kept"
     return ""
 

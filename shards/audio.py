@@ -84,32 +84,58 @@ def load(
 
 
 def load_flac(
-    path: str | Path, *, channel: int | None = None, start: float = 0.0, duration: float | None = None
+    path: str | Path,
+    *,
+    channel: int | None = None,
+    start: float = 0.0,
+    duration: float | None = None,
+    decode_all: bool = True,
 ) -> tuple[bytes, int]:
     """:func:`load` as FLAC bytes and their number of samples.
 
     A whole file that is 16 kHz mono 16-bit FLAC already is copied byte for byte, after it has been decoded once to
-    prove it whole.
+    prove it whole; without `decode_all` only its last sample is, which finds a file that was cut.
     """
     path = Path(path)
-    if start == 0.0 and duration is None and channel in (None, 0) and _is_target_form(path):
-        data = path.read_bytes()
+    if start == 0.0 and duration is None and channel in (None, 0) and path.suffix.lower() == ".flac":
         try:
-            return data, len(decode(data))
+            copied = _copy(path, decode_all)
         except AudioError as error:
             raise AudioError(f"{path}: {error}") from error
+        if copied is not None:
+            return copied
     wave = load(path, channel=channel, start=start, duration=duration)
     return encode_flac(wave), len(wave)
 
 
-def _is_target_form(path: Path) -> bool:
-    if path.suffix.lower() != ".flac":
-        return False
+def _copy(path: Path, decode_all: bool) -> tuple[bytes, int] | None:
+    """Content and number of samples of a file of the target form; None for another, or one that `load` must judge."""
     try:
-        info = soundfile.info(path)
-    except (soundfile.SoundFileError, OSError):
-        return False  # `load` says what is wrong with it
-    return (info.format, info.subtype, info.samplerate, info.channels) == ("FLAC", "PCM_16", SAMPLE_RATE, 1)
+        data = path.read_bytes()
+    except OSError:
+        return None
+    if not _is_target_form(data):
+        return None
+    if decode_all:
+        return data, len(decode(data))
+    try:
+        with soundfile.SoundFile(io.BytesIO(data)) as file:
+            announced = file.frames
+            file.seek(announced - 1)
+            whole = announced > 0 and len(file.read(1)) == 1
+    except (soundfile.SoundFileError, TypeError, ValueError) as error:
+        raise AudioError(f"{len(data)} bytes do not decode as FLAC: {error}") from error
+    if not whole:
+        raise AudioError(f"audio ends before the {announced} samples that its header announces")
+    return data, announced
+
+
+def _is_target_form(data: bytes) -> bool:
+    """Whether a file is FLAC, 16 kHz, mono, 16 bit: by STREAMINFO, its first block."""
+    if len(data) < 42 or data[:4] != b"fLaC" or data[4] & 0x7F:
+        return False
+    packed = int.from_bytes(data[18:26], "big")  # rate 20 bits, channels - 1: 3, bits - 1: 5, samples 36
+    return (packed >> 44, packed >> 41 & 7, packed >> 36 & 31) == (SAMPLE_RATE, 0, 15)
 
 
 def _read_soundfile(path: Path, start: float, duration: float | None) -> tuple[np.ndarray, int]:

@@ -51,6 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--enrol", metavar="DIR[,DIR]", help="manifests that enrolment speech is taken from (default: this one)")
     add("--extractor", default="campplus", help="speaker embedding extractor")
     add("--no-speakers", action="store_true", help="no embeddings and no speaker bank, as for plain ASR")
+    add("--audio-check", choices=("all", "end"), default="all", help="of FLAC that is copied: decode it, or its end")
     add("--max-bad-share", type=float, default=0.01, help="share of unusable recordings above which the run stops")
     add("--dry-run", action="store_true", help="say what would be packed, and write nothing")
 
@@ -101,7 +102,8 @@ def plan(args: argparse.Namespace) -> tuple[Packer, LineTable, Parts]:
         parts=parts.count,
         extractor=None if args.no_speakers else args.extractor,
         enrol=() if args.no_speakers else enrol,
-        enrol_sha256=() if args.no_speakers else tuple(_sha256(Path(e) / RECORDINGS) for e in enrol),
+        enrol_sha256=() if args.no_speakers else tuple(file_sha256(Path(e) / RECORDINGS) for e in enrol),
+        decode_all=args.audio_check == "all",
     )
     return packer, table, parts
 
@@ -215,7 +217,7 @@ def provenance(packer: Packer) -> dict[str, Any]:
 
 def _config(packer: Packer) -> dict[str, Any]:
     """What determines the dataset's bytes, but for the audio; nothing of where things lie on this machine."""
-    config = {k: v for k, v in asdict(packer).items() if k not in ("out", "manifest", "enrol")}
+    config = {k: v for k, v in asdict(packer).items() if k not in ("out", "manifest", "enrol", "decode_all")}
     return config | {"enrol_sha256": list(packer.enrol_sha256)}
 
 
@@ -274,7 +276,8 @@ def _outline(table: LineTable, parts: Parts, mine: range) -> dict[str, Any]:
     }
 
 
-def _sha256(path: Path) -> str:
+def file_sha256(path: Path) -> str:
+    """Of a manifest."""
     digest = hashlib.sha256()
     try:
         with path.open("rb") as file:

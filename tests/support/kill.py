@@ -47,19 +47,32 @@ class Killer:
 
     def __init__(self) -> None:
         self.phase = Phase()
+        self.writing = 0.0
 
-    def run(self, arguments: Sequence[str], after: float | None = None) -> tuple[str, float]:
-        """Run, and kill -9 `after` so many seconds; the phase in which it ended, and the seconds it ran."""
+    def run(self, arguments: Sequence[str], after: float | None = None, *, of_writing: bool = False) -> str:
+        """Run, and kill -9 `after` so many seconds, counted from the first write with `of_writing`.
+
+        Returns the phase in which it ended. :attr:`writing` is how long it ran from the first write to the merge.
+        """
         self.phase.set("starting")
-        begin = time.monotonic()
         pid = os.fork()
         if pid == 0:
             self._child(arguments)
-        if after is not None:
+        if of_writing or after is None:
+            self._wait_while("starting", "planning")
+        begin = time.monotonic()
+        if after is None:
+            self._wait_while(*PHASES[: PHASES.index("merge")])
+            self.writing = time.monotonic() - begin
+        else:
             time.sleep(after)
             os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
-        return str(self.phase), time.monotonic() - begin
+        return str(self.phase)
+
+    def _wait_while(self, *phases: str) -> None:
+        while str(self.phase) in phases:
+            time.sleep(0.002)
 
     def _child(self, arguments: Sequence[str]) -> None:
         from shards.cli import main
@@ -118,21 +131,22 @@ def _trials(job: dict[str, Any]) -> list[tuple[str, float]]:
     killer = Killer()
     killer.instrument(job["part_bytes"])
     rng = random.Random(job["seed"])
-    command = ["pack", job["manifest"], "{}", *job["options"]]
 
-    def run(out: str, after: float | None = None) -> tuple[str, float]:
-        return killer.run([a.format(out) for a in command], after)
+    def run(out: str, after: float | None = None, *, of_writing: bool = False) -> str:
+        return killer.run(["pack", job["manifest"], out, *job["options"]], after, of_writing=of_writing)
 
-    for out in (job["whole"], f"{job['whole']}-again"):  # a server's first requests are slow
-        phase, seconds = run(out)
-        assert phase == "done", phase
-    results = []
-    for out in job["outs"]:
-        phase, ran = run(out, rng.uniform(0.03, 0.97) * seconds)
-        results.append((phase, ran))
-        seconds *= 0.9 if phase == "done" else 1.0  # the machine got faster
-        again, _ = run(out)
-        assert again == "done", again
+    spans, results = [], []
+    for out in (f"{job['whole']}-before", job["whole"]):  # the first requests to a server are slow
+        assert run(out) == "done"
+        spans.append(killer.writing)
+    writing = min(spans)
+    for number, out in enumerate(job["outs"]):
+        anywhere = number % 7 == 6
+        after = rng.uniform(0, 1.3 if anywhere else 0.85) * writing
+        phase = run(out, after, of_writing=not anywhere)
+        results.append((phase, after))
+        assert run(out) == "done"
+        writing *= 0.9 if phase == "done" else 1.0  # the machine got faster
     return results
 
 
@@ -148,7 +162,8 @@ def kill_at_random(
 ) -> list[tuple[str, float]]:
     """Pack to `whole` undisturbed; to each of `outs` with one kill at a random moment of that time, then a rerun.
 
-    Returns for each the phase that it was killed in, and the seconds that it had run.
+    Of seven kills one comes at any moment, six come between the first write and the merge. Returns for each the phase
+    that it came in, and after how many seconds.
     """
     job = {
         "manifest": str(manifest),

@@ -136,10 +136,10 @@ def test_a_killed_pack_leaves_only_whole_shards_and_a_rerun_ends_the_same(manife
 
     real, calls = shards.packer.make_sample, iter(range(100))
 
-    def killed(recording, enroller):
+    def killed(recording, enroller, **options):
         if next(calls) == after - 1:
             raise KeyboardInterrupt
-        return real(recording, enroller)
+        return real(recording, enroller, **options)
 
     monkeypatch.setattr("shards.packer.make_sample", killed)
     pack(manifest, tmp_path / "o", code=130)

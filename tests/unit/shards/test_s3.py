@@ -224,6 +224,6 @@ def test_an_output_that_turns_unwritable_leaves_nothing_open_and_can_be_finished
 
 
 def test_a_bucket_that_is_not_there_stops_before_anything_is_packed(s3, manifest, monkeypatch, capsys):
-    monkeypatch.setattr("shards.packer.make_sample", lambda *_: 1 // 0)
+    monkeypatch.setattr("shards.packer.make_sample", lambda *_, **__: 1 // 0)
     pack(manifest, "s3://nowhere/p", code=1)
     assert "s3://nowhere/p: there is no such bucket; create it" in capsys.readouterr().err

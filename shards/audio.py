@@ -42,15 +42,19 @@ def decode(data: bytes) -> np.ndarray:
 
 
 def encode_flac(wave: np.ndarray) -> bytes:
-    """(num_samples,) float in [-1, 1] → 16 kHz mono 16-bit FLAC. Values beyond ±1 are clipped; no dither."""
+    """(num_samples,) float in [-1, 1], or int16 → 16 kHz mono 16-bit FLAC. Beyond ±1 is clipped; no dither."""
     if wave.ndim != 1 or len(wave) == 0:
         raise AudioError(f"audio of shape {wave.shape}; expected (num_samples,) with at least one sample")
-    if not np.isfinite(wave).all():
-        raise AudioError("audio holds values that are not finite")
-    pcm = np.clip(np.rint(wave * 32768.0), -32768, 32767).astype(np.int16)
+    pcm = wave if wave.dtype == np.int16 else _to_int16(wave)
     buffer = io.BytesIO()
     soundfile.write(buffer, pcm, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
     return buffer.getvalue()
+
+
+def _to_int16(wave: np.ndarray) -> np.ndarray:
+    if not np.isfinite(wave).all():
+        raise AudioError("audio holds values that are not finite")
+    return np.clip(np.rint(wave * 32768.0), -32768, 32767).astype(np.int16)
 
 
 def load(
@@ -66,11 +70,17 @@ def load(
     Raises:
         AudioError: missing, undecodable, empty, of an unusable form, or ending before ``start + duration``.
     """
-    path = Path(path)
+    return _load(Path(path), channel, start, duration)
+
+
+def _load(
+    path: Path, channel: int | None, start: float, duration: float | None, *, keep_int16: bool = False
+) -> np.ndarray:
+    """:func:`load`; with `keep_int16`, int16 where the file holds that and no arithmetic is done on it."""
     if path.suffix.lower() in _PYAV_RATES:
         wave, rate = _read_av(path, start, duration)
     else:
-        wave, rate = _read_soundfile(path, start, duration)
+        wave, rate = _read_soundfile(path, start, duration, one=channel is not None, keep_int16=keep_int16)
     if not len(wave):
         raise AudioError(f"{path}: no audio at {start:.3f} s")
     if duration is not None and len(wave) < (duration - SLACK) * rate:
@@ -78,6 +88,8 @@ def load(
             f"{path}: ends at {start + len(wave) / rate:.3f} s, the manifest says {start + duration:.3f} s"
         )
     mono = _pick(path, wave, channel)
+    if mono.dtype == np.int16:
+        return mono
     if not np.isfinite(mono).all():
         raise AudioError(f"{path}: holds values that are not finite")
     return soxr.resample(mono, rate, SAMPLE_RATE, quality="HQ") if rate != SAMPLE_RATE else mono
@@ -104,7 +116,7 @@ def load_flac(
             raise AudioError(f"{path}: {error}") from error
         if copied is not None:
             return copied
-    wave = load(path, channel=channel, start=start, duration=duration)
+    wave = _load(path, channel, start, duration, keep_int16=True)
     return encode_flac(wave), len(wave)
 
 
@@ -138,8 +150,10 @@ def _is_target_form(data: bytes) -> bool:
     return (packed >> 44, packed >> 41 & 7, packed >> 36 & 31) == (SAMPLE_RATE, 0, 15)
 
 
-def _read_soundfile(path: Path, start: float, duration: float | None) -> tuple[np.ndarray, int]:
-    """(frames, channels) float32 and the rate."""
+def _read_soundfile(
+    path: Path, start: float, duration: float | None, *, one: bool = False, keep_int16: bool = False
+) -> tuple[np.ndarray, int]:
+    """(frames, channels) float32 and the rate; with `keep_int16` int16, if that is what is there for `one` channel."""
     if not path.is_file():
         raise AudioError(f"{path}: no such file")
     try:
@@ -151,7 +165,9 @@ def _read_soundfile(path: Path, start: float, duration: float | None) -> tuple[n
                 raise AudioError(f"{path}: ends at {file.frames / rate:.3f} s, wanted from {start:.3f} s on")
             file.seek(first)
             wanted = file.frames - first if duration is None else min(round(duration * rate), file.frames - first)
-            wave = file.read(wanted, dtype="float32", always_2d=True)
+            same = (file.subtype, rate) == ("PCM_16", SAMPLE_RATE) and (one or file.channels == 1)
+            dtype = "int16" if keep_int16 and same else "float32"
+            wave = file.read(wanted, dtype=dtype, always_2d=True)
     except soundfile.LibsndfileError as error:
         return _read_unknown(path, start, duration, error)
     except (soundfile.SoundFileError, OSError, ValueError, TypeError) as error:

@@ -125,8 +125,6 @@ class Killer:
 
 
 def _trials(job: dict[str, Any]) -> list[tuple[str, float]]:
-    import webdataset  # noqa: F401 (before the forks)
-
     os.environ.update(job["environment"])
     killer = Killer()
     killer.instrument(job["part_bytes"])

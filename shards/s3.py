@@ -123,17 +123,25 @@ class S3Storage:
         return None if head is None else str(head["ETag"])
 
     def commit(self, path: str, data: bytes, version: str | None) -> None:
-        condition = {"IfNoneMatch": "*"} if version is None else {"IfMatch": version}
+        # Ceph 16 compares the tag without its quotes, others with them. Both are tried: each is a condition.
+        forms = [{"IfNoneMatch": "*"}] if version is None else [{"IfMatch": version}, {"IfMatch": version.strip('"')}]
         with self.errors(path):
-            try:
-                self.client.put_object(Bucket=self.bucket, Key=self._key(path), Body=data, **condition)
-            except self.client.exceptions.ClientError as error:
-                if error.response["ResponseMetadata"]["HTTPStatusCode"] not in (404, 409, 412):
-                    raise
-                if _code(error) == "NoSuchBucket":
-                    raise
-                if not self.exists(path) or self.read(path) != data:  # ours, if the first answer got lost on its way
-                    raise StorageError(f"{self.url}/{path}: {CONFLICT}") from error
+            if any(self._put_if(path, data, condition) for condition in forms):
+                return
+            if not self.exists(path) or self.read(path) != data:  # ours, if the first answer got lost on its way
+                raise StorageError(f"{self.url}/{path}: {CONFLICT}")
+
+    def _put_if(self, path: str, data: bytes, condition: dict[str, str]) -> bool:
+        """Whether the condition held."""
+        try:
+            self.client.put_object(Bucket=self.bucket, Key=self._key(path), Body=data, **condition)
+        except self.client.exceptions.ClientError as error:
+            if _code(error) == "NoSuchBucket":
+                raise
+            if error.response["ResponseMetadata"]["HTTPStatusCode"] in (404, 409, 412):
+                return False
+            raise
+        return True
 
     def clean(self, prefix: str) -> builtins.list[str]:
         return self._end_uploads(self._key(prefix))

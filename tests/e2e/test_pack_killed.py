@@ -1,6 +1,10 @@
 """A packer that is killed with -9 at random moments and run again: on disk, and on a real S3 server."""
 
+import subprocess
+import sys
+import time
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -60,3 +64,27 @@ def test_on_s3(manifest, bucket, rgw, capsys):
     for number in range(TRIALS):
         assert content(f"o{number}") == whole
     assert "Uploads" not in client.list_multipart_uploads(Bucket=name)
+
+
+def test_workers_end_with_the_packer(manifest, tmp_path):
+    """A killed packer's workers would go on writing, and the rerun would meet their locks."""
+    command = [sys.executable, "-m", "shards.cli", "pack", str(manifest), str(tmp_path / "o"), *OPTIONS]
+    packer = subprocess.Popen([*command, "--workers", "2"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not list(tmp_path.glob("o/shards/.*.tmp")):
+        assert packer.poll() is None
+        time.sleep(0.01)
+    children = Path(f"/proc/{packer.pid}/task/{packer.pid}/children").read_text().split()
+    packer.kill()
+    packer.wait()
+    deadline = time.monotonic() + 30
+    while any(b"shards" in command_line(pid) or b"spawn_main" in command_line(pid) for pid in children):
+        assert time.monotonic() < deadline, "a worker lives on"
+        time.sleep(0.05)
+    assert subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode == 0
+
+
+def command_line(pid):
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""

@@ -7,6 +7,7 @@ tests are skipped; as root on Debian, ``python tests/support/rgw.py --install`` 
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 import signal
@@ -136,7 +137,7 @@ def _start(lab: Path, running: list[subprocess.Popen[bytes]]) -> str:
     def serve(*command: str) -> None:
         with (lab / f"{command[0]}.out").open("wb") as out:
             full = [command[0], "-f", "-c", str(config), *command[1:]]
-            running.append(subprocess.Popen(full, stdout=out, stderr=out, start_new_session=True))
+            running.append(subprocess.Popen(full, stdout=out, stderr=out, preexec_fn=_end_with_parent))  # noqa: PLW1509
 
     _keys(lab)
     call("monmaptool", "--create", "--clobber", "--fsid", fsid, "--addv", "a", f"[v2:127.0.0.1:{mon}]", f"{lab}/monmap")
@@ -153,6 +154,12 @@ def _start(lab: Path, running: list[subprocess.Popen[bytes]]) -> str:
     serve("radosgw", "-n", "client.rgw")
     _wait(lambda: _answers(port), "the gateway")
     return endpoint
+
+
+def _end_with_parent() -> None:
+    """A session of its own; and a test run that is killed takes its servers along."""
+    os.setsid()
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 def _keys(lab: Path) -> None:

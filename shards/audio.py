@@ -42,15 +42,19 @@ def decode(data: bytes) -> np.ndarray:
 
 
 def encode_flac(wave: np.ndarray) -> bytes:
-    """(num_samples,) float in [-1, 1] → 16 kHz mono 16-bit FLAC. Values beyond ±1 are clipped; no dither."""
+    """(num_samples,) float in [-1, 1], or int16 → 16 kHz mono 16-bit FLAC. Beyond ±1 is clipped; no dither."""
     if wave.ndim != 1 or len(wave) == 0:
         raise AudioError(f"audio of shape {wave.shape}; expected (num_samples,) with at least one sample")
-    if not np.isfinite(wave).all():
-        raise AudioError("audio holds values that are not finite")
-    pcm = np.clip(np.rint(wave * 32768.0), -32768, 32767).astype(np.int16)
+    pcm = wave if wave.dtype == np.int16 else _to_int16(wave)
     buffer = io.BytesIO()
     soundfile.write(buffer, pcm, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
     return buffer.getvalue()
+
+
+def _to_int16(wave: np.ndarray) -> np.ndarray:
+    if not np.isfinite(wave).all():
+        raise AudioError("audio holds values that are not finite")
+    return np.clip(np.rint(wave * 32768.0), -32768, 32767).astype(np.int16)
 
 
 def load(
@@ -66,11 +70,17 @@ def load(
     Raises:
         AudioError: missing, undecodable, empty, of an unusable form, or ending before ``start + duration``.
     """
-    path = Path(path)
+    return _load(Path(path), channel, start, duration)
+
+
+def _load(
+    path: Path, channel: int | None, start: float, duration: float | None, *, keep_int16: bool = False
+) -> np.ndarray:
+    """:func:`load`; with `keep_int16`, int16 where the file holds that and no arithmetic is done on it."""
     if path.suffix.lower() in _PYAV_RATES:
         wave, rate = _read_av(path, start, duration)
     else:
-        wave, rate = _read_soundfile(path, start, duration)
+        wave, rate = _read_soundfile(path, start, duration, one=channel is not None, keep_int16=keep_int16)
     if not len(wave):
         raise AudioError(f"{path}: no audio at {start:.3f} s")
     if duration is not None and len(wave) < (duration - SLACK) * rate:
@@ -78,42 +88,72 @@ def load(
             f"{path}: ends at {start + len(wave) / rate:.3f} s, the manifest says {start + duration:.3f} s"
         )
     mono = _pick(path, wave, channel)
+    if mono.dtype == np.int16:
+        return mono
     if not np.isfinite(mono).all():
         raise AudioError(f"{path}: holds values that are not finite")
     return soxr.resample(mono, rate, SAMPLE_RATE, quality="HQ") if rate != SAMPLE_RATE else mono
 
 
 def load_flac(
-    path: str | Path, *, channel: int | None = None, start: float = 0.0, duration: float | None = None
+    path: str | Path,
+    *,
+    channel: int | None = None,
+    start: float = 0.0,
+    duration: float | None = None,
+    decode_all: bool = True,
 ) -> tuple[bytes, int]:
     """:func:`load` as FLAC bytes and their number of samples.
 
     A whole file that is 16 kHz mono 16-bit FLAC already is copied byte for byte, after it has been decoded once to
-    prove it whole.
+    prove it whole; without `decode_all` only its last sample is, which finds a file that was cut.
     """
     path = Path(path)
-    if start == 0.0 and duration is None and channel in (None, 0) and _is_target_form(path):
-        data = path.read_bytes()
+    if start == 0.0 and duration is None and channel in (None, 0) and path.suffix.lower() == ".flac":
         try:
-            return data, len(decode(data))
+            copied = _copy(path, decode_all)
         except AudioError as error:
             raise AudioError(f"{path}: {error}") from error
-    wave = load(path, channel=channel, start=start, duration=duration)
+        if copied is not None:
+            return copied
+    wave = _load(path, channel, start, duration, keep_int16=True)
     return encode_flac(wave), len(wave)
 
 
-def _is_target_form(path: Path) -> bool:
-    if path.suffix.lower() != ".flac":
-        return False
+def _copy(path: Path, decode_all: bool) -> tuple[bytes, int] | None:
+    """Content and number of samples of a file of the target form; None for another, or one that `load` must judge."""
     try:
-        info = soundfile.info(path)
-    except (soundfile.SoundFileError, OSError):
-        return False  # `load` says what is wrong with it
-    return (info.format, info.subtype, info.samplerate, info.channels) == ("FLAC", "PCM_16", SAMPLE_RATE, 1)
+        data = path.read_bytes()
+    except OSError:
+        return None
+    if not _is_target_form(data):
+        return None
+    if decode_all:
+        return data, len(decode(data))
+    try:
+        with soundfile.SoundFile(io.BytesIO(data)) as file:
+            announced = file.frames
+            file.seek(announced - 1)
+            whole = announced > 0 and len(file.read(1)) == 1
+    except (soundfile.SoundFileError, TypeError, ValueError) as error:
+        raise AudioError(f"{len(data)} bytes do not decode as FLAC: {error}") from error
+    if not whole:
+        raise AudioError(f"audio ends before the {announced} samples that its header announces")
+    return data, announced
 
 
-def _read_soundfile(path: Path, start: float, duration: float | None) -> tuple[np.ndarray, int]:
-    """(frames, channels) float32 and the rate."""
+def _is_target_form(data: bytes) -> bool:
+    """Whether a file is FLAC, 16 kHz, mono, 16 bit: by STREAMINFO, its first block."""
+    if len(data) < 42 or data[:4] != b"fLaC" or data[4] & 0x7F:
+        return False
+    packed = int.from_bytes(data[18:26], "big")  # rate 20 bits, channels - 1: 3, bits - 1: 5, samples 36
+    return (packed >> 44, packed >> 41 & 7, packed >> 36 & 31) == (SAMPLE_RATE, 0, 15)
+
+
+def _read_soundfile(
+    path: Path, start: float, duration: float | None, *, one: bool = False, keep_int16: bool = False
+) -> tuple[np.ndarray, int]:
+    """(frames, channels) float32 and the rate; with `keep_int16` int16, if that is what is there for `one` channel."""
     if not path.is_file():
         raise AudioError(f"{path}: no such file")
     try:
@@ -125,7 +165,9 @@ def _read_soundfile(path: Path, start: float, duration: float | None) -> tuple[n
                 raise AudioError(f"{path}: ends at {file.frames / rate:.3f} s, wanted from {start:.3f} s on")
             file.seek(first)
             wanted = file.frames - first if duration is None else min(round(duration * rate), file.frames - first)
-            wave = file.read(wanted, dtype="float32", always_2d=True)
+            same = (file.subtype, rate) == ("PCM_16", SAMPLE_RATE) and (one or file.channels == 1)
+            dtype = "int16" if keep_int16 and same else "float32"
+            wave = file.read(wanted, dtype=dtype, always_2d=True)
     except soundfile.LibsndfileError as error:
         return _read_unknown(path, start, duration, error)
     except (soundfile.SoundFileError, OSError, ValueError, TypeError) as error:

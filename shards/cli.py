@@ -14,6 +14,8 @@ COMMANDS = {
     "clips": ("shards.clips", "long recordings cut into clips"),
     "simulate": ("shards.simulate", "conversations mixed from single-speaker recordings"),
     "pack": ("shards.pack", "a manifest packed into shards"),
+    "embed": ("shards.embed", "speaker vectors of another extractor beside packed shards"),
+    "overlap": ("shards.overlap", "what training and test data share and must not"),
     "verify": ("shards.verify", "every byte, count and duration of a dataset checked"),
     "info": ("shards.info", "what a dataset holds"),
 }

@@ -11,7 +11,9 @@ the same session. Where a speaker has no other speech, the recording's own segme
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+import heapq
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -20,13 +22,15 @@ from pathlib import Path
 import numpy as np
 
 from shards.audio import load
-from shards.errors import SpeakerError
-from shards.extractors import MIN_SECONDS, Extractor, load_extractor, unit_norm
+from shards.errors import DataError, SpeakerError
+from shards.extractors import MIN_SECONDS, Extractor, load_extractor, log_mel, unit_norm
 from shards.manifests import Recording, SpeakerInfo, read_manifest, read_speakers
 
 MIN_CLIP_S, MAX_CLIP_S = 2.0, 10.0
 CLIPS_PER_SPEAKER = 16  # kept apart from others of the speaker: only these are embedded
 CLIPS_PER_VECTOR = 4
+PIECES_KEPT = 64  # of a speaker, long ones and short ones each: what is held in memory grows with the speakers only
+VECTORS_KEPT = 100_000
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,8 @@ class Piece:
 
 
 Clip = tuple[Piece, ...]  # one after the other
+Features = Callable[[Sequence[Clip]], Iterable[np.ndarray | DataError]]
+PREPARED = 2048  # clips whose features are in memory together: about 400 MB
 
 
 class Enroller:
@@ -65,15 +71,16 @@ class Enroller:
         self.seed = seed
         self._extractor = extractor
         self.speakers: dict[str, SpeakerInfo] = {}
-        self._pieces: dict[str, list[Piece]] = {}
+        self.manifests = tuple(manifests)
+        self._voices: dict[str, _Voice] = {}
         self._clips: dict[str, list[Clip]] = {}
-        self._vectors: dict[Clip, np.ndarray] = {}
+        self._vectors: OrderedDict[Clip, np.ndarray] = OrderedDict()
         self.own_speech = 0  # vectors for which there was no other speech than the recording's own
         for folder in manifests:
             self.speakers |= {s.speaker: s for s in read_speakers(folder)}
             for recording in read_manifest(folder):
                 for speaker, piece in _single_voice(recording):
-                    self._pieces.setdefault(speaker, []).append(piece)
+                    self._voices.setdefault(speaker, _Voice()).add(piece, seed)
 
     @cached_property
     def extractor(self) -> Extractor:
@@ -94,44 +101,123 @@ class Enroller:
     def clips(self, speaker: str) -> list[Clip]:
         """All enrolment clips of a speaker, in the seed's order."""
         if speaker not in self._clips:
-            self._clips[speaker] = _cut(self._pieces.get(speaker, []), self._rng(speaker))
+            pieces = self._voices[speaker].pieces() if speaker in self._voices else []
+            self._clips[speaker] = _cut(pieces, self._rng(speaker))
         return self._clips[speaker]
 
     def mean(self, clips: Sequence[Clip]) -> np.ndarray:
         """(dim,) float32: unit-normalised mean of the clips' unit vectors. Each clip is embedded once."""
         return unit_norm(np.mean([self._embedding(clip) for clip in clips], axis=0))
 
-    def sessions(self, speaker: str) -> list[str]:
-        """Sessions of the enrolment manifests in which the speaker is heard."""
-        return sorted({p.session for p in self._pieces.get(speaker, ())})
+    def sessions(self) -> dict[str, list[str]]:
+        """Speaker → sessions of the enrolment manifests in which the speaker is heard. Reads the manifests again."""
+        found: dict[str, set[str]] = {}
+        for folder in self.manifests:
+            for recording in read_manifest(folder):
+                for speaker, piece in _single_voice(recording):
+                    found.setdefault(speaker, set()).add(piece.session)
+        return {speaker: sorted(sessions) for speaker, sessions in found.items()}
 
     def heard(self) -> list[str]:
         """Speakers with enrolment speech, sorted."""
-        return sorted(self._pieces)
+        return sorted(self._voices)
+
+    def prepare(self, recordings: Iterable[Recording], features: Features | None = None) -> None:
+        """Embed all clips that these recordings need together, so that an accelerator gets them in batches.
+
+        A clip that cannot be read is left for :meth:`embed`, which says for which recording.
+
+        Args:
+            features: clips → what the extractor takes, or an error, in order; None loads them here, one by one.
+        """
+        wanted: dict[Clip, None] = {}
+        for recording in recordings:
+            for speaker in recording.speakers:
+                wanted |= dict.fromkeys(self._chosen(recording, speaker)[0])
+        self.prepare_clips(wanted, features)
+
+    def prepare_clips(self, wanted: Iterable[Clip], features: Features | None = None) -> None:
+        """:meth:`prepare` for clips."""
+        missing = [c for c in wanted if c not in self._vectors]
+        missing.sort(key=lambda clip: sum(p.seconds for p in clip))
+        for first in range(0, len(missing), PREPARED):
+            clips = missing[first : first + PREPARED]
+            pairs = zip(clips, (features or load_features)(clips), strict=True)
+            whole = [(clip, f) for clip, f in pairs if isinstance(f, np.ndarray)]
+            if whole:
+                vectors = unit_norm(self.extractor.embed_features([f for _, f in whole]))
+                for (clip, _), vector in zip(whole, vectors, strict=True):
+                    self._keep(clip, vector)
 
     def _vector(self, recording: Recording, speaker: str) -> np.ndarray:
+        chosen, own = self._chosen(recording, speaker)
+        self.own_speech += own
+        if own and sum(p.seconds for p in chosen[0]) < MIN_SECONDS:
+            raise SpeakerError(f"{recording.key}: {speaker} has less than {MIN_SECONDS} s of speech to enrol from")
+        return self.mean(chosen)
+
+    def _chosen(self, recording: Recording, speaker: str) -> tuple[list[Clip], bool]:
+        """The clips that make a speaker's vector for a recording, and whether they are its own speech."""
         clips = [c for c in self.clips(speaker) if not _contained(c, recording)][:CLIPS_PER_SPEAKER]
         if clips:
-            chosen = self._rng(recording.key, speaker).permutation(len(clips))[:CLIPS_PER_VECTOR]
-            return self.mean([clips[i] for i in chosen])
-        self.own_speech += 1
+            order = self._rng(recording.key, speaker).permutation(len(clips))[:CLIPS_PER_VECTOR]
+            return [clips[i] for i in order], False
         own = _cut([p for s, p in _pieces_of(recording) if s == speaker], self._rng(recording.key, speaker))
-        if sum(p.seconds for p in own[0]) < MIN_SECONDS:
-            raise SpeakerError(f"{recording.key}: {speaker} has less than {MIN_SECONDS} s of speech to enrol from")
-        return self.mean(own[:CLIPS_PER_VECTOR])
+        return own[:CLIPS_PER_VECTOR], True
 
     def _embedding(self, clip: Clip) -> np.ndarray:
         if clip not in self._vectors:
             try:
-                wave = np.concatenate([piece.load() for piece in clip])
-                self._vectors[clip] = self.extractor.embed([wave])[0]
+                self._keep(clip, self.extractor.embed([load_clip(clip)])[0])
             except SpeakerError as error:
                 raise SpeakerError(f"enrolment clip {clip[0].audio} at {clip[0].start:.2f} s: {error}") from error
+        self._vectors.move_to_end(clip)
         return self._vectors[clip]
+
+    def _keep(self, clip: Clip, vector: np.ndarray) -> None:
+        self._vectors[clip] = vector
+        if len(self._vectors) > VECTORS_KEPT:
+            self._vectors.popitem(last=False)
 
     def _rng(self, *words: str) -> np.random.Generator:
         digest = hashlib.sha256("\n".join(words).encode()).digest()
         return np.random.default_rng([self.seed, int.from_bytes(digest[:8], "big")])
+
+
+class _Voice:
+    """Some pieces of one speaker: all, or those of the smallest hash where there are more than are kept."""
+
+    def __init__(self) -> None:
+        self._heaps: tuple[list[tuple[int, int, Piece]], ...] = ([], [])  # short, long: (-hash, number, piece)
+        self._count = 0
+
+    def add(self, piece: Piece, seed: int) -> None:
+        heap = self._heaps[piece.seconds >= MIN_CLIP_S]
+        self._count += 1
+        name = f"{seed}\n{piece.key}\n{piece.start}".encode()
+        entry = (-int.from_bytes(hashlib.blake2b(name, digest_size=8).digest(), "big"), self._count, piece)
+        if len(heap) < PIECES_KEPT:
+            heapq.heappush(heap, entry)
+        else:
+            heapq.heappushpop(heap, entry)
+
+    def pieces(self) -> list[Piece]:
+        """In the order in which they came."""
+        return [piece for _, _, piece in sorted((e for heap in self._heaps for e in heap), key=lambda e: e[1])]
+
+
+def load_clip(clip: Clip) -> np.ndarray:
+    """(n,) float32 at 16 kHz."""
+    return np.concatenate([piece.load() for piece in clip])
+
+
+def load_features(clips: Sequence[Clip]) -> Iterator[np.ndarray | DataError]:
+    """Audio of clips → what an extractor's network takes."""
+    for clip in clips:
+        try:
+            yield log_mel(load_clip(clip))
+        except DataError as error:
+            yield error
 
 
 def _pieces_of(recording: Recording) -> Iterator[tuple[str, Piece]]:

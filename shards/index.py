@@ -15,6 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -115,15 +116,16 @@ def index_from_bytes(data: bytes, where: str) -> tuple[pa.Table, ShardRecord]:
 class Dataset:
     """A packed dataset. Cheap to open, safe to hand to another process."""
 
-    def __init__(self, storage: Storage, info: dict[str, Any]) -> None:
-        self.storage, self.info = storage, info
+    def __init__(self, storage: Storage, info: dict[str, Any], extractor: str | None = None) -> None:
+        self.storage, self.info, self.extractor = storage, info, extractor
         self.url: str = storage.url
         self.name: str = info["name"]
         self.shards = tuple(ShardInfo(**s) for s in info["shards"])
         self._tables: OrderedDict[int, pa.Table] = OrderedDict()
+        self._vectors: OrderedDict[int, list[np.ndarray]] = OrderedDict()
 
     def __getstate__(self) -> dict[str, Any]:
-        state = self.__dict__ | {"_tables": OrderedDict()}
+        state = self.__dict__ | {"_tables": OrderedDict(), "_vectors": OrderedDict()}
         state.pop("speakers", None)
         return state
 
@@ -154,6 +156,25 @@ class Dataset:
                 self._tables.popitem(last=False)
         return self._tables[shard]
 
+    def vectors(self, shard: int) -> list[np.ndarray] | None:
+        """(n_speakers, dim) float16 of each sample where the dataset was opened for another extractor, otherwise None.
+
+        Raises:
+            ShardError, StorageError: they are not there, or those of another shard.
+        """
+        if self.extractor is None:
+            return None
+        if shard not in self._vectors:
+            from shards.vectors import from_bytes, sidecar_path
+
+            info = self.shards[shard]
+            path = sidecar_path(info.name, self.extractor)
+            keys = self.index(shard)["key"].to_pylist()
+            self._vectors[shard] = from_bytes(self.storage.read(path), keys, info.sha256, f"{self.url}/{path}")
+            if len(self._vectors) > _CACHED_TABLES:
+                self._vectors.popitem(last=False)
+        return self._vectors[shard]
+
     def fingerprint(self) -> str:
         """Hash over the shards' content; changes when the data change, not when they move."""
         return hashlib.sha256("\n".join(s.sha256 for s in self.shards).encode()).hexdigest()
@@ -161,11 +182,14 @@ class Dataset:
     @cached_property
     def speakers(self) -> SpeakerBank | None:
         """The speaker bank, where the dataset has one."""
-        if not self.storage.exists("speakers.parquet"):
+        from shards.vectors import bank_paths
+
+        table, vectors = bank_paths(self.extractor)
+        if not self.storage.exists(table):
             return None
         from shards.speakers import SpeakerBank
 
-        return SpeakerBank.open(self.storage)
+        return SpeakerBank.open(self.storage, table, vectors)
 
     def _read_index(self, shard: ShardInfo) -> pa.Table:
         where = f"{self.url}/{shard.index}"
@@ -180,8 +204,11 @@ class Dataset:
         return table
 
 
-def open_dataset(url: str | Path) -> Dataset:
+def open_dataset(url: str | Path, extractor: str | None = None) -> Dataset:
     """Open the dataset at a local folder or ``s3://bucket/prefix``.
+
+    Args:
+        extractor: take speaker vectors and bank from what ``embed`` wrote for this one; None: those of the packing.
 
     Raises:
         StorageError: there is none.
@@ -193,7 +220,7 @@ def open_dataset(url: str | Path) -> Dataset:
         info = json.loads(storage.read(DATASET))
         if info["format_version"] != FORMAT_VERSION:
             raise ShardError(f"{where}: format version {info['format_version']}, this code reads {FORMAT_VERSION}")
-        return Dataset(storage, info)
+        return Dataset(storage, info, extractor)
     except SpeakerLMError:
         raise
     except (ValueError, KeyError, TypeError) as error:

@@ -7,10 +7,13 @@ import json
 from collections import Counter
 from typing import Any
 
+import numpy as np
 import pyarrow.compute as pc
 
 from shards.index import Dataset, open_dataset
+from shards.parts import key_hash
 from shards.sample import SAMPLE_RATE
+from shards.spool import Spool, distinct
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,16 +44,17 @@ def summarize(dataset: Dataset) -> dict[str, Any]:
     corpora: Counter[str] = Counter()
     languages: Counter[str] = Counter()
     per_sample: Counter[int] = Counter()
-    sessions: set[str] = set()
-    speakers: set[str] = set()
+    sessions, speakers = Spool(np.uint64), Spool(np.uint64)  # hashes: there may be as many sessions as samples
     chars, seconds = 0, []
     for shard in range(len(dataset.shards)):
         table = dataset.index(shard)
         corpora.update(table["corpus"].to_pylist())
         languages.update(table["language"].to_pylist())
         per_sample.update(pc.list_value_length(table["speakers"]).to_pylist())
-        sessions.update(table["session"].to_pylist())
-        speakers.update(pc.list_flatten(table["speakers"]).unique().to_pylist())
+        for corpus, session in set(zip(table["corpus"].to_pylist(), table["session"].to_pylist(), strict=True)):
+            sessions.append(key_hash(f"{corpus}\n{session}".encode()))
+        for speaker in pc.list_flatten(table["speakers"]).unique().to_pylist():
+            speakers.append(key_hash(speaker.encode()))
         chars += pc.sum(table["num_chars"]).as_py()
         limits = pc.min_max(table["num_samples"]).as_py()
         seconds += [limits["min"] / SAMPLE_RATE, limits["max"] / SAMPLE_RATE]
@@ -63,8 +67,8 @@ def summarize(dataset: Dataset) -> dict[str, Any]:
         "hours": round(dataset.hours, 4),
         "seconds_per_sample": f"{min(seconds):.2f}–{max(seconds):.2f}",
         "characters": chars,
-        "sessions": len(sessions),
-        "speakers": len(speakers),
+        "sessions": distinct(sessions),
+        "speakers": distinct(speakers),
         "samples_per_corpus": dict(sorted(corpora.items())),
         "samples_per_language": dict(sorted(languages.items())),
         "samples_by_number_of_speakers": dict(sorted(per_sample.items())),

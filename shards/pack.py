@@ -8,14 +8,19 @@ number of workers or tasks. Whoever finds all parts whole merges them: quarantin
 from __future__ import annotations
 
 import argparse
+import contextlib
+import ctypes
 import hashlib
 import json
 import os
+import shutil
+import signal
+import tempfile
 from collections.abc import Generator, Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
@@ -24,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from shards.errors import ConfigError, DataError, ManifestError, ShardError, StorageError
-from shards.index import DATASET, ShardInfo, dataset_json, open_dataset
+from shards.index import DATASET, ShardInfo, dataset_json, open_dataset, tar_path
 from shards.manifests import AUDIT, RECORDINGS
 from shards.packer import Packer, Result, stop_above
 from shards.parts import LineTable, Parts
@@ -46,6 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--enrol", metavar="DIR[,DIR]", help="manifests that enrolment speech is taken from (default: this one)")
     add("--extractor", default="campplus", help="speaker embedding extractor")
     add("--no-speakers", action="store_true", help="no embeddings and no speaker bank, as for plain ASR")
+    add("--audio-check", choices=("all", "end"), default="all", help="of FLAC that is copied: decode it, or its end")
     add("--max-bad-share", type=float, default=0.01, help="share of unusable recordings above which the run stops")
     add("--dry-run", action="store_true", help="say what would be packed, and write nothing")
 
@@ -65,11 +71,11 @@ def run(args: argparse.Namespace) -> int:
                 "command": "pack",
                 "dataset": packer.out,
                 "shards": len(mine),
-                "skipped": sum(r.skipped for r in done),
-                "samples": sum(r.record.info.samples for r in done),
-                "hours": round(sum(r.record.info.seconds for r in done) / 3600, 4),
-                "quarantined": sum(len(r.record.quarantine) for r in done),
-                "self_enrolled": sum(r.record.self_enrolled for r in done),
+                "skipped": done.skipped,
+                "samples": done.samples,
+                "hours": round(done.seconds / 3600, 4),
+                "quarantined": done.quarantined,
+                "self_enrolled": done.self_enrolled,
                 "merged": merged,
             }
         )
@@ -96,15 +102,35 @@ def plan(args: argparse.Namespace) -> tuple[Packer, LineTable, Parts]:
         parts=parts.count,
         extractor=None if args.no_speakers else args.extractor,
         enrol=() if args.no_speakers else enrol,
-        enrol_sha256=() if args.no_speakers else tuple(_sha256(Path(e) / RECORDINGS) for e in enrol),
+        enrol_sha256=() if args.no_speakers else tuple(file_sha256(Path(e) / RECORDINGS) for e in enrol),
+        decode_all=args.audio_check == "all",
     )
     return packer, table, parts
 
 
+@dataclass
+class Totals:
+    """Over the parts of this run, those that were whole already included."""
+
+    skipped: int = 0
+    samples: int = 0
+    seconds: float = 0.0
+    quarantined: int = 0
+    self_enrolled: int = 0
+
+    def add(self, result: Result) -> None:
+        """Count one part."""
+        self.skipped += result.skipped
+        self.samples += result.record.info.samples
+        self.seconds += result.record.info.seconds
+        self.quarantined += len(result.record.quarantine)
+        self.self_enrolled += result.record.self_enrolled
+
+
 def pack_parts(
     packer: Packer, table: LineTable, parts: Parts, mine: range, *, workers: int = 1, max_bad_share: float = 0.01
-) -> list[Result]:
-    """Make these parts whole, by `workers` processes; results in order of parts.
+) -> Totals:
+    """Make these parts whole, by `workers` processes.
 
     Raises:
         DataError: a larger share than `max_bad_share` of these parts' recordings is unusable. Whole parts stay.
@@ -114,21 +140,17 @@ def pack_parts(
     total = sum(parts.size(p) for p in mine)
     max_bad = int(max_bad_share * total)
     jobs = ((part, table.offsets(parts.lines(part)), max_bad) for part in mine)
-    results: list[Result] = []
-    bad: list[dict[str, str]] = []
-    seconds = 0.0
+    done = Totals()
     with (
         tqdm(total=total, unit="rec", disable=None, desc=packer.name) as bar,
         closing(_results(packer, jobs, workers)) as whole,
     ):
         for result in whole:
-            results.append(result)
-            bad += result.record.quarantine
-            stop_above(max_bad, bad)
-            seconds += result.record.info.seconds
-            bar.set_postfix_str(f"{seconds / 3600:.1f} h, {len(bad)} bad", refresh=False)
+            done.add(result)
+            stop_above(max_bad, done.quarantined, result.record.quarantine)
+            bar.set_postfix_str(f"{done.seconds / 3600:.1f} h, {done.quarantined} bad", refresh=False)
             bar.update(result.record.info.samples + len(result.record.quarantine))
-    return sorted(results, key=lambda r: r.part)
+    return done
 
 
 def merge(packer: Packer, parts: Parts) -> bool:
@@ -136,26 +158,32 @@ def merge(packer: Packer, parts: Parts) -> bool:
 
     Returns False where parts are missing. Run twice, or by two tasks at once, it writes the same bytes.
     """
-    records = []
-    for part in range(parts.count):
-        record = packer.whole(part)
-        if record is None:
-            return False
-        records.append(record)
-    shards: list[ShardInfo] = [r.info for r in records if r.info.samples]
-    if not shards:
-        raise DataError(f"{packer.manifest}: not one recording could be packed; see the reasons in the shards' indexes")
     storage = packer.storage
-    if _merged(packer, shards):
-        return True
-    bad = [entry for r in records for entry in r.quarantine]
-    storage.write_atomic(QUARANTINE, b"".join(json.dumps(b, ensure_ascii=False).encode() + b"\n" for b in bad))
+    before = storage.version(DATASET)
+    shards: list[ShardInfo] = []
+    self_enrolled = 0
+    with tempfile.TemporaryFile() as bad:  # of a large corpus these are millions
+        for part in range(parts.count):
+            record = packer.whole(part)
+            if record is None:
+                return False
+            shards += [record.info] if record.info.samples else []
+            self_enrolled += record.self_enrolled
+            bad.writelines(json.dumps(b, ensure_ascii=False).encode() + b"\n" for b in record.quarantine)
+        if not shards:
+            raise DataError(f"{packer.manifest}: not one recording could be packed; the shards' indexes say why")
+        if _merged(packer, shards):
+            return True
+        bad.seek(0)
+        with storage.create(QUARANTINE, wait=True) as out:
+            shutil.copyfileobj(bad, out)
     if packer.enroller is not None:
         from shards.speakers import build_bank
 
         build_bank(packer.enroller, storage)
-    about = provenance(packer) | {"self_enrolled": sum(r.self_enrolled for r in records)}
-    storage.write_atomic(DATASET, dataset_json(packer.name, shards, about))
+    storage.clean(tar_path(f"{packer.name}-").removesuffix(".tar"))
+    about = provenance(packer) | {"self_enrolled": self_enrolled}
+    storage.commit(DATASET, dataset_json(packer.name, shards, about), before)
     return True
 
 
@@ -189,7 +217,7 @@ def provenance(packer: Packer) -> dict[str, Any]:
 
 def _config(packer: Packer) -> dict[str, Any]:
     """What determines the dataset's bytes, but for the audio; nothing of where things lie on this machine."""
-    config = {k: v for k, v in asdict(packer).items() if k not in ("out", "manifest", "enrol")}
+    config = {k: v for k, v in asdict(packer).items() if k not in ("out", "manifest", "enrol", "decode_all")}
     return config | {"enrol_sha256": list(packer.enrol_sha256)}
 
 
@@ -198,7 +226,8 @@ def _results(packer: Packer, jobs: Iterator[tuple[int, list[int], int]], workers
     if workers == 1:
         yield from (packer.pack(*job) for job in jobs)
         return
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_one_thread) as pool:
+    context = get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_be_worker, initargs=(os.getpid(),)) as pool:
         try:
             running = {pool.submit(packer.pack, *job) for job in islice(jobs, 2 * workers)}
             while running:
@@ -211,8 +240,13 @@ def _results(packer: Packer, jobs: Iterator[tuple[int, list[int], int]], workers
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _one_thread() -> None:
+def _be_worker(parent: int) -> None:
+    """One thread a process; and where the packer is killed, its workers end with it instead of writing on."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    with contextlib.suppress(OSError, AttributeError):  # not Linux
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    if os.getppid() != parent:
+        os._exit(1)
 
 
 def _task(part: str | None) -> tuple[int, int]:
@@ -242,7 +276,8 @@ def _outline(table: LineTable, parts: Parts, mine: range) -> dict[str, Any]:
     }
 
 
-def _sha256(path: Path) -> str:
+def file_sha256(path: Path) -> str:
+    """Of a manifest."""
     digest = hashlib.sha256()
     try:
         with path.open("rb") as file:

@@ -44,6 +44,7 @@ class Packer:
     extractor: str | None  # None: no embeddings
     enrol: tuple[str, ...]
     enrol_sha256: tuple[str, ...]
+    decode_all: bool = True  # of what is copied; changes no bytes, only what is quarantined
 
     def __getstate__(self) -> dict[str, Any]:
         return {k: v for k, v in self.__dict__.items() if k not in ("storage", "enroller")}
@@ -111,17 +112,17 @@ class Packer:
         with ShardWriter(self.storage, self.shard_name(part), inputs=self.inputs(part)) as writer:
             for recording in read_recordings(self.manifest, offsets):
                 try:
-                    writer.write(make_sample(recording, self.enroller))
+                    writer.write(make_sample(recording, self.enroller, decode_all=self.decode_all))
                 except (AudioError, ManifestError, SpeakerError) as error:
                     bad = {"file": recording.audio, "key": recording.key, "reason": str(error)}
                     writer.quarantine.append(bad)
-                    stop_above(max_bad, writer.quarantine)
+                    stop_above(max_bad, len(writer.quarantine), writer.quarantine)
             writer.self_enrolled = self.enroller.own_speech - before if self.enroller else 0
         assert writer.record is not None
         return Result(part, writer.record, skipped=False)
 
 
-def make_sample(recording: Recording, enroller: Enroller | None) -> Sample:
+def make_sample(recording: Recording, enroller: Enroller | None, *, decode_all: bool = True) -> Sample:
     """Audio, segments in order, and a vector per speaker.
 
     Raises:
@@ -131,7 +132,11 @@ def make_sample(recording: Recording, enroller: Enroller | None) -> Sample:
 
     recording = replace(recording, segments=tuple(sorted(recording.segments, key=lambda s: (s.start, s.end))))
     audio, num_samples = load_flac(
-        recording.audio, channel=recording.channel, start=recording.start, duration=recording.duration
+        recording.audio,
+        channel=recording.channel,
+        start=recording.start,
+        duration=recording.duration,
+        decode_all=decode_all,
     )
     sample = Sample(
         key=recording.key,
@@ -148,11 +153,11 @@ def make_sample(recording: Recording, enroller: Enroller | None) -> Sample:
     return sample if enroller is None else sample.with_embeddings(enroller.embed(recording))
 
 
-def stop_above(max_bad: int, bad: Sequence[dict[str, str]]) -> None:
+def stop_above(max_bad: int, count: int, examples: Sequence[dict[str, str]]) -> None:
     """Raise :class:`DataError` where more recordings are quarantined than allowed."""
-    if len(bad) > max_bad:
-        reasons = "; ".join(f"{b['key']}: {b['reason']}" for b in bad[:3])
+    if count > max_bad:
+        reasons = "; ".join(f"{b['key']}: {b['reason']}" for b in examples[:3])
         raise DataError(
-            f"{len(bad)} recordings cannot be used, {max_bad} are allowed: {reasons} …; "
+            f"{count} recordings cannot be used, {max_bad} are allowed: {reasons} …; "
             "mend the input or raise --max-bad-share, and run again: whole shards are kept"
         )

@@ -11,8 +11,6 @@ import hashlib
 import json
 import os
 import re
-import tempfile
-from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,12 +20,12 @@ import numpy as np
 from shards.errors import ManifestError
 from shards.manifests import RECORDINGS, Recording, recording_from_json
 from shards.sample import SAMPLE_RATE
+from shards.spool import Spool, doubles
 
 ROUNDS = 6  # of the Feistel network; 4 are enough for a permutation that looks random
 FLAC_BYTES_PER_SECOND = 0.6 * 2 * SAMPLE_RATE  # typical for speech
 ESTIMATE_FROM = 1000  # recordings that the mean length is taken from
 _KEY = re.compile(rb'"key"\s*:\s*"((?:[^"\\]|\\.)*)"')  # quotes inside a JSON string are escaped, so this is the field
-_CHUNK = 1 << 22
 
 
 def permute(index: np.ndarray, size: int, seed: int) -> np.ndarray:
@@ -100,14 +98,15 @@ class LineTable:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         self.path = self.folder / RECORDINGS
-        self.sha256, self._offsets = self._scan()
+        self._offsets = Spool(np.int64)
+        self.sha256 = self._scan()
 
     def __len__(self) -> int:
         return len(self._offsets)
 
     def offsets(self, lines: np.ndarray) -> list[int]:
         """Where these lines (0-based) begin, for :func:`read_recordings`."""
-        return [int(offset) for offset in self._offsets[lines]]
+        return [int(offset) for offset in self._offsets.at(lines)]
 
     def estimate_bytes(self) -> float:
         """Mean size of a sample, from the lengths that the manifest states."""
@@ -116,27 +115,18 @@ class LineTable:
         seconds = [r.duration or max((s.end for s in r.segments), default=0.0) for r in recordings]
         return FLAC_BYTES_PER_SECOND * sum(seconds) / max(len(seconds), 1)
 
-    def _scan(self) -> tuple[str, np.ndarray]:
-        digest, offset = hashlib.sha256(), 0
-        with tempfile.TemporaryFile() as offsets, tempfile.TemporaryFile() as keys:
-            batch, hashes = array("q"), array("Q")
-            for line in self._lines():
-                digest.update(line)
-                if line.strip():
-                    batch.append(offset)
-                    hashes.append(self._hash(line, offset))
-                offset += len(line)
-                if len(batch) >= _CHUNK:
-                    batch.tofile(offsets)
-                    hashes.tofile(keys)
-                    batch, hashes = array("q"), array("Q")
-            batch.tofile(offsets)
-            hashes.tofile(keys)
-            table = _memmap(offsets, np.int64)
-            if not len(table):
-                raise ManifestError(f"{self.path}: no recordings in it")
-            self._refuse_doubles(_memmap(keys, np.uint64), table)
-        return digest.hexdigest(), table
+    def _scan(self) -> str:
+        digest, offset, hashes = hashlib.sha256(), 0, Spool(np.uint64)
+        for line in self._lines():
+            digest.update(line)
+            if line.strip():
+                self._offsets.append(offset)
+                hashes.append(self._hash(line, offset))
+            offset += len(line)
+        if not len(self):
+            raise ManifestError(f"{self.path}: no recordings in it")
+        self._refuse_doubles(hashes)
+        return digest.hexdigest()
 
     def _lines(self) -> Iterator[bytes]:
         try:
@@ -149,30 +139,30 @@ class LineTable:
         found = _KEY.search(line)
         if not found:
             raise ManifestError(f"{self.path}: the line at byte {offset} has no key")
-        return int.from_bytes(hashlib.blake2b(found[1], digest_size=8).digest(), "little")
+        return key_hash(found[1])
 
-    def _refuse_doubles(self, hashes: np.ndarray, offsets: np.ndarray) -> None:
-        """Compare keys through their hashes, a bucket of hashes at a time."""
-        buckets = np.uint64(len(hashes) // (8 * _CHUNK) + 1)
-        for bucket in range(int(buckets)):
-            chunks = (hashes[i : i + _CHUNK] for i in range(0, len(hashes), _CHUNK))
-            mine = np.sort(np.concatenate([c[c % buckets == bucket] for c in chunks]))
-            for double in np.unique(mine[1:][mine[1:] == mine[:-1]]):
-                seen: dict[bytes, int] = {}
-                for line in np.flatnonzero(hashes == double):
-                    key = self._key_at(int(offsets[line]))
-                    if key in seen:
-                        raise ManifestError(
-                            f"{self.path}: key {key.decode()} on records {seen[key] + 1} and {line + 1}; "
-                            "keys are unique in a dataset"
-                        )
-                    seen[key] = int(line)
+    def _refuse_doubles(self, hashes: Spool) -> None:
+        for lines in doubles(hashes):
+            seen: dict[bytes, int] = {}
+            for line, offset in zip(lines, self.offsets(np.array(lines)), strict=True):
+                key = self._key_at(offset)
+                if key in seen:
+                    raise ManifestError(
+                        f"{self.path}: key {key.decode()} on records {seen[key] + 1} and {line + 1}; "
+                        "keys are unique in a dataset"
+                    )
+                seen[key] = line
 
     def _key_at(self, offset: int) -> bytes:
         with self.path.open("rb") as file:
             file.seek(offset)
             found = _KEY.search(file.readline())
         return found[1] if found else b""
+
+
+def key_hash(key: bytes) -> int:
+    """64 bits of a key."""
+    return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little")
 
 
 def read_recordings(folder: str | Path, offsets: Iterable[int]) -> Iterator[Recording]:
@@ -186,9 +176,3 @@ def read_recordings(folder: str | Path, offsets: Iterable[int]) -> Iterator[Reco
             except (ValueError, KeyError, TypeError) as error:
                 raise ManifestError(f"{path}: line at byte {offset}: {type(error).__name__}: {error}") from error
             yield replace(recording, audio=os.path.normpath(root / recording.audio))
-
-
-def _memmap(file: object, dtype: type) -> np.ndarray:
-    """The file's content, mapped: it stays readable after the temporary file is closed and gone."""
-    size = file.seek(0, 2)  # type: ignore[attr-defined]
-    return np.memmap(file, dtype=dtype, mode="r") if size else np.empty(0, dtype=dtype)  # type: ignore[call-overload]

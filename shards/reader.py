@@ -23,14 +23,17 @@ def read_sample(dataset: Dataset, shard: int, row: int) -> Sample:
         StorageError: the storage failed, after retries.
     """
     entry = dataset.index(shard).slice(row, 1).to_pylist()[0]
-    spans = [_Span.of(dataset, shard, entry, m) for m in MEMBERS if entry[f"{m}_offset"] is not None]
+    vectors = dataset.vectors(shard)
+    wanted = MEMBERS if vectors is None else MEMBERS[:2]
+    spans = [_Span.of(dataset, shard, entry, m) for m in wanted if entry[f"{m}_offset"] is not None]
     first, last = min(s.offset for s in spans), max(s.offset + s.length for s in spans)
     data = dataset.storage.read_range(dataset.shards[shard].tar, first, last - first)
     members = {s.member: s.check(data[s.offset - first : s.offset - first + s.length]) for s in spans}
     try:
-        return Sample.from_members(entry["key"], members)
+        sample = Sample.from_members(entry["key"], members)
     except (DataError, ValueError, KeyError, TypeError) as error:
         raise ShardError(f"{spans[0].where}: not a sample ({error})") from error
+    return sample if vectors is None else sample.with_embeddings(vectors[row])
 
 
 def read_meta(dataset: Dataset, shard: int) -> list[dict[str, Any]]:

@@ -62,16 +62,16 @@ class SpeakerBank:
         self._unknown = np.array([p is None for p in self.persons], bool)
 
     @classmethod
-    def open(cls, storage: Storage) -> SpeakerBank:
+    def open(cls, storage: Storage, table_file: str = TABLE, vector_file: str = VECTORS) -> SpeakerBank:
         """The bank of a dataset. One that is not on this machine is read once, into a temporary file."""
-        where = f"{storage.url}/{VECTORS}"
+        where = f"{storage.url}/{vector_file}"
         try:
-            table = pq.read_table(io.BytesIO(storage.read(TABLE)), schema=SCHEMA)
-            path = storage.local_path(VECTORS)
+            table = pq.read_table(io.BytesIO(storage.read(table_file)), schema=SCHEMA)
+            path = storage.local_path(vector_file)
             if path is not None:
                 return cls(table, np.load(path, mmap_mode="r", allow_pickle=False), where)
             with tempfile.NamedTemporaryFile(prefix="speakerlm-bank-") as file:
-                file.write(storage.read(VECTORS))
+                file.write(storage.read(vector_file))
                 file.flush()
                 return cls(table, np.load(Path(file.name), mmap_mode="r", allow_pickle=False), where)
         except (pa.ArrowException, ValueError, EOFError, OSError) as error:
@@ -135,8 +135,9 @@ class SpeakerBank:
         return doubtful
 
 
-def build_bank(enroller: Enroller, storage: Storage) -> None:
+def build_bank(enroller: Enroller, storage: Storage, table: str = TABLE, vector_file: str = VECTORS) -> None:
     """Write ``speakers.npy`` and ``speakers.parquet`` (last) for all speakers with enrolment speech."""
+    sessions = enroller.sessions()
     rows: list[dict[str, Any]] = []
     vectors = []
     for speaker in enroller.heard():
@@ -150,7 +151,7 @@ def build_bank(enroller: Enroller, storage: Storage) -> None:
                 "language": info.language if info else "und",
                 "gender": info.gender if info else None,
                 "person": info.person if info else None,
-                "sessions": enroller.sessions(speaker),
+                "sessions": sessions[speaker],
                 "num_clips": len(clips),
                 "seconds": sum(p.seconds for clip in clips for p in clip),
             }
@@ -159,11 +160,11 @@ def build_bank(enroller: Enroller, storage: Storage) -> None:
         raise SpeakerError("the enrolment manifests hold no speech of a single speaker; name others with --enrol")
     buffer = io.BytesIO()
     np.save(buffer, np.stack(vectors).astype(np.float16))
-    storage.write_atomic(VECTORS, buffer.getvalue())
+    storage.write_atomic(vector_file, buffer.getvalue())
     metadata = {"extractor": enroller.extractor.id, "extractor_sha256": enroller.extractor.sha256}
     sink = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(rows, SCHEMA).replace_schema_metadata(metadata), sink)
-    storage.write_atomic(TABLE, sink.getvalue())
+    storage.write_atomic(table, sink.getvalue())
 
 
 def _rows_by(values: list[str | None]) -> dict[str | None, list[int]]:

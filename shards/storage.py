@@ -1,8 +1,9 @@
-"""Local folders and ``s3://bucket/prefix`` behind one small interface; the only file that imports boto3.
+"""Local folders and ``s3://bucket/prefix`` (:mod:`shards.s3`) behind one small interface.
 
 A storage is a root; all paths are relative to it, with forward slashes. A file appears under its name whole or not at
-all, and a write that is cut off leaves at most a hidden temporary file (local) that the next attempt takes over.
-Whatever fails after retries is a :class:`StorageError`: it is never the fault of one sample.
+all, and a write that is cut off leaves at most a hidden temporary file (local) or an open multipart upload (S3), which
+the next attempt takes over or :meth:`Storage.clean` removes. Whatever fails after retries is a :class:`StorageError`:
+it is never the fault of one sample.
 """
 
 from __future__ import annotations
@@ -10,19 +11,24 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import glob
 import os
-import tempfile
-import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import BinaryIO, Protocol
 
 from shards.errors import StorageError
 
-ATTEMPTS = 5  # of a download whose stream breaks; requests themselves are retried inside boto3
-CONNECTIONS = 16
+CONFLICT = "another process wrote something else there meanwhile; let one pack at a time write a dataset, and run again"
+_HINTS = {  # what to do about an error of the operating system
+    errno.ENOSPC: "free some space or name another output, and run again: what is whole is kept",
+    errno.EDQUOT: "free some of the quota or name another output, and run again: what is whole is kept",
+    errno.EROFS: "the filesystem is read-only; name another output",
+    errno.EACCES: "this user may not; change the permissions or name another output",
+    errno.EPERM: "this user may not; change the permissions or name another output",
+    errno.ENOTDIR: "a part of the path is a file; name another output",
+}
 
 
 class Storage(Protocol):
@@ -46,12 +52,31 @@ class Storage(Protocol):
         """The whole file as a stream, for reading front to back."""
         ...
 
-    def create(self, path: str) -> AbstractContextManager[BinaryIO]:
-        """A file to write; it appears under its name when the block ends without an error, otherwise never."""
+    def create(self, path: str, *, wait: bool = False) -> AbstractContextManager[BinaryIO]:
+        """A file to write; it appears under its name when the block ends without an error, otherwise never.
+
+        Where another process is writing it, that is a StorageError, or with `wait` a wait.
+        """
         ...
 
     def write_atomic(self, path: str, data: bytes) -> None:
         """Put `data` in place whole; a second writer waits for the first."""
+        ...
+
+    def version(self, path: str) -> str | None:
+        """What :meth:`commit` compares: changes whenever the file is written. None where there is no file."""
+        ...
+
+    def commit(self, path: str, data: bytes, version: str | None) -> None:
+        """:meth:`write_atomic`, provided that the file still is of this version.
+
+        Raises:
+            StorageError: another process wrote something else there meanwhile. The same bytes are no error.
+        """
+        ...
+
+    def clean(self, prefix: str) -> list[str]:
+        """Remove what killed writers of files that begin with `prefix` left behind; what it was."""
         ...
 
     def exists(self, path: str) -> bool:
@@ -79,6 +104,8 @@ def open_storage(url: str | Path) -> Storage:
     """The storage at a local folder or at ``s3://bucket/prefix``."""
     text = str(url)
     if text.startswith("s3://"):
+        from shards.s3 import S3Storage
+
         return S3Storage(text)
     if "://" in text:
         raise StorageError(f"{text}: only local folders and s3:// are known")
@@ -135,12 +162,35 @@ class LocalStorage:
         with _storage_errors(self.root / path), (self.root / path).open("rb") as file:
             yield file
 
-    def create(self, path: str) -> AbstractContextManager[BinaryIO]:
-        return atomic_file(self.root / path)
+    def create(self, path: str, *, wait: bool = False) -> AbstractContextManager[BinaryIO]:
+        return atomic_file(self.root / path, wait=wait)
 
     def write_atomic(self, path: str, data: bytes) -> None:
         with atomic_file(self.root / path, wait=True) as file:
             file.write(data)
+
+    def version(self, path: str) -> str | None:
+        try:
+            stat = (self.root / path).stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return f"{stat.st_ino}-{stat.st_mtime_ns}-{stat.st_size}"
+
+    def commit(self, path: str, data: bytes, version: str | None) -> None:
+        with atomic_file(self.root / path, wait=True) as file:
+            if self.version(path) != version and self.read(path) != data:
+                raise StorageError(f"{self.root / path}: {CONFLICT}")
+            file.write(data)
+
+    def clean(self, prefix: str) -> list[str]:
+        folder, _, name = prefix.rpartition("/")
+        removed = []
+        for path in sorted((self.root / folder).glob(f".{glob.escape(name)}*.tmp")):
+            with _storage_errors(path), path.open("rb") as file, contextlib.suppress(BlockingIOError):
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # a living writer keeps its file
+                path.unlink(missing_ok=True)
+                removed.append(path.relative_to(self.root).as_posix())
+        return removed
 
     def exists(self, path: str) -> bool:
         return (self.root / path).is_file()
@@ -161,130 +211,6 @@ class LocalStorage:
 
     def local_path(self, path: str) -> Path | None:
         return self.root / path
-
-
-class S3Storage:
-    """A prefix of a bucket. Endpoint, region and credentials come from the usual AWS_* variables and files."""
-
-    def __init__(self, url: str) -> None:
-        bucket, _, prefix = url.removeprefix("s3://").partition("/")
-        if not bucket:
-            raise StorageError(f"{url}: no bucket; write s3://bucket/prefix")
-        self.url, self.bucket, self.prefix = url.rstrip("/"), bucket, prefix.strip("/")
-        self._client: tuple[int, Any] | None = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_client": None}  # each process opens its own connections
-
-    @property
-    def client(self) -> Any:
-        """The boto3 client of this process."""
-        if self._client is None or self._client[0] != os.getpid():
-            import boto3
-            from botocore.config import Config
-
-            config = Config(
-                retries={"max_attempts": 8, "mode": "standard"},
-                connect_timeout=10,
-                read_timeout=60,
-                max_pool_connections=CONNECTIONS,
-                request_checksum_calculation="when_required",  # S3-compatible servers know no trailing checksums
-                response_checksum_validation="when_required",
-            )
-            self._client = (os.getpid(), boto3.session.Session().client("s3", config=config))
-        return self._client[1]
-
-    def read(self, path: str) -> bytes:
-        return self._get(path)
-
-    def read_range(self, path: str, offset: int, length: int) -> bytes:
-        return self._get(path, f"bytes={offset}-{offset + length - 1}") if length else b""
-
-    def read_ranges(self, path: str, ranges: Sequence[tuple[int, int]]) -> Iterator[bytes]:
-        with ThreadPoolExecutor(CONNECTIONS) as pool:
-            for first in range(0, len(ranges), 8 * CONNECTIONS):
-                batch = ranges[first : first + 8 * CONNECTIONS]
-                yield from pool.map(lambda r: self.read_range(path, *r), batch)
-
-    @contextmanager
-    def stream(self, path: str) -> Iterator[BinaryIO]:
-        with _local_temporary() as file:
-            with _s3_errors(self.url, path):
-                self.client.download_fileobj(self.bucket, self._key(path), file)
-            file.seek(0)
-            yield file
-
-    @contextmanager
-    def create(self, path: str) -> Iterator[BinaryIO]:
-        with _local_temporary() as file:
-            yield file
-            file.flush()
-            with _s3_errors(self.url, path):
-                self.client.upload_file(file.name, self.bucket, self._key(path))
-
-    def write_atomic(self, path: str, data: bytes) -> None:
-        with _s3_errors(self.url, path):
-            self.client.put_object(Bucket=self.bucket, Key=self._key(path), Body=data)
-
-    def exists(self, path: str) -> bool:
-        return self._head(path) is not None
-
-    def size(self, path: str) -> int:
-        head = self._head(path)
-        if head is None:
-            raise StorageError(f"{self.url}/{path}: no such object")
-        return int(head["ContentLength"])
-
-    def list(self, prefix: str = "") -> Iterator[str]:
-        cut = len(self._key(""))
-        with _s3_errors(self.url, prefix):
-            for page in self.client.get_paginator("list_objects_v2").paginate(
-                Bucket=self.bucket, Prefix=self._key(prefix)
-            ):
-                yield from (entry["Key"][cut:] for entry in page.get("Contents", ()))
-
-    def delete(self, path: str) -> None:
-        with _s3_errors(self.url, path):
-            self.client.delete_object(Bucket=self.bucket, Key=self._key(path))
-
-    def local_path(self, path: str) -> Path | None:
-        return None
-
-    def _key(self, path: str) -> str:
-        return f"{self.prefix}/{path}" if self.prefix else path
-
-    def _head(self, path: str) -> dict[str, Any] | None:
-        with _s3_errors(self.url, path):
-            try:
-                head: dict[str, Any] = self.client.head_object(Bucket=self.bucket, Key=self._key(path))
-            except self.client.exceptions.ClientError as error:
-                if error.response["ResponseMetadata"]["HTTPStatusCode"] == 404:
-                    return None
-                raise
-        return head
-
-    def _get(self, path: str, byte_range: str | None = None) -> bytes:
-        """One object or a range of it; a stream that breaks is asked for again, from the start of the range."""
-        from botocore import exceptions
-
-        broken = (exceptions.ReadTimeoutError, exceptions.ResponseStreamingError, exceptions.IncompleteReadError)
-        extra = {"Range": byte_range} if byte_range else {}
-        with _s3_errors(self.url, path):
-            for attempt in range(ATTEMPTS):
-                try:
-                    data: bytes = self.client.get_object(Bucket=self.bucket, Key=self._key(path), **extra)[
-                        "Body"
-                    ].read()
-                    return data
-                except exceptions.ClientError as error:
-                    if error.response.get("Error", {}).get("Code") == "InvalidRange":
-                        return b""
-                    raise
-                except broken:
-                    if attempt == ATTEMPTS - 1:
-                        raise
-                    time.sleep(0.2 * 2**attempt)
-        raise AssertionError("unreachable")
 
 
 def _open_locked(path: Path, wait: bool) -> BinaryIO:
@@ -326,25 +252,11 @@ def _sync_folder(folder: Path) -> None:
 
 
 @contextmanager
-def _local_temporary() -> Iterator[BinaryIO]:
-    with _storage_errors(Path(tempfile.gettempdir())), tempfile.NamedTemporaryFile(prefix="speakerlm-") as file:
-        yield file  # type: ignore[misc]
-
-
-@contextmanager
 def _storage_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StorageError(f"{error.filename or path}: {error.strerror or error}") from error
-
-
-@contextmanager
-def _s3_errors(url: str, path: str) -> Iterator[None]:
-    import boto3.exceptions
-    from botocore.exceptions import BotoCoreError, ClientError
-
-    try:
-        yield
-    except (BotoCoreError, ClientError, boto3.exceptions.Boto3Error) as error:
-        raise StorageError(f"{url}/{path}: {error}") from error
+        hint = _HINTS.get(error.errno or 0)
+        raise StorageError(
+            f"{error.filename or path}: {error.strerror or error}{f'; {hint}' if hint else ''}"
+        ) from error

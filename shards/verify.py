@@ -18,8 +18,10 @@ import numpy as np
 from shards.audio import decode
 from shards.errors import DataError, ShardError, StorageError
 from shards.index import MEMBERS, Dataset, open_dataset
+from shards.parts import key_hash
 from shards.reader import read_sample
 from shards.sample import Sample
+from shards.spool import Spool, doubles
 
 UNIT_NORM = 0.01  # float16 rounds a unit vector by far less
 
@@ -75,18 +77,30 @@ def dataset_faults(dataset: Dataset) -> Iterator[str]:
     """What is wrong above the shards: totals, keys that occur twice, the speaker bank."""
     if dataset.info["samples"] != dataset.samples:
         yield f"{dataset.url}: dataset.json says {dataset.info['samples']} samples, its shards sum to {dataset.samples}"
-    seen: set[bytes] = set()
-    for shard, info in enumerate(dataset.shards):
+    yield from _key_faults(dataset)
+    yield from _bank_faults(dataset)
+
+
+def _key_faults(dataset: Dataset) -> Iterator[str]:
+    """Keys that occur twice, through their hashes: there may be hundreds of millions."""
+    hashes, places = Spool(np.uint64), Spool(np.int64)
+    for shard in range(len(dataset.shards)):
         try:
             keys = dataset.index(shard)["key"].to_pylist()
         except (ShardError, StorageError):
             continue  # reported with its shard
-        for key in keys:
-            digest = hashlib.blake2b(key.encode(), digest_size=8).digest()
-            if digest in seen:
-                yield f"{dataset.url}/{info.index}: {key}: the dataset holds a sample with this key already"
-            seen.add(digest)
-    yield from _bank_faults(dataset)
+        for row, key in enumerate(keys):
+            hashes.append(key_hash(key.encode()))
+            places.append(shard << 32 | row)
+    for positions in doubles(hashes):
+        seen: set[str] = set()
+        for place in places.at(np.array(positions)):
+            shard, row = int(place) >> 32, int(place) & 0xFFFFFFFF
+            key = dataset.index(shard)["key"][row].as_py()
+            if key in seen:
+                where = f"{dataset.url}/{dataset.shards[shard].index}"
+                yield f"{where}: {key}: the dataset holds a sample with this key already"
+            seen.add(key)
 
 
 def _tar_faults(dataset: Dataset, shard: int, rows: list[dict[str, Any]], file: BinaryIO) -> Iterator[str]:

@@ -1,12 +1,14 @@
 """Samples → one tar and its index, both whole or not at all.
 
-The tar is what ``webdataset.TarWriter`` writes, with every header field fixed, so that its bytes are a function of the
-samples. The index follows it: a tar without its index is unfinished work and is written again.
+The tar is byte for byte what ``webdataset.TarWriter`` writes (a test holds it), with every header field fixed, so that
+its bytes are a function of the samples; that writer copies all data three times more, and its package imports torch.
+The index follows the tar: a tar without its index is unfinished work and is written again.
 """
 
 from __future__ import annotations
 
 import hashlib
+import tarfile
 import zlib
 from collections.abc import Iterable
 from contextlib import ExitStack
@@ -29,7 +31,7 @@ from shards.index import (
 from shards.sample import SAMPLE_RATE, Sample
 from shards.storage import Storage
 
-BLOCK = 512  # of a tar
+BLOCK, RECORD = tarfile.BLOCKSIZE, tarfile.RECORDSIZE  # a tar's size is a multiple of the latter
 
 
 class ShardWriter:
@@ -48,13 +50,9 @@ class ShardWriter:
         self._keys: set[str] = set()
 
     def __enter__(self) -> ShardWriter:
-        from webdataset import TarWriter  # a second, because it imports torch
-
+        self._before = self.storage.version(index_path(self.name))
         with ExitStack() as stack:
             self._file = _Hashed(stack.enter_context(self.storage.create(tar_path(self.name))))
-            self._tar = stack.enter_context(
-                TarWriter(self._file, user="speakerlm", group="speakerlm", mode=0o644, mtime=0, encoder=False)
-            )
             self._stack = stack.pop_all()
         return self
 
@@ -87,6 +85,8 @@ class ShardWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if kind is None:
+            self._file.write(bytes(2 * BLOCK + -(self._file.count + 2 * BLOCK) % RECORD))  # the end of a tar
         self._stack.__exit__(kind, error, trace)
         if kind is not None:
             return
@@ -99,15 +99,17 @@ class ShardWriter:
         )
         self.record = ShardRecord(info, self._inputs, tuple(self.quarantine), self.self_enrolled)
         table = pa.Table.from_pylist(self._rows, schema=INDEX_SCHEMA)
-        self.storage.write_atomic(index_path(self.name), index_to_bytes(table, self.record))
+        self.storage.commit(index_path(self.name), index_to_bytes(table, self.record), self._before)
 
     def _append(self, key: str, member: str, data: bytes) -> int:
-        """Write one member and return where its data begin.
-
-        Data end at the tar's offset, but for the padding to a block, whatever the form and length of the header was.
-        """
-        self._tar.write({"__key__": key, member: data})
-        return int(self._tar.tarstream.offset) - -(-len(data) // BLOCK) * BLOCK
+        """Write one member and return where its data begin."""
+        info = tarfile.TarInfo(f"{key}.{member}")
+        info.size, info.mode, info.mtime, info.uname, info.gname = len(data), 0o644, 0, "speakerlm", "speakerlm"
+        self._file.write(info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape"))
+        offset = self._file.count
+        self._file.write(data)
+        self._file.write(bytes(-len(data) % BLOCK))
+        return offset
 
 
 def write_shard(storage: Storage, name: str, samples: Iterable[Sample]) -> ShardInfo:

@@ -12,7 +12,7 @@ FORBIDDEN = {
 }
 # What the pipeline may take from the packer: the record, where it lies, how it sounds, who speaks.
 SHARED = {"errors", "sample", "index", "storage", "audio", "clips", "reader", "speakers", "funasr_modules"}
-ONLY_HERE = {"boto3": "shards/storage.py", "botocore": "shards/storage.py"}
+ONLY_HERE = {"boto3": "shards/s3.py", "botocore": "shards/s3.py"}
 
 
 def imported(path: Path) -> set[str]:

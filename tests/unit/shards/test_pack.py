@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 
+import shards.storage
 from shards.cli import main
 from shards.errors import StorageError
 from shards.index import index_from_bytes, open_dataset
@@ -135,10 +136,10 @@ def test_a_killed_pack_leaves_only_whole_shards_and_a_rerun_ends_the_same(manife
 
     real, calls = shards.packer.make_sample, iter(range(100))
 
-    def killed(recording, enroller):
+    def killed(recording, enroller, **options):
         if next(calls) == after - 1:
             raise KeyboardInterrupt
-        return real(recording, enroller)
+        return real(recording, enroller, **options)
 
     monkeypatch.setattr("shards.packer.make_sample", killed)
     pack(manifest, tmp_path / "o", code=130)
@@ -153,15 +154,15 @@ def test_a_killed_pack_leaves_only_whole_shards_and_a_rerun_ends_the_same(manife
 
 def test_killed_before_the_index_or_the_description(manifest, tmp_path, monkeypatch):
     pack(manifest, tmp_path / "whole")
-    for victim in ("shards/m-000002.parquet", "quarantine.jsonl", "dataset.json"):
-        real = LocalStorage.write_atomic
+    real = shards.storage.atomic_file
+    for victim in ("m-000002.parquet", "quarantine.jsonl", "dataset.json"):
 
-        def killed(self, path, data, victim=victim, real=real):
-            if path == victim:
+        def killed(path, victim=victim, **options):
+            if path.name == victim:
                 raise KeyboardInterrupt
-            real(self, path, data)
+            return real(path, **options)
 
-        monkeypatch.setattr(LocalStorage, "write_atomic", killed)
+        monkeypatch.setattr("shards.storage.atomic_file", killed)
         pack(manifest, tmp_path / "o", code=130)
         assert not (tmp_path / "o" / "dataset.json").exists()
         monkeypatch.undo()
@@ -236,7 +237,7 @@ def test_nothing_usable(manifest, tmp_path, capsys):
 
 
 def test_a_full_disk_stops_the_run_with_a_reason(manifest, tmp_path, monkeypatch, capsys):
-    def full(self, path):
+    def full(self, path, **_):
         raise StorageError(f"{path}: No space left on device")
 
     monkeypatch.setattr(LocalStorage, "create", full)

@@ -8,7 +8,7 @@ from shards.audio import decode
 from shards.errors import ShardError, StorageError
 from shards.index import Dataset, index_from_bytes, index_to_bytes, open_dataset
 from shards.reader import read_meta, read_sample
-from shards.storage import S3Storage
+from shards.s3 import S3Storage
 from tests.support.damage import Damage
 from tests.support.datasets import make_dataset
 from tests.support.s3 import fake_s3
@@ -120,7 +120,7 @@ def test_a_json_that_is_whole_but_no_sample(dataset, monkeypatch):
 
 def test_over_s3_one_request_a_sample(dataset, monkeypatch):
     with fake_s3() as server:
-        for name, value in (("ENDPOINT_URL", server.endpoint), ("ACCESS_KEY_ID", "i"), ("SECRET_ACCESS_KEY", "s")):
+        for name, value in (("ENDPOINT_URL", server.endpoint), ("ACCESS_KEY_ID", "id"), ("SECRET_ACCESS_KEY", "s")):
             monkeypatch.setenv(f"AWS_{name}", value)
         for path in dataset.storage.list():
             server.objects[f"p/{path}"] = dataset.storage.read(path)

@@ -1,5 +1,6 @@
 """Enrolment, the speaker bank, and real CAM++ vectors of real voices."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 import soundfile
 
 from shards.enrolment import Enroller
-from shards.errors import ConfigError, SpeakerError
+from shards.errors import AudioError, ConfigError, SpeakerError
 from shards.extractors import (
     CAMPPLUS_MEMBER,
     CAMPPLUS_SHA256,
@@ -117,6 +118,74 @@ def test_speech_under_others_is_not_enrolment_speech(tmp_path: Path) -> None:
     enroller = Enroller([tmp_path], PitchExtractor())
     assert enroller.heard() == ["toy:a"]
     assert [(c[0].start, c[0].end) for c in enroller.clips("toy:a")] == [(7.0, 10.0)]
+
+
+def test_what_is_held_of_a_speaker_is_bounded(tmp_path: Path) -> None:
+    """Of hundreds of utterances some are kept, the same whatever their order; the bank names all sessions."""
+    records = [speak(tmp_path, f"u{i:03d}", "toy:a", 0.5 if i % 2 else 2.5, 200) for i in range(300)]
+    write_manifest(tmp_path, records, [], {})
+    write_manifest(tmp_path / "reversed", records[::-1], [], {})
+    enrollers = [Enroller([folder], PitchExtractor()) for folder in (tmp_path, tmp_path / "reversed")]
+    kept = [{p.key for p in e._voices["toy:a"].pieces()} for e in enrollers]
+    assert len(kept[0]) == 2 * 64
+    assert kept[0] == kept[1] != {p.key for p in Enroller([tmp_path], seed=9)._voices["toy:a"].pieces()}
+    assert len(enrollers[0].sessions()["toy:a"]) == 300
+
+
+class Frames(PitchExtractor):
+    """Takes features, as a network does."""
+
+    def embed(self, waves: Sequence[np.ndarray]) -> np.ndarray:
+        return unit_norm(self.embed_features([log_mel(w) for w in waves]))
+
+    def embed_features(self, features: Sequence[np.ndarray]) -> np.ndarray:
+        return np.stack([np.exp(f).mean(0) for f in features])
+
+
+def test_embedding_together_is_embedding_one_by_one(folder: Path) -> None:
+    recordings = [conversation(f"c{i}", "toy:a", "toy:b") for i in range(5)]
+    one, together = Enroller([folder], Frames()), Enroller([folder], Frames())
+    together.prepare(recordings)
+    held = len(together._vectors)
+    for r in recordings:
+        assert np.array_equal(one.embed(r), together.embed(r))
+    assert len(together._vectors) == held
+
+
+def test_a_clip_that_cannot_be_read_is_named_when_it_is_needed(folder: Path) -> None:
+    enroller = Enroller([folder], Frames())
+    (folder / "b0.flac").unlink()
+    recordings = [conversation(f"c{i}", "toy:b") for i in range(20)]
+    enroller.prepare(recordings)
+    assert len(enroller._vectors) == 1  # toy:b has two clips of four words each
+    with pytest.raises(AudioError, match=r"b0.flac: no such file"):
+        _ = [enroller.embed(r) for r in recordings]
+
+
+def test_batches_of_equal_length_on_an_accelerator(tmp_path: Path) -> None:
+    """Not here: the network counts what it is given."""
+    import torch
+
+    class Mean(torch.nn.Module):
+        shapes: list[tuple[int, ...]] = []  # noqa: RUF012
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.shapes.append(tuple(x.shape))
+            return x.mean(1)[:, :4]
+
+        def to(self, device: str) -> "Mean":  # type: ignore[override]
+            assert device == "meta:0"
+            return self
+
+    torch.save({}, tmp_path / "w.pt")
+    extractor = NetworkExtractor("mean", Mean, tmp_path / "w.pt", 4, tmp_path / "cache", "meta:0")
+    extractor._forward = lambda f: extractor.network(torch.from_numpy(f)).numpy()  # type: ignore[method-assign]
+    rng = np.random.default_rng(1)
+    features = [rng.standard_normal((n, 80)).astype(np.float32) for n in (30, 20, 30, 30, 20)]
+    found = extractor.embed_features(features)
+    assert sorted(Mean.shapes) == [(2, 20, 80), (3, 30, 80)]
+    for f, vector in zip(features, found, strict=True):
+        assert vector == pytest.approx(unit_norm(f.mean(0)[:4]), abs=1e-6)
 
 
 def test_bank_round_trip(folder: Path, tmp_path: Path) -> None:

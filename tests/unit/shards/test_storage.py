@@ -7,7 +7,8 @@ import threading
 import pytest
 
 from shards.errors import StorageError
-from shards.storage import LocalStorage, S3Storage, atomic_file, open_storage
+from shards.s3 import S3Storage
+from shards.storage import LocalStorage, atomic_file, open_storage
 from tests.support.s3 import fake_s3
 
 

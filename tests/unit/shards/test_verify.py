@@ -121,5 +121,8 @@ def test_info(dataset, capsys):
     told = json.loads(capsys.readouterr().out)
     assert (told["samples"], told["shards"], told["samples_per_corpus"]) == (8, 2, {"synthetic": 8})
     assert sum(told["samples_by_number_of_speakers"].values()) == 8
+    rows = [row for shard in (0, 1) for row in dataset.index(shard).to_pylist()]
+    assert told["sessions"] == len({(row["corpus"], row["session"]) for row in rows})
+    assert told["speakers"] == len({s for row in rows for s in row["speakers"]})
     assert main(["info", str(dataset.url)]) == 0
     assert "synthetic: 8" in capsys.readouterr().out

@@ -40,6 +40,21 @@ def test_offsets_are_those_that_tarfile_finds_even_behind_long_headers(tmp_path)
             assert (entry.mtime, entry.uname, entry.mode) == (0, "speakerlm", 0o644)
 
 
+@pytest.mark.parametrize("key", ["short", "k" * 98, "l" * 150, "会议-第一段", "会" * 60])
+@pytest.mark.parametrize("count", [0, 1, 7])
+def test_the_tar_is_what_webdataset_writes(tmp_path, key, count):
+    from webdataset import TarWriter
+
+    made = samples(count, [f"{key}-{i}" for i in range(count)]) if count else []
+    write_shard(LocalStorage(tmp_path), "s-000000", made)
+    fields = {"user": "speakerlm", "group": "speakerlm", "mode": 0o644, "mtime": 0, "encoder": False}
+    with (tmp_path / "other.tar").open("wb") as file, TarWriter(file, **fields) as tar:
+        for sample in made:
+            for member, data in sample.members().items():
+                tar.write({"__key__": sample.key, member: data})
+    assert (tmp_path / "shards/s-000000.tar").read_bytes() == (tmp_path / "other.tar").read_bytes()
+
+
 def test_plain_webdataset_reads_the_shards(tmp_path):
     webdataset = pytest.importorskip("webdataset")
     dataset = make_dataset(tmp_path, samples=10, samples_per_shard=4)
@@ -75,10 +90,10 @@ def test_an_error_in_the_middle_leaves_no_file(tmp_path):
 
 
 def test_a_kill_between_tar_and_index_leaves_no_shard(tmp_path, monkeypatch):
-    def killed(self, path, data):
+    def killed(self, path, data, version):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(LocalStorage, "write_atomic", killed)
+    monkeypatch.setattr(LocalStorage, "commit", killed)
     with pytest.raises(KeyboardInterrupt):
         write_shard(LocalStorage(tmp_path), "s-000000", samples(1))
     assert [p.name for p in tmp_path.rglob("*.*")] == ["s-000000.tar"]  # without an index it is not a shard

@@ -1,0 +1,83 @@
+"""Numbers by the hundred million: appended to a temporary file, read back in chunks or by position."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+CHUNK = 1 << 22  # numbers that are in memory at a time
+BUCKET = 1 << 24  # about so many hashes are compared at a time
+
+
+class Spool:
+    """A growing array of one dtype in a temporary file, which is gone with the object."""
+
+    def __init__(self, dtype: Any) -> None:
+        self.dtype = np.dtype(dtype)
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the object)
+        self._length = 0
+        self._buffer: list[int] = []
+
+    def __len__(self) -> int:
+        return self._length + len(self._buffer)
+
+    def append(self, value: int) -> None:
+        """Add a number."""
+        self._buffer.append(value)
+        if len(self._buffer) >= CHUNK // 16:  # a Python list takes five times the room
+            self._flush()
+
+    def at(self, positions: np.ndarray) -> np.ndarray:
+        """The numbers at these positions, in this order."""
+        self._flush()
+        size = self.dtype.itemsize
+        found = (os.pread(self._file.fileno(), size, int(p) * size) for p in positions)
+        return np.frombuffer(b"".join(found), self.dtype)
+
+    def chunks(self) -> Iterator[tuple[int, np.ndarray]]:
+        """All numbers, as (position of the first, a few millions of them)."""
+        self._flush()
+        size = self.dtype.itemsize
+        for first in range(0, self._length, CHUNK):
+            data = os.pread(self._file.fileno(), min(CHUNK, self._length - first) * size, first * size)
+            yield first, np.frombuffer(data, self.dtype)
+
+    def _flush(self) -> None:
+        if self._buffer:
+            self._file.write(np.array(self._buffer, self.dtype).tobytes())
+            self._file.flush()
+            self._length += len(self._buffer)
+            self._buffer.clear()
+
+
+def doubles(hashes: Spool) -> Iterator[list[int]]:
+    """Positions of equal numbers (uint64), a list for each number that occurs more than once.
+
+    The hashes are looked at a bucket at a time: the file is read as often as it holds :data:`BUCKET` numbers.
+    """
+    buckets = np.uint64(len(hashes) // BUCKET + 1)
+    for bucket in range(int(buckets)):
+        mine = np.concatenate([c[c % buckets == bucket] for _, c in hashes.chunks()] or [np.empty(0, hashes.dtype)])
+        mine.sort()
+        twice = np.unique(mine[1:][mine[1:] == mine[:-1]])
+        del mine
+        if len(twice):
+            where: dict[int, list[int]] = {int(h): [] for h in twice}
+            for first, chunk in hashes.chunks():
+                for position in np.flatnonzero(np.isin(chunk, twice)):
+                    where[int(chunk[position])].append(first + int(position))
+            yield from where.values()
+
+
+def distinct(hashes: Spool) -> int:
+    """How many different numbers there are."""
+    buckets = np.uint64(len(hashes) // BUCKET + 1)
+    count = 0
+    for bucket in range(int(buckets)):
+        found = [np.unique(c[c % buckets == bucket]) for _, c in hashes.chunks()]
+        count += len(np.unique(np.concatenate(found))) if found else 0
+    return count

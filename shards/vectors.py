@@ -1,0 +1,66 @@
+"""Speaker vectors of another extractor than the one in the tars: a sidecar per shard, aligned to its index.
+
+``shards/NAME-000000.embeddings-EXTRACTOR.parquet`` has a row per sample of the shard, in the index's order: `key`, and
+`vectors`, the bytes of (n_speakers, dim) float16 in the order of the sample's speakers. Its metadata say what it was
+made from, so that one of another shard or extractor is not taken for this one's. The bank beside it is
+``speakers-EXTRACTOR.parquet`` and ``speakers-EXTRACTOR.npy``.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from shards.errors import ShardError
+
+_KEY = b"speakerlm"
+_SCHEMA = pa.schema([pa.field("key", pa.string(), nullable=False), pa.field("vectors", pa.binary(), nullable=False)])
+
+
+def sidecar_path(shard: str, extractor: str) -> str:
+    """Path of the vectors of a shard."""
+    return f"shards/{shard}.embeddings-{extractor}.parquet"
+
+
+def bank_paths(extractor: str | None) -> tuple[str, str]:
+    """Table and vectors of the speaker bank; None is that of the tars' extractor."""
+    end = f"-{extractor}" if extractor else ""
+    return f"speakers{end}.parquet", f"speakers{end}.npy"
+
+
+def to_bytes(keys: Sequence[str], vectors: Sequence[np.ndarray], about: dict[str, Any]) -> bytes:
+    """The sidecar; bytes are a function of the arguments. `about` holds ``dim``."""
+    data = [np.ascontiguousarray(v, "<f2").tobytes() for v in vectors]
+    table = pa.table({"key": list(keys), "vectors": data}, schema=_SCHEMA)
+    sink = io.BytesIO()
+    metadata = {_KEY: json.dumps(about, sort_keys=True).encode()}
+    pq.write_table(table.replace_schema_metadata(metadata), sink, compression="zstd")
+    return sink.getvalue()
+
+
+def about(data: bytes, where: str) -> dict[str, Any]:
+    """What a sidecar was made from."""
+    try:
+        found: dict[str, Any] = json.loads((pq.read_schema(io.BytesIO(data)).metadata or {})[_KEY])
+    except (pa.ArrowException, OSError, KeyError, ValueError) as error:
+        raise ShardError(f"{where}: not speaker vectors ({error}); run embed again") from error
+    return found
+
+
+def from_bytes(data: bytes, keys: Sequence[str], shard_sha256: str, where: str) -> list[np.ndarray]:
+    """(n_speakers, dim) float16 of each sample.
+
+    Raises:
+        ShardError: not of this shard.
+    """
+    made = about(data, where)
+    table = pq.read_table(io.BytesIO(data)).to_pydict()
+    if made["shard_sha256"] != shard_sha256 or table["key"] != list(keys):
+        raise ShardError(f"{where}: made for another shard than the one beside it; run embed again")
+    return [np.frombuffer(v, "<f2").reshape(-1, made["dim"]) for v in table["vectors"]]

@@ -1,0 +1,211 @@
+"""A real S3 server for tests: Ceph's RADOS Gateway from Debian packages, one monitor and one store in memory.
+
+It is started once a test run on free ports, keeps its state in a temporary folder, and is stopped by pid. Tests ask for
+the fixture ``rgw`` (or ``bucket``, a fresh bucket with the AWS_* variables set). Where the packages are missing these
+tests are skipped; as root on Debian, ``python tests/support/rgw.py --install`` installs them, as ``.ci/run`` does.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("radosgw", "ceph-mon", "ceph-osd", "ceph-common")
+PROGRAMS = ("radosgw", "ceph-mon", "ceph-osd", "ceph", "radosgw-admin", "monmaptool", "ceph-authtool")
+ACCESS, SECRET = "testaccess", "testsecrettestsecret"
+START_S = 90  # until everything answers, on a slow machine
+_CONFIG = """
+[global]
+fsid = {fsid}
+mon_initial_members = a
+mon_host = [v2:127.0.0.1:{mon}]
+public_addr = 127.0.0.1
+cluster_addr = 127.0.0.1
+auth_cluster_required = cephx
+auth_service_required = cephx
+auth_client_required = cephx
+keyring = {lab}/keyring
+auth_allow_insecure_global_id_reclaim = false
+osd_pool_default_size = 1
+osd_pool_default_min_size = 1
+mon_allow_pool_size_one = true
+osd_pool_default_pg_num = 8
+osd_pool_default_pg_autoscale_mode = off
+osd_crush_chooseleaf_type = 0
+mon_data = {lab}/mon
+mon_data_avail_crit = 1
+osd_data = {lab}/osd
+osd_objectstore = memstore
+memstore_device_bytes = 4294967296
+log_file = {lab}/$name.log
+admin_socket = {lab}/$name.asok
+run_dir = {lab}
+[client.rgw]
+rgw_frontends = beast endpoint=127.0.0.1:{port}
+"""
+
+
+@dataclass(frozen=True)
+class Gateway:
+    """A running gateway."""
+
+    endpoint: str
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What boto3 reads."""
+        return {
+            "AWS_ENDPOINT_URL": self.endpoint,
+            "AWS_ACCESS_KEY_ID": ACCESS,
+            "AWS_SECRET_ACCESS_KEY": SECRET,
+            "AWS_DEFAULT_REGION": "us-east-1",
+        }
+
+    @property
+    def client(self) -> Any:
+        """A boto3 client that owes nothing to the code under test."""
+        import boto3
+
+        names = ("endpoint_url", "aws_access_key_id", "aws_secret_access_key", "region_name")
+        return boto3.client("s3", **dict(zip(names, self.environment.values(), strict=True)))
+
+    def new_bucket(self) -> str:
+        """Name of a fresh bucket."""
+        name = f"b-{uuid.uuid4().hex[:12]}"
+        self.client.create_bucket(Bucket=name)
+        return name
+
+
+def missing() -> list[str]:
+    """Programs that are not installed."""
+    return [p for p in PROGRAMS if shutil.which(p) is None]
+
+
+def install() -> None:
+    """Install the packages: needs root and apt-get."""
+    env = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
+    quiet = ("-q", "-y", "--no-install-recommends")
+    subprocess.run(["apt-get", "update", "-q"], check=True, env=env, stdout=subprocess.DEVNULL)
+    subprocess.run(["apt-get", "install", *quiet, *PACKAGES], check=True, env=env, stdout=subprocess.DEVNULL)
+
+
+@contextmanager
+def gateway() -> Iterator[Gateway]:
+    """Run one until the end of the block."""
+    with tempfile.TemporaryDirectory(prefix="speakerlm-rgw-") as folder:  # short: sockets' paths are limited
+        running: list[subprocess.Popen[bytes]] = []
+        try:
+            yield Gateway(_start(Path(folder), running))
+        finally:
+            for process in reversed(running):
+                _stop(process)
+
+
+def _start(lab: Path, running: list[subprocess.Popen[bytes]]) -> str:
+    mon, port = _free_port(), _free_port()
+    endpoint, fsid = f"http://127.0.0.1:{port}", str(uuid.uuid4())
+    config = lab / "ceph.conf"
+    config.write_text(_CONFIG.format(fsid=fsid, lab=lab, mon=mon, port=port))
+    for name in ("mon", "osd"):
+        (lab / name).mkdir()
+
+    def call(*command: str) -> str:
+        done = subprocess.run(
+            [*command[:1], "-c", str(config), *command[1:]],
+            capture_output=True,
+            text=True,
+            timeout=START_S,
+            check=False,
+        )
+        if done.returncode:
+            raise RuntimeError(f"{' '.join(command)}: exit code {done.returncode}: {done.stderr[-1000:]}")
+        return done.stdout
+
+    def serve(*command: str) -> None:
+        with (lab / f"{command[0]}.out").open("wb") as out:
+            full = [command[0], "-f", "-c", str(config), *command[1:]]
+            running.append(subprocess.Popen(full, stdout=out, stderr=out, preexec_fn=_end_with_parent))  # noqa: PLW1509
+
+    _keys(lab)
+    call("monmaptool", "--create", "--clobber", "--fsid", fsid, "--addv", "a", f"[v2:127.0.0.1:{mon}]", f"{lab}/monmap")
+    call("ceph-mon", "--mkfs", "-i", "a", "--monmap", f"{lab}/monmap", "--keyring", f"{lab}/keyring")
+    serve("ceph-mon", "-i", "a")
+    osd = str(uuid.uuid4())
+    call("ceph", "--connect-timeout", "30", "osd", "new", osd)
+    call("ceph-osd", "-i", "0", "--mkfs", "--osd-uuid", osd)
+    call("ceph", "auth", "add", "osd.0", "-i", f"{lab}/keyring")
+    serve("ceph-osd", "-i", "0")
+    _wait(lambda: "1 up" in call("ceph", "osd", "stat"), "the store")
+    user = ("--uid=test", "--display-name=test", f"--access-key={ACCESS}", f"--secret-key={SECRET}")
+    call("radosgw-admin", "user", "create", *user)
+    serve("radosgw", "-n", "client.rgw")
+    _wait(lambda: _answers(port), "the gateway")
+    return endpoint
+
+
+def _end_with_parent() -> None:
+    """A session of its own; and a test run that is killed takes its servers along."""
+    os.setsid()
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
+def _keys(lab: Path) -> None:
+    everything = ("mon", "allow *", "osd", "allow *", "mgr", "allow *", "mds", "allow *")
+    keys = {
+        "mon.": ("mon", "allow *"),
+        "client.admin": everything,
+        "osd.0": ("mon", "allow profile osd", "osd", "allow *"),
+        "client.rgw": ("mon", "allow rwx", "osd", "allow rwx"),
+    }
+    for name, caps in keys.items():
+        pairs = [x for cap in zip(caps[::2], caps[1::2], strict=True) for x in ("--cap", *cap)]
+        create = () if (lab / "keyring").exists() else ("--create-keyring",)
+        command = ["ceph-authtool", *create, str(lab / "keyring"), "--gen-key", "-n", name, *pairs]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+
+
+def _free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return int(s.getsockname()[1])
+
+
+def _answers(port: int) -> bool:
+    with socket.socket() as s:
+        return s.connect_ex(("127.0.0.1", port)) == 0
+
+
+def _wait(ready: Any, what: str) -> None:
+    deadline = time.monotonic() + START_S
+    while not ready():
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"{what} did not come up in {START_S} s")
+        time.sleep(0.2)
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(5)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] == ["--install"] and missing():
+        install()
+    print("missing: " + ", ".join(missing()) if missing() else "everything is installed")

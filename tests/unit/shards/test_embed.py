@@ -1,0 +1,128 @@
+import json
+
+import numpy as np
+import pytest
+
+from shards.cli import main
+from shards.enrolment import Enroller
+from shards.errors import ShardError
+from shards.extractors import log_mel, unit_norm
+from shards.index import open_dataset
+from shards.manifests import read_manifest
+from shards.reader import read_sample
+from tests.support.manifests import make_manifest
+from tests.support.speech import PitchExtractor
+
+
+class FrameExtractor:
+    """The mean spectrum of a clip: takes features, as a network does."""
+
+    id, sha256, dim = "frames", "1" * 64, 80
+
+    def __init__(self):
+        self.batches = []
+
+    def embed(self, waves):
+        return unit_norm(self.embed_features([log_mel(w) for w in waves]))
+
+    def embed_features(self, features):
+        self.batches.append(len(features))
+        return np.stack([np.exp(f).mean(0) for f in features])
+
+
+@pytest.fixture
+def frames(monkeypatch):
+    made = FrameExtractor()
+    monkeypatch.setattr("shards.enrolment.load_extractor", lambda name: PitchExtractor())
+    monkeypatch.setattr("shards.embed.load_extractor", lambda name, device="cpu": made)
+    return made
+
+
+@pytest.fixture
+def dataset(tmp_path, frames):
+    make_manifest(tmp_path / "m", 13, seconds=1.5)
+    out = tmp_path / "o"
+    assert main(["pack", str(tmp_path / "m"), str(out), "--samples-per-shard", "4"]) == 0
+    return out
+
+
+def embed(dataset, *options, code=0):
+    manifest = dataset.parent / "m"
+    command = ["embed", str(dataset), "--manifest", str(manifest), "--extractor", "frames", *options]
+    assert main(command) == code
+
+
+def sidecars(dataset):
+    return {p.name: p.read_bytes() for p in sorted(dataset.rglob("*frames*"))}
+
+
+def test_vectors_beside_the_shards(dataset, capsys):
+    tars = {p.name: p.read_bytes() for p in dataset.rglob("*.tar")}
+    embed(dataset)
+    assert {p.name: p.read_bytes() for p in dataset.rglob("*.tar")} == tars
+    packed, other = open_dataset(dataset), open_dataset(dataset, extractor="frames")
+    assert (packed.speakers.dim, other.speakers.dim) == (8, 80)
+    for shard, info in enumerate(packed.shards):
+        for row in range(info.samples):
+            a, b = read_sample(packed, shard, row), read_sample(other, shard, row)
+            assert b.embeddings.shape == (len(a.speakers), 80)
+            assert b.with_embeddings(None).members() == a.with_embeddings(None).members()
+            norms = np.linalg.norm(b.embeddings.astype(np.float32), axis=1)
+            assert norms == pytest.approx(np.ones(len(norms)), abs=1e-3)
+    assert main(["verify", str(dataset)]) == 0
+
+
+def test_the_clips_are_those_that_packing_draws(dataset, frames):
+    """One recording at a time, as the packer does it, and a shard's at once give the same vectors."""
+    embed(dataset)
+    data = open_dataset(dataset, extractor="frames")
+    manifest = dataset.parent / "m"
+    enroller = Enroller([manifest], frames, data.info["provenance"]["seed"])
+    recordings = {r.key: r for r in read_manifest(manifest)}
+    for shard, info in enumerate(data.shards):
+        for row in range(info.samples):
+            sample = read_sample(data, shard, row)
+            assert np.array_equal(sample.embeddings, enroller.embed(recordings[sample.key]))
+
+
+def test_it_goes_on_where_it_was_interrupted(dataset, frames, capsys):
+    embed(dataset)
+    whole = sidecars(dataset)
+    assert len(whole) == 4 + 2
+    capsys.readouterr()
+    embed(dataset)
+    assert json.loads(capsys.readouterr().out)["skipped"] == 4
+    damaged = dataset / "shards/m-000001.embeddings-frames.parquet"
+    damaged.write_bytes(damaged.read_bytes()[:100])
+    (dataset / "shards/m-000002.embeddings-frames.parquet").unlink()
+    frames.batches.clear()
+    embed(dataset)
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["skipped"] == 2
+    assert sidecars(dataset) == whole
+    assert max(frames.batches) > 1  # the clips of a shard come together
+
+
+def test_readers_in_processes_of_their_own_change_nothing(dataset):
+    embed(dataset)
+    whole = sidecars(dataset)
+    for path in dataset.rglob("*frames*"):
+        path.unlink()
+    embed(dataset, "--readers", "2")
+    assert sidecars(dataset) == whole
+
+
+def test_vectors_of_another_shard_are_refused(dataset):
+    embed(dataset)
+    shards = dataset / "shards"
+    (shards / "m-000001.embeddings-frames.parquet").rename(shards / "m-000000.embeddings-frames.parquet")
+    with pytest.raises(ShardError, match=r"m-000000.embeddings-frames.parquet: made for another shard"):
+        read_sample(open_dataset(dataset, extractor="frames"), 0, 0)
+
+
+def test_other_manifests_are_refused(dataset, tmp_path, capsys):
+    make_manifest(tmp_path / "n", 5)
+    embed(dataset, "--enrol", str(tmp_path / "n"), code=1)
+    assert "name the same manifests" in capsys.readouterr().err
+    make_manifest(tmp_path / "m", 12)
+    embed(dataset, code=1)
+    assert "not the manifest" in capsys.readouterr().err

@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -234,8 +235,9 @@ def wait(process: subprocess.Popen[bytes], log: Path, name: str) -> None:
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(1)
         if sys.stdout.isatty() and process.returncode is None:
-            last = (log.read_text(errors="replace").splitlines() or [""])[-1][-90:]
-            print(f"\r  …     {name}  {time.monotonic() - start:.0f} s  {last}\033[K", end="", flush=True)
+            lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+            shown = f"  …     {name}  {time.monotonic() - start:.0f} s  {lines[-1] if lines else ''}"
+            print(f"\r{shown[: shutil.get_terminal_size().columns - 1]}\033[K", end="", flush=True)
 
 
 def main() -> None:

@@ -8,8 +8,10 @@ modules already loaded.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
+import io
 import sys
 from types import ModuleType
 
@@ -30,7 +32,9 @@ def funasr_module(name: str) -> ModuleType:
             raise ImportError("funasr is not installed")
         sys.modules["funasr"] = importlib.util.module_from_spec(spec)
         try:
-            return importlib.import_module(name)
+            # It prints advice on ffmpeg for its own audio loader, which nothing here uses.
+            with contextlib.redirect_stdout(io.StringIO()):
+                return importlib.import_module(name)
         finally:
             del sys.modules["funasr"]
     except ImportError as e:

@@ -243,9 +243,10 @@ class Loader:
         except RuntimeError as e:
             if "DataLoader worker" not in str(e):
                 raise
-            raise TrainingError(
-                f"{str(e).rstrip('. ')}. If the machine ran out of memory, lower data.workers or data.prefetch_steps"
-            ) from e
+            raise TrainingError(_worker_died(str(e))) from e
+        except (ConnectionError, EOFError, FileNotFoundError) as e:
+            # A batch that was announced is fetched from its worker; what reads bytes of a shard raises none of these.
+            raise TrainingError(_worker_died(f"a DataLoader worker ended while it handed a batch over ({e!r})")) from e
         if result is not None and result.error is not None:
             raise result.error
         return result
@@ -278,6 +279,10 @@ class Loader:
                     f"data.max_consecutive_replacements {self._limit}; the last was {last.key}: {last.reason}. "
                     "Check the dataset with speakerlm-shards verify"
                 )
+
+
+def _worker_died(what: str) -> str:
+    return f"{what.rstrip('. ')}. If the machine ran out of memory, lower data.workers or data.prefetch_steps"
 
 
 def _identity(loaded: Any) -> Any:

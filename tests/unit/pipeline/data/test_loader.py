@@ -227,6 +227,17 @@ def test_a_killed_worker_is_told(dataset, tokenizer):
         list(itertools.islice(loader, 200))
 
 
+@pytest.mark.parametrize("error", [ConnectionResetError(104, "reset"), ConnectionRefusedError(), EOFError()])
+def test_a_worker_that_is_killed_while_it_hands_over_is_told(dataset, tokenizer, error):
+    def broken():
+        raise error
+        yield
+
+    loader = make_loader([dataset], tokenizer, packed_plan([dataset], tokenizer, epochs=None), workers=1)
+    with pytest.raises(TrainingError, match=r"DataLoader worker.*data\.workers"):
+        loader._next(broken())
+
+
 def test_a_loader_that_is_left_open_does_not_keep_the_process_from_ending(tmp_path):
     """Its workers ignore SIGTERM, by which multiprocessing would end them before it waits for them."""
     make_dataset(tmp_path / "data", samples=8)

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from pipeline.prompts import Mode, SpeakerPiece, TextPiece, clean_text, prompt_pieces, target_pieces
+from pipeline.prompts import Mode, SpeakerPiece, TextPiece, prompt_pieces, target_pieces, turn_text
 from shards.errors import PlanError, StorageError
 from shards.sample import Segment
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 FRAME_SAMPLES = 400  # 25 ms at 16 kHz
 HOP_SAMPLES = 160  # 10 ms
 LFR_WINDOW = 7  # filterbank frames stacked into one encoder frame
-LENGTHS_VERSION = "1"
+LENGTHS_VERSION = "2"
 LFR_SHIFT = 6  # and how far that window moves
 
 
@@ -98,8 +98,7 @@ class TokenCounter:
             return row.asr_tokens + 1
         labels = [f"spk{i}" if mode is Mode.NO else names[s] for i, s in enumerate(row.speakers)]
         heads = sum(n * (self.text(label) + self.text(":")) for label, n in zip(labels, row.turns, strict=True))
-        breaks = max(0, sum(row.turns) - 1) * self.text("\n")
-        return heads + breaks + row.text_tokens + 1
+        return heads + row.text_tokens + 1
 
 
 def lengths_path(shard: ShardInfo, tokenizer_hash: str) -> str:
@@ -139,9 +138,9 @@ def build_lengths(dataset: Dataset, tokenizer: Tokenizer, cache: Path | None = N
 def read_lengths(dataset: Dataset, shard: int, tokenizer_hash: str, cache: Path | None = None) -> pa.Table:
     """Lengths of a shard, a row a sample in the index's order.
 
-    Columns: ``key``; ``text_tokens`` list<int32>, of each segment's text as a turn holds it; ``turn_speakers``
-    list<int16>, the place of each segment's speaker in the sample's speakers; ``asr_tokens`` int32, of the bare
-    transcript.
+    Columns: ``key``; ``text_tokens`` list<int32>, of each segment's text as its turn holds it, line end included;
+    ``turn_speakers`` list<int16>, the place of each segment's speaker in the sample's speakers; ``asr_tokens`` int32,
+    of the bare transcript.
 
     Raises:
         PlanError: they were not built, or for another state of the shard.
@@ -173,7 +172,10 @@ def _count(metas: list[dict[str, Any]], tokenizer: Tokenizer) -> pa.Table:
         rows.append(
             {
                 "key": meta["key"],
-                "text_tokens": [len(tokenizer.encode_piece(" " + clean_text(s.text))) for s in segments],
+                "text_tokens": [
+                    len(tokenizer.encode_piece(turn_text(s.text, last=i == len(segments) - 1)))
+                    for i, s in enumerate(segments)
+                ],
                 "turn_speakers": [place[s.speaker] for s in segments],
                 "asr_tokens": sum(len(tokenizer.encode_piece(text)) for text in transcript),
             }

@@ -107,17 +107,26 @@ def clean_text(text: str) -> str:
     return " ".join(text.split())
 
 
+def turn_text(text: str, last: bool) -> str:
+    """What follows a turn's label and colon: the text, and the line's end unless the turn is the target's last.
+
+    The newline belongs to the text's piece because byte-pair tokenizers merge it with punctuation before it: ``.\\n``
+    is one token of Qwen2.5, and a model that has read such text expects it.
+    """
+    return f" {clean_text(text)}" + ("" if last else "\n")
+
+
 def target_pieces(mode: Mode, segments: Sequence[Segment], names: Mapping[str, str] | None = None) -> list[str]:
     """The target as pieces of text, each tokenised by itself; the end-of-turn token follows the last.
 
-    Per turn: label, ``":"``, ``" " + text``; ``"\\n"`` between turns. ASR: the bare texts, joined by spaces, one piece.
+    Per turn: label, ``":"``, :func:`turn_text`. ASR: the bare texts, joined by spaces, one piece.
     """
     if mode is Mode.ASR:
         return [" ".join(clean_text(s.text) for s in segments)]
     labels = speaker_labels(mode, segments, names)
     pieces: list[str] = []
-    for segment in segments:
-        pieces += [*(["\n"] if pieces else []), labels[segment.speaker], ":", " " + clean_text(segment.text)]
+    for i, segment in enumerate(segments):
+        pieces += [labels[segment.speaker], ":", turn_text(segment.text, last=i == len(segments) - 1)]
     return pieces
 
 

@@ -86,7 +86,7 @@ def make_source(
                 num_samples=int(rng.uniform(*seconds) * SAMPLE_RATE),
                 speakers=tuple(bank[j] for j in who),
                 turns=tuple(turns.tolist()),
-                text_tokens=int(rng.integers(5, 40)),
+                text_tokens=int(rng.integers(5, 40)) + int(turns.sum()) - 1,  # a line end each but the last
                 asr_tokens=int(rng.integers(5, 40)),
             )
         )

@@ -1,10 +1,8 @@
 """Exact lengths of everything a micro-batch holds, without touching the audio.
 
-Audio: frames of the filterbank, of the encoder, and positions in the LLM, from the number of samples. The model uses
-the same functions, so plan and model cannot disagree.
-
 Text: tokens of every piece of prompt and target. The tokens of a sample's own text are counted once for a dataset and
-tokenizer and lie beside its shards, in ``shards/NAME-000000.lengths-<tokenizer hash>.parquet``.
+tokenizer and lie beside its shards, in ``shards/NAME-000000.lengths-<tokenizer hash>.parquet``. Positions of the audio
+come from its number of samples: :mod:`pipeline.frames`, which the model uses too.
 """
 
 from __future__ import annotations
@@ -25,31 +23,7 @@ if TYPE_CHECKING:
     from shards.index import Dataset, ShardInfo
     from shards.storage import Storage
 
-FRAME_SAMPLES = 400  # 25 ms at 16 kHz
-HOP_SAMPLES = 160  # 10 ms
-LFR_WINDOW = 7  # filterbank frames stacked into one encoder frame
 LENGTHS_VERSION = "2"
-LFR_SHIFT = 6  # and how far that window moves
-
-
-def fbank_frames(num_samples: int) -> int:
-    """Kaldi filterbank frames of a waveform with snipped edges: 25 ms windows every 10 ms."""
-    return 0 if num_samples < FRAME_SAMPLES else 1 + (num_samples - FRAME_SAMPLES) // HOP_SAMPLES
-
-
-def lfr_frames(frames: int) -> int:
-    """Encoder frames after low-frame-rate stacking; FunASR's apply_lfr pads the last window, hence the ceiling."""
-    return -(-frames // LFR_SHIFT)
-
-
-def encoder_frames(num_samples: int) -> int:
-    """Encoder frames of a waveform: 16.67 a second."""
-    return lfr_frames(fbank_frames(num_samples))
-
-
-def audio_positions(num_samples: int, stride: int) -> int:
-    """LLM positions of a waveform after the projector's convolution of this stride (same padding: a ceiling)."""
-    return -(-encoder_frames(num_samples) // stride)
 
 
 class Tokenizer(Protocol):
@@ -57,7 +31,11 @@ class Tokenizer(Protocol):
 
     prefix: tuple[int, ...]
     suffix: tuple[int, ...]
-    hash: str
+
+    @property
+    def hash(self) -> str:
+        """Names the tokens that it makes."""
+        ...
 
     def encode_piece(self, text: str) -> tuple[int, ...]:
         """Ids of a piece of text, tokenised by itself."""

@@ -13,11 +13,14 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from shards.errors import ModelError
-from shards.sample import Segment
+
+if TYPE_CHECKING:
+    from shards.sample import Segment
 
 SYSTEM = "You are a helpful assistant."
 _PLACEHOLDER = "\u241fprompt\u241f"  # stands for the user's text while the chat template is applied
@@ -155,7 +158,6 @@ class PromptTokenizer:
         self.suffix = tuple(tokenizer(behind, add_special_tokens=False).input_ids)
         self.eos: int = tokenizer.eos_token_id
         self.pad: int = self.eos if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-        self.hash = self._hash()
 
     @classmethod
     def from_folder(cls, folder: Path | str) -> PromptTokenizer:
@@ -186,7 +188,9 @@ class PromptTokenizer:
             raise ModelError(f"the chat template of {self.tokenizer.name_or_path} does not hold the user's text once")
         return parts[0], parts[1]
 
-    def _hash(self) -> str:
+    @cached_property
+    def hash(self) -> str:
+        """Changes with whatever changes the tokens of a prompt or a target."""
         parts = [self.tokenizer.backend_tokenizer.to_str(), json.dumps([self.prefix, self.suffix, self.eos])]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from pipeline.data.plan import PlannedSample
-from pipeline.lengths import audio_positions
+from pipeline.frames import audio_positions
 from pipeline.prompts import AudioPiece, Mode, Prompt, PromptTokenizer, SpeakerPiece, prompt_pieces, target_pieces
 from shards.errors import PlanError
 from shards.sample import SAMPLE_RATE, Sample

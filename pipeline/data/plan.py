@@ -27,7 +27,8 @@ from pipeline.data.keyed import keyed_rng, keyed_seed, keyed_uniform
 from pipeline.data.packing import pack
 from pipeline.data.registration import VectorSource, draw_mode, draw_registration
 from pipeline.data.rows import Row, Selection, Source, read_exclude_list
-from pipeline.lengths import TokenCounter, audio_positions, encoder_frames
+from pipeline.frames import audio_positions, encoder_frames
+from pipeline.lengths import TokenCounter
 from pipeline.prompts import Mode
 from shards.errors import PlanError
 

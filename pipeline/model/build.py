@@ -16,11 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.config import ModelConfig, Recipe, load_recipe
-from pipeline.model import packing
 from pipeline.model.checkpoints import fingerprint_weights, read_sensevoice_folder, resolve_checkpoint
 from pipeline.model.configuration_speakerlm import SpeakerLMConfig
 from pipeline.model.encoder import FunasrEncoder
 from pipeline.model.modeling_speakerlm import SpeakerLMForConditionalGeneration
+from pipeline.model.packing import register
 from pipeline.prompts import PromptTokenizer
 from pipeline.stages import Stage, module_of
 from shards.errors import ModelError
@@ -84,7 +84,7 @@ def load_llm(folder: Path, *, ds_config: Mapping[str, Any] | None, dtype: torch.
         alive = HfDeepSpeedConfig(dict(ds_config or {}))  # transformers looks for a living one
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            str(folder), dtype=dtype, attn_implementation=packing.register(), output_loading_info=True
+            str(folder), dtype=dtype, attn_implementation=register(), output_loading_info=True
         )
     except (OSError, ValueError, KeyError, RuntimeError) as e:
         raise ModelError(f"{folder}: not a causal LM that transformers can load: {e}") from e

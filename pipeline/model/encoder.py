@@ -8,15 +8,17 @@ through them is ours.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from pipeline.model.checkpoints import SenseVoiceCheckpoint
 from shards.errors import ModelError
 from shards.funasr_modules import funasr_module
+
+if TYPE_CHECKING:
+    from pipeline.model.checkpoints import SenseVoiceCheckpoint
 
 
 def encoder_class(name: str) -> type[nn.Module]:

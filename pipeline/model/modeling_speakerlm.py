@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, GenerationMixin, PreTrainedModel
 from transformers.utils import ModelOutput
 
-from pipeline.model import packing
 from pipeline.model.configuration_speakerlm import SpeakerLMConfig
 from pipeline.model.encoder import FunasrEncoder
 from pipeline.model.frontend import Frontend
 from pipeline.model.loss import token_losses_sum
+from pipeline.model.packing import Segments, no_mask, register
 from pipeline.model.projectors import AudioProjector, SpeakerProjector
 from pipeline.stages import MODULES, module_of
 from shards.errors import ModelError
@@ -155,9 +155,9 @@ class SpeakerLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         embeds = self.embed(waveforms, waveform_lengths, input_ids, audio_index, speaker_vectors, speaker_index)
         hidden = self._decoder(
             inputs_embeds=embeds.unsqueeze(0),
-            attention_mask=packing.no_mask(embeds.device),
+            attention_mask=no_mask(embeds.device),
             position_ids=position_ids.unsqueeze(0),
-            segments=packing.Segments.of(cu_seqlens, embeds.device),
+            segments=Segments.of(cu_seqlens, embeds.device),
             use_cache=False,
         ).last_hidden_state[0]
         loss = token_losses_sum(self._head, hidden.index_select(0, target_index), target_ids)
@@ -302,4 +302,4 @@ def _llm_from_config(config: dict[str, Any]) -> PreTrainedModel:
     if "model_type" not in known:
         raise ModelError("the configuration describes no LLM: llm.model_type is missing")
     llm_config = AutoConfig.for_model(known.pop("model_type"), **known)
-    return AutoModelForCausalLM.from_config(llm_config, attn_implementation=packing.register())
+    return AutoModelForCausalLM.from_config(llm_config, attn_implementation=register())

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.lengths import audio_positions
+from pipeline.frames import audio_positions
 from pipeline.prompts import AudioPiece, Prompt, PromptTokenizer, SpeakerPiece
 from shards.errors import AudioError, SpeakerError
 

@@ -11,16 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.data.rows import DatasetSource
-from pipeline.lengths import (
-    TokenCounter,
-    audio_positions,
-    build_lengths,
-    encoder_frames,
-    fbank_frames,
-    lengths_path,
-    lfr_frames,
-    read_lengths,
-)
+from pipeline.frames import audio_positions, encoder_frames, fbank_frames, lfr_frames
+from pipeline.lengths import TokenCounter, build_lengths, lengths_path, read_lengths
 from pipeline.prompts import Mode, PromptTokenizer, prompt_pieces, target_pieces
 from shards.errors import PlanError, ShardError, StorageError
 from shards.reader import read_sample

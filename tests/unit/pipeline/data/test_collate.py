@@ -10,7 +10,7 @@ import torch
 
 from pipeline.data.collate import collate, empty_batch
 from pipeline.data.loader import SampleReader
-from pipeline.lengths import audio_positions
+from pipeline.frames import audio_positions
 from pipeline.prompts import Mode, PromptTokenizer
 from shards.errors import PlanError
 from tests.support.datasets import make_dataset

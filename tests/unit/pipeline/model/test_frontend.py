@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.lengths import fbank_frames, lfr_frames
+from pipeline.frames import fbank_frames, lfr_frames
 from pipeline.model.checkpoints import FRONTEND_CONF, write_mvn
 from pipeline.model.frontend import Frontend
 from shards.errors import AudioError, ModelError

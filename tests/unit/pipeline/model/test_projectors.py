@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pipeline.lengths import audio_positions, encoder_frames
+from pipeline.frames import audio_positions, encoder_frames
 from pipeline.model.projectors import AudioProjector
 from shards.errors import ModelError
 

@@ -1,0 +1,28 @@
+"""Frames and LLM positions of a waveform: plain arithmetic, shared by the plan, the model and an exported model."""
+
+from __future__ import annotations
+
+FRAME_SAMPLES = 400  # 25 ms at 16 kHz
+HOP_SAMPLES = 160  # 10 ms
+LFR_WINDOW = 7  # filterbank frames stacked into one encoder frame
+LFR_SHIFT = 6  # and how far that window moves
+
+
+def fbank_frames(num_samples: int) -> int:
+    """Kaldi filterbank frames of a waveform with snipped edges: 25 ms windows every 10 ms."""
+    return 0 if num_samples < FRAME_SAMPLES else 1 + (num_samples - FRAME_SAMPLES) // HOP_SAMPLES
+
+
+def lfr_frames(frames: int) -> int:
+    """Encoder frames after low-frame-rate stacking; FunASR's apply_lfr pads the last window, hence the ceiling."""
+    return -(-frames // LFR_SHIFT)
+
+
+def encoder_frames(num_samples: int) -> int:
+    """Encoder frames of a waveform: 16.67 a second."""
+    return lfr_frames(fbank_frames(num_samples))
+
+
+def audio_positions(num_samples: int, stride: int) -> int:
+    """LLM positions of a waveform after the projector's convolution of this stride (same padding: a ceiling)."""
+    return -(-encoder_frames(num_samples) // stride)

@@ -1,23 +1,29 @@
 """Decode a packed test set with a finished run: one JSON line a clip, scored later by other code.
 
-``OUT/{mode}.jsonl`` holds what the model wrote and what it should have written. Which voices are registered under which
-names is a pure function of (seed, clip key), so two models meet the same prompts. A decoded clip is not decoded again:
-an interrupted run goes on where it stopped, and refuses to go on with another model, dataset or seed.
+``OUT/{mode}.jsonl`` holds what the model wrote, how it ended, and what it should have written. Which voices are
+registered under which names is a pure function of (seed, clip key), so two models meet the same prompts. Batches are
+drawn up before they are shared among processes, so any number of them writes the same text: ``torchrun``, ``srun`` or
+plain ``python`` start them, each holds a whole model, and none waits for another. A decoded batch is not decoded again:
+an interrupted run goes on where it stopped, with as many processes as you like, and refuses to go on with another
+model, dataset, seed or batch.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.decoding import Answer, peak_bytes
+from pipeline.engine import launcher_environment
 from pipeline.evaluation.decoded import MODES, parsed
-from pipeline.evaluation.store import About, Output, Settings, Timing, decoded_keys, open_output
+from pipeline.evaluation.store import About, Output, Settings, Timing
 from shards.errors import ConfigError, DataError, SpeakerLMError
 
 PAPER_BINS = ("1-10", "10-20", "20-30", "30-40", "40-50", "50-60", "60-70", "70-80", "80-90", "90-100")
@@ -86,84 +92,105 @@ def decode(
     device: str = "auto",
     max_new_tokens: int = 1024,
     limit: int | None = None,
-) -> dict[str, Timing]:
-    """Decode a dataset with a finished run, as in the module's docstring.
+    rank: int = 0,
+    world: int = 1,
+) -> dict[str, Timing] | None:
+    """Decode this process's share of a dataset with a finished run, as in the module's docstring.
 
     Args:
         modes: as ``asr,no,over``, or ``auto``: what the stage was trained for.
         n_ov: range of distractors of Over-Regist, see :func:`jobs_of`.
+        batch: clips decoded together. Batches are drawn up before they are shared among processes.
+        max_new_tokens: of any answer; most are held shorter by their audio, see :class:`pipeline.decoding.Guards`.
         limit: only the first clips in order of key, for a quick look.
+        rank: which of `world` processes this is.
 
     Returns:
-        Timing by job name, earlier parts of an interrupted run included.
+        Timing by job, of all processes, where this one ended last; None where others are still at work.
 
     Raises:
         ScoreError: ``out`` holds output of other settings.
         ModelError, DataError, StorageError: run or dataset cannot be used.
     """
-    import torch
-
     from pipeline.checkpoint import read_done
-    from pipeline.model.build import load_finished_run
+    from pipeline.decoding import Guards, ask, load_for_decoding, place
     from shards.index import open_dataset
 
     weights = str(read_done(run)["weights_sha256"])
     dataset = open_dataset(dataset_url)
-    device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    model: Any
-    model, tokenizer, recipe = load_finished_run(run, torch.bfloat16 if device.startswith("cuda") else torch.float32)
-    model.to(device).eval()
+    where = place(device)
+    model, tokenizer, recipe = load_for_decoding(run, where)
     jobs = jobs_of(modes if modes != "auto" else default_modes(recipe.stage), n_ov)
     _check_extractor(dataset, recipe, jobs)
+    guards = Guards(max_new_tokens=max_new_tokens)
     registration = {k: v for k, v in asdict(recipe.data.registration).items() if k in ("names", "name_pools")}
-    fingerprint = dataset.fingerprint()
-    settings = Settings(str(run), weights, dataset.url, fingerprint, seed, max_new_tokens, registration)
-    about = About(recipe.name, recipe.stage, dataset.name, recipe.model.extractor, _hours(recipe))
-    output = Output(out, settings, about, open_output(out, settings))
-    output.write()  # before the first clip, so that a kill at any moment leaves a folder that can go on
+    settings = Settings(
+        str(run), weights, dataset.url, dataset.fingerprint(), seed, batch, limit, asdict(guards), registration
+    )
+    output = Output(
+        out, settings, About(recipe.name, recipe.stage, dataset.name, recipe.model.extractor, _hours(recipe))
+    )
     clips = _clips(dataset)[:limit]
+    batches = batches_of(clips, batch)
 
-    def ask(shard: int, row: int, job: Job) -> tuple[dict[str, Any], Any]:
-        return _ask(dataset, shard, row, job, seed, recipe)
+    def read(job: Job, clip: Clip) -> tuple[dict[str, Any], Any]:
+        return _ask(dataset, clip.shard, clip.row, job, seed, recipe)
 
-    def write(prompts: list[Any]) -> list[str]:
-        return list(model.generate_text(prompts, tokenizer, max_new_tokens=max_new_tokens))
+    def write(prompts: list[Any]) -> list[Answer]:
+        return ask(model, tokenizer, prompts, guards)
 
     for job in jobs:
-        timing = output.timings.setdefault(job.name, Timing())
-        for _ in _decode_job(job, clips, out / f"{job.name}.jsonl", timing, batch, ask, write):
-            output.write()
-    (out / "done").write_text(json.dumps([job.name for job in jobs]) + "\n", encoding="utf-8")
-    return output.timings
+        _decode_share(_Share(job, batches[rank::world], rank, world), output, read, write)
+    return output.merge({job.name: [c.key for c in clips] for job in jobs})
 
 
-def _decode_job(
-    job: Job,
-    clips: Sequence[Clip],
-    path: Path,
-    timing: Timing,
-    batch: int,
-    ask: Callable[[int, int, Job], tuple[dict[str, Any], Any]],
-    write: Callable[[list[Any]], list[str]],
-) -> Iterator[None]:
-    """Append what is missing to one file; yields after each batch, its lines on disk."""
-    done = decoded_keys(path)
-    todo = sorted((c for c in clips if c.key not in done), key=lambda c: -c.samples)  # the most memory comes first
-    with path.open("a", encoding="utf-8") as f, _progress(job.name, len(clips), len(clips) - len(todo)) as bar:
-        for i in range(0, len(todo), batch):
+def batches_of(clips: Sequence[Clip], batch: int) -> list[list[Clip]]:
+    """Which clips are decoded together, the longest first: a function of clips and batch, whoever decodes them."""
+    ordered = sorted(clips, key=lambda c: (-c.samples, c.key))
+    return [ordered[i : i + batch] for i in range(0, len(ordered), batch)]
+
+
+@dataclass(frozen=True)
+class _Share:
+    """What one process decodes of a job."""
+
+    job: Job
+    batches: Sequence[Sequence[Clip]]
+    rank: int
+    world: int
+
+
+def _decode_share(
+    share: _Share,
+    output: Output,
+    read: Callable[[Job, Clip], tuple[dict[str, Any], Any]],
+    write: Callable[[list[Any]], list[Answer]],
+) -> None:
+    """Append what is missing of a share. A batch of which a clip is missing is decoded whole, for the same text."""
+    done = output.rows(share.job.name).keys()
+    todo = [b for b in share.batches if any(c.key not in done for c in b)]
+    if not todo:
+        return
+
+    def read_all(clips: Sequence[Clip]) -> list[tuple[dict[str, Any], Any]]:
+        return [read(share.job, c) for c in clips]
+
+    with (
+        output.part(share.job.name, share.rank, share.world) as part,
+        _progress(share, sum(map(len, share.batches)) - sum(map(len, todo))) as bar,
+        ThreadPoolExecutor(1) as reader,  # the next batch is read while this one is decoded
+    ):
+        coming = reader.submit(read_all, todo[0])
+        for i, clips in enumerate(todo):
             started = time.monotonic()
-            asked = [ask(c.shard, c.row, job) for c in todo[i : i + batch]]
-            texts = write([prompt for _, prompt in asked])
-            f.writelines(
-                json.dumps(_finish(row, text), ensure_ascii=False) + "\n"
-                for (row, _), text in zip(asked, texts, strict=True)
-            )
-            f.flush()
-            timing.clips += len(asked)
-            timing.audio_seconds += sum(row["duration"] for row, _ in asked)
-            timing.wall_seconds += time.monotonic() - started
-            bar.update(len(asked))
-            yield
+            asked = coming.result()
+            if i + 1 < len(todo):
+                coming = reader.submit(read_all, todo[i + 1])
+            answers = write([prompt for _, prompt in asked])
+            rows = [_finish(row, answer) for (row, _), answer in zip(asked, answers, strict=True)]
+            timing = Timing(len(rows), sum(r["duration"] for r in rows), time.monotonic() - started, peak_bytes())
+            part.append([r for r in rows if r["key"] not in done], timing)
+            bar.update(len(clips))
 
 
 def _ask(dataset: Any, shard: int, row: int, job: Job, seed: int, recipe: Any) -> tuple[dict[str, Any], Any]:
@@ -208,13 +235,13 @@ def _ask(dataset: Any, shard: int, row: int, job: Job, seed: int, recipe: Any) -
     return result, Prompt(tuple(prompt_pieces(mode, drawn.names)), decode_audio(sample.audio), stacked)
 
 
-def _finish(row: dict[str, Any], text: str) -> dict[str, Any]:
-    """Add what the model wrote, as it stands and as turns."""
+def _finish(row: dict[str, Any], answer: Answer) -> dict[str, Any]:
+    """Add what the model wrote, as it stands and as turns, and how it ended."""
     if row["mode"] == "asr":
-        turns = [{"speaker": None, "text": text.strip()}]
+        turns = [{"speaker": None, "text": answer.text.strip()}]
     else:
-        turns = [{"speaker": s.speaker, "text": s.text} for s in parsed(row["key"], text, row["names"])[0]]
-    return {**row, "raw": text, "hypothesis": turns}
+        turns = [{"speaker": s.speaker, "text": s.text} for s in parsed(row["key"], answer.text, row["names"])[0]]
+    return {**row, "raw": answer.text, "stop": answer.stop, "tokens": answer.tokens, "hypothesis": turns}
 
 
 def _clips(dataset: Any) -> list[Clip]:
@@ -257,11 +284,13 @@ def _range(text: str) -> tuple[int, int]:
     return int(low), int(high or low)
 
 
-def _progress(name: str, total: int, done: int) -> Any:
-    """A bar on a terminal, nothing elsewhere."""
+def _progress(share: _Share, done: int) -> Any:
+    """A bar on the first process's terminal, nothing elsewhere."""
     from tqdm import tqdm
 
-    return tqdm(desc=name, total=total, initial=done, unit="clip", disable=not sys.stderr.isatty())
+    total = sum(map(len, share.batches))
+    silent = share.rank != 0 or not sys.stderr.isatty()
+    return tqdm(desc=share.job.name, total=total, initial=done, unit="clip", disable=silent)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -280,17 +309,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     p.add_argument("--batch", type=int, default=8, help="clips decoded together; more is faster and takes more memory")
     p.add_argument("--seed", type=int, default=1, help="of names and distractors; keep it to compare models")
     p.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 …; bfloat16 on a GPU")
-    p.add_argument("--max-new-tokens", type=int, default=1024, help="where a model that does not stop is cut off")
+    p.add_argument(
+        "--max-new-tokens",
+        type=int,
+        default=1024,
+        help="of any answer; most are held shorter by the length of their audio",
+    )
     p.add_argument("--limit", type=int, help="only this many clips, for a quick look")
     args = p.parse_args(argv)
     try:
-        timings = decode(**vars(args))
+        place = launcher_environment(dict(os.environ))
+        rank, world = int(place["RANK"]), int(place["WORLD_SIZE"])
+        timings = decode(**vars(args), rank=rank, world=world)
     except SpeakerLMError as e:
         print(f"speakerlm-decode: {e}", file=sys.stderr)
         return 1
+    if timings is None:
+        print(f"rank {rank} of {world}: its share is decoded; the last rank to end merges")
+        return 0
     for name, t in timings.items():
         factor = "–" if t.real_time_factor is None else f"{t.real_time_factor:.3f}"
-        print(f"{name}: {t.clips} clips, {t.audio_seconds / 3600:.3f} h of audio, real-time factor {factor}")
+        print(
+            f"{name}: {t.clips} clips, {t.audio_seconds / 3600:.3f} h of audio, real-time factor {factor}, "
+            f"at most {t.peak_bytes / 2**30:.2f} GiB a process"
+        )
     return 0
 
 

@@ -1,39 +1,64 @@
-"""The folder that decoding writes into: what the clips were decoded with, which are there, what it cost."""
+"""The folder that decoding writes into, by any number of processes that never talk to each other.
+
+Each process appends to files of its own: ``parts/JOB.RANK-of-WORLD.jsonl`` the clips, ``….timing`` what they cost.
+Whoever finds that all clips of all jobs are there merges them into ``JOB.jsonl`` and writes ``done``. Merging is a pure
+function of the parts, so it does no harm when two processes do it at once.
+"""
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from shards.errors import ScoreError
+
+PARTS = "parts"
+DONE = "done"
 
 
 @dataclass
 class Timing:
-    """What decoding cost."""
+    """What decoding cost; of several processes the sum, and the most memory that one of them took."""
 
     clips: int = 0
     audio_seconds: float = 0.0
-    wall_seconds: float = 0.0
+    wall_seconds: float = 0.0  # of every process, added up
+    peak_bytes: int = 0  # of a GPU's memory, else of the process
 
     @property
     def real_time_factor(self) -> float | None:
-        """Wall time over audio time: below 1 is faster than real time."""
+        """Seconds of one process for a second of audio: below 1 is faster than real time."""
         return self.wall_seconds / self.audio_seconds if self.audio_seconds else None
+
+    def add(self, other: Timing) -> None:
+        """Count another stretch of work in."""
+        self.clips += other.clips
+        self.audio_seconds += other.audio_seconds
+        self.wall_seconds += other.wall_seconds
+        self.peak_bytes = max(self.peak_bytes, other.peak_bytes)
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What decides the output besides the clip. Stored beside it."""
+    """What decides the output besides the clip. Stored beside it.
+
+    The batch is among it: a clip's text may depend on its neighbours, by the rounding of padded sums.
+    """
 
     run: str
     weights: str  # sha256
     dataset: str
     fingerprint: str
     seed: int
-    max_new_tokens: int
+    batch: int
+    limit: int | None
+    guards: dict[str, Any] = field(default_factory=dict)
     registration: dict[str, Any] = field(default_factory=dict)
 
 
@@ -48,50 +73,128 @@ class About:
     hours: float | None  # of training data, where it can be told
 
 
-@dataclass
 class Output:
-    """A folder of decoded clips and the file that describes it."""
+    """A folder of decoded clips."""
 
-    folder: Path
-    settings: Settings
-    about: About
-    timings: dict[str, Timing]
+    def __init__(self, folder: Path, settings: Settings, about: About) -> None:
+        """Describe the folder, or go on in one that is described so already.
 
-    def write(self) -> None:
-        """Write ``decode.json``, whole."""
-        timing = {k: {**asdict(v), "real_time_factor": v.real_time_factor} for k, v in self.timings.items()}
-        content = {"settings": asdict(self.settings), "about": asdict(self.about), "timing": timing}
-        part = self.folder / "decode.json.part"
-        part.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-        part.replace(self.folder / "decode.json")
+        Raises:
+            ScoreError: it holds output of other settings.
+        """
+        self.folder = folder
+        (folder / PARTS).mkdir(parents=True, exist_ok=True)
+        path = folder / "decode.json"
+        if path.exists():
+            _check_same(folder, json.loads(path.read_text(encoding="utf-8")), settings)
+        elif any(folder.glob("*.jsonl")):
+            raise ScoreError(f"{folder} holds decoded clips but no decode.json; give an empty folder")
+        else:
+            _write(path, {"settings": asdict(settings), "about": asdict(about), "timing": {}})
+
+    def rows(self, job: str) -> dict[str, str]:
+        """Key → line of every clip of a job that is decoded, by whichever process."""
+        found: dict[str, str] = {}
+        for path in self._files(job):
+            for line in _whole_lines(path):
+                found.setdefault(json.loads(line)["key"], line)
+        return found
+
+    @contextmanager
+    def part(self, job: str, rank: int, world: int) -> Iterator[Part]:
+        """This process's files of a job, to append to; half a line at the end, left by a crash, is cut off."""
+        stem = self.folder / PARTS / f"{job}.{rank}-of-{world}"
+        clips, timing = stem.with_name(stem.name + ".jsonl"), stem.with_name(stem.name + ".timing")
+        for path in (clips, timing):
+            _cut_half_line(path)
+        with clips.open("a", encoding="utf-8") as a, timing.open("a", encoding="utf-8") as b:
+            yield Part(a, b)
+
+    def merge(self, wanted: dict[str, Sequence[str]]) -> dict[str, Timing] | None:
+        """Write every job's file, its clips in this order, if all are there.
+
+        Args:
+            wanted: job → keys of its clips.
+
+        Returns:
+            Timing by job; None while clips are missing.
+        """
+        found = {job: self.rows(job) for job in wanted}
+        if any(key not in found[job] for job, keys in wanted.items() for key in keys):
+            return None
+        timings = {job: self._timing(job) for job in wanted}
+        if not (self.folder / PARTS).exists():  # another process has merged meanwhile
+            return None
+        content = json.loads((self.folder / "decode.json").read_text(encoding="utf-8"))
+        for job, keys in wanted.items():
+            timing = timings[job]
+            if timing.clips:
+                content["timing"][job] = {**asdict(timing), "real_time_factor": timing.real_time_factor}
+            _replace(self.folder / f"{job}.jsonl", "".join(found[job][key] + "\n" for key in keys))
+        _write(self.folder / "decode.json", content)
+        _replace(self.folder / DONE, json.dumps(list(wanted)) + "\n")
+        shutil.rmtree(self.folder / PARTS, ignore_errors=True)
+        kept = {f.name for f in fields(Timing)}
+        return {j: Timing(**{k: v for k, v in t.items() if k in kept}) for j, t in content["timing"].items()}
+
+    def _files(self, job: str) -> list[Path]:
+        whole = self.folder / f"{job}.jsonl"
+        return [p for p in (whole, *sorted((self.folder / PARTS).glob(f"{job}.*-of-*.jsonl"))) if p.exists()]
+
+    def _timing(self, job: str) -> Timing:
+        total = Timing()
+        for path in sorted((self.folder / PARTS).glob(f"{job}.*-of-*.timing")):
+            for line in _whole_lines(path):
+                total.add(Timing(**json.loads(line)))
+        return total
 
 
-def decoded_keys(path: Path) -> set[str]:
-    """Keys already decoded; half a line at the end, left by a crash, is cut off."""
-    if not path.exists():
-        return set()
-    data = path.read_bytes()
-    whole = data[: data.rfind(b"\n") + 1]
-    if len(whole) < len(data):
-        with path.open("r+b") as f:
-            f.truncate(len(whole))
-    return {json.loads(line)["key"] for line in whole.splitlines() if line.strip()}
+@dataclass
+class Part:
+    """The open files of one process."""
+
+    clips: IO[str]
+    timing: IO[str]
+
+    def append(self, rows: Sequence[dict[str, Any]], timing: Timing) -> None:
+        """Add a batch; it is with the system when this returns."""
+        self.clips.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        self.timing.write(json.dumps(asdict(timing)) + "\n")
+        self.clips.flush()
+        self.timing.flush()
 
 
-def open_output(out: Path, settings: Settings) -> dict[str, Timing]:
-    """Timings so far. Refuses a folder with output of other settings."""
-    out.mkdir(parents=True, exist_ok=True)
-    path = out / "decode.json"
-    if not path.exists():
-        if any(out.glob("*.jsonl")):
-            raise ScoreError(f"{out} holds decoded clips but no decode.json; give an empty folder")
-        return {}
-    stored = json.loads(path.read_text(encoding="utf-8"))
+def _check_same(folder: Path, stored: dict[str, Any], settings: Settings) -> None:
     moved = {"run", "dataset"}  # a run or a dataset may move; hash and fingerprint tell what they are
-    differing = [k for k, v in asdict(settings).items() if k not in moved and stored["settings"].get(k) != v]
+    kept = stored.get("settings", {})
+    differing = [k for k, v in asdict(settings).items() if k not in moved and kept.get(k) != v]
     if differing:
         raise ScoreError(
-            f"{out} holds clips decoded with another {', '.join(differing)}; give another folder or delete it"
+            f"{folder} holds clips decoded with another {', '.join(differing)}; give another folder or delete it"
         )
-    kept = {"clips", "audio_seconds", "wall_seconds"}
-    return {k: Timing(**{x: y for x, y in v.items() if x in kept}) for k, v in stored["timing"].items()}
+
+
+def _whole_lines(path: Path) -> list[str]:
+    """Lines with their end; what another process is just writing may lack it. Nothing, if the file has been merged."""
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return []
+    return [line for line in text[: text.rfind("\n") + 1].split("\n") if line.strip()]
+
+
+def _cut_half_line(path: Path) -> None:
+    if path.exists():
+        data = path.read_bytes()
+        os.truncate(path, data.rfind(b"\n") + 1)
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    _replace(path, json.dumps(content, ensure_ascii=False, indent=1) + "\n")
+
+
+def _replace(path: Path, text: str) -> None:
+    """The file is whole or not there, whoever else writes it."""
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)

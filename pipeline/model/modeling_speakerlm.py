@@ -218,6 +218,7 @@ class SpeakerLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         speaker_vectors: Tensor,
         speaker_index: Tensor,
         generation_config: GenerationConfig | None = None,
+        stopping_criteria: Any = None,
         **kwargs: Any,
     ) -> Tensor:
         """Token ids (B, new) that answer a batch of prompts from :class:`SpeakerLMProcessor`.
@@ -231,6 +232,7 @@ class SpeakerLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
             speaker_vectors: as in :meth:`forward`.
             speaker_index: as ``audio_index``.
             generation_config: greedy search where there is none; the LLM's own sampling defaults are not used.
+            stopping_criteria: as transformers' ``generate`` takes them; they see new tokens only.
             kwargs: for transformers' ``generate``.
         """
         flat = self.embed(waveforms, waveform_lengths, input_ids.flatten(), audio_index, speaker_vectors, speaker_index)
@@ -241,6 +243,7 @@ class SpeakerLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
                 inputs_embeds=flat.view(*input_ids.shape, -1),
                 attention_mask=attention_mask,
                 generation_config=config,
+                stopping_criteria=stopping_criteria,
             )
         finally:
             self.llm.generation_config = own

@@ -59,6 +59,22 @@ def tiny_recipe(parts: Path, output: Path, stage: int = 4, dropout: float = 0.0,
     )
 
 
+def finished_run(parts: Path) -> Path:
+    """``PARTS/run``: a run of stage 4 that has finished without learning anything."""
+    from pipeline.checkpoint import write_done
+    from pipeline.config import save_recipe
+    from pipeline.model.build import WEIGHTS, build_model, own_state_dict, save_own_weights
+
+    run = parts / "run"
+    recipe = tiny_recipe(parts, run)
+    recipe.init_from = "stage3"  # a recipe of stage 4 needs one; decoding does not read it
+    model = build_model(recipe.model)
+    save_own_weights(run / WEIGHTS, own_state_dict(model), model.bases)
+    save_recipe(recipe, run / "config.yaml")
+    write_done(run, {"stage": 4, "step": 0, "weights_sha256": "abc", "bases": model.bases})
+    return run
+
+
 class FixedModes(StageData):
     """Every sample once in each of these modes, in order of the plan; with so many distractors."""
 

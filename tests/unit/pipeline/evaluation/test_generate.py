@@ -7,29 +7,21 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.checkpoint import write_done
-from pipeline.config import save_recipe
+import pipeline.decoding
 from pipeline.evaluation.generate import PAPER_BINS, Job, decode, default_modes, jobs_of, main
 from pipeline.evaluation.scores import score_decoded
 from shards.errors import CheckpointError, ConfigError, DataError, ScoreError
 from tests.support.datasets import make_dataset
-from tests.support.training import DIM, make_parts, tiny_recipe
+from tests.support.training import DIM, finished_run, make_parts
 
 
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A dataset and a run that has finished without learning anything."""
-    from pipeline.model.build import WEIGHTS, build_model, own_state_dict, save_own_weights
-
     folder = tmp_path_factory.mktemp("parts")
     make_parts(folder)
     make_dataset(folder / "test", samples=5, speakers_per_sample=(2, 3), dim=DIM, seed=9)
-    recipe = tiny_recipe(folder, folder / "run")
-    recipe.init_from = "stage3"  # a recipe of stage 4 needs one; decoding does not read it
-    model = build_model(recipe.model)
-    save_own_weights(folder / "run" / WEIGHTS, own_state_dict(model), model.bases)
-    save_recipe(recipe, folder / "run" / "config.yaml")
-    write_done(folder / "run", {"stage": 4, "step": 0, "weights_sha256": "abc", "bases": model.bases})
+    finished_run(folder)
     return folder
 
 
@@ -84,20 +76,63 @@ def test_registration_is_a_function_of_seed_and_key(parts: Path, decoded: Path, 
     assert {k: r["names"] for k, r in first.items()} != {k: r["names"] for k, r in other.items()}
 
 
-def test_decoding_goes_on_where_it_stopped(parts: Path, decoded: Path, tmp_path: Path):
-    """Two whole lines and half a third, as a kill leaves them."""
-    run(parts, tmp_path, modes="no")
-    whole = (tmp_path / "no.jsonl").read_bytes()
-    lines = whole.splitlines(keepends=True)
-    (tmp_path / "no.jsonl").write_bytes(b"".join(lines[:2]) + lines[2][:30])
-    (tmp_path / "done").unlink()
-    timing = run(parts, tmp_path, modes="no")
-    again = (tmp_path / "no.jsonl").read_bytes().splitlines(keepends=True)
-    assert again[:2] == lines[:2]
-    assert sorted(rows(tmp_path / "no.jsonl")) == sorted(rows(decoded / "no.jsonl"))
-    assert len(again) == 5
-    assert timing["no"].clips == 8  # five and three again
+def test_any_number_of_ranks_writes_the_same_bytes(parts: Path, decoded: Path, tmp_path: Path):
+    shares = [run(parts, tmp_path, modes="asr,no,match,over", rank=r, world=3) for r in (2, 0, 1)]
+    assert shares[:2] == [None, None]
+    assert {name: t.clips for name, t in shares[2].items()} == dict.fromkeys(("asr", "no", "match", "over"), 5)
+    for mode in ("asr", "no", "match", "over"):
+        assert (tmp_path / f"{mode}.jsonl").read_bytes() == (decoded / f"{mode}.jsonl").read_bytes()
+    assert not (tmp_path / "parts").exists()
+
+
+def test_decoding_goes_on_where_it_stopped(parts: Path, decoded: Path, tmp_path: Path, monkeypatch):
+    """A rank dies in its second batch, and leaves half a line; others, in another number, go on."""
+    asked: list[int] = []
+    real = pipeline.decoding.ask
+
+    def ask(model, tokenizer, prompts, guards):
+        asked.append(len(prompts))
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+        return real(model, tokenizer, prompts, guards)
+
+    monkeypatch.setattr(pipeline.decoding, "ask", ask)
+    with pytest.raises(KeyboardInterrupt):
+        run(parts, tmp_path, modes="no")
+    assert not (tmp_path / "no.jsonl").exists()
+    part = tmp_path / "parts" / "no.0-of-1.jsonl"
+    assert len(part.read_text().splitlines()) == 2
+    with part.open("a") as f:
+        f.write('{"key": "half a li')
+    assert run(parts, tmp_path, modes="no", rank=0, world=2) is None
+    timing = run(parts, tmp_path, modes="no", rank=1, world=2)
+    assert (tmp_path / "no.jsonl").read_bytes() == (decoded / "no.jsonl").read_bytes()
+    assert asked == [2, 2, 1, 2]  # three batches, dealt to two ranks; the first is not decoded again
+    assert timing["no"].clips == 5
     assert (tmp_path / "done").exists()
+
+
+def test_a_batch_of_which_a_clip_is_missing_is_decoded_whole(parts: Path, decoded: Path, tmp_path: Path):
+    run(parts, tmp_path, modes="no")
+    lines = (tmp_path / "no.jsonl").read_bytes().splitlines(keepends=True)
+    (tmp_path / "no.jsonl").write_bytes(b"".join(lines[:3]) + lines[3][:30])
+    assert run(parts, tmp_path, modes="no")["no"].clips == 3  # one of a pair, and the single one
+    assert (tmp_path / "no.jsonl").read_bytes() == (decoded / "no.jsonl").read_bytes()
+
+
+def test_another_mode_is_added_to_a_folder(parts: Path, decoded: Path, tmp_path: Path):
+    run(parts, tmp_path, modes="no")
+    timings = run(parts, tmp_path, modes="asr")
+    assert {p.name for p in tmp_path.glob("*.jsonl")} == {"no.jsonl", "asr.jsonl"}
+    assert {name: t.clips for name, t in timings.items()} == {"no": 5, "asr": 5}
+    assert all(t.peak_bytes > 2**20 and t.wall_seconds > 0 for t in timings.values())
+
+
+def test_how_an_answer_ended_is_told(decoded: Path):
+    """A model that has learnt nothing does not stop by itself."""
+    found = rows(decoded / "no.jsonl").values()
+    assert {r["stop"] for r in found} <= {"end", "limit"}
+    assert all(r["tokens"] == 6 for r in found if r["stop"] == "limit")
 
 
 def test_output_of_other_settings_is_refused(parts: Path, tmp_path: Path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import resource
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -51,6 +52,23 @@ class StepRecord:
     seconds: float  # wall time of the step
     wait_seconds: float  # of which the slowest rank waited for data
     losses: dict[str, float] = field(default_factory=dict)  # per dataset/mode
+    model_tflop: float = 0.0  # operations of valid positions, see flops.py
+    mfu: float | None = None  # they and the computed ones, as shares of what the cards can do; None: card not known
+    hfu: float | None = None
+    peak_gib: float = 0.0  # largest memory of any rank so far: of its card, or of the process on a CPU
+
+
+@dataclass(frozen=True, slots=True)
+class StepSize:
+    """What a global step holds, over all ranks."""
+
+    positions: float
+    audio_seconds: float
+    model_flops: float
+    hardware_flops: float
+    stops: float  # ranks that were asked to stop
+    waited: float  # the longest wait for data
+    peak_gib: float  # the largest memory
 
 
 class Log:
@@ -93,7 +111,10 @@ class Status:
 
 
 def status_line(records: Sequence[StepRecord], max_steps: int) -> str:
-    """Step, loss per target token, lr, gradient norm, LLM positions a second, audio hours an hour, wait, time left."""
+    """Step, loss per target token, lr, gradient norm, speed, memory, time left.
+
+    tokens/s are valid LLM positions, of all ranks. Where the card is not known, operations a second stand for MFU.
+    """
     last = records[-1]
     seconds = sum(r.seconds for r in records)
     targets = sum(r.targets for r in records)
@@ -103,9 +124,28 @@ def status_line(records: Sequence[StepRecord], max_steps: int) -> str:
         f"step {last.step}/{max_steps}  loss {loss:.4f}  lr {last.lr:.2e}  grad {last.grad_norm:.3f}  "
         f"tokens/s {sum(r.positions for r in records) / seconds:,.0f}  "
         f"audio-h/h {sum(r.audio_seconds for r in records) / seconds:,.1f}  "
+        f"{utilisation(records)}  mem {last.peak_gib:.1f}G  "
         f"wait {100 * sum(r.wait_seconds for r in records) / seconds:.0f}%  "
         f"step {seconds / len(records):.2f}s  ETA {duration(left)}"
     )
+
+
+def utilisation(records: Sequence[StepRecord]) -> str:
+    """MFU and HFU over some steps; model operations a second where no peak is known."""
+    seconds = sum(r.seconds for r in records)
+    if records[-1].mfu is None:
+        return f"{sum(r.model_tflop for r in records) / seconds:.3g} TFLOP/s"
+    mfu, hfu = (sum((s or 0.0) * r.seconds for r in records for s in [getattr(r, n)]) / seconds for n in ("mfu", "hfu"))
+    return f"MFU {100 * mfu:.1f}%  HFU {100 * hfu:.1f}%"
+
+
+def peak_gib() -> float:
+    """Largest memory of this process so far: of its card, what torch took; on a CPU, resident. Waits for no device."""
+    import torch
+
+    if torch.cuda.is_available():
+        return float(torch.cuda.max_memory_reserved()) / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 def duration(seconds: float) -> str:

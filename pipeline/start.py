@@ -18,6 +18,7 @@ from pipeline.engine import (
     say,
     trainable_table,
 )
+from pipeline.flops import Meter
 from pipeline.resilience import StopRequest, guarded, leave
 from pipeline.stages import STAGES
 from pipeline.trainer import Run, Trainer
@@ -51,7 +52,8 @@ def _train(recipe: Recipe, stop: StopRequest, stop_after: int | None) -> int:
     engine = initialize(model, ds_config)
     check_optimizer(engine, model)
     data = StageData(recipe, ranks, load_tokenizer(recipe.model))
-    return Trainer(Run(recipe, ranks, engine, data, stop, bases, source, stop_after)).train()
+    meter = Meter.of(model, STAGES[recipe.stage].trains, ranks.world_size)
+    return Trainer(Run(recipe, ranks, engine, data, stop, bases, source, stop_after, meter)).train()
 
 
 def build(

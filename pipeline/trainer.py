@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from pipeline import checkpoint
 from pipeline.config import Recipe, dump_recipe
 from pipeline.engine import Ranks, lr_at, say, set_lr
-from pipeline.meters import Log, LossTable, Status, StepRecord, row
+from pipeline.flops import Meter
+from pipeline.meters import Log, LossTable, Status, StepRecord, StepSize, peak_gib, row
 from pipeline.resilience import REQUEUE, StopRequest
 from shards.errors import TrainingError
 
@@ -70,6 +71,7 @@ class Run:
     bases: dict[str, str]  # hashes of the weights that this run loaded and does not save
     source: Path | None  # own weights that it started from
     stop_after: int | None = None  # a rehearsal: stop here, saved but not done
+    meter: Meter | None = None  # counts operations
 
 
 class Trainer:
@@ -117,7 +119,7 @@ class Trainer:
         import torch
 
         began = time.perf_counter()
-        counts, positions, seconds, waited, stopped = self._count(batches, waited)
+        counts, size = self._count(batches, waited)
         total = sum(counts)
         lr = lr_at(self.step, self.recipe.optimizer, self.settings.max_steps)
         set_lr(self.engine, lr)
@@ -134,11 +136,25 @@ class Trainer:
             self.engine.step()
         norm = float(self.engine.get_global_grad_norm() or 0.0)
         self._check_finite(norm, batches, "gradient norm")
-        elapsed = time.perf_counter() - began + waited
-        losses = self.table.means(sums, counts)
-        mean = sum(sums) / max(1.0, total)
-        step = self.step + 1
-        return StepRecord(step, mean, lr, norm, int(total), int(positions), seconds, elapsed, waited, losses), stopped
+        elapsed = time.perf_counter() - began + size.waited
+        share = self.run.meter.share if self.run.meter else lambda *_: None
+        record = StepRecord(
+            step=self.step + 1,
+            loss=sum(sums) / max(1.0, total),
+            lr=lr,
+            grad_norm=norm,
+            targets=int(total),
+            positions=int(size.positions),
+            audio_seconds=size.audio_seconds,
+            seconds=elapsed,
+            wait_seconds=size.waited,
+            losses=self.table.means(sums, counts),
+            model_tflop=size.model_flops / 1e12,
+            mfu=share(size.model_flops, elapsed),
+            hfu=share(size.hardware_flops, elapsed),
+            peak_gib=size.peak_gib,
+        )
+        return record, size.stops > 0
 
     def validate(self) -> None:
         """Loss per dataset and mode over the fixed validation set."""
@@ -231,17 +247,19 @@ class Trainer:
         loss: torch.Tensor = self.engine(**batch.to(self.ranks.device).model_inputs()).loss
         return loss
 
-    def _count(self, batches: Sequence[Any], waited: float) -> tuple[list[float], float, float, float, bool]:
+    def _count(self, batches: Sequence[Any], waited: float) -> tuple[list[float], StepSize]:
         """What the whole step holds, over all ranks, and whether anybody must stop. One all-reduce."""
         counts = self.table.zeros()
         for b in batches:
             self.table.add(counts, b, b.num_targets)
-        size = [sum(b.num_positions for b in batches), sum(b.audio_seconds for b in batches)]
-        mine = [*size, float(self.run.stop.is_set)]
-        waits = [waited if r == self.ranks.rank else 0.0 for r in range(self.ranks.world_size)]
-        everyone = self._sum([*counts, *mine, *waits])
-        positions, seconds, stops = everyone[len(counts) : len(counts) + 3]
-        return everyone[: len(counts)], positions, seconds, max(everyone[len(counts) + 3 :]), stops > 0
+        operations = self.run.meter.step(batches) if self.run.meter else (0.0, 0.0)
+        size = [sum(b.num_positions for b in batches), sum(b.audio_seconds for b in batches), *operations]
+        added = [*counts, *size, float(self.run.stop.is_set)]
+        places = [0.0] * (2 * self.ranks.world_size)  # a place a rank, so that a sum tells the largest
+        places[self.ranks.rank :: self.ranks.world_size] = waited, peak_gib()
+        everyone = self._sum([*added, *places])
+        waits, peaks = everyone[len(added) :][: self.ranks.world_size], everyone[-self.ranks.world_size :]
+        return everyone[: len(counts)], StepSize(*[*everyone[len(counts) : len(added)], max(waits), max(peaks)])
 
     def _sum(self, values: Sequence[float]) -> list[float]:
         """Sums over all ranks."""

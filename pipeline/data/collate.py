@@ -20,6 +20,7 @@ from pipeline.prompts import AudioPiece, Mode, Prompt, PromptTokenizer, SpeakerP
 from shards.errors import PlanError
 from shards.sample import SAMPLE_RATE, Sample
 
+ON_HOST = ("waveform_lengths", "cu_seqlens")
 _EMPTY_SAMPLES = SAMPLE_RATE // 2
 _EMPTY_NAME = "spk"
 
@@ -70,8 +71,8 @@ class Batch:
         return len(self.input_ids) if self.weight else 0
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
-        """The same on another device."""
-        moved = {n: t.to(device, non_blocking=non_blocking) for n, t in self._tensors().items()}
+        """The same on another device, less what the model reads on the host: moved there, each read would wait."""
+        moved = {n: t.to(device, non_blocking=non_blocking) for n, t in self._tensors().items() if n not in ON_HOST}
         return replace(self, **moved)  # type: ignore[arg-type]
 
     def pin_memory(self) -> Batch:

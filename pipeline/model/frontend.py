@@ -73,7 +73,8 @@ class Frontend(nn.Module):
             raise AudioError(
                 f"audio of {min(lengths)} samples; at least {FRAME_SAMPLES} (25 ms) are needed for one frame"
             )
-        with torch.autocast(waveforms.device.type, enabled=False):
+        device = "cpu" if waveforms.is_meta else waveforms.device.type  # autocast knows no meta device
+        with torch.autocast(device, enabled=False):
             mel = self._fbank(waveforms.float()[:, : max(lengths)])
             return self._stack(mel, frames), [lfr_frames(f) for f in frames]
 

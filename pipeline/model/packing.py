@@ -1,16 +1,18 @@
 """Attention over packed sequences: many samples one after the other in one row, none seeing another.
 
 Registered with transformers as ``speakerlm_varlen``, so any of its causal LMs can use it. Everything but attention runs
-once over the packed row. With segments given, attention is causal inside each: by flash-attn where it is installed, by
-torch's own variable-length kernel on a GPU, by a loop over segments elsewhere (a block mask on a CPU costs 2–3 times a
-padded batch). Without segments, which is generation with its cache, it is plain sdpa with its mask.
+once over the packed row. With segments given, attention is causal inside each: on a GPU by flash-attn where it is
+installed, else by torch's own variable-length kernel, else (fp32, older cards) by flex_attention; by a loop over
+segments on a CPU, where a block mask costs 2–3 times a padded batch. Without segments, which is generation with its
+cache, it is plain sdpa with its mask.
 """
 
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from itertools import pairwise
 from typing import Any
 
@@ -29,9 +31,23 @@ class Segments:
     cu_seqlens: Tensor  # the same, int32, on the device
     max_length: int
 
+    @cached_property
+    def block_mask(self) -> Any:
+        """For flex_attention: the blocks in which a position sees itself and what comes before it in its segment."""
+        from torch.nn.attention.flex_attention import create_block_mask
+
+        length = self.bounds[-1]
+        places = torch.arange(length, device=self.cu_seqlens.device)
+        segment = torch.bucketize(places, self.cu_seqlens[1:], right=True)
+
+        def visible(batch: Tensor, head: Tensor, i: Tensor, j: Tensor) -> Tensor:
+            return (segment[i] == segment[j]) & (i >= j)
+
+        return create_block_mask(visible, None, None, length, length, device=str(self.cu_seqlens.device))
+
     @classmethod
     def of(cls, cu_seqlens: Tensor, device: torch.device) -> Segments:
-        """From (B + 1,) bounds. On the host they are free; on a GPU this waits for the device once."""
+        """From (B + 1,) bounds. On the host they are free; read from a GPU they would wait for the device."""
         bounds = tuple(cu_seqlens.tolist())
         longest = max(b - a for a, b in pairwise(bounds))
         return cls(bounds, cu_seqlens.to(device=device, dtype=torch.int32, non_blocking=True), longest)
@@ -72,11 +88,22 @@ def attention(
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
-    if query.is_cuda and query.dtype in (torch.bfloat16, torch.float16) and not dropout:
-        out = _kernel(query, key, value, scaling, segments)
-        if out is not None:
-            return out, None
-    return _loop(query, key, value, dropout, scaling, segments), None
+    name = choose(query.device.type, query.dtype, dropout)
+    return KERNELS[name](query, key, value, dropout, scaling, segments), None
+
+
+def choose(device: str, dtype: torch.dtype, dropout: float = 0.0) -> str:
+    """Which of :data:`KERNELS` computes attention with segments here."""
+    if device == "meta" and _torch_varlen() is not None:
+        return "torch_varlen"  # shapes for planning: as a GPU would
+    if device != "cuda" or dropout:
+        return "loop"
+    if dtype in (torch.bfloat16, torch.float16) and _has_tensor_cores():
+        if _flash_attn() is not None:
+            return "flash_attn"
+        if _torch_varlen() is not None:
+            return "torch_varlen"
+    return "flex" if _flex() is not None else "loop"
 
 
 def _loop(q: Tensor, k: Tensor, v: Tensor, dropout: float, scale: float | None, segments: Segments) -> Tensor:
@@ -94,15 +121,53 @@ def _loop(q: Tensor, k: Tensor, v: Tensor, dropout: float, scale: float | None, 
     return torch.cat(parts, 2).transpose(1, 2)
 
 
-def _kernel(q: Tensor, k: Tensor, v: Tensor, scale: float | None, segments: Segments) -> Tensor | None:
-    """Causal attention by a variable-length GPU kernel; None where there is none."""
-    q, k, v = (x[0].transpose(0, 1).contiguous() for x in (q, k, v))  # (L, heads, D)
+def _rows(*heads: Tensor) -> tuple[Tensor, ...]:
+    """(1, heads, L, D) → (L, heads, D), as variable-length kernels take them."""
+    return tuple(x[0].transpose(0, 1).contiguous() for x in heads)
+
+
+def _by_flash_attn(q: Tensor, k: Tensor, v: Tensor, dropout: float, scale: float | None, segments: Segments) -> Tensor:
+    q, k, v = _rows(q, k, v)
     bounds, longest = segments.cu_seqlens, segments.max_length
-    if (flash := _flash_attn()) is not None:
-        return flash(q, k, v, bounds, bounds, longest, longest, softmax_scale=scale, causal=True).unsqueeze(0)
-    if (varlen := _torch_varlen()) is not None:
-        return varlen(q, k, v, bounds, longest, scale).unsqueeze(0)
-    return None
+    out: Tensor = _flash_attn()(q, k, v, bounds, bounds, longest, longest, softmax_scale=scale, causal=True)
+    return out.unsqueeze(0)
+
+
+def _by_torch_varlen(
+    q: Tensor, k: Tensor, v: Tensor, dropout: float, scale: float | None, segments: Segments
+) -> Tensor:
+    q, k, v = _rows(q, k, v)
+    out: Tensor = _torch_varlen()(q, k, v, segments.cu_seqlens, segments.max_length, scale)
+    return out.unsqueeze(0)
+
+
+def _by_flex(q: Tensor, k: Tensor, v: Tensor, dropout: float, scale: float | None, segments: Segments) -> Tensor:
+    out: Tensor = _flex()(q, k, v, block_mask=segments.block_mask, scale=scale, enable_gqa=k.shape[1] != q.shape[1])
+    return out.transpose(1, 2)
+
+
+KERNELS: dict[str, Callable[[Tensor, Tensor, Tensor, float, float | None, Segments], Tensor]] = {
+    "flash_attn": _by_flash_attn,  # the flash-attn package
+    "torch_varlen": _by_torch_varlen,  # torch.nn.attention.varlen
+    "flex": _by_flex,  # torch's flex_attention, compiled: fp32, and cards before Ampere
+    "loop": _loop,
+}
+
+
+@cache
+def _has_tensor_cores() -> bool:
+    """Whether this process's card runs FlashAttention 2: Ampere or later."""
+    return torch.cuda.get_device_capability() >= (8, 0)
+
+
+@cache
+def _flex() -> Any:
+    """torch's flex_attention, compiled once for any length."""
+    try:
+        from torch.nn.attention.flex_attention import flex_attention
+    except ImportError:
+        return None
+    return torch.compile(flex_attention, dynamic=True)
 
 
 @cache

@@ -1,0 +1,57 @@
+"""Accelerator cards as data: what their makers' data sheets promise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from shards.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """One kind of card."""
+
+    name: str  # as --card takes it
+    pattern: str  # part of the name that the driver gives it
+    bf16_tflops: float  # dense matrix products in bf16 with fp32 accumulation; no sparsity
+    memory_gib: float  # what a process can have of it, about
+    link_gb_s: float  # to the other cards of a node, both directions added, as data sheets count
+
+
+CARDS = (  # the first whose pattern is in the driver's name is meant: longer names before their beginnings
+    Card("H200", "H200", 989.4, 139.8, 900),
+    Card("H100-PCIe", "H100 PCIe", 756.0, 79.1, 128),
+    Card("H100-80", "H100", 989.4, 79.1, 900),
+    Card("H800-80", "H800", 989.4, 79.1, 400),
+    Card("H20-96", "H20", 148.0, 95.0, 900),
+    Card("B200", "B200", 2250.0, 178.0, 1800),
+    Card("A800-80", "A800", 312.0, 79.1, 400),
+    Card("A100-40", "A100-SXM4-40GB", 312.0, 39.4, 600),
+    Card("A100-80", "A100", 312.0, 79.1, 600),
+    Card("L40S", "L40S", 362.0, 44.4, 64),
+    Card("RTX4090", "RTX 4090", 165.2, 23.5, 64),
+)
+
+
+def card(name: str) -> Card:
+    """The card of this name.
+
+    Raises:
+        ConfigError: there is none; lists those there are.
+    """
+    for c in CARDS:
+        if c.name.lower() == name.lower():
+            return c
+    raise ConfigError(f"card {name!r} is unknown; known are {', '.join(c.name for c in CARDS)}")
+
+
+def card_of_driver(driver_name: str) -> Card | None:
+    """The card that a driver calls so, ``NVIDIA H100 80GB HBM3`` for one; None where it is not listed."""
+    return next((c for c in CARDS if c.pattern in driver_name), None)
+
+
+def this_card() -> Card | None:
+    """The card of this process; None on a CPU or where it is not listed."""
+    import torch
+
+    return card_of_driver(torch.cuda.get_device_name()) if torch.cuda.is_available() else None

@@ -1,0 +1,210 @@
+"""Floating-point operations of a micro-batch, counted from shapes.
+
+The convention, which MFU and HFU are relative to:
+
+- A weight of a matrix or convolution costs 2 operations (multiply, add) per position in the forward pass, 2 more for
+  the gradient of its input, 2 more for its own: **6N** where it is trained, **4N** where it is frozen but gradients
+  pass through it (the LLM under LoRA or in front of a projector), **2N** where nothing flows back (a frozen encoder).
+- Attention scores and their product with the values: 4 · s² · width forward in a layer for a sample of s positions,
+  half of that where it is causal; twice as much again backward.
+- The output layer counts at target positions alone. Embedding look-ups, norms, activations and the filterbank count 0.
+- **Model** operations (MFU) are those of valid positions and frames, once. **Hardware** operations (HFU) add what is
+  computed without need: frames that are padding, and the second forward pass of layers with activation checkpointing.
+  What an attention kernel recomputes inside itself is not counted.
+
+After Narayanan et al. 2021 (arXiv 2104.04473) and PaLM's appendix B (arXiv 2204.02311), with frozen parts told apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from pipeline.frames import encoder_frames
+from pipeline.stages import module_of
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What a micro-batch holds, as far as its cost goes."""
+
+    samples: tuple[int, ...]  # LLM positions of each
+    frames: tuple[int, ...]  # encoder frames of each audio
+    audio_positions: int
+    speakers: int
+    targets: int
+
+    @classmethod
+    def of(cls, batch: Any) -> Load:
+        """Of a collated micro-batch whose lengths are on the host."""
+        bounds = batch.cu_seqlens.tolist()
+        return cls(
+            samples=tuple(b - a for a, b in pairwise(bounds)),
+            frames=tuple(encoder_frames(n) for n in batch.waveform_lengths.tolist()),
+            audio_positions=len(batch.audio_index),
+            speakers=len(batch.speaker_vectors),
+            targets=len(batch.target_ids),
+        )
+
+    @property
+    def positions(self) -> int:
+        """LLM positions."""
+        return sum(self.samples)
+
+    @property
+    def padded_frames(self) -> int:
+        """Encoder frames that are computed."""
+        return len(self.frames) * max(self.frames, default=0)
+
+    @property
+    def padded_squares(self) -> int:
+        """Pairs of encoder frames that are computed."""
+        return len(self.frames) * max(self.frames, default=0) ** 2
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """Weights of matrices and convolutions by where they are used, and the geometry of attention."""
+
+    llm: int  # of the decoder's layers
+    head: int
+    lora: int
+    encoder: int
+    projector: int  # its Transformer layers
+    convolution: int
+    speaker: int
+    llm_layers: int
+    llm_width: int  # heads × their dimension
+    encoder_layers: int
+    encoder_width: int
+    projector_layers: int
+
+    @classmethod
+    def of(cls, model: Any) -> Sizes:
+        """Of a SpeakerLM: on any device, meta too, and with parameters that ZeRO-3 has partitioned."""
+        counts = dict.fromkeys(("llm", "lora", "encoder", "audio_projector", "speaker_projector"), 0)
+        outside = {id(p) for m in (model.get_input_embeddings(), _head(model)) for p in m.parameters()}
+        convolution = 0
+        for name, p in model.named_parameters():
+            shape = tuple(getattr(p, "ds_shape", p.shape))
+            if len(shape) < 2 or id(p) in outside:
+                continue
+            if name.startswith("audio_projector.conv."):
+                convolution += _product(shape)
+            else:
+                counts[module_of(name)] += _product(shape)
+        llm, encoder = model.llm.config, model.config.encoder_conf
+        heads = llm.num_attention_heads
+        return cls(
+            llm=counts["llm"],
+            head=sum(_product(tuple(getattr(p, "ds_shape", p.shape))) for p in [_head(model).weight]),
+            lora=counts["lora"],
+            encoder=counts["encoder"],
+            projector=counts["audio_projector"],
+            convolution=convolution,
+            speaker=counts["speaker_projector"],
+            llm_layers=llm.num_hidden_layers,
+            llm_width=heads * (getattr(llm, "head_dim", None) or llm.hidden_size // heads),
+            encoder_layers=encoder["num_blocks"] + encoder.get("tp_blocks", 0),
+            encoder_width=encoder["output_size"],
+            projector_layers=model.config.projector["layers"],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Flops:
+    """Model and hardware operations of one forward and backward pass."""
+
+    model: float
+    hardware: float
+    by_module: Mapping[str, float]  # model operations
+
+
+def count(sizes: Sizes, load: Load, trains: Iterable[str], checkpointing: bool, backward: bool = True) -> Flops:
+    """Operations of a micro-batch.
+
+    Args:
+        trains: modules of stages.MODULES that learn.
+        checkpointing: activations are recomputed.
+        backward: False: a forward pass alone.
+    """
+    learns = frozenset(trains)
+    encoder_learns = "encoder" in learns
+    s = sizes
+    valid = (sum(load.frames), sum(f * f for f in load.frames))
+    padded = (load.padded_frames, load.padded_squares)
+
+    def encoder(frames: int, squares: int) -> tuple[float, float]:
+        return 2.0 * s.encoder * frames, 4.0 * s.encoder_width * s.encoder_layers * squares
+
+    def projector(frames: int, squares: int) -> tuple[float, float]:
+        return 2.0 * s.projector * frames, 4.0 * s.encoder_width * s.projector_layers * squares
+
+    llm = 2.0 * s.llm * load.positions
+    llm_attention = 2.0 * s.llm_width * s.llm_layers * sum(n * n for n in load.samples)
+    lora = 2.0 * s.lora * load.positions
+    passes = 3 if backward else 1
+    frozen_passes = 2 if backward else 1  # gradients pass through, none is kept
+
+    def total(cost: Any, extent: tuple[int, int], flows_back: bool) -> float:
+        return (passes if flows_back else 1) * float(sum(cost(*extent)))
+
+    shared = {
+        "llm": frozen_passes * llm + passes * llm_attention,
+        "lora": (passes if "lora" in learns else frozen_passes) * lora,
+        "head": frozen_passes * 2.0 * s.head * load.targets,
+        "speaker_projector": passes * 2.0 * s.speaker * load.speakers,
+    }
+    convolution = passes * 2.0 * s.convolution * load.audio_positions
+    by_module = {
+        "encoder": total(encoder, valid, encoder_learns),
+        "audio_projector": total(projector, valid, True) + convolution,
+        **shared,
+    }
+    hardware = total(encoder, padded, encoder_learns) + total(projector, padded, True) + convolution
+    hardware += sum(shared.values())
+    if checkpointing and backward:
+        hardware += llm + llm_attention + lora + sum(projector(*padded))
+        hardware += sum(encoder(*padded)) if encoder_learns else 0.0
+    return Flops(sum(by_module.values()), hardware, by_module)
+
+
+@dataclass(frozen=True)
+class Meter:
+    """Counts the operations of a run's steps, and what the cards could do in the same time."""
+
+    sizes: Sizes
+    trains: frozenset[str]
+    checkpointing: bool
+    peak: float | None  # operations a second of all ranks together; None: not known of this hardware
+
+    @classmethod
+    def of(cls, model: Any, trains: Iterable[str], world_size: int) -> Meter:
+        """For a model on this process's card, one of ``world_size`` alike."""
+        from pipeline.cards import this_card
+
+        found = this_card()
+        peak = found.bf16_tflops * 1e12 * world_size if found else None
+        return cls(Sizes.of(model), frozenset(trains), model.config.activation_checkpointing, peak)
+
+    def step(self, batches: Sequence[Any]) -> tuple[float, float]:
+        """Model and hardware operations of micro-batches; empty ones are not of the model."""
+        counted = [(count(self.sizes, Load.of(b), self.trains, self.checkpointing), b.weight > 0) for b in batches]
+        return sum(f.model for f, real in counted if real), sum(f.hardware for f, _ in counted)
+
+    def share(self, operations: float, seconds: float) -> float | None:
+        """Of the peak: MFU of model operations, HFU of hardware operations."""
+        return operations / seconds / self.peak if self.peak and seconds else None
+
+
+def _head(model: Any) -> Any:
+    return model.llm.get_output_embeddings()
+
+
+def _product(shape: Sequence[int]) -> int:
+    out = 1
+    for n in shape:
+        out *= n
+    return out

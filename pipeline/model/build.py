@@ -16,7 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.config import ModelConfig, Recipe, load_recipe
-from pipeline.model.checkpoints import fingerprint_weights, read_sensevoice_folder, resolve_checkpoint
+from pipeline.model.checkpoints import (
+    SENSEVOICE_FILES,
+    SenseVoiceCheckpoint,
+    fingerprint_weights,
+    read_sensevoice_folder,
+    resolve_checkpoint,
+)
 from pipeline.model.configuration_speakerlm import SpeakerLMConfig
 from pipeline.model.encoder import FunasrEncoder
 from pipeline.model.modeling_speakerlm import SpeakerLMForConditionalGeneration
@@ -26,7 +32,7 @@ from pipeline.stages import Stage, module_of
 from shards.errors import ModelError
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PretrainedConfig, PreTrainedModel
 
 WEIGHTS = Path("weights") / "model.safetensors"
 BASES = "bases"  # key of the safetensors metadata
@@ -58,15 +64,24 @@ def build_model(
     """
     llm_folder = resolve_checkpoint(cfg.llm.checkpoint, cfg.llm.hub)
     llm = load_llm(llm_folder, ds_config=ds_config, dtype=dtype)
+    source = _encoder_source(cfg)
+    config = speakerlm_config(cfg, llm.config, source)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        encoder, config = _encoder_and_config(cfg, llm)
+        encoder = FunasrEncoder(config.encoder_class, config.encoder_conf, len(config.feature_shift))
+        if source:
+            encoder.load_checkpoint(source)
         model = SpeakerLMForConditionalGeneration(config, llm=llm, encoder=encoder)
     for name, parameter in model.named_parameters():
         if module_of(name) != "llm":
             parameter.data = parameter.data.to(dtype)
-    model.bases = {"llm": fingerprint_weights(llm_folder), "tokenizer": PromptTokenizer.from_folder(llm_folder).hash}
+    model.bases = base_hashes(llm_folder)
     return model
+
+
+def base_hashes(llm_folder: Path) -> dict[str, str]:
+    """What tells the LLM that own weights were trained on from any other."""
+    return {"llm": fingerprint_weights(llm_folder), "tokenizer": PromptTokenizer.from_folder(llm_folder).hash}
 
 
 def load_llm(folder: Path, *, ds_config: Mapping[str, Any] | None, dtype: torch.dtype) -> PreTrainedModel:
@@ -103,32 +118,41 @@ def is_zero3(ds_config: Mapping[str, Any] | None) -> bool:
     return bool(ds_config) and (ds_config or {}).get("zero_optimization", {}).get("stage") == 3
 
 
-def _encoder_and_config(cfg: ModelConfig, llm: PreTrainedModel) -> tuple[FunasrEncoder, SpeakerLMConfig]:
-    source = None
-    if cfg.encoder.checkpoint:
-        source = read_sensevoice_folder(resolve_checkpoint(cfg.encoder.checkpoint, cfg.encoder.hub))
+def _encoder_source(cfg: ModelConfig) -> SenseVoiceCheckpoint | None:
+    """The encoder's checkpoint folder, where the recipe names one."""
+    if not cfg.encoder.checkpoint:
+        return None
+    return read_sensevoice_folder(resolve_checkpoint(cfg.encoder.checkpoint, cfg.encoder.hub, SENSEVOICE_FILES))
+
+
+def speakerlm_config(
+    cfg: ModelConfig, llm: PretrainedConfig, source: SenseVoiceCheckpoint | None = None
+) -> SpeakerLMConfig:
+    """The model's configuration, from a recipe and what its checkpoints say of themselves.
+
+    Args:
+        llm: the LLM's configuration.
+        source: the encoder's checkpoint; None reads it where the recipe names one.
+    """
+    source = source or _encoder_source(cfg)
     class_name = source.class_name if source else cfg.encoder.class_name
     conf = dict(source.encoder_conf if source else cfg.encoder.config)
     if cfg.encoder.dropout is not None:
         rates = ("dropout_rate", "positional_dropout_rate", "attention_dropout_rate")
         conf.update(dict.fromkeys(rates, cfg.encoder.dropout))
-    config = SpeakerLMConfig(
+    return SpeakerLMConfig(
         encoder_class=class_name,
         encoder_conf=conf,
         frontend_conf=source.frontend_conf if source else {},
         feature_shift=source.shift if source else [0.0] * 560,
         feature_scale=source.scale if source else [1.0] * 560,
         projector=asdict(cfg.projector),
-        llm=llm.config.to_dict(),
+        llm=llm.to_dict(),
         lora=asdict(cfg.lora),
         speaker_dim=cfg.speaker_dim,
         extractor=cfg.extractor,
         activation_checkpointing=cfg.activation_checkpointing,
     )
-    encoder = FunasrEncoder(class_name, conf, len(config.feature_shift))
-    if source:
-        encoder.load_checkpoint(source)
-    return encoder, config
 
 
 def set_trainable(model: SpeakerLMForConditionalGeneration, stage: Stage) -> list[str]:
@@ -170,8 +194,7 @@ def load_own_weights(model: SpeakerLMForConditionalGeneration, folder: Path) -> 
     own = {n: p for n, p in model.named_parameters() if module_of(n) != "llm"}
     try:
         with safe_open(str(path), framework="pt") as file:
-            _check_bases(path, (file.metadata() or {}).get(BASES), model.bases)
-            _check_names(path, set(file.keys()), own)
+            check_own_weights(path, file, own, model.bases)
             for name, parameter in own.items():
                 tensor = file.get_tensor(name)
                 if tensor.shape != parameter.shape:
@@ -181,6 +204,12 @@ def load_own_weights(model: SpeakerLMForConditionalGeneration, folder: Path) -> 
         raise ModelError(f"{path}: no such file; a finished run's folder holds it") from e
     except SafetensorError as e:
         raise ModelError(f"{path} is damaged: {e}") from e
+
+
+def check_own_weights(path: Path, file: Any, own: Iterable[str], bases: Mapping[str, str]) -> None:
+    """Raise ModelError unless an open file of own weights has these names and belongs to these bases."""
+    _check_bases(path, (file.metadata() or {}).get(BASES), bases)
+    _check_names(path, set(file.keys()), own)
 
 
 def _check_bases(path: Path, recorded: str | None, bases: Mapping[str, str]) -> None:

@@ -36,6 +36,7 @@ CHATML = (
     "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
+SENSEVOICE_FILES = ("model.pt", "config.yaml", "am.mvn")
 FRONTEND_CONF: dict[str, Any] = {
     "fs": 16000,
     "window": "hamming",
@@ -267,8 +268,17 @@ def make_llm(
     return folder
 
 
-def resolve_checkpoint(checkpoint: str, hub: str) -> Path:
-    """A local folder as it is; anything else is an id that is downloaded from a model hub.
+# What a causal LM in the Hugging Face layout needs; hub repositories may hold the weights a second time besides.
+LLM_FILES = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja")
+
+
+def resolve_checkpoint(checkpoint: str, hub: str, files: Sequence[str] = LLM_FILES) -> Path:
+    """A local folder as it is; anything else is an id that is downloaded from a model hub, or found in its cache.
+
+    Args:
+        checkpoint: folder, or id such as ``Qwen/Qwen2.5-7B-Instruct``.
+        hub: modelscope or huggingface.
+        files: patterns of the files that are wanted.
 
     Raises:
         ModelError: the folder does not exist and the hub has no such id or cannot be reached.
@@ -285,7 +295,7 @@ def resolve_checkpoint(checkpoint: str, hub: str) -> Path:
             from modelscope import snapshot_download
         else:
             from huggingface_hub import snapshot_download
-        return Path(snapshot_download(checkpoint))
+        return Path(snapshot_download(checkpoint, allow_patterns=list(files)))
     except Exception as e:
         raise ModelError(f"{checkpoint}: no such local folder, and {hub} did not deliver it: {e}") from e
 

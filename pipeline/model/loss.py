@@ -27,8 +27,10 @@ def gathered(parameters: list[nn.Parameter]) -> Iterator[None]:
     if not any(hasattr(p, "ds_id") for p in parameters):
         yield
         return
-    import deepspeed
-
+    try:
+        import deepspeed
+    except ImportError as e:
+        raise ModelError("the output layer is partitioned, but deepspeed cannot be imported to gather it") from e
     with deepspeed.zero.GatheredParameters(parameters):
         yield
 

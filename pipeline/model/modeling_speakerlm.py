@@ -234,9 +234,13 @@ class SpeakerLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
             generation_config: greedy search where there is none; the LLM's own sampling defaults are not used.
             stopping_criteria: as transformers' ``generate`` takes them; they see new tokens only.
             kwargs: for transformers' ``generate``.
+
+        Raises:
+            ModelError: the prompt and the answer together are longer than the LLM can be.
         """
+        config = generation_config or self._greedy(**kwargs)
+        self._check_length(input_ids.shape[1], len(audio_index), len(speaker_index), config)
         flat = self.embed(waveforms, waveform_lengths, input_ids.flatten(), audio_index, speaker_vectors, speaker_index)
-        config = generation_config or GenerationConfig(do_sample=False, **kwargs)
         own, self.llm.generation_config = self.llm.generation_config, config
         try:
             return self.llm.generate(
@@ -248,6 +252,21 @@ class SpeakerLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         finally:
             self.llm.generation_config = own
 
+    def _greedy(self, **kwargs: Any) -> GenerationConfig:
+        """Greedy search that ends where this model's ``generation_config.json`` says, unless ``kwargs`` do."""
+        ends = {name: getattr(self.generation_config, name, None) for name in ("eos_token_id", "pad_token_id")}
+        return GenerationConfig(**{"do_sample": False, **ends, **kwargs})
+
+    def _check_length(self, prompt: int, audio: int, speakers: int, config: GenerationConfig) -> None:
+        limit = getattr(self.llm.config, "max_position_embeddings", None)
+        answer = config.max_new_tokens or 0
+        if limit and prompt + answer > limit:
+            raise ModelError(
+                f"a prompt of {prompt} positions (in the batch: {audio} of audio, {speakers} registered speakers) and "
+                f"{answer} new tokens do not fit the LLM's {limit} positions: give shorter audio, fewer speakers or a "
+                "smaller max_new_tokens"
+            )
+
     def generate_text(
         self, prompts: Sequence[Prompt], tokenizer: PromptTokenizer, max_new_tokens: int = 1024, **kwargs: Any
     ) -> list[str]:
@@ -256,8 +275,9 @@ class SpeakerLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
         if not prompts:
             return []
-        processor = SpeakerLMProcessor(tokenizer, self.config.projector["stride"], self.config.speaker_dim)
-        inputs: dict[str, Any] = {k: v.to(self.device) for k, v in processor(prompts).items()}
+        config = self.config
+        processor = SpeakerLMProcessor(tokenizer, config.projector["stride"], config.speaker_dim, config.extractor)
+        inputs = processor.encode(prompts).to(self.device)
         was_training = self.training
         self.eval()
         try:
@@ -270,7 +290,7 @@ class SpeakerLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
             )
         finally:
             self.train(was_training)
-        return processor.decode(ids)
+        return processor.batch_decode(ids)
 
 
 def add_lora(llm: PreTrainedModel, lora: dict[str, Any]) -> None:
@@ -281,23 +301,29 @@ def add_lora(llm: PreTrainedModel, lora: dict[str, Any]) -> None:
     Raises:
         ModelError: no module of the LLM has one of the target names.
     """
-    from peft import LoraConfig, inject_adapter_in_model
+    from peft import inject_adapter_in_model
 
     dtype = llm.dtype
-    config = LoraConfig(
+    try:
+        inject_adapter_in_model(lora_config(lora), llm)
+    except ValueError as e:
+        raise ModelError(f"lora.targets {lora['targets']} do not fit the LLM: {e}") from e
+    for name, parameter in llm.named_parameters():
+        if module_of(f"llm.{name}") == "lora":
+            parameter.data = parameter.data.to(dtype)
+
+
+def lora_config(lora: dict[str, Any]) -> Any:
+    """peft's configuration of our LoRA settings."""
+    from peft import LoraConfig
+
+    return LoraConfig(
         r=lora["r"],
         lora_alpha=lora["alpha"],
         lora_dropout=lora["dropout"],
         target_modules=list(lora["targets"]),
         task_type="CAUSAL_LM",
     )
-    try:
-        inject_adapter_in_model(config, llm)
-    except ValueError as e:
-        raise ModelError(f"lora.targets {lora['targets']} do not fit the LLM: {e}") from e
-    for name, parameter in llm.named_parameters():
-        if module_of(f"llm.{name}") == "lora":
-            parameter.data = parameter.data.to(dtype)
 
 
 def _llm_from_config(config: dict[str, Any]) -> PreTrainedModel:

@@ -190,7 +190,7 @@ def test_generation_continues_as_teacher_forcing_predicts(model, tokenizer) -> N
     e = EXAMPLES[0]
     prompt = Prompt(tuple(prompt_pieces(e.mode, e.names)), e.waveform, e.vectors)
     model.eval()
-    inputs = SpeakerLMProcessor(tokenizer, 2, 16)([prompt])
+    inputs = SpeakerLMProcessor(tokenizer, 2, 16).encode([prompt])
     ids = model.generate(**inputs, max_new_tokens=8, eos_token_id=tokenizer.eos, pad_token_id=tokenizer.pad)[0]
     batch = pack((dataclasses.replace(e, target=""),), tokenizer)
     batch["input_ids"] = torch.cat([batch["input_ids"], ids])

@@ -71,7 +71,7 @@ def ask(
 
     guards = guards or Guards()
     processor = SpeakerLMProcessor(tokenizer, model.config.projector["stride"], model.config.speaker_dim)
-    inputs = {k: v.to(model.device) for k, v in processor(prompts).items()}
+    inputs = {k: v.to(model.device) for k, v in processor.encode(prompts).items()}
     watch = Watch([guards.limit(len(p.waveform)) for p in prompts], tokenizer.eos, guards)
     with torch.inference_mode():
         ids = model.eval().generate(

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from shards.errors import ConfigError, ManifestError
-from shards.manifests import Recording, SpeakerInfo
+from shards.manifests import Recording, SpeakerInfo, is_known
 from shards.sample import SAMPLE_RATE, Segment
 
 NO_SPACE = {"zh", "ja", "yue"}  # languages whose words are joined without a space
@@ -256,10 +256,10 @@ def _place(pieces: list[Piece], turns: list[Turn], settings: Settings, rng: np.r
 
 
 def _utterances(recordings: Iterable[Recording], person_of: dict[str, str]) -> Iterable[Utterance]:
-    """Segments with text of recordings in which one speaker is heard."""
+    """Segments with text of recordings in which one known speaker is heard."""
     empty = True
     for recording in recordings:
-        if len(recording.speakers) != 1:
+        if len(recording.speakers) != 1 or not is_known(recording.speakers[0]):
             continue
         for segment in recording.segments:
             samples = round((segment.end - segment.start) * SAMPLE_RATE)

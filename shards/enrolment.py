@@ -24,7 +24,7 @@ import numpy as np
 from shards.audio import load
 from shards.errors import DataError, SpeakerError
 from shards.extractors import MIN_SECONDS, Extractor, load_extractor, log_mel, unit_norm
-from shards.manifests import Recording, SpeakerInfo, read_manifest, read_speakers
+from shards.manifests import Recording, SpeakerInfo, is_known, read_manifest, read_speakers
 
 MIN_CLIP_S, MAX_CLIP_S = 2.0, 10.0
 CLIPS_PER_SPEAKER = 16  # kept apart from others of the speaker: only these are embedded
@@ -228,10 +228,11 @@ def _pieces_of(recording: Recording) -> Iterator[tuple[str, Piece]]:
 
 
 def _single_voice(recording: Recording) -> Iterator[tuple[str, Piece]]:
-    """(speaker, piece) of the segments during which nobody else speaks."""
+    """(speaker, piece) of the segments during which nobody else speaks, where it is known whose they are."""
     segments = recording.segments
     for segment, (speaker, piece) in zip(segments, _pieces_of(recording), strict=True):
-        if not any(s.speaker != speaker and s.start < segment.end and segment.start < s.end for s in segments):
+        alone = not any(s.speaker != speaker and s.start < segment.end and segment.start < s.end for s in segments)
+        if alone and is_known(speaker):
             yield speaker, piece
 
 

@@ -27,6 +27,7 @@ from shards.storage import atomic_file
 
 RECORDINGS, SPEAKERS, AUDIT = "recordings.jsonl", "speakers.jsonl", "audit.json"
 T = TypeVar("T")
+UNKNOWN = "unknown"  # the speaker "CORPUS:unknown" is anybody: speech to transcribe, not to enrol or to mix from
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,11 @@ class SpeakerInfo:
     person: str | None = None
 
 
+def is_known(speaker: str) -> bool:
+    """Whether a speaker id is one voice, and not ``CORPUS:unknown``."""
+    return not speaker.endswith(f":{UNKNOWN}")
+
+
 def recording_to_json(recording: Recording) -> dict[str, Any]:
     """The recording as plain JSON types; what equals its default is left out."""
     record = asdict(recording)
@@ -93,11 +99,15 @@ def read_speakers(folder: str | Path) -> Iterator[SpeakerInfo]:
 
 
 def write_manifest(
-    folder: str | Path, recordings: Iterable[Recording], speakers: Iterable[SpeakerInfo], audit: dict[str, Any]
+    folder: str | Path,
+    recordings: Iterable[Recording],
+    speakers: Iterable[SpeakerInfo],
+    audit: dict[str, Any] | Callable[[], dict[str, Any]],
 ) -> int:
     """Write a manifest folder and return the number of recordings.
 
-    ``recordings.jsonl`` is put in place last: a folder without it is not a manifest.
+    ``recordings.jsonl`` is put in place last: a folder without it is not a manifest. `speakers` and an `audit` that is
+    a function are looked at after the last recording, so both may be counted while the recordings pass.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -114,7 +124,8 @@ def write_manifest(
         with atomic_file(folder / SPEAKERS) as other:
             other.writelines(_line(asdict(s)) for s in speakers)
         with atomic_file(folder / AUDIT) as other:
-            other.write(json.dumps(audit, ensure_ascii=False, sort_keys=True, indent=1).encode() + b"\n")
+            told = audit() if callable(audit) else audit
+            other.write(json.dumps(told, ensure_ascii=False, sort_keys=True, indent=1).encode() + b"\n")
     return count
 
 

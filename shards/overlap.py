@@ -23,6 +23,7 @@ import numpy as np
 from shards.audio import decode
 from shards.errors import ShardError
 from shards.index import Dataset, open_dataset
+from shards.manifests import is_known
 
 KINDS = ("audio", "session", "speaker")
 _HEADER = 42  # "fLaC", a block's header, STREAMINFO, whose last 16 bytes are the MD5
@@ -105,7 +106,7 @@ class _Held:
             self.audio |= dict(zip(_hashes(dataset, shard, rows), (r["key"] for r in rows), strict=True))
             self.lengths |= {r["num_samples"] for r in rows}
             self.sessions |= {(r["corpus"], r["session"]) for r in rows}
-            self.speakers |= {s for r in rows for s in r["speakers"]}
+            self.speakers |= {s for r in rows for s in r["speakers"] if is_known(s)}
 
     def same_people(self, other: Dataset) -> dict[str, str]:
         """Speaker id of the other dataset → speaker id here, of the same person."""

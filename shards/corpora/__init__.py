@@ -1,6 +1,6 @@
 """One file per corpus, found by its name: ``packaged_speech.py`` is ``prepare packaged-speech ROOT OUT``.
 
-Such a file holds ``prepare(root, out, workers) -> list[Prepared]``: it reads what lies under `root` and says what is
+Such a file holds ``prepare(root, out, options) -> list[Prepared]``: it reads what lies under `root` and says what is
 there. Only a corpus whose audio has to be decoded or cut first writes audio, under `out`.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,17 +16,39 @@ from typing import Any
 from shards.errors import ConfigError
 from shards.manifests import Recording, SpeakerInfo
 
-_NOT_CORPORA = {"fetch", "prepare"}
+_NOT_CORPORA = {"audio_files", "audit", "fetch", "generic", "long_audio", "meetings", "prepare", "text", "utterances"}
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line says. A corpus with a layout of its own needs none of it."""
+
+    workers: int = 1  # threads or processes that open audio
+    text: str | None = None  # a policy of shards.corpora.text; None: the corpus's own
+    name: str = ""  # generic formats: the corpus's name in keys and speaker ids; "": that of the folder
+    language: str = "und"  # generic formats
+    session_speakers: bool = False  # generic formats: speaker ids are those of a session and used again in others
+    audio: Path | None = None  # generic formats: where the audio is; None: under root
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """One manifest that a corpus yields, a split or a kind of content; `name` is its folder under OUT."""
+    """One manifest that a corpus yields, a split or a kind of content; `name` is its folder under OUT.
+
+    `recordings` is iterated once; `speakers` and `audit` are looked at afterwards, so a corpus of any size can be
+    read as a stream and counted on the way.
+    """
 
     name: str
-    recordings: list[Recording]
-    speakers: list[SpeakerInfo]
-    audit: dict[str, Any] = field(default_factory=dict)  # what was skipped and why, the text policy, …
+    recordings: Iterable[Recording]
+    speakers: Iterable[SpeakerInfo]
+    audit: Mapping[str, Any] | Callable[[], Mapping[str, Any]] = field(default_factory=dict)
+
+
+def in_order(speakers: Mapping[str, SpeakerInfo]) -> Iterator[SpeakerInfo]:
+    """Those that are there when the first one is asked for, after the recordings have been read."""
+    for speaker in sorted(speakers):
+        yield speakers[speaker]
 
 
 def corpus_names() -> list[str]:
@@ -34,7 +56,7 @@ def corpus_names() -> list[str]:
     return sorted(m.name.replace("_", "-") for m in pkgutil.iter_modules(__path__) if m.name not in _NOT_CORPORA)
 
 
-def find_corpus(name: str) -> Callable[[Path, Path, int], list[Prepared]]:
+def find_corpus(name: str) -> Callable[[Path, Path, Options], Iterable[Prepared]]:
     """The `prepare` function of a corpus.
 
     Raises:
@@ -43,5 +65,5 @@ def find_corpus(name: str) -> Callable[[Path, Path, int], list[Prepared]]:
     if name not in corpus_names():
         raise ConfigError(f"corpus {name!r} is not known; known are {', '.join(corpus_names())}")
     module = importlib.import_module(f"{__name__}.{name.replace('-', '_')}")
-    function: Callable[[Path, Path, int], list[Prepared]] = module.prepare
+    function: Callable[[Path, Path, Options], Iterable[Prepared]] = module.prepare
     return function

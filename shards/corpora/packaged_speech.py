@@ -31,7 +31,7 @@ from tqdm import tqdm
 
 from shards.audio import encode_flac, load
 from shards.conditioning import condition
-from shards.corpora import Prepared
+from shards.corpora import Options, Prepared
 from shards.corpora.fetch import DebianPackage, fetch_debian
 from shards.errors import AudioError, ManifestError
 from shards.manifests import Recording, SpeakerInfo
@@ -138,7 +138,7 @@ class _Task:
     sources: tuple[Path, ...]
 
 
-def prepare(root: Path, out: Path, workers: int) -> list[Prepared]:
+def prepare(root: Path, out: Path, options: Options) -> list[Prepared]:
     """Fetch the packages into `root`, write audio under ``out/audio``, return the three manifests."""
     folders = fetch_debian(PACKAGES, root)
     skipped: Counter[str] = Counter()
@@ -150,7 +150,7 @@ def prepare(root: Path, out: Path, workers: int) -> list[Prepared]:
         tasks += digits
         tasks += _prompt_tasks(voice, files, texts, {t.sources[0] for t in digits}, skipped)
     made: dict[str, list[Recording]] = {"digits": [], "prompts": []}
-    with ProcessPoolExecutor(max(1, workers)) as pool:
+    with ProcessPoolExecutor(max(1, options.workers)) as pool:
         jobs = [(task, out / "audio") for task in tasks]
         results = tqdm(pool.map(_make, jobs, chunksize=16), "audio", len(jobs), disable=None)  # silent off a terminal
         for task, (recording, problem) in zip(tasks, results, strict=True):

@@ -1,0 +1,45 @@
+"""AISHELL-1 (openslr 33): Mandarin read speech.
+
+``data_aishell/wav/{train,dev,test}/S0002/*.wav`` and ``transcript/aishell_transcript_v0.8.txt``, one text for all parts
+with a space between words, which goes. Some recordings have no text. ROOT is ``data_aishell`` or the folder around it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from shards.corpora import Options, Prepared
+from shards.corpora.audio_files import audio_by_stem
+from shards.corpora.audit import Audit
+from shards.corpora.meetings import nothing_found
+from shards.corpora.utterances import Utterance, Utterances
+from shards.manifests import SpeakerInfo
+from shards.textfiles import read_table
+
+CORPUS = "aishell1"
+TEXTS = Path("transcript/aishell_transcript_v0.8.txt")
+
+
+def prepare(root: Path, out: Path, options: Options) -> list[Prepared]:
+    """The parts that are there."""
+    base = next((b for b in (root, root / "data_aishell") if (b / TEXTS).is_file()), None)
+    if base is None:
+        raise nothing_found(root, "AISHELL-1", f"data_aishell/wav and data_aishell/{TEXTS}")
+    found = []
+    for split in ("train", "dev", "test"):
+        if (base / "wav" / split).is_dir():
+            manifest = Utterances(CORPUS, split, "zh", [], options)
+            manifest.items = _utterances(base, split, manifest.audit)
+            found.append(manifest.prepared(split))
+    return found
+
+
+def _utterances(base: Path, split: str, audit: Audit) -> Iterator[Utterance]:
+    texts = read_table(base / TEXTS)  # of all parts, so a text without audio says nothing here
+    for key, path in audio_by_stem(base / "wav" / split).items():
+        if key not in texts:
+            audit.skip("audio without a text", str(path))
+            continue
+        speaker = f"{CORPUS}:{path.parent.name}"
+        yield Utterance(key, path, SpeakerInfo(speaker, CORPUS, "zh", None, speaker), key, texts[key])

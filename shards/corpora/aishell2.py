@@ -1,0 +1,56 @@
+"""AISHELL-2: Mandarin read speech, one speaker a folder.
+
+::
+
+    AISHELL-2/iOS/data/{trans.txt, wav/C0001/IC0001W0001.wav}     AISHELL-2/iOS/{dev,test}/{trans.txt, wav/…}
+
+ROOT is the folder that holds ``data`` (or ``AISHELL-2/iOS/data``); gives ``train``, ``dev`` and ``test``, those that
+are there. In the texts full-width letters become narrow, 𫖯 becomes 頫, an apostrophe stays only inside a Latin word,
+letters are upper-case. Lhotse's recipe is not used: it stops where one of the three parts is not there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from shards.corpora import Options, Prepared
+from shards.corpora.audio_files import audio_by_stem
+from shards.corpora.audit import Audit
+from shards.corpora.meetings import nothing_found
+from shards.corpora.utterances import Utterance, Utterances
+from shards.manifests import SpeakerInfo
+from shards.textfiles import read_table
+
+CORPUS = "aishell2"
+SPLITS = {"train": "data", "dev": "dev", "test": "test"}
+VARIANTS = str.maketrans({"\U0002b5af": "頫"})
+
+
+def prepare(root: Path, out: Path, options: Options) -> list[Prepared]:
+    """The parts that are there."""
+    bases = (root, root / "iOS", root / "AISHELL-2" / "iOS", root / "AISHELL-DEV-TEST-SET" / "iOS")
+    found = []
+    for split, name in SPLITS.items():
+        folder = next((b / name for b in bases if (b / name / "trans.txt").is_file()), None)
+        if folder is not None:
+            manifest = Utterances(CORPUS, split, "zh", [], options)
+            manifest.items = _utterances(folder, split, manifest.audit)
+            found.append(manifest.prepared(split))
+    if not found:
+        raise nothing_found(root, "AISHELL-2", "data/trans.txt, dev/trans.txt or test/trans.txt, each beside wav/")
+    return found
+
+
+def _utterances(folder: Path, split: str, audit: Audit) -> Iterator[Utterance]:
+    texts = read_table(folder / "trans.txt")
+    for key, path in audio_by_stem(folder / "wav").items():
+        text = texts.pop(key, None)
+        if text is None:
+            audit.skip("audio without a text", str(path))
+            continue
+        speaker = f"{CORPUS}:{path.parent.name}"
+        text = text.translate(VARIANTS).replace("-", " ")
+        yield Utterance(key, path, SpeakerInfo(speaker, CORPUS, "zh", None, speaker), key, text)
+    for key in texts:
+        audit.skip("text without audio", f"{split}: {key}")

@@ -1,0 +1,62 @@
+"""AISHELL-4 (openslr 111): meetings of 4–8 people, recorded by an array of eight microphones; first channel.
+
+::
+
+    train_L/{wav/20200706_L_R001S01C01.flac, TextGrid/20200706_L_R001S01C01.TextGrid}    train_M  train_S  test
+
+Gives ``train`` (the three together) and ``test``. A tier's name is a speaker of that session only and is used again
+for other people in others, so the id holds the session and the person is not known. ``*.1channel.wav`` beside the
+recordings are passed over. Lhotse's recipe is not used: it numbers the speakers by order of reading, and drops sessions
+that it cannot parse without a count.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from shards.corpora import Options, Prepared
+from shards.corpora.meetings import NOT_SPEAKERS, Meetings, Track, nothing_found
+from shards.manifests import SpeakerInfo
+from shards.textgrid import Tier
+
+CORPUS = "aishell4"
+SPLITS = {"train": ("train_L", "train_M", "train_S"), "test": ("test",)}
+
+
+def prepare(root: Path, out: Path, options: Options) -> list[Prepared]:
+    """``train`` and ``test``, of the archives that are there."""
+    found = []
+    for split, names in SPLITS.items():
+        folders = [root / n for n in names if (root / n).is_dir()]
+        if folders:
+            found.append(_split(folders, split, options).prepared(split))
+    if not found:
+        raise nothing_found(root, "AISHELL-4", "train_L, train_M, train_S or test, each with wav and TextGrid")
+    return found
+
+
+def _split(folders: list[Path], split: str, options: Options) -> Meetings:
+    meetings = Meetings(CORPUS, split, [], _speaker, options)
+    tracks = []
+    for folder in folders:
+        grids = {p.stem: p for p in sorted((folder / "TextGrid").glob("*.TextGrid"))}
+        for path in sorted((folder / "wav").iterdir()):
+            if path.name.endswith(".1channel.wav"):
+                meetings.audit.skip("one-channel copy of a recording", str(path))
+            elif path.suffix in (".flac", ".wav"):
+                grid = grids.pop(path.stem, None)
+                if grid is None:
+                    meetings.audit.skip("audio without a TextGrid", str(path))
+                else:
+                    tracks.append(Track(path.stem, path.stem, path, 0, (grid,)))
+        for grid in grids.values():
+            meetings.audit.skip("TextGrid without audio", str(grid))
+    meetings.tracks = tracks
+    return meetings
+
+
+def _speaker(track: Track, grid: Path, tier: Tier) -> SpeakerInfo | None:
+    if tier.name.lower() in NOT_SPEAKERS:
+        return None
+    name = "_".join(tier.name.split())
+    return SpeakerInfo(f"{CORPUS}:{track.session}:{name}", CORPUS, "zh")

@@ -1,0 +1,75 @@
+"""AISHELL-5 (openslr 159): 2–4 people talking in a car; first far microphone, and headsets where they are given.
+
+::
+
+    train/003/DA01.wav  DA01.TextGrid  DA02.wav …       headsets, one TextGrid a speaker; the digits are the seat
+    train/003/DX01C01.wav … DX04C01.wav                 far microphones; DX05C01, DX06C01 are the stereo's reference
+    dev/…  eval_track1/…  eval_track2/…                 the archives are called Dev, Eval1, Eval2; no headsets there
+
+Gives ``train-far``, ``train-near``, ``dev-far``, ``eval1-far``, ``eval2-far``. A far recording's words are those of
+all TextGrids of its session. A seat is no person: ids hold the session, and the person is not known.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from shards.corpora import Options, Prepared
+from shards.corpora.meetings import Meetings, Track, nothing_found
+from shards.manifests import SpeakerInfo
+from shards.textgrid import Tier
+
+CORPUS = "aishell5"
+SPLITS = {
+    "train": ("train", "Train"),
+    "dev": ("dev", "Dev"),
+    "eval1": ("eval_track1", "Eval1", "eval1"),
+    "eval2": ("eval_track2", "Eval2", "eval2"),
+}
+_FAR, _REFERENCE, _NEAR = re.compile(r"DX0[1-4]C\d+"), re.compile(r"DX0[5-9]C\d+"), re.compile(r"D[A-WYZ]\d+")
+
+
+def prepare(root: Path, out: Path, options: Options) -> list[Prepared]:
+    """Far and near of every archive that is there."""
+    found = []
+    for split, names in SPLITS.items():
+        folder = next((root / n for n in names if (root / n).is_dir()), None)
+        if folder is not None:
+            far, near = _split(folder, split, options)
+            found.append(far.prepared(f"{split}-far"))
+            if near.tracks:
+                found.append(near.prepared(f"{split}-near"))
+    if not found:
+        raise nothing_found(root, "AISHELL-5", "train, dev, eval_track1 or eval_track2 (or Dev, Eval1, Eval2)")
+    return found
+
+
+def _split(folder: Path, split: str, options: Options) -> tuple[Meetings, Meetings]:
+    far, near = (Meetings(CORPUS, split, [], _speaker, options) for _ in range(2))
+    far_tracks, near_tracks = [], []
+    for place in sorted(p for p in folder.iterdir() if p.is_dir()):
+        session = f"{split}-{place.name}"
+        audio = {p.stem: p for p in sorted(place.glob("*.wav"))}
+        grids = {p.stem: p for p in sorted(place.glob("*.TextGrid"))}
+        microphones = [s for s in audio if _FAR.fullmatch(s)]
+        for stem, path in audio.items():
+            if _REFERENCE.fullmatch(stem):
+                far.audit.skip("echo reference of the stereo", str(path))
+            elif _NEAR.fullmatch(stem):
+                if stem in grids:
+                    near_tracks.append(Track(f"{session}-{stem}", session, path, 0, (grids[stem],)))
+                else:
+                    near.audit.skip("audio without a TextGrid", str(path))
+        if not microphones or not grids:
+            far.audit.skip("session without a far microphone or without a TextGrid", str(place))
+            continue
+        first = microphones[0]
+        far_tracks.append(Track(f"{session}-{first}", session, audio[first], 0, tuple(grids.values())))
+    far.tracks, near.tracks = far_tracks, near_tracks
+    return far, near
+
+
+def _speaker(track: Track, grid: Path, tier: Tier) -> SpeakerInfo | None:
+    """The seat: all tiers of a file are its speaker."""
+    return SpeakerInfo(f"{CORPUS}:{track.session}:{grid.stem}", CORPUS, "zh")

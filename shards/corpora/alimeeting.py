@@ -1,0 +1,70 @@
+"""AliMeeting (openslr 119): meetings of 2–4 people, far field (first channel) and headsets.
+
+::
+
+    Train_Ali_far/{audio_dir/R0003_M0046_MS002.wav, textgrid_dir/R0003_M0046.TextGrid}             8 channels
+    Train_Ali_near/{audio_dir/R0003_M0046_F_SPK0093.wav, textgrid_dir/R0003_M0046_F_SPK0093.TextGrid}
+    Eval_Ali/{Eval_Ali_far,Eval_Ali_near}/…   Test_Ali/{Test_Ali_far,Test_Ali_near}/…              or without that level
+
+Gives a manifest for each archive that is there: ``train-far``, ``train-near``, ``eval-far`` … A far TextGrid lacks the
+array's name, a far tier is ``R…_M…_F_SPK1953`` or ``F_SPK1953``; near, speaker and gender are in the file name.
+Speaker ids are those of persons, the same near and far. Lhotse's recipe is not used: it drops what it cannot read
+without a count, and loses the sessions whose TextGrid has one reversed interval.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import partial
+from pathlib import Path
+
+from shards.corpora import Options, Prepared
+from shards.corpora.audio_files import audio_by_stem
+from shards.corpora.meetings import Meetings, Track, first_with_prefix, nothing_found
+from shards.manifests import SpeakerInfo
+from shards.textgrid import Tier
+
+CORPUS = "alimeeting"
+_SPEAKER = re.compile(r"(?:.*_)?(?P<gender>[FM])_(?P<speaker>SPK\d+)")
+
+
+def prepare(root: Path, out: Path, options: Options) -> list[Prepared]:
+    """One manifest per archive found."""
+    found = []
+    for split in ("train", "eval", "test"):
+        for microphone in ("far", "near"):
+            name = f"{split.capitalize()}_Ali_{microphone}"
+            places = (root / name, root / f"{split.capitalize()}_Ali" / name)
+            folder = next((f for f in places if f.is_dir()), None)
+            if folder is not None:
+                found.append(_archive(folder, split, microphone == "near", options).prepared(f"{split}-{microphone}"))
+    if not found:
+        raise nothing_found(root, "AliMeeting", "Train_Ali_far, Train_Ali_near, Eval_Ali or Test_Ali")
+    return found
+
+
+def _archive(folder: Path, split: str, near: bool, options: Options) -> Meetings:
+    meetings = Meetings(CORPUS, split, [], partial(_speaker, near=near), options)
+    audio = audio_by_stem(folder / "audio_dir")
+    left = dict(audio)
+    tracks = []
+    for grid in sorted((folder / "textgrid_dir").glob("*.TextGrid")):
+        stem = first_with_prefix(audio, grid.stem)
+        if stem is None:
+            meetings.audit.skip("TextGrid without audio", str(grid))
+            continue
+        left.pop(stem, None)
+        session = "_".join(grid.stem.split("_")[:2])
+        tracks.append(Track(stem, session, audio[stem], 0, (grid,)))
+    for path in left.values():
+        meetings.audit.skip("audio without a TextGrid", str(path))
+    meetings.tracks = tracks
+    return meetings
+
+
+def _speaker(track: Track, grid: Path, tier: Tier, *, near: bool) -> SpeakerInfo | None:
+    match = _SPEAKER.fullmatch(grid.stem if near else tier.name)
+    if match is None:
+        return None
+    speaker = f"{CORPUS}:{match['speaker']}"
+    return SpeakerInfo(speaker, CORPUS, "zh", match["gender"].lower(), speaker)

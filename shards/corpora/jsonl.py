@@ -1,0 +1,97 @@
+"""JSON Lines: the manifest for a corpus of one's own (docs/adding-a-corpus.md), and NeMo's.
+
+ROOT is a file, or a folder of ``*.jsonl`` files, each a manifest of its own under its file's name. A line is one
+stretch of audio; what is in brackets may be left out::
+
+    {"audio": "a/b.wav", "segments": [{"speaker": "ann", "start": 0.5, "end": 2.25, "text": "hello"}, …],
+     ["key": …, "session": …, "start": 0.0, "duration": …, "channel": 0, "language": "en"]}
+    {"audio_filepath": "a/b.wav", "text": "hello", ["speaker": "ann", "offset": 0.0, "duration": …, "lang": "en"]}
+
+Paths are relative to the file's folder (or ``--audio``); times are seconds from ``start``. The second form, NeMo's, is
+one utterance. A line that is not of this form is left out and counted.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from shards.corpora import Options, Prepared
+from shards.corpora.audit import Audit
+from shards.corpora.generic import Generic, RawSegment, Session, corpus_name
+from shards.corpora.meetings import nothing_found
+from shards.textfiles import read_text
+
+
+def prepare(root: Path, out: Path, options: Options) -> list[Prepared]:
+    """A manifest per file."""
+    files = [root] if root.is_file() else sorted(root.glob("*.jsonl"))
+    if not files:
+        raise nothing_found(root, "JSONL manifest", "a .jsonl file, or a folder of them")
+    found = []
+    for path in files:
+        manifest = Generic(corpus_name(root, options), path.stem, [], options)
+        manifest.sessions = _sessions(path, options.audio or path.parent, manifest.audit)
+        found.append(manifest.prepared(path.stem))
+    return found
+
+
+def _sessions(path: Path, audio: Path, audit: Audit) -> Iterator[Session]:
+    for number, line in enumerate(read_text(path).split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            yield _nemo(row, audio) if "audio_filepath" in row else _own(row, audio)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            audit.skip("line that is not of the form", f"{path}:{number}: {type(error).__name__}: {error}")
+
+
+def _own(row: dict[str, Any], audio: Path) -> Session:
+    segments = tuple(
+        RawSegment(_name(s.get("speaker")), float(s["start"]), float(s["end"]), str(s.get("text") or ""))
+        for s in row["segments"]
+    )
+    path = audio / str(row["audio"])
+    start = float(row.get("start", 0.0))
+    key = row.get("key") or _key(row["audio"], start)
+    return Session(
+        key=str(key),
+        audio=path,
+        segments=segments,
+        session=str(row.get("session") or Path(row["audio"]).stem),
+        start=start,
+        duration=_number(row.get("duration")),
+        channel=None if row.get("channel") is None else int(row["channel"]),
+        language=row.get("language"),
+    )
+
+
+def _nemo(row: dict[str, Any], audio: Path) -> Session:
+    start = float(row.get("offset", 0.0))
+    segment = RawSegment(_name(row.get("speaker")), 0.0, None, str(row["text"]))
+    return Session(
+        key=_key(row["audio_filepath"], start),
+        audio=audio / str(row["audio_filepath"]),
+        segments=(segment,),
+        session=Path(row["audio_filepath"]).stem,
+        start=start,
+        duration=_number(row.get("duration")),
+        language=row.get("lang"),
+    )
+
+
+def _key(audio: str, start: float) -> str:
+    """Of the path, so that files of one name in two folders differ."""
+    stem = str(Path(audio).with_suffix("")).strip("/")
+    return f"{stem}-{round(start * 1000):09d}" if start else stem
+
+
+def _name(speaker: object) -> str | None:
+    return None if speaker is None or speaker == "" else str(speaker)
+
+
+def _number(value: object) -> float | None:
+    return None if value is None else float(value)  # type: ignore[arg-type]

@@ -1,0 +1,126 @@
+"""Tars of utterances: WeNet's (``KEY.txt``, ``KEY.wav``) and WebDataset's (``KEY.mp3``, ``KEY.json``, as Emilia has).
+
+ROOT is a tar or a folder of them, plain or compressed. A tar member has no path that a manifest could name, so the
+audio is written once more, as ``OUT/audio/TAR/KEY.flac`` (16 kHz mono, 16 bit). A json gives ``text`` and, where they
+are there, ``speaker`` and ``language``. Emilia's ``speaker`` is a cluster within a source and no identity: use
+``--session-speakers``, then each source (the key up to its last ``_W``) is a session. Gives one manifest, ``all``.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from tqdm import tqdm
+
+from shards.audio import encode_flac, load
+from shards.corpora import Options, Prepared
+from shards.corpora.audio_files import SUFFIXES
+from shards.corpora.audit import Audit
+from shards.corpora.generic import Generic, RawSegment, Session, corpus_name
+from shards.corpora.meetings import nothing_found
+from shards.errors import AudioError
+from shards.storage import LocalStorage
+
+_TARS = (".tar", ".tar.gz", ".tgz")
+
+
+def prepare(root: Path, out: Path, options: Options) -> list[Prepared]:
+    """One manifest of all tars."""
+    tars = [root] if root.is_file() else sorted(p for p in root.rglob("*") if p.name.endswith(_TARS))
+    if not tars:
+        raise nothing_found(root, "tar", f"files ending in {', '.join(_TARS)}")
+    manifest = Generic(corpus_name(root, options), "all", [], options)
+    manifest.sessions = _sessions(tars, out / "audio", manifest.audit)
+    return [manifest.prepared("all")]
+
+
+@dataclass
+class _Parts:
+    """What a tar holds under one key."""
+
+    audio: bytes | None = None
+    suffix: str = ""
+    text: str | None = None
+    meta: dict[str, object] = field(default_factory=dict)
+
+    @property
+    def whole(self) -> bool:
+        return self.audio is not None and (self.text is not None or bool(self.meta))
+
+
+def _sessions(tars: list[Path], folder: Path, audit: Audit) -> Iterator[Session]:
+    for path in tqdm(tars, desc="tars", unit="tar", disable=None):
+        place = LocalStorage(folder / path.name.partition(".")[0])
+        waiting: dict[str, _Parts] = {}  # the two members of a key follow each other, in either order
+        try:
+            for key, parts in _read(path, waiting, audit):
+                session = _session(key, parts, place, audit)
+                if session is not None:
+                    yield session
+        except (tarfile.TarError, EOFError, OSError) as error:
+            audit.skip("tar that cannot be read to its end", f"{path}: {error}")
+        for key, parts in waiting.items():
+            audit.skip("text without audio" if parts.audio is None else "audio without a text", f"{path}: {key}")
+
+
+def _read(path: Path, waiting: dict[str, _Parts], audit: Audit) -> Iterator[tuple[str, _Parts]]:
+    with tarfile.open(path, "r|*") as archive:
+        for member in archive:
+            name = PurePosixPath(member.name)
+            key, dot, suffix = name.name.partition(".")
+            file = archive.extractfile(member) if member.isfile() and key and dot else None
+            if file is None:
+                continue
+            parts = waiting.setdefault(key, _Parts())
+            data = file.read()
+            if f".{suffix.lower()}" in SUFFIXES:
+                parts.audio, parts.suffix = data, f".{suffix.lower()}"
+            elif suffix in ("txt", "json"):
+                try:
+                    _describe(parts, suffix, data)
+                except ValueError as error:
+                    audit.skip("text or json that cannot be read", f"{path}: {member.name}: {error}")
+                    waiting.pop(key)
+                    continue
+            if parts.whole:
+                yield key, waiting.pop(key)
+
+
+def _describe(parts: _Parts, suffix: str, data: bytes) -> None:
+    text = data.decode("utf-8-sig")
+    if suffix == "txt":
+        parts.text = text
+        return
+    meta = json.loads(text)
+    if not isinstance(meta, dict) or not isinstance(meta.get("text"), str):
+        raise ValueError("no object with a text")
+    parts.meta = meta
+
+
+def _session(key: str, parts: _Parts, place: LocalStorage, audit: Audit) -> Session | None:
+    assert parts.audio is not None
+    name = f"{key}.flac"
+    if not place.exists(name):
+        with tempfile.NamedTemporaryFile(suffix=parts.suffix) as file:
+            file.write(parts.audio)
+            file.flush()
+            try:
+                place.write_atomic(name, encode_flac(load(file.name)))
+            except AudioError as error:
+                audit.skip("audio that cannot be decoded", f"{key}: {error}")
+                return None
+    text = parts.text if parts.text is not None else str(parts.meta["text"])
+    speaker, language = parts.meta.get("speaker"), parts.meta.get("language")
+    return Session(
+        key=key,
+        audio=place.root / name,
+        segments=(RawSegment(None if speaker is None else str(speaker), 0.0, None, text),),
+        session=re.sub(r"_W\d+$", "", key),
+        language=None if language is None else str(language),
+    )

@@ -1,0 +1,79 @@
+"""Text policies: what becomes of punctuation, case and numbers, so that training does not learn a mixture.
+
+============ =========================================================================================================
+``plain``    no punctuation, no marks of noise, Latin letters upper-case, full-width letters and digits narrow, spaces
+             only between Latin words; an apostrophe inside a Latin word and what belongs to a number (3.5, 50%) stay
+``raw``      as the corpus has it; white space is one space
+============ =========================================================================================================
+
+``plain`` is what the recipes of the M2MeT challenge (AliMeeting), of AISHELL-2 and LibriSpeech's own texts agree on.
+Neither turns numerals into words or words into numerals: the audit counts texts with digits instead.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Callable
+
+_MARKS = re.compile(r"<[^<>]{0,24}>|\((?:~|SIL|/OVERLAP)\)", re.IGNORECASE)  # <sil> <%> <COMMA> … (SIL) (/OVERLAP)
+_WIDE = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)} | {0x3000: 0x20}
+_NO_LETTER = re.compile(r"[^\w\s]|[_丶]")  # 丶 is a character, but in transcripts a comma
+_IN_WORD = re.compile(r"(?<=[A-Za-z\u00c0-\u024f])['’](?=[A-Za-z\u00c0-\u024f])")
+_IN_NUMBER = re.compile(r"(?<=\d)[.,](?=\d)|(?<=\d)%")
+_KEPT = {"'": "\ue000", ".": "\ue001", ",": "\ue002", "%": "\ue003"}  # private use: no letter of any text
+_BACK = {ord(held): sign for sign, held in _KEPT.items()}
+_CJK = r"\u2e80-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+_SPACE_BESIDE_CJK = re.compile(rf"(?<=[{_CJK}])\s+|\s+(?=[{_CJK}])")
+
+
+def raw(text: str) -> str:
+    """White space made one space, byte order marks removed."""
+    return " ".join(text.replace("\ufeff", "").split())
+
+
+def plain(text: str) -> str:
+    """Letters and numbers only; upper-case."""
+    text = _MARKS.sub(" ", text.replace("\ufeff", "")).translate(_WIDE)
+    text = unicodedata.normalize("NFC", text)
+    text = _IN_WORD.sub(_KEPT["'"], text)
+    text = _IN_NUMBER.sub(lambda m: _KEPT[m[0]], text)
+    text = re.sub(r"[^\w\s\ue000-\ue003]|[_丶]", " ", text).translate(_BACK).upper()
+    return _SPACE_BESIDE_CJK.sub("", " ".join(text.split()))
+
+
+def joined(first: str, second: str) -> str:
+    """Two texts as one; a space between them unless one side of the seam is Chinese or Japanese."""
+    return _SPACE_BESIDE_CJK.sub("", f"{first} {second}") if first and second else first or second
+
+
+POLICIES: dict[str, Callable[[str], str]] = {"plain": plain, "raw": raw}
+DESCRIPTIONS = {
+    "plain": "punctuation and marks of noise removed, Latin letters upper-case, numbers as the corpus writes them",
+    "raw": "as the corpus writes it: punctuation, case and numbers are its own",
+}
+
+
+class TextPolicy:
+    """A policy, applied and measured."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._apply = POLICIES[name]
+        self._seen: Counter[str] = Counter()
+
+    def __call__(self, text: str) -> str:
+        """The text as the training target has it."""
+        text = self._apply(text)
+        if text:
+            self._seen["texts"] += 1
+            self._seen["with_digits"] += bool(re.search(r"\d", text))
+            self._seen["with_lower_case"] += text != text.upper()
+            self._seen["with_punctuation"] += bool(_NO_LETTER.search(_IN_WORD.sub("", _IN_NUMBER.sub("", text))))
+        return text
+
+    def result(self) -> dict[str, object]:
+        """For the audit: what was done, and what the texts are like afterwards."""
+        kinds = ("texts", "with_punctuation", "with_lower_case", "with_digits")
+        return {"policy": self.name, "means": DESCRIPTIONS[self.name]} | {k: self._seen[k] for k in kinds}

@@ -1,0 +1,102 @@
+"""SegLST, STM, RTTM or TextGrid files with audio beside them.
+
+ROOT holds ``*.json`` or ``*.seglst`` (SegLST), ``*.stm``, ``*.rttm`` or ``*.TextGrid`` (a session each, a tier a
+speaker), in folders as deep as they like. Audio is found by the session's name, under ROOT or ``--audio``. Where a
+session is in several of them the first of this order counts, so that words win over mere turns. meeteval reads lines
+of STM and RTTM. From RTTM alone come recordings without words: to estimate pauses from, or to diarise. Gives one
+manifest, ``all``.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from shards.corpora import Options, Prepared
+from shards.corpora.audio_files import audio_by_stem
+from shards.corpora.audit import Audit
+from shards.corpora.generic import Generic, RawSegment, Session, corpus_name
+from shards.corpora.meetings import NOT_SPEAKERS, nothing_found
+from shards.errors import ManifestError
+from shards.textfiles import read_text
+from shards.textgrid import read_textgrid
+
+_LABEL = re.compile(r"^<[^<>\s]*,[^<>\s]*>\s*")  # <o,f0,male>: the optional field of NIST's STM, no word
+Found = Iterator[tuple[str, RawSegment]]  # (session, segment)
+
+
+def prepare(root: Path, out: Path, options: Options) -> list[Prepared]:
+    """One manifest of all."""
+    files = sorted(p for p in root.rglob("*") if p.suffix.lower() in _READERS) if root.is_dir() else [root]
+    if not files:
+        raise nothing_found(root, "transcripts", f"files ending in {', '.join(_READERS)}")
+    manifest = Generic(corpus_name(root, options), "all", [], options)
+    manifest.sessions = _sessions(files, options.audio or (root if root.is_dir() else root.parent), manifest.audit)
+    return [manifest.prepared("all")]
+
+
+def _sessions(files: list[Path], audio_folder: Path, audit: Audit) -> Iterator[Session]:
+    order = list(_READERS)
+    spoken: dict[str, list[RawSegment]] = {}
+    owner: dict[str, str] = {}
+    for path in sorted(files, key=lambda p: (order.index(p.suffix.lower()), p)):
+        try:
+            found = list(_READERS[path.suffix.lower()](path))
+        except (ManifestError, ValueError, TypeError, KeyError, AssertionError, AttributeError) as error:
+            audit.skip("transcript that cannot be read", f"{path}: {error}")
+            continue
+        for session in dict.fromkeys(session for session, _ in found):
+            if owner.setdefault(session, path.suffix) != path.suffix:
+                audit.skip(f"session of {path.suffix} that {owner[session]} has too", session)
+        for session, segment in found:
+            if owner[session] == path.suffix:
+                spoken.setdefault(session, []).append(segment)
+    audio = audio_by_stem(audio_folder)
+    for session, segments in sorted(spoken.items()):
+        if session in audio:
+            yield Session(session, audio[session], tuple(segments))
+        else:
+            audit.skip("session without audio", session)
+
+
+def _seglst(path: Path) -> Found:
+    """meeteval's own reader of this one wants another JSON library; it is a list of objects."""
+    for row in json.loads(read_text(path)):
+        start, end = float(row["start_time"]), float(row["end_time"])
+        yield str(row["session_id"]), RawSegment(str(row["speaker"]), start, end, str(row.get("words") or ""))
+
+
+def _stm(path: Path) -> Found:
+    from meeteval.io.stm import STMLine
+
+    for line in _lines(path):
+        x = STMLine.parse(line, parse_float=float)
+        text = "" if x.transcript in ("<NA>", "ignore_time_segment_in_scoring") else _LABEL.sub("", x.transcript)
+        yield x.filename, RawSegment(x.speaker_id, float(x.begin_time), float(x.end_time), text)
+
+
+def _rttm(path: Path) -> Found:
+    from meeteval.io.rttm import RTTMLine
+
+    for line in _lines(path):
+        if line.split()[0] == "SPEAKER":
+            x = RTTMLine.parse(line, parse_float=float)
+            start = float(x.begin_time)
+            yield x.filename, RawSegment(x.speaker_id, start, start + float(x.duration), "")
+
+
+def _textgrid(path: Path) -> Found:
+    for tier in read_textgrid(path):
+        if tier.name.lower() not in NOT_SPEAKERS:
+            for i in tier.intervals:
+                if i.mark:
+                    yield path.stem, RawSegment(tier.name, i.start, i.end, i.mark)
+
+
+def _lines(path: Path) -> Iterator[str]:
+    yield from (x for x in read_text(path).split("\n") if x.strip() and not x.lstrip().startswith(";"))
+
+
+_READERS = {".seglst": _seglst, ".json": _seglst, ".stm": _stm, ".textgrid": _textgrid, ".rttm": _rttm}

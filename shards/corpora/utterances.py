@@ -1,0 +1,78 @@
+"""Corpora of one file per utterance: what AISHELL-1, AISHELL-2 and the generic formats share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from shards.corpora import Options, Prepared, in_order
+from shards.corpora.audio_files import AudioInfo, with_info
+from shards.corpora.audit import Audit
+from shards.corpora.text import TextPolicy
+from shards.errors import AudioError
+from shards.manifests import Recording, SpeakerInfo
+from shards.sample import Segment
+
+
+@dataclass(frozen=True, slots=True)
+class Utterance:
+    """One file with one speaker and one text."""
+
+    key: str
+    path: Path
+    speaker: SpeakerInfo
+    session: str
+    text: str
+
+
+@dataclass
+class Utterances:
+    """One manifest of them."""
+
+    corpus: str
+    split: str
+    language: str
+    items: Iterable[Utterance]
+    options: Options
+    policy: str = "plain"  # where the command line names none
+    audit: Audit = field(default_factory=Audit)
+
+    def prepared(self, name: str) -> Prepared:
+        """The manifest, read as it is iterated."""
+        self.text = TextPolicy(self.options.text or self.policy)
+        self.speakers: dict[str, SpeakerInfo] = {}
+        return Prepared(
+            name,
+            self._recordings(),
+            in_order(self.speakers),
+            lambda: {"text": self.text.result()} | self.audit.result(),
+        )
+
+    def _recordings(self) -> Iterator[Recording]:
+        items = ((u.path, u) for u in self.items)
+        for utterance, info in with_info(items, self.options.workers, f"{self.corpus} {self.split}"):
+            recording = self._recording(utterance, info)
+            if recording is not None:
+                yield recording
+
+    def _recording(self, u: Utterance, info: AudioInfo | AudioError) -> Recording | None:
+        if isinstance(info, AudioError):
+            self.audit.skip("utterance whose audio cannot be read", str(info))
+            return None
+        text = self.text(u.text)
+        if not text:
+            self.audit.skip("utterance without words", f"{u.key}: {u.text[:40]!r}")
+            return None
+        speaker = self.speakers.setdefault(u.speaker.speaker, u.speaker).speaker
+        return Recording(
+            key=u.key,
+            corpus=self.corpus,
+            split=self.split,
+            session=u.session,
+            language=self.language,
+            audio=str(u.path.absolute()),
+            segments=(Segment(speaker, 0.0, info.seconds, text),),
+            duration=info.seconds,
+            channel=0 if info.channels > 1 else None,
+        )

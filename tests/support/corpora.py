@@ -1,0 +1,77 @@
+"""Small trees in the layouts of public corpora: noise for audio, TextGrids with the faults that are seen in them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+
+from shards.cli import main
+from shards.manifests import Recording, SpeakerInfo, read_manifest, read_speakers
+
+Marks = Mapping[str, Iterable[tuple[float, float, str]]]  # tier → (start, end, mark)
+
+
+def audio(path: Path, seconds: float, channels: int = 1, rate: int = 16_000) -> Path:
+    """Noise whose channel c has the level 0.01 · (c + 1), so that a channel can be told."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(len(path.name))
+    wave = rng.standard_normal((round(seconds * rate), channels)) * 0.01 * np.arange(1, channels + 1)
+    soundfile.write(path, wave, rate)
+    return path
+
+
+def long_grid(tiers: Marks, end: float = 60.0) -> str:
+    """The long form, as Praat writes it."""
+    lines = ['File type = "ooTextFile"', 'Object class = "TextGrid"', "", "xmin = 0 ", f"xmax = {end} "]
+    lines += ["tiers? <exists> ", f"size = {len(tiers)} ", "item []: "]
+    for i, (name, found) in enumerate(tiers.items(), 1):
+        marks = list(found)
+        lines += [f"    item [{i}]:", '        class = "IntervalTier" ', f'        name = "{name}" ']
+        lines += ["        xmin = 0 ", f"        xmax = {end} ", f"        intervals: size = {len(marks)} "]
+        for j, (first, last, mark) in enumerate(marks, 1):
+            quoted = mark.replace('"', '""')
+            lines += [f"        intervals [{j}]:", f"            xmin = {first} ", f"            xmax = {last} "]
+            lines += [f'            text = "{quoted}" ']
+    return "\n".join(lines) + "\n"
+
+
+def short_grid(tiers: Marks, end: float = 60.0) -> str:
+    """The short form."""
+    lines = ['File type = "ooTextFile"', 'Object class = "TextGrid"', "", "0", f"{end}", "<exists>", f"{len(tiers)}"]
+    for name, found in tiers.items():
+        marks = list(found)
+        lines += ['"IntervalTier"', f'"{name}"', "0", f"{end}", f"{len(marks)}"]
+        for first, last, mark in marks:
+            lines += [f"{first}", f"{last}", '"' + mark.replace('"', '""') + '"']
+    return "\n".join(lines) + "\n"
+
+
+def grid(path: Path, tiers: Marks, end: float = 60.0, encoding: str = "utf-8") -> Path:
+    """A TextGrid on disk."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(long_grid(tiers, end).encode(encoding))
+    return path
+
+
+class Manifest:
+    """What `prepare` made."""
+
+    def __init__(self, folder: Path) -> None:
+        self.recordings: dict[str, Recording] = {r.key: r for r in read_manifest(folder)}
+        self.speakers: dict[str, SpeakerInfo] = {s.speaker: s for s in read_speakers(folder)}
+        self.audit: dict[str, Any] = json.loads((folder / "audit.json").read_text())
+
+    def texts(self, key: str) -> list[tuple[str, str]]:
+        """(speaker, text) of a recording's segments."""
+        return [(s.speaker, s.text) for s in self.recordings[key].segments]
+
+
+def prepare(corpus: str, root: Path, out: Path, *options: str) -> dict[str, Manifest]:
+    """Run the command; manifests by name."""
+    assert main(["prepare", corpus, str(root), str(out), "--workers", "2", *options]) == 0
+    return {p.parent.name: Manifest(p.parent) for p in sorted(out.glob("*/recordings.jsonl"))}

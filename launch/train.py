@@ -1,10 +1,10 @@
-"""Train one stage of SpeakerLM. Start it with `deepspeed`, `torchrun`, `srun`, or alone for a single process.
+"""Train stages of SpeakerLM. Start it with `deepspeed`, `torchrun`, `srun`, or alone for a single process.
 
     deepspeed launch/train.py launch/recipes/speakerlm-7b/stage1.yaml output=exp/stage1
-    deepspeed --num_accelerators 2 launch/train.py launch/recipes/tiny/stage1.yaml
+    torchrun --nproc-per-node 2 launch/train.py launch/recipes/tiny --stages 1-4
 
 The same command resumes from the newest whole checkpoint. Exit codes: 0 done (or --max-steps reached), 85 saved after a
-stop signal and to be started again, 1 failed. Only OUTPUT/done says that a stage has ended.
+stop signal or at a time limit and to be started again, 1 failed. Only OUTPUT/done says that a stage has ended.
 """
 
 from __future__ import annotations
@@ -21,8 +21,14 @@ sys.path.insert(0, str(ROOT))  # this checkout wins over any other package calle
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("recipe", type=Path, help="YAML file, see launch/recipes")
+    parser.add_argument("recipe", type=Path, help="YAML file, see launch/recipes; with --stages their folder")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that win over the recipe's")
+    parser.add_argument(
+        "--stages", metavar="A-B", help="train these stages of the folder one after the other, but finished ones"
+    )
+    parser.add_argument(
+        "--init-from", metavar="RUN", help="take this run's weights, whatever its stage and without a done marker"
+    )
     parser.add_argument(
         "--max-steps", type=int, metavar="N",
         help="stop after step N: saved, but not done. Learning rate and end stay the recipe's (trainer.max_steps)",
@@ -31,6 +37,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         "--overfit-one-batch", action="store_true",
         help="repeat the first global step: the loss must go to 0, or model and data do not fit together",
     )  # fmt: skip
+    parser.add_argument(
+        "--save-bad-batch", action="store_true", help="write micro-batches of skipped steps and spikes to OUTPUT/bad"
+    )
     parser.add_argument(
         "--dry-run", action="store_true",
         help="print the resolved recipe and DeepSpeed configuration; reads neither weights nor data",
@@ -42,24 +51,25 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> int:
     """Exit code of the run."""
     args = parse(arguments)
-    from pipeline.config import dump_recipe, load_recipe
+    from pipeline.config import dump_recipe, load_recipes
     from shards.errors import SpeakerLMError
 
-    overrides = [*args.overrides, *(["trainer.overfit_one_batch=true"] if args.overfit_one_batch else [])]
+    flags = {"overfit_one_batch": args.overfit_one_batch, "save_bad_batches": args.save_bad_batch}
+    settings = [*args.overrides, *(f"trainer.{name}=true" for name, wanted in flags.items() if wanted)]
     try:
-        recipe = load_recipe(args.recipe, overrides)
-        if args.dry_run:
+        recipes = load_recipes(args.recipe, args.stages, settings, args.init_from)
+        for recipe in recipes if args.dry_run else ():
             from pipeline.engine import describe, resolve_deepspeed
 
-            world_size = int(os.environ.get("WORLD_SIZE", "1"))
-            print(describe(dump_recipe(recipe), resolve_deepspeed(recipe, world_size)))
-            return 0
+            print(describe(dump_recipe(recipe), resolve_deepspeed(recipe, int(os.environ.get("WORLD_SIZE", "1")))))
     except SpeakerLMError as e:
         print(f"{type(e).__name__}: {e}", file=sys.stderr)
         return 1
-    from pipeline.start import run_stage
+    if args.dry_run:
+        return 0
+    from pipeline.start import run_stages
 
-    return run_stage(recipe, stop_after=args.max_steps)
+    return run_stages(recipes, stop_after=args.max_steps)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or not there, and the finished run that the next stage starts from.
+"""Checkpoints that are whole or not there.
 
 A checkpoint is a folder ``checkpoints/step-00001200/``:
 
@@ -9,32 +9,44 @@ A checkpoint is a folder ``checkpoints/step-00001200/``:
 =============================  ==================================================================================
 
 It is written under a temporary name; the manifest comes last, after every file is on disk, and then the folder gets its
-name. On resume the newest whole one is used, on any number of ranks; broken ones are named. A finished run has
-``weights/model.safetensors`` (fp32, everything but the LLM's base) and, written last, ``done``.
+name. On resume the newest whole one is used, on any number of ranks; broken ones are named and set aside. When and by
+whom they are written is :mod:`pipeline.saver`'s business.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.engine import Ranks
-from pipeline.stages import module_of
-from pipeline.training_state import gather_parameter, read_slices, write_slices
+from pipeline.agreement import agree
+from pipeline.config import Recipe, changes
+from pipeline.engine import Ranks, parameter_numel
+from pipeline.training_state import read_slices, write_slices
 from shards.errors import CheckpointError
+from shards.storage import atomic_file
 
 if TYPE_CHECKING:
     import torch
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "manifest.json"
-DONE = "done"
+RECIPE = "recipe.yaml"
+PREFIX = "step-"
+FIXED = {  # settings that a run keeps for life, beside those that the plan and the sizes of parameters hold
+    "seed",
+    "model.extractor",
+    "model.speaker_dim",
+    "model.encoder.class_name",
+    *(f"model.lora.{name}" for name in ("r", "alpha", "targets")),
+    *(f"model.projector.{name}" for name in ("layers", "heads", "ffn", "stride")),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,54 +54,66 @@ class RunState:
     """What a checkpoint holds besides tensors."""
 
     stage: int
-    step: int  # optimizer updates made
+    step: int  # global steps made, skipped ones included
     plan: dict[str, Any]  # where the data stream goes on
     bases: dict[str, Any]  # hashes of what was loaded and is not saved: the LLM, the encoder, the run it started from
     recipe: str  # resolved, YAML
+    health: dict[str, Any] = field(default_factory=lambda: {"updates": 0})  # of :class:`pipeline.health.Health`
+    validation_loss: float | None = None  # of these very weights, where they were validated
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A rank's slices of the training state, copied to CPU memory: training may go on while they are written."""
+
+    tensors: dict[str, torch.Tensor]  # "parameter|kind" → flat fp32
+    slices: dict[str, tuple[int, int]]  # parameter → elements [start, end)
+
+    @property
+    def bytes(self) -> int:
+        """Size in memory and, about, on disk."""
+        return sum(t.numel() * t.element_size() for t in self.tensors.values())
 
 
 # ------------------------------------------------------------------------------------------------------------- saving
 
 
-def save(folder: Path, engine: Any, ranks: Ranks, state: RunState, keep_last: int) -> Path:
-    """Write and commit one checkpoint, then delete the oldest beyond ``keep_last``. Collective.
-
-    Raises:
-        CheckpointError: on every rank, if any rank could not write; nothing is committed then.
-    """
-    final = folder / f"step-{state.step:08d}"
-    partial = folder / f".{final.name}.partial"
-    if ranks.is_first:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-    _barrier()
-    written = _agree(ranks, lambda: _write_rank_file(partial, engine, ranks))
-    _agree(ranks, lambda: _commit(partial, final, state, ranks, written) if ranks.is_first else None)
-    if ranks.is_first:
-        for old in complete_names(folder)[:-keep_last]:
-            shutil.rmtree(folder / old, ignore_errors=True)
-    return final
+def name_of(step: int) -> str:
+    """Folder of the checkpoint after a step."""
+    return f"{PREFIX}{step:08d}"
 
 
-def _write_rank_file(folder: Path, engine: Any, ranks: Ranks) -> dict[str, Any]:
-    """This rank's file, and its part of the manifest."""
-    from safetensors.torch import save_file
+def partial_of(folder: Path, step: int) -> Path:
+    """Where a checkpoint is written before it has its name."""
+    return folder / f".{name_of(step)}.partial"
 
-    name = f"state-{ranks.rank:05d}.safetensors"
+
+def snapshot(engine: Any, ranks: Ranks) -> Snapshot:
+    """This rank's share. Collective under ZeRO-1 and -2."""
     tensors: dict[str, torch.Tensor] = {}
-    slices: dict[str, list[int]] = {}
+    slices: dict[str, tuple[int, int]] = {}
     for parameter, kind, start, tensor in read_slices(engine, ranks.rank, ranks.world_size):
         tensors[f"{parameter}|{kind}"] = tensor
-        slices[parameter] = [start, start + tensor.numel()]
-    save_file(tensors, str(folder / name))
-    return {"file": name, "slices": slices, **_seal(folder / name)}
+        slices[parameter] = (start, start + tensor.numel())
+    return Snapshot(tensors, slices)
 
 
-def _commit(partial: Path, final: Path, state: RunState, ranks: Ranks, written: list[dict[str, Any]]) -> None:
-    recipe = partial / "recipe.yaml"
+def write_rank_file(folder: Path, held: Snapshot, rank: int) -> dict[str, Any]:
+    """Write one rank's file; returns its part of the manifest."""
+    from safetensors.torch import save_file
+
+    name = f"state-{rank:05d}.safetensors"
+    save_file(held.tensors, str(folder / name))
+    return {"file": name, "slices": held.slices, **seal(folder / name)}
+
+
+def commit(folder: Path, state: RunState, written: Sequence[dict[str, Any]]) -> Path:
+    """Manifest, then name. ``written``: what :func:`write_rank_file` returned on each rank."""
+    partial, final = partial_of(folder, state.step), folder / name_of(state.step)
+    recipe = partial / RECIPE
     recipe.write_text(state.recipe, encoding="utf-8")
     files = {w["file"]: {"bytes": w["bytes"], "sha256": w["sha256"]} for w in written}
-    files[recipe.name] = _seal(recipe)
+    files[recipe.name] = seal(recipe)
     slices: dict[str, list[list[Any]]] = {}
     for w in written:
         for parameter, (start, end) in w["slices"].items():
@@ -98,20 +122,42 @@ def _commit(partial: Path, final: Path, state: RunState, ranks: Ranks, written: 
         "format": FORMAT,
         "stage": state.stage,
         "step": state.step,
-        "world_size": ranks.world_size,
+        "world_size": len(written),
+        "validation_loss": state.validation_loss,
+        "health": state.health,
         "plan": state.plan,
         "bases": state.bases,
         "slices": slices,
         "files": files,
     }
     write_atomic(partial / MANIFEST, json.dumps(manifest, indent=1))
-    if final.exists():  # the same step again, after a resume
-        shutil.rmtree(final)
+    give_name(partial, final)
+    return final
+
+
+def give_name(partial: Path, final: Path) -> None:
+    """The moment from which a checkpoint counts."""
+    if final.exists():  # of the same step: never trusted, or it would not be written again
+        remove(final)
     partial.rename(final)
     sync_folder(final.parent)
 
 
-def _seal(path: Path) -> dict[str, Any]:
+def remove(checkpoint: Path) -> None:
+    """Take a checkpoint's name away first: a kill in the middle leaves nothing that looks like one."""
+    doomed = checkpoint.with_name(f".{checkpoint.name}.removed")
+    shutil.rmtree(doomed, ignore_errors=True)
+    checkpoint.rename(doomed)
+    shutil.rmtree(doomed, ignore_errors=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """What a kill left of a save or of a removal."""
+    for path in [*folder.glob(f".{PREFIX}*.partial"), *folder.glob(f".{PREFIX}*.removed")]:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def seal(path: Path) -> dict[str, Any]:
     """Size and hash of a file, once it is on disk."""
     digest = hashlib.sha256()
     with path.open("rb") as f:
@@ -123,13 +169,8 @@ def _seal(path: Path) -> dict[str, Any]:
 
 def write_atomic(path: Path, text: str) -> None:
     """Write a small file so that it is there whole or not at all."""
-    temporary = path.with_name(f".{path.name}.partial")
-    with temporary.open("w", encoding="utf-8") as f:
-        f.write(text)
-        f.flush()
-        os.fsync(f.fileno())
-    temporary.replace(path)
-    sync_folder(path.parent)
+    with atomic_file(path, wait=True) as f:
+        f.write(text.encode())
 
 
 def sync_folder(folder: Path) -> None:
@@ -146,31 +187,56 @@ def sync_folder(folder: Path) -> None:
 
 def complete_names(folder: Path) -> list[str]:
     """Names of committed checkpoints, oldest first. A folder without its final name was never committed."""
-    return sorted(p.name for p in folder.glob("step-*") if p.is_dir()) if folder.is_dir() else []
+    return sorted(p.name for p in folder.glob(f"{PREFIX}*") if p.is_dir()) if folder.is_dir() else []
+
+
+def read_manifest(checkpoint: Path) -> dict[str, Any]:
+    """The manifest.
+
+    Raises:
+        CheckpointError: there is none, it is damaged, or of another version of this code.
+    """
+    path = checkpoint / MANIFEST
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as e:
+        raise CheckpointError(f"{path}: {e}") from e
+    if not isinstance(manifest, dict) or not manifest.keys() >= {"format", "files", "step"}:
+        raise CheckpointError(f"{path}: is not a checkpoint's manifest")
+    return manifest
 
 
 def problem_of(checkpoint: Path) -> str | None:
-    """Why a checkpoint cannot be used, or None. Reads every byte."""
+    """Why a checkpoint cannot be used, or None. Reads every byte.
+
+    Raises:
+        CheckpointError: it is of another version of this code, which is no damage.
+    """
     try:
-        manifest = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as e:
-        return f"{checkpoint / MANIFEST}: {e}"
-    if manifest.get("format") != FORMAT:
-        return f"{checkpoint}: format {manifest.get('format')}, this code reads {FORMAT}"
+        manifest = read_manifest(checkpoint)
+    except CheckpointError as e:
+        return str(e)
+    if manifest["format"] != FORMAT:
+        raise CheckpointError(
+            f"{checkpoint} has format {manifest['format']}, this code reads {FORMAT}: go on with the version that "
+            "wrote it, or set another output"
+        )
     for name, expected in manifest["files"].items():
         try:
-            found = _seal(checkpoint / name)
+            found = seal(checkpoint / name)
         except OSError as e:
             return f"{checkpoint / name}: {e.strerror}"
         if found != expected:
-            return (
-                f"{checkpoint / name}: content is not what was written ({found['bytes']} of {expected['bytes']} bytes)"
-            )
+            sizes = f"{found['bytes']} of {expected['bytes']} bytes"
+            return f"{checkpoint / name}: content is not what was written ({sizes})"
     return None
 
 
 def newest_whole(folder: Path, ranks: Ranks, warn: Callable[[str], None]) -> Path | None:
     """The newest usable checkpoint, the same on every rank; None where there is none at all. Collective.
+
+    Broken ones that are newer lose their name (``broken-step-…``): they are of a future that will be written anew, and
+    rotation must not count them.
 
     Raises:
         CheckpointError: there are checkpoints, but every one is broken.
@@ -178,29 +244,44 @@ def newest_whole(folder: Path, ranks: Ranks, warn: Callable[[str], None]) -> Pat
 
     def choose() -> str | None:
         names = complete_names(folder)
+        broken: list[str] = []
         for name in reversed(names):
             problem = problem_of(folder / name)
             if problem is None:
+                for other in broken:
+                    _set_aside(folder / other)
                 return name
             warn(f"checkpoint {name} is broken and passed over: {problem}")
+            broken.append(name)
         if names:
             raise CheckpointError(f"every checkpoint in {folder} is broken; move the folder away to start from step 0")
         return None
 
-    name = _agree(ranks, lambda: choose() if ranks.is_first else None)[0]
+    name = agree(ranks, lambda: choose() if ranks.is_first else None)[0]
     return folder / name if name else None
 
 
-def load(checkpoint: Path, engine: Any, ranks: Ranks, stage: int, bases: dict[str, Any]) -> RunState:
+def _set_aside(checkpoint: Path) -> None:
+    aside = checkpoint.with_name(f"broken-{checkpoint.name}")
+    shutil.rmtree(aside, ignore_errors=True)
+    with contextlib.suppress(OSError):  # on a read-only disk nothing will be rotated either
+        checkpoint.rename(aside)
+
+
+def load(
+    checkpoint: Path, engine: Any, ranks: Ranks, recipe: Recipe, bases: dict[str, Any], warn: Callable[[str], None]
+) -> RunState:
     """Put a checkpoint into a freshly initialised engine of any world size. Collective.
+
+    ``warn`` is told every other setting that is not what it was.
 
     Raises:
         CheckpointError: it belongs to another stage, other base weights or another model.
     """
-    manifest = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
-    if manifest["stage"] != stage:
+    manifest = read_manifest(checkpoint)
+    if manifest["stage"] != recipe.stage:
         raise CheckpointError(
-            f"{checkpoint} is of stage {manifest['stage']}, this run is stage {stage}: set another output"
+            f"{checkpoint} is of stage {manifest['stage']}, this run is stage {recipe.stage}: set another output"
         )
     changed = [name for name, value in bases.items() if manifest["bases"].get(name) != value]
     if changed:
@@ -208,14 +289,23 @@ def load(checkpoint: Path, engine: Any, ranks: Ranks, stage: int, bases: dict[st
             f"{checkpoint} was trained on another {' and '.join(changed)} than this run loads: "
             "restore it, or set another output"
         )
+    saved_recipe = (checkpoint / RECIPE).read_text(encoding="utf-8")
+    _check_recipe(checkpoint, saved_recipe, recipe, warn)
     with _SliceReader(checkpoint, manifest) as reader:
-        expected = {name for name, p in engine.module.named_parameters() if p.requires_grad}
-        if expected != reader.names:
-            odd = sorted(expected ^ reader.names)
-            raise CheckpointError(f"{checkpoint} holds other trainable parameters than this run, such as {odd[0]}")
-        write_slices(engine, ranks.rank, manifest["step"], reader.read)
-    recipe = (checkpoint / "recipe.yaml").read_text(encoding="utf-8")
-    return RunState(manifest["stage"], manifest["step"], manifest["plan"], manifest["bases"], recipe)
+        reader.check({n: parameter_numel(p) for n, p in engine.module.named_parameters() if p.requires_grad})
+        write_slices(engine, ranks.rank, manifest["health"]["updates"], reader.read)
+    names = ("stage", "step", "plan", "bases", "health", "validation_loss")
+    return RunState(recipe=saved_recipe, **{name: manifest[name] for name in names})
+
+
+def _check_recipe(checkpoint: Path, saved: str, recipe: Recipe, warn: Callable[[str], None]) -> None:
+    changed = {k: f"{k} was {old}, is {new}" for k, (old, new) in changes(saved, recipe).items()}
+    if fixed := [text for key, text in changed.items() if key in FIXED]:
+        raise CheckpointError(
+            f"{checkpoint} is of another recipe: {'; '.join(fixed)}. Restore it, or set another output"
+        )
+    if changed:
+        warn(f"the recipe is not that of {checkpoint}: {'; '.join(changed.values())}")
 
 
 class _SliceReader:
@@ -224,6 +314,7 @@ class _SliceReader:
     def __init__(self, checkpoint: Path, manifest: dict[str, Any]) -> None:
         from safetensors import safe_open
 
+        self._checkpoint = checkpoint
         self._slices = manifest["slices"]
         self._files = {
             name: safe_open(str(checkpoint / name), framework="pt")
@@ -237,9 +328,18 @@ class _SliceReader:
     def __exit__(self, *_: object) -> None:
         self._files.clear()
 
-    @property
-    def names(self) -> set[str]:
-        return set(self._slices)
+    def check(self, sizes: dict[str, int]) -> None:
+        """Raise unless the checkpoint holds exactly these parameters with so many elements."""
+        saved = {name: sum(end - start for _, start, end in parts) for name, parts in self._slices.items()}
+        if odd := sorted(saved.keys() ^ sizes.keys()):
+            raise CheckpointError(
+                f"{self._checkpoint} holds other trainable parameters than this run, such as {odd[0]}"
+            )
+        if other := [name for name in sizes if saved[name] != sizes[name]]:
+            raise CheckpointError(
+                f"{self._checkpoint} is of another model size: {other[0]} has {saved[other[0]]} elements there, "
+                f"{sizes[other[0]]} here"
+            )
 
     def read(self, name: str, kind: str, start: int, end: int) -> torch.Tensor:
         """Elements [start, end) as a flat fp32 tensor."""
@@ -253,116 +353,5 @@ class _SliceReader:
                 out[a - start : b - start] = self._files[file].get_slice(f"{name}|{kind}")[a - first : b - first]
                 covered += b - a
         if covered != end - start:
-            raise CheckpointError(
-                f"{name}: elements {start}–{end} are not all in the checkpoint: it is of another model size"
-            )
+            raise CheckpointError(f"{self._checkpoint}: {name}: elements {start}–{end} are not all there")
         return out
-
-
-# ---------------------------------------------------------------------------------------------------------- stage end
-
-
-def save_weights(path: Path, engine: Any, ranks: Ranks, source: Path | None, metadata: dict[str, str]) -> str:
-    """Gather all but the LLM's base weights to rank 0, one parameter at a time, and write them as fp32. Collective.
-
-    Args:
-        source: weights that this stage started from; what it did not train is copied from there in fp32, not taken from
-            the (perhaps bf16) copy of the forward pass.
-        metadata: strings kept in the safetensors header.
-
-    Returns:
-        sha256 of the file, on every rank.
-    """
-    tensors: dict[str, torch.Tensor] = {}
-    for name, p in engine.module.named_parameters():
-        if module_of(name) != "llm" and (p.requires_grad or source is None):
-            full = gather_parameter(p, master=True)
-            if ranks.is_first:
-                tensors[name] = full
-    return str(_agree(ranks, lambda: _write_weights(path, tensors, source, metadata) if ranks.is_first else "")[0])
-
-
-def _write_weights(path: Path, tensors: dict[str, torch.Tensor], source: Path | None, metadata: dict[str, str]) -> str:
-    from safetensors.torch import load_file, save_file
-
-    if source is not None:
-        tensors = {**load_file(source), **tensors}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.partial")
-    save_file({name: t.contiguous() for name, t in tensors.items()}, str(temporary), metadata=metadata)
-    digest = str(_seal(temporary)["sha256"])
-    temporary.replace(path)
-    sync_folder(path.parent)
-    return digest
-
-
-def write_done(run: Path, content: dict[str, Any]) -> None:
-    """Mark a run as finished: the last thing that a stage does."""
-    write_atomic(run / DONE, json.dumps(content, indent=1))
-
-
-def check_weights(path: Path, sha256: str, ranks: Ranks) -> None:
-    """Raise, on every rank, unless a weights file is the one that its run wrote. Collective."""
-
-    def check() -> None:
-        if _seal(path)["sha256"] != sha256:
-            raise CheckpointError(f"{path} is not the file that its run wrote: it was changed or damaged")
-
-    _agree(ranks, lambda: check() if ranks.is_first else None)
-
-
-def read_done(run: Path) -> dict[str, Any]:
-    """The ``done`` marker of a finished run.
-
-    Raises:
-        CheckpointError: the run has not finished, or there is none.
-    """
-    try:
-        return dict(json.loads((run / DONE).read_text(encoding="utf-8")))
-    except FileNotFoundError as e:
-        state = "has not finished" if run.is_dir() else "does not exist"
-        raise CheckpointError(f"{run} {state} (no {DONE} marker): run that stage to its end first") from e
-    except ValueError as e:
-        raise CheckpointError(f"{run / DONE} is not readable: {e}") from e
-
-
-# --------------------------------------------------------------------------------------------------------- agreements
-
-
-def first_rank_first(ranks: Ranks, work: Callable[[], Any]) -> None:
-    """Let rank 0 do something whose result on disk the others then find. Collective."""
-    if ranks.is_first:
-        work()
-    _barrier()
-    if not ranks.is_first:
-        work()
-
-
-def merged(ranks: Ranks, items: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What all ranks list, each item once, in one order. Collective."""
-    lists = _agree(ranks, lambda: items)
-    return [json.loads(text) for text in sorted({json.dumps(item, sort_keys=True) for each in lists for item in each})]
-
-
-def _barrier() -> None:
-    import torch
-
-    torch.distributed.barrier()
-
-
-def _agree(ranks: Ranks, work: Callable[[], Any]) -> list[Any]:
-    """Do ``work`` on each rank; all ranks get all results, or all raise if one failed."""
-    import torch
-    from safetensors import SafetensorError
-
-    mine: tuple[Any, str | None]
-    try:
-        mine = (work(), None)
-    except (OSError, SafetensorError, CheckpointError) as e:
-        mine = (None, f"rank {ranks.rank}: {e}")
-    everyone: list[Any] = [None] * ranks.world_size
-    torch.distributed.all_gather_object(everyone, mine)
-    failures = [problem for _, problem in everyone if problem]
-    if failures:
-        raise CheckpointError("; ".join(failures))
-    return [result for result, _ in everyone]

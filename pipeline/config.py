@@ -134,9 +134,18 @@ class TrainerConfig:
     validation_batches: int = 50
     save_every: int = 10_000
     keep_last: int = 3
+    keep_best: int = 1  # checkpoints of the lowest validation loss that stay besides
+    keep_every: int = 0  # checkpoints whose step is a multiple of it stay for ever; 0: none
+    save_in_background: str = "auto"  # auto: where the machine has memory for it; always, never
+    upload: str | None = None  # s3://bucket/prefix or a folder that gets a copy of every checkpoint
+    max_bad_steps: int = 10  # so many steps in a row whose loss or gradient is not finite end the run
+    save_bad_batches: bool = False  # write the micro-batches of skipped steps and spikes to OUTPUT/bad
     deterministic: bool = False
     overfit_one_batch: bool = False  # repeat the first global step: its loss must go to 0
-    timeout_seconds: float = 1800.0  # a collective that waits longer ends the run: another rank hangs or is gone
+    start_timeout_seconds: float = 3600.0  # nothing happens for so long before the first step has ended: a hang
+    timeout_seconds: float = 900.0  # the same afterwards; a save or a validation batch may take as long as a step
+    time_limit_seconds: float | None = None  # save and stop so long after the start, to be started again
+    stop_margin_seconds: float = 300.0  # under Slurm: save and stop so long before the job's end
 
 
 @dataclass
@@ -148,6 +157,7 @@ class Recipe:
     output: str = MISSING  # folder of this stage's run
     root: str = "."  # other settings may say ${root}/…, so that one override moves a whole run
     init_from: str | None = None  # finished run that this one continues; a stage that starts from another needs it
+    init_from_any: bool = False  # take its weights though it has no done marker, or is of another stage (--init-from)
     seed: int = 1
     deepspeed: str = "ds_configs/zero3.json"
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -174,6 +184,31 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     return recipe
 
 
+def load_recipes(
+    path: str | Path, stages: str | None = None, overrides: Sequence[str] = (), init_from: str | None = None
+) -> list[Recipe]:
+    """One recipe, or with ``stages`` such as ``2`` or ``1-4`` the files ``stageN.yaml`` of a folder in this order.
+
+    Args:
+        init_from: run whose weights the first one takes, whatever its stage and without a ``done`` marker.
+
+    Raises:
+        ConfigError: one is missing or wrong, or two share an output.
+    """
+    files = [Path(path)]
+    if stages is not None:
+        first, _, last = stages.partition("-")
+        if not (first.isdecimal() and (last or first).isdecimal() and int(first) <= int(last or first)):
+            raise ConfigError(f"stages {stages!r}: write one, such as 2, or a range, such as 1-4")
+        folder = Path(path) if Path(path).is_dir() else Path(path).parent
+        files = [folder / f"stage{n}.yaml" for n in range(int(first), int(last or first) + 1)]
+    start = [f"init_from={init_from}", "init_from_any=true"] if init_from else []
+    recipes = [load_recipe(file, [*overrides, *(start if i == 0 else [])]) for i, file in enumerate(files)]
+    if len({r.output for r in recipes}) < len(recipes):
+        raise ConfigError(f"stages {stages} of {path} share an output; write ${{stage}} into it")
+    return recipes
+
+
 def save_recipe(recipe: Recipe, path: Path) -> None:
     """Write the resolved recipe as YAML that :func:`load_recipe` reads back to an equal one."""
     path.write_text(dump_recipe(recipe), encoding="utf-8")
@@ -182,6 +217,25 @@ def save_recipe(recipe: Recipe, path: Path) -> None:
 def dump_recipe(recipe: Recipe) -> str:
     """The resolved recipe as YAML text."""
     return OmegaConf.to_yaml(OmegaConf.structured(recipe))
+
+
+def changes(old_yaml: str, recipe: Recipe) -> dict[str, tuple[Any, Any]]:
+    """Dotted key → (old, new value) where a recipe is not the one that was dumped; a key that is gone or new has None.
+
+    Raises:
+        ConfigError: the old text is not a recipe.
+    """
+    loaded = OmegaConf.to_container(OmegaConf.create(old_yaml))
+    if not isinstance(loaded, dict):
+        raise ConfigError("the saved recipe holds no mapping of settings")
+    old, new = _flat(loaded), _flat(dataclasses.asdict(recipe))
+    return {k: (old.get(k), new.get(k)) for k in sorted(old.keys() | new.keys()) if old.get(k) != new.get(k)}
+
+
+def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(node, dict):
+        return {prefix.rstrip("."): node}
+    return {k: v for name, child in node.items() for k, v in _flat(child, f"{prefix}{name}.").items()}
 
 
 def _layers(path: Path) -> list[tuple[str, DictConfig]]:
@@ -250,6 +304,12 @@ def _check(r: Recipe, where: str) -> None:
         problems.append(f"data.registration.names is {r.data.registration.names!r}, must be pools or corpus")
     if r.data.micro_batches_per_step < 1:
         problems.append("data.micro_batches_per_step must be at least 1")
+    if r.trainer.save_in_background not in ("auto", "always", "never"):
+        problems.append(
+            f"trainer.save_in_background is {r.trainer.save_in_background!r}, must be auto, always or never"
+        )
+    if r.trainer.keep_last < 1:
+        problems.append("trainer.keep_last must be at least 1: a run that keeps no checkpoint cannot go on")
     if r.optimizer.warmup_steps >= r.trainer.max_steps:
         problems.append(
             f"optimizer.warmup_steps ({r.optimizer.warmup_steps}) leaves no step of trainer.max_steps "

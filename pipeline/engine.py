@@ -13,7 +13,7 @@ import re
 import socket
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -95,8 +95,12 @@ def free_port() -> int:
         return int(s.getsockname()[1])
 
 
-def init_distributed(timeout_seconds: float) -> Ranks:
-    """Join the other processes: NCCL on CUDA, gloo on CPU. A collective that waits longer than the limit fails."""
+def init_distributed(timeout_seconds: float, nccl: Mapping[str, str] | None = None) -> Ranks:
+    """Join the other processes: NCCL on CUDA, gloo on CPU. A collective that waits longer than the limit fails.
+
+    Args:
+        nccl: environment for NCCL, where the user has not set it.
+    """
     os.environ.update(launcher_environment(dict(os.environ)))
     import torch
 
@@ -110,6 +114,7 @@ def init_distributed(timeout_seconds: float) -> Ranks:
     warnings.filterwarnings("ignore", message=".*torch.distributed.* is deprecated", category=FutureWarning)
     local_rank = int(os.environ["LOCAL_RANK"])
     if on_gpu:
+        os.environ.update({name: value for name, value in (nccl or {}).items() if name not in os.environ})
         torch.cuda.set_device(local_rank)
     else:
         _use_plain_gloo(deepspeed)

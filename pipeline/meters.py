@@ -31,7 +31,11 @@ class LossTable:
     def add(self, row: list[float], batch: Any, value: float) -> None:
         """Add a micro-batch's value to its cell. An empty micro-batch has none: not even a loss that is not finite."""
         if batch.weight > 0:
-            row[self._index[batch.dataset, str(batch.mode)]] += value
+            row[self.place(batch)] += value
+
+    def place(self, batch: Any) -> int:
+        """The cell of a micro-batch."""
+        return self._index[batch.dataset, str(batch.mode)]
 
     def means(self, sums: Sequence[float], counts: Sequence[float]) -> dict[str, float]:
         """``dataset/mode`` → mean loss per target token, for the cells that were met."""
@@ -56,6 +60,9 @@ class StepRecord:
     mfu: float | None = None  # they and the computed ones, as shares of what the cards can do; None: card not known
     hfu: float | None = None
     peak_gib: float = 0.0  # largest memory of any rank so far: of its card, or of the process on a CPU
+    skipped: bool = False  # its numbers were not finite: no update
+    own_seconds: tuple[float, ...] = ()  # per rank: from step to step, without waiting for the others
+    save_seconds: float = 0.0  # that training stood still for a checkpoint before this step
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +74,7 @@ class StepSize:
     model_flops: float
     hardware_flops: float
     stops: float  # ranks that were asked to stop
+    failed_saves: float  # ranks whose save in the background failed
     waited: float  # the longest wait for data
     peak_gib: float  # the largest memory
 
@@ -117,8 +125,12 @@ def status_line(records: Sequence[StepRecord], max_steps: int) -> str:
     """
     last = records[-1]
     seconds = sum(r.seconds for r in records)
-    targets = sum(r.targets for r in records)
-    loss = sum(r.loss * r.targets for r in records) / targets if targets else math.nan
+    learnt = [r for r in records if not r.skipped]
+    targets = sum(r.targets for r in learnt)
+    loss = sum(r.loss * r.targets for r in learnt) / targets if targets else math.nan
+    saving = sum(r.save_seconds for r in records)
+    more = f"  save {100 * saving / (seconds + saving):.1f}%" if saving else ""
+    more += f"  skipped {len(records) - len(learnt)}" if len(learnt) < len(records) else ""
     left = (max_steps - last.step) * seconds / len(records)
     return (
         f"step {last.step}/{max_steps}  loss {loss:.4f}  lr {last.lr:.2e}  grad {last.grad_norm:.3f}  "
@@ -126,7 +138,7 @@ def status_line(records: Sequence[StepRecord], max_steps: int) -> str:
         f"audio-h/h {sum(r.audio_seconds for r in records) / seconds:,.1f}  "
         f"{utilisation(records)}  mem {last.peak_gib:.1f}G  "
         f"wait {100 * sum(r.wait_seconds for r in records) / seconds:.0f}%  "
-        f"step {seconds / len(records):.2f}s  ETA {duration(left)}"
+        f"step {seconds / len(records):.2f}s{more}  ETA {duration(left)}"
     )
 
 
@@ -158,5 +170,12 @@ def duration(seconds: float) -> str:
 
 
 def row(record: StepRecord) -> dict[str, Any]:
-    """A record as it is logged, with the time of day."""
-    return {**asdict(record), "time": round(time.time(), 3)}
+    """A record as it is logged, with the time of day. JSON knows no number that is not finite: it gets null."""
+    values = {**asdict(record), "time": round(time.time(), 3)}
+    values["own_seconds"] = [round(s, 4) for s in record.own_seconds]
+    values["losses"] = {name: _finite(value) for name, value in record.losses.items()}
+    return {name: _finite(value) for name, value in values.items()}
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -7,9 +7,11 @@ same step.
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from types import FrameType
@@ -31,11 +33,20 @@ _LOST_PEER = (
 
 
 class StopRequest:
-    """Whether this process was asked to stop. A second signal changes nothing."""
+    """Whether this process was asked to stop, by a signal or by the clock. A second signal changes nothing."""
 
     def __init__(self) -> None:
         self.signal: int | None = None
         self._owner = os.getpid()
+        self._end = math.inf
+
+    def at_the_latest(self, limit: float | None, margin: float) -> StopRequest:
+        """Also stop ``limit`` seconds from now, and ``margin`` seconds before the end of a Slurm job."""
+        ends = [] if limit is None else [time.time() + limit]
+        job = os.environ.get("SLURM_JOB_END_TIME", "")
+        ends += [float(job) - margin] if job.isdecimal() else []
+        self._end = min([self._end, *ends])
+        return self
 
     def install(self) -> StopRequest:
         """Take the stop signals of this process; forked workers ignore them."""
@@ -45,8 +56,8 @@ class StopRequest:
 
     @property
     def is_set(self) -> bool:
-        """A stop signal has arrived."""
-        return self.signal is not None
+        """A stop signal has arrived, or the time is up."""
+        return self.signal is not None or time.time() >= self._end
 
     def _note(self, number: int, _: FrameType | None) -> None:
         if os.getpid() == self._owner and self.signal is None:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from itertools import islice
 from typing import Any
 
-from pipeline.checkpoint import first_rank_first
+from pipeline.agreement import first_rank_first
 from pipeline.config import DatasetConfig, Recipe
 from pipeline.data.collate import Batch
 from pipeline.data.loader import Loader, SampleReader, StepBatches

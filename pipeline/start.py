@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline import checkpoint
+from pipeline import checkpoint, finished
+from pipeline.agreement import anyone
 from pipeline.config import Recipe, dump_recipe
 from pipeline.engine import (
     Ranks,
@@ -19,41 +22,87 @@ from pipeline.engine import (
     trainable_table,
 )
 from pipeline.flops import Meter
-from pipeline.resilience import StopRequest, guarded, leave
+from pipeline.output import locked
+from pipeline.resilience import REQUEUE, StopRequest, guarded, leave
 from pipeline.stages import STAGES
 from pipeline.trainer import Run, Trainer
+from pipeline.watchdog import Watchdog, nccl_environment
+from shards.errors import CheckpointError
+
+
+def run_stages(recipes: Sequence[Recipe], stop_after: int | None = None) -> int:
+    """Train stages one after the other in this process, one of N. Returns the exit code of the last that ran."""
+    for recipe in recipes:
+        code = run_stage(recipe, stop_after)
+        if code != 0 or not finished.is_done(Path(recipe.output)):
+            return code
+    return 0
 
 
 def run_stage(recipe: Recipe, stop_after: int | None = None) -> int:
     """Train one stage in this process, one of N. Returns the exit code, or leaves at once after a fault."""
-    stop = StopRequest().install()
-    code = guarded(lambda: _train(recipe, stop, stop_after), lambda: advice(Path(recipe.output)))
-    if code != 0:
-        leave(code)
-    return code
+    t, output = recipe.trainer, Path(recipe.output)
+    stop = StopRequest().install().at_the_latest(t.time_limit_seconds, t.stop_margin_seconds)
+
+    def told() -> str:
+        return advice(output)
+
+    with Watchdog(t.start_timeout_seconds, t.timeout_seconds, output / "stacks").watching(told) as watchdog:
+        code = guarded(lambda: _train(recipe, stop, watchdog, stop_after), told)
+        if code != 0:
+            leave(code)
+        return code
 
 
-def _train(recipe: Recipe, stop: StopRequest, stop_after: int | None) -> int:
-    before = checkpoint.read_done(Path(recipe.init_from)) if recipe.init_from else None
-    ranks = init_distributed(recipe.trainer.timeout_seconds)
-    output = Path(recipe.output)
-    if (output / checkpoint.DONE).exists():
-        say(ranks, f"{output} is done already; remove {output / checkpoint.DONE} to train it on")
+def _train(recipe: Recipe, stop: StopRequest, watchdog: Watchdog, stop_after: int | None) -> int:
+    output, t = Path(recipe.output), recipe.trainer
+    before = predecessor(recipe)
+    # The watchdog knows more than a collective's own limit: it must be the first.
+    limit = max(t.start_timeout_seconds, t.timeout_seconds) + 60
+    ranks = init_distributed(limit, nccl_environment(limit, output / "stacks"))
+    if finished.is_done(output):
+        say(ranks, f"{output} is done already; remove {output / finished.DONE} to train it on")
         return 0
+    if anyone(ranks, stop.is_set):
+        return REQUEUE
     ds_config = resolve_deepspeed(recipe, ranks.world_size)
     say(ranks, describe(dump_recipe(recipe), ds_config))
-    if recipe.trainer.deterministic:
+    if t.deterministic:
         _be_deterministic()
     from pipeline.model.build import load_tokenizer
     from pipeline.stage_data import StageData
 
-    model, source, bases = build(recipe, ds_config, ranks, before)
-    say(ranks, trainable_table(model, STAGES[recipe.stage].trains))
-    engine = initialize(model, ds_config)
-    check_optimizer(engine, model)
-    data = StageData(recipe, ranks, load_tokenizer(recipe.model))
-    meter = Meter.of(model, STAGES[recipe.stage].trains, ranks.world_size)
-    return Trainer(Run(recipe, ranks, engine, data, stop, bases, source, stop_after, meter)).train()
+    with locked(output, ranks):
+        model, source, bases = build(recipe, ds_config, ranks, before)
+        say(ranks, trainable_table(model, STAGES[recipe.stage].trains))
+        engine = initialize(model, ds_config)
+        check_optimizer(engine, model)
+        data = StageData(recipe, ranks, load_tokenizer(recipe.model))
+        meter = Meter.of(model, STAGES[recipe.stage].trains, ranks.world_size)
+        run = Run(recipe, ranks, engine, data, stop, bases, source, stop_after, meter, watchdog)
+        code = Trainer(run).train()
+        engine.destroy()  # the next stage of this process wants the memory
+        return code
+
+
+def predecessor(recipe: Recipe) -> dict[str, Any] | None:
+    """The ``done`` marker of the run that this one continues; None where it starts from the public checkpoints.
+
+    Raises:
+        CheckpointError: that run has not finished, or is of another stage than this one continues.
+    """
+    if recipe.init_from is None:
+        return None
+    path, wanted = Path(recipe.init_from), STAGES[recipe.stage].starts_from
+    if recipe.init_from_any:
+        return {"weights_sha256": None}
+    done = finished.read_done(path)
+    if done["stage"] not in (wanted, recipe.stage):
+        raise CheckpointError(
+            f"{path} is stage {done['stage']}, stage {recipe.stage} continues stage {wanted}; "
+            "--init-from takes any run's weights"
+        )
+    return done
 
 
 def build(
@@ -62,7 +111,7 @@ def build(
     """The model with this stage's weights and trainable set; the file of own weights it started from; hashes of bases.
 
     Args:
-        before: ``done`` marker of the run in ``init_from``.
+        before: ``done`` marker of the run in ``init_from``; without a hash its weights are taken unseen.
 
     Raises:
         CheckpointError: the weights of the run it starts from were damaged.
@@ -79,9 +128,8 @@ def build(
     source = None
     if recipe.init_from and before:
         source = Path(recipe.init_from) / WEIGHTS
-        checkpoint.check_weights(source, before["weights_sha256"], ranks)
+        bases["init_from"] = finished.check_weights(source, before["weights_sha256"], ranks)
         load_own_weights(model, Path(recipe.init_from))
-        bases["init_from"] = before["weights_sha256"]
     set_trainable(model, STAGES[recipe.stage])
     model.to(ranks.device)  # type: ignore[arg-type]
     return model, source, bases
@@ -96,8 +144,6 @@ def advice(output: Path) -> str:
 
 def _be_deterministic() -> None:
     """Bit-equal repetition on a GPU too, at some cost; on a CPU it is so anyway."""
-    import os
-
     import torch
 
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

@@ -12,23 +12,30 @@ import json
 import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from pipeline import checkpoint
+from pipeline import checkpoint, finished
+from pipeline.agreement import anyone, merged
+from pipeline.agreement import sums as summed
 from pipeline.config import Recipe, dump_recipe
 from pipeline.engine import Ranks, lr_at, say, set_lr
 from pipeline.flops import Meter
+from pipeline.health import Health, save_batch, suspects
 from pipeline.meters import Log, LossTable, Status, StepRecord, StepSize, peak_gib, row
 from pipeline.resilience import REQUEUE, StopRequest
+from pipeline.saver import Retention, Saver
+from pipeline.upload import newest_anywhere, open_upload
+from pipeline.watchdog import OwnTime, Watchdog
 from shards.errors import TrainingError
 
 if TYPE_CHECKING:
     import torch
 
 MODES = ("asr", "no", "match", "over")
+MOST_SUSPECTS = 16  # micro-batches of one step that are listed
 
 
 class Step(Protocol):
@@ -72,6 +79,7 @@ class Run:
     source: Path | None  # own weights that it started from
     stop_after: int | None = None  # a rehearsal: stop here, saved but not done
     meter: Meter | None = None  # counts operations
+    watchdog: Watchdog = field(default_factory=Watchdog)
 
 
 class Trainer:
@@ -80,13 +88,20 @@ class Trainer:
     def __init__(self, run: Run) -> None:
         self.run = run
         self.recipe, self.ranks, self.engine = run.recipe, run.ranks, run.engine
-        self.settings = run.recipe.trainer
+        self.settings = t = run.recipe.trainer
         self.output = Path(run.recipe.output)
         self.table = LossTable(run.data.train_names, MODES)
+        self.upload = open_upload(t.upload, self.output)
+        keep = Retention(t.keep_last, t.keep_best, t.keep_every)
+        limit = t.start_timeout_seconds
+        self.saver = Saver(self._checkpoints, run.ranks, keep, t.save_in_background, self.upload, limit)
+        self.health = Health()
+        self.validated: tuple[int, float] | None = None  # step and loss of the last validation
         self.step, self.plan_state = self._resume()
         self.saved_at = self.step
         self.steps = self._steps()
-        self.status = Status(self.settings.max_steps)
+        self.clock = OwnTime(run.ranks)
+        self.status = Status(t.max_steps)
         self.logs = self._open_output() if run.ranks.is_first else {}
 
     # ------------------------------------------------------------------------------------------------------ the loop
@@ -94,25 +109,21 @@ class Trainer:
     def train(self) -> int:
         """Update until the stage ends or somebody asks to stop; returns the process's exit code."""
         last = min(self.settings.max_steps, self.run.stop_after or self.settings.max_steps)
-        if self.step == 0:
-            self.validate()
-        stopped = False
+        stopped = anyone(self.ranks, self.run.stop.is_set) or (self._validation_due() and self.validate())
         while self.step < last and not stopped:
-            waited = time.perf_counter()
-            batches = next(self.steps)
-            waited = time.perf_counter() - waited
+            batches, waited = self._next()
             record, stopped = self.update(batches.micro_batches, waited)
             self.step, self.plan_state = self.step + 1, batches.state
             self.log(record)
-            if self._due(self.settings.validate_every) and self.step < self.settings.max_steps:
-                self.validate()
-            if stopped or self.step == last or self._due(self.settings.save_every):
+            if self._validation_due() and not stopped:
+                stopped = self.validate()
+            if stopped or self.step == last or self.step % self.settings.save_every == 0:
                 self.save()
-        if self.step < self.settings.max_steps:
+        self.saver.wait()
+        if stopped or self.step < self.settings.max_steps:
             say(self.ranks, f"stopped after step {self.step}; the same command goes on from there")
             return REQUEUE if stopped else 0
-        self.finish()
-        return 0
+        return self.finish()
 
     def update(self, batches: Sequence[Any], waited: float) -> tuple[StepRecord, bool]:
         """One optimizer update from this rank's micro-batches of a global step; also whether any rank must stop."""
@@ -120,27 +131,33 @@ class Trainer:
 
         began = time.perf_counter()
         counts, size = self._count(batches, waited)
+        self.run.watchdog.beat(f"step {self.step + 1}")
         total = sum(counts)
         lr = lr_at(self.step, self.recipe.optimizer, self.settings.max_steps)
         set_lr(self.engine, lr)
         self.engine.module.train()
-        sums = self.table.zeros()
+        losses: list[torch.Tensor] = []
         for i, batch in enumerate(batches):
-            torch.manual_seed(dropout_seed(self.recipe.seed, self.step, i * self.ranks.world_size + self.ranks.rank))
+            torch.manual_seed(self._seed(i))
             loss = self._forward(batch)
-            self.engine.backward(loss * (self.ranks.world_size / max(1.0, total)), scale_wrt_gas=False)
-            self.table.add(sums, batch, loss.item())
+            losses.append(loss.detach())
+            scaled = loss * (self.ranks.world_size / max(1.0, total))
             if i == len(batches) - 1:
-                sums = self._sum(sums)
-                self._check_finite(sum(sums), batches, "loss")
+                row = self._loss_row(batches, losses)
+                scaled = scaled * (1 + 0 * row.sum()).to(scaled.dtype)  # NaN if any rank's loss is: all ranks skip
+            self.engine.backward(scaled, scale_wrt_gas=False)
             self.engine.step()
-        norm = float(self.engine.get_global_grad_norm() or 0.0)
-        self._check_finite(norm, batches, "gradient norm")
+        applied = self.engine.was_step_applied()
+        norm = float(self.engine.get_global_grad_norm() or 0.0) if applied else math.nan
+        sums = row.tolist()
+        mean = sum(sums) / max(1.0, total)
+        self._judge(mean, norm, applied, batches, losses)
+        self.run.watchdog.beat("loading data", warm=True)
         elapsed = time.perf_counter() - began + size.waited
         share = self.run.meter.share if self.run.meter else lambda *_: None
         record = StepRecord(
             step=self.step + 1,
-            loss=sum(sums) / max(1.0, total),
+            loss=mean,
             lr=lr,
             grad_norm=norm,
             targets=int(total),
@@ -153,42 +170,52 @@ class Trainer:
             mfu=share(size.model_flops, elapsed),
             hfu=share(size.hardware_flops, elapsed),
             peak_gib=size.peak_gib,
+            skipped=not applied,
+            own_seconds=self.clock.laps,
+            save_seconds=self.saver.take_stalled(),
         )
         return record, size.stops > 0
 
-    def validate(self) -> None:
-        """Loss per dataset and mode over the fixed validation set."""
+    def validate(self) -> bool:
+        """Loss per dataset and mode over the fixed validation set. Returns whether somebody asked to stop meanwhile.
+
+        A stop gives it up: the batch system does not wait for long. The resumed run does it again.
+        """
         import torch
 
         names = self.run.data.validation_names
-        if not names:
-            return
         began = time.perf_counter()
         table = LossTable(names, MODES)
         sums, counts = table.zeros(), table.zeros()
+        self.clock.forget()
         self.engine.module.eval()
         with torch.no_grad():
             for batches in self.run.data.validation():
+                self.run.watchdog.beat("validation")
                 for batch in batches:
                     table.add(sums, batch, self._forward(batch).item())
                     table.add(counts, batch, batch.num_targets)
-        sums, counts = self._sum(sums), self._sum(counts)
+                if anyone(self.ranks, self.run.stop.is_set):
+                    return True
+        sums, counts = summed(self.ranks, sums), summed(self.ranks, counts)
         losses = table.means(sums, counts)
         mean = sum(sums) / max(1.0, sum(counts))
-        if self.ranks.is_first:
-            seconds = round(time.perf_counter() - began, 3)
-            self.logs["validation"].write({"step": self.step, "loss": mean, "losses": losses, "seconds": seconds})
+        self.validated = self.step, mean
+        seconds = round(time.perf_counter() - began, 3)
+        self._write("validation", {"step": self.step, "loss": mean, "losses": losses, "seconds": seconds})
         shown = "  ".join(f"{name} {value:.4f}" for name, value in losses.items())
         say(self.ranks, f"validation at step {self.step}: loss {mean:.4f}  {shown}")
+        return False
 
     def log(self, record: StepRecord) -> None:
-        """One line in train.jsonl; every log_every steps a status line."""
-        if not self.ranks.is_first:
-            return
-        self.logs["train"].write(row(record))
+        """One line in train.jsonl; every log_every steps a status line, and the rank that lags, if there is one."""
+        self._write("train", row(record))
         self.status.add(record)
         if record.step % self.settings.log_every == 0 or record.step == self.settings.max_steps:
             say(self.ranks, self.status.line())
+            if slow := self.clock.straggler():
+                say(self.ranks, f"WARNING {slow}")
+                self._write("events", {"step": self.step, "event": "straggler", "what": slow})
 
     def save(self) -> None:
         """A checkpoint of the state after the current step, unless there is one already."""
@@ -196,22 +223,35 @@ class Trainer:
             return
         plan = dict(self.plan_state or {})
         if "replaced" in plan:  # each rank knows what it replaced
-            plan["replaced"] = checkpoint.merged(self.ranks, plan["replaced"])
-        state = checkpoint.RunState(self.recipe.stage, self.step, plan, self.run.bases, dump_recipe(self.recipe))
-        path = checkpoint.save(self._checkpoints, self.engine, self.ranks, state, self.settings.keep_last)
+            plan["replaced"] = merged(self.ranks, plan["replaced"])
+        state = checkpoint.RunState(
+            stage=self.recipe.stage,
+            step=self.step,
+            plan=plan,
+            bases=self.run.bases,
+            recipe=dump_recipe(self.recipe),
+            health=self.health.state_dict(),
+            validation_loss=self.validated[1] if self.validated and self.validated[0] == self.step else None,
+        )
+        self.clock.forget()
+        self.run.watchdog.beat("saving")
+        self.saver.save(self.engine, state)
+        self.run.watchdog.beat("loading data")
         self.saved_at = self.step
-        say(self.ranks, f"saved {path}")
 
-    def finish(self) -> None:
-        """Validation, weights, and last of all the ``done`` marker."""
-        self.validate()
+    def finish(self) -> int:
+        """Validation, weights, and last of all the ``done`` marker. Exit code."""
+        if self.validate():
+            return REQUEUE
+        self.run.watchdog.beat("writing the weights", warm=False)
         path = self.output / "weights" / "model.safetensors"
         metadata = {"format": "pt", "bases": json.dumps(self.run.bases, sort_keys=True)}
-        digest = checkpoint.save_weights(path, self.engine, self.ranks, self.run.source, metadata)
+        digest = finished.save_weights(path, self.engine, self.ranks, self.run.source, metadata)
         if self.ranks.is_first:
             done = {"stage": self.recipe.stage, "step": self.step, "weights_sha256": digest, "bases": self.run.bases}
-            checkpoint.write_done(self.output, done)
+            finished.write_done(self.output, done)
         say(self.ranks, f"stage {self.recipe.stage} is done: {path}")
+        return 0
 
     # ------------------------------------------------------------------------------------------------------- details
 
@@ -220,12 +260,16 @@ class Trainer:
         return self.output / "checkpoints"
 
     def _resume(self) -> tuple[int, dict[str, Any] | None]:
-        found = checkpoint.newest_whole(
-            self._checkpoints, self.ranks, warn=lambda text: say(self.ranks, f"WARNING {text}")
-        )
+        def warn(text: str) -> None:
+            say(self.ranks, f"WARNING {text}")
+
+        found = newest_anywhere(self._checkpoints, self.ranks, self.upload, warn)
         if found is None:
             return 0, None
-        state = checkpoint.load(found, self.engine, self.ranks, self.recipe.stage, self.run.bases)
+        state = checkpoint.load(found, self.engine, self.ranks, self.recipe, self.run.bases, warn)
+        self.health = Health.from_state(state.health)
+        if state.validation_loss is not None:
+            self.validated = state.step, state.validation_loss
         say(self.ranks, f"resumed from {found} (step {state.step})")
         return state.step, state.plan
 
@@ -233,14 +277,29 @@ class Trainer:
         """The run's folder with its resolved recipe and its logs."""
         self.output.mkdir(parents=True, exist_ok=True)
         checkpoint.write_atomic(self.output / "config.yaml", dump_recipe(self.recipe))
-        return {name: Log(self.output / f"{name}.jsonl", self.step) for name in ("train", "validation")}
+        return {name: Log(self.output / f"{name}.jsonl", self.step) for name in ("train", "validation", "events")}
+
+    def _write(self, log: str, line: dict[str, Any]) -> None:
+        if self.ranks.is_first:
+            self.logs[log].write(line)
 
     def _steps(self) -> Iterator[Step]:
         steps = iter(self.run.data.train(None if self.settings.overfit_one_batch else self.plan_state))
         return repeat(next(steps)) if self.settings.overfit_one_batch else steps
 
-    def _due(self, every: int) -> bool:
-        return self.step % every == 0
+    def _next(self) -> tuple[Step, float]:
+        """This rank's part of the next global step, and how long it was waited for."""
+        began = time.perf_counter()
+        return next(self.steps), time.perf_counter() - began
+
+    def _validation_due(self) -> bool:
+        """Before the first step and every validate_every; the last one is :meth:`finish`'s."""
+        due = self.step % self.settings.validate_every == 0 and self.step < self.settings.max_steps
+        return due and bool(self.run.data.validation_names) and (self.validated or (-1,))[0] != self.step
+
+    def _seed(self, i: int) -> int:
+        """For the dropout of this rank's i-th micro-batch of the step."""
+        return dropout_seed(self.recipe.seed, self.step, i * self.ranks.world_size + self.ranks.rank)
 
     def _forward(self, batch: Any) -> torch.Tensor:
         """Sum of the token losses of one micro-batch."""
@@ -248,33 +307,64 @@ class Trainer:
         return loss
 
     def _count(self, batches: Sequence[Any], waited: float) -> tuple[list[float], StepSize]:
-        """What the whole step holds, over all ranks, and whether anybody must stop. One all-reduce."""
+        """Target tokens per cell of the loss table and what else the whole step holds, over all ranks. One all-reduce.
+
+        Raises:
+            CheckpointError: a save in the background has failed.
+        """
         counts = self.table.zeros()
         for b in batches:
             self.table.add(counts, b, b.num_targets)
         operations = self.run.meter.step(batches) if self.run.meter else (0.0, 0.0)
         size = [sum(b.num_positions for b in batches), sum(b.audio_seconds for b in batches), *operations]
-        added = [*counts, *size, float(self.run.stop.is_set)]
-        places = [0.0] * (2 * self.ranks.world_size)  # a place a rank, so that a sum tells the largest
-        places[self.ranks.rank :: self.ranks.world_size] = waited, peak_gib()
-        everyone = self._sum([*added, *places])
-        waits, peaks = everyone[len(added) :][: self.ranks.world_size], everyone[-self.ranks.world_size :]
-        return everyone[: len(counts)], StepSize(*[*everyone[len(counts) : len(added)], max(waits), max(peaks)])
+        added = [*counts, *size, float(self.run.stop.is_set), float(self.saver.failed)]
+        n, ranks = len(added), self.ranks.world_size
+        places = [0.0] * (3 * ranks)  # a place a rank, so that a sum tells the largest
+        places[self.ranks.rank :: ranks] = waited, peak_gib(), self.clock.lap()
+        everyone = summed(self.ranks, [*added, *places])
+        waits, peaks, own = (everyone[n + i * ranks :][:ranks] for i in range(3))
+        self.clock.start(own)
+        step_size = StepSize(*[*everyone[len(counts) : n], max(waits), max(peaks)])
+        if step_size.failed_saves:
+            self.saver.wait()  # raises what went wrong
+        return everyone[: len(counts)], step_size
 
-    def _sum(self, values: Sequence[float]) -> list[float]:
-        """Sums over all ranks."""
+    def _loss_row(self, batches: Sequence[Any], losses: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Sums of token losses over all ranks, a cell of the loss table each; stays on the device."""
         import torch
 
-        tensor = torch.tensor(values, dtype=torch.float64, device=self.ranks.device)
-        torch.distributed.all_reduce(tensor)
-        return [float(v) for v in tensor.tolist()]
+        row = torch.zeros(len(self.table.cells), dtype=torch.float64, device=self.ranks.device)
+        for batch, loss in zip(batches, losses, strict=True):
+            if batch.weight > 0:
+                row[self.table.place(batch)] += loss
+        with self.clock.waiting():
+            torch.distributed.all_reduce(row)
+        return row
 
-    def _check_finite(self, value: float, batches: Sequence[Any], what: str) -> None:
-        if not math.isfinite(value):
-            keys = [key for b in batches for key in b.keys]
+    def _judge(
+        self, loss: float, norm: float, applied: bool, batches: Sequence[Any], losses: Sequence[torch.Tensor]
+    ) -> None:
+        """Count the step; report one that was skipped or leaps, and stop after too many skipped in a row."""
+        verdict = self.health.judge(loss, norm, applied)
+        if verdict is None:
+            return
+        step, suspected = self.step + 1, suspects(self.ranks, batches, losses, verdict)
+        numbers = {"loss": loss if math.isfinite(loss) else str(loss), "grad_norm": norm if applied else None}
+        rows = [s.row() for s in suspected[:MOST_SUSPECTS]]
+        self._write("events", {"step": step, "event": verdict, **numbers, "micro_batches": rows})
+        worst = suspected[0] if suspected else None
+        keys = f"; look at {', '.join(worst.keys[:10])} of rank {worst.rank}" if worst else ""
+        say(self.ranks, f"WARNING step {step}: {verdict}, loss {loss:.4g}, gradient norm {norm:.4g}{keys}")
+        if self.settings.save_bad_batches:
+            for s in suspected[: 1 if verdict == "spike" else MOST_SUSPECTS]:
+                if s.rank == self.ranks.rank:
+                    i = s.place // self.ranks.world_size
+                    save_batch(self.output / "bad", step, s, batches[i].model_inputs(), self._seed(i))
+        if self.health.in_a_row >= self.settings.max_bad_steps:
             raise TrainingError(
-                f"{what} of step {self.step + 1} is {value}; this rank's samples: {', '.join(keys[:20])}. "
-                "The last checkpoint is not touched; look at these samples, or lower optimizer.peak_lr"
+                f"{self.health.in_a_row} steps in a row were skipped, up to step {step}: loss or gradient is not "
+                f"finite{keys}. The last checkpoint is not touched; look at {self.output / 'events.jsonl'}, exclude "
+                "bad samples (data.train[].exclude), lower optimizer.peak_lr or raise trainer.max_bad_steps"
             )
 
 

@@ -60,7 +60,7 @@ def read_slices(engine: Any, rank: int, world_size: int) -> Iterator[tuple[str, 
             if kind == MASTER and not _same(part, weight):
                 raise CheckpointError(f"{name}: the fp32 copy that DeepSpeed gives out is not that of the weight")
             if (partitioned or index % world_size == rank) and part.numel():
-                yield name, kind, start, part.detach().float().cpu().clone()
+                yield name, kind, start, part.detach().to("cpu", _float32(), copy=True)
 
 
 def _local(p: Any, kind: str) -> torch.Tensor:

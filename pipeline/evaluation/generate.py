@@ -112,8 +112,8 @@ def decode(
         ScoreError: ``out`` holds output of other settings.
         ModelError, DataError, StorageError: run or dataset cannot be used.
     """
-    from pipeline.checkpoint import read_done
     from pipeline.decoding import Guards, ask, load_for_decoding, place
+    from pipeline.finished import read_done
     from shards.index import open_dataset
 
     weights = str(read_done(run)["weights_sha256"])

@@ -179,8 +179,8 @@ def test_unequal_ranks_do_not_hang(parts: Path) -> None:
 
 
 def _learn_one_batch(parts: str, output: str) -> int:
-    from pipeline.checkpoint import read_done
     from pipeline.engine import init_distributed, initialize, resolve_deepspeed
+    from pipeline.finished import read_done
     from pipeline.model.build import load_tokenizer
     from pipeline.prompts import Mode
     from pipeline.resilience import StopRequest

@@ -17,6 +17,7 @@ from pipeline.resilience import StopRequest
 from pipeline.stages import STAGES, module_of
 from pipeline.trainer import Run, Trainer
 
+_TRAINER: dict[str, Any] = {"validate_every": 3, "save_every": 3, "log_every": 2, "save_in_background": "never"}
 WORDS, WIDTH = 11, 7  # odd, so that nothing divides evenly among ranks
 
 
@@ -137,7 +138,7 @@ def toy_recipe(
         model=ModelConfig(llm=LlmConfig(checkpoint="none"), extractor="none"),
         data=DataConfig(train=[DatasetConfig(path="none")], micro_batches_per_step=micro_batches),
         optimizer=OptimizerConfig(start_lr=1e-3, peak_lr=1e-2, final_lr=1e-3, warmup_steps=2, weight_decay=0.1),
-        trainer=TrainerConfig(max_steps=steps, validate_every=3, save_every=3, log_every=2, **trainer),
+        trainer=TrainerConfig(**{**_TRAINER, "max_steps": steps, **trainer}),
     )
 
 

@@ -61,8 +61,8 @@ def tiny_recipe(parts: Path, output: Path, stage: int = 4, dropout: float = 0.0,
 
 def finished_run(parts: Path) -> Path:
     """``PARTS/run``: a run of stage 4 that has finished without learning anything."""
-    from pipeline.checkpoint import write_done
     from pipeline.config import save_recipe
+    from pipeline.finished import write_done
     from pipeline.model.build import WEIGHTS, build_model, own_state_dict, save_own_weights
 
     run = parts / "run"

@@ -44,7 +44,7 @@ def test_dry_run_prints_both_configurations_and_needs_no_weights() -> None:
     assert "max_steps: 77" in result.stdout
     assert "init_from: demo/exp/stage1" in result.stdout
     assert '"train_batch_size": 2' in result.stdout
-    assert "auto" not in result.stdout
+    assert '"auto"' not in result.stdout  # in DeepSpeed's JSON
 
 
 def test_a_wrong_key_is_told_without_a_traceback() -> None:

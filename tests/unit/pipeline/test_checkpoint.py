@@ -1,27 +1,38 @@
-"""Commit, verification and selection of checkpoints, by one process with a stand-in for an engine's tensors."""
+"""Commit, verification, selection, rotation and copies of checkpoints, by one process with a dict for an engine."""
 
 from __future__ import annotations
 
 import json
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
 from pipeline import checkpoint
-from pipeline.checkpoint import MANIFEST, RunState, newest_whole, problem_of, read_done, save, write_done
+from pipeline.agreement import merged
+from pipeline.checkpoint import MANIFEST, RunState, newest_whole, problem_of
+from pipeline.config import DatasetConfig, Recipe, dump_recipe
 from pipeline.engine import Ranks
-from shards.errors import CheckpointError
+from pipeline.finished import check_weights, read_done, write_done
+from pipeline.saver import Retention, Saver
+from pipeline.upload import Upload, newest_anywhere, open_upload
+from shards.errors import CheckpointError, StorageError
 
 ALONE = Ranks(0, 1, 0, torch.device("cpu"))
 
 
-@pytest.fixture(autouse=True)
-def one_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No process group: agreements are with oneself; the engine is a dict of flat tensors."""
-    monkeypatch.setattr(torch.distributed, "barrier", lambda: None)
-    monkeypatch.setattr(torch.distributed, "all_gather_object", lambda out, mine: out.__setitem__(0, mine))
+@pytest.fixture(scope="module", autouse=True)
+def one_process() -> Iterator[None]:
+    """A process group of one."""
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
 
+
+@pytest.fixture(autouse=True)
+def engine_of_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
     def slices(engine: dict[str, torch.Tensor], rank: int, world_size: int) -> object:
         for name, tensor in engine.items():
             for kind in ("master", "exp_avg", "exp_avg_sq"):
@@ -30,9 +41,17 @@ def one_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checkpoint, "read_slices", slices)
 
 
+def saver(folder: Path, keep: Retention | None = None, background: str = "never", upload: str | None = None) -> Saver:
+    return Saver(folder, ALONE, keep or Retention(3), background, Upload(upload) if upload else None, 30)
+
+
+def state(step: int, loss: float | None = None) -> RunState:
+    return RunState(4, step, {"next": step}, {"llm": "abc"}, "name: x\n", validation_loss=loss)
+
+
 def write(folder: Path, step: int, keep_last: int = 3) -> Path:
-    engine = {"encoder.weight": torch.full((5,), float(step))}
-    return save(folder, engine, ALONE, RunState(4, step, {"next": step}, {"llm": "abc"}, "name: x\n"), keep_last)
+    saver(folder, Retention(keep_last)).save({"encoder.weight": torch.full((5,), float(step))}, state(step))
+    return folder / checkpoint.name_of(step)
 
 
 def test_committed_checkpoint_is_whole_and_says_what_it_holds(tmp_path: Path) -> None:
@@ -60,15 +79,15 @@ def test_the_same_step_can_be_saved_again(tmp_path: Path) -> None:
 def test_newest_whole_checkpoint_is_used_and_the_broken_one_named(tmp_path: Path, damage: str) -> None:
     write(tmp_path, 1)
     newest = write(tmp_path, 2)
-    state = newest / "state-00000.safetensors"
+    file = newest / "state-00000.safetensors"
     if damage == "flip":
-        data = bytearray(state.read_bytes())
+        data = bytearray(file.read_bytes())
         data[-3] ^= 1
-        state.write_bytes(data)
+        file.write_bytes(data)
     elif damage == "cut":
-        state.write_bytes(state.read_bytes()[:-4])
+        file.write_bytes(file.read_bytes()[:-4])
     elif damage == "remove":
-        state.unlink()
+        file.unlink()
     elif damage == "manifest":
         (newest / MANIFEST).write_text('{"format": 1, "fi')
     else:
@@ -79,6 +98,8 @@ def test_newest_whole_checkpoint_is_used_and_the_broken_one_named(tmp_path: Path
     assert found.name == "step-00000001"
     assert len(warnings) == 1
     assert "step-00000002 is broken" in warnings[0]
+    assert checkpoint.complete_names(tmp_path) == ["step-00000001"]
+    assert (tmp_path / "broken-step-00000002").is_dir()  # for whoever wants to know why
 
 
 def test_none_at_all_is_not_the_same_as_all_broken(tmp_path: Path) -> None:
@@ -109,11 +130,15 @@ def test_any_range_is_read_from_any_slices(tmp_path: Path) -> None:
     files = {f"{i}.safetensors": {} for i in range(3)}
     slices = {"w": [[f"{i}.safetensors", a, b] for i, (a, b) in enumerate(((0, 4), (4, 8), (8, 10)))]}
     reader = checkpoint._SliceReader(tmp_path, {"files": files, "slices": slices})
+    reader.check({"w": 10})
     for start in range(10):
         for end in range(start, 11):
             assert torch.equal(reader.read("w", "master", start, end), whole[start:end])
-    with pytest.raises(CheckpointError, match="another model"):
+    with pytest.raises(CheckpointError, match="not all there"):
         reader.read("w", "master", 5, 12)
+    for sizes, message in (({"w": 8}, "another model size: w has 10"), ({"w": 10, "v": 1}, "such as v")):
+        with pytest.raises(CheckpointError, match=message):
+            reader.check(sizes)
 
 
 def test_done_marker(tmp_path: Path) -> None:
@@ -129,13 +154,179 @@ def test_done_marker(tmp_path: Path) -> None:
 def test_weights_of_a_run_are_checked_before_use(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     path.write_bytes(b"weights")
-    good = checkpoint._seal(path)["sha256"]
-    checkpoint.check_weights(path, good, ALONE)
+    good = checkpoint.seal(path)["sha256"]
+    check_weights(path, good, ALONE)
     path.write_bytes(b"weightS")
     with pytest.raises(CheckpointError, match="changed or damaged"):
-        checkpoint.check_weights(path, good, ALONE)
+        check_weights(path, good, ALONE)
 
 
 def test_lists_of_ranks_are_merged_once_each(tmp_path: Path) -> None:
     items = [{"step": 2, "key": "b"}, {"key": "a", "step": 1}, {"key": "b", "step": 2}]
-    assert checkpoint.merged(ALONE, items) == [{"key": "a", "step": 1}, {"key": "b", "step": 2}]
+    assert merged(ALONE, items) == [{"key": "a", "step": 1}, {"key": "b", "step": 2}]
+
+
+def test_a_checkpoint_of_another_version_is_not_taken_for_damage(tmp_path: Path) -> None:
+    manifest = write(tmp_path, 1) / MANIFEST
+    manifest.write_text(manifest.read_text().replace('"format": 2', '"format": 99'))
+    with pytest.raises(CheckpointError, match="has format 99, this code reads 2"):
+        newest_whole(tmp_path, ALONE, print)
+    assert checkpoint.complete_names(tmp_path) == ["step-00000001"]
+
+
+# ----------------------------------------------------------------------------------------------------------- rotation
+
+
+def test_last_best_and_every_kth_stay() -> None:
+    saved = [(10, 3.0), (20, 1.0), (25, None), (30, 2.0), (40, 5.0), (50, 4.0)]
+    assert Retention(2, 1, 30).doomed(saved) == [10, 25]
+    assert Retention(1, 0, 0).doomed(saved) == [10, 20, 25, 30, 40]
+    assert Retention(0, 0, 0).doomed([(7, None)]) == []
+
+
+def test_the_last_good_one_is_never_rotated_away(tmp_path: Path) -> None:
+    """Two newer ones are damaged; a run that resumes from step 1 keeps one checkpoint and saves step 2."""
+    for step in (1, 5, 6):
+        write(tmp_path, step)
+    for step in (5, 6):
+        (tmp_path / checkpoint.name_of(step) / "state-00000.safetensors").write_bytes(b"")
+    assert newest_whole(tmp_path, ALONE, lambda _: None) == tmp_path / "step-00000001"
+    write(tmp_path, 2, keep_last=1)
+    assert newest_whole(tmp_path, ALONE, print) == tmp_path / "step-00000002"
+
+
+def test_a_damaged_one_does_not_count_as_kept(tmp_path: Path) -> None:
+    for step in (1, 2):
+        write(tmp_path, step)
+    (tmp_path / "step-00000002" / MANIFEST).write_text("{")
+    write(tmp_path, 3, keep_last=2)
+    assert checkpoint.complete_names(tmp_path) == ["step-00000001", "step-00000002", "step-00000003"]
+
+
+# --------------------------------------------------------------------------------------------------- in the background
+
+
+def test_training_goes_on_while_a_checkpoint_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is written is what was there at the call, whatever became of it meanwhile."""
+    go, real = threading.Event(), checkpoint.write_rank_file
+
+    def slow(*args: object) -> object:
+        assert go.wait(30)
+        return real(*args)
+
+    monkeypatch.setattr(checkpoint, "write_rank_file", slow)
+    weights, writer = {"w": torch.zeros(5)}, saver(tmp_path, background="always")
+    writer.save(weights, state(1))
+    weights["w"] += 1
+    assert checkpoint.complete_names(tmp_path) == []
+    go.set()
+    writer.wait()
+    from safetensors.torch import load_file
+
+    assert problem_of(tmp_path / "step-00000001") is None
+    assert not load_file(tmp_path / "step-00000001" / "state-00000.safetensors")["w|master"].any()
+
+
+def test_a_failure_in_the_background_is_raised_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    writer = saver(tmp_path, background="always")
+    with monkeypatch.context() as m:
+        m.setattr("safetensors.torch.save_file", full)
+        writer.save({"w": torch.zeros(5)}, state(1))
+        with pytest.raises(CheckpointError, match="No space left"):
+            writer.wait()
+    assert list(tmp_path.iterdir()) == []  # the space is given back
+    writer.save({"w": torch.zeros(5)}, state(2))
+    writer.wait()
+    assert checkpoint.complete_names(tmp_path) == ["step-00000002"]
+
+
+@pytest.mark.parametrize(("free", "threads"), [(0, 0), (10**12, 1)])
+def test_auto_looks_at_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int, threads: int) -> None:
+    started = []
+    monkeypatch.setattr("pipeline.saver._free_memory", lambda: free)
+    monkeypatch.setattr(threading.Thread, "start", lambda thread: started.append(thread.name))
+    monkeypatch.setattr(threading.Thread, "join", lambda self: None)
+    saver(tmp_path, background="auto").save({"w": torch.zeros(5)}, state(1))
+    assert started == ["saver"] * threads
+
+
+# ------------------------------------------------------------------------------------------------------------- copies
+
+
+def test_a_lost_disk_goes_on_from_the_copy(tmp_path: Path) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    writer = saver(here, Retention(2, 0, 0), upload=str(there))
+    for step in (1, 2, 3):
+        writer.save({"w": torch.full((5,), float(step))}, state(step))
+    upload = Upload(str(there))
+    assert upload.names() == ["step-00000002", "step-00000003"]
+    assert newest_anywhere(tmp_path / "new", ALONE, upload, print) == tmp_path / "new" / "step-00000003"
+    (here / "step-00000003" / "recipe.yaml").write_text("x")
+    assert newest_anywhere(here, ALONE, upload, lambda _: None) == here / "step-00000003"  # a whole one replaced it
+
+
+def test_a_copy_without_manifest_does_not_count_and_a_damaged_one_is_named(tmp_path: Path) -> None:
+    writer = saver(tmp_path / "here", upload=str(tmp_path / "there"))
+    for step in (1, 2, 3):
+        writer.save({"w": torch.zeros(5)}, state(step))
+    (tmp_path / "there" / "step-00000003" / MANIFEST).unlink()
+    (tmp_path / "there" / "step-00000002" / "recipe.yaml").write_text("x")
+    warnings: list[str] = []
+    found = newest_anywhere(tmp_path / "new", ALONE, Upload(str(tmp_path / "there")), warnings.append)
+    assert found == tmp_path / "new" / "step-00000001"
+    assert len(warnings) == 1
+    assert "step-00000002 is broken" in warnings[0]
+
+
+def test_the_manifest_is_copied_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+    monkeypatch.setattr(Upload, "_put", lambda self, path, name: order.append(name))
+    saver(tmp_path / "here", upload=str(tmp_path / "there")).save({"w": torch.zeros(5)}, state(1))
+    assert order == ["state-00000.safetensors", "recipe.yaml", MANIFEST]
+
+
+def test_a_failed_copy_is_told_and_stops_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def down(*_: object) -> None:
+        raise StorageError("s3://bucket: 503 after 5 attempts")
+
+    monkeypatch.setattr(Upload, "_put", down)
+    saver(tmp_path / "here", upload=str(tmp_path / "there")).save({"w": torch.zeros(5)}, state(1))
+    assert "WARNING the checkpoint of step 1 is not in" in capsys.readouterr().out
+    assert problem_of(tmp_path / "here" / "step-00000001") is None
+
+
+def test_copies_to_the_same_folder_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="name another place"):
+        open_upload(str(tmp_path / "run" / "checkpoints"), tmp_path / "run")
+
+
+# -------------------------------------------------------------------------------------------------------- the recipe
+
+
+def recipe_of(**changes: object) -> Recipe:
+    made = Recipe(name="x", stage=1, output="x")
+    made.model.extractor, made.model.llm.checkpoint = "e", "l"
+    made.data.train = [DatasetConfig(path="p")]
+    for name, value in changes.items():
+        *parents, leaf = name.split("__")
+        node: object = made
+        for parent in parents:
+            node = getattr(node, parent)
+        setattr(node, leaf, value)
+    return made
+
+
+def test_a_checkpoint_of_another_recipe_is_refused_where_it_matters_and_told_where_it_does_not() -> None:
+    warnings: list[str] = []
+    saved = dump_recipe(recipe_of())
+    checkpoint._check_recipe(Path("c"), saved, recipe_of(), warnings.append)
+    assert not warnings
+    with pytest.raises(CheckpointError, match=r"another recipe: model\.lora\.alpha was 32, is 16"):
+        checkpoint._check_recipe(Path("c"), saved, recipe_of(model__lora__alpha=16), warnings.append)
+    checkpoint._check_recipe(Path("c"), saved, recipe_of(optimizer__peak_lr=1.0), warnings.append)
+    assert warnings == ["the recipe is not that of c: optimizer.peak_lr was 5e-05, is 1.0"]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import Recipe, dump_recipe, load_recipe, save_recipe
+from pipeline.config import Recipe, changes, dump_recipe, load_recipe, load_recipes, save_recipe
 from shards.errors import ConfigError
 
 MINIMAL = """
@@ -84,3 +84,35 @@ def test_missing_things_are_named(tmp_path: Path) -> None:
     unset.write_text(MINIMAL.replace("output: out", ""))
     with pytest.raises(ConfigError, match="output has no value"):
         load_recipe(unset)
+
+
+def test_a_chain_of_stages_is_their_files_in_order(tmp_path: Path) -> None:
+    for n in (1, 2, 3):
+        (tmp_path / f"stage{n}.yaml").write_text(
+            MINIMAL.replace("stage: 1", f"stage: {n}").replace("out\n", "out/stage${stage}\n")
+            + f"init_from: out/{n - 1}"
+        )
+    assert [r.output for r in load_recipes(tmp_path, "2-3")] == ["out/stage2", "out/stage3"]
+    assert [r.stage for r in load_recipes(tmp_path / "stage1.yaml", "2")] == [2]
+    first, second = load_recipes(tmp_path, "2-3", init_from="elsewhere")
+    assert (first.init_from, first.init_from_any) == ("elsewhere", True)
+    assert (second.init_from, second.init_from_any) == ("out/2", False)
+
+
+@pytest.mark.parametrize(
+    ("stages", "overrides", "message"),
+    [("4-2", [], "write one"), ("a", [], "write one"), ("1-2", ["output=same"], "share an output")],
+)
+def test_a_chain_that_cannot_be_is_refused(tmp_path: Path, stages: str, overrides: list[str], message: str) -> None:
+    for n in (1, 2):
+        (tmp_path / f"stage{n}.yaml").write_text(MINIMAL.replace("stage: 1", f"stage: {n}") + "init_from: x")
+    with pytest.raises(ConfigError, match=message):
+        load_recipes(tmp_path, stages, overrides)
+
+
+def test_changes_between_recipes_are_told_by_their_dotted_names(recipe_file: Path) -> None:
+    old = dump_recipe(load_recipe(recipe_file))
+    assert changes(old, load_recipe(recipe_file)) == {}
+    new = load_recipe(recipe_file, ["optimizer.peak_lr=1", "trainer.upload=s3://b/p"])
+    assert changes(old, new) == {"optimizer.peak_lr": (5e-5, 1.0), "trainer.upload": (None, "s3://b/p")}
+    assert changes(old.replace("seed: 1\n", ""), new)["seed"] == (None, 1)  # a setting that did not exist then

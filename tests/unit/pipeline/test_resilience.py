@@ -56,3 +56,19 @@ def test_a_lost_peer_is_told_with_advice(capfd: pytest.CaptureFixture[str]) -> N
 def test_what_is_a_lost_peer() -> None:
     assert lost_peer(RuntimeError("Timed out waiting 1800000ms for recv operation to complete"))
     assert not lost_peer(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+
+
+def test_a_time_limit_is_a_stop_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1_000_000.0
+    monkeypatch.delenv("SLURM_JOB_END_TIME", raising=False)
+    monkeypatch.setattr("pipeline.resilience.time.time", lambda: now)
+    stop, never = StopRequest().at_the_latest(60.0, 300.0), StopRequest().at_the_latest(None, 300.0)
+    monkeypatch.setenv("SLURM_JOB_END_TIME", str(int(now) + 330))
+    slurm = StopRequest().at_the_latest(60.0, 300.0)
+    assert not any(request.is_set for request in (stop, slurm, never))
+    now += 31
+    assert slurm.is_set
+    assert not stop.is_set
+    now += 30
+    assert stop.is_set
+    assert not never.is_set

@@ -1,0 +1,76 @@
+"""What ranks decide together: one that fails makes all fail, with its own words.
+
+Each function is collective: every rank calls it, or all wait for the one that does not.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from pipeline.engine import Ranks
+from shards.errors import CheckpointError, SpeakerLMError
+
+
+def barrier() -> None:
+    """Wait for everybody."""
+    import torch
+
+    torch.distributed.barrier()
+
+
+def agree(ranks: Ranks, work: Callable[[], Any], group: Any = None) -> list[Any]:
+    """Do ``work`` on each rank; all ranks get all results, or all raise if one failed.
+
+    Args:
+        group: process group of a thread that must not meet the main thread's messages.
+
+    Raises:
+        The class of the first rank's error, or a CheckpointError where the operating system failed; names the ranks.
+    """
+    import torch
+    from safetensors import SafetensorError
+
+    mine: tuple[Any, type[SpeakerLMError] | None, str]
+    try:
+        mine = (work(), None, "")
+    except SpeakerLMError as e:
+        mine = (None, type(e), f"rank {ranks.rank}: {e}")
+    except (OSError, SafetensorError) as e:
+        mine = (None, CheckpointError, f"rank {ranks.rank}: {e}")
+    everyone: list[Any] = [None] * ranks.world_size
+    torch.distributed.all_gather_object(everyone, mine, group=group)
+    failures = [(error, text) for _, error, text in everyone if error]
+    if failures:
+        raise failures[0][0]("; ".join(text for _, text in failures))
+    return [result for result, *_ in everyone]
+
+
+def first_rank_first(ranks: Ranks, work: Callable[[], Any]) -> None:
+    """Let rank 0 do something whose result on disk the others then find."""
+    if ranks.is_first:
+        work()
+    barrier()
+    if not ranks.is_first:
+        work()
+
+
+def merged(ranks: Ranks, items: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What all ranks list, each item once, in one order."""
+    lists = agree(ranks, lambda: items)
+    return [json.loads(text) for text in sorted({json.dumps(item, sort_keys=True) for each in lists for item in each})]
+
+
+def sums(ranks: Ranks, values: Sequence[float]) -> list[float]:
+    """Each value's sum over all ranks."""
+    import torch
+
+    tensor = torch.tensor(values, dtype=torch.float64, device=ranks.device)
+    torch.distributed.all_reduce(tensor)
+    return [float(v) for v in tensor.tolist()]
+
+
+def anyone(ranks: Ranks, flag: bool) -> bool:
+    """Whether it holds on any rank."""
+    return sums(ranks, [float(flag)])[0] > 0

@@ -1,0 +1,203 @@
+"""When checkpoints are written and by whom: in a thread where memory allows, then copied away, then rotated.
+
+Training stops for the copy of this rank's slices into CPU memory. The thread writes, syncs and hashes the file; the
+threads of all ranks agree over a process group of their own; rank 0 commits. A kill in the middle leaves a folder
+without a name. What went wrong in the thread is raised in the main thread of every rank after the same step.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from pipeline import checkpoint
+from pipeline.agreement import agree
+from pipeline.checkpoint import RunState, Snapshot
+from pipeline.engine import Ranks, say
+from pipeline.upload import Upload
+from shards.errors import CheckpointError, SpeakerLMError, StorageError
+
+SPARE = 2.0  # a background save wants so many times its size as free memory
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """Which checkpoints stay."""
+
+    last: int = 3
+    best: int = 1  # by validation loss
+    every: int = 0  # also those whose step is a multiple of it; 0: none
+
+    def doomed(self, checkpoints: Sequence[tuple[int, float | None]]) -> list[int]:
+        """Steps to delete, of (step, validation loss). The newest always stays."""
+        steps = sorted(step for step, _ in checkpoints)
+        kept = set(steps[-max(1, self.last) :])
+        ranked = sorted((loss, step) for step, loss in checkpoints if loss is not None)
+        kept |= {step for _, step in ranked[: self.best]}
+        if self.every:
+            kept |= {step for step in steps if step % self.every == 0}
+        return [step for step in steps if step not in kept]
+
+
+class Saver:
+    """Writes the checkpoints of one run."""
+
+    def __init__(
+        self, folder: Path, ranks: Ranks, keep: Retention, background: str, upload: Upload | None, limit: float
+    ) -> None:
+        """Collective.
+
+        Args:
+            background: ``auto``, ``always`` or ``never``.
+            limit: seconds that the threads may wait for each other.
+        """
+        import torch
+
+        self._folder, self._ranks, self._keep = folder, ranks, keep
+        self._background, self._upload = background, upload
+        self._group = torch.distributed.new_group(backend="gloo", timeout=timedelta(seconds=limit))
+        self._thread: threading.Thread | None = None
+        self._error: SpeakerLMError | None = None
+        self._stalled = 0.0
+        if ranks.is_first:
+            checkpoint.remove_leftovers(folder)
+
+    @property
+    def failed(self) -> bool:
+        """A save in the background has ended badly; :meth:`wait` raises it."""
+        return self._error is not None
+
+    def take_stalled(self) -> float:
+        """Seconds that training has stood still for saving since the last call."""
+        stalled, self._stalled = self._stalled, 0.0
+        return stalled
+
+    def save(self, engine: Any, state: RunState) -> None:
+        """Write one checkpoint, perhaps after this call has returned. Collective.
+
+        Raises:
+            CheckpointError: on every rank, if any rank could not write this one (or, in the background, the one
+                before); nothing is committed then.
+        """
+        self.wait()
+        began = time.perf_counter()
+        try:
+            held: list[Snapshot] = []
+            sizes = agree(self._ranks, lambda: self._prepare(engine, state, held))
+            copied = time.perf_counter() - began
+            if self._in_background(sizes):
+                self._thread = threading.Thread(target=self._guarded, args=(held, state, copied), name="saver")
+                self._thread.daemon = True  # a run that fails does not wait for it
+                self._thread.start()
+            else:
+                self._write(held, state, copied)
+        finally:
+            self._stalled += time.perf_counter() - began
+
+    def wait(self) -> None:
+        """Until the save in the background, if there is one, has ended.
+
+        Raises:
+            CheckpointError: it failed; the same on every rank.
+        """
+        began = time.perf_counter()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        self._stalled += time.perf_counter() - began
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+
+    def _prepare(self, engine: Any, state: RunState, held: list[Snapshot]) -> tuple[int, int]:
+        """Copy this rank's slices; (bytes, free memory of this machine)."""
+        if self._ranks.is_first:
+            partial = checkpoint.partial_of(self._folder, state.step)
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+        held.append(checkpoint.snapshot(engine, self._ranks))
+        return held[0].bytes, _free_memory()
+
+    def _in_background(self, sizes: Sequence[tuple[int, int]]) -> bool:
+        """The copy is held already; what must fit beside it is what training takes meanwhile."""
+        fits = all(free > (SPARE - 1) * size * len(sizes) for size, free in sizes)
+        return self._background == "always" or (self._background == "auto" and fits)
+
+    def _guarded(self, held: list[Snapshot], state: RunState, copied: float) -> None:
+        try:
+            self._write(held, state, copied)
+        except SpeakerLMError as e:
+            self._error = e
+        except RuntimeError as e:  # a rank is gone: the main thread gets to know by itself
+            self._error = CheckpointError(f"the checkpoint of step {state.step} was not finished: {e}")
+
+    def _write(self, held: list[Snapshot], state: RunState, copied: float) -> None:
+        began = time.perf_counter()
+        partial = checkpoint.partial_of(self._folder, state.step)
+        try:
+            part = agree(
+                self._ranks, lambda: checkpoint.write_rank_file(partial, held[0], self._ranks.rank), self._group
+            )
+            agree(self._ranks, lambda: self._commit(state, part), self._group)
+        except SpeakerLMError:
+            if self._ranks.is_first:
+                shutil.rmtree(partial, ignore_errors=True)  # on a full disk the space is wanted
+            raise
+        finally:
+            held.clear()
+        seconds = time.perf_counter() - began
+        say(self._ranks, f"saved {self._folder / checkpoint.name_of(state.step)} ({copied:.1f} s + {seconds:.1f} s)")
+        self._copy_away(state.step)
+        agree(self._ranks, self._rotate, self._group)
+
+    def _commit(self, state: RunState, written: Sequence[dict[str, Any]]) -> None:
+        if self._ranks.is_first:
+            checkpoint.commit(self._folder, state, written)
+
+    def _copy_away(self, step: int) -> None:
+        """A copy that fails is told and tried again with the next checkpoint; the one on disk is whole."""
+        if self._upload is None:
+            return
+        path, upload = self._folder / checkpoint.name_of(step), self._upload
+        try:
+            agree(self._ranks, lambda: upload.put_rank_file(path, self._ranks.rank), self._group)
+            agree(self._ranks, lambda: upload.commit(path) if self._ranks.is_first else None, self._group)
+        except StorageError as e:
+            say(self._ranks, f"WARNING the checkpoint of step {step} is not in {upload.url}: {e}")
+
+    def _rotate(self) -> None:
+        if not self._ranks.is_first:
+            return
+        for step in self._keep.doomed(_usable(self._folder)):
+            checkpoint.remove(self._folder / checkpoint.name_of(step))
+        if self._upload is not None:
+            with contextlib.suppress(StorageError):  # they cost money, not training; the next rotation tries again
+                self._upload.rotate(self._keep.doomed)
+
+
+def _usable(folder: Path) -> list[tuple[int, float | None]]:
+    """(step, validation loss) of checkpoints that look whole; one that does not is neither counted nor deleted."""
+    found = []
+    for name in checkpoint.complete_names(folder):
+        with contextlib.suppress(CheckpointError, OSError):
+            manifest = checkpoint.read_manifest(folder / name)
+            if all((folder / name / f).stat().st_size == seal["bytes"] for f, seal in manifest["files"].items()):
+                found.append((int(manifest["step"]), manifest.get("validation_loss")))
+    return found
+
+
+def _free_memory() -> int:
+    """Bytes that may still be taken here; a container's limit counts."""
+    fields = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines())
+    free = int(fields["MemAvailable"].split()[0]) * 1024
+    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+    with contextlib.suppress(OSError, ValueError):
+        free = min(free, int(limit.read_text()) - int(used.read_text()))
+    return free

@@ -1,0 +1,119 @@
+"""A second home for checkpoints in another storage, such as ``s3://bucket/prefix``: for a cluster whose disks are lent.
+
+The order is that of the disk: the manifest comes last, so that a copy without one does not count.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from pipeline import checkpoint
+from pipeline.agreement import agree
+from pipeline.checkpoint import MANIFEST, PREFIX
+from pipeline.engine import Ranks
+from shards.errors import CheckpointError
+from shards.storage import open_storage
+
+BLOCK = 1 << 22
+
+
+class Upload:
+    """Copies of one run's checkpoints."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self._storage = open_storage(url)
+
+    def put_rank_file(self, path: Path, rank: int) -> None:
+        """Copy one rank's file of a checkpoint.
+
+        Raises:
+            StorageError: after retries.
+        """
+        for file in path.glob(f"state-{rank:05d}.*"):
+            self._put(path, file.name)
+
+    def commit(self, path: Path) -> None:
+        """Copy what is left of it, the manifest last."""
+        manifest = checkpoint.read_manifest(path)
+        for name in manifest["files"]:
+            if not name.startswith("state-"):
+                self._put(path, name)
+        self._put(path, MANIFEST)
+
+    def _put(self, path: Path, name: str) -> None:
+        with (path / name).open("rb") as source, self._storage.create(f"{path.name}/{name}", wait=True) as target:
+            shutil.copyfileobj(source, target, BLOCK)
+
+    def names(self) -> list[str]:
+        """Committed copies, oldest first."""
+        paths = [p.split("/") for p in self._storage.list(PREFIX)]
+        return sorted(p[0] for p in paths if len(p) == 2 and p[1] == MANIFEST)
+
+    def rotate(self, doomed: Callable[[Sequence[tuple[int, float | None]]], list[int]]) -> None:
+        """Delete copies by the rule of the disk; the manifest goes first."""
+        manifests = [json.loads(self._storage.read(f"{name}/{MANIFEST}")) for name in self.names()]
+        for step in doomed([(m["step"], m.get("validation_loss")) for m in manifests]):
+            name = checkpoint.name_of(step)
+            self._storage.delete(f"{name}/{MANIFEST}")
+            for path in list(self._storage.list(f"{name}/")):
+                self._storage.delete(path)
+
+    def fetch_newer(self, folder: Path, than: str, warn: Callable[[str], None]) -> bool:
+        """Bring the newest whole copy into ``folder``, if it is newer than the checkpoint of that name.
+
+        Raises:
+            StorageError: the storage failed.
+        """
+        for name in reversed([n for n in self.names() if n > than]):
+            partial = folder / f".{name}.partial"
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+            for path in self._storage.list(f"{name}/"):
+                with self._storage.stream(path) as source, (partial / path.rpartition("/")[2]).open("wb") as target:
+                    shutil.copyfileobj(source, target, BLOCK)
+            problem = checkpoint.problem_of(partial)
+            if problem is None:
+                checkpoint.give_name(partial, folder / name)
+                return True
+            shutil.rmtree(partial, ignore_errors=True)
+            warn(f"the copy {self.url}/{name} is broken and passed over: {problem}")
+        return False
+
+
+def newest_anywhere(folder: Path, ranks: Ranks, upload: Upload | None, warn: Callable[[str], None]) -> Path | None:
+    """The newest whole checkpoint, brought here from its copy where that is newer. Collective.
+
+    Raises:
+        CheckpointError: there are checkpoints, but every one is broken, here and there.
+        StorageError: the copies cannot be read.
+    """
+    found: Path | None = None
+    lost: CheckpointError | None = None
+    try:
+        found = checkpoint.newest_whole(folder, ranks, warn)
+    except CheckpointError as e:
+        lost = e
+    if upload is not None:
+        than = found.name if found else ""
+        if agree(ranks, lambda: ranks.is_first and upload.fetch_newer(folder, than, warn))[0]:
+            return checkpoint.newest_whole(folder, ranks, warn)
+    if lost is not None:
+        raise lost
+    return found
+
+
+def open_upload(url: str | None, output: Path) -> Upload | None:
+    """Where copies go: a folder of the run's own name under ``url``.
+
+    Raises:
+        CheckpointError: it is the run's own folder.
+    """
+    if url is None:
+        return None
+    if "://" not in url and Path(url).resolve() in (output.resolve(), (output / "checkpoints").resolve()):
+        raise CheckpointError(f"trainer.upload is {url}, where the checkpoints are anyway; name another place")
+    return Upload(url)

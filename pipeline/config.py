@@ -83,6 +83,7 @@ class DatasetConfig:
     weight: float = 1.0  # share of micro-batches among the datasets of this stage
     hours: float | None = None  # a seeded, nested subset; None: all of it
     exclude: str | None = None  # file with one key, session or speaker a line
+    extractor: str | None = None  # whose vectors `embed` wrote beside the shards; None: those of the packing
 
 
 @dataclass

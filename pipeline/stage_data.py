@@ -20,6 +20,7 @@ from pipeline.prompts import Mode, PromptTokenizer
 from pipeline.stages import STAGES
 from shards.errors import ConfigError
 from shards.index import Dataset, open_dataset
+from shards.vectors import made_with
 
 
 class StageData:
@@ -51,13 +52,13 @@ class StageData:
         return (step.micro_batches for step in islice(loader, steps))
 
     def _open(self, shares: Sequence[DatasetConfig]) -> list[Dataset]:
-        datasets = [open_dataset(share.path) for share in shares]
+        datasets = [open_dataset(share.path, share.extractor) for share in shares]
         for dataset in datasets:
-            made_with = dataset.info.get("provenance", {}).get("extractor")
-            if made_with is not None and made_with != self._recipe.model.extractor:
+            made = made_with(dataset)
+            if made is not None and made != self._recipe.model.extractor:
                 raise ConfigError(
-                    f"{dataset.url}: its speaker vectors are of {made_with}, the recipe's model.extractor is "
-                    f"{self._recipe.model.extractor}; pack it with that one, or name the other"
+                    f"{dataset.url}: its speaker vectors are of {made}, the recipe's model.extractor is "
+                    f"{self._recipe.model.extractor}; name that one, or embed with it and set the dataset's extractor"
                 )
         first_rank_first(self._ranks, lambda: [build_lengths(d, self._tokenizer) for d in datasets])
         return datasets

@@ -11,13 +11,16 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from shards.errors import ShardError
+from shards.errors import ConfigError, ShardError
+
+if TYPE_CHECKING:
+    from shards.index import Dataset
 
 _KEY = b"speakerlm"
 _SCHEMA = pa.schema([pa.field("key", pa.string(), nullable=False), pa.field("vectors", pa.binary(), nullable=False)])
@@ -64,3 +67,24 @@ def from_bytes(data: bytes, keys: Sequence[str], shard_sha256: str, where: str) 
     if made["shard_sha256"] != shard_sha256 or table["key"] != list(keys):
         raise ShardError(f"{where}: made for another shard than the one beside it; run embed again")
     return [np.frombuffer(v, "<f2").reshape(-1, made["dim"]) for v in table["vectors"]]
+
+
+def made_with(dataset: Dataset) -> str | None:
+    """Id of the extractor of a dataset's vectors; None where it has none.
+
+    Raises:
+        ConfigError: it was opened for an extractor whose vectors are not there for every shard.
+    """
+    if dataset.extractor is None:
+        found: str | None = dataset.info.get("provenance", {}).get("extractor")
+        return found
+    there = set(dataset.storage.list("shards/"))
+    wanted = [sidecar_path(shard.name, dataset.extractor) for shard in dataset.shards]
+    missing = [path for path in wanted if path not in there]
+    missing += [path for path in bank_paths(dataset.extractor) if not dataset.storage.exists(path)]
+    if missing:
+        raise ConfigError(
+            f"{dataset.url}: no vectors of {dataset.extractor}: {len(missing)} files are missing, as {missing[0]}; "
+            f"make them by speakerlm-shards embed {dataset.url} --manifest MANIFEST --extractor {dataset.extractor}"
+        )
+    return str(about(dataset.storage.read(wanted[0]), f"{dataset.url}/{wanted[0]}")["extractor"])

@@ -14,11 +14,13 @@ import soundfile
 import soxr
 
 from shards.errors import AudioError
+from shards.flac import stream_info, whole_samples, with_samples
 from shards.sample import SAMPLE_RATE
 
 MAX_CHANNELS = 64  # more is not a microphone array but a damaged header
 RATES = (4_000, 384_000)
 SLACK = 0.05  # seconds by which a recording may end before the manifest says so
+_MAX_FRAMES = 1 << 40  # libsndfile names a far greater number where the header leaves the length open
 _PYAV_RATES = {".g722": 16_000, ".gsm": 8_000}  # raw streams without a header of their own
 
 
@@ -101,53 +103,40 @@ def load_flac(
     channel: int | None = None,
     start: float = 0.0,
     duration: float | None = None,
-    decode_all: bool = True,
+    decode_copied: bool = False,
 ) -> tuple[bytes, int]:
     """:func:`load` as FLAC bytes and their number of samples.
 
-    A whole file that is 16 kHz mono 16-bit FLAC already is copied byte for byte, after it has been decoded once to
-    prove it whole; without `decode_all` only its last sample is, which finds a file that was cut.
+    A whole file that is 16 kHz mono 16-bit FLAC already is copied byte for byte, after the checksums of its frames have
+    proved it whole; with `decode_copied` it is decoded as well. A length that its header leaves open is filled in.
     """
-    path = Path(path)
-    if start == 0.0 and duration is None and channel in (None, 0) and path.suffix.lower() == ".flac":
+    if start == 0.0 and duration is None and channel in (None, 0) and str(path).lower().endswith(".flac"):
         try:
-            copied = _copy(path, decode_all)
+            copied = _copy(path, decode_copied)
         except AudioError as error:
             raise AudioError(f"{path}: {error}") from error
         if copied is not None:
             return copied
-    wave = _load(path, channel, start, duration, keep_int16=True)
+    wave = _load(Path(path), channel, start, duration, keep_int16=True)
     return encode_flac(wave), len(wave)
 
 
-def _copy(path: Path, decode_all: bool) -> tuple[bytes, int] | None:
+def _copy(path: str | Path, decode_it: bool) -> tuple[bytes, int] | None:
     """Content and number of samples of a file of the target form; None for another, or one that `load` must judge."""
     try:
-        data = path.read_bytes()
+        with io.FileIO(path) as file:
+            data = file.readall()
     except OSError:
         return None
-    if not _is_target_form(data):
+    info = stream_info(data)
+    if info is None or (info.rate, info.channels, info.bits) != (SAMPLE_RATE, 1, 16):
         return None
-    if decode_all:
-        return data, len(decode(data))
-    try:
-        with soundfile.SoundFile(io.BytesIO(data)) as file:
-            announced = file.frames
-            file.seek(announced - 1)
-            whole = announced > 0 and len(file.read(1)) == 1
-    except (soundfile.SoundFileError, TypeError, ValueError) as error:
-        raise AudioError(f"{len(data)} bytes do not decode as FLAC: {error}") from error
-    if not whole:
-        raise AudioError(f"audio ends before the {announced} samples that its header announces")
-    return data, announced
-
-
-def _is_target_form(data: bytes) -> bool:
-    """Whether a file is FLAC, 16 kHz, mono, 16 bit: by STREAMINFO, its first block."""
-    if len(data) < 42 or data[:4] != b"fLaC" or data[4] & 0x7F:
-        return False
-    packed = int.from_bytes(data[18:26], "big")  # rate 20 bits, channels - 1: 3, bits - 1: 5, samples 36
-    return (packed >> 44, packed >> 41 & 7, packed >> 36 & 31) == (SAMPLE_RATE, 0, 15)
+    samples = whole_samples(data, info)
+    if samples and not info.samples:
+        data = with_samples(data, samples)
+    if decode_it or not samples:
+        return data, len(decode(data))  # or the error says what is wrong
+    return data, samples
 
 
 def _read_soundfile(
@@ -160,6 +149,9 @@ def _read_soundfile(
         with soundfile.SoundFile(path) as file:
             rate = file.samplerate
             _check_form(path, rate, file.channels)
+            if file.frames > _MAX_FRAMES:
+                open_end = AudioError("its header does not say how long it is; write it to a file, not into a pipe")
+                return _read_unknown(path, start, duration, open_end)
             first = round(start * rate)
             if first >= file.frames:
                 raise AudioError(f"{path}: ends at {file.frames / rate:.3f} s, wanted from {start:.3f} s on")

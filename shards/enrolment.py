@@ -94,7 +94,7 @@ class Enroller:
             SpeakerError: a speaker with less than 0.1 s of speech, here and elsewhere.
             AudioError: enrolment audio that cannot be read.
         """
-        segments = sorted(recording.segments, key=lambda s: s.start)
+        segments = sorted(recording.segments, key=lambda s: (s.start, s.end))  # as in the sample
         speakers = dict.fromkeys(s.speaker for s in segments)
         return np.stack([self._vector(recording, speaker) for speaker in speakers]).astype(np.float16)
 

@@ -22,12 +22,11 @@ import numpy as np
 
 from shards.audio import decode
 from shards.errors import ShardError
+from shards.flac import STREAMINFO_BYTES, stream_info
 from shards.index import Dataset, open_dataset
 from shards.manifests import is_known
 
 KINDS = ("audio", "session", "speaker")
-_HEADER = 42  # "fLaC", a block's header, STREAMINFO, whose last 16 bytes are the MD5
-_MD5 = slice(26, 42)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -128,11 +127,12 @@ def _rows(dataset: Dataset, shard: int) -> list[dict[str, Any]]:
 def _hashes(dataset: Dataset, shard: int, rows: Sequence[dict[str, Any]]) -> Iterator[bytes]:
     """MD5 of the decoded audio of each row, out of the FLAC header; where an encoder left it out, by decoding."""
     tar = dataset.shards[shard].tar
-    heads = dataset.storage.read_ranges(tar, [(r["flac_offset"], _HEADER) for r in rows])
+    heads = dataset.storage.read_ranges(tar, [(r["flac_offset"], STREAMINFO_BYTES) for r in rows])
     for row, head in zip(rows, heads, strict=True):
-        if head[:4] != b"fLaC" or len(head) < _HEADER:
+        info = stream_info(head)
+        if info is None:
             raise ShardError(f"{dataset.url}/{tar}: {row['key']} at offset {row['flac_offset']} is no FLAC; run verify")
-        digest = head[_MD5]
+        digest = info.md5
         if not any(digest):
             data = dataset.storage.read_range(tar, row["flac_offset"], row["flac_length"])
             digest = hashlib.md5(np.rint(decode(data) * 32768).astype("<i2").tobytes()).digest()

@@ -51,7 +51,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--enrol", metavar="DIR[,DIR]", help="manifests that enrolment speech is taken from (default: this one)")
     add("--extractor", default="campplus", help="speaker embedding extractor")
     add("--no-speakers", action="store_true", help="no embeddings and no speaker bank, as for plain ASR")
-    add("--audio-check", choices=("all", "end"), default="all", help="of FLAC that is copied: decode it, or its end")
+    add(
+        "--audio-check",
+        choices=("crc", "decode"),
+        default="crc",
+        help="of copied FLAC: its frames' crc, or also decode",
+    )
     add("--max-bad-share", type=float, default=0.01, help="share of unusable recordings above which the run stops")
     add("--dry-run", action="store_true", help="say what would be packed, and write nothing")
 
@@ -103,7 +108,7 @@ def plan(args: argparse.Namespace) -> tuple[Packer, LineTable, Parts]:
         extractor=None if args.no_speakers else args.extractor,
         enrol=() if args.no_speakers else enrol,
         enrol_sha256=() if args.no_speakers else tuple(file_sha256(Path(e) / RECORDINGS) for e in enrol),
-        decode_all=args.audio_check == "all",
+        decode_copied=args.audio_check == "decode",
     )
     return packer, table, parts
 
@@ -217,7 +222,7 @@ def provenance(packer: Packer) -> dict[str, Any]:
 
 def _config(packer: Packer) -> dict[str, Any]:
     """What determines the dataset's bytes, but for the audio; nothing of where things lie on this machine."""
-    config = {k: v for k, v in asdict(packer).items() if k not in ("out", "manifest", "enrol", "decode_all")}
+    config = {k: v for k, v in asdict(packer).items() if k not in ("out", "manifest", "enrol", "decode_copied")}
     return config | {"enrol_sha256": list(packer.enrol_sha256)}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,7 +44,7 @@ class Packer:
     extractor: str | None  # None: no embeddings
     enrol: tuple[str, ...]
     enrol_sha256: tuple[str, ...]
-    decode_all: bool = True  # of what is copied; changes no bytes, only what is quarantined
+    decode_copied: bool = False  # changes no bytes, only what is quarantined
 
     def __getstate__(self) -> dict[str, Any]:
         return {k: v for k, v in self.__dict__.items() if k not in ("storage", "enroller")}
@@ -112,7 +112,7 @@ class Packer:
         with ShardWriter(self.storage, self.shard_name(part), inputs=self.inputs(part)) as writer:
             for recording in read_recordings(self.manifest, offsets):
                 try:
-                    writer.write(make_sample(recording, self.enroller, decode_all=self.decode_all))
+                    writer.write(make_sample(recording, self.enroller, decode_copied=self.decode_copied))
                 except (AudioError, ManifestError, SpeakerError) as error:
                     bad = {"file": recording.audio, "key": recording.key, "reason": str(error)}
                     writer.quarantine.append(bad)
@@ -122,7 +122,7 @@ class Packer:
         return Result(part, writer.record, skipped=False)
 
 
-def make_sample(recording: Recording, enroller: Enroller | None, *, decode_all: bool = True) -> Sample:
+def make_sample(recording: Recording, enroller: Enroller | None, *, decode_copied: bool = False) -> Sample:
     """Audio, segments in order, and a vector per speaker.
 
     Raises:
@@ -130,13 +130,12 @@ def make_sample(recording: Recording, enroller: Enroller | None, *, decode_all: 
     """
     from shards.audio import load_flac
 
-    recording = replace(recording, segments=tuple(sorted(recording.segments, key=lambda s: (s.start, s.end))))
     audio, num_samples = load_flac(
         recording.audio,
         channel=recording.channel,
         start=recording.start,
         duration=recording.duration,
-        decode_all=decode_all,
+        decode_copied=decode_copied,
     )
     sample = Sample(
         key=recording.key,
@@ -146,11 +145,13 @@ def make_sample(recording: Recording, enroller: Enroller | None, *, decode_all: 
         language=recording.language,
         start=recording.start,
         num_samples=num_samples,
-        segments=recording.segments,
+        segments=tuple(sorted(recording.segments, key=lambda s: (s.start, s.end))),
         audio=audio,
     )
-    sample.validate()
-    return sample if enroller is None else sample.with_embeddings(enroller.embed(recording))
+    if enroller is None:
+        return sample
+    sample.validate()  # before its voices are looked for
+    return sample.with_embeddings(enroller.embed(recording))
 
 
 def stop_above(max_bad: int, count: int, examples: Sequence[dict[str, str]]) -> None:

@@ -12,7 +12,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -172,7 +172,9 @@ def read_recordings(folder: str | Path, offsets: Iterable[int]) -> Iterator[Reco
         for offset in offsets:
             file.seek(offset)
             try:
-                recording = recording_from_json(json.loads(file.readline()))
+                record = json.loads(file.readline())
+                record["audio"] = os.path.normpath(root / record["audio"])
+                recording = recording_from_json(record)
             except (ValueError, KeyError, TypeError) as error:
                 raise ManifestError(f"{path}: line at byte {offset}: {type(error).__name__}: {error}") from error
-            yield replace(recording, audio=os.path.normpath(root / recording.audio))
+            yield recording

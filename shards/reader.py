@@ -6,9 +6,10 @@ without an error. Here a sample is what the index says, or a :class:`ShardError`
 
 from __future__ import annotations
 
-import zlib
 from dataclasses import dataclass
 from typing import Any
+
+from fastcrc import crc32
 
 from shards.errors import DataError, ManifestError, ShardError
 from shards.index import MEMBERS, Dataset
@@ -84,9 +85,10 @@ class _Span:
         """`data` itself, if they are what was packed."""
         if len(data) != self.length:
             raise ShardError(f"{self.where}: {len(data)} of {self.length} bytes; the tar is cut, copy or pack it again")
-        if zlib.crc32(data) != self.crc32:
+        found = crc32.iso_hdlc(data)
+        if found != self.crc32:
             raise ShardError(
-                f"{self.where}: crc32 {zlib.crc32(data):08x}, the index says {self.crc32:08x}; "
+                f"{self.where}: crc32 {found:08x}, the index says {self.crc32:08x}; "
                 "the tar is damaged or belongs to another index, copy or pack it again"
             )
         return data

@@ -17,7 +17,7 @@ import io
 import json
 import math
 import re
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,7 @@ from shards.errors import ManifestError, SpeakerError
 FORMAT_VERSION = 1
 SAMPLE_RATE = 16_000
 _KEY = re.compile(r"[^./\\\s]+")
+_to_json = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,11 +98,11 @@ class Sample:
             "num_samples": self.num_samples,
             "duration": self.duration,
             "speakers": self.speakers,
-            "segments": [asdict(s) for s in self.segments],
+            "segments": [{"speaker": s.speaker, "start": s.start, "end": s.end, "text": s.text} for s in self.segments],
         }
         out = {
             "flac": self.audio,
-            "json": json.dumps(meta, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode(),
+            "json": _to_json(meta).encode(),
         }
         if self.embeddings is not None:
             buffer = io.BytesIO()

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import tarfile
-import zlib
 from collections.abc import Iterable
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Any, BinaryIO
 
 import pyarrow as pa
+from fastcrc import crc32
 
 from shards.errors import ManifestError
 from shards.index import (
@@ -79,7 +79,7 @@ class ShardWriter:
         for member, data in sample.members().items():
             row[f"{member}_offset"] = self._append(sample.key, member, data)
             row[f"{member}_length"] = len(data)
-            row[f"{member}_crc32"] = zlib.crc32(data)
+            row[f"{member}_crc32"] = crc32.iso_hdlc(data)
         self._rows.append(row)
 
     def __exit__(
@@ -103,13 +103,32 @@ class ShardWriter:
 
     def _append(self, key: str, member: str, data: bytes) -> int:
         """Write one member and return where its data begin."""
-        info = tarfile.TarInfo(f"{key}.{member}")
-        info.size, info.mode, info.mtime, info.uname, info.gname = len(data), 0o644, 0, "speakerlm", "speakerlm"
-        self._file.write(info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape"))
+        self._file.write(_header(f"{key}.{member}", len(data)))
         offset = self._file.count
         self._file.write(data)
         self._file.write(bytes(-len(data) % BLOCK))
         return offset
+
+
+def _tarfile_header(name: str, size: int) -> bytes:
+    info = tarfile.TarInfo(name)
+    info.size, info.mode, info.mtime, info.uname, info.gname = size, 0o644, 0, "speakerlm", "speakerlm"
+    return info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
+
+
+_PLAIN = _tarfile_header("", 0)  # name at 0, size at 124, checksum at 148: the sum of all bytes with it as spaces
+_PLAIN_SUM = int(_PLAIN[148:154], 8) - sum(b"0" * 11)
+
+
+def _header(name: str, size: int) -> bytes:
+    """:func:`_tarfile_header`, at a tenth of its cost for plain names."""
+    if len(name) > 100 or not name.isascii() or size >= 1 << 33:
+        return _tarfile_header(name, size)
+    header, field, digits = bytearray(_PLAIN), name.encode(), b"%011o" % size
+    header[: len(field)] = field
+    header[124:135] = digits
+    header[148:154] = b"%06o" % (_PLAIN_SUM + sum(field) + sum(digits))
+    return bytes(header)
 
 
 def write_shard(storage: Storage, name: str, samples: Iterable[Sample]) -> ShardInfo:

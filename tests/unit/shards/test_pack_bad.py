@@ -103,12 +103,13 @@ def test_bad_audio_is_quarantined(manifest, tmp_path, capsys, what):
     assert "synthetic-004" in capsys.readouterr().err
 
 
-def test_a_cut_copy_is_found_by_its_end_alone(manifest, tmp_path):
-    edit(manifest, 4, audio=cut(manifest))
-    pack(manifest, tmp_path / "o", "--max-bad-share", "0.1", "--audio-check", "end")
+@pytest.mark.parametrize("damage", [cut, middle])
+def test_checksums_find_what_decoding_finds(manifest, tmp_path, damage):
+    edit(manifest, 4, audio=damage(manifest))
+    pack(manifest, tmp_path / "o", "--max-bad-share", "0.1")
+    pack(manifest, tmp_path / "decoded", "--max-bad-share", "0.1", "--audio-check", "decode")
     assert open_dataset(tmp_path / "o").samples == 11
-    pack(manifest, tmp_path / "all", "--max-bad-share", "0.1")
-    tars = [{p.name: p.read_bytes() for p in (tmp_path / o).rglob("*.tar")} for o in ("o", "all")]
+    tars = [{p.name: p.read_bytes() for p in (tmp_path / o).rglob("*.tar")} for o in ("o", "decoded")]
     assert tars[0] == tars[1]
 
 

@@ -20,7 +20,6 @@ from pipeline.prompts import Mode, PromptTokenizer
 from pipeline.stages import STAGES
 from shards.errors import ConfigError
 from shards.index import Dataset, open_dataset
-from shards.vectors import made_with
 
 
 class StageData:
@@ -54,7 +53,7 @@ class StageData:
     def _open(self, shares: Sequence[DatasetConfig]) -> list[Dataset]:
         datasets = [open_dataset(share.path, share.extractor) for share in shares]
         for dataset in datasets:
-            made = made_with(dataset)
+            made = dataset.made_with()
             if made is not None and made != self._recipe.model.extractor:
                 raise ConfigError(
                     f"{dataset.url}: its speaker vectors are of {made}, the recipe's model.extractor is "

@@ -175,6 +175,16 @@ class Dataset:
                 self._vectors.popitem(last=False)
         return self._vectors[shard]
 
+    def made_with(self) -> str | None:
+        """Id of the extractor of the speaker vectors; None where there are none.
+
+        Raises:
+            ConfigError: it was opened for an extractor whose vectors are not there for every shard.
+        """
+        from shards.vectors import made_with
+
+        return made_with(self)
+
     def fingerprint(self) -> str:
         """Hash over the shards' content; changes when the data change, not when they move."""
         return hashlib.sha256("\n".join(s.sha256 for s in self.shards).encode()).hexdigest()

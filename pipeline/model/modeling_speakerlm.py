@@ -19,6 +19,7 @@ from transformers.utils import ModelOutput
 from pipeline.model.configuration_speakerlm import SpeakerLMConfig
 from pipeline.model.encoder import FunasrEncoder
 from pipeline.model.frontend import Frontend
+from pipeline.model.lora import add_lora
 from pipeline.model.loss import token_losses_sum
 from pipeline.model.packing import Segments, no_mask, register
 from pipeline.model.projectors import AudioProjector, SpeakerProjector
@@ -67,7 +68,14 @@ class SpeakerLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         self.post_init()
 
     def initialize_weights(self) -> None:
-        """Nothing: each part has initialised itself. transformers would draw LoRA's B anew, which has to be zero."""
+        """Buffers that no file holds, such as rotary frequencies; no parameter, each part has initialised its own.
+
+        transformers would draw LoRA's B anew, which has to be zero. Without the buffers, a model from files would run
+        on whatever their memory held.
+        """
+        for parameter in self.parameters():
+            parameter._is_hf_initialized = True  # type: ignore[attr-defined]
+        super().initialize_weights()
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
@@ -82,6 +90,7 @@ class SpeakerLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         problems = [f"{what} {key}" for what in info for key in sorted(map(str, info[what] or ()))]
         if problems:
             raise ModelError(f"{args[0] if args else cls.__name__}: {'; '.join(problems[:20])}")
+        model.trainable(MODULES)  # loading made new parameters: the LLM's base is frozen again
         return (model, info) if wants_info else model
 
     def _set_checkpointing(self, on: bool) -> None:
@@ -293,42 +302,10 @@ class SpeakerLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         return processor.batch_decode(ids)
 
 
-def add_lora(llm: PreTrainedModel, lora: dict[str, Any]) -> None:
-    """Put LoRA into the LLM in place; B is zero, so the LLM's function is unchanged. Freezes the rest of it.
-
-    Never under ``zero.Init``: there B comes out empty or non-zero. Adapters get the LLM's dtype, not peft's fp32.
-
-    Raises:
-        ModelError: no module of the LLM has one of the target names.
-    """
-    from peft import inject_adapter_in_model
-
-    dtype = llm.dtype
-    try:
-        inject_adapter_in_model(lora_config(lora), llm)
-    except ValueError as e:
-        raise ModelError(f"lora.targets {lora['targets']} do not fit the LLM: {e}") from e
-    for name, parameter in llm.named_parameters():
-        if module_of(f"llm.{name}") == "lora":
-            parameter.data = parameter.data.to(dtype)
-
-
-def lora_config(lora: dict[str, Any]) -> Any:
-    """peft's configuration of our LoRA settings."""
-    from peft import LoraConfig
-
-    return LoraConfig(
-        r=lora["r"],
-        lora_alpha=lora["alpha"],
-        lora_dropout=lora["dropout"],
-        target_modules=list(lora["targets"]),
-        task_type="CAUSAL_LM",
-    )
-
-
 def _llm_from_config(config: dict[str, Any]) -> PreTrainedModel:
     known = dict(config)
     if "model_type" not in known:
         raise ModelError("the configuration describes no LLM: llm.model_type is missing")
     llm_config = AutoConfig.for_model(known.pop("model_type"), **known)
-    return AutoModelForCausalLM.from_config(llm_config, attn_implementation=register())
+    # In the dtype that from_pretrained is asked for, which it makes the default while a model is built.
+    return AutoModelForCausalLM.from_config(llm_config, attn_implementation=register(), dtype=torch.get_default_dtype())

@@ -20,6 +20,8 @@ SAMPLE_RATE = 16_000
 class SpeakerLMProcessor(ProcessorMixin):
     """Words the prompts, tokenizes, pads on the left, and says where audio and speakers go."""
 
+    auto_map: dict[str, str]  # set where the processor is saved with its code
+
     def __init__(
         self, tokenizer: Any, stride: int = 2, speaker_dim: int = 192, extractor: str = "", system: str = SYSTEM
     ) -> None:

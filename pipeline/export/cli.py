@@ -1,0 +1,57 @@
+"""`speakerlm-export`: a finished run as a Hugging Face folder, tensor by tensor on a CPU."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from shards.errors import ConfigError, SpeakerLMError
+
+UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of ``speakerlm-export``."""
+    p = argparse.ArgumentParser(
+        prog="speakerlm-export",
+        description="Write a finished run as a folder that transformers loads with trust_remote_code, with a PEFT "
+        "adapter and a model card. Needs no GPU and no more memory than the largest tensor.",
+    )
+    p.add_argument("run", type=Path, help="folder of a finished run")
+    p.add_argument("out", type=Path, help="folder to make")
+    p.add_argument("--merge", action="store_true", help="add LoRA to the LLM's weights, so that peft is not needed")
+    p.add_argument(
+        "--dtype", default="auto", choices=["auto", "float32", "bfloat16", "float16"], help="auto: that of the LLM"
+    )
+    p.add_argument("--max-shard-size", default="4GB", help="largest weight file, such as 500MB (default: 4GB)")
+    p.add_argument("--scores", type=Path, help="scores.json to show in the model card (default: the run's own, if any)")
+    args = p.parse_args(argv)
+    try:
+        largest = parse_bytes(args.max_shard_size)
+        from pipeline.export.folder import export
+
+        export(args.run, args.out, args.merge, args.dtype, largest, args.scores)
+    except SpeakerLMError as e:
+        print(f"speakerlm-export: {e}", file=sys.stderr)
+        return 1
+    size = sum(f.stat().st_size for f in args.out.rglob("*") if f.is_file())
+    print(f"{args.out}: {size / 1e9:.3f} GB")
+    return 0
+
+
+def parse_bytes(text: str) -> int:
+    """``500MB`` → 500,000,000.
+
+    Raises:
+        ConfigError: not a number and KB, MB or GB.
+    """
+    number, unit = text[:-2].strip(), text[-2:].upper()
+    if unit not in UNITS or not number.replace(".", "", 1).isdigit() or float(number) <= 0:
+        raise ConfigError(f"--max-shard-size {text}: write a number and KB, MB or GB, such as 4GB")
+    return int(float(number) * UNITS[unit])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

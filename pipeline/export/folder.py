@@ -10,12 +10,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.checkpoint import read_done
 from pipeline.config import ModelConfig, load_recipe
 from pipeline.export.card import model_card
 from pipeline.export.code import write_code
 from pipeline.export.safetensors_file import LazyTensor, write_sharded, write_tensors
 from pipeline.export.weights import Skeleton, TensorFiles, adapter_tensors, lazy_tensors, open_tensors, skeleton
+from pipeline.finished import read_done
 from pipeline.stages import module_of
 from shards.errors import CheckpointError, ConfigError, ModelError
 

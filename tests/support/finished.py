@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from pipeline.checkpoint import write_done
 from pipeline.config import DataConfig, DatasetConfig, ModelConfig, Recipe, save_recipe
+from pipeline.finished import write_done
 from pipeline.model.build import WEIGHTS, build_model, own_state_dict, save_own_weights
 from pipeline.stages import module_of
 

@@ -1,19 +1,21 @@
 """``speakerlm-shards clips MANIFEST OUT``: long recordings → clips of 40–50 s, cut where nobody speaks.
 
 From the last cut on, a length is drawn from the range, and the cut goes to the point nearest to it, within the range,
-at which nobody speaks. Where there is none, the search widens to 30–60 s, and then to the boundary of a segment that
-the fewest segments cross. A segment belongs to the clip in which it begins, wholly: the clip's audio goes on to its
-end, and what is then heard of others' segments in the next clip is counted. No audio is read or written.
+at which nobody speaks. Where there is none, the search widens to 30–60 s, and then to the beginning of a segment that
+the fewest others cross. A segment belongs to the clip in which it begins, wholly: the clip's audio goes on to its end,
+and what is then heard in a clip of segments that belong to another one is counted. Every segment is in a clip, so a
+test set that is cut covers all speech. No audio is read or written.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -53,26 +55,58 @@ def run(args: argparse.Namespace) -> int:
     rule = ClipRule(args.seconds, args.widened)
     if not 0 < rule.widened[0] <= rule.seconds[0] <= rule.seconds[1] <= rule.widened[1]:
         raise ConfigError(f"clip lengths {rule.seconds} do not lie inside the wider range {rule.widened}")
-    clips: list[Recording] = []
-    recordings, foreign = 0, 0.0
-    for recording in read_manifest(args.manifest):
-        recordings += 1
-        for number in range(args.passes):
-            made = cut(recording, rule, args.seed, number)
-            foreign += sum(foreign_seconds(clip, recording) for clip in made)
-            clips += made
-    audit = {
-        "clip_rule": str(rule),
-        "seed": args.seed,
-        "passes": args.passes,
-        "recordings": recordings,
-        "clips": len(clips),
-        "hours": round(sum(c.duration or 0 for c in clips) / 3600, 4),
-        "seconds_of_speech_that_belongs_to_another_clip": round(foreign, 2),
-    }
-    write_manifest(args.out, clips, read_speakers(args.manifest), audit)
-    print(f"{args.out}: {len(clips)} clips, {audit['hours']} h, from {recordings} recordings")
+    counted = _Counted(rule)
+    told = {"clip_rule": str(rule), "seed": args.seed, "passes": args.passes}
+    clips = counted.over(read_manifest(args.manifest), args.seed, args.passes)
+    write_manifest(args.out, clips, read_speakers(args.manifest), lambda: told | counted.result())
+    result = counted.result()
+    print(
+        f"{args.out}: {result['clips']} clips, {result['hours']} h, from {result['recordings']} recordings; "
+        f"{result['seconds_of_speech_that_belongs_to_another_clip']} s of speech belong to another clip, "
+        f"{result['clips_longer_than_the_range']} clips are longer than {rule.widened[1]:g} s"
+    )
     return 0
+
+
+class _Counted:
+    """Cuts recordings one after the other and counts what came of it."""
+
+    def __init__(self, rule: ClipRule) -> None:
+        self.rule = rule
+        self.recordings = self.clips = self.long = self.crossed = 0
+        self.seconds = self.foreign = self.worst = 0.0
+
+    def over(self, recordings: Iterable[Recording], seed: int, passes: int) -> Iterator[Recording]:
+        """Clips of all passes."""
+        for recording in recordings:
+            self.recordings += 1
+            for number in range(passes):
+                for clip in cut(recording, self.rule, seed, number):
+                    self._add(clip, foreign_seconds(clip, recording))
+                    yield clip
+
+    def _add(self, clip: Recording, foreign: float) -> None:
+        seconds = clip.duration or 0.0
+        self.clips += 1
+        self.long += seconds > self.rule.widened[1]
+        self.crossed += foreign > 0
+        self.seconds, self.foreign, self.worst = (
+            self.seconds + seconds,
+            self.foreign + foreign,
+            max(self.worst, foreign),
+        )
+
+    def result(self) -> dict[str, Any]:
+        """For the audit."""
+        return {
+            "recordings": self.recordings,
+            "clips": self.clips,
+            "hours": round(self.seconds / 3600, 4),
+            "seconds_of_speech_that_belongs_to_another_clip": round(self.foreign, 2),
+            "most_of_it_in_one_clip": round(self.worst, 2),
+            "clips_with_such_speech": self.crossed,
+            "clips_longer_than_the_range": self.long,
+        }
 
 
 def cut(recording: Recording, rule: ClipRule, seed: int, number: int = 0) -> list[Recording]:
@@ -112,7 +146,8 @@ def cut_points(segments: Sequence[Segment], total: float, rule: ClipRule, rng: n
             if found:
                 break
         else:
-            found = _fewest_crossed(segments, origin + rule.widened[0], min(total, origin + rule.widened[1])) or [goal]
+            found = _fewest_crossed(segments, origin + rule.widened[0], min(total, origin + rule.widened[1]))
+            found = found or _next_chance(segments, pauses, origin + rule.widened[1], total)
         points.append(min(found, key=lambda p: abs(p - goal)))
         if total - points[-1] <= 0:
             return points
@@ -156,6 +191,14 @@ def _fewest_crossed(segments: Sequence[Segment], low: float, high: float) -> lis
     points = sorted({s.start for s in segments if low <= s.start <= high})
     crossed = [sum(s.start < p < s.end for s in segments) for p in points]
     return [p for p, n in zip(points, crossed, strict=True) if n == min(crossed)]
+
+
+def _next_chance(
+    segments: Sequence[Segment], pauses: Sequence[tuple[float, float]], after: float, total: float
+) -> list[float]:
+    """Where nothing begins in the whole range: the first pause or beginning after it, or the end."""
+    starts = [s.start for s in segments if s.start > after]
+    return [min([*starts, *(p for p, _ in pauses if p > after), total])]
 
 
 def _file_seconds(recording: Recording) -> float:

@@ -1,5 +1,8 @@
 """Clips: every segment in exactly one, whole; cuts in silence where there is any."""
 
+import json
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import soundfile
@@ -7,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shards.cli import main
-from shards.clips import ClipRule, cut, foreign_seconds, silences
+from shards.clips import ClipRule, cut, cut_points, foreign_seconds, silences
 from shards.manifests import Recording, read_manifest, write_manifest
 from shards.sample import Segment
 from tests.support.manifests import recording
@@ -59,6 +62,51 @@ def test_without_silence_the_fewest_segments_are_crossed_and_counted() -> None:
     assert clips[0].duration == pytest.approx(58)  # goes on to the end of what began in it
 
 
+@settings(max_examples=150, deadline=None)
+@given(spans=spans, seed=st.integers(0, 5))
+def test_foreign_speech_is_counted_and_as_little_as_a_cut_allows(spans: list[tuple[float, float]], seed: int) -> None:
+    """Counted: by a clock that ticks every 10 ms. Bounded: no segment that begins in the range is crossed by fewer."""
+    origin = meeting([(round(a, 2), round(b, 2)) for a, b in spans], 430.0)
+    clips = cut(origin, RULE, seed)
+    owner = {s.text: i for i, c in enumerate(clips) for s in c.segments}
+    for number, clip in enumerate(clips):
+        ticks = np.arange(clip.start, clip.start + (clip.duration or 0), 0.01) + 0.005
+        heard = sum(
+            float(((s.start < ticks) & (ticks < s.end)).sum()) * 0.01
+            for s in origin.segments
+            if owner[s.text] != number
+        )
+        assert foreign_seconds(clip, origin) == pytest.approx(heard, abs=0.05 * len(spans) + 0.02)
+    rng = np.random.default_rng(seed)
+    points = cut_points(origin.segments, 430.0, RULE, rng)
+    for before, point in pairwise(points[:-1]):
+        crossed = sum(s.start < point < s.end for s in origin.segments)
+        low, high = before + RULE.widened[0], before + RULE.widened[1]
+        begins = [s.start for s in origin.segments if low <= s.start <= high]
+        if crossed and point <= high:
+            assert not any(low <= (a + b) / 2 <= high for a, b in silences(origin.segments, 430.0))
+            assert crossed == min(sum(s.start < b < s.end for s in origin.segments) for b in begins)
+
+
+@settings(max_examples=100, deadline=None)
+@given(spans=spans, seed=st.integers(0, 5))
+def test_clips_cover_all_speech(spans: list[tuple[float, float]], seed: int) -> None:
+    """What a test set needs: every moment in which somebody speaks is heard in a clip."""
+    origin = meeting(spans, 430.0)
+    covered = [(c.start, c.start + (c.duration or 0)) for c in cut(origin, RULE, seed)]
+    for s in origin.segments:
+        assert any(a <= s.start and s.end <= b + 1e-9 for a, b in covered)
+
+
+def test_where_nothing_begins_in_the_range_the_clip_goes_on() -> None:
+    """One long turn: no cut inside it, which would give the next clip nothing but words that it does not have."""
+    origin = meeting([(0.0, 100.0), (101.0, 104.0), (104.5, 130.0)], 140.0)
+    clips = cut(origin, RULE, seed=0)
+    assert clips[0].duration == pytest.approx(100.0)
+    assert [len(c.segments) for c in clips] == [1, 2]
+    assert sum(foreign_seconds(c, origin) for c in clips) == 0
+
+
 def test_passes_cut_differently_and_seeds_repeat() -> None:
     origin = meeting([(t, t + 1.0) for t in np.arange(0, 300, 2.0)], 300.0)
     assert cut(origin, RULE, 3) == cut(origin, RULE, 3)
@@ -78,5 +126,11 @@ def test_the_command_reads_lengths_from_files(tmp_path, capsys) -> None:
     clips = list(read_manifest(tmp_path / "out"))
     assert sum(len(c.segments) for c in clips) == len(segments)
     assert (clips[-1].start + (clips[-1].duration or 0)) == pytest.approx(100)
+    audit = json.loads((tmp_path / "out/audit.json").read_text())
+    assert (audit["recordings"], audit["clips"], audit["clips_longer_than_the_range"]) == (1, len(clips), 0)
+    assert main(["clips", str(tmp_path / "in"), str(tmp_path / "twice"), "--passes", "2"]) == 0
+    twice = list(read_manifest(tmp_path / "twice"))
+    assert len({c.key for c in twice}) == len(twice) > len(clips)
+    assert sum(len(c.segments) for c in twice) == 2 * len(segments)
     assert main(["clips", str(tmp_path / "in"), str(tmp_path / "out"), "--seconds", "10-70"]) == 1
     assert "wider range" in capsys.readouterr().err

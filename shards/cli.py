@@ -12,6 +12,7 @@ from shards.errors import SpeakerLMError
 COMMANDS = {
     "prepare": ("shards.corpora.prepare", "a corpus on disk, or packaged speech, as a manifest"),
     "clips": ("shards.clips", "long recordings cut into clips"),
+    "statistics": ("shards.statistics", "how people take turns in a corpus, for simulate"),
     "simulate": ("shards.simulate", "conversations mixed from single-speaker recordings"),
     "pack": ("shards.pack", "a manifest packed into shards"),
     "embed": ("shards.embed", "speaker vectors of another extractor beside packed shards"),

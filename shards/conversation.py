@@ -1,9 +1,10 @@
 """Draws who says what, and when, in a simulated conversation: everything but the sound.
 
 After the simulated conversations of Landini et al. (2022, arXiv 2204.00890): whole utterances of single speakers are
-put on one time line; between turns lies a pause, or the next speaker begins before the last has ended. A turn is one
-or more utterances of one speaker with short pauses between them. A layout is a pure function of
-(sources, settings, seed, number).
+put on one time line; between turns lies a pause, or the next speaker begins before the last has ended. Pauses and
+overlaps come from the statistics of a real corpus (:mod:`shards.statistics`) or from exponential distributions; without
+pause and overlap it is plain concatenation. A turn is one or more utterances of one speaker with short pauses between
+them. A layout is a pure function of (sources, settings, seed, number).
 """
 
 from __future__ import annotations
@@ -16,9 +17,11 @@ import numpy as np
 from shards.errors import ConfigError, ManifestError
 from shards.manifests import Recording, SpeakerInfo, is_known
 from shards.sample import SAMPLE_RATE, Segment
+from shards.statistics import Statistics
 
 NO_SPACE = {"zh", "ja", "yue"}  # languages whose words are joined without a space
 ATTEMPTS = 200
+FITTING = 8  # turns drawn for what is left of a conversation before it is left silent
 AFTER_OWN_TURN_S = 0.1  # a speaker's next turn begins at least this long after the last one ended
 SKIP_SPEAKER = 0.3  # share of speakers left out of every round after the first
 Range = tuple[float, float]
@@ -30,8 +33,8 @@ class Settings:
     """What is drawn, and from where. A pair is a uniform range with both ends in it; times are seconds."""
 
     speakers: tuple[int, int] = (2, 4)
-    seconds: Range = (40.0, 50.0)  # length of the audio; its end is a hard limit
-    turns: tuple[int, int] | None = None  # None: as many as fill the drawn length
+    seconds: Range = (50.0, 50.0)  # length of the audio; its end is a hard limit
+    turns: tuple[int, int] | None = None  # None: as many as fill the drawn length, which the audio then has exactly
     utterances_per_turn: tuple[int, int] = (1, 1)
     utterance_gap: Range = (0.05, 0.25)  # inside a turn
     pause: float = 0.5  # mean of the exponential pause between turns
@@ -39,6 +42,7 @@ class Settings:
     overlap_seconds: float = 0.7  # mean of the exponential overlap; at most half of either turn
     edge: Range = (0.1, 0.3)  # silence before the first and after the last word
     gain_db: float = 3.0  # each speaker's level is drawn from ± this
+    statistics: Statistics | None = None  # takes the place of pause, overlap and overlap_seconds
     same_language: bool = False
     rooms: str = "none"
     noise: str = "none"
@@ -186,30 +190,35 @@ def draw(sources: Sources, settings: Settings, seed: int, number: int, avoid: Co
 def _attempt(sources: Sources, settings: Settings, rng: np.random.Generator, number: int) -> Layout | None:
     cast = sources.cast(rng, int(rng.integers(settings.speakers[0], settings.speakers[1] + 1)), settings.same_language)
     gains = {speaker: float(rng.uniform(-settings.gain_db, settings.gain_db)) for speaker in cast}
-    limit = settings.seconds[1] * SAMPLE_RATE
-    goal = rng.uniform(*settings.seconds) * SAMPLE_RATE
+    goal = round(rng.uniform(*settings.seconds) * SAMPLE_RATE)
+    limit = settings.seconds[1] * SAMPLE_RATE if settings.turns else goal
     wanted = None
     if settings.turns:
         wanted = max(len(cast), int(rng.integers(settings.turns[0], settings.turns[1] + 1)))
     tail = round(rng.uniform(*settings.edge) * SAMPLE_RATE)
     turns: list[Turn] = []
-    for speaker in _order(cast, rng):
-        turn = _place(_draw_turn(sources.utterances(speaker), settings, rng), turns, settings, rng)
-        if max(turn.end, *(t.end for t in turns), 0) + tail > limit:
+    for speaker in _order(cast, rng, settings.statistics.same if settings.statistics else 0.0):
+        for _ in range(1 if wanted else FITTING):
+            turn = _place(_draw_turn(sources.utterances(speaker), settings, rng), turns, settings, rng)
+            fits = max(turn.end, *(t.end for t in turns), 0) + tail <= limit
+            if fits:
+                break
+        if not fits:
             break
         turns.append(turn)
-        if len(turns) == wanted or (wanted is None and len(turns) >= len(cast) and turn.end + tail >= goal):
+        if len(turns) == wanted:
             break
     if not turns or len({t.speaker for t in turns}) < len(cast) or (wanted is not None and len(turns) < wanted):
         return None
-    end = max(t.end for t in turns) + tail
-    if wanted is None and end < settings.seconds[0] * SAMPLE_RATE:
-        return None
+    end = max(t.end for t in turns) + tail if wanted else goal
     return Layout(number, tuple(turns), end, gains, int(rng.integers(2**31)))
 
 
-def _order(cast: Sequence[str], rng: np.random.Generator) -> Iterable[str]:
-    """Speakers of the turns, without end: rounds in random order; nobody follows himself unless alone."""
+def _order(cast: Sequence[str], rng: np.random.Generator, same: float) -> Iterable[str]:
+    """Speakers of the turns, without end: rounds in random order.
+
+    Nobody follows himself unless alone, or with probability `same` once everybody has spoken.
+    """
     last = ""
     first_round = True
     while True:
@@ -218,6 +227,8 @@ def _order(cast: Sequence[str], rng: np.random.Generator) -> Iterable[str]:
             skipped = not first_round and rng.random() < SKIP_SPEAKER
             if len(cast) > 1 and (speaker == last or skipped):
                 continue
+            while same and not first_round and rng.random() < same:
+                yield last
             yield speaker
             last = speaker
         first_round = False
@@ -244,15 +255,27 @@ def _place(pieces: list[Piece], turns: list[Turn], settings: Settings, rng: np.r
         start = round(rng.uniform(*settings.edge) * SAMPLE_RATE)
     else:
         previous = max(turns, key=lambda t: t.end)
+        if settings.statistics is not None:
+            overlaps, pause, shared = _real(settings.statistics, previous.speaker == speaker, rng)
         if overlaps and previous.speaker != speaker:
-            most = min(previous.end - previous.start, length) / 2
+            most = min(previous.end - previous.start, length) / (1 if settings.statistics else 2)
             start = previous.end - round(min(shared * SAMPLE_RATE, most))
         else:
             start = previous.end + round(pause * SAMPLE_RATE)
-        own = max((t.end + round(AFTER_OWN_TURN_S * SAMPLE_RATE) for t in turns if t.speaker == speaker), default=0)
+        after = 0 if settings.statistics else round(AFTER_OWN_TURN_S * SAMPLE_RATE)
+        own = max((t.end + after for t in turns if t.speaker == speaker), default=0)
         others = max((t.end for t in turns if t is not previous), default=0)
         start = max(start, own, others, turns[-1].start + 1)
     return Turn(speaker, tuple(Piece(p.utterance, p.start + start) for p in pieces))
+
+
+def _real(statistics: Statistics, same: bool, rng: np.random.Generator) -> tuple[bool, float, float]:
+    """Whether the next turn overlaps, its pause and its overlap in seconds, as in a real corpus."""
+    if same:
+        return False, statistics.draw(rng, statistics.same_pause), 0.0
+    if rng.random() < statistics.overlap:
+        return True, 0.0, statistics.draw(rng, statistics.overlap_seconds)
+    return False, statistics.draw(rng, statistics.other_pause), 0.0
 
 
 def _utterances(recordings: Iterable[Recording], person_of: dict[str, str]) -> Iterable[Utterance]:

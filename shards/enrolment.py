@@ -145,7 +145,10 @@ class Enroller:
             pairs = zip(clips, (features or load_features)(clips), strict=True)
             whole = [(clip, f) for clip, f in pairs if isinstance(f, np.ndarray)]
             if whole:
-                vectors = unit_norm(self.extractor.embed_features([f for _, f in whole]))
+                try:
+                    vectors = unit_norm(self.extractor.embed_features([f for _, f in whole]))
+                except SpeakerError:  # one of them gives no vector: taken one by one, `embed` names it
+                    continue
                 for (clip, _), vector in zip(whole, vectors, strict=True):
                     self._keep(clip, vector)
 

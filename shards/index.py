@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from shards.errors import ShardError, SpeakerLMError
+from shards.errors import ShardError, SpeakerError, SpeakerLMError
 from shards.sample import FORMAT_VERSION, SAMPLE_RATE
 from shards.storage import Storage, open_storage
 
@@ -199,7 +199,15 @@ class Dataset:
             return None
         from shards.speakers import SpeakerBank
 
-        return SpeakerBank.open(self.storage, table, vectors)
+        bank = SpeakerBank.open(self.storage, table, vectors)
+        packed = self.info.get("provenance", {}).get("extractor_sha256") if self.extractor is None else None
+        if packed and bank.extractor_sha256 and packed != bank.extractor_sha256:
+            raise SpeakerError(
+                f"{self.url}: the samples' vectors are of {self.info['provenance'].get('extractor')} "
+                f"({packed[:12]}), the speaker bank's of {bank.extractor} ({bank.extractor_sha256[:12]}); "
+                "vectors of two extractors cannot be mixed: pack again"
+            )
+        return bank
 
     def _read_index(self, shard: ShardInfo) -> pa.Table:
         where = f"{self.url}/{shard.index}"

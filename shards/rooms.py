@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,8 @@ RT60_S = (0.15, 0.6)
 FROM_WALL_M, FROM_MICROPHONE_M = 0.4, 0.5
 MAX_IMAGE_ORDER = 17
 
+RESPONSE_S = 2.0  # more of a recorded response is its noise
+Rooms = Callable[[np.random.Generator, int], list[np.ndarray]]  # (rng, number of places) → impulse responses
 Noise = Callable[[np.random.Generator, int, Collection[str]], np.ndarray]  # (rng, samples, persons not to use) → wave
 
 
@@ -44,11 +47,41 @@ def room_responses(rng: np.random.Generator, count: int) -> list[np.ndarray]:
             place = rng.uniform(FROM_WALL_M, size - FROM_WALL_M)
         room.add_source(place)
     room.compute_rir()
-    responses = []
-    for response in room.rir[0]:
-        direct = int(np.argmax(np.abs(response)))
-        responses.append(np.asarray(response[direct:] / response[direct], dtype=np.float32))
-    return responses
+    return [from_direct_sound(response) for response in room.rir[0]]
+
+
+def from_direct_sound(response: np.ndarray) -> np.ndarray:
+    """(n,) → float32 from its largest value on, which becomes 1."""
+    direct = int(np.argmax(np.abs(response)))
+    if response[direct] == 0:
+        raise ConfigError("an impulse response is silent")
+    return np.asarray(response[direct:] / response[direct], dtype=np.float32)
+
+
+def open_rooms(kind: str) -> Rooms | None:
+    """Rooms by their name on the command line: ``none``, ``pyroomacoustics`` or a folder of recorded responses."""
+    if kind == "none":
+        return None
+    return room_responses if kind == "pyroomacoustics" else RecordedRooms(Path(kind))
+
+
+class RecordedRooms:
+    """Impulse responses under a folder; those in one subfolder are places in one room. First channel, at most 2 s."""
+
+    def __init__(self, folder: Path) -> None:
+        files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in AUDIO_SUFFIXES)
+        if not files:
+            raise ConfigError(
+                f"rooms {str(folder)!r}: no recordings there; give a folder of impulse responses, or pyroomacoustics"
+            )
+        self.rooms = [sorted(group) for _, group in groupby(files, key=lambda p: p.parent)]
+
+    def __call__(self, rng: np.random.Generator, count: int) -> list[np.ndarray]:
+        """Of one room; two speakers share a place only where it has fewer responses than speakers."""
+        room = self.rooms[int(rng.integers(len(self.rooms)))]
+        places = [room[i] for i in rng.permutation(len(room))]
+        chosen = [places[i % len(places)] for i in range(count)]
+        return [from_direct_sound(load(path, channel=0))[: round(RESPONSE_S * SAMPLE_RATE)] for path in chosen]
 
 
 def _shortest_rt60(size: np.ndarray) -> float:
@@ -58,11 +91,10 @@ def _shortest_rt60(size: np.ndarray) -> float:
 
 
 def convolve(wave: np.ndarray, response: np.ndarray) -> np.ndarray:
-    """(n,) * (m,) → (n + m − 1,) by FFT."""
-    length = len(wave) + len(response) - 1
-    size = 1 << (length - 1).bit_length()
-    product = np.fft.rfft(wave, size) * np.fft.rfft(response, size)
-    return np.asarray(np.fft.irfft(product, size)[:length], dtype=np.float32)
+    """(n,) * (m,) → (n + m − 1,) by FFT, in blocks."""
+    from scipy.signal import oaconvolve
+
+    return np.asarray(oaconvolve(wave, response), dtype=np.float32)
 
 
 def open_noise(kind: str) -> Noise | None:

@@ -1,19 +1,21 @@
 """``speakerlm-shards simulate SOURCES… OUT``: conversations mixed from utterances of single speakers.
 
 Writes ``OUT/audio/…/KEY.flac`` (16 kHz, 16 bit) and a manifest with exact times, speakers and words. Conversation k is
-a pure function of (sources, settings, seed, k), so the number of workers changes nothing and a longer set begins with
-the shorter one. With ``--speakers 1-1`` it makes sets for plain recognition.
+a pure function of (sources, settings, seed, k), so the number of workers changes nothing, a longer set begins with the
+shorter one, and the same command goes on where it was interrupted. With ``--speakers 1-1`` it makes sets for plain
+recognition.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
-import itertools
+import json
+import math
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -23,13 +25,18 @@ from tqdm import tqdm
 
 from shards.audio import encode_flac, load
 from shards.conversation import Fingerprint, Layout, Settings, Sources, draw
-from shards.corpora.prepare import summarize
+from shards.corpora import in_order
+from shards.corpora.fetch import sha256_of
+from shards.corpora.prepare import Summary
 from shards.errors import ConfigError, DataError
-from shards.manifests import Recording, SpeakerInfo, read_manifest, read_speakers, write_manifest
-from shards.rooms import Noise, add_noise, convolve, open_noise, room_responses
-from shards.sample import SAMPLE_RATE
+from shards.manifests import RECORDINGS, Recording, SpeakerInfo, read_manifest, read_speakers, write_manifest
+from shards.rooms import Noise, Rooms, add_noise, convolve, open_noise, open_rooms
+from shards.sample import FORMAT_VERSION, SAMPLE_RATE
+from shards.statistics import read_statistics
+from shards.storage import LocalStorage
 
 FILES_PER_FOLDER = 1000
+_AT_ONCE = 4096  # conversations handed to the workers together
 PEAK = 0.98
 
 
@@ -56,10 +63,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--pause", type=float, default=d.pause, help="mean seconds between turns (exponential)")
     add("--overlap", type=float, default=d.overlap, help="probability that a turn begins before the last has ended")
     add("--overlap-seconds", type=float, default=d.overlap_seconds, help="mean (exponential)")
+    real = "file made by the command statistics: pauses and overlaps of a real corpus instead of the three above"
+    add("--statistics", type=Path, help=real)
+    add("--concatenate", action="store_true", help="one turn right after the other, without pause and overlap")
     add("--edge", **pair, default=d.edge, help="seconds of silence at both ends")
     add("--gain-db", type=float, default=d.gain_db, help="speakers' levels differ by up to ± this")
     add("--same-language", action="store_true", help="a conversation is in one language")
-    add("--rooms", choices=("none", "pyroomacoustics"), default=d.rooms)
+    add("--rooms", default=d.rooms, help="none, pyroomacoustics, or a folder of recorded impulse responses")
     add("--noise", default=d.noise, help=noises)
     add("--snr", **pair, default=d.snr_db, help="dB, where noise is added")
     add("--disjoint-from", type=Path, nargs="+", default=[], metavar="SET", help=disjoint)
@@ -68,14 +78,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Draw, render, write, and print one line."""
+    if args.concatenate and args.statistics:
+        raise ConfigError("--concatenate and --statistics exclude each other")
     settings = Settings(
         speakers=args.speakers,
         seconds=args.seconds,
         turns=args.turns,
         utterances_per_turn=args.words_per_turn,
         utterance_gap=args.word_gap,
-        pause=args.pause,
-        overlap=args.overlap,
+        pause=0.0 if args.concatenate else args.pause,
+        overlap=0.0 if args.concatenate else args.overlap,
+        statistics=read_statistics(args.statistics) if args.statistics else None,
         overlap_seconds=args.overlap_seconds,
         edge=args.edge,
         gain_db=args.gain_db,
@@ -96,7 +109,7 @@ def run(args: argparse.Namespace) -> int:
         workers=args.workers,
     )
     print(
-        f"{args.out}: {audit['recordings']} conversations, {len(audit['speakers'])} speakers, "
+        f"{args.out}: {audit['recordings']} conversations, {audit['num_speakers']} speakers, "
         f"{audit['audio_hours']:.2f} h, {audit['overlap']:.1%} of speech overlapped"
     )
     return 0
@@ -116,45 +129,136 @@ def simulate(
 ) -> dict[str, Any]:
     """Write a set of `count` conversations, or of at least `hours`; returns its audit."""
     settings.check()
-    speakers = _speakers(sources)
-    recordings = [r for folder in sources for r in read_manifest(folder)]
-    source = Sources(recordings, speakers)
-    avoid = {f for folder in disjoint_from for f in fingerprints(folder)}
-    layouts = list(_drawn(source, settings, seed, count, hours, avoid))
     name = "".join(c if c.isalnum() or c in "-_" else "_" for c in out.absolute().name)
-    jobs = [(layout, settings, out / "audio", name, seed, split) for layout in layouts]
-    if workers > 1:
-        with ProcessPoolExecutor(workers) as pool:
-            made = list(tqdm(pool.map(_make, jobs, chunksize=8), name, len(jobs), disable=None))
-    else:
-        made = [_make(job) for job in tqdm(jobs, name, disable=None)]
-    heard = {s for r in made for s in r.speakers}
-    audit = summarize(made) | {
-        "audio_hours": round(sum(r.duration or 0.0 for r in made) / 3600, 4),
-        "settings": asdict(settings),
-        "seed": seed,
-        "sources": [str(s) for s in sources],
-        "made_by": "simulation: single-speaker utterances mixed after Landini et al. 2022",
-    }
-    write_manifest(out, made, [s for s in speakers if s.speaker in heard], audit)
-    return audit
+    avoid = frozenset(f for folder in disjoint_from for f in fingerprints(folder))
+    work = _Work(tuple(sources), settings, seed, avoid, out / "audio", name, split)
+    maker = _Maker(work)
+    if count is None:
+        count = _enough(maker, hours)
+    work.claim()
+    counted, heard, known = Summary(), dict[str, SpeakerInfo](), {s.speaker: s for s in _speakers(sources)}
+    seconds = 0.0
+
+    def made() -> Iterator[Recording]:
+        nonlocal seconds
+        for recording in tqdm(_run(maker, count, workers), name, count, unit="conversation", disable=None):
+            seconds += recording.duration or 0.0
+            heard.update((s, known[s]) for s in recording.speakers if s in known)
+            yield recording
+
+    def audit() -> dict[str, Any]:
+        return counted.result() | {
+            "audio_hours": round(seconds / 3600, 4),
+            "settings": asdict(settings),
+            "seed": seed,
+            "sources": [str(s) for s in sources],
+            "made_by": "simulation: single-speaker utterances mixed after Landini et al. 2022",
+        }
+
+    write_manifest(out, counted.over(made()), in_order(heard), audit)
+    return audit()
 
 
-def _drawn(
-    source: Sources, settings: Settings, seed: int, count: int | None, hours: float | None, avoid: set[Fingerprint]
-) -> Iterator[Layout]:
-    if count is None and hours is None:
+@dataclass(frozen=True)
+class _Work:
+    """Everything that a conversation is a function of, but its number."""
+
+    sources: tuple[Path, ...]
+    settings: Settings
+    seed: int
+    avoid: frozenset[Fingerprint]
+    folder: Path
+    name: str
+    split: str
+
+    def path(self, number: int) -> Path:
+        """Where conversation `number` goes."""
+        return self.folder / f"{number // FILES_PER_FOLDER:04d}" / f"{self.name}-{self.seed}-{number:07d}.flac"
+
+    def claim(self) -> None:
+        """Make the folder this work's: what another one left there goes, what is this one's own is kept and used."""
+        hashes = [sha256_of(s / RECORDINGS) for s in self.sources]
+        avoid = hashlib.sha256(repr(sorted(self.avoid)).encode()).hexdigest()
+        told = json.dumps([asdict(self.settings), self.seed, hashes, avoid, FORMAT_VERSION], sort_keys=True)
+        stamp, storage = f"{self.name}.made-from", LocalStorage(self.folder)
+        mark = hashlib.sha256(told.encode()).hexdigest().encode()
+        if not storage.exists(stamp) or storage.read(stamp) != mark:
+            for path in self.folder.glob(f"*/{self.name}-*.flac"):
+                path.unlink()
+            storage.write_atomic(stamp, mark)
+
+
+class _Maker:
+    """Makes conversations one by one; each process has its own."""
+
+    def __init__(self, work: _Work) -> None:
+        self.work = work
+        self.sources = Sources((r for s in work.sources for r in read_manifest(s)), _speakers(work.sources))
+        self._noise, self._rooms = open_noise(work.settings.noise), open_rooms(work.settings.rooms)
+
+    def layout(self, number: int) -> Layout:
+        """Who says what, and when."""
+        return draw(self.sources, self.work.settings, self.work.seed, number, self.work.avoid)
+
+    def __call__(self, number: int) -> Recording:
+        """Render conversation `number` unless it is there."""
+        work, layout, path = self.work, self.layout(number), self.work.path(number)
+        if not path.is_file():
+            sound = encode_flac(render(layout, work.settings, self._noise, self._rooms))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = path.with_suffix(".tmp")
+            temporary.write_bytes(sound)  # not synced: a file that a power failure cut fails when it is packed
+            temporary.rename(path)
+        return Recording(
+            key=path.stem,
+            corpus=work.name,
+            split=work.split,
+            session=path.stem,
+            language=layout.language,
+            audio=str(path.absolute()),
+            segments=layout.segments,
+            duration=layout.num_samples / SAMPLE_RATE,
+            sources=tuple(dict.fromkeys(p.utterance.key for t in layout.turns for p in t.pieces)),
+        )
+
+
+def _enough(maker: _Maker, hours: float | None) -> int:
+    """How many conversations make up `hours`; where their lengths are drawn, by drawing them."""
+    if hours is None:
         raise ConfigError("say how much: a count or hours")
-    samples = 0.0
-    for number in itertools.count():
-        if (count is not None and number >= count) or (hours is not None and samples >= hours * 3600 * SAMPLE_RATE):
-            return
-        layout = draw(source, settings, seed, number, avoid)
-        samples += layout.num_samples
-        yield layout
+    settings, samples = maker.work.settings, hours * 3600 * SAMPLE_RATE
+    if settings.turns is None and settings.seconds[0] == settings.seconds[1]:
+        return math.ceil(samples / round(settings.seconds[0] * SAMPLE_RATE))
+    number = 0
+    while samples > 0:
+        samples -= maker.layout(number).num_samples
+        number += 1
+    return number
 
 
-def render(layout: Layout, settings: Settings, noise: Noise | None = None) -> np.ndarray:
+def _run(maker: _Maker, count: int, workers: int) -> Iterator[Recording]:
+    if workers <= 1:
+        yield from map(maker, range(count))
+        return
+    with ProcessPoolExecutor(workers, initializer=_begin, initargs=(maker.work,)) as pool:
+        for first in range(0, count, _AT_ONCE):
+            yield from pool.map(_make, range(first, min(count, first + _AT_ONCE)), chunksize=8)
+
+
+_maker: _Maker | None = None  # of a worker process
+
+
+def _begin(work: _Work) -> None:
+    global _maker  # noqa: PLW0603 (set once in a process of its own)
+    _maker = _Maker(work)
+
+
+def _make(number: int) -> Recording:
+    assert _maker is not None
+    return _maker(number)
+
+
+def render(layout: Layout, settings: Settings, noise: Noise | None = None, rooms: Rooms | None = None) -> np.ndarray:
     """The sound of a conversation: (num_samples,) float32 in [-1, 1]."""
     rng = np.random.default_rng(layout.sound_seed)
     cast = list(layout.gains_db)
@@ -166,8 +270,8 @@ def render(layout: Layout, settings: Settings, noise: Noise | None = None) -> np
             wave = _utterance(u.audio, u.channel, u.start, u.num_samples)
             stems[turn.speaker][piece.start : piece.start + len(wave)] += wave
             spoken[piece.start : piece.start + u.num_samples] = True
-    if settings.rooms == "pyroomacoustics":
-        for speaker, response in zip(cast, room_responses(rng, len(cast)), strict=True):
+    if rooms is not None:
+        for speaker, response in zip(cast, rooms(rng, len(cast)), strict=True):
             stems[speaker] = convolve(stems[speaker], response)[: layout.num_samples]
     mixed = sum((stems[s] * np.float32(10 ** (layout.gains_db[s] / 20)) for s in cast), np.zeros(1, np.float32))
     if noise is not None:
@@ -178,33 +282,9 @@ def render(layout: Layout, settings: Settings, noise: Noise | None = None) -> np
     return mixed * np.float32(PEAK / peak) if peak > PEAK else mixed
 
 
-def _make(job: tuple[Layout, Settings, Path, str, int, str]) -> Recording:
-    layout, settings, folder, name, seed, split = job
-    key = f"{name}-{seed}-{layout.number:07d}"
-    path = folder / f"{layout.number // FILES_PER_FOLDER:04d}" / f"{key}.flac"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(encode_flac(render(layout, settings, _noise(settings.noise))))
-    return Recording(
-        key=key,
-        corpus=name,
-        split=split,
-        session=key,
-        language=layout.language,
-        audio=str(path.absolute()),
-        segments=layout.segments,
-        duration=layout.num_samples / SAMPLE_RATE,
-        sources=tuple(dict.fromkeys(p.utterance.key for t in layout.turns for p in t.pieces)),
-    )
-
-
 @lru_cache(maxsize=2048)
 def _utterance(audio: str, channel: int | None, start: float, num_samples: int) -> np.ndarray:
     return load(audio, channel=channel, start=start, duration=num_samples / SAMPLE_RATE)[:num_samples]
-
-
-@lru_cache(maxsize=1)
-def _noise(kind: str) -> Noise | None:
-    return open_noise(kind)
 
 
 def fingerprints(folder: Path) -> set[Fingerprint]:

@@ -6,7 +6,10 @@ draws distractors from it; :meth:`SpeakerBank.candidates` says which are allowed
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
 import io
+import os
 import tempfile
 from collections.abc import Collection
 from pathlib import Path
@@ -19,10 +22,11 @@ import pyarrow.parquet as pq
 from shards.enrolment import CLIPS_PER_SPEAKER, Enroller
 from shards.errors import SpeakerError
 from shards.extractors import Extractor, load_extractor
-from shards.storage import Storage
+from shards.storage import LocalStorage, Storage
 
 __all__ = ["Enroller", "Extractor", "SpeakerBank", "build_bank", "load_extractor"]
 
+_SHA256 = b"vectors_sha256"  # in the table's metadata
 TABLE, VECTORS = "speakers.parquet", "speakers.npy"
 SAME_PERSON_COSINE = 0.5  # two speakers of unknown identity below this are taken for different persons
 SCHEMA = pa.schema(
@@ -45,7 +49,12 @@ class SpeakerBank:
     def __init__(self, table: pa.Table, vectors: np.ndarray, where: str) -> None:
         if vectors.ndim != 2 or vectors.shape[0] != len(table):
             raise SpeakerError(f"{where}: {TABLE} has {len(table)} rows, {VECTORS} the shape {vectors.shape}")
+        if not np.isfinite(vectors).all():
+            bad = np.flatnonzero(~np.isfinite(vectors).all(1))
+            raise SpeakerError(f"{where}: {len(bad)} vectors are not finite, the first is row {bad[0]}; pack again")
         columns = table.to_pydict()
+        metadata = {k.decode(): v.decode() for k, v in (table.schema.metadata or {}).items()}
+        self.extractor, self.extractor_sha256 = metadata.get("extractor"), metadata.get("extractor_sha256")
         self.vectors = vectors
         self.ids: list[str] = columns["speaker"]
         self.corpora: list[str] = columns["corpus"]
@@ -63,17 +72,14 @@ class SpeakerBank:
 
     @classmethod
     def open(cls, storage: Storage, table_file: str = TABLE, vector_file: str = VECTORS) -> SpeakerBank:
-        """The bank of a dataset. One that is not on this machine is read once, into a temporary file."""
+        """The bank of a dataset. Vectors that are not on this machine are fetched once per node, by their hash."""
         where = f"{storage.url}/{vector_file}"
         try:
-            table = pq.read_table(io.BytesIO(storage.read(table_file)), schema=SCHEMA)
-            path = storage.local_path(vector_file)
-            if path is not None:
-                return cls(table, np.load(path, mmap_mode="r", allow_pickle=False), where)
-            with tempfile.NamedTemporaryFile(prefix="speakerlm-bank-") as file:
-                file.write(storage.read(vector_file))
-                file.flush()
-                return cls(table, np.load(Path(file.name), mmap_mode="r", allow_pickle=False), where)
+            data = storage.read(table_file)
+            metadata = pq.read_schema(io.BytesIO(data)).metadata
+            table = pq.read_table(io.BytesIO(data), schema=SCHEMA).replace_schema_metadata(metadata)
+            path = storage.local_path(vector_file) or _on_node(storage, vector_file, (metadata or {}).get(_SHA256))
+            return cls(table, np.load(path, mmap_mode="r", allow_pickle=False), where)
         except (pa.ArrowException, ValueError, EOFError, OSError) as error:
             raise SpeakerError(f"{where}: not a speaker bank: {error}") from error
 
@@ -162,9 +168,36 @@ def build_bank(enroller: Enroller, storage: Storage, table: str = TABLE, vector_
     np.save(buffer, np.stack(vectors).astype(np.float16))
     storage.write_atomic(vector_file, buffer.getvalue())
     metadata = {"extractor": enroller.extractor.id, "extractor_sha256": enroller.extractor.sha256}
+    metadata[_SHA256.decode()] = hashlib.sha256(buffer.getbuffer()).hexdigest()
     sink = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(rows, SCHEMA).replace_schema_metadata(metadata), sink)
     storage.write_atomic(table, sink.getvalue())
+
+
+def node_folder() -> Path:
+    """Where this user's processes on this machine share what they fetched."""
+    return Path(tempfile.gettempdir()) / f"speakerlm-{os.getuid()}" / "banks"
+
+
+def _on_node(storage: Storage, vector_file: str, sha256: bytes | None) -> Path:
+    """The vectors as a file on this machine. The first process fetches them, others wait for it.
+
+    Raises:
+        SpeakerError: what was fetched is not what the table was written for.
+    """
+    where = f"{storage.url}/{vector_file}"
+    if sha256 is None:
+        raise SpeakerError(f"{where}: its table does not say their hash; write the bank again with this version")
+    folder, name = node_folder(), f"{sha256.decode()}.npy"
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with (folder / f".{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / name).is_file():
+            data = storage.read(vector_file)
+            if hashlib.sha256(data).hexdigest().encode() != sha256:
+                raise SpeakerError(f"{where}: not the vectors that {TABLE} was written for; run pack again")
+            LocalStorage(folder).write_atomic(name, data)
+    return folder / name
 
 
 def _rows_by(values: list[str | None]) -> dict[str | None, list[int]]:

@@ -27,13 +27,13 @@ _SCHEMA = pa.schema([pa.field("key", pa.string(), nullable=False), pa.field("vec
 
 
 def sidecar_path(shard: str, extractor: str) -> str:
-    """Path of the vectors of a shard."""
-    return f"shards/{shard}.embeddings-{extractor}.parquet"
+    """Path of the vectors of a shard; of an extractor ``NAME@SOURCE`` the name alone is in it."""
+    return f"shards/{shard}.embeddings-{extractor.partition('@')[0]}.parquet"
 
 
 def bank_paths(extractor: str | None) -> tuple[str, str]:
     """Table and vectors of the speaker bank; None is that of the tars' extractor."""
-    end = f"-{extractor}" if extractor else ""
+    end = f"-{extractor.partition('@')[0]}" if extractor else ""
     return f"speakers{end}.parquet", f"speakers{end}.npy"
 
 

@@ -15,7 +15,7 @@ from shards.conversation import Layout, Settings, Sources, draw
 from shards.corpora.prepare import speech_and_overlap
 from shards.errors import ConfigError, DataError
 from shards.manifests import Recording, SpeakerInfo, read_manifest, read_speakers, write_manifest
-from shards.rooms import add_noise, coloured_noise, convolve, open_noise, room_responses
+from shards.rooms import add_noise, coloured_noise, convolve, open_noise, open_rooms, room_responses
 from shards.sample import SAMPLE_RATE, Segment
 from shards.simulate import check_disjoint, fingerprints, render, simulate
 from tests.support.manifests import tone
@@ -88,8 +88,13 @@ def test_no_overlap_where_none_is_asked_for(sources: Sources) -> None:
 
 
 def test_length_is_filled_where_no_turns_are_given(sources: Sources) -> None:
-    for layout in layouts(sources, replace(SHORT, turns=None, seconds=(6.0, 8.0))):
-        assert 6.0 <= layout.num_samples / SAMPLE_RATE <= 8.0
+    drawn = layouts(sources, replace(SHORT, turns=None, seconds=(6.0, 8.0)))
+    assert all(6.0 <= layout.num_samples / SAMPLE_RATE <= 8.0 for layout in drawn)
+    assert len({layout.num_samples for layout in drawn}) > 50
+    for layout in layouts(sources, Settings(), 10):  # the paper's setting
+        assert layout.num_samples == 50 * SAMPLE_RATE
+        assert 2 <= len({t.speaker for t in layout.turns}) <= 4
+        assert layout.turns[-1].end > 48 * SAMPLE_RATE  # filled, not padded
 
 
 def test_words_are_joined_as_the_language_writes(sources: Sources) -> None:
@@ -127,6 +132,55 @@ def test_snr_is_what_was_asked_for(sources: Sources) -> None:
         noise = noisy / scale - clean
         measured = 10 * np.log10(np.mean(clean[spoken] ** 2) / np.mean(noise**2))
         assert measured == pytest.approx(asked, abs=0.3)
+
+
+def test_snr_of_a_noise_folder_measured_on_what_is_written(words: Path, tmp_path: Path) -> None:
+    """With and without noise, the files differ by the noise alone; its level is U[10, 20] dB below the speech."""
+    rng = np.random.default_rng(5)
+    for name, seconds in (("street", 3.0), ("fan", 60.0)):  # the first is shorter than a conversation
+        (tmp_path / "noise").mkdir(exist_ok=True)
+        soundfile.write(tmp_path / "noise" / f"{name}.wav", rng.standard_normal(round(seconds * 8000)) * 0.1, 8000)
+    calm = replace(SHORT, pause=0.05, overlap=0.0, utterances_per_turn=(1, 1))
+    simulate([words], tmp_path / "clean" / "s", calm, count=40)
+    simulate([words], tmp_path / "noisy" / "s", replace(calm, noise=str(tmp_path / "noise")), count=40)
+    measured = []
+    for clean, noisy in zip(*(read_manifest(tmp_path / n / "s") for n in ("clean", "noisy")), strict=True):
+        assert clean.segments == noisy.segments
+        a, b = load(clean.audio), load(noisy.audio)
+        spoken = np.zeros(len(a), bool)
+        for s in clean.segments:
+            spoken[round(s.start * SAMPLE_RATE) : round(s.end * SAMPLE_RATE)] = True
+        scale = np.dot(a, b) / np.dot(a, a)
+        measured.append(10 * np.log10(np.mean(a[spoken] ** 2) / np.mean((b / scale - a) ** 2)))
+    assert 9.5 < min(measured) < 11.5
+    assert 18.5 < max(measured) < 20.5
+    assert np.mean(measured) == pytest.approx(15, abs=1.5)
+
+
+def test_rooms_of_recorded_responses(tmp_path: Path, words: Path) -> None:
+    """Each subfolder is a room; a response is cut at its direct sound, which gets the height 1."""
+    for room, place in itertools.product("ab", range(3)):
+        response = np.zeros(32_000)
+        response[100 + place] = -0.5
+        response[1700 + place] = 0.05 * (1 + place) * (1 if room == "a" else -1)  # 0.1 s later
+        path = tmp_path / "rirs" / room / f"{place}.wav"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(path, np.stack([response, response * 0], 1), 16_000, subtype="FLOAT")
+    rooms = open_rooms(str(tmp_path / "rirs"))
+    assert rooms is not None
+    for seed in range(20):
+        made = rooms(np.random.default_rng(seed), 3)
+        echoes = [float(r[1600]) for r in made]
+        assert all(r[0] == pytest.approx(1, abs=1e-4) for r in made)
+        assert len({e > 0 for e in echoes}) == 1  # one room …
+        assert len({round(abs(e), 3) for e in echoes}) == 3  # … three places
+    simulate([words], tmp_path / "out" / "s", replace(SHORT, rooms=str(tmp_path / "rirs")), count=3)
+    simulate([words], tmp_path / "dry" / "s", SHORT, count=3)
+    for wet, dry in zip(*(read_manifest(tmp_path / n / "s") for n in ("out", "dry")), strict=True):
+        assert wet.segments == dry.segments
+        assert not np.array_equal(load(wet.audio), load(dry.audio))
+    with pytest.raises(ConfigError, match="no recordings there"):
+        open_rooms(str(tmp_path / "nothing"))
 
 
 def test_rooms_keep_times_and_levels_of_the_direct_sound() -> None:
@@ -168,6 +222,21 @@ def test_workers_change_nothing_and_longer_sets_begin_alike(words: Path, tmp_pat
     simulate([words], tmp_path / "c" / "set", hard, count=9)
     longer = content(tmp_path / "c" / "set")
     assert all(longer[k] == v for k, v in content(tmp_path / "a" / "set").items() if k.endswith("flac"))
+
+
+def test_an_interrupted_set_goes_on_and_another_setting_starts_anew(words: Path, tmp_path: Path) -> None:
+    out = tmp_path / "set"
+    simulate([words], out, SHORT, count=5)
+    whole = content(out)
+    files = sorted(out.rglob("*.flac"))
+    files[1].unlink()
+    kept = files[2].stat().st_mtime_ns
+    simulate([words], out, SHORT, count=5, workers=2)
+    assert content(out) == whole
+    assert files[2].stat().st_mtime_ns == kept
+    simulate([words], out, replace(SHORT, noise="coloured"), count=5)
+    noisy = content(out)
+    assert all(noisy[k] != v for k, v in whole.items() if k.endswith("flac"))
 
 
 def test_hours(words: Path, tmp_path: Path) -> None:

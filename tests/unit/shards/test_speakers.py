@@ -1,6 +1,8 @@
 """Enrolment, the speaker bank, and real CAM++ vectors of real voices."""
 
+import tempfile
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,10 +22,12 @@ from shards.extractors import (
     log_mel,
     unit_norm,
 )
+from shards.index import open_dataset
 from shards.manifests import Recording, SpeakerInfo, write_manifest
 from shards.sample import SAMPLE_RATE, Segment
 from shards.speakers import SCHEMA, SpeakerBank, build_bank
 from shards.storage import open_storage
+from tests.support.datasets import make_dataset
 from tests.support.manifests import tone
 from tests.support.speech import PitchExtractor, package_cache
 
@@ -215,6 +219,74 @@ def test_a_damaged_bank_is_named(folder: Path, tmp_path: Path) -> None:
             SpeakerBank.open(storage)
 
 
+def test_a_vector_that_is_not_finite(folder: Path, tmp_path: Path) -> None:
+    """In the extractor's answer: named by clip, also where clips are embedded together. In a bank: refused."""
+
+    class Broken(Frames):
+        def embed_features(self, features: Sequence[np.ndarray]) -> np.ndarray:
+            vectors = super().embed_features(features)
+            return np.where(np.array([len(f) < 250 for f in features])[:, None], np.nan, vectors)
+
+    enroller = Enroller([folder], Broken())
+    recordings = [conversation("c", "toy:a"), conversation("d", "toy:b")]
+    enroller.prepare(recordings)
+    assert np.isfinite(enroller.embed(recordings[0])).all()
+    with pytest.raises(SpeakerError, match=r"enrolment clip .*b\d.flac at 0.00 s: an embedding is zero or not finite"):
+        enroller.embed(recordings[1])
+    storage = open_storage(tmp_path / "dataset")
+    build_bank(Enroller([folder], PitchExtractor()), storage)
+    vectors = np.load(tmp_path / "dataset/speakers.npy")
+    vectors[1, 3] = np.nan
+    np.save(tmp_path / "dataset/speakers.npy", vectors)
+    with pytest.raises(SpeakerError, match=r"speakers.npy: 1 vectors are not finite, the first is row 1"):
+        SpeakerBank.open(storage)
+
+
+class Remote:
+    """A storage that is not on this machine and counts what is read."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.url, self.reads = folder, "s3://bucket/data", list[str]()
+
+    def read(self, path: str) -> bytes:
+        self.reads.append(path)
+        return (self.folder / path).read_bytes()
+
+    def local_path(self, path: str) -> None:
+        return None
+
+
+def test_a_remote_bank_is_fetched_once_per_node(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "node"))
+    build_bank(Enroller([folder], PitchExtractor()), open_storage(tmp_path / "dataset"))
+    remote = Remote(tmp_path / "dataset")
+    with ThreadPoolExecutor(4) as pool:
+        banks = list(pool.map(lambda _: SpeakerBank.open(remote), range(8)))  # type: ignore[arg-type]
+    assert remote.reads.count("speakers.npy") == 1
+    assert all(isinstance(b.vectors, np.memmap) and np.array_equal(b.vectors, banks[0].vectors) for b in banks)
+    assert banks[0].extractor == "pitch"
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "another node"))
+    (tmp_path / "dataset/speakers.npy").write_bytes(b"of a write that was cut off")
+    with pytest.raises(SpeakerError, match=r"not the vectors that speakers.parquet was written for"):
+        SpeakerBank.open(Remote(tmp_path / "dataset"))  # type: ignore[arg-type]
+
+
+def test_a_bank_of_another_extractor_is_refused(folder: Path, tmp_path: Path) -> None:
+    """Packed with one extractor, and its bank written anew with other weights."""
+    dataset = make_dataset(tmp_path / "dataset", samples=4)
+    path = tmp_path / "dataset/dataset.json"
+    path.write_text(path.read_text().replace('"extractor_sha256": null', f'"extractor_sha256": "{"0" * 64}"'))
+    build_bank(Enroller([folder], PitchExtractor()), dataset.storage)
+    assert open_dataset(dataset.url).speakers is not None
+
+    class Other(PitchExtractor):
+        id, sha256 = "other", "1" * 64
+
+    build_bank(Enroller([folder], Other()), dataset.storage)
+    with pytest.raises(SpeakerError, match="vectors of two extractors cannot be mixed"):
+        _ = open_dataset(dataset.url).speakers
+
+
 def bank_of(*rows: tuple[str, str | None, list[str], list[float]]) -> SpeakerBank:
     import pyarrow as pa
 
@@ -253,7 +325,7 @@ def test_unknown_persons_come_from_elsewhere_or_sound_different() -> None:
 
 
 def test_unknown_extractor_names_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match="known are campplus"):
+    with pytest.raises(ConfigError, match="known are campplus, "):
         load_extractor("x-vector")
 
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.config import ModelConfig, Recipe, load_recipe
+from pipeline.model.causal_lm import load_llm
 from pipeline.model.checkpoints import (
     SENSEVOICE_FILES,
     SenseVoiceCheckpoint,
@@ -26,13 +27,12 @@ from pipeline.model.checkpoints import (
 from pipeline.model.configuration_speakerlm import SpeakerLMConfig
 from pipeline.model.encoder import FunasrEncoder
 from pipeline.model.modeling_speakerlm import SpeakerLMForConditionalGeneration
-from pipeline.model.packing import register
 from pipeline.prompts import PromptTokenizer
 from pipeline.stages import Stage, module_of
 from shards.errors import ModelError
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedModel
+    from transformers import PretrainedConfig
 
 WEIGHTS = Path("weights") / "model.safetensors"
 BASES = "bases"  # key of the safetensors metadata
@@ -82,40 +82,6 @@ def build_model(
 def base_hashes(llm_folder: Path) -> dict[str, str]:
     """What tells the LLM that own weights were trained on from any other."""
     return {"llm": fingerprint_weights(llm_folder), "tokenizer": PromptTokenizer.from_folder(llm_folder).hash}
-
-
-def load_llm(folder: Path, *, ds_config: Mapping[str, Any] | None, dtype: torch.dtype) -> PreTrainedModel:
-    """A causal LM with every weight from its files, attending as packing.py does.
-
-    Raises:
-        ModelError: a file is missing or weights do not fit the architecture. Lists the keys.
-    """
-    from transformers import AutoModelForCausalLM
-
-    zero3 = is_zero3(ds_config)
-    if zero3:
-        from transformers.integrations import HfDeepSpeedConfig
-
-        alive = HfDeepSpeedConfig(dict(ds_config or {}))  # transformers looks for a living one
-    try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            str(folder), dtype=dtype, attn_implementation=register(), output_loading_info=True
-        )
-    except (OSError, ValueError, KeyError, RuntimeError) as e:
-        raise ModelError(f"{folder}: not a causal LM that transformers can load: {e}") from e
-    llm, info = loaded
-    if zero3:
-        del alive
-    problems = [f"{what} {key}" for what in ("missing_keys", "mismatched_keys") for key in sorted(map(str, info[what]))]
-    if problems:
-        raise ModelError(f"{folder}: weights do not fit {type(llm).__name__}: {'; '.join(problems[:20])}")
-    llm.requires_grad_(False)
-    return llm
-
-
-def is_zero3(ds_config: Mapping[str, Any] | None) -> bool:
-    """Whether a DeepSpeed configuration partitions parameters."""
-    return bool(ds_config) and (ds_config or {}).get("zero_optimization", {}).get("stage") == 3
 
 
 def _encoder_source(cfg: ModelConfig) -> SenseVoiceCheckpoint | None:

@@ -20,6 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from shards.errors import ModelError
+
 NAME = "speakerlm_varlen"
 
 
@@ -88,8 +90,23 @@ def attention(
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
+    _refuse(type(module).__name__, segments.max_length, kwargs)
     name = choose(query.device.type, query.dtype, dropout)
     return KERNELS[name](query, key, value, dropout, scaling, segments), None
+
+
+def _refuse(layer: str, longest: int, asked: dict[str, Any]) -> None:
+    """Raise ModelError where a layer asks for attention that no kernel here computes."""
+    window = asked.get("sliding_window")
+    if window and longest > window:
+        raise ModelError(
+            f"{layer} attends over a window of {window} positions and a sample has {longest}: "
+            "lower data.max_positions, or turn the window off in the LLM's config.json"
+        )
+    if odd := [name for name in ("softcap", "s_aux") if asked.get(name) is not None]:
+        raise ModelError(
+            f"{layer} asks for {' and '.join(odd)}, which packed attention does not compute: use another LLM"
+        )
 
 
 def choose(device: str, dtype: torch.dtype, dropout: float = 0.0) -> str:

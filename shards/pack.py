@@ -30,9 +30,11 @@ from typing import Any
 
 from shards.errors import ConfigError, DataError, ManifestError, ShardError, StorageError
 from shards.index import DATASET, ShardInfo, dataset_json, open_dataset, tar_path
-from shards.manifests import AUDIT, RECORDINGS
+from shards.manifests import AUDIT
 from shards.packer import Packer, Result, stop_above
 from shards.parts import LineTable, Parts
+from shards.scan import remove_table, shared_table, stored_table
+from shards.storage import open_storage
 
 QUARANTINE = "quarantine.jsonl"
 
@@ -63,13 +65,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Pack what is missing, merge if all is there, print one line of JSON."""
-    packer, table, parts = plan(args)
-    mine = parts.share(*_task(args.part))
+    number, of = _task(args.part)
+    packer, table, parts = plan(args, tasks=of)
+    mine = parts.share(number, of)
     if args.dry_run:
         print(json.dumps({"dry_run": True} | _outline(table, parts, mine)))
         return 0
     done = pack_parts(packer, table, parts, mine, workers=args.workers, max_bad_share=args.max_bad_share)
     merged = merge(packer, parts)
+    if merged:
+        remove_table(packer.storage, packer.name)
     print(
         json.dumps(
             {
@@ -88,14 +93,14 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def plan(args: argparse.Namespace) -> tuple[Packer, LineTable, Parts]:
-    """Read the manifest once and work out its parts."""
+def plan(args: argparse.Namespace, tasks: int = 1) -> tuple[Packer, LineTable, Parts]:
+    """Read the manifest, once for all tasks, and work out its parts."""
     if args.samples_per_shard < 1 or args.bytes_per_shard <= 0 or args.workers < 1:
         raise ConfigError("--samples-per-shard, --bytes-per-shard and --workers must be positive")
     name = args.name or args.manifest.resolve().name
     if not name or set(name) & set("/\\. "):
         raise ConfigError(f"--name {name!r}: a name holds no dot, slash or space")
-    table = LineTable(args.manifest)
+    table = _table(args.manifest, args.out, name, alone=tasks == 1, dry=args.dry_run)
     parts = Parts.plan(table, args.seed, args.samples_per_shard, args.bytes_per_shard)
     enrol = tuple(args.enrol.split(",")) if args.enrol else (str(args.manifest),)
     packer = Packer(
@@ -107,10 +112,25 @@ def plan(args: argparse.Namespace) -> tuple[Packer, LineTable, Parts]:
         parts=parts.count,
         extractor=None if args.no_speakers else args.extractor,
         enrol=() if args.no_speakers else enrol,
-        enrol_sha256=() if args.no_speakers else tuple(file_sha256(Path(e) / RECORDINGS) for e in enrol),
+        enrol_sha256=() if args.no_speakers else tuple(_sha256(e, table) for e in enrol),
         decode_copied=args.audio_check == "decode",
     )
     return packer, table, parts
+
+
+def _table(manifest: Path, out: str, name: str, *, alone: bool, dry: bool) -> LineTable:
+    """The manifest's lines. One task of several scans them for all; a dry run writes nothing."""
+    if alone:
+        return LineTable(manifest)
+    storage = open_storage(out)
+    return (
+        stored_table(manifest, storage, name) or LineTable(manifest) if dry else shared_table(manifest, storage, name)
+    )
+
+
+def _sha256(enrol: str, table: LineTable) -> str:
+    path = LineTable.file(enrol)
+    return table.sha256 if path.absolute() == table.path.absolute() else file_sha256(path)
 
 
 @dataclass

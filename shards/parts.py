@@ -91,15 +91,24 @@ class Parts:
 class LineTable:
     """Random access to the recordings of a manifest folder. The offsets lie in a temporary file, 8 bytes a line.
 
+    Args:
+        scanned: offsets and sha256 of the manifest, where a scan found them before.
+
     Raises:
         ManifestError: no such manifest, a line without a key, or a key that occurs twice.
     """
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, scanned: tuple[Spool, str] | None = None) -> None:
         self.folder = Path(folder)
-        self.path = self.folder / RECORDINGS
-        self._offsets = Spool(np.int64)
-        self.sha256 = self._scan()
+        self.path = self.file(folder)
+        self._offsets, self.sha256 = scanned or (Spool(np.int64), "")
+        if scanned is None:
+            self.sha256 = self._scan()
+
+    @staticmethod
+    def file(folder: str | Path) -> Path:
+        """The file that is scanned."""
+        return Path(folder) / RECORDINGS
 
     def __len__(self) -> int:
         return len(self._offsets)
@@ -107,6 +116,10 @@ class LineTable:
     def offsets(self, lines: np.ndarray) -> list[int]:
         """Where these lines (0-based) begin, for :func:`read_recordings`."""
         return [int(offset) for offset in self._offsets.at(lines)]
+
+    def blocks(self) -> Iterator[np.ndarray]:
+        """Where all lines begin, some millions (int64) at a time."""
+        return (block for _, block in self._offsets.chunks())
 
     def estimate_bytes(self) -> float:
         """Mean size of a sample, from the lengths that the manifest states."""
@@ -129,9 +142,17 @@ class LineTable:
         return digest.hexdigest()
 
     def _lines(self) -> Iterator[bytes]:
+        from tqdm import tqdm
+
         try:
-            with self.path.open("rb", buffering=1 << 20) as file:
-                yield from file
+            with (
+                self.path.open("rb", buffering=1 << 20) as file,
+                tqdm(total=self.path.stat().st_size, unit="B", unit_scale=True, disable=None, desc="manifest") as bar,
+            ):
+                for number, line in enumerate(file):
+                    yield line
+                    if number % 65_536 == 65_535:
+                        bar.update(file.tell() - bar.n)
         except OSError as error:
             raise ManifestError(f"{self.path}: {error.strerror}; name the folder of a manifest") from error
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 
@@ -18,9 +18,19 @@ class Spool:
 
     def __init__(self, dtype: Any) -> None:
         self.dtype = np.dtype(dtype)
-        self._file = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the object)
+        self._file = cast(BinaryIO, tempfile.TemporaryFile())  # noqa: SIM115 (lives as long as the object)
+        self._begin = 0  # of the numbers in the file, bytes
         self._length = 0
         self._buffer: list[int] = []
+
+    @classmethod
+    def reading(cls, file: BinaryIO, dtype: Any, begin: int, length: int) -> Spool:
+        """The numbers that lie in a file already, from this byte on; only for reading."""
+        spool = cls.__new__(cls)
+        spool.dtype, spool._file, spool._begin, spool._length, spool._buffer = np.dtype(dtype), file, begin, length, []
+        if os.fstat(file.fileno()).st_size != begin + length * spool.dtype.itemsize:
+            raise ValueError(f"a file of another size than {length} numbers have")
+        return spool
 
     def __len__(self) -> int:
         return self._length + len(self._buffer)
@@ -35,7 +45,7 @@ class Spool:
         """The numbers at these positions, in this order."""
         self._flush()
         size = self.dtype.itemsize
-        found = (os.pread(self._file.fileno(), size, int(p) * size) for p in positions)
+        found = (os.pread(self._file.fileno(), size, self._begin + int(p) * size) for p in positions)
         return np.frombuffer(b"".join(found), self.dtype)
 
     def chunks(self) -> Iterator[tuple[int, np.ndarray]]:
@@ -43,7 +53,7 @@ class Spool:
         self._flush()
         size = self.dtype.itemsize
         for first in range(0, self._length, CHUNK):
-            data = os.pread(self._file.fileno(), min(CHUNK, self._length - first) * size, first * size)
+            data = os.pread(self._file.fileno(), min(CHUNK, self._length - first) * size, self._begin + first * size)
             yield first, np.frombuffer(data, self.dtype)
 
     def _flush(self) -> None:

@@ -1,5 +1,9 @@
 """Storage and packer against a real S3 server."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 
 import shards.s3
@@ -39,6 +43,17 @@ def test_the_same_bytes_as_on_disk(manifest, bucket, rgw, tmp_path, parts):
     assert read_meta(there, 1) == read_meta(here, 1)
     assert read_sample(there, 1, 3).members() == read_sample(here, 1, 3).members()
     assert "Uploads" not in rgw.client.list_multipart_uploads(Bucket=bucket.removeprefix("s3://"))
+
+
+def test_tasks_of_an_array_at_once(manifest, bucket, rgw, tmp_path):
+    """They scan the manifest once, and one of them, or a rerun, merges."""
+    assert main(["pack", str(manifest), str(tmp_path / "o"), *OPTIONS]) == 0
+    command = [sys.executable, "-m", "shards.cli", "pack", str(manifest), f"{bucket}/p", *OPTIONS]
+    environment = os.environ | rgw.environment
+    tasks = [subprocess.Popen([*command, "--part", f"{i}/2"], env=environment) for i in range(2)]
+    assert [task.wait(200) for task in tasks] == [0, 0]
+    remote, local = open_storage(f"{bucket}/p"), open_storage(tmp_path / "o")
+    assert {n: remote.read(n) for n in remote.list()} == {n: local.read(n) for n in local.list()}
 
 
 def test_parts_conditions_ranges(bucket, parts):

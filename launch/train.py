@@ -34,6 +34,11 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         help="stop after step N: saved, but not done. Learning rate and end stay the recipe's (trainer.max_steps)",
     )  # fmt: skip
     parser.add_argument(
+        "--accept-dataset-change", action="store_true",
+        help="resume although datasets of the mixture were changed, added or removed. One that changed or is gone must "
+        "stand between two epochs (data.align_epochs saves there); other changes of data or recipe stay refused",
+    )  # fmt: skip
+    parser.add_argument(
         "--overfit-one-batch", action="store_true",
         help="repeat the first global step: the loss must go to 0, or model and data do not fit together",
     )  # fmt: skip
@@ -54,8 +59,12 @@ def main(arguments: list[str] | None = None) -> int:
     from pipeline.config import dump_recipe, load_recipes
     from shards.errors import SpeakerLMError
 
-    flags = {"overfit_one_batch": args.overfit_one_batch, "save_bad_batches": args.save_bad_batch}
-    settings = [*args.overrides, *(f"trainer.{name}=true" for name, wanted in flags.items() if wanted)]
+    flags = {
+        "trainer.overfit_one_batch": args.overfit_one_batch,
+        "trainer.save_bad_batches": args.save_bad_batch,
+        "data.accept_dataset_change": args.accept_dataset_change,
+    }
+    settings = [*args.overrides, *(f"{name}=true" for name, wanted in flags.items() if wanted)]
     try:
         recipes = load_recipes(args.recipe, args.stages, settings, args.init_from)
         for recipe in recipes if args.dry_run else ():

@@ -81,6 +81,7 @@ class DatasetConfig:
 
     path: str = MISSING  # local folder or s3://bucket/prefix
     weight: float = 1.0  # share of micro-batches among the datasets of this stage
+    epochs: int | None = None  # leaves the mixture after so many; None: stays
     hours: float | None = None  # a seeded, nested subset; None: all of it
     exclude: str | None = None  # file with one key, session or speaker a line
     extractor: str | None = None  # whose vectors `embed` wrote beside the shards; None: those of the packing
@@ -96,6 +97,29 @@ class RegistrationConfig:
 
 
 @dataclass
+class AugmentConfig:
+    """What is done to training audio, drawn per sample and epoch. All of it is off: the paper names none."""
+
+    speeds: list[float] = field(default_factory=lambda: [1.0])  # a sample draws one; pitch moves too
+    noise: str | None = None  # folder with 16 kHz mono recordings of noise
+    noise_probability: float = 0.5
+    noise_snr: list[float] = field(default_factory=lambda: [5.0, 20.0])  # dB, drawn uniformly between
+    frame_masks: int = 0  # SpecAugment on the encoder's features: spans of frames (60 ms each), set to the mean
+    frame_mask_width: int = 12  # widths are drawn from 0 to this
+    mel_masks: int = 0  # and bands of mel channels
+    mel_mask_width: int = 30
+
+
+@dataclass
+class PhaseConfig:
+    """A phase of a curriculum: holds until the next begins. What it leaves out is as without a curriculum."""
+
+    from_step: int = MISSING  # first step, counted from 1
+    weights: list[float] | None = None  # of data.train, in its order; 0: not in this phase
+    max_seconds: float | None = None  # longer samples are left out of the windows that begin in this phase
+
+
+@dataclass
 class DataConfig:
     """What is streamed, and how it is packed into global steps."""
 
@@ -106,9 +130,16 @@ class DataConfig:
     max_positions: int = 6000  # LLM positions a micro-batch, the paper's "6 K tokens"
     max_frames: int = 12000  # padded encoder frames a micro-batch (16.67 a second)
     window_shards: int = 4  # shards shuffled together
+    curriculum: list[PhaseConfig] = field(default_factory=list)
+    align_epochs: bool = False  # a step ends with an epoch and is saved: there a dataset may be changed
+    accept_dataset_change: bool = False  # resume although datasets are others; between two of their epochs
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
     workers: int = 2  # loader processes a rank
     prefetch_steps: int = 2
     max_consecutive_replacements: int = 100
+    lengths_cache: str | None = None  # folder for token lengths, where a dataset cannot be written to
+    shard_cache: str | None = None  # local folder of a node for whole shards of remote datasets that fit
+    shard_cache_gb: float = 100.0
 
 
 @dataclass
@@ -303,6 +334,7 @@ def _check(r: Recipe, where: str) -> None:
         problems.append("data.registration.max_distractors must be 1..100")
     if r.data.registration.names not in ("pools", "corpus"):
         problems.append(f"data.registration.names is {r.data.registration.names!r}, must be pools or corpus")
+    problems += _data_problems(r.data)
     if r.data.micro_batches_per_step < 1:
         problems.append("data.micro_batches_per_step must be at least 1")
     if r.trainer.save_in_background not in ("auto", "always", "never"):
@@ -318,3 +350,29 @@ def _check(r: Recipe, where: str) -> None:
         )
     if problems:
         raise ConfigError(f"{where}: " + "; ".join(problems))
+
+
+def _data_problems(data: DataConfig) -> list[str]:
+    """Contradictions of mixture, curriculum and augmentation."""
+    problems = []
+    steps = [p.from_step for p in data.curriculum]
+    if steps != sorted(set(steps)) or any(s < 1 for s in steps):
+        problems.append(f"data.curriculum begins at steps {steps}; they must be 1 or more and ascend")
+    for p in data.curriculum:
+        if p.weights is not None and (len(p.weights) != len(data.train) or min(p.weights) < 0 or not any(p.weights)):
+            problems.append(
+                f"data.curriculum from step {p.from_step}: weights {p.weights}; one a dataset of data.train is wanted, "
+                "none below 0 and one above"
+            )
+        if p.max_seconds is not None and p.max_seconds <= 0:
+            problems.append(f"data.curriculum from step {p.from_step}: max_seconds must be above 0")
+    if any(d.epochs is not None and d.epochs < 1 for d in data.train):
+        problems.append("data.train: epochs must be at least 1, or null")
+    a = data.augment
+    if not a.speeds or not all(0.5 <= s <= 2 for s in a.speeds):
+        problems.append(f"data.augment.speeds is {a.speeds}, must be one or more factors between 0.5 and 2")
+    if not 0 <= a.noise_probability <= 1 or len(a.noise_snr) != 2 or a.noise_snr[0] > a.noise_snr[1]:
+        problems.append("data.augment: noise_probability must be 0..1, noise_snr the least and the most dB")
+    if min(a.frame_masks, a.mel_masks) < 0 or min(a.frame_mask_width, a.mel_mask_width) < 0:
+        problems.append("data.augment: masks and their widths must not be below 0")
+    return problems

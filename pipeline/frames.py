@@ -6,6 +6,7 @@ FRAME_SAMPLES = 400  # 25 ms at 16 kHz
 HOP_SAMPLES = 160  # 10 ms
 LFR_WINDOW = 7  # filterbank frames stacked into one encoder frame
 LFR_SHIFT = 6  # and how far that window moves
+N_MELS = 80  # channels of a filterbank frame
 
 
 def fbank_frames(num_samples: int) -> int:
@@ -26,3 +27,8 @@ def encoder_frames(num_samples: int) -> int:
 def audio_positions(num_samples: int, stride: int) -> int:
     """LLM positions of a waveform after the projector's convolution of this stride (same padding: a ceiling)."""
     return -(-encoder_frames(num_samples) // stride)
+
+
+def perturbed_samples(num_samples: int, speed: float) -> int:
+    """Samples of a waveform that is played at another speed."""
+    return round(num_samples / speed)

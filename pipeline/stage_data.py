@@ -6,10 +6,12 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from pipeline.agreement import first_rank_first
-from pipeline.config import DatasetConfig, Recipe
+from pipeline.config import AugmentConfig, DatasetConfig, Recipe
+from pipeline.data.augment import Augmenter
 from pipeline.data.collate import Batch
 from pipeline.data.loader import Loader, SampleReader, StepBatches
 from pipeline.data.plan import Plan, PlanSettings
@@ -18,6 +20,7 @@ from pipeline.engine import Ranks
 from pipeline.lengths import TokenCounter, build_lengths
 from pipeline.prompts import Mode, PromptTokenizer
 from pipeline.stages import STAGES
+from shards.cache import cached
 from shards.errors import ConfigError
 from shards.index import Dataset, open_dataset
 
@@ -28,23 +31,30 @@ class StageData:
     def __init__(self, recipe: Recipe, ranks: Ranks, tokenizer: PromptTokenizer) -> None:
         """Open the datasets and count their tokens where that has not been done yet."""
         self._recipe, self._ranks, self._tokenizer = recipe, ranks, tokenizer
+        self._lengths = Path(recipe.data.lengths_cache) if recipe.data.lengths_cache else None
+        self._cache_left = recipe.data.shard_cache_gb * 1e9
         self._train = self._open(recipe.data.train)
         self._validation = self._open(recipe.data.validation)
         self.train_names = [d.name for d in self._train]
         self.validation_names = [d.name for d in self._validation]
 
     def train(self, state: dict[str, Any] | None) -> Iterator[StepBatches]:
-        """Global steps without end."""
-        plan = self._plan(self._train, self._recipe.data.train, self._settings())
+        """Global steps; without end, unless every dataset is given its number of epochs."""
+        augmenter = Augmenter(self._recipe.data.augment)
+        settings = self._settings()
+        if augmenter.noises is not None:
+            settings = replace(settings, noise=augmenter.noises.fingerprint)
+        plan = self._plan(self._train, self._recipe.data.train, settings)
         if state is not None:
-            plan.load_state_dict(state)
-        return iter(self._loader(plan, self._train, self._recipe.data.workers))
+            plan.load_state_dict(state, self._recipe.data.accept_dataset_change)
+        return iter(self._loader(plan, self._train, self._recipe.data.workers, augmenter))
 
     def validation(self) -> Iterator[Sequence[Batch]]:
         """The first ``validation_batches`` micro-batches of a plan that does not change; each sample in every mode."""
         stage = STAGES[self._recipe.stage]
         modes = (Mode.NO, Mode.MATCH, Mode.OVER) if stage.registration else None
-        settings = replace(self._settings(), epochs=1, modes=modes)
+        data = replace(self._recipe.data, augment=AugmentConfig(), curriculum=[], align_epochs=False)
+        settings = replace(self._settings(), data=data, epochs=1, modes=modes)
         plan = self._plan(self._validation, self._recipe.data.validation, settings)
         steps = math.ceil(self._recipe.trainer.validation_batches / self._recipe.data.micro_batches_per_step)
         loader = self._loader(plan, self._validation, min(1, self._recipe.data.workers))
@@ -59,7 +69,10 @@ class StageData:
                     f"{dataset.url}: its speaker vectors are of {made}, the recipe's model.extractor is "
                     f"{self._recipe.model.extractor}; name that one, or embed with it and set the dataset's extractor"
                 )
-        first_rank_first(self._ranks, lambda: [build_lengths(d, self._tokenizer) for d in datasets])
+        first_rank_first(self._ranks, lambda: [build_lengths(d, self._tokenizer, self._lengths) for d in datasets])
+        if self._recipe.data.shard_cache:
+            for dataset in datasets:
+                self._cache_left -= cached(dataset, self._recipe.data.shard_cache, self._cache_left)
         return datasets
 
     def _settings(self) -> PlanSettings:
@@ -72,14 +85,16 @@ class StageData:
         )
 
     def _plan(self, datasets: Sequence[Dataset], shares: Sequence[DatasetConfig], settings: PlanSettings) -> Plan:
-        sources = [DatasetSource(d, self._tokenizer.hash) for d in datasets]
+        sources = [DatasetSource(d, self._tokenizer.hash, self._lengths) for d in datasets]
         return Plan(sources, shares, settings, TokenCounter(self._tokenizer))
 
-    def _loader(self, plan: Plan, datasets: Sequence[Dataset], workers: int) -> Loader:
+    def _loader(
+        self, plan: Plan, datasets: Sequence[Dataset], workers: int, augmenter: Augmenter | None = None
+    ) -> Loader:
         model, data = self._recipe.model, self._recipe.data
         return Loader(
             plan,
-            SampleReader(datasets, self._tokenizer, model.projector.stride, model.speaker_dim),
+            SampleReader(datasets, self._tokenizer, model.projector.stride, model.speaker_dim, augmenter),
             rank=self._ranks.rank,
             world_size=self._ranks.world_size,
             workers=workers,

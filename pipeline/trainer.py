@@ -112,12 +112,15 @@ class Trainer:
         stopped = anyone(self.ranks, self.run.stop.is_set) or (self._validation_due() and self.validate())
         while self.step < last and not stopped:
             batches, waited = self._next()
+            if batches is None:
+                return self._end_of_data()
             record, stopped = self.update(batches.micro_batches, waited)
             self.step, self.plan_state = self.step + 1, batches.state
             self.log(record)
             if self._validation_due() and not stopped:
                 stopped = self.validate()
-            if stopped or self.step == last or self.step % self.settings.save_every == 0:
+            due = self.step % self.settings.save_every == 0 or batches.state.get("epoch_ended")
+            if stopped or self.step == last or due:
                 self.save()
         self.saver.wait()
         if stopped or self.step < self.settings.max_steps:
@@ -273,6 +276,13 @@ class Trainer:
         say(self.ranks, f"resumed from {found} (step {state.step})")
         return state.step, state.plan
 
+    def _end_of_data(self) -> int:
+        """Every dataset has gone through the epochs that its recipe gives it."""
+        say(self.ranks, f"the data have ended after step {self.step}, before trainer.max_steps: no dataset goes on")
+        self.save()
+        self.saver.wait()
+        return self.finish()
+
     def _open_output(self) -> dict[str, Log]:
         """The run's folder with its resolved recipe and its logs."""
         self.output.mkdir(parents=True, exist_ok=True)
@@ -287,10 +297,10 @@ class Trainer:
         steps = iter(self.run.data.train(None if self.settings.overfit_one_batch else self.plan_state))
         return repeat(next(steps)) if self.settings.overfit_one_batch else steps
 
-    def _next(self) -> tuple[Step, float]:
-        """This rank's part of the next global step, and how long it was waited for."""
+    def _next(self) -> tuple[Step | None, float]:
+        """This rank's part of the next global step, None where the data have ended, and how long it was waited for."""
         began = time.perf_counter()
-        return next(self.steps), time.perf_counter() - began
+        return next(self.steps, None), time.perf_counter() - began
 
     def _validation_due(self) -> bool:
         """Before the first step and every validate_every; the last one is :meth:`finish`'s."""

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 DATASET = "dataset.json"
 MEMBERS = ("flac", "json", "npy")  # in the order in which they lie in the tar
+_SPAN = ("offset", "length", "crc32")
 INDEX_SCHEMA = pa.schema(
     [
         *(pa.field(name, pa.string(), nullable=False) for name in ("key", "corpus", "split", "session", "language")),
@@ -42,7 +43,7 @@ INDEX_SCHEMA = pa.schema(
     ]
 )
 _METADATA_KEY = b"speakerlm"
-_CACHED_TABLES = 8
+_CACHED_TABLES = 32  # the windows of two plans
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,9 +124,10 @@ class Dataset:
         self.shards = tuple(ShardInfo(**s) for s in info["shards"])
         self._tables: OrderedDict[int, pa.Table] = OrderedDict()
         self._vectors: OrderedDict[int, list[np.ndarray]] = OrderedDict()
+        self._spans: OrderedDict[int, np.ndarray] = OrderedDict()
 
     def __getstate__(self) -> dict[str, Any]:
-        state = self.__dict__ | {"_tables": OrderedDict(), "_vectors": OrderedDict()}
+        state = self.__dict__ | {"_tables": OrderedDict(), "_vectors": OrderedDict(), "_spans": OrderedDict()}
         state.pop("speakers", None)
         return state
 
@@ -155,6 +157,20 @@ class Dataset:
             if len(self._tables) > _CACHED_TABLES:
                 self._tables.popitem(last=False)
         return self._tables[shard]
+
+    def spans(self, shard: int) -> np.ndarray:
+        """int64 (samples, members, 3): offset, length and crc32 of each of :data:`MEMBERS`; -1 where there is none.
+
+        Raises:
+            ShardError: as :meth:`index`.
+        """
+        if shard not in self._spans:
+            table = self.index(shard)
+            columns = [table[f"{m}_{what}"].cast(pa.int64()).fill_null(-1) for m in MEMBERS for what in _SPAN]
+            self._spans[shard] = np.stack([c.to_numpy() for c in columns], 1).reshape(-1, len(MEMBERS), len(_SPAN))
+            if len(self._spans) > _CACHED_TABLES:
+                self._spans.popitem(last=False)
+        return self._spans[shard]
 
     def vectors(self, shard: int) -> list[np.ndarray] | None:
         """(n_speakers, dim) float16 of each sample where the dataset was opened for another extractor, otherwise None.

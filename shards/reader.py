@@ -9,11 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from fastcrc import crc32
 
 from shards.errors import DataError, ManifestError, ShardError
 from shards.index import MEMBERS, Dataset
 from shards.sample import Sample, parse_meta
+from shards.storage import Storage
 
 
 def read_sample(dataset: Dataset, shard: int, row: int) -> Sample:
@@ -23,18 +25,56 @@ def read_sample(dataset: Dataset, shard: int, row: int) -> Sample:
         ShardError: bytes are missing or differ from what was packed.
         StorageError: the storage failed, after retries.
     """
-    entry = dataset.index(shard).slice(row, 1).to_pylist()[0]
+    place = locate(dataset, shard, row)
+    return place.parse(place.read(dataset.storage))
+
+
+def locate(dataset: Dataset, shard: int, row: int) -> Place:
+    """Where the bytes of a sample lie. Opens the shard's index, where it is not in memory yet.
+
+    Raises:
+        ShardError, StorageError: the index cannot be read, or points outside the tar.
+    """
+    key = dataset.index(shard)["key"][row].as_py()
     vectors = dataset.vectors(shard)
-    wanted = MEMBERS if vectors is None else MEMBERS[:2]
-    spans = [_Span.of(dataset, shard, entry, m) for m in wanted if entry[f"{m}_offset"] is not None]
-    first, last = min(s.offset for s in spans), max(s.offset + s.length for s in spans)
-    data = dataset.storage.read_range(dataset.shards[shard].tar, first, last - first)
-    members = {s.member: s.check(data[s.offset - first : s.offset - first + s.length]) for s in spans}
-    try:
-        sample = Sample.from_members(entry["key"], members)
-    except (DataError, ValueError, KeyError, TypeError) as error:
-        raise ShardError(f"{spans[0].where}: not a sample ({error})") from error
-    return sample if vectors is None else sample.with_embeddings(vectors[row])
+    entry = dataset.spans(shard)[row].tolist()
+    wanted = [e for e in zip(MEMBERS, entry, strict=True) if e[1][0] >= 0 and (vectors is None or e[0] != "npy")]
+    info = dataset.shards[shard]
+    tar = f"{dataset.url}/{info.tar}"
+    spans = tuple(_Span.within(info.bytes, tar, key, member, *span) for member, span in wanted)
+    first = min(s.offset for s in spans)
+    length = max(s.offset + s.length for s in spans) - first
+    return Place(key, info.tar, first, length, spans, None if vectors is None else vectors[row])
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a sample lies, and what its bytes must be. May be read in another thread."""
+
+    key: str
+    tar: str  # path in the dataset
+    offset: int
+    length: int
+    spans: tuple[_Span, ...]
+    vectors: np.ndarray | None  # in place of those in the tar
+
+    def read(self, storage: Storage) -> bytes:
+        """All of the sample's bytes; fewer where the tar is cut."""
+        return storage.read_range(self.tar, self.offset, self.length)
+
+    def parse(self, data: bytes) -> Sample:
+        """The sample, if the bytes are what was packed.
+
+        Raises:
+            ShardError: they are not.
+        """
+        view = memoryview(data)
+        members = {s.member: s.check(bytes(view[s.offset - self.offset :][: s.length])) for s in self.spans}
+        try:
+            sample = Sample.from_members(self.key, members)
+        except (DataError, ValueError, KeyError, TypeError) as error:
+            raise ShardError(f"{self.spans[0].where}: not a sample ({error})") from error
+        return sample if self.vectors is None else sample.with_embeddings(self.vectors)
 
 
 def read_meta(dataset: Dataset, shard: int) -> list[dict[str, Any]]:
@@ -70,10 +110,15 @@ class _Span:
     def of(cls, dataset: Dataset, shard: int, entry: dict[str, Any], member: str) -> _Span:
         """The span that an index row gives for a member; one that does not lie in the tar is a ShardError."""
         info = dataset.shards[shard]
-        offset, length, crc32 = (entry[f"{member}_{what}"] for what in ("offset", "length", "crc32"))
-        span = cls(f"{dataset.url}/{info.tar}", entry["key"], member, offset, length, crc32)
-        if not 0 <= offset <= offset + length <= info.bytes:
-            raise ShardError(f"{span.where}: {length} bytes do not lie in a tar of {info.bytes}; the index is wrong")
+        span = (entry[f"{member}_{what}"] for what in ("offset", "length", "crc32"))
+        return cls.within(info.bytes, f"{dataset.url}/{info.tar}", entry["key"], member, *span)
+
+    @classmethod
+    def within(cls, size: int, tar: str, key: str, member: str, offset: int, length: int, crc32: int) -> _Span:
+        """A span of a tar of this size; one that does not lie in it is a ShardError."""
+        span = cls(tar, key, member, offset, length, crc32)
+        if not 0 <= offset <= offset + length <= size:
+            raise ShardError(f"{span.where}: {length} bytes do not lie in a tar of {size}; the index is wrong")
         return span
 
     @property

@@ -11,6 +11,7 @@ import builtins
 import contextlib
 import os
 import tempfile
+import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -20,7 +21,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
+import urllib3
+
 from shards.errors import StorageError
+from shards.s3_ranges import RangeReader
 from shards.storage import CONFLICT
 
 REQUEST_ATTEMPTS = 8  # with pauses that double up to 20 s: two minutes of an unwell server
@@ -29,6 +33,7 @@ CONNECT_TIMEOUT_S, READ_TIMEOUT_S = 10, 60  # without a byte
 CONNECTIONS = 16  # ranges read at once
 UPLOADS = 4  # parts sent at once; each is in memory
 PART_BYTES = 16 << 20  # of an upload: 10,000 of them are 156 GiB
+_MAKING = threading.RLock()  # making a client takes a while, and is not safe in two threads at once
 READ_BYTES = 8 << 20  # of a file that is read as a stream
 _ADVICE = {  # error code: what it means and what to do
     "NoSuchBucket": "there is no such bucket; create it, or correct the URL or AWS_ENDPOINT_URL",
@@ -52,33 +57,37 @@ class S3Storage:
             raise StorageError(f"{url}: no bucket; write s3://bucket/prefix")
         self.url, self.bucket, self.prefix = url.rstrip("/"), bucket, prefix.strip("/")
         self._client: tuple[int, Any] | None = None
+        self._reader: tuple[int, RangeReader] | None = None
         self._bucket_seen = False
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_client": None}  # each process opens its own connections
+        return self.__dict__ | {"_client": None, "_reader": None}  # each process opens its own connections
 
     @property
     def client(self) -> Any:
         """The boto3 client of this process."""
-        if self._client is None or self._client[0] != os.getpid():
-            from botocore.config import Config
+        with _MAKING:
+            if self._client is None or self._client[0] != os.getpid():
+                self._client = os.getpid(), _new_client()
+            return self._client[1]
 
-            config = Config(
-                retries={"total_max_attempts": REQUEST_ATTEMPTS, "mode": "standard"},
-                connect_timeout=CONNECT_TIMEOUT_S,
-                read_timeout=READ_TIMEOUT_S,
-                max_pool_connections=CONNECTIONS + UPLOADS,
-                request_checksum_calculation="when_required",  # S3-compatible servers know no trailing checksums
-                response_checksum_validation="when_required",
-            )
-            self._client = (os.getpid(), _session().client("s3", config=config))
-        return self._client[1]
+    @property
+    def _ranges(self) -> RangeReader:
+        """The reader of ranges of this process."""
+        with _MAKING:
+            if self._reader is None or self._reader[0] != os.getpid():
+                timeout = urllib3.Timeout(connect=CONNECT_TIMEOUT_S, read=READ_TIMEOUT_S)
+                self._reader = os.getpid(), RangeReader(self.client, self.bucket, CONNECTIONS, timeout)
+            return self._reader[1]
 
     def read(self, path: str) -> bytes:
         return self._get(path, None)
 
     def read_range(self, path: str, offset: int, length: int) -> bytes:
-        return self._get(path, (offset, length)) if length else b""
+        if not length:
+            return b""
+        data = self._ranges.read(self._key(path), offset, length)
+        return self._get(path, (offset, length)) if data is None else data
 
     def read_ranges(self, path: str, ranges: Sequence[tuple[int, int]]) -> Iterator[bytes]:
         waiting: deque[Future[bytes]] = deque()
@@ -329,6 +338,21 @@ class _Upload:
                 Bucket=self._storage.bucket, Key=self._key, UploadId=self._id, PartNumber=number, Body=data
             )
         return str(answer["ETag"])
+
+
+def _new_client() -> Any:
+    from botocore.config import Config
+
+    config = Config(
+        retries={"total_max_attempts": REQUEST_ATTEMPTS, "mode": "standard"},
+        connect_timeout=CONNECT_TIMEOUT_S,
+        read_timeout=READ_TIMEOUT_S,
+        max_pool_connections=CONNECTIONS + UPLOADS,
+        signature_version="s3v4",  # for presigned URLs too
+        request_checksum_calculation="when_required",  # S3-compatible servers know no trailing checksums
+        response_checksum_validation="when_required",
+    )
+    return _session().client("s3", config=config)
 
 
 def _session() -> Any:

@@ -13,6 +13,7 @@ import errno
 import fcntl
 import glob
 import os
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -21,6 +22,8 @@ from typing import BinaryIO, Protocol
 from shards.errors import StorageError
 
 CONFLICT = "another process wrote something else there meanwhile; let one pack at a time write a dataset, and run again"
+_PASSING = (errno.ESTALE, errno.EIO, errno.ETIMEDOUT, errno.EAGAIN)  # a network filesystem in trouble: open again
+_PAUSES = (0.5, 2.0, 8.0)  # seconds between attempts
 _HINTS = {  # what to do about an error of the operating system
     errno.ENOSPC: "free some space or name another output, and run again: what is whole is kept",
     errno.EDQUOT: "free some of the quota or name another output, and run again: what is whole is kept",
@@ -150,6 +153,13 @@ class LocalStorage:
             return (self.root / path).read_bytes()
 
     def read_range(self, path: str, offset: int, length: int) -> bytes:
+        for pause in _PAUSES:
+            try:
+                return next(self.read_ranges(path, [(offset, length)]))
+            except StorageError as error:
+                if getattr(error.__cause__, "errno", None) not in _PASSING:
+                    raise
+            time.sleep(pause)
         return next(self.read_ranges(path, [(offset, length)]))
 
     def read_ranges(self, path: str, ranges: Sequence[tuple[int, int]]) -> Iterator[bytes]:

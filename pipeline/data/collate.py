@@ -7,7 +7,7 @@ a disagreement would break the budgets, so it stops the run.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,10 @@ _EMPTY_SAMPLES = SAMPLE_RATE // 2
 _EMPTY_NAME = "spk"
 
 
+def _no_spans() -> np.ndarray:
+    return np.zeros((0, 2), np.int64)
+
+
 @dataclass(frozen=True)
 class LoadedSample:
     """A planned sample with its audio and the vectors of its registered speakers."""
@@ -33,6 +37,8 @@ class LoadedSample:
     sample: Sample
     wave: np.ndarray  # (S,) float32 in [-1, 1]
     vectors: np.ndarray  # (registered, dim) float32, in prompt order
+    frame_masks: np.ndarray = field(default_factory=_no_spans)  # int64 (K, 2), see pipeline/model/specaugment.py
+    mel_masks: np.ndarray = field(default_factory=_no_spans)
 
     def prompt(self) -> Prompt:
         """What is asked about this sample, for generating."""
@@ -54,6 +60,8 @@ class Batch:
     speaker_index: Tensor  # int64 (R,) where they go; (0,) where the row of zeros stands for nobody
     target_index: Tensor  # int64 (T,), positions whose output predicts a target: the ones before them
     target_ids: Tensor  # int64 (T,)
+    frame_masks: Tensor  # int64 (A, K, 2), spans of encoder frames that SpecAugment masks
+    mel_masks: Tensor  # int64 (A, K, 2), and of mel channels
     weight: float  # 0.0: an empty micro-batch, run for its calls alone
     mode: Mode
     keys: tuple[str, ...]
@@ -125,6 +133,8 @@ def collate(
         speaker_index=torch.tensor(packed.speakers, dtype=torch.int64),
         target_index=target_index - 1,
         target_ids=input_ids[target_index],
+        frame_masks=torch.from_numpy(np.stack([item.frame_masks for item in loaded])),
+        mel_masks=torch.from_numpy(np.stack([item.mel_masks for item in loaded])),
         weight=1.0,
         mode=loaded[0].planned.mode,
         keys=tuple(item.planned.key for item in loaded),
@@ -153,6 +163,8 @@ def empty_batch(tokenizer: PromptTokenizer, stride: int, speaker_dim: int) -> Ba
         speaker_index=torch.tensor(packed.speakers),
         target_index=torch.tensor([end - 1]),
         target_ids=input_ids[-1:],
+        frame_masks=torch.zeros((1, 0, 2), dtype=torch.int64),
+        mel_masks=torch.zeros((1, 0, 2), dtype=torch.int64),
         weight=0.0,
         mode=Mode.MATCH,
         keys=(),

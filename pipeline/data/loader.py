@@ -2,7 +2,7 @@
 
 Rank r of N takes micro-batches r, r + N, … of every step, ceil(M / N) of them; where there is none it gets an empty
 one. Only the main process plans; workers get planned micro-batches and give back tensors, in order. So the number of
-workers changes nothing but speed.
+workers changes nothing but speed. From remote storage a worker reads its next micro-batch while it decodes this one.
 
 A sample whose bytes fail their crc, cannot be decoded or hold a vector that is not finite is replaced by a *spare*: a
 short sample of the window's next micro-batch of the same mode that costs no more than the lost one (it is then seen
@@ -25,14 +25,16 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
+from pipeline.data.augment import Augmenter
 from pipeline.data.collate import Batch, LoadedSample, collate, empty_batch
 from pipeline.data.plan import GlobalStep, MicroBatch, Plan, PlannedSample
+from pipeline.data.readahead import ReadAhead
 from pipeline.data.workers import init_worker, owned
+from pipeline.frames import perturbed_samples
 from pipeline.prompts import PromptTokenizer
 from shards.audio import decode
 from shards.errors import AudioError, DataError, SpeakerError, SpeakerLMError, StorageError, TrainingError
 from shards.index import Dataset
-from shards.reader import read_sample
 from shards.sample import Sample
 
 
@@ -81,11 +83,23 @@ class _Loaded:
         return self if self.batch is None else replace(self, batch=self.batch.pin_memory())
 
 
+Task = tuple[MicroBatch | None, MicroBatch | None]  # what to load, and what the same process will be asked for next
+
+
 class SampleReader:
     """Reads planned samples and micro-batches. Safe to hand to another process."""
 
-    def __init__(self, datasets: Sequence[Dataset], tokenizer: PromptTokenizer, stride: int, speaker_dim: int) -> None:
+    def __init__(
+        self,
+        datasets: Sequence[Dataset],
+        tokenizer: PromptTokenizer,
+        stride: int,
+        speaker_dim: int,
+        augmenter: Augmenter | None = None,
+    ) -> None:
         self.datasets = tuple(datasets)
+        self.augmenter = augmenter
+        self._ahead = ReadAhead()
         self.tokenizer = tokenizer
         self.stride = stride
         self.speaker_dim = speaker_dim
@@ -97,18 +111,38 @@ class SampleReader:
             ShardError, AudioError, SpeakerError: its bytes are not what was packed, or unusable.
             StorageError: the storage failed.
         """
-        sample = read_sample(self.datasets[planned.dataset], planned.shard, planned.row)
+        place, data = self._ahead.take(self.datasets[planned.dataset], planned.shard, planned.row)
+        sample = place.parse(data)
         wave = decode(sample.audio)
-        if len(wave) != planned.num_samples:
-            raise AudioError(f"{planned.key}: {len(wave)} samples of audio, the index says {planned.num_samples}")
-        return LoadedSample(planned, sample, wave, self._vectors(planned, sample))
+        if perturbed_samples(len(wave), planned.speed) != planned.num_samples:
+            raise AudioError(
+                f"{planned.key}: {len(wave)} samples of audio at speed {planned.speed}, planned were "
+                f"{planned.num_samples}; the index is of another sample"
+            )
+        vectors = self._vectors(planned, sample)
+        if self.augmenter is None:
+            return LoadedSample(planned, sample, wave, vectors)
+        wave = self.augmenter.wave(wave, planned.speed, planned.seed)
+        return LoadedSample(planned, sample, wave, vectors, *self.augmenter.masks(len(wave), planned.seed))
 
-    def __getitem__(self, planned: MicroBatch | None) -> _Loaded:
-        """A packed micro-batch; an empty one for None."""
+    def __getitem__(self, task: Task) -> _Loaded:
+        """A packed micro-batch; an empty one for None. Begins to read what this process is asked for next."""
+        planned, following = task
         try:
+            for batch in (planned, following):
+                self._announce(batch)
             return self._load_batch(planned) if planned is not None else _Loaded(self._empty)
         except SpeakerLMError as e:
             return _Loaded(None, error=e)
+
+    @property
+    def remote(self) -> bool:
+        """Whether it pays to read ahead."""
+        return any(d.storage.local_path("") is None for d in self.datasets)
+
+    def _announce(self, batch: MicroBatch | None) -> None:
+        if batch is not None and self.datasets[batch.dataset].storage.local_path("") is None:
+            self._ahead.announce(self.datasets[batch.dataset], [(p.shard, p.row) for p in batch.samples])
 
     @cached_property
     def _empty(self) -> Batch:
@@ -221,7 +255,7 @@ class Loader:
         return DataLoader(
             self._reader,  # type: ignore[arg-type]
             batch_size=None,
-            sampler=self._planned(),
+            sampler=self._tasks(),
             num_workers=self._workers,
             prefetch_factor=self._ahead,
             collate_fn=_identity,
@@ -229,6 +263,20 @@ class Loader:
             generator=torch.Generator(),  # else it draws from torch's global one
             pin_memory=self._pin_memory,
         )
+
+    def _tasks(self) -> Iterator[Task]:
+        """Each micro-batch, and from remote storage the one that the same worker gets after it: they take turns."""
+        if not self._reader.remote:
+            yield from ((batch, None) for batch in self._planned())
+            return
+        turns = max(1, self._workers)
+        ahead: deque[MicroBatch | None] = deque()
+        for batch in self._planned():
+            ahead.append(batch)
+            if len(ahead) > turns:
+                yield ahead.popleft(), batch
+        while ahead:
+            yield ahead.popleft(), None
 
     def _planned(self) -> Iterator[MicroBatch | None]:
         """This rank's micro-batches in order; runs ahead of what is yielded."""

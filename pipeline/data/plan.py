@@ -8,6 +8,7 @@ A pure function of (index, lengths, recipe, seed). Per dataset and epoch:
    shuffled. What could not fill one is carried into the next window; the last window of an epoch empties everything.
 
 Datasets are interleaved per micro-batch in proportion to their weights, and every M micro-batches make a global step.
+A curriculum changes weights, and the longest sample of the windows to come, at given steps.
 Nothing here knows of ranks or workers: rank r of N takes micro-batches r, r + N, …
 
 Cost: memory and time of a window. Its state names the window, the place in it and the carried samples, so resuming
@@ -16,23 +17,23 @@ plans one window again.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.config import DataConfig, DatasetConfig
+from pipeline.config import DataConfig, DatasetConfig, PhaseConfig
+from pipeline.data.augment import draw_speed
+from pipeline.data.identity import dataset_differences, identity, matched_places, recipe_differences
 from pipeline.data.keyed import keyed_rng, keyed_seed, keyed_uniform
 from pipeline.data.packing import pack
 from pipeline.data.registration import VectorSource, draw_mode, draw_registration
 from pipeline.data.rows import Row, Selection, Source, read_exclude_list
-from pipeline.frames import audio_positions, encoder_frames
+from pipeline.frames import audio_positions, encoder_frames, perturbed_samples
 from pipeline.lengths import TokenCounter
 from pipeline.prompts import Mode
 from shards.errors import PlanError
 
-STATE_VERSION = 1
+STATE_VERSION = 2
 SPARES = 3
 _GOLDEN = 0.6180339887498949  # its multiples modulo 1 are the most even sequence: shares are kept within any stretch
 
@@ -53,8 +54,9 @@ class PlannedSample:
     positions: int  # LLM positions, prompt and target
     frames: int  # encoder frames
     targets: int  # target tokens
-    num_samples: int  # audio at 16 kHz
-    seed: int  # of augmentation
+    num_samples: int  # audio at 16 kHz, at its speed
+    speed: float
+    seed: int  # of noise and masks
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +90,7 @@ class PlanSettings:
     epochs: int | None = None  # None: without end
     modes: tuple[Mode, ...] | None = None  # every sample once in each of these; None: one drawn mode
     n_ov: int | None = None  # distractors in Over; None: drawn
+    noise: str | None = None  # hash of the noise files
 
 
 class Stream:
@@ -99,7 +102,8 @@ class Stream:
         exclude = read_exclude_list(share.exclude) if share.exclude else frozenset()
         self.number = number
         self.source = source
-        self.weight = share.weight
+        self.share = share
+        self.max_seconds: float | None = None  # of the window that is open
         self.selection = Selection(source, settings.seed, share.hours, exclude)
         self._banned = self.selection.banned()
         self.epoch = self.window = self.position = 0
@@ -113,11 +117,19 @@ class Stream:
     @property
     def done(self) -> bool:
         """True after the last epoch of a finite plan."""
-        return self._settings.epochs is not None and self.epoch >= self._settings.epochs
+        last = [n for n in (self._settings.epochs, self.share.epochs) if n is not None]
+        return bool(last) and self.epoch >= min(last)
 
-    def next(self) -> MicroBatch | None:
-        """The next micro-batch; None when done."""
+    @property
+    def between_epochs(self) -> bool:
+        """True before the first micro-batch of an epoch."""
+        return self.window == self.position == 0
+
+    def next(self, max_seconds: float | None = None) -> MicroBatch | None:
+        """The next micro-batch; None when done. A window that begins now leaves out samples beyond ``max_seconds``."""
         while not self.done:
+            if self.position == 0:
+                self.max_seconds = max_seconds
             ready, carried = self._ready = self._ready or self._plan_window()
             batch = ready[self.position] if self.position < len(ready) else None  # None: all of the window is carried
             self._empty_epoch &= batch is None
@@ -131,11 +143,13 @@ class Stream:
     def state_dict(self) -> dict[str, Any]:
         """Where the stream stands, as JSON."""
         carried = [[p.shard, p.row, p.key, str(p.mode)] for p in self.carried]
-        return {"epoch": self.epoch, "window": self.window, "position": self.position, "carried": carried}
+        where = {"epoch": self.epoch, "window": self.window, "position": self.position}
+        return where | {"max_seconds": self.max_seconds, "carried": carried}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go to where a stream stood. The window is planned again when the next micro-batch is asked for."""
         self.epoch, self.window, self.position = state["epoch"], state["window"], state["position"]
+        self.max_seconds = state["max_seconds"]
         self._ready, self._empty_epoch = None, False
         rows = {shard: self.source.rows(shard) for shard in sorted({c[0] for c in state["carried"]})}
         for shard, row, key, _ in state["carried"]:
@@ -151,7 +165,10 @@ class Stream:
         self.window += 1
         if self.window >= self._windows:
             if self._empty_epoch:
-                raise PlanError(f"dataset {self.source.name} has no sample, or none outside its exclude list and hours")
+                raise PlanError(
+                    f"dataset {self.source.name} has no sample, or none outside its exclude list and hours and within "
+                    "data.curriculum's max_seconds"
+                )
             self.epoch, self.window, self._empty_epoch = self.epoch + 1, 0, True
 
     @property
@@ -170,6 +187,8 @@ class Stream:
         pool = list(self.carried)
         for shard in self._window_shards():
             for row in self.selection.rows(shard):
+                if self.max_seconds is not None and row.seconds > self.max_seconds:
+                    continue
                 pool += [self._planned(row, mode) for mode in self._modes(row)]
         rng = keyed_rng(self._settings.seed, "window", self.source.name, self.epoch, self.window)
         packed: list[list[PlannedSample]] = []
@@ -212,9 +231,11 @@ class Stream:
         drawn = draw_registration(
             row, mode, s.data.registration, self.source.bank, self.number, self._key(row), s.n_ov, self._banned
         )
-        frames = encoder_frames(row.num_samples)
+        speed = draw_speed(s.data.augment.speeds, *self._key(row))
+        num_samples = perturbed_samples(row.num_samples, speed)
+        frames = encoder_frames(num_samples)
         targets = self._counter.target(drawn.mode, row, drawn.target_names)
-        prompt = self._counter.prompt(drawn.mode, drawn.names, audio_positions(row.num_samples, s.stride))
+        prompt = self._counter.prompt(drawn.mode, drawn.names, audio_positions(num_samples, s.stride))
         self._check(row, drawn.mode, len(drawn.names), prompt + targets, frames)
         return PlannedSample(
             dataset=self.number,
@@ -229,7 +250,8 @@ class Stream:
             positions=prompt + targets,
             frames=frames,
             targets=targets,
-            num_samples=row.num_samples,
+            num_samples=num_samples,
+            speed=speed,
             seed=keyed_seed(*self._key(row), "augmentation"),
         )
 
@@ -265,18 +287,20 @@ class Plan:
         ]
         self.step = 0
         self.replaced: list[dict[str, Any]] = []  # samples whose bytes were bad, as far as this plan was told
-        self._identity = _identity(sources, self.streams, shares, settings)
+        self._identity = identity(sources, self.streams, settings)
         self._offset = keyed_uniform(settings.seed, "mixture")
 
     def __iter__(self) -> Iterator[GlobalStep]:
         """From where the plan stands; ends only where ``epochs`` is set."""
         size = self.settings.data.micro_batches_per_step
         while True:
-            batches = [self._next(self.step * size + m) for m in range(size)]
+            phase = self._phase(self.step + 1)
+            ended: set[int] = set()  # datasets whose epoch ended in this step, where a step ends with an epoch
+            batches = [self._next(self.step * size + m, phase, ended) for m in range(size)]
             if all(b is None for b in batches):
                 return
             self.step += 1
-            yield GlobalStep(self.step, tuple(batches), self.state_dict())
+            yield GlobalStep(self.step, tuple(batches), self.state_dict() | {"epoch_ended": bool(ended)})
 
     def state_dict(self) -> dict[str, Any]:
         """Where the plan stands and what it was made of, as JSON. Knows nothing of ranks or workers."""
@@ -288,92 +312,52 @@ class Plan:
             "replaced": self.replaced,
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any], accept_dataset_change: bool = False) -> None:
         """Stand where another plan stood.
+
+        Args:
+            accept_dataset_change: datasets may be others than that plan's, where each that changed or is gone stood
+                between two epochs; it then goes on with the next epoch, a new one with its first.
 
         Raises:
             PlanError: that plan was made of other data, another recipe or another seed; says which.
         """
         if state.get("version") != STATE_VERSION:
             raise PlanError(f"the data state has version {state.get('version')}, this code reads {STATE_VERSION}")
-        changed = list(_differences(state, self._identity))
+        changed = list(recipe_differences(state, self._identity))
+        if not accept_dataset_change:
+            changed += dataset_differences(state, self._identity)
         if changed:
             raise PlanError(
                 "the data position cannot be resumed, because the plan is another one: " + "; ".join(changed) + ". "
-                "Restore what changed, or start a new run from the weights of this one"
+                "Restore what changed, or start a new run from the weights of this one; datasets alone may be changed "
+                "between two epochs, with --accept-dataset-change"
             )
+        places = matched_places(state, self._identity)
         self.step, self.replaced = state["step"], list(state["replaced"])
-        for stream, saved in zip(self.streams, state["streams"], strict=True):
-            stream.load_state_dict(saved)
+        for stream, saved in zip(self.streams, places, strict=True):
+            if saved is not None:
+                stream.load_state_dict(saved)
 
-    def _next(self, counter: int) -> MicroBatch | None:
+    def _phase(self, step: int) -> PhaseConfig:
+        """The phase of the curriculum that this step (from 1) lies in."""
+        begun = [p for p in self.settings.data.curriculum if p.from_step <= step]
+        return begun[-1] if begun else PhaseConfig(from_step=1)
+
+    def _next(self, counter: int, phase: PhaseConfig, ended: set[int]) -> MicroBatch | None:
         """Micro-batch number ``counter`` of the run: of the dataset whose share of [0, 1) the counter falls into."""
-        live = [s for s in self.streams if not s.done]
+        weights = phase.weights or [s.share.weight for s in self.streams]
+        live = [s for s in self.streams if not s.done and weights[s.number] > 0 and s.number not in ended]
         while live:
-            place = (self._offset + counter * _GOLDEN) % 1.0 * sum(s.weight for s in live)
+            place = (self._offset + counter * _GOLDEN) % 1.0 * sum(weights[s.number] for s in live)
             for stream in live:
-                place -= stream.weight
+                place -= weights[stream.number]
                 if place < 0:
                     break
-            batch = stream.next()
+            batch = stream.next(phase.max_seconds)
+            if self.settings.data.align_epochs and stream.between_epochs:
+                ended.add(stream.number)
             if batch is not None:
                 return batch
-            live = [s for s in live if not s.done]
+            live = [s for s in live if not s.done and s.number not in ended]
         return None
-
-
-def _identity(
-    sources: Sequence[Source], streams: Sequence[Stream], shares: Sequence[DatasetConfig], settings: PlanSettings
-) -> dict[str, Any]:
-    """What must be the same for a state to mean the same, each under the name that an error tells."""
-    data = settings.data
-    recipe = {
-        "data.micro_batches_per_step": data.micro_batches_per_step,
-        "data.max_positions": data.max_positions,
-        "data.max_frames": data.max_frames,
-        "data.window_shards": data.window_shards,
-        "data.registration": asdict(data.registration),
-        "registration of the stage": settings.registration,
-        "model.projector.stride": settings.stride,
-        "tokenizer or chat template": settings.tokenizer,
-        "epochs": settings.epochs,
-        "modes": [str(m) for m in settings.modes] if settings.modes else None,
-        "distractors": settings.n_ov,
-    }
-    datasets = [
-        {
-            "name": source.name,
-            "fingerprint": source.fingerprint,
-            "weight": share.weight,
-            "hours": share.hours,
-            "exclude": _hash(sorted(stream.selection.exclude)),
-        }
-        for source, stream, share in zip(sources, streams, shares, strict=True)
-    ]
-    return {"seed": settings.seed, "recipe": recipe, "datasets": datasets}
-
-
-def _hash(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _differences(old: dict[str, Any], new: dict[str, Any]) -> Iterator[str]:
-    """Each change between two identities, in words."""
-    if old["seed"] != new["seed"]:
-        yield f"seed was {old['seed']}, is {new['seed']}"
-    for name in sorted(old["recipe"].keys() | new["recipe"].keys()):
-        before, after = old["recipe"].get(name), new["recipe"].get(name)
-        if before != after:
-            yield f"{name} was {before}, is {after}"
-    if [d["name"] for d in old["datasets"]] != [d["name"] for d in new["datasets"]]:
-        yield f"datasets were {[d['name'] for d in old['datasets']]}, are {[d['name'] for d in new['datasets']]}"
-        return
-    for before, after in zip(old["datasets"], new["datasets"], strict=True):
-        for name, what in (
-            ("fingerprint", "its shards"),
-            ("weight", "weight"),
-            ("hours", "hours"),
-            ("exclude", "exclude list"),
-        ):
-            if before[name] != after[name]:
-                yield f"dataset {before['name']}: {what} changed ({before[name]} → {after[name]})"

@@ -23,6 +23,7 @@ from pipeline.model.lora import add_lora
 from pipeline.model.loss import token_losses_sum
 from pipeline.model.packing import Segments, no_mask, register
 from pipeline.model.projectors import AudioProjector, SpeakerProjector
+from pipeline.model.specaugment import mask_features
 from pipeline.stages import MODULES, module_of
 from shards.errors import ModelError
 
@@ -142,6 +143,8 @@ class SpeakerLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         target_index: Tensor,
         target_ids: Tensor,
         weight: float | Tensor = 1.0,
+        frame_masks: Tensor | None = None,
+        mel_masks: Tensor | None = None,
     ) -> SpeakerLMOutput:
         """Sum of token losses of a packed micro-batch.
 
@@ -157,11 +160,13 @@ class SpeakerLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
             target_index: (T,) positions whose hidden state predicts a target token.
             target_ids: (T,) those tokens.
             weight: factor on the loss; 0 for an empty micro-batch.
+            frame_masks, mel_masks: (A, K, 2) spans that SpecAugment masks, see :func:`mask_features`.
 
         Raises:
             ModelError: indices and tensors disagree in number.
         """
-        embeds = self.embed(waveforms, waveform_lengths, input_ids, audio_index, speaker_vectors, speaker_index)
+        masks = frame_masks, mel_masks
+        embeds = self.embed(waveforms, waveform_lengths, input_ids, audio_index, speaker_vectors, speaker_index, masks)
         hidden = self._decoder(
             inputs_embeds=embeds.unsqueeze(0),
             attention_mask=no_mask(embeds.device),
@@ -180,10 +185,11 @@ class SpeakerLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         audio_index: Tensor,
         speaker_vectors: Tensor,
         speaker_index: Tensor,
+        masks: tuple[Tensor | None, Tensor | None] = (None, None),
     ) -> Tensor:
         """(N,) token ids → (N, H) LLM inputs, with audio and speakers in their places. Shapes as in :meth:`forward`."""
         embeds = self.llm.get_input_embeddings()(input_ids)
-        audio = self.encode_audio(waveforms, waveform_lengths)
+        audio = self.encode_audio(waveforms, waveform_lengths, masks)
         speakers = self.speaker_projector(speaker_vectors.to(self.speaker_projector.weight.dtype))
         if len(audio) != len(audio_index):
             raise ModelError(f"{len(audio_index)} audio positions were planned, the audio makes {len(audio)}")
@@ -193,10 +199,16 @@ class SpeakerLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         # A dummy row is cut off here: its gradient is exactly zero, and it exists.
         return embeds.index_copy(0, speaker_index, speakers[: len(speaker_index)].to(embeds.dtype))
 
-    def encode_audio(self, waveforms: Tensor, waveform_lengths: Tensor) -> Tensor:
+    def encode_audio(
+        self,
+        waveforms: Tensor,
+        waveform_lengths: Tensor,
+        masks: tuple[Tensor | None, Tensor | None] = (None, None),
+    ) -> Tensor:
         """(A, S) waveforms → (P, H) LLM inputs of all audios, one after the other."""
         with torch.no_grad():
             features, frames = self.frontend(waveforms, waveform_lengths.tolist())
+            features = mask_features(features, *masks)
         with torch.set_grad_enabled(torch.is_grad_enabled() and "encoder" in self.trained):
             encoded = self.encoder(features, frames)
         return self.audio_projector(encoded, frames)

@@ -183,7 +183,8 @@ class _Handler(BaseHTTPRequestHandler):
         if fault in ("500", "503", "403"):
             self._error(int(fault), {"500": "InternalError", "503": "SlowDown", "403": "AccessDenied"}[fault])
             return None
-        if "Credential=id/" not in self.headers.get("Authorization", ""):
+        signed = self.headers.get("Authorization", "") + "Credential=" + self.query.get("X-Amz-Credential", [""])[0]
+        if "Credential=id/" not in signed:
             self._error(403, "InvalidAccessKeyId")
             return None
         if bucket != "bucket":

@@ -178,7 +178,8 @@ def test_s3_faults_that_last_are_a_storage_error(s3, monkeypatch):
 def test_s3_reads_only_the_range(s3):
     s3.objects["p/x"] = bytes(100)
     S3Storage("s3://bucket/p").read_range("x", 10, 5)
-    assert s3.requests == [("GET", "/bucket/p/x", "bytes=10-14")]
+    ((method, path, span),) = s3.requests
+    assert (method, path.partition("?")[0], span) == ("GET", "/bucket/p/x", "bytes=10-14")
 
 
 def test_a_missing_bucket_is_a_storage_error(s3):

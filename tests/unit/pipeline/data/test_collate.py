@@ -148,5 +148,5 @@ def test_moving_a_batch_keeps_everything_else(dataset, tokenizer):
     assert moved.keys == batch.keys
     assert set(batch.model_inputs()) == {
         "waveforms", "waveform_lengths", "input_ids", "position_ids", "cu_seqlens", "audio_index",
-        "speaker_vectors", "speaker_index", "target_index", "target_ids", "weight",
+        "speaker_vectors", "speaker_index", "target_index", "target_ids", "weight", "frame_masks", "mel_masks",
     }  # fmt: skip

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.config import DatasetConfig, RegistrationConfig
+from pipeline.config import AugmentConfig, DatasetConfig, PhaseConfig, RegistrationConfig
 from pipeline.data.plan import PlanSettings
 from pipeline.prompts import Mode
 from shards.errors import PlanError
@@ -79,6 +79,7 @@ def test_modes_are_a_third_of_samples_each_and_change_with_the_epoch() -> None:
     samples = 3000
     planned = samples_of(list(make_plan(make_source(samples, 100), epochs=2)))
     drawn = {(p.key, p.epoch): p.mode for p in planned}
+    assert len(drawn) == 2 * samples
     counts = Counter(drawn.values())
     sigma = (2 * samples * (1 / 3) * (2 / 3)) ** 0.5
     for mode in (Mode.NO, Mode.MATCH, Mode.OVER):
@@ -184,6 +185,120 @@ def test_a_dataset_emptied_by_its_exclude_list_is_an_error(tmp_path) -> None:
         list(make_plan(make_source(5), shares=[DatasetConfig(path="made", exclude=str(exclude))]))
 
 
+def test_a_dataset_leaves_the_mixture_after_its_epochs() -> None:
+    sources = make_source(40, name="short"), make_source(200, name="long")
+    shares = [DatasetConfig(path="short", epochs=2), DatasetConfig(path="long")]
+    planned = samples_of(list(itertools.islice(make_plan(*sources, shares=shares, epochs=None), 60)))
+    counts = Counter(p.key for p in planned if p.dataset == 0)
+    assert len(counts) == 40
+    assert set(counts.values()) == {2}
+    assert {p.epoch for p in planned if p.dataset == 1} > {0, 1}
+
+
+def test_a_plan_ends_when_every_dataset_has_had_its_epochs() -> None:
+    sources = make_source(40, name="one"), make_source(30, name="two")
+    shares = [DatasetConfig(path="one", epochs=1), DatasetConfig(path="two", epochs=3)]
+    planned = samples_of(list(make_plan(*sources, shares=shares, epochs=None)))
+    assert Counter(p.dataset for p in planned) == {0: 40, 1: 90}
+
+
+def test_a_curriculum_changes_weights_at_its_steps() -> None:
+    sources = make_source(300, name="one"), make_source(300, name="two")
+    data = make_data(curriculum=[PhaseConfig(1, [1.0, 0.0]), PhaseConfig(11, [1.0, 3.0]), PhaseConfig(21)])
+    steps = list(itertools.islice(make_plan(*sources, data=data, epochs=None), 40))
+    drawn = np.array([[b.dataset for b in s.micro_batches] for s in steps])
+    assert not drawn[:10].any()
+    assert drawn[10:20].mean() == pytest.approx(0.75, abs=0.06)
+    assert drawn[20:].mean() == pytest.approx(0.5, abs=0.06)  # the recipe's own weights
+
+
+def test_a_curriculum_leaves_long_samples_out_of_the_windows_of_its_phase() -> None:
+    data = make_data(curriculum=[PhaseConfig(1, max_seconds=4.0), PhaseConfig(9)], window_shards=2)
+    steps = list(itertools.islice(make_plan(make_source(200), data=data, epochs=None), 40))
+    longest = [max(p.num_samples for p in samples_of([s])) / 16_000 for s in steps]
+    assert max(longest[:8]) <= 4.0
+    last_early = max(i for i, s in enumerate(steps) if s.state["streams"][0]["max_seconds"] is not None)
+    assert 7 <= last_early < 20  # the window that was open goes on to its end
+    assert max(longest[last_early + 1 :]) > 6.0
+    for stop in range(0, 14):
+        plan = make_plan(make_source(200), data=data, epochs=None)
+        plan.load_state_dict(json.loads(json.dumps(steps[stop].state)))
+        assert list(itertools.islice(plan, 3)) == steps[stop + 1 : stop + 4]
+
+
+def test_aligned_epochs_end_with_a_step() -> None:
+    data = make_data(align_epochs=True, micro_batches_per_step=3)
+    alone = list(itertools.islice(make_plan(make_source(60), data=data, epochs=None), 40))
+    for step in alone:
+        assert len({p.epoch for p in samples_of([step])}) == 1
+        place = step.state["streams"][0]
+        assert step.state["epoch_ended"] == (place["window"] == place["position"] == 0)
+    assert sum(s.state["epoch_ended"] for s in alone) >= 2
+    mixed = make_plan(make_source(60, name="one"), make_source(300, name="two"), data=data, epochs=None)
+    steps = list(itertools.islice(mixed, 40))
+    assert all(None not in s.micro_batches for s in steps)  # the other dataset takes the places
+
+
+def boundary_state(data: object) -> tuple[dict, dict]:
+    """States within and between epochs of a plan over ``one`` and ``two``."""
+    plan = make_plan(make_source(40, name="one"), make_source(200, name="two"), data=data, epochs=None)
+    steps = list(itertools.islice(plan, 40))
+    inside = next(s.state for s in steps if s.state["streams"][0]["position"] and s.state["streams"][0]["epoch"])
+    between = next(s.state for s in steps if s.state["streams"][0]["epoch"] and not s.state["streams"][0]["position"]
+                   and not s.state["streams"][0]["window"])  # fmt: skip
+    return inside, between
+
+
+def test_a_changed_dataset_is_accepted_between_two_epochs_only_and_only_on_demand() -> None:
+    data = make_data(align_epochs=True)
+    inside, between = boundary_state(data)
+
+    def changed() -> object:
+        one = make_source(70, name="one", seed=9)
+        one.fingerprint = "packed again"
+        return make_plan(one, make_source(200, name="two"), data=data, epochs=None)
+
+    for state in (inside, between):
+        with pytest.raises(PlanError, match=r"one: its shards changed.*--accept-dataset-change"):
+            changed().load_state_dict(state)
+    with pytest.raises(PlanError, match=r"its shards changed \(made → packed again\).*within epoch 2 of one"):
+        changed().load_state_dict(inside, accept_dataset_change=True)
+    plan = changed()
+    plan.load_state_dict(between, accept_dataset_change=True)
+    planned = samples_of(list(itertools.islice(plan, 60)))
+    epoch = between["streams"][0]["epoch"]
+    assert Counter(p.key for p in planned if p.dataset == 0 and p.epoch == epoch) == {
+        f"one-{i:04d}": 1 for i in range(70)
+    }
+    rest = [p.key for p in planned if p.dataset == 1 and p.epoch == between["streams"][1]["epoch"]]
+    old = make_plan(make_source(40, name="one"), make_source(200, name="two"), data=data, epochs=None)
+    old.load_state_dict(between)
+    assert rest == [
+        p.key
+        for p in samples_of(list(itertools.islice(old, 60)))
+        if p.dataset == 1 and p.epoch == between["streams"][1]["epoch"]
+    ]
+
+
+def test_datasets_may_come_at_any_time_and_go_between_epochs() -> None:
+    data = make_data(align_epochs=True)
+    inside, between = boundary_state(data)
+    three = [make_source(200, name="two"), make_source(40, name="one"), make_source(30, name="three")]
+    plan = make_plan(*three, data=data, epochs=None)
+    plan.load_state_dict(inside, accept_dataset_change=True)
+    assert [s["epoch"] for s in plan.state_dict()["streams"]] == [inside["streams"][1]["epoch"], 1, 0]
+    assert {p.dataset for p in samples_of(list(itertools.islice(plan, 20)))} == {0, 1, 2}
+    with pytest.raises(PlanError, match=r"dataset one is gone"):
+        make_plan(three[0], data=data, epochs=None).load_state_dict(inside, accept_dataset_change=True)
+    make_plan(three[0], data=data, epochs=None).load_state_dict(between, accept_dataset_change=True)
+
+
+def test_a_changed_recipe_is_refused_even_where_datasets_may_change() -> None:
+    state = next(iter(make_plan(make_source(40)))).state
+    with pytest.raises(PlanError, match=r"seed was 1, is 2; data\.max_positions was 900, is 901"):
+        make_plan(make_source(40), data=make_data(max_positions=901), seed=2).load_state_dict(state, True)
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
@@ -191,7 +306,10 @@ def test_a_dataset_emptied_by_its_exclude_list_is_an_error(tmp_path) -> None:
         ({"data": {"max_positions": 901}}, "data.max_positions was 900, is 901"),
         ({"data": {"micro_batches_per_step": 8}}, "micro_batches_per_step"),
         ({"data": {"registration": RegistrationConfig(max_distractors=4)}}, "data.registration"),
+        ({"data": {"augment": AugmentConfig(speeds=[0.9, 1.0])}}, r"data.augment was .*'speeds': \[1.0\]"),
+        ({"data": {"curriculum": [PhaseConfig(5)]}}, r"data.curriculum was \[\], is"),
         ({"registration": False}, "registration of the stage"),
+        ({"share": {"epochs": 3}}, "epochs changed"),
         ({"fingerprint": "repacked"}, "made: its shards changed"),
         ({"share": {"weight": 2.0}}, "weight"),
         ({"share": {"hours": 0.01}}, "hours"),
@@ -230,7 +348,8 @@ def test_spares_are_of_the_same_mode_and_from_another_micro_batch_where_there_is
 def test_identity_covers_every_setting_that_shapes_a_plan() -> None:
     """A new setting must be compared on resume, or named here as one that shapes nothing."""
     speed = {"train", "validation", "workers", "prefetch_steps", "max_consecutive_replacements"}
+    speed |= {"lengths_cache", "shard_cache", "shard_cache_gb", "accept_dataset_change"}
     known = make_plan(make_source(5)).state_dict()["recipe"]
     fields = {f"data.{n}" for n in vars(make_data()) if n not in speed}
     assert fields <= known.keys()
-    assert len(known) == len(fields) + len(vars(PlanSettings(1, True, 2, "", make_data()))) - 2
+    assert len(known) == len(fields) + len(vars(PlanSettings(1, True, 2, "", make_data()))) - 3  # seed, data; noise

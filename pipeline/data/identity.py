@@ -1,0 +1,111 @@
+"""What a plan was made of, and in which words to say that it is another one now."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from pipeline.data.rows import Source
+from shards.errors import PlanError
+
+if TYPE_CHECKING:
+    from pipeline.data.plan import PlanSettings, Stream
+
+_CONTENT = {"fingerprint": "its shards", "hours": "hours", "exclude": "exclude list"}  # decide who is in an epoch
+_SHARE = {"weight": "weight", "epochs": "epochs"}  # decide how often it is its turn
+
+
+def identity(sources: Sequence[Source], streams: Sequence[Stream], settings: PlanSettings) -> dict[str, Any]:
+    """What must be the same for a state to mean the same, each under the name that an error tells."""
+    data = settings.data
+    recipe = {
+        "data.micro_batches_per_step": data.micro_batches_per_step,
+        "data.max_positions": data.max_positions,
+        "data.max_frames": data.max_frames,
+        "data.window_shards": data.window_shards,
+        "data.registration": asdict(data.registration),
+        "data.augment": asdict(data.augment) | {"noise": settings.noise},
+        "data.curriculum": [asdict(p) for p in data.curriculum],
+        "data.align_epochs": data.align_epochs,
+        "registration of the stage": settings.registration,
+        "model.projector.stride": settings.stride,
+        "tokenizer or chat template": settings.tokenizer,
+        "epochs": settings.epochs,
+        "modes": [str(m) for m in settings.modes] if settings.modes else None,
+        "distractors": settings.n_ov,
+    }
+    datasets = [
+        {
+            "name": source.name,
+            "fingerprint": source.fingerprint,
+            "weight": stream.share.weight,
+            "epochs": stream.share.epochs,
+            "hours": stream.share.hours,
+            "exclude": _hash(sorted(stream.selection.exclude)),
+        }
+        for source, stream in zip(sources, streams, strict=True)
+    ]
+    return {"seed": settings.seed, "recipe": recipe, "datasets": datasets}
+
+
+def recipe_differences(old: dict[str, Any], new: dict[str, Any]) -> Iterator[str]:
+    """Each change of seed or recipe, in words."""
+    if old["seed"] != new["seed"]:
+        yield f"seed was {old['seed']}, is {new['seed']}"
+    for name in sorted(old["recipe"].keys() | new["recipe"].keys()):
+        before, after = old["recipe"].get(name), new["recipe"].get(name)
+        if before != after:
+            yield f"{name} was {before}, is {after}"
+
+
+def dataset_differences(old: dict[str, Any], new: dict[str, Any]) -> Iterator[str]:
+    """Each change of the datasets, in words."""
+    if [d["name"] for d in old["datasets"]] != [d["name"] for d in new["datasets"]]:
+        yield f"datasets were {[d['name'] for d in old['datasets']]}, are {[d['name'] for d in new['datasets']]}"
+        return
+    for before, after in zip(old["datasets"], new["datasets"], strict=True):
+        yield from _changes(before, after, _CONTENT | _SHARE)
+
+
+def matched_places(old: dict[str, Any], new: dict[str, Any]) -> list[dict[str, Any] | None]:
+    """Where each of the new datasets goes on, found by name; None: it is new.
+
+    Raises:
+        PlanError: a dataset that changed or is gone stood within an epoch: some of its samples would be left out, or
+            come twice.
+    """
+    places: list[dict[str, Any] | None] = []
+    left = list(zip(old["datasets"], old["streams"], strict=True))
+    for dataset in new["datasets"]:
+        found = next((pair for pair in left if pair[0]["name"] == dataset["name"]), None)
+        if found is None:
+            places.append(None)
+            continue
+        left.remove(found)
+        _require_boundary(found[0]["name"], "; ".join(_changes(found[0], dataset, _CONTENT)), found[1])
+        places.append(found[1])
+    for before, place in left:
+        _require_boundary(before["name"], f"dataset {before['name']} is gone", place)
+    return places
+
+
+def _require_boundary(name: str, change: str, place: dict[str, Any]) -> None:
+    if change and (place["window"] or place["position"]):
+        raise PlanError(
+            f"{change}; but the state stands within epoch {place['epoch'] + 1} of {name}, at window "
+            f"{place['window'] + 1}, and a dataset can change between two epochs only. Go on with the old one to the "
+            "end of its epoch: with data.align_epochs a checkpoint is saved there"
+        )
+
+
+def _changes(before: dict[str, Any], after: dict[str, Any], names: dict[str, str]) -> Iterator[str]:
+    for name, what in names.items():
+        if before[name] != after[name]:
+            yield f"dataset {before['name']}: {what} changed ({before[name]} → {after[name]})"
+
+
+def _hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]

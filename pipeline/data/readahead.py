@@ -1,0 +1,50 @@
+"""Samples' bytes read before they are asked for, many at a time: an object store answers late, but to many at once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+from shards.index import Dataset
+from shards.reader import Place, locate
+
+READS = 16  # in flight in a process
+
+
+class ReadAhead:
+    """Reads on threads. What was not announced is read when it is asked for. Safe to hand to another process."""
+
+    def __init__(self) -> None:
+        self._pool: tuple[int, ThreadPoolExecutor] | None = None
+        self._begun: dict[tuple[int, int, int], tuple[Place, Future[bytes]]] = {}  # by id of dataset, shard, row
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_pool": None, "_begun": {}}
+
+    def announce(self, dataset: Dataset, rows: Iterable[tuple[int, int]]) -> None:
+        """Begin to read samples, given as (shard, row). An index that cannot be read is told by :meth:`take`."""
+        for shard, row in rows:
+            place = locate(dataset, shard, row)
+            if (id(dataset), shard, row) not in self._begun:
+                self._begun[id(dataset), shard, row] = place, self._threads.submit(place.read, dataset.storage)
+
+    def take(self, dataset: Dataset, shard: int, row: int) -> tuple[Place, bytes]:
+        """The place of a sample and its bytes.
+
+        Raises:
+            ShardError, StorageError: as :func:`locate` and the storage.
+        """
+        begun = self._begun.pop((id(dataset), shard, row), None)
+        if begun is not None:
+            return begun[0], begun[1].result()
+        place = locate(dataset, shard, row)
+        return place, place.read(dataset.storage)
+
+    @property
+    def _threads(self) -> ThreadPoolExecutor:
+        """This process's threads: those of the one that forked it are not here."""
+        if self._pool is None or self._pool[0] != os.getpid():
+            self._pool = os.getpid(), ThreadPoolExecutor(READS, "read-ahead")
+        return self._pool[1]

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -33,18 +34,16 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         "--max-steps", type=int, metavar="N",
         help="stop after step N: saved, but not done. Learning rate and end stay the recipe's (trainer.max_steps)",
     )  # fmt: skip
-    parser.add_argument(
-        "--accept-dataset-change", action="store_true",
-        help="resume although datasets of the mixture were changed, added or removed. One that changed or is gone must "
-        "stand between two epochs (data.align_epochs saves there); other changes of data or recipe stay refused",
+    flag = partial(parser.add_argument, dest="flags", action="append_const", default=[])
+    flag(
+        "--accept-dataset-change", const="data.accept_dataset_change=true",
+        help="resume with other datasets; one that changed or is gone must stand between epochs (data.align_epochs)",
     )  # fmt: skip
-    parser.add_argument(
-        "--overfit-one-batch", action="store_true",
+    flag(
+        "--overfit-one-batch", const="trainer.overfit_one_batch=true",
         help="repeat the first global step: the loss must go to 0, or model and data do not fit together",
     )  # fmt: skip
-    parser.add_argument(
-        "--save-bad-batch", action="store_true", help="write micro-batches of skipped steps and spikes to OUTPUT/bad"
-    )
+    flag("--save-bad-batch", const="trainer.save_bad_batches=true", help="write batches of skipped steps to OUTPUT/bad")
     parser.add_argument(
         "--dry-run", action="store_true",
         help="print the resolved recipe and DeepSpeed configuration; reads neither weights nor data",
@@ -59,14 +58,8 @@ def main(arguments: list[str] | None = None) -> int:
     from pipeline.config import dump_recipe, load_recipes
     from shards.errors import SpeakerLMError
 
-    flags = {
-        "trainer.overfit_one_batch": args.overfit_one_batch,
-        "trainer.save_bad_batches": args.save_bad_batch,
-        "data.accept_dataset_change": args.accept_dataset_change,
-    }
-    settings = [*args.overrides, *(f"{name}=true" for name, wanted in flags.items() if wanted)]
     try:
-        recipes = load_recipes(args.recipe, args.stages, settings, args.init_from)
+        recipes = load_recipes(args.recipe, args.stages, args.overrides + args.flags, args.init_from)
         for recipe in recipes if args.dry_run else ():
             from pipeline.engine import describe, resolve_deepspeed
 

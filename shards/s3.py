@@ -77,7 +77,7 @@ class S3Storage:
         with _MAKING:
             if self._reader is None or self._reader[0] != os.getpid():
                 timeout = urllib3.Timeout(connect=CONNECT_TIMEOUT_S, read=READ_TIMEOUT_S)
-                self._reader = os.getpid(), RangeReader(self.client, self.bucket, CONNECTIONS, timeout)
+                self._reader = os.getpid(), RangeReader(self._sign, CONNECTIONS, timeout)
             return self._reader[1]
 
     def read(self, path: str) -> bytes:
@@ -192,6 +192,11 @@ class S3Storage:
             raise StorageError(f"{where}: {advice} ({error})" if advice else f"{where}: {error}") from error
         except BotoCoreError as error:
             raise StorageError(f"{where}: {error}{_network_advice(error)}") from error
+
+    def _sign(self, key: str, seconds: int) -> str:
+        where = {"Bucket": self.bucket, "Key": key}
+        with self.errors(key):
+            return str(self.client.generate_presigned_url("get_object", Params=where, ExpiresIn=seconds))
 
     def _key(self, path: str) -> str:
         return f"{self.prefix}/{path}" if self.prefix else path

@@ -9,9 +9,11 @@ from __future__ import annotations
 import threading
 import time
 import urllib.request
-from typing import Any
+from collections.abc import Callable
 
 import urllib3
+
+from shards.errors import StorageError
 
 VALID_S = 3600
 RENEW_S = 3000
@@ -19,10 +21,11 @@ GIVE_UP = 8  # unusual answers in a row: a server or a network that only boto3 u
 
 
 class RangeReader:
-    """Of one process and one S3 client; may be used by several threads."""
+    """Of one process; may be used by several threads."""
 
-    def __init__(self, client: Any, bucket: str, connections: int, timeout: urllib3.Timeout) -> None:
-        self._client, self._bucket = client, bucket
+    def __init__(self, sign: Callable[[str, int], str], connections: int, timeout: urllib3.Timeout) -> None:
+        """Args: ``sign`` makes a URL for an object that holds for so many seconds, or raises a StorageError."""
+        self._sign = sign
         self._pool = urllib3.PoolManager(maxsize=connections, retries=False, timeout=timeout)
         self._urls: dict[str, tuple[str, float]] = {}
         self._lock = threading.Lock()
@@ -37,12 +40,10 @@ class RangeReader:
         return data
 
     def _ask(self, key: str, offset: int, length: int) -> bytes | None:
-        from botocore.exceptions import BotoCoreError
-
         try:
             headers = {"Range": f"bytes={offset}-{offset + length - 1}"}
             answer = self._pool.request("GET", self._url(key), headers=headers, redirect=False)
-        except (urllib3.exceptions.HTTPError, BotoCoreError):
+        except (urllib3.exceptions.HTTPError, StorageError):
             return None
         where = answer.headers.get("Content-Range", "")
         whole = answer.status == 206 and where.startswith(f"bytes {offset}-{offset + length - 1}/")
@@ -52,7 +53,6 @@ class RangeReader:
         with self._lock:
             url, made = self._urls.get(key, ("", 0.0))
             if not url or time.monotonic() - made > RENEW_S:
-                where = {"Bucket": self._bucket, "Key": key}
-                url = self._client.generate_presigned_url("get_object", Params=where, ExpiresIn=VALID_S)
+                url = self._sign(key, VALID_S)
                 self._urls[key] = url, time.monotonic()
             return url

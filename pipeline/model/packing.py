@@ -111,8 +111,8 @@ def _refuse(layer: str, longest: int, asked: dict[str, Any]) -> None:
 
 def choose(device: str, dtype: torch.dtype, dropout: float = 0.0) -> str:
     """Which of :data:`KERNELS` computes attention with segments here."""
-    if device == "meta" and _torch_varlen() is not None:
-        return "torch_varlen"  # shapes for planning: as a GPU would
+    if device == "meta":
+        return "torch_varlen" if _torch_varlen() is not None else "loop"  # for planning what a GPU does
     if device != "cuda" or dropout:
         return "loop"
     if dtype in (torch.bfloat16, torch.float16) and _has_tensor_cores():

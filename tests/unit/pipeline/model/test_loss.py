@@ -7,6 +7,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from pipeline.model.loss import token_losses_sum
+from pipeline.preflight.live import LiveBytes
 from shards.errors import ModelError
 
 
@@ -62,3 +63,32 @@ def test_a_trained_head_is_refused(head: torch.nn.Linear) -> None:
     head.requires_grad_(True)
     with pytest.raises(ModelError, match="output layer"):
         token_losses_sum(head, torch.randn(1, 32), torch.tensor([1]))
+
+
+def peak_bytes(positions: int, targets: int, vocabulary: int = 4000, width: int = 16, whole: bool = False) -> int:
+    """Largest memory of tensors during loss and backward pass, less the hidden states of all positions and their
+    gradient, which the LLM's last layer holds in any case."""
+    head = torch.nn.Linear(width, vocabulary, bias=False).requires_grad_(False)
+    hidden = torch.randn(positions, width, requires_grad=True)
+    index = torch.arange(positions - targets, positions)
+    labels = torch.randint(0, vocabulary, (targets,))
+    with LiveBytes() as live:
+        if whole:
+            loss = cross_entropy(head(hidden)[index], labels, reduction="sum")
+        else:
+            loss = token_losses_sum(head, hidden.index_select(0, index), labels, chunk=32)
+        loss.backward()
+    return live.peak - positions * width * 4
+
+
+def test_peak_memory_does_not_grow_with_prompts_and_audio() -> None:
+    short, long = peak_bytes(300, targets=200), peak_bytes(6000, targets=200)
+    assert long <= 1.02 * short
+    assert peak_bytes(6000, targets=200, whole=True) > 20 * long
+
+
+def test_peak_memory_is_that_of_two_chunks_of_logits() -> None:
+    one_chunk = 32 * 4000 * 4
+    for targets in (64, 200, 2000):
+        of_targets = 4 * targets * 16 * 4  # hidden states at targets, their gradient, and as much in passing
+        assert one_chunk < peak_bytes(3000, targets) < 3.1 * one_chunk + of_targets

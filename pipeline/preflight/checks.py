@@ -1,0 +1,181 @@
+"""What a run needs from where it runs, looked at before it starts. Each check says what it found and what to do."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.config import Recipe
+from pipeline.stages import STAGES
+from shards.errors import SpeakerLMError
+
+VERSIONS = {  # the range that the tests, or documentation, speak for; one that is older than the first is a fault
+    "torch": ("2.11", "2.13"),
+    "deepspeed": ("0.19", "0.19"),
+    "transformers": ("5.17", "5.23"),
+    "peft": ("0.19", "0.21"),
+}
+CHECKPOINTS_KEPT = 2  # besides trainer.keep_last: one being written, and the finished weights
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line."""
+
+    verdict: str  # ok, note, FAIL
+    what: str
+    found: str
+
+    def row(self) -> dict[str, str]:
+        """As plain data."""
+        return {"verdict": self.verdict, "what": self.what, "found": self.found}
+
+
+def all_checks(recipe: Recipe, trained: int, tokenizer_hash: str | None, world_gpus: int) -> list[Check]:
+    """Every check; one that fails keeps none of the others from being made.
+
+    Args:
+        trained: number of trained parameters, for the size of checkpoints.
+        tokenizer_hash: None where the tokenizer is not here.
+        world_gpus: cards a node that the plan counts on.
+    """
+    makers: list[Callable[[], Iterator[Check]]] = [
+        _versions,
+        lambda: _devices(world_gpus),
+        lambda: _checkpoints(recipe),
+        lambda: _start(recipe),
+        lambda: _disk(recipe, trained),
+        lambda: _datasets(recipe, tokenizer_hash),
+    ]
+    out: list[Check] = []
+    for make in makers:
+        try:
+            out += make()
+        except SpeakerLMError as e:
+            out.append(Check("FAIL", type(e).__name__, str(e)))
+    return out
+
+
+def _versions() -> Iterator[Check]:
+    for name, (oldest, newest) in VERSIONS.items():
+        try:
+            found = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            yield Check("FAIL", name, f"is not installed; the pinned version is in constraints.txt ({newest})")
+            continue
+        key = _numbers(found)
+        if key < _numbers(oldest):
+            yield Check("FAIL", name, f"{found} is older than {oldest}, which is the oldest that can work")
+        elif key[:2] > _numbers(newest):
+            yield Check("note", name, f"{found} is newer than {newest}, which the tests ran with")
+        else:
+            yield Check("ok", name, found)
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split("+", maxsplit=1)[0].split(".")[:3] if part.isdigit())
+
+
+def _devices(wanted: int) -> Iterator[Check]:
+    import torch
+
+    from pipeline.cards import this_card
+    from pipeline.model.packing import choose
+
+    if not torch.cuda.is_available():
+        built = f"torch is built for CUDA {torch.version.cuda}" if torch.version.cuda else "torch is built without CUDA"
+        yield Check("note", "CUDA", f"no card here ({built}): cards, NCCL and driver are not checked")
+        return
+    found = torch.cuda.device_count()
+    free, total = torch.cuda.mem_get_info()
+    name = f"{found} × {torch.cuda.get_device_name()}, CUDA {torch.version.cuda}, {free / 2**30:.1f} of "
+    yield Check("ok" if found >= wanted else "FAIL", "CUDA", f"{name}{total / 2**30:.1f} GiB free; {wanted} wanted")
+    if this_card() is None:
+        yield Check("note", "card", "is not in pipeline/cards.py: MFU is not reported")
+    if torch.distributed.is_nccl_available():
+        nccl: Any = torch.cuda.nccl
+        yield Check("ok", "NCCL", ".".join(map(str, nccl.version())))
+    else:
+        yield Check("FAIL", "NCCL", "this torch has none: install a CUDA build of torch")
+    kernel = choose("cuda", torch.bfloat16)
+    yield Check("ok" if kernel in ("flash_attn", "torch_varlen") else "note", "packed attention", kernel)
+
+
+def _checkpoints(recipe: Recipe) -> Iterator[Check]:
+    encoder, llm = recipe.model.encoder, recipe.model.llm
+    folders: list[tuple[str, str, str, tuple[str, ...], tuple[str, ...]]] = [
+        ("LLM", llm.checkpoint, llm.hub, ("config.json", "tokenizer_config.json"), ("*.safetensors", "*.bin"))
+    ]
+    if encoder.checkpoint:
+        folders.append(("encoder", encoder.checkpoint, encoder.hub, ("config.yaml", "am.mvn"), ("model.pt",)))
+    for what, name, hub, files, weights in folders:
+        folder = Path(name)
+        if not folder.is_dir():
+            looks_like_id = name.count("/") == 1 and not name.startswith((".", "/"))
+            verdict = "note" if looks_like_id else "FAIL"
+            yield Check(verdict, what, f"{name}: no such folder" + (f"; it will be asked of {hub}" * looks_like_id))
+            continue
+        missing = [f for f in files if not (folder / f).is_file()]
+        if not any(p for pattern in weights for p in folder.glob(pattern)):
+            missing.append(" or ".join(weights))
+        yield Check("FAIL" if missing else "ok", what, f"{name}" + (f": {', '.join(missing)} missing" * bool(missing)))
+
+
+def _start(recipe: Recipe) -> Iterator[Check]:
+    from pipeline.checkpoint import read_done
+
+    stage = STAGES[recipe.stage]
+    if stage.starts_from is None:
+        yield Check("ok", "starts from", "public checkpoints")
+        return
+    done = read_done(Path(recipe.init_from or ""))
+    yield Check("ok", "starts from", f"{recipe.init_from}, stage {done.get('stage')} at step {done.get('step')}")
+
+
+def _disk(recipe: Recipe, trained: int) -> Iterator[Check]:
+    """Space for checkpoints: three fp32 numbers a trained parameter each."""
+    if recipe.output.startswith("s3://"):
+        yield Check("FAIL", "output", f"{recipe.output}: runs are written to a file system, not to object storage")
+        return
+    folder = Path(recipe.output).absolute()
+    there = next(p for p in (folder, *folder.parents) if p.exists())
+    writable = os.access(there, os.W_OK)
+    yield Check("ok" if writable else "FAIL", "output", f"{recipe.output}" + (" cannot be written to" * (not writable)))
+    needed = 12 * trained * (recipe.trainer.keep_last + CHECKPOINTS_KEPT)
+    free = shutil.disk_usage(there).free
+    said = f"{free / 2**30:,.1f} GiB free, checkpoints take up to {needed / 2**30:,.1f}"
+    yield Check("ok" if free > needed else "FAIL", "disk", said)
+
+
+def _datasets(recipe: Recipe, tokenizer_hash: str | None) -> Iterator[Check]:
+    """Every dataset can be opened, its first shard read, and its token lengths are there."""
+    from pipeline.preflight.work import missing_lengths
+    from shards.index import open_dataset
+
+    for share in [*recipe.data.train, *recipe.data.validation]:
+        try:
+            dataset = open_dataset(share.path)
+            first = dataset.shards[0]
+            dataset.storage.read_range(f"shards/{first.name}.tar", 0, 512)
+        except (SpeakerLMError, IndexError) as e:
+            yield Check("FAIL", "dataset", f"{share.path}: {e or 'holds no shard'}")
+            continue
+        hours = sum(s.seconds for s in dataset.shards) / 3600
+        said = f"{share.path}: {hours:,.2f} h in {len(dataset.shards)} shards"
+        made_with = dataset.info.get("provenance", {}).get("extractor")
+        if made_with is not None and made_with != recipe.model.extractor:
+            yield Check("FAIL", "dataset", f"{said}; its vectors are of {made_with}, not {recipe.model.extractor}")
+        elif STAGES[recipe.stage].registration and dataset.speakers is None:
+            yield Check("FAIL", "dataset", f"{said}; it has no speaker bank, and this stage registers speakers")
+        else:
+            yield Check("ok", "dataset", said)
+        if tokenizer_hash is None:
+            continue
+        missing = missing_lengths(dataset, tokenizer_hash)
+        if missing:
+            yield Check("note", "token lengths", f"{share.path}: {len(missing)} shards lack them; the run counts them")

@@ -1,0 +1,229 @@
+"""`speakerlm-preflight`: what a recipe will hold, cost and need on given cards, and whether this machine has it.
+
+    speakerlm-preflight launch/recipes/speakerlm-7b/stage4.yaml root=s3://bucket --card H100-80 --gpus 8
+    speakerlm-preflight launch/recipes/speakerlm-7b/stage4.yaml --positions 6000 --card A800-80 --gpus 4
+    speakerlm-preflight launch/recipes/tiny/stage4.yaml --run 2
+
+With a dataset, figures come from the recipe's real plan; with --positions from sizes alone, and neither data nor
+weights need be here. --run executes the micro-batch that needs most memory on this machine and puts what was measured
+beside the estimate. Exit codes: 0; 1: an error, a failed check, or it does not fit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+ASSUMED_EFFICIENCY = 0.45
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="speakerlm-preflight", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("recipe", type=Path)
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that win over the recipe's")
+    world = parser.add_argument_group("where it will run")
+    world.add_argument("--card", help="H100-80, A800-80, H200 …; left out: the card here, or none and no times")
+    world.add_argument("--gpus", type=int, default=1, help="ranks a node")
+    world.add_argument("--nodes", type=int, default=1)
+    world.add_argument(
+        "--network-gb-s", type=float, default=100.0, metavar="GB/S",
+        help="network of a node, one direction, in gigabytes: 8 cards with 100 Gbit/s each are 100",
+    )  # fmt: skip
+    world.add_argument(
+        "--efficiency", type=float, metavar="SHARE",
+        help=f"share of the peak that computing reaches; a measured HFU, else {ASSUMED_EFFICIENCY} is assumed",
+    )  # fmt: skip
+    work = parser.add_argument_group("what it will compute")
+    work.add_argument("--plan-steps", type=int, default=200, metavar="N", help="global steps of the plan to look at")
+    work.add_argument(
+        "--positions", type=int, metavar="N", help="no dataset: full micro-batches of N LLM positions, of equal clips"
+    )
+    work.add_argument("--clip-seconds", type=float, default=45.0, help="of those clips")
+    work.add_argument("--tokens-per-second", type=float, default=5.0, help="target tokens of those clips")
+    work.add_argument("--registered", type=int, default=17, help="speakers registered with each of those clips")
+    parser.add_argument("--no-checks", action="store_true", help="look at no path, package or device")
+    parser.add_argument("--run", type=int, metavar="RANKS", help="execute the largest micro-batch on so many ranks")
+    parser.add_argument("--json", action="store_true", help="one JSON object instead of the table")
+    parser.add_argument("--result", type=Path, help=argparse.SUPPRESS)  # set in a rank that --run has started
+    return parser.parse_intermixed_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Exit code."""
+    args = parse(arguments)
+    from shards.errors import SpeakerLMError
+
+    try:
+        if args.result:
+            _rank(args)
+            return 0
+        answer = preflight(args, list(sys.argv[1:] if arguments is None else arguments))
+    except SpeakerLMError as e:
+        print(f"{type(e).__name__}: {e}", file=sys.stderr)
+        return 1
+    from pipeline.preflight.report import text
+
+    print(json.dumps(answer.json(), ensure_ascii=False) if args.json else text(answer))
+    failed = any(c["verdict"] == "FAIL" for c in answer.checks)
+    return int(failed or answer.estimate.fits is False)
+
+
+def preflight(args: argparse.Namespace, arguments: list[str]) -> Any:
+    """The whole answer, a :class:`pipeline.preflight.report.Preflight`.
+
+    Raises:
+        SpeakerLMError: no answer can be given; says why.
+    """
+    from pipeline.config import load_recipe
+    from pipeline.engine import dtype_name, resolve_deepspeed
+    from pipeline.preflight.checks import all_checks
+    from pipeline.preflight.report import Preflight, make_estimate
+    from pipeline.preflight.shapes import empty_model
+    from pipeline.stages import STAGES
+
+    recipe = load_recipe(args.recipe, args.overrides)
+    world = _world(args)
+    ds_config = resolve_deepspeed(recipe, world.size)
+    model, shapes = empty_model(recipe.model, dtype_name(ds_config))
+    model.trainable(STAGES[recipe.stage].trains)
+    model.train()
+    tokenizer = None if args.positions else _tokenizer(recipe)
+    work = _work(args, recipe, tokenizer)
+    done = _steps_done(recipe)
+    max_steps = recipe.trainer.max_steps
+    estimate = make_estimate(recipe, ds_config, model, work, world, max_steps - done)
+    checks = []
+    if not args.no_checks:
+        trained = sum(p["trained"] for p in estimate.parameters.values())
+        checks = [c.row() for c in all_checks(recipe, trained, tokenizer and tokenizer.hash, args.gpus)]
+    run = None
+    if args.run:
+        from pipeline.preflight.rehearse import start_ranks
+
+        run = _beside(estimate, start_ranks(arguments, args.run), recipe, model, args.run)
+    hours = work.audio_seconds_per_step / 3600 * (max_steps - done)
+    summary = {
+        name: getattr(work, name)
+        for name in ("source", "micro_batches", "positions_per_step", "audio_seconds_per_step", "targets_per_step")
+    } | {
+        "fill": work.fill,
+        "padding": work.padding,
+        "hours": work.hours,
+        "max_steps": max_steps,
+        "steps_to_go": max_steps - done,
+        "epochs": hours / work.hours if work.hours else None,
+    }
+    card = world.card
+    where = {
+        "size": world.size, "gpus": world.gpus, "nodes": world.nodes, "card": card.name if card else "CPU",
+        "memory_gib": card.memory_gib if card else None, "efficiency": world.efficiency,
+        "efficiency_from": "as given" if args.efficiency else "assumed, not measured",
+    }  # fmt: skip
+    return Preflight(recipe.name, recipe.stage, where, shapes, summary, estimate, checks, run)
+
+
+def _world(args: argparse.Namespace) -> Any:
+    from pipeline.cards import card, this_card
+    from pipeline.preflight.report import World
+
+    found = card(args.card) if args.card else this_card()
+    return World(args.gpus, args.nodes, found, args.network_gb_s, args.efficiency or ASSUMED_EFFICIENCY)
+
+
+def _tokenizer(recipe: Any) -> Any:
+    from pipeline.model.build import load_tokenizer
+
+    return load_tokenizer(recipe.model)
+
+
+def _work(args: argparse.Namespace, recipe: Any, tokenizer: Any) -> Any:
+    from pipeline.preflight.work import Typical, work_from_plan, work_from_sizes
+
+    if args.positions:
+        typical = Typical(args.positions, args.clip_seconds, args.tokens_per_second, registered=args.registered)
+        return work_from_sizes(recipe, typical)
+    from tqdm import tqdm
+
+    with tqdm(total=args.plan_steps, desc="planning", unit="step", disable=None, delay=2, leave=False) as bar:
+        return work_from_plan(recipe, tokenizer, args.plan_steps, lambda _: bar.update())
+
+
+def _steps_done(recipe: Any) -> int:
+    from pipeline.checkpoint import complete_names
+
+    names = complete_names(Path(recipe.output) / "checkpoints")
+    return min(recipe.trainer.max_steps, int(names[-1].removeprefix("step-"))) if names else 0
+
+
+def _rank(args: argparse.Namespace) -> None:
+    """What a rank of --run does: the same recipe and work again, then the micro-batch for real."""
+    from pipeline.config import load_recipe
+    from pipeline.engine import dtype_name, resolve_deepspeed
+    from pipeline.preflight.memory import activations
+    from pipeline.preflight.rehearse import measure
+    from pipeline.preflight.shapes import empty_model
+    from pipeline.stages import STAGES
+
+    recipe = load_recipe(args.recipe, args.overrides)
+    tokenizer = None if args.positions else _tokenizer(recipe)
+    work = _work(args, recipe, tokenizer)
+    model, _ = empty_model(recipe.model, dtype_name(resolve_deepspeed(recipe, 1)))
+    model.trainable(STAGES[recipe.stage].trains)
+    model.train()
+    sizes = [activations(model, load, zero3=True) for load in work.largest]
+    worst = sizes.index(max(sizes))
+    batch = None
+    if work.planned:
+        batch = _load(recipe, tokenizer, work.planned[worst])
+    measure(recipe, batch, work.largest[worst], args.result)
+
+
+def _load(recipe: Any, tokenizer: Any, planned: Any) -> dict[str, Any]:
+    """A planned micro-batch, read and collated, on the device of this rank."""
+    import os
+
+    import torch
+
+    from pipeline.data.loader import SampleReader
+    from shards.index import open_dataset
+
+    datasets = [open_dataset(share.path) for share in recipe.data.train]
+    loaded = SampleReader(datasets, tokenizer, recipe.model.projector.stride, recipe.model.speaker_dim)[planned]
+    if loaded.error is not None:
+        raise loaded.error
+    device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
+    assert loaded.batch is not None
+    return dict(loaded.batch.to(device).model_inputs())
+
+
+def _beside(estimate: Any, found: dict[str, Any], recipe: Any, model: Any, ranks: int) -> dict[str, Any]:
+    """Rows (estimated, measured, unit) of a rehearsal; memory is estimated for as many ranks as ran."""
+    from pipeline.engine import dtype_name, resolve_deepspeed
+    from pipeline.flops import Sizes, count
+    from pipeline.preflight.memory import GIB
+    from pipeline.preflight.memory import estimate as estimate_memory
+    from pipeline.stages import STAGES
+
+    ds_config = resolve_deepspeed(recipe, ranks)
+    load = estimate.memory_at
+    memory = estimate_memory(model, ds_config, dtype_name(ds_config), ranks, load, on_gpu=False)
+    trains = STAGES[recipe.stage].trains
+    work = count(Sizes.of(model), load, trains, recipe.model.activation_checkpointing)
+    seconds = found["step_seconds"]
+    added = (memory.activations + memory.gathered) / GIB
+    rows = {
+        "states, GiB": (memory.states / GIB, found["states"] / GIB, "kept between steps"),
+        "added by a step, GiB": (added, (found["peak"] - found["states"]) / GIB, ""),
+        "peak of tensors, GiB": (memory.states / GIB + added, found["peak"] / GIB, ""),
+        "taken by the process, GiB": (None, found["reserved"] / GIB, "allocator, or resident on a CPU"),
+        "step, s": (None, seconds, "forward, backward, update"),
+        "model TFLOP/s, a rank": (None, work.model / 1e12 / seconds, ""),
+        "computed TFLOP/s, a rank": (None, work.hardware / 1e12 / seconds, ""),
+    }
+    return {"ranks": found["ranks"], "loss": found["loss"], "rows": rows}

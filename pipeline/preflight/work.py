@@ -1,0 +1,178 @@
+"""What a run will compute: steps, fill, its largest micro-batches; from the real plan or from sizes alone."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from pipeline.config import DatasetConfig, Recipe
+from pipeline.data.plan import MicroBatch, Plan, PlanSettings
+from pipeline.data.rows import DatasetSource
+from pipeline.flops import Load
+from pipeline.frames import encoder_frames
+from pipeline.lengths import TokenCounter, build_lengths
+from pipeline.stages import STAGES
+from shards.errors import PlanError
+from shards.index import Dataset, open_dataset
+from shards.sample import SAMPLE_RATE
+
+
+@dataclass(frozen=True)
+class Typical:
+    """Samples as assumed where no dataset is given."""
+
+    positions: int  # of a micro-batch
+    clip_seconds: float = 45.0
+    tokens_per_second: float = 5.0  # of target, names included
+    prompt_tokens: int = 40
+    registered: int = 17  # on average over the three modes: a third of 0, 3 and 3 + 25, with room
+    tokens_per_name: int = 8
+
+
+@dataclass(frozen=True)
+class Work:
+    """A run in figures; ``step`` figures are of a global step."""
+
+    source: str
+    micro_batches: int  # M
+    positions_per_step: float
+    audio_seconds_per_step: float
+    targets_per_step: float
+    fill: float  # LLM positions of the budget
+    padding: float  # encoder frames that are padding
+    loads: tuple[Load, ...]  # of the micro-batches looked at
+    largest: tuple[Load, ...]  # those that could need most memory
+    hours: float | None  # of all datasets, as the recipe takes them
+    planned: tuple[MicroBatch, ...] = field(default=(), repr=False)  # in the order of ``largest``
+
+
+def load_of(batch: MicroBatch, stride: int) -> Load:
+    """Of a planned micro-batch."""
+    return Load(
+        samples=tuple(p.positions for p in batch.samples),
+        frames=tuple(p.frames for p in batch.samples),
+        audio_positions=sum(-(-p.frames // stride) for p in batch.samples),
+        speakers=max(1, sum(len(p.names) for p in batch.samples)),
+        targets=sum(p.targets for p in batch.samples),
+    )
+
+
+def work_from_sizes(recipe: Recipe, typical: Typical) -> Work:
+    """A run whose micro-batches are all alike and full.
+
+    Raises:
+        PlanError: not even one such clip fits a micro-batch.
+    """
+    stride = recipe.model.projector.stride
+    frames = encoder_frames(round(typical.clip_seconds * SAMPLE_RATE))
+    registered = typical.registered if STAGES[recipe.stage].registration else 0
+    targets = round(typical.clip_seconds * typical.tokens_per_second) + 1
+    prompt = typical.prompt_tokens + registered * (1 + typical.tokens_per_name)
+    each = -(-frames // stride) + prompt + targets
+    count = min(typical.positions // each, recipe.data.max_frames // frames)
+    if count < 1:
+        raise PlanError(
+            f"a clip of {typical.clip_seconds:g} s takes {each} positions and {frames} frames; a micro-batch has "
+            f"{typical.positions} and {recipe.data.max_frames}: plan with more positions or shorter clips"
+        )
+    last = each + typical.positions - count * each  # the rest is given to one sample, so that the micro-batch is full
+    load = Load(
+        samples=(each,) * (count - 1) + (last,),
+        frames=(frames,) * count,
+        audio_positions=count * -(-frames // stride),
+        speakers=max(1, count * registered),
+        targets=count * targets,
+    )
+    m = recipe.data.micro_batches_per_step
+    source = (
+        f"sizes alone: {count} clips of {typical.clip_seconds:g} s with {registered} registered speakers and "
+        f"{targets} target tokens each"
+    )
+    return Work(
+        source=source,
+        micro_batches=m,
+        positions_per_step=m * load.positions,
+        audio_seconds_per_step=m * count * typical.clip_seconds,
+        targets_per_step=m * load.targets,
+        fill=load.positions / typical.positions,
+        padding=0.0,
+        loads=(load,),
+        largest=(load,),
+        hours=None,
+    )
+
+
+def work_from_plan(recipe: Recipe, tokenizer: Any, steps: int, seen: Callable[[int], object] = int) -> Work:
+    """A run as the first ``steps`` global steps of its plan show it. Reads indices and lengths, no audio.
+
+    Token lengths that are not beside the shards yet are counted into a temporary folder.
+    """
+    with tempfile.TemporaryDirectory(prefix="speakerlm-preflight-") as cache:
+        datasets = [open_dataset(share.path) for share in recipe.data.train]
+        sources = [_source(d, tokenizer, Path(cache)) for d in datasets]
+        plan = Plan(sources, recipe.data.train, plan_settings(recipe, tokenizer.hash), TokenCounter(tokenizer))
+        taken = []
+        for step in islice(plan, steps):
+            taken.append([b for b in step.micro_batches if b is not None])
+            seen(len(taken))
+    batches = [b for step in taken for b in step]
+    loads = [load_of(b, recipe.model.projector.stride) for b in batches]
+    largest = _largest(loads)
+    audio = [sum(p.num_samples for p in b.samples) / SAMPLE_RATE for b in batches]
+    return Work(
+        source=f"the first {len(taken)} steps of the plan: {len(batches)} micro-batches",
+        micro_batches=recipe.data.micro_batches_per_step,
+        positions_per_step=sum(load.positions for load in loads) / len(taken),
+        audio_seconds_per_step=sum(audio) / len(taken),
+        targets_per_step=sum(load.targets for load in loads) / len(taken),
+        fill=sum(load.positions for load in loads) / (len(loads) * recipe.data.max_positions),
+        padding=1 - sum(sum(load.frames) for load in loads) / sum(load.padded_frames for load in loads),
+        loads=tuple(loads),
+        largest=tuple(loads[i] for i in largest),
+        hours=sum(_hours(d, share) for d, share in zip(datasets, recipe.data.train, strict=True)),
+        planned=tuple(batches[i] for i in largest),
+    )
+
+
+def plan_settings(recipe: Recipe, tokenizer: str) -> PlanSettings:
+    """As a run of the recipe plans; ``tokenizer`` is its hash."""
+    return PlanSettings(
+        seed=recipe.seed,
+        registration=STAGES[recipe.stage].registration,
+        stride=recipe.model.projector.stride,
+        tokenizer=tokenizer,
+        data=recipe.data,
+    )
+
+
+def _source(dataset: Dataset, tokenizer: Any, cache: Path) -> DatasetSource:
+    if not missing_lengths(dataset, tokenizer.hash):
+        return DatasetSource(dataset, tokenizer.hash)
+    build_lengths(dataset, tokenizer, cache)
+    return DatasetSource(dataset, tokenizer.hash, cache)
+
+
+def missing_lengths(dataset: Dataset, tokenizer: str) -> list[str]:
+    """Names of shards that have no token lengths beside them for this tokenizer's hash."""
+    from pipeline.lengths import lengths_path
+
+    return [s.name for s in dataset.shards if not dataset.storage.exists(lengths_path(s, tokenizer))]
+
+
+def _hours(dataset: Dataset, share: DatasetConfig) -> float:
+    return share.hours if share.hours is not None else sum(s.seconds for s in dataset.shards) / 3600
+
+
+def _largest(loads: Sequence[Load]) -> list[int]:
+    """Places of the micro-batches that are the largest of some kind; one of them needs most memory."""
+    kinds: Iterable[Callable[[Load], int]] = (
+        lambda x: x.positions,
+        lambda x: x.padded_frames,
+        lambda x: x.padded_squares,
+        lambda x: x.targets,
+    )
+    return sorted({max(range(len(loads)), key=lambda i: kind(loads[i])) for kind in kinds})

@@ -63,7 +63,7 @@ def main(arguments: list[str] | None = None) -> int:
         if args.result:
             _rank(args)
             return 0
-        answer = preflight(args, list(sys.argv[1:] if arguments is None else arguments))
+        answer = preflight(args)
     except SpeakerLMError as e:
         print(f"{type(e).__name__}: {e}", file=sys.stderr)
         return 1
@@ -74,7 +74,7 @@ def main(arguments: list[str] | None = None) -> int:
     return int(failed or answer.estimate.fits is False)
 
 
-def preflight(args: argparse.Namespace, arguments: list[str]) -> Any:
+def preflight(args: argparse.Namespace) -> Any:
     """The whole answer, a :class:`pipeline.preflight.report.Preflight`.
 
     Raises:
@@ -106,7 +106,7 @@ def preflight(args: argparse.Namespace, arguments: list[str]) -> Any:
     if args.run:
         from pipeline.preflight.rehearse import start_ranks
 
-        run = _beside(estimate, start_ranks(arguments, args.run), recipe, model, args.run)
+        run = _beside(estimate, start_ranks(_for_a_rank(args), args.run), recipe, model, args.run)
     hours = work.audio_seconds_per_step / 3600 * (max_steps - done)
     summary = {
         name: getattr(work, name)
@@ -126,6 +126,14 @@ def preflight(args: argparse.Namespace, arguments: list[str]) -> Any:
         "efficiency_from": "as given" if args.efficiency else "assumed, not measured",
     }  # fmt: skip
     return Preflight(recipe.name, recipe.stage, where, shapes, summary, estimate, checks, run)
+
+
+def _for_a_rank(args: argparse.Namespace) -> list[str]:
+    """The arguments that decide what a rank executes."""
+    names = ("plan_steps", "positions", "clip_seconds", "tokens_per_second", "registered")
+    values = [(f"--{name.replace('_', '-')}", getattr(args, name)) for name in names]
+    given = [text for name, value in values if value is not None for text in (name, str(value))]
+    return [str(args.recipe), *args.overrides, *given]
 
 
 def _world(args: argparse.Namespace) -> Any:

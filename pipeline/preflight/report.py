@@ -106,7 +106,8 @@ def _timed(
     """With times: the longer of computing and gathering, which DeepSpeed overlaps.
 
     A rank runs ceil(M / N) micro-batches a step. ZeRO-3 gathers every parameter once forward and once backward in
-    each; a rank receives (N - 1) / N of them, over the links of its node or its share of the node's network.
+    each; a rank receives (N - 1) / N of them. Between nodes the ring enters a node once, and its cards pass on inside
+    it: what bounds is the slower of a card's link and a node's network.
     """
     assert world.card is not None
     rounds = -(-work.micro_batches // world.size)
@@ -116,7 +117,7 @@ def _timed(
     if zero_stage(dict(ds_config)) == 3 and world.size > 1:
         width = 2 if dtype == "bfloat16" else 4
         total = width * sum(p["all"] for p in e.parameters.values()) * (world.size - 1) / world.size
-        link = world.card.link_gb_s / 2 if world.nodes == 1 else world.network_gb_s / world.gpus
+        link = min([world.card.link_gb_s / 2] + [world.network_gb_s] * (world.nodes > 1))
         gathered = rounds * 2 * total / (link * WIRE * 1e9)
     step = max(compute, gathered)
     hours = step * steps_to_go / 3600

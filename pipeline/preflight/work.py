@@ -14,7 +14,7 @@ from pipeline.data.plan import MicroBatch, Plan, PlanSettings
 from pipeline.data.rows import DatasetSource
 from pipeline.flops import Load
 from pipeline.frames import encoder_frames
-from pipeline.lengths import TokenCounter, build_lengths
+from pipeline.lengths import TokenCounter, build_lengths, lengths_path, read_lengths
 from pipeline.stages import STAGES
 from shards.errors import PlanError
 from shards.index import Dataset, open_dataset
@@ -157,9 +157,15 @@ def _source(dataset: Dataset, tokenizer: Any, cache: Path) -> DatasetSource:
 
 
 def missing_lengths(dataset: Dataset, tokenizer: str) -> list[str]:
-    """Names of shards that have no token lengths beside them for this tokenizer's hash."""
-    from pipeline.lengths import lengths_path
+    """Names of shards without token lengths for this tokenizer's hash; of the first one they are read, not only found.
 
+    Lengths of another state of the data, or counted by another version, are as good as none; that holds for all alike.
+    """
+    try:
+        for number in range(min(1, len(dataset.shards))):
+            read_lengths(dataset, number, tokenizer)
+    except PlanError:
+        return [s.name for s in dataset.shards]
     return [s.name for s in dataset.shards if not dataset.storage.exists(lengths_path(s, tokenizer))]
 
 

@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.config import load_recipe
+from pipeline.engine import CHECKOUT
+from pipeline.model.build import load_tokenizer
+from pipeline.preflight.work import Typical, missing_lengths, work_from_plan, work_from_sizes
+from shards.errors import PlanError
+from shards.index import open_dataset
+from tests.support.training import make_parts, tiny_recipe
+
+STAGE4 = CHECKOUT / "launch" / "recipes" / "speakerlm-7b" / "stage4.yaml"
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("parts")
+    make_parts(folder)
+    return folder
+
+
+def test_from_the_plan(parts: Path, tmp_path: Path) -> None:
+    recipe = tiny_recipe(parts, tmp_path)
+    tokenizer = load_tokenizer(recipe.model)
+    dataset = open_dataset(parts / "data")
+    work = work_from_plan(recipe, tokenizer, 5)
+    assert len(missing_lengths(dataset, tokenizer.hash)) == len(dataset.shards)  # the dataset was left as it was
+    assert len(work.loads) == 5 * work.micro_batches
+    assert work.positions_per_step == sum(load.positions for load in work.loads) / 5
+    assert 0.5 < work.fill <= 1
+    assert 0 <= work.padding < 0.5
+    assert work.hours == pytest.approx(dataset.hours)
+    assert max(load.positions for load in work.loads) == max(load.positions for load in work.largest)
+    assert max(load.padded_squares for load in work.loads) == max(load.padded_squares for load in work.largest)
+    assert [sum(p.positions for p in b.samples) for b in work.planned] == [load.positions for load in work.largest]
+
+
+def test_from_sizes_alone() -> None:
+    recipe = load_recipe(STAGE4)
+    work = work_from_sizes(recipe, Typical(6000))
+    (load,) = work.loads
+    assert load.positions == 6000
+    assert load.frames == (750,) * 7
+    assert work.audio_seconds_per_step == 4 * 7 * 45
+    assert work_from_sizes(recipe, Typical(6000, registered=0)).audio_seconds_per_step > work.audio_seconds_per_step
+    recipe.data.max_frames = 1500
+    assert len(work_from_sizes(recipe, Typical(6000)).loads[0].frames) == 2
+
+
+def test_a_clip_over_the_budget() -> None:
+    with pytest.raises(PlanError, match="100 s takes"):
+        work_from_sizes(load_recipe(STAGE4), Typical(1000, clip_seconds=100))

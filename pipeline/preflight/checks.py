@@ -127,7 +127,7 @@ def _checkpoints(recipe: Recipe) -> Iterator[Check]:
 
 
 def _start(recipe: Recipe) -> Iterator[Check]:
-    from pipeline.checkpoint import read_done
+    from pipeline.finished import read_done
 
     stage = STAGES[recipe.stage]
     if stage.starts_from is None:

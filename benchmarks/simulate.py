@@ -33,7 +33,7 @@ from shards.rooms import open_noise, open_rooms
 from shards.sample import SAMPLE_RATE, Segment
 
 SPEAKERS, UTTERANCES = 40, 10
-TARGETS = {"dry": 300.0, "rooms and noise": 60.0}  # hours per core-hour
+TARGETS = {"dry": 500.0, "rooms and noise": 150.0}  # hours per core-hour
 
 
 def make_sources(folder: Path) -> Sources:

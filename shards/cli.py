@@ -18,6 +18,7 @@ COMMANDS = {
     "embed": ("shards.embed", "speaker vectors of another extractor beside packed shards"),
     "overlap": ("shards.overlap", "what training and test data share and must not"),
     "verify": ("shards.verify", "every byte, count and duration of a dataset checked"),
+    "view": ("shards.view", "a shard as a web page to hear and look at"),
     "info": ("shards.info", "what a dataset holds"),
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import itertools
 from collections.abc import Sequence
@@ -123,8 +124,9 @@ def write_bank(storage: LocalStorage, pool: Sequence[str], vectors: np.ndarray, 
             }
         )
     parquet, npy = io.BytesIO(), io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(rows, schema=SPEAKERS_SCHEMA), parquet)
     np.save(npy, vectors.astype(np.float16))
+    metadata = {"vectors_sha256": hashlib.sha256(npy.getvalue()).hexdigest()}
+    pq.write_table(pa.Table.from_pylist(rows, schema=SPEAKERS_SCHEMA).replace_schema_metadata(metadata), parquet)
     storage.write_atomic("speakers.npy", npy.getvalue())
     storage.write_atomic("speakers.parquet", parquet.getvalue())
 

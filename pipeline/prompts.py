@@ -151,7 +151,7 @@ class PromptTokenizer:
             raise ModelError(f"tokenizer {tokenizer.name_or_path} has no chat template; use an instruct model's")
         if tokenizer.eos_token_id is None:
             raise ModelError(f"tokenizer {tokenizer.name_or_path} has no end-of-sequence token")
-        self.tokenizer = tokenizer
+        self.tokenizer, self.system = tokenizer, system
         self._cache: dict[str, tuple[int, ...]] = {}
         before, behind = self._around(system)
         self.prefix = tuple(tokenizer(before, add_special_tokens=False).input_ids)

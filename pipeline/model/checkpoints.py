@@ -14,6 +14,7 @@ The writers make small folders of the same layouts, so that a tiny model loads t
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -275,6 +276,8 @@ LLM_FILES = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja")
 def resolve_checkpoint(checkpoint: str, hub: str, files: Sequence[str] = LLM_FILES) -> Path:
     """A local folder as it is; anything else is an id that is downloaded from a model hub, or found in its cache.
 
+    With ``HF_HUB_OFFLINE=1`` neither hub is asked and only caches are used, as on compute nodes without a network.
+
     Args:
         checkpoint: folder, or id such as ``Qwen/Qwen2.5-7B-Instruct``.
         hub: modelscope or huggingface.
@@ -290,14 +293,19 @@ def resolve_checkpoint(checkpoint: str, hub: str, files: Sequence[str] = LLM_FIL
         raise ModelError(f"{checkpoint}: no such folder; give a local checkpoint folder or a hub id like owner/name")
     if hub not in ("modelscope", "huggingface"):
         raise ModelError(f"hub is {hub!r}, must be modelscope or huggingface")
+    offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
     try:
         if hub == "modelscope":
             from modelscope import snapshot_download
         else:
             from huggingface_hub import snapshot_download
-        return Path(snapshot_download(checkpoint, allow_patterns=list(files)))
+        return Path(snapshot_download(checkpoint, allow_patterns=list(files), local_files_only=offline))
     except Exception as e:
-        raise ModelError(f"{checkpoint}: no such local folder, and {hub} did not deliver it: {e}") from e
+        reason = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
+        raise ModelError(
+            f"{checkpoint}: no such local folder, and {hub} did not deliver it: {reason}. Check id and network; where "
+            "there is none, download it before and set HF_HUB_OFFLINE=1, or give a folder"
+        ) from e
 
 
 def fingerprint_weights(folder: Path) -> str:

@@ -1,8 +1,9 @@
 """Waveforms to encoder features: Kaldi fbank, low frame rate stacking, mean and variance. Batched, on the device.
 
-Equal to FunASR's ``WavFrontend`` with dither 0: to 2e-3 in log mel energy for bands within 100 dB of their frame's loudest.
-Below that FunASR's fp32 rounds by up to 4e-3; this frontend is within 1e-5 of the formula everywhere. There are no parameters, and constants are plain tensors, so that
-casting a model to bf16 does not touch them: features are always computed in fp32.
+Equal to FunASR's ``WavFrontend`` with dither 0: to 2e-3 in log mel energy for bands within 100 dB of their frame's
+loudest. Below that FunASR's fp32 rounds by up to 4e-3; this frontend is within 1e-5 of the formula everywhere. There
+are no parameters, and constants are plain tensors, so that casting a model to bf16 does not touch them: features are
+always computed in fp32.
 """
 
 from __future__ import annotations

@@ -32,13 +32,14 @@ class SpeakerLMProcessor(ProcessorMixin):
             stride: of the model's audio projector, ``config.projector["stride"]``.
             speaker_dim: width of a speaker vector.
             extractor: id of what made the vectors that the model knows.
-            system: the prompt's system line.
+            system: the prompt's system line; a PromptTokenizer brings its own.
 
         Raises:
             ModelError: the tokenizer lacks what the prompt needs.
         """
         self.prompts = tokenizer if isinstance(tokenizer, PromptTokenizer) else PromptTokenizer(tokenizer, system)
-        self.stride, self.speaker_dim, self.extractor, self.system = stride, speaker_dim, extractor, system
+        self.stride, self.speaker_dim, self.extractor = stride, speaker_dim, extractor
+        self.system = self.prompts.system
         super().__init__(self.prompts.tokenizer)
 
     def __call__(

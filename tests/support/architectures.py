@@ -10,7 +10,7 @@ from tests.support.tiny import tokenizer_size
 SIZES: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
 
 
-def make_causal_lm(folder: Path, kind: str, **conf: Any) -> Path:
+def make_causal_lm(folder: Path, kind: str, max_shard_size: str = "5GB", **conf: Any) -> Path:
     """Replace the LLM of a folder by a random one of transformers' model type ``kind``."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -22,5 +22,5 @@ def make_causal_lm(folder: Path, kind: str, **conf: Any) -> Path:
     with torch.random.fork_rng():
         torch.manual_seed(4)
         model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **sizes))
-    model.save_pretrained(str(folder))
+    model.save_pretrained(str(folder), max_shard_size=max_shard_size)
     return folder

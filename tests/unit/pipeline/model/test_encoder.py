@@ -91,6 +91,15 @@ def test_keys_that_do_not_fit_are_listed(encoder: FunasrEncoder, folder: Path, t
         wider.load_checkpoint(read_sensevoice_folder(folder))
 
 
+def test_an_encoder_of_the_papers_size_is_a_setting() -> None:
+    """SenseVoice-large has 636 M parameters; the class takes any sizes."""
+    with torch.device("meta"):
+        large = FunasrEncoder("SenseVoiceEncoderSmall", sensevoice_conf(1024, 40, 10, heads=8, ffn=4096))
+        small = FunasrEncoder("SenseVoiceEncoderSmall", sensevoice_conf(512, 50, 20))
+    assert sum(p.numel() for p in large.parameters()) == pytest.approx(636e6, rel=0.02)
+    assert sum(p.numel() for p in small.parameters()) == pytest.approx(221e6, rel=0.01)
+
+
 def test_an_unknown_class_is_named_with_the_known_ones() -> None:
     with pytest.raises(ModelError, match=r"no encoder 'SenseVoiceLarge'.*SenseVoiceEncoderSmall"):
         FunasrEncoder("SenseVoiceLarge", {})

@@ -1,0 +1,73 @@
+"""Benchmarks of the step: what they compare is the same work, and every case of the GPU's runs at tiny sizes here."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from benchmarks.gpu_bundle import BUILT, WHEELS, copy_code, pinned
+from benchmarks.gpu_step import shape
+from benchmarks.micro_batches import Lengths, checkpointing, clips, full, micro_batch, padded_loss, utterances
+from pipeline.engine import CHECKOUT
+from pipeline.flops import Load
+from pipeline.model.configuration_speakerlm import SpeakerLMConfig
+from pipeline.model.modeling_speakerlm import SpeakerLMForConditionalGeneration
+
+
+def test_packed_and_padded_hold_the_same_samples_and_give_the_same_loss() -> None:
+    torch.manual_seed(0)
+    model = SpeakerLMForConditionalGeneration(SpeakerLMConfig(**shape(small=True))).eval()
+    samples = [Lengths(20, 7, 5), Lengths(31, 4, 9), Lengths(8, 3, 2)]
+    packed, padded = (micro_batch(samples, 500, 192, "cpu", pad) for pad in (False, True))
+    loss = model(**packed).loss
+    assert loss.item() == pytest.approx(padded_loss(model, padded, samples).item(), rel=1e-5)
+    load = Load.of(SimpleNamespace(**packed))
+    assert load.frames == (20, 31, 8)
+    assert load.samples == tuple(s.positions for s in samples)
+    for on in (True, False):
+        checkpointing(model.train(), on)
+        assert model.llm.is_gradient_checkpointing is on
+
+
+@pytest.mark.parametrize("positions", [40, 240, 6000, 16384])
+def test_micro_batches_are_full(positions: int) -> None:
+    for kind in (clips, utterances):
+        assert sum(s.positions for s in full(positions, kind(500))) == positions
+
+
+def test_every_case_of_the_gpu_benchmark_runs_at_tiny_sizes(tmp_path: Path) -> None:
+    command = [sys.executable, "benchmarks/gpu_step.py", "--small", "--check", "--repeats", "1", "--out", str(tmp_path)]
+    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=False, timeout=280)
+    assert done.returncode == 0, done.stdout + done.stderr
+    last = json.loads(done.stdout.splitlines()[-1])
+    assert last["name"] == "gpu_step"
+    rows = json.loads((tmp_path / "gpu_step.json").read_text())["rows"]
+    assert len(rows) == 25
+    assert not [r for r in rows if "error" in r]
+    assert {"ours_over_plain_text", "packed_over_padded", "deepspeed_over_bare"} <= last["figures"].keys()
+
+
+def test_what_is_taken_to_a_gpu(tmp_path: Path) -> None:
+    versions = pinned()
+    assert not [name for name in (*WHEELS, *BUILT) if name not in versions]
+    assert copy_code(tmp_path) > 100
+    assert (tmp_path / "benchmarks" / "gpu_step.py").is_file()
+    command = [sys.executable, "benchmarks/gpu_step.py", "--help"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert "--small" in done.stdout
+
+
+@pytest.mark.parametrize("name", ["step", "gpu_step"])
+def test_help_imports_no_torch(name: str) -> None:
+    code = (
+        f"import sys, runpy; sys.argv = ['x', '--help']\n"
+        f"try: runpy.run_path('benchmarks/{name}.py', run_name='__main__')\nexcept SystemExit: pass\n"
+        "assert not {'torch', 'transformers', 'deepspeed'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, check=True, capture_output=True)

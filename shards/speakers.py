@@ -65,6 +65,7 @@ class SpeakerBank:
         if len(self._rows) != len(self.ids):
             raise SpeakerError(f"{where}: a speaker id occurs twice")
         self._where = where
+        self.rejected = 0  # candidates left out because they may be a person of the clip, over all calls
         self._of_corpus = _rows_by_many([[c] for c in self.corpora])
         self._of_person = _rows_by(self.persons)
         self._of_session = _rows_by_many(self.sessions)
@@ -112,7 +113,8 @@ class SpeakerBank:
 
         Left out: the clip's speakers and every other id of the same persons; everyone heard in an excluded session.
         Where the person of a row or of a clip's speaker is unknown, both being of one corpus (a corpus that reuses
-        ids), the row is left out as well unless its cosine to every speaker of the clip is below `threshold`.
+        ids), the row is left out as well unless its cosine to every speaker of the clip is below `threshold`; such rows
+        are counted in :attr:`rejected`.
         """
         allowed = np.ones(len(self), bool)
         own = [self._rows[s] for s in exclude_speakers if s in self._rows]
@@ -127,6 +129,7 @@ class SpeakerBank:
             if own:
                 cosine = np.asarray(self.vectors[rows], np.float32) @ np.asarray(self.vectors[own], np.float32).T
                 rows = rows[cosine.max(1) >= threshold]
+            self.rejected += len(rows)
             allowed[rows] = False
         return np.flatnonzero(allowed)
 

@@ -11,7 +11,7 @@ Yields three manifests:
 Every voice said each digit once, so sets mixed from ``digits`` hold the same takes: new conversations of known words,
 not new speech. Audio is trimmed tightly and brought to one level (:mod:`shards.conditioning`) and written as FLAC.
 What a digit file says is checked against the package's own text where there is one. Texts are as the packages have
-them: with punctuation, case and digits, annotations in brackets removed.
+them, with punctuation, case and digits, unless another policy is asked for; annotations in brackets are removed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -33,6 +32,7 @@ from shards.audio import encode_flac, load
 from shards.conditioning import condition
 from shards.corpora import Options, Prepared
 from shards.corpora.fetch import DebianPackage, fetch_debian
+from shards.corpora.text import TextPolicy
 from shards.errors import AudioError, ManifestError
 from shards.manifests import Recording, SpeakerInfo
 from shards.sample import SAMPLE_RATE, Segment
@@ -160,22 +160,30 @@ def prepare(root: Path, out: Path, options: Options) -> list[Prepared]:
                 raise ManifestError(f"{task.sources[0]}: {problem}; a digit of {task.voice.name} cannot be left out")
             else:
                 skipped[f"{task.voice.name}: {problem}"] += 1
-    return _manifests(made, skipped)
+    return _manifests(made, skipped, options.text or "raw")
 
 
-def _manifests(made: dict[str, list[Recording]], skipped: Counter[str]) -> list[Prepared]:
+def _manifests(made: dict[str, list[Recording]], skipped: Counter[str], policy: str) -> list[Prepared]:
     speakers = [SpeakerInfo(v.speaker, CORPUS, v.language, v.gender, v.person) for v in VOICES]
-    audit: dict[str, Any] = {"text": "as in the packages: punctuation, case, digits; notes in brackets removed"}
+    texts = {name: TextPolicy(policy) for name in ("digits", "prompts", "sentences")}
+    made = {name: [_with_text(r, texts[name]) for r in recordings] for name, recordings in made.items()}
     sentences = [
         replace(r, key=f"sentence-{r.key}", sources=(r.key,))
         for r in made["prompts"]
         if len(r.segments[0].text.split()) > 1
     ]
+    sentences = [_with_text(r, texts["sentences"]) for r in sentences]
+    left_out = {"skipped": dict(sorted(skipped.items()))}
     return [
-        Prepared("digits", made["digits"], speakers, audit | {"text": "the word, lower case"}),
-        Prepared("prompts", made["prompts"], speakers, audit | {"skipped": dict(sorted(skipped.items()))}),
-        Prepared("sentences", sentences, speakers, audit),
+        Prepared("digits", made["digits"], speakers, {"text": texts["digits"].result()}),
+        Prepared("prompts", made["prompts"], speakers, {"text": texts["prompts"].result()} | left_out),
+        Prepared("sentences", sentences, speakers, {"text": texts["sentences"].result()}),
     ]
+
+
+def _with_text(recording: Recording, policy: TextPolicy) -> Recording:
+    (segment,) = recording.segments
+    return replace(recording, segments=(replace(segment, text=policy(segment.text)),))
 
 
 def _files(folder: Path, voice: Voice) -> dict[str, Path]:

@@ -320,6 +320,7 @@ def test_unknown_persons_come_from_elsewhere_or_sound_different() -> None:
         ("ali:x", "x", ["a"], [1, 0]),  # another corpus
     )
     assert bank.candidates(["four:m1:1"], ["m1"]).tolist() == [2, 4]
+    assert bank.rejected == 2
     assert bank.candidates(["four:m1:1"], threshold=1.1).tolist() == [1, 2, 3, 4]
     assert bank.candidates(["ali:x"]).tolist() == [0, 1, 2, 3]
     assert bank.candidates(["four:m4:known"]).tolist() == [2, 4]

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -11,7 +12,10 @@ import soundfile
 
 from shards.audio import load
 from shards.cli import main
+from shards.corpora.fetch import Wheel, fetch_wheel_member
+from shards.statistics import estimate
 from tests.support.corpora import audio, grid, prepare
+from tests.support.speech import package_cache
 
 
 def test_jsonl(tmp_path: Path) -> None:
@@ -121,6 +125,39 @@ def test_transcripts(tmp_path: Path) -> None:
         "speaker without speech": 1,
         "transcript that cannot be read": 1,
     }
+
+
+PYANNOTE = Wheel(
+    name="pyannote_audio",
+    version="4.0.7",
+    sha256="852ea15c4d85bc34773e618267603ffca6a521669a74d33742692cc67fc700d6",
+    python="3.11",
+    platform="manylinux_2_28_x86_64",
+)
+SAMPLE = {
+    "wav": "c319b4abca767b124e41432d364fd7df006cb26bb79d09326c487d606a134e6e",
+    "stm": "f861f3004927e1c4429199f9695bfd252def75d7d5e4bdf735d3d85fd4a667f7",
+    "rttm": "d78fe62c69d8e6dcbb42c26adfce83faccb374c5a1e6d987fe37f85f1c173c87",
+}
+
+
+def test_a_real_conversation(tmp_path: Path) -> None:
+    """Thirty seconds of two people on the telephone, with words in STM and turns in RTTM, out of a package."""
+    for kind, digest in SAMPLE.items():
+        path = fetch_wheel_member(PYANNOTE, f"pyannote/audio/sample/sample.{kind}", digest, package_cache())
+        for folder in ("both", "turns"):
+            if kind != "stm" or folder == "both":
+                (tmp_path / folder).mkdir(exist_ok=True)
+                shutil.copy(path, tmp_path / folder)
+    words = prepare("transcripts", tmp_path / "both", tmp_path / "a", "--name", "p", "--language", "en")["all"]
+    turns = prepare("transcripts", tmp_path / "turns", tmp_path / "b", "--name", "p", "--language", "en")["all"]
+    assert words.texts("sample")[:3] == [("p:Diane", "Hello?"), ("p:Sheila", "Hello?"), ("p:Diane", "Oh, hello.")]
+    assert words.recordings["sample"].duration == turns.recordings["sample"].duration == 30.0
+    assert sorted(turns.speakers) == ["p:speaker90", "p:speaker91"]
+    assert turns.audit["overlap"] > 0.02 > words.audit["overlap"]
+    found = estimate(turns.recordings.values())
+    assert found.transitions >= 8
+    assert 0.2 < found.overlap < 0.8
 
 
 def wav_bytes(seconds: float, rate: int = 16_000) -> bytes:

@@ -3,7 +3,9 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 
 from shards.audio import load
 from shards.cli import main
@@ -114,6 +116,24 @@ def test_wenetspeech(tmp_path: Path) -> None:
     }
     assert {s.speaker for r in train.recordings.values() for s in r.segments} == {"wenetspeech:unknown"}
     assert train.speakers == {}
+
+
+def test_a_stretch_of_a_long_opus_file(tmp_path: Path) -> None:
+    """The audio of these corpora is Opus: a segment in the middle of a file is read where it is, to 10 ms."""
+    rate, seconds = 48_000, 60
+    wave = np.zeros(rate * seconds)
+    wave[rate * 40 : rate * 41] = 0.5 * np.sin(2 * np.pi * 500 * np.arange(rate) / rate)  # one second of tone
+    (tmp_path / "audio").mkdir()
+    soundfile.write(tmp_path / "audio/Y1.opus", wave, rate, format="OGG", subtype="OPUS")
+    segment = {"sid": "Y1_S1", "begin_time": 39.5, "end_time": 42.0, "text": "一", "subsets": ["S"]}
+    entry = {"aid": "Y1", "path": "audio/Y1.opus", "duration": 60.0, "segments": [segment]}
+    (tmp_path / "WenetSpeech.json").write_text(json.dumps({"audios": [entry]}))
+    recording = prepare("wenetspeech", tmp_path, tmp_path / "out")["train-s"].recordings["Y1_S1"]
+    heard = load(recording.audio, start=recording.start, duration=recording.duration)
+    assert len(heard) == 40_000
+    loud = np.flatnonzero(np.abs(heard) > 0.1)
+    assert loud[0] / 16_000 == pytest.approx(0.5, abs=0.01)
+    assert loud[-1] / 16_000 == pytest.approx(1.5, abs=0.01)
 
 
 def test_gigaspeech(tmp_path: Path) -> None:

@@ -151,11 +151,13 @@ def toy_model(stage: int = 4, dropout: float = 0.0) -> ToyModel:
     return model
 
 
-def toy_trainer(recipe: Recipe, ranks: Ranks, dropout: float = 0.0, stop_after: int | None = None) -> Trainer:
+def toy_trainer(
+    recipe: Recipe, ranks: Ranks, dropout: float = 0.0, stop_after: int | None = None, bases: str = "toy"
+) -> Trainer:
     """A trainer on a fresh engine; it resumes if the recipe's output holds a checkpoint."""
     ds_config = resolve_deepspeed(recipe, ranks.world_size)
     model = toy_model(recipe.stage, dropout).to(getattr(torch, dtype_name(ds_config)))
     engine = initialize(model, ds_config)
     check_optimizer(engine, model)
     data = ToyData(ranks, recipe.data.micro_batches_per_step)
-    return Trainer(Run(recipe, ranks, engine, data, StopRequest(), {"llm": "toy"}, None, stop_after))
+    return Trainer(Run(recipe, ranks, engine, data, StopRequest(), {"llm": bases}, None, stop_after))

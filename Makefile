@@ -1,5 +1,7 @@
 # make demo   the whole way on real speech: shards, four ZeRO-3 stages, scores, a report
-# make test   every test that `.ci/run` runs
+# make test   every test but those of make test-faults; `.ci/run` runs both
+# make test-faults   ranks killed, signalled, hung, disks full, checkpoints damaged …: docs/fault-model.md
+# make soak   300 steps to which all of that happens at random moments
 # make lint   ruff and mypy
 # Each target makes .venv itself. PYTHON chooses the interpreter (3.11 or newer).
 
@@ -9,7 +11,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test lint format clean
+.PHONY: demo test test-faults soak lint format clean
 
 $(READY): pyproject.toml setup.py constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is older than Python 3.11; call make PYTHON=python3.11"; exit 1; }
@@ -22,7 +24,13 @@ demo: $(READY)
 	@$(BIN)/python launch/demo.py
 
 test: $(READY)
-	@$(BIN)/python -m pytest tests
+	@$(BIN)/python -m pytest tests --ignore=tests/faults
+
+test-faults: $(READY)
+	@$(BIN)/python -m pytest tests/faults --ignore=tests/faults/test_soak.py
+
+soak: $(READY)
+	@$(BIN)/python -m pytest -s tests/faults/test_soak.py
 
 lint: $(READY)
 	@$(BIN)/ruff check .

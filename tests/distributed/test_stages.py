@@ -1,0 +1,100 @@
+"""The chain of stages: in one process or one job each, on weights that their run has finished."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.resilience import FAILED
+from tests.support.distributed import report, run_distributed, run_ranks
+from tests.support.training import make_parts, tiny_recipe
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Parts, and stages 1 to 3 of two steps each, trained in one go."""
+    made = tmp_path_factory.mktemp("chain")
+    run_distributed(_make_parts, 1, folder=str(made / "parts"))
+    run_distributed(_chain, 2, 250, parts=str(made / "parts"), runs=str(made / "runs"), stages=(1, 2, 3))
+    return made
+
+
+def _make_parts(folder: str) -> None:
+    make_parts(Path(folder))
+
+
+def _chain(parts: str, runs: str, stages: tuple[int, ...], **changes: Any) -> int:
+    from pipeline.start import run_stages
+
+    recipes = []
+    for n in stages:
+        recipe = tiny_recipe(Path(parts), Path(runs) / f"stage{n}", stage=n, max_steps=3, validate_every=100)
+        recipe.data.validation = []
+        recipe.init_from = str(Path(runs) / f"stage{n - 1}") if n > 1 else None
+        recipes.append(replace(recipe, **changes))
+    return run_stages(recipes)
+
+
+def weights(run: Path) -> dict[str, Any]:
+    from safetensors.torch import load_file
+
+    return load_file(run / "weights" / "model.safetensors")
+
+
+def test_each_stage_changes_what_it_trains_and_takes_the_rest_over(folder: Path) -> None:
+    one, two, three = (weights(folder / "runs" / f"stage{n}") for n in (1, 2, 3))
+    pairs = ((2, one, two), (3, two, three))
+    moved = {n: {name.split(".")[0] for name in b if (a[name] != b[name]).any()} for n, a, b in pairs}
+    assert moved == {
+        2: {"audio_projector", "speaker_projector"},
+        3: {"encoder", "audio_projector", "speaker_projector"},
+    }
+    done = json.loads((folder / "runs" / "stage3" / "done").read_text())
+    before = json.loads((folder / "runs" / "stage2" / "done").read_text())
+    assert done["bases"]["init_from"] == before["weights_sha256"]
+
+
+def test_finished_stages_are_passed_over(folder: Path) -> None:
+    before = (folder / "runs" / "stage2" / "done").stat().st_mtime_ns
+    parts = str(folder / "parts")
+    (output,) = run_distributed(_chain, 1, parts=parts, runs=str(folder / "runs"), stages=(1, 2))
+    assert "stage1 is done already" in output
+    assert "stage2 is done already" in output
+    assert (folder / "runs" / "stage2" / "done").stat().st_mtime_ns == before
+
+
+def test_a_stage_wants_the_one_before_to_be_done(folder: Path, tmp_path: Path) -> None:
+    arguments: dict[str, Any] = {"parts": str(folder / "parts"), "runs": str(tmp_path), "stages": (2,)}
+    (fate,) = run_ranks(_chain, 1, **arguments)
+    assert fate.code == FAILED, report([fate])
+    assert "stage1 does not exist (no done marker): run that stage to its end first" in fate.output
+    shutil.copytree(folder / "runs" / "stage1", tmp_path / "stage1")
+    (tmp_path / "stage1" / "done").unlink()
+    (fate,) = run_ranks(_chain, 1, **arguments)
+    assert fate.code == FAILED, report([fate])
+    assert "stage1 has not finished (no done marker)" in fate.output
+    run_distributed(_chain, 1, **arguments, init_from_any=True)
+    assert (tmp_path / "stage2" / "done").exists()
+
+
+def test_a_stage_wants_the_right_one_before(folder: Path, tmp_path: Path) -> None:
+    wrong = str(folder / "runs" / "stage1")
+    (fate,) = run_ranks(_chain, 1, parts=str(folder / "parts"), runs=str(tmp_path), stages=(3,), init_from=wrong)
+    assert fate.code == FAILED, report([fate])
+    assert "stage1 is stage 1, stage 3 continues stage 2; --init-from takes any run's weights" in fate.output
+
+
+def test_damaged_weights_are_refused(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder / "runs" / "stage1", tmp_path / "stage1")
+    file = tmp_path / "stage1" / "weights" / "model.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+    (fate,) = run_ranks(_chain, 1, parts=str(folder / "parts"), runs=str(tmp_path), stages=(2,))
+    assert fate.code == FAILED, report([fate])
+    assert "is not the file that its run wrote" in fate.output

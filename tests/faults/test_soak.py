@@ -1,0 +1,131 @@
+"""A run that everything happens to ends where an undisturbed one ends.
+
+300 steps of a tiny SpeakerLM on its real data path. At random moments: a rank is killed, one is signalled, a
+micro-batch is not a number, the number of ranks changes, the newest checkpoint is damaged. Every step must see the
+samples that it sees without all that, and the held-out loss must lie as near to the undisturbed one as runs of other
+seeds do.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from pipeline.resilience import FAILED, REQUEUE
+from tests.support.distributed import report, run_distributed, run_ranks
+from tests.support.faults import rows
+from tests.support.training import make_parts, tiny_recipe
+
+STEPS = int(os.environ.get("SOAK_STEPS", "300"))
+SEEDS = (1, 2, 3)  # of the runs whose spread is the measure
+pytestmark = pytest.mark.timeout(3600)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One start of the disturbed run."""
+
+    world_size: int
+    kill: int | None = None  # step in which the last rank is killed
+    stop: int | None = None  # step in which rank 0 is signalled
+    nan: int | None = None  # step whose first micro-batch is spoilt
+    damage: bool = False  # afterwards the newest checkpoint gets a flipped bit
+
+
+def soak(parts: str, output: str, seed: int = 1, part: Part | None = None, start: int = 0) -> int:
+    """A run, or its start number ``start``; writes down which samples each step saw."""
+    from pipeline.stage_data import StageData
+    from pipeline.start import run_stage
+
+    recipe = tiny_recipe(
+        Path(parts), Path(output), max_steps=STEPS, save_every=STEPS // 15, validate_every=10_000, keep_last=3
+    )
+    recipe.seed, recipe.data.max_positions, recipe.data.max_frames = seed, 300, 200
+    recipe.optimizer.warmup_steps = STEPS // 10
+    recipe.data.registration.max_distractors = 2
+    load = StageData.train
+
+    def watched(self: StageData, state: dict | None) -> object:
+        ranks = self._ranks
+        with (Path(output) / f"seen-{ranks.rank}.jsonl").open("a") as seen:
+            for step in load(self, state):
+                keys = [key for b in step.micro_batches if b.weight > 0 for key in b.keys]
+                print(json.dumps({"step": step.step, "start": start, "keys": keys}), file=seen, flush=True)
+                if part is not None:
+                    if step.step == part.kill and ranks.rank == ranks.world_size - 1:
+                        os.kill(os.getpid(), signal.SIGKILL)
+                    if step.step == part.stop and ranks.is_first:
+                        os.kill(os.getpid(), signal.SIGUSR1)
+                    if step.step == part.nan and ranks.is_first:
+                        step.micro_batches[0].waveforms.fill_(float("nan"))
+                yield step
+
+    StageData.train = watched  # type: ignore[method-assign, assignment]
+    Path(output).mkdir(parents=True, exist_ok=True)
+    return run_stage(recipe)
+
+
+def _make_parts(folder: str) -> None:
+    make_parts(Path(folder))
+
+
+def samples_of_steps(run: Path) -> dict[int, list[str]]:
+    """Keys that each step saw, over all ranks: of the last start that got to it."""
+    seen: dict[int, dict[int, list[str]]] = {}
+    for path in sorted(run.glob("seen-*.jsonl")):
+        for line in path.read_text().splitlines():
+            row = json.loads(line)
+            seen.setdefault(row["step"], {}).setdefault(row["start"], []).extend(row["keys"])
+    return {step: sorted(starts[max(starts)]) for step, starts in seen.items()}
+
+
+def test_a_run_that_everything_happens_to(tmp_path: Path) -> None:
+    rng = random.Random(int(os.environ.get("SOAK_SEED", "1")))
+    run_distributed(_make_parts, 1, folder=str(tmp_path / "parts"))
+    parts = str(tmp_path / "parts")
+    for seed in SEEDS:
+        run_distributed(soak, 2, 1200, parts=parts, output=str(tmp_path / f"seed{seed}"), seed=seed)
+
+    fifth = STEPS // 5
+    at = [rng.randint(i * fifth + fifth // 4, (i + 1) * fifth - 3) for i in range(4)]
+    plan = [
+        Part(2, kill=at[0]),
+        Part(2, nan=at[1] - fifth // 5, stop=at[1]),
+        Part(1, stop=at[2], damage=True),
+        Part(2, kill=at[3]),
+        Part(2),
+    ]
+    print(f"what happens: {plan}")
+    run = tmp_path / "disturbed"
+    for start, part in enumerate(plan):
+        fates = run_ranks(soak, part.world_size, 1200, parts=parts, output=str(run), part=part, start=start)
+        killed = [FAILED] * (part.world_size - 1) + [-signal.SIGKILL]
+        expected = killed if part.kill else [REQUEUE if part.stop else 0] * part.world_size
+        assert [f.code for f in fates] == expected, report(fates)
+        if part.damage:
+            newest = max((run / "checkpoints").glob("step-*"))
+            file = newest / "state-00000.safetensors"
+            data = bytearray(file.read_bytes())
+            data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+            file.write_bytes(data)
+
+    undisturbed = samples_of_steps(tmp_path / "seed1")
+    assert sorted(undisturbed) == list(range(1, STEPS + 1))
+    assert samples_of_steps(run) == undisturbed
+    log = rows(run, "train")
+    assert [r["step"] for r in log] == list(range(1, STEPS + 1))
+    assert [r["step"] for r in log if r["skipped"]] == [plan[1].nan]
+    names = [*(f"seed{seed}" for seed in SEEDS), "disturbed"]
+    held_out = {name: rows(tmp_path / name, "validation")[-1]["loss"] for name in names}
+    first = rows(tmp_path / "seed1", "validation")[0]["loss"]
+    others = [held_out[f"seed{seed}"] for seed in SEEDS]
+    spread = max(others) - min(others)
+    print(f"held-out loss {first:.4f} → {held_out}, spread of seeds {spread:.4f}")
+    assert held_out["seed1"] < 0.9 * first, "nothing was learnt that could be lost"
+    assert abs(held_out["disturbed"] - held_out["seed1"]) <= spread

@@ -14,6 +14,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from types import FrameType
 
 from shards.errors import SpeakerLMError
@@ -22,6 +23,7 @@ REQUEUE = 85  # exit code: saved and stopped on request; start the same command 
 FAILED = 1
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
+_LAUNCHERS = (b"bin/deepspeed", b"deepspeed.launcher", b"bin/torchrun", b"torch.distributed.run")
 _LOST_PEER = (
     "connection closed by peer",
     "connection reset",
@@ -33,10 +35,15 @@ _LOST_PEER = (
 
 
 class StopRequest:
-    """Whether this process was asked to stop, by a signal or by the clock. A second signal changes nothing."""
+    """Whether this process was asked to stop: by a signal, the clock, or because its launcher is gone.
+
+    A second signal changes nothing. DeepSpeed's launcher dies of SIGTERM and leaves the ranks to themselves; they would
+    train on and nobody would know.
+    """
 
     def __init__(self) -> None:
         self.signal: int | None = None
+        self._launchers = launchers(os.getppid())
         self._owner = os.getpid()
         self._end = math.inf
 
@@ -56,12 +63,43 @@ class StopRequest:
 
     @property
     def is_set(self) -> bool:
-        """A stop signal has arrived, or the time is up."""
-        return self.signal is not None or time.time() >= self._end
+        """A stop signal has arrived, the time is up, or the launcher is gone."""
+        return self.signal is not None or time.time() >= self._end or any(_born(p) != t for p, t in self._launchers)
 
     def _note(self, number: int, _: FrameType | None) -> None:
         if os.getpid() == self._owner and self.signal is None:
             self.signal = number
+
+
+def launchers(pid: int) -> list[tuple[int, int | None]]:
+    """(process id, time of birth) of ``pid`` and its ancestors, as long as they are of deepspeed or torchrun."""
+    found = []
+    while _is_launcher(pid):
+        found.append((pid, _born(pid)))
+        pid = int(_stat(pid)[1])
+    return found
+
+
+def _is_launcher(pid: int) -> bool:
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return False
+    return b"python" in words[0] and any(mark in word for word in words[1:4] for mark in _LAUNCHERS)
+
+
+def _born(pid: int) -> int | None:
+    """In ticks since the machine's start; None for a process that is gone, or dead and not yet waited for."""
+    try:
+        stat = _stat(pid)
+    except OSError:
+        return None
+    return None if stat[0] == "Z" else int(stat[19])
+
+
+def _stat(pid: int) -> list[str]:
+    """Fields of /proc/PID/stat from the third on; the second, a name, may hold anything."""
+    return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
 
 
 def guarded(run: Callable[[], int], advice: Callable[[], str]) -> int:

@@ -87,24 +87,30 @@ def test_two_ranks_equal_one_plain_process(parts: Path, tmp_path: Path) -> None:
 
 
 def _straight_and_resumed(parts: str, output: str) -> None:
-    """Four steps at once; and two steps, a new engine, two steps. Dropout everywhere."""
+    """Six steps at once; and three steps, a new engine, three steps. All that is drawn at random is on."""
+    from pipeline.config import AugmentConfig
     from pipeline.start import run_stage
 
-    for name, stops in (("straight", (None,)), ("resumed", (2, None))):
+    for name, stops in (("straight", (None,)), ("resumed", (3, None))):
         for stop_after in stops:
-            recipe = tiny_recipe(Path(parts), Path(output) / name, dropout=0.1, max_steps=4, keep_last=1)
-            recipe.data = replace(recipe.data, validation=[], workers=1)
+            recipe = tiny_recipe(Path(parts), Path(output) / name, dropout=0.1, max_steps=6, keep_last=1)
+            recipe.model.lora.dropout, recipe.optimizer.clip = 0.05, 0.5
+            augment = AugmentConfig(speeds=[0.9, 1.0, 1.1], frame_masks=2, mel_masks=2)
+            recipe.data = replace(recipe.data, validation=[], workers=1, augment=augment)
             assert run_stage(recipe, stop_after) == 0
 
 
-def test_resume_is_bit_equal_with_dropout(parts: Path, tmp_path: Path) -> None:
+def test_resume_is_bit_equal_with_dropout_augmentation_and_clipping(parts: Path, tmp_path: Path) -> None:
     from safetensors.torch import load_file
 
     run_distributed(_straight_and_resumed, 2, parts=str(parts), output=str(tmp_path))
     logs = [(tmp_path / name / "train.jsonl").read_text().splitlines() for name in ("straight", "resumed")]
-    a, b = ([(r["step"], r["loss"], r["grad_norm"]) for r in map(json.loads, log)] for log in logs)
-    assert [step for step, *_ in a] == [1, 2, 3, 4]
+    rows = [[json.loads(line) for line in log] for log in logs]
+    a, b = ([(r["step"], r["loss"], r["grad_norm"], r["losses"]) for r in run] for run in rows)
+    assert [step for step, *_ in a] == [1, 2, 3, 4, 5, 6]
     assert a == b
+    assert all(norm > 0.5 for _, _, norm, _ in a), "clipping was not active"
+    assert len({tuple(losses) for *_, losses in a[2:]}) > 1, "the modes did not change after the cut"
     x, y = (load_file(tmp_path / name / "weights" / "model.safetensors") for name in ("straight", "resumed"))
     assert all((x[name] == y[name]).all() for name in x)
 

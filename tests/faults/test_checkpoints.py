@@ -168,7 +168,7 @@ TOLERANCE = 1e-4  # of a loss, relative: 20 updates in fp32 whose sums were adde
 def test_another_number_of_ranks_needs_no_flag(tmp_path: Path, worlds: tuple[int, ...]) -> None:
     """Each part makes 20 more steps; the data, and the losses but for rounding, are those of two ranks throughout."""
     total = 20 * len(worlds)
-    schedule = {"steps": total, "save_every": 20}
+    schedule = {"steps": total, "save_every": 20, "validate_every": 1000}
     run_distributed(train, 2, folder=str(tmp_path / "two"), **schedule)
     changing = tmp_path / "changing"
     for part, world in enumerate(worlds, start=1):

@@ -20,6 +20,8 @@ from tests.support.distributed import CPU, ROOT, report, run_command, run_distri
 from tests.support.training import make_parts, tiny_recipe
 
 BIN = Path(sys.executable).parent
+LONG = 600  # seconds that a start may take on a busy machine
+pytestmark = pytest.mark.timeout(3 * LONG)
 SCRIPT = str(ROOT / "launch" / "train.py")
 
 
@@ -62,11 +64,11 @@ def test_sigterm_through_deepspeeds_launcher_and_on_with_torchrun(parts: Path, t
             start_new_session=True,
         )
         try:
-            end = time.monotonic() + 200
+            end = time.monotonic() + LONG
             while len(steps_of(run)) < 3 and process.poll() is None and time.monotonic() < end:
                 time.sleep(0.2)
             process.send_signal(signal.SIGTERM)
-            process.wait(60)
+            process.wait(LONG)
             _wait_until_gone(process.pid)
         finally:
             _kill_session(process.pid)
@@ -76,7 +78,7 @@ def test_sigterm_through_deepspeeds_launcher_and_on_with_torchrun(parts: Path, t
     assert (run / "checkpoints" / f"step-{made:08d}" / "manifest.json").exists()
     assert not (run / "done").exists()
     torchrun = [str(BIN / "torchrun"), "--nproc-per-node", "2", "--master-port", str(free_port())]
-    fate = run_command([*torchrun, SCRIPT, str(path), "--max-steps", str(made + 2)], 250)
+    fate = run_command([*torchrun, SCRIPT, str(path), "--max-steps", str(made + 2)], LONG)
     assert fate.code == 0, fate.output[-3000:]
     assert f"resumed from {run / 'checkpoints' / f'step-{made:08d}'}" in fate.output
     assert steps_of(run) == list(range(1, made + 3))
@@ -88,7 +90,7 @@ def _session(leader: int) -> list[int]:
 
 
 def _wait_until_gone(leader: int) -> None:
-    end = time.monotonic() + 45  # DeepSpeed's launcher gives ranks 30 s
+    end = time.monotonic() + LONG
     while (left := _session(leader)) and time.monotonic() < end:
         time.sleep(0.5)
     assert not left, f"processes {left} outlive the launcher"
@@ -117,7 +119,7 @@ def test_srun_starts_it_by_the_variables_of_slurm(parts: Path, tmp_path: Path) -
         for rank in (0, 1)
     ]
     try:
-        said = [p.communicate(timeout=200)[0] for p in processes]
+        said = [p.communicate(timeout=LONG)[0] for p in processes]
     finally:
         for p in processes:
             p.kill()
@@ -158,19 +160,19 @@ def _with_workers(parts: str, output: str, trouble: str, rank_of_trouble: int = 
 
 def test_a_loader_process_is_killed(parts: Path, tmp_path: Path) -> None:
     arguments = {"parts": str(parts), "output": str(tmp_path / "run")}
-    fates = run_ranks(_with_workers, 2, 120, **arguments, trouble="kill")
+    fates = run_ranks(_with_workers, 2, LONG, **arguments, trouble="kill")
     assert [f.code for f in fates] == [FAILED, FAILED], report(fates)
     assert "TrainingError: " in fates[1].output
     assert "DataLoader worker" in fates[1].output
     assert "lower data.workers or data.prefetch_steps" in fates[1].output
     assert "Start the same command again: it resumes from step" in fates[0].output
-    run_distributed(_with_workers, 2, 120, **arguments, trouble="none")
+    run_distributed(_with_workers, 2, LONG, **arguments, trouble="none")
     assert steps_of(tmp_path / "run") == [1, 2, 3, 4, 5, 6]
 
 
 def test_a_signal_to_every_process_leaves_loader_processes_at_work(parts: Path, tmp_path: Path) -> None:
     arguments = {"parts": str(parts), "output": str(tmp_path / "run")}
-    fates = run_ranks(_with_workers, 2, 120, **arguments, trouble="stop")
+    fates = run_ranks(_with_workers, 2, LONG, **arguments, trouble="stop")
     assert [f.code for f in fates] == [REQUEUE, REQUEUE], report(fates)
     assert "DataLoader worker" not in fates[1].output
     assert steps_of(tmp_path / "run") == [1, 2, 3]

@@ -2,11 +2,15 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
-from pipeline.resilience import FAILED, StopRequest, guarded, lost_peer
+from pipeline.resilience import FAILED, StopRequest, guarded, launchers, lost_peer
 from shards.errors import DataError
+from tests.support.distributed import ROOT
 
 
 @pytest.fixture
@@ -72,3 +76,32 @@ def test_a_time_limit_is_a_stop_request(monkeypatch: pytest.MonkeyPatch) -> None
     now += 30
     assert stop.is_set
     assert not never.is_set
+
+
+def test_a_launcher_that_is_gone_is_a_stop_request(tmp_path: Path) -> None:
+    """As `deepspeed` does: a launcher starts a launcher, which starts the rank; the first is killed."""
+    (tmp_path / "bin").mkdir()
+    script = tmp_path / "bin" / "deepspeed"
+    script.write_text("""
+import subprocess, sys
+depth, command = int(sys.argv[1]), [sys.executable, *sys.argv]
+rank = "import sys, time; from pipeline.resilience import StopRequest; stop = StopRequest()\\n"
+rank += "print(len(stop._launchers), stop.is_set, flush=True)\\n"
+rank += "while not stop.is_set: time.sleep(0.02)\\nprint('gone', flush=True)"
+command = [sys.executable, __file__, "0"] if depth else [sys.executable, "-c", rank]
+subprocess.run(command)
+""")
+    first = subprocess.Popen([sys.executable, str(script), "1"], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert first.stdout is not None
+    assert first.stdout.readline() == "2 False\n"
+    first.kill()
+    assert first.stdout.readline() == "gone\n"
+    first.wait()
+    first.stdout.close()
+
+
+def test_a_shell_is_no_launcher() -> None:
+    """Who logs out must not end a run that was started with nohup."""
+    with subprocess.Popen(["bash", "-c", "sleep 20; echo bin/deepspeed"]) as shell:
+        assert launchers(shell.pid) == []
+        shell.kill()

@@ -244,7 +244,7 @@ class Trainer:
 
     def finish(self) -> int:
         """Validation, weights, and last of all the ``done`` marker. Exit code."""
-        if self.validate():
+        if self.run.data.validation_names and self.validate():
             return REQUEUE
         self.run.watchdog.beat("writing the weights", warm=False)
         path = self.output / "weights" / "model.safetensors"

@@ -103,7 +103,7 @@ def _straight_and_resumed(parts: str, output: str) -> None:
 def test_resume_is_bit_equal_with_dropout_augmentation_and_clipping(parts: Path, tmp_path: Path) -> None:
     from safetensors.torch import load_file
 
-    run_distributed(_straight_and_resumed, 2, parts=str(parts), output=str(tmp_path))
+    run_distributed(_straight_and_resumed, 2, 280, parts=str(parts), output=str(tmp_path))
     logs = [(tmp_path / name / "train.jsonl").read_text().splitlines() for name in ("straight", "resumed")]
     rows = [[json.loads(line) for line in log] for log in logs]
     a, b = ([(r["step"], r["loss"], r["grad_norm"], r["losses"]) for r in run] for run in rows)

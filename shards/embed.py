@@ -9,29 +9,24 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from shards.enrolment import CLIPS_PER_SPEAKER, Clip, Enroller, load_features
-from shards.errors import ConfigError, DataError, ShardError
+from shards.enrolment import Enroller
+from shards.errors import ConfigError, ShardError
 from shards.extractors import load_extractor
+from shards.features import feature_readers
 from shards.index import Dataset, ShardInfo, open_dataset
 from shards.manifests import RECORDINGS
 from shards.pack import file_sha256
 from shards.parts import LineTable, Parts, read_recordings
 from shards.speakers import build_bank
 from shards.vectors import about, bank_paths, sidecar_path, to_bytes
-
-_CLIPS_A_JOB = 16
-_SPEAKERS_AT_ONCE = 128
+from shards.workers import spread
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     missing = [s for s, info in enumerate(dataset.shards) if not job.done(dataset, info)]
     work = ((s, table.offsets(parts.lines(int(dataset.shards[s].name.rpartition("-")[2])))) for s in missing)
     with tqdm(total=len(missing), unit="shard", disable=None) as bar:
-        for _ in _spread(job, list(work), args.devices.split(",")):
+        for _ in spread(partial(Worker, job), args.devices.split(","), work):
             bar.update()
     bank = bank_paths(args.extractor)
     if missing or not dataset.storage.exists(bank[0]):
@@ -123,10 +118,7 @@ class Worker:
         self.job, self._stack = job, ExitStack()
         self.dataset = open_dataset(job.url)
         self.enroller = Enroller(job.enrol, load_extractor(job.extractor, device=device), job.seed)
-        self._features = None
-        if job.readers:
-            pool = ProcessPoolExecutor(job.readers, mp_context=get_context("spawn"))
-            self._features = partial(_read_in_pool, self._stack.enter_context(pool))
+        self._features = self._stack.enter_context(feature_readers(job.readers))
 
     def __enter__(self) -> Worker:
         return self
@@ -134,7 +126,7 @@ class Worker:
     def __exit__(self, *error: object) -> None:
         self._stack.close()
 
-    def make(self, shard: int, offsets: Sequence[int]) -> int:
+    def __call__(self, shard: int, offsets: Sequence[int]) -> int:
         """Write the vectors of a shard; its number.
 
         Raises:
@@ -155,48 +147,4 @@ class Worker:
 
     def make_bank(self, paths: tuple[str, str]) -> None:
         """Write the speaker bank."""
-        heard = self.enroller.heard()
-        for first in range(0, len(heard), _SPEAKERS_AT_ONCE):
-            speakers = heard[first : first + _SPEAKERS_AT_ONCE]
-            clips = [c for s in speakers for c in self.enroller.clips(s)[:CLIPS_PER_SPEAKER]]
-            self.enroller.prepare_clips(clips, self._features)
-        build_bank(self.enroller, self.dataset.storage, *paths)
-
-
-_worker: Worker | None = None  # of a device's process
-
-
-def _spread(job: Job, work: list[tuple[int, list[int]]], devices: Sequence[str]) -> Iterator[int]:
-    """The work over the devices; numbers of shards as they are done."""
-    if len(devices) == 1:
-        with Worker(job, devices[0]) as worker:
-            yield from (worker.make(*w) for w in work)
-        return
-    context = get_context("spawn")
-    with ExitStack() as stack:
-        pools = [
-            stack.enter_context(ProcessPoolExecutor(1, mp_context=context, initializer=_begin, initargs=(job, d)))
-            for d in devices
-        ]
-        futures = [pools[i % len(pools)].submit(_make, *w) for i, w in enumerate(work)]
-        yield from (future.result() for future in as_completed(futures))
-
-
-def _begin(job: Job, device: str) -> None:
-    global _worker  # noqa: PLW0603 (set once in a process of its own)
-    _worker = Worker(job, device)
-
-
-def _make(shard: int, offsets: Sequence[int]) -> int:
-    assert _worker is not None
-    return _worker.make(shard, offsets)
-
-
-def _read_in_pool(pool: ProcessPoolExecutor, clips: Sequence[Clip]) -> Iterable[np.ndarray | DataError]:
-    jobs = [clips[i : i + _CLIPS_A_JOB] for i in range(0, len(clips), _CLIPS_A_JOB)]
-    for features in pool.map(_read, jobs):
-        yield from features
-
-
-def _read(clips: Sequence[Clip]) -> list[np.ndarray | DataError]:
-    return list(load_features(clips))
+        build_bank(self.enroller, self.dataset.storage, *paths, batched=True, features=self._features)

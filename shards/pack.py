@@ -8,33 +8,27 @@ number of workers or tasks. Whoever finds all parts whole merges them: quarantin
 from __future__ import annotations
 
 import argparse
-import contextlib
-import ctypes
 import hashlib
 import json
 import os
 import shutil
-import signal
 import tempfile
-from collections.abc import Generator, Iterator
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
-from itertools import islice
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 from shards.errors import ConfigError, DataError, ManifestError, ShardError, StorageError
 from shards.index import DATASET, ShardInfo, dataset_json, open_dataset, tar_path
 from shards.manifests import AUDIT
-from shards.packer import Packer, Result, stop_above
+from shards.packer import CORE, Packer, PartWorker, Result, stop_above
 from shards.parts import LineTable, Parts
 from shards.scan import remove_table, shared_table, stored_table
 from shards.storage import open_storage
+from shards.workers import spread
 
 QUARANTINE = "quarantine.jsonl"
 
@@ -52,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--part", metavar="I/N", help="pack the I-th of N shares (from 0); default: the Slurm array's, or all of it")
     add("--enrol", metavar="DIR[,DIR]", help="manifests that enrolment speech is taken from (default: this one)")
     add("--extractor", default="campplus", help="speaker embedding extractor")
+    add("--devices", metavar="DEVICE[,DEVICE]", help="cuda:0,cuda:1 …: a process each; --workers read audio for it")
     add("--no-speakers", action="store_true", help="no embeddings and no speaker bank, as for plain ASR")
     add(
         "--audio-check",
@@ -71,8 +66,10 @@ def run(args: argparse.Namespace) -> int:
     if args.dry_run:
         print(json.dumps({"dry_run": True} | _outline(table, parts, mine)))
         return 0
-    done = pack_parts(packer, table, parts, mine, workers=args.workers, max_bad_share=args.max_bad_share)
-    merged = merge(packer, parts)
+    places = args.devices.split(",") if args.devices else [CORE] * args.workers
+    readers = args.workers if args.devices else 0
+    done = pack_parts(packer, table, parts, mine, places, readers=readers, max_bad_share=args.max_bad_share)
+    merged = merge(replace(packer, device=places[0]) if args.devices else packer, parts)
     if merged:
         remove_table(packer.storage, packer.name)
     print(
@@ -153,9 +150,16 @@ class Totals:
 
 
 def pack_parts(
-    packer: Packer, table: LineTable, parts: Parts, mine: range, *, workers: int = 1, max_bad_share: float = 0.01
+    packer: Packer,
+    table: LineTable,
+    parts: Parts,
+    mine: range,
+    places: Sequence[str] = (CORE,),
+    *,
+    readers: int = 0,
+    max_bad_share: float = 0.01,
 ) -> Totals:
-    """Make these parts whole, by `workers` processes.
+    """Make these parts whole, by a process for each of these places, and `readers` more for each to read audio.
 
     Raises:
         DataError: a larger share than `max_bad_share` of these parts' recordings is unusable. Whole parts stay.
@@ -168,7 +172,7 @@ def pack_parts(
     done = Totals()
     with (
         tqdm(total=total, unit="rec", disable=None, desc=packer.name) as bar,
-        closing(_results(packer, jobs, workers)) as whole,
+        closing(spread(partial(PartWorker, packer, readers), places, jobs)) as whole,
     ):
         for result in whole:
             done.add(result)
@@ -205,7 +209,7 @@ def merge(packer: Packer, parts: Parts) -> bool:
     if packer.enroller is not None:
         from shards.speakers import build_bank
 
-        build_bank(packer.enroller, storage)
+        build_bank(packer.enroller, storage, batched=packer.device is not None)
     storage.clean(tar_path(f"{packer.name}-").removesuffix(".tar"))
     about = provenance(packer) | {"self_enrolled": self_enrolled}
     storage.commit(DATASET, dataset_json(packer.name, shards, about), before)
@@ -242,36 +246,10 @@ def provenance(packer: Packer) -> dict[str, Any]:
 
 def _config(packer: Packer) -> dict[str, Any]:
     """What determines the dataset's bytes, but for the audio; nothing of where things lie on this machine."""
-    config = {k: v for k, v in asdict(packer).items() if k not in ("out", "manifest", "enrol", "decode_copied")}
+    config = {
+        k: v for k, v in asdict(packer).items() if k not in ("out", "manifest", "enrol", "decode_copied", "device")
+    }
     return config | {"enrol_sha256": list(packer.enrol_sha256)}
-
-
-def _results(packer: Packer, jobs: Iterator[tuple[int, list[int], int]], workers: int) -> Generator[Result, None, None]:
-    """Results as they come. Only a few jobs are handed out ahead: a job names each of its recordings."""
-    if workers == 1:
-        yield from (packer.pack(*job) for job in jobs)
-        return
-    context = get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_be_worker, initargs=(os.getpid(),)) as pool:
-        try:
-            running = {pool.submit(packer.pack, *job) for job in islice(jobs, 2 * workers)}
-            while running:
-                done, running = wait(running, return_when=FIRST_COMPLETED)
-                running |= {pool.submit(packer.pack, *job) for job in islice(jobs, len(done))}
-                yield from (future.result() for future in done)
-        except BrokenProcessPool as error:
-            raise ConfigError("a packing process was killed, for memory perhaps; run again, fewer --workers") from error
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _be_worker(parent: int) -> None:
-    """One thread a process; and where the packer is killed, its workers end with it instead of writing on."""
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    with contextlib.suppress(OSError, AttributeError):  # not Linux
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-    if os.getppid() != parent:
-        os._exit(1)
 
 
 def _task(part: str | None) -> tuple[int, int]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,10 @@ from shards.storage import Storage, open_storage
 from shards.writer import ShardWriter
 
 if TYPE_CHECKING:
+    from shards.enrolment import Features
     from shards.speakers import Enroller
+
+CORE = "core"  # a place that is no device
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +49,7 @@ class Packer:
     enrol: tuple[str, ...]
     enrol_sha256: tuple[str, ...]
     decode_copied: bool = False  # changes no bytes, only what is quarantined
+    device: str | None = None  # where embeddings are computed in batches; None: on the CPU, one by one
 
     def __getstate__(self) -> dict[str, Any]:
         return {k: v for k, v in self.__dict__.items() if k not in ("storage", "enroller")}
@@ -61,10 +66,11 @@ class Packer:
             return None
         import torch
 
-        from shards.speakers import Enroller
+        from shards.speakers import Enroller, load_extractor
 
         torch.set_num_threads(1)  # sums in one order, whatever the number of workers
-        return Enroller(list(self.enrol), self.extractor, self.seed)
+        extractor = load_extractor(self.extractor, device=self.device) if self.device else self.extractor
+        return Enroller(list(self.enrol), extractor, self.seed)
 
     def shard_name(self, part: int) -> str:
         """Name of the shard that a part becomes."""
@@ -98,8 +104,11 @@ class Packer:
             return None
         return record
 
-    def pack(self, part: int, offsets: Sequence[int], max_bad: int) -> Result:
+    def pack(self, part: int, offsets: Sequence[int], max_bad: int, features: Features | None = None) -> Result:
         """Make a part whole.
+
+        Args:
+            features: reads what the extractor of a device takes; None reads it here.
 
         Raises:
             DataError: more than `max_bad` recordings of it are unusable. Nothing is left of the part.
@@ -109,6 +118,8 @@ class Packer:
         if record:
             return Result(part, record, skipped=True)
         before = self.enroller.own_speech if self.enroller else 0
+        if self.enroller and self.device:
+            self.enroller.prepare(read_recordings(self.manifest, offsets), features)
         with ShardWriter(self.storage, self.shard_name(part), inputs=self.inputs(part)) as writer:
             for recording in read_recordings(self.manifest, offsets):
                 try:
@@ -120,6 +131,30 @@ class Packer:
             writer.self_enrolled = self.enroller.own_speech - before if self.enroller else 0
         assert writer.record is not None
         return Result(part, writer.record, skipped=False)
+
+
+class PartWorker:
+    """Packs one part after the other in one process. Use as a context manager."""
+
+    def __init__(self, packer: Packer, readers: int, place: str) -> None:
+        self.packer = replace(packer, device=None if place == CORE else place)
+        self._readers, self._stack = readers, ExitStack()
+
+    def __enter__(self) -> PartWorker:
+        if self._readers and self.packer.extractor:
+            from shards.features import feature_readers
+
+            self._features = self._stack.enter_context(feature_readers(self._readers))
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+    def __call__(self, part: int, offsets: Sequence[int], max_bad: int) -> Result:
+        """:meth:`Packer.pack`."""
+        return self.packer.pack(part, offsets, max_bad, self._features)
+
+    _features: Features | None = None
 
 
 def make_sample(recording: Recording, enroller: Enroller | None, *, decode_copied: bool = False) -> Sample:

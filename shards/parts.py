@@ -147,7 +147,14 @@ class LineTable:
         try:
             with (
                 self.path.open("rb", buffering=1 << 20) as file,
-                tqdm(total=self.path.stat().st_size, unit="B", unit_scale=True, disable=None, desc="manifest") as bar,
+                tqdm(
+                    total=self.path.stat().st_size,
+                    unit="B",
+                    unit_scale=True,
+                    disable=None,
+                    desc="manifest",
+                    leave=False,
+                ) as bar,
             ):
                 for number, line in enumerate(file):
                     yield line

@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from shards.enrolment import CLIPS_PER_SPEAKER, Enroller
+from shards.enrolment import CLIPS_PER_SPEAKER, Enroller, Features
 from shards.errors import SpeakerError
 from shards.extractors import Extractor, load_extractor
 from shards.storage import LocalStorage, Storage
@@ -29,6 +29,7 @@ __all__ = ["Enroller", "Extractor", "SpeakerBank", "build_bank", "load_extractor
 _SHA256 = b"vectors_sha256"  # in the table's metadata
 TABLE, VECTORS = "speakers.parquet", "speakers.npy"
 SAME_PERSON_COSINE = 0.5  # two speakers of unknown identity below this are taken for different persons
+SPEAKERS_AT_ONCE = 128
 SCHEMA = pa.schema(
     [
         pa.field("speaker", pa.string(), nullable=False),
@@ -144,12 +145,29 @@ class SpeakerBank:
         return doubtful
 
 
-def build_bank(enroller: Enroller, storage: Storage, table: str = TABLE, vector_file: str = VECTORS) -> None:
-    """Write ``speakers.npy`` and ``speakers.parquet`` (last) for all speakers with enrolment speech."""
+def build_bank(
+    enroller: Enroller,
+    storage: Storage,
+    table: str = TABLE,
+    vector_file: str = VECTORS,
+    *,
+    batched: bool = False,
+    features: Features | None = None,
+) -> None:
+    """Write ``speakers.npy`` and ``speakers.parquet`` (last) for all speakers with enrolment speech.
+
+    Args:
+        batched: embed the clips of some speakers together, as an accelerator wants it.
+        features: reads them then; None reads them here.
+    """
     sessions = enroller.sessions()
     rows: list[dict[str, Any]] = []
     vectors = []
-    for speaker in enroller.heard():
+    heard = enroller.heard()
+    for number, speaker in enumerate(heard):
+        if batched and number % SPEAKERS_AT_ONCE == 0:
+            some = heard[number : number + SPEAKERS_AT_ONCE]
+            enroller.prepare_clips((c for s in some for c in enroller.clips(s)[:CLIPS_PER_SPEAKER]), features)
         clips = enroller.clips(speaker)[:CLIPS_PER_SPEAKER]
         vectors.append(enroller.mean(clips))
         info = enroller.speakers.get(speaker)

@@ -26,6 +26,7 @@ class FakeS3(ThreadingHTTPServer):
     """
 
     daemon_threads = True
+    request_queue_size = 128  # socketserver's 5 let the kernel drop connections that come together
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
@@ -73,7 +74,8 @@ def fake_s3() -> Iterator[FakeS3]:
         server.closing.set()
         server.shutdown()
         server.server_close()
-        thread.join()
+        thread.join(20)
+        assert not thread.is_alive()
 
 
 def etag(data: bytes) -> str:
@@ -84,6 +86,7 @@ def etag(data: bytes) -> str:
 class _Handler(BaseHTTPRequestHandler):
     server: FakeS3
     protocol_version = "HTTP/1.1"
+    timeout = 2 * STALL_S  # of a connection on which nothing comes
     query: dict[str, list[str]]
 
     def log_message(self, format: str, *args: object) -> None:

@@ -20,7 +20,7 @@ def s3(monkeypatch):
     monkeypatch.setattr("time.sleep", lambda _: None)
     monkeypatch.setattr(shards.s3, "PART_BYTES", PART)
     monkeypatch.setattr(shards.s3, "READ_BYTES", PART)
-    monkeypatch.setattr(shards.s3, "READ_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(shards.s3, "READ_TIMEOUT_S", 1.0)  # far less, and a busy machine's every answer comes too late
     with fake_s3() as server:
         for name, value in (("ENDPOINT_URL", server.endpoint), ("ACCESS_KEY_ID", "id"), ("SECRET_ACCESS_KEY", "s")):
             monkeypatch.setenv(f"AWS_{name}", value)
@@ -221,6 +221,14 @@ def test_an_output_that_turns_unwritable_leaves_nothing_open_and_can_be_finished
     s3.fault = real
     pack(manifest, "s3://bucket/p")
     assert main(["verify", "s3://bucket/p"]) == 0
+
+
+def test_wrong_credentials_stop_before_anything_is_packed(s3, manifest, monkeypatch, capsys):
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "other")
+    monkeypatch.setattr("shards.packer.make_sample", lambda *_, **__: 1 // 0)
+    pack(manifest, "s3://bucket/p", code=1)
+    assert "check AWS_ACCESS_KEY_ID" in capsys.readouterr().err
+    assert s3.objects == {}
 
 
 def test_a_bucket_that_is_not_there_stops_before_anything_is_packed(s3, manifest, monkeypatch, capsys):

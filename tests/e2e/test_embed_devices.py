@@ -69,7 +69,7 @@ def test_embedding_on_devices_is_finished_after_a_kill_and_gives_the_bytes_of_on
     while group := members(killed.pid):
         assert time.monotonic() < deadline, f"processes live on: {group}"
         time.sleep(0.05)
-    left = content(packed / "o", "*-campplus*")
+    left = {k: v for k, v in content(packed / "o", "*-campplus*").items() if not k.endswith(".tmp")}
     assert 2 <= len(left) < 14
     assert left == {name: whole[name] for name in left}
     assert embed(shards_command, packed, "--devices", "cpu,cpu", "--readers", "1").wait(250) == 0

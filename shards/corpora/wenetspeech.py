@@ -4,8 +4,8 @@ The list of 14 million segments is read as a stream (ijson), once per subset. Ev
 with its place in the long file. Nobody knows who speaks: the speaker is ``wenetspeech:unknown``, for training
 recognition but not for simulation or enrolment.
 
-Gives ``train-l``, ``train-m``, ``train-s`` (nested: take one of them), ``dev``, ``test-net``, ``test-meeting``, those
-that have segments. Lhotse's recipe is not used: it holds the whole list in memory.
+Gives ``train-l``, ``train-m``, ``train-s`` (nested: take one of them), ``dev``, ``test-net``, ``test-meeting``; one
+without segments here is empty. Lhotse's recipe is not used: it holds the whole list in memory.
 """
 
 from __future__ import annotations

@@ -11,7 +11,19 @@ FORBIDDEN = {
     "pipeline": ("launch", "tests"),
 }
 # What the pipeline may take from the packer: the record, where it lies, how it sounds, who speaks.
-SHARED = {"errors", "sample", "index", "storage", "audio", "cache", "clips", "reader", "speakers", "funasr_modules"}
+SHARED = {
+    "errors",
+    "sample",
+    "index",
+    "storage",
+    "audio",
+    "cache",
+    "clips",
+    "reader",
+    "speakers",
+    "funasr_modules",
+    "textgrid",
+}
 ONLY_HERE = {"boto3": "shards/s3.py", "botocore": "shards/s3.py"}
 
 

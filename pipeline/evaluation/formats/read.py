@@ -14,7 +14,7 @@ kind           what                                                             
 =============  ==================================================================================  ====================
 
 A folder may hold many files of one kind. A leading byte order mark is passed over. Files are UTF-8. meeteval reads
-lines of STM and RTTM, praatio reads TextGrid.
+lines of STM and RTTM.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from pathlib import Path
 from pipeline.evaluation.decoded import check_times, hypothesis, parsed, reference, rows
 from pipeline.evaluation.records import Segment
 from pipeline.evaluation.sources import read_json, read_text, seconds
-from shards.errors import ScoreError
+from shards.errors import ManifestError, ScoreError
+from shards.textgrid import read_textgrid
 
 SUFFIXES = {
     ".json": "seglst", ".seglst": "seglst", ".stm": "stm", ".rttm": "rttm", ".textgrid": "textgrid", ".txt": "raw",
@@ -158,20 +159,13 @@ def _rttm(path: Path) -> list[Segment]:
 
 
 def _textgrid(path: Path) -> list[Segment]:
-    from praatio import textgrid
-    from praatio.utilities.errors import PraatioException
-
     try:
-        grid = textgrid.openTextgrid(str(path), False, reportingMode="silence", duplicateNamesMode="error")
-    except (PraatioException, ValueError, IndexError, KeyError, AttributeError, UnicodeError, AssertionError) as e:
-        raise ScoreError(f"{path}: not a TextGrid that can be read ({type(e).__name__}: {e})") from e
-    out = [
-        Segment(path.stem, tier.name, entry.label.strip(), float(entry.start), float(entry.end))
-        for tier in grid.tiers
-        if isinstance(tier, textgrid.IntervalTier)
-        for entry in tier.entries
-        if entry.label.strip()
-    ]
+        tiers = read_textgrid(path)
+    except ManifestError as e:
+        raise ScoreError(str(e)) from e
+    if len({t.name for t in tiers}) < len(tiers):
+        raise ScoreError(f"{path}: not a TextGrid that can be read: two tiers have the same name")
+    out = [Segment(path.stem, t.name, i.mark, i.start, i.end) for t in tiers for i in t.intervals if i.mark]
     return sorted(out, key=lambda s: s.start or 0.0)
 
 

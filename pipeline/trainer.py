@@ -47,6 +47,11 @@ class Step(Protocol):
     @property
     def state(self) -> dict[str, Any]: ...
 
+    @property
+    def figures(self) -> dict[str, Any]:
+        """Of the whole step, for the log."""
+        ...
+
 
 class Data(Protocol):
     """Where batches come from."""
@@ -116,7 +121,7 @@ class Trainer:
                 return self._end_of_data()
             record, stopped = self.update(batches.micro_batches, waited)
             self.step, self.plan_state = self.step + 1, batches.state
-            self.log(record)
+            self.log(record, batches.figures)
             if self._validation_due() and not stopped:
                 stopped = self.validate()
             due = self.step % self.settings.save_every == 0 or batches.state.get("epoch_ended")
@@ -210,9 +215,9 @@ class Trainer:
         say(self.ranks, f"validation at step {self.step}: loss {mean:.4f}  {shown}")
         return False
 
-    def log(self, record: StepRecord) -> None:
+    def log(self, record: StepRecord, figures: dict[str, Any]) -> None:
         """One line in train.jsonl; every log_every steps a status line, and the rank that lags, if there is one."""
-        self._write("train", row(record))
+        self._write("train", row(record) | {"data": figures})
         self.status.add(record)
         if record.step % self.settings.log_every == 0 or record.step == self.settings.max_steps:
             say(self.ranks, self.status.line())

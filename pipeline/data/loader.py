@@ -29,6 +29,7 @@ from pipeline.data.augment import Augmenter
 from pipeline.data.collate import Batch, LoadedSample, collate, empty_batch
 from pipeline.data.plan import GlobalStep, MicroBatch, Plan, PlannedSample
 from pipeline.data.readahead import ReadAhead
+from pipeline.data.report import report
 from pipeline.data.workers import init_worker, owned
 from pipeline.frames import perturbed_samples
 from pipeline.prompts import PromptTokenizer
@@ -67,6 +68,7 @@ class StepBatches:
     micro_batches: list[Batch]
     state: dict[str, Any] = field(repr=False)  # to go on after this step
     stats: LoaderStats
+    figures: dict[str, Any] = field(default_factory=dict)  # of the whole global step, see PlanReport
 
 
 @dataclass(frozen=True)
@@ -314,7 +316,7 @@ class Loader:
             replaced=faults,
         )
         state = {**step.state, "replaced": [*step.state["replaced"], *self._replaced]}
-        return StepBatches(step.step, batches, state, stats)
+        return StepBatches(step.step, batches, state, stats, report([step], self.plan, self._world_size).row())
 
     def _count(self, result: _Loaded) -> None:
         """Stop where too many samples in a row were bad."""

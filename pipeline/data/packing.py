@@ -1,19 +1,23 @@
 """Filling micro-batches by two budgets: LLM positions, and encoder frames padded to the longest audio.
 
-The encoder pads, the LLM does not. So samples go in order of audio length, longest first, with a seeded jitter of a
-few percent that keeps company changing; a few micro-batches stay open at a time and each sample takes the place where
-it leaves least room. Open ones are neighbours in length, which bounds the padding. Cost: O(samples × open).
+The encoder pads, the LLM does not. So samples go in order of audio length, longest first, with a seeded jitter of a few
+percent that keeps company changing. A micro-batch takes them in that order while there is room for several more, and
+then, among the next :data:`WIDTH` neighbours in length, the few that fill it best: an exact subset sum over positions,
+one bit a position, for each number of samples. Neighbours in length bound the padding, the subset sum the gap.
+
+Cost: O(samples) for the bulk, and for each micro-batch WIDTH × DEPTH shifts of a ``max_positions``-bit number (0.2 ms).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Generic, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 
-OPEN = 8  # micro-batches open at a time: more fill better and pad more
+WIDTH = 20  # neighbours among which the last samples of a micro-batch are chosen: more fill better and pad more
+RESERVE = 4  # mean samples, for which the room is left to choose
+DEPTH = 6  # samples that are chosen so, at most
 JITTER = 0.05  # relative
 FULL = 0.95  # a micro-batch this full needs nothing from the next window
 
@@ -35,57 +39,68 @@ class Sized(Protocol):
 T = TypeVar("T", bound=Sized)
 
 
-@dataclass
-class Bin(Generic[T]):
-    """A micro-batch that is being filled."""
-
-    max_positions: int
-    max_frames: int
-    samples: list[T] = field(default_factory=list)
-    positions: int = 0
-    longest: int = 0  # encoder frames
-
-    def room_after(self, sample: T) -> int | None:
-        """Positions left if the sample were added; None where it does not fit."""
-        room = self.max_positions - self.positions - sample.positions
-        frames = (len(self.samples) + 1) * max(self.longest, sample.frames)
-        return None if room < 0 or frames > self.max_frames else room
-
-    def add(self, sample: T) -> None:
-        """Put a sample in."""
-        self.samples.append(sample)
-        self.positions += sample.positions
-        self.longest = max(self.longest, sample.frames)
-
-    @property
-    def fill(self) -> float:
-        """Share of the budget that is nearer to its end."""
-        return max(self.positions / self.max_positions, len(self.samples) * self.longest / self.max_frames)
-
-
 def pack(
     samples: Sequence[T], max_positions: int, max_frames: int, rng: np.random.Generator
 ) -> tuple[list[list[T]], list[list[T]]]:
     """Pack samples, each of which fits an empty micro-batch.
 
     Returns:
-        Full micro-batches, and those that another window could still fill (at most ``OPEN``).
+        Full micro-batches, and those that another window could still fill: the last ones, at most WIDTH + 1.
     """
     weight = 1 + JITTER * rng.random(len(samples))
-    order = sorted(range(len(samples)), key=lambda i: (-samples[i].frames * weight[i], i))
-    closed: list[Bin[T]] = []
-    opened: list[Bin[T]] = []
-    for i in order:
-        sample = samples[i]
-        rooms = [(room, n) for n, b in enumerate(opened) if (room := b.room_after(sample)) is not None]
-        if rooms:
-            opened[min(rooms)[1]].add(sample)
-            continue
-        if len(opened) == OPEN:
-            fullest = max(range(OPEN), key=lambda n: opened[n].fill)
-            closed.append(opened.pop(fullest))
-        fresh: Bin[T] = Bin(max_positions, max_frames)
-        fresh.add(sample)
-        opened.append(fresh)
-    closed += [b for b in opened if b.fill >= FULL]
-    return [b.samples for b in closed], [b.samples for b in opened if b.fill < FULL]
+    order = sorted(range(len(samples)), key=lambda i: (samples[i].frames * weight[i], -i))
+    left = [samples[i] for i in order]  # the next one is the last: taking it is cheap
+    full: list[list[T]] = []
+    rest: list[list[T]] = []
+    while left:
+        choice = len(left) > WIDTH
+        batch = _fill(left, max_positions, max_frames)
+        frames = len(batch) * max(s.frames for s in batch)
+        fill = max(sum(s.positions for s in batch) / max_positions, frames / max_frames)
+        (full if choice or fill >= FULL else rest).append(batch)
+    return full, rest
+
+
+def _fill(left: list[T], max_positions: int, max_frames: int) -> list[T]:
+    """Take one micro-batch out of the samples that are left."""
+    batch = [left.pop()]
+    room, longest = max_positions - batch[0].positions, batch[0].frames
+    while left:
+        near = left[-WIDTH:]
+        mean = sum(s.positions for s in near) / len(near)
+        most = max_frames // max(longest, *(s.frames for s in near)) - len(batch)  # of them fit, by frames
+        if room < RESERVE * mean or most <= DEPTH:
+            break
+        batch.append(left.pop())
+        room, longest = room - batch[-1].positions, max(longest, batch[-1].frames)
+    near = left[-WIDTH:]
+    fitting = [i for i, s in enumerate(near) if (len(batch) + 1) * max(longest, s.frames) <= max_frames]
+    if not fitting:
+        return batch
+    most = max_frames // max(longest, *(near[i].frames for i in fitting)) - len(batch)
+    chosen = _best_subset([near[i].positions for i in reversed(fitting)], room, min(most, DEPTH))
+    taken = sorted((fitting[len(fitting) - 1 - i] for i in chosen), reverse=True)
+    first = len(left) - len(near)
+    return batch + [left.pop(first + i) for i in taken]
+
+
+def _best_subset(sizes: Sequence[int], room: int, most: int) -> list[int]:
+    """Numbers of at most ``most`` sizes with the largest sum that is at most ``room``; of equal ones the first found.
+
+    ``reached[i][n]`` has bit s set where n of the first i sizes sum to s.
+    """
+    if room < 0 or most < 1:
+        return []
+    mask = (1 << (room + 1)) - 1
+    reached = [[1] + [0] * most]
+    for size in sizes:
+        last = reached[-1]
+        reached.append([last[0], *((last[n] | last[n - 1] << size) & mask for n in range(1, most + 1))])
+    best = max(sums.bit_length() - 1 for sums in reached[-1])
+    n = next(n for n, sums in enumerate(reached[-1]) if sums >> best & 1)
+    chosen: list[int] = []
+    for i in range(len(sizes), 0, -1):
+        if not reached[i - 1][n] >> best & 1:  # not without this one
+            chosen.append(i - 1)
+            best, n = best - sizes[i - 1], n - 1
+    return chosen

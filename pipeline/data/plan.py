@@ -46,6 +46,7 @@ class PlannedSample:
     shard: int
     row: int
     key: str
+    session: str
     epoch: int
     mode: Mode
     names: tuple[str, ...]  # registered, in prompt order
@@ -242,6 +243,7 @@ class Stream:
             shard=row.shard,
             row=row.row,
             key=row.key,
+            session=row.session,
             epoch=self.epoch,
             mode=drawn.mode,
             names=drawn.names,

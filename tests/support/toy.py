@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -94,6 +94,7 @@ def toy_batch(step: int, m: int, weight: float = 1.0) -> ToyBatch:
 class ToyStep:
     micro_batches: Sequence[ToyBatch]
     state: dict[str, Any]
+    figures: dict[str, Any] = field(default_factory=dict)
 
 
 class ToyData:

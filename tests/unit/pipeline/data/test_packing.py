@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.data.packing import FULL, OPEN, pack
+from pipeline.data.packing import FULL, WIDTH, _best_subset, pack
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ def test_each_piece_lies_in_one_micro_batch_and_none_is_over_budget(samples, max
     for batch in full + rest:
         assert sum(p.positions for p in batch) <= max_positions
         assert len(batch) * max(p.frames for p in batch) <= max_frames
-    assert len(rest) <= OPEN
+    assert len(rest) <= WIDTH + 1
 
 
 def test_what_is_carried_is_not_nearly_full():
@@ -57,3 +58,12 @@ def test_company_changes_with_the_generator():
     first, _ = pack(samples, 1000, 10**9, rng())
     other, _ = pack(samples, 1000, 10**9, np.random.default_rng(2))
     assert {frozenset(b) for b in first} != {frozenset(b) for b in other}
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.lists(st.integers(1, 60), max_size=9), st.integers(0, 200), st.integers(0, 5))
+def test_the_subset_is_the_best_of_all(sizes, room, most):
+    chosen = _best_subset(sizes, room, most)
+    assert len(set(chosen)) == len(chosen) <= most
+    sums = (sum(c) for n in range(most + 1) for c in itertools.combinations(sizes, n))
+    assert sum(sizes[i] for i in chosen) == max(s for s in sums if s <= room)

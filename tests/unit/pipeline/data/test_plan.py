@@ -338,7 +338,8 @@ def test_settings_of_speed_alone_may_change_on_resume() -> None:
 
 
 def test_spares_are_of_the_same_mode_and_from_another_micro_batch_where_there_is_one() -> None:
-    batches = [b for s in make_plan(make_source(200), epochs=1) for b in s.micro_batches if b]
+    data = make_data(window_shards=4)  # several micro-batches of a mode
+    batches = [b for s in make_plan(make_source(200), data=data, epochs=1) for b in s.micro_batches if b]
     for batch in batches:
         assert {p.mode for p in batch.spares} == {batch.mode}
     apart = [not {p.key for p in b.spares} & {p.key for p in b.samples} for b in batches]

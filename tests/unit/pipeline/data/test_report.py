@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from itertools import islice
 
+import numpy as np
 import pytest
 
 from pipeline.config import RegistrationConfig
-from pipeline.data.report import plan_report
+from pipeline.data.report import SPEAKERLM_7B, estimated_flops, plan_report
 from tests.support.planning import make_data, make_plan, make_source, samples_of
 
 
@@ -22,6 +24,20 @@ def test_figures_are_those_of_the_steps():
     padded = [len(b.samples) * max(p.frames for p in b.samples) for s in steps for b in s.micro_batches]
     assert report.padding == pytest.approx(1 - sum(p.frames for p in planned) / sum(padded))
     assert f"{report.samples} samples" in str(report)
+    sessions = [len({p.session for p in samples_of([s])}) for s in steps]
+    assert report.sessions == sum(sessions) / 5
+    costs = [[sum(p.positions for p in b.samples) for b in s.micro_batches] for s in steps]
+    by_hand = [max(round) / np.mean(round) - 1 for s in costs for round in (s[:2], s[2:])]
+    halves = plan_report(make_plan(make_source(200)), 5, 2, lambda b: sum(p.positions for p in b.samples))
+    assert halves.imbalance == pytest.approx(np.mean(by_hand))
+    assert report.row()["samples"] == {str(m): n for m, n in Counter(p.mode for p in planned).items()}
+
+
+def test_a_batch_of_longer_samples_costs_more_than_one_of_shorter():
+    batches = [b for s in make_plan(make_source(200)) for b in s.micro_batches if b]
+    by_positions = sorted(batches, key=lambda b: sum(p.positions for p in b.samples))
+    least, most = (estimated_flops(b, 2, ["lora", "audio_projector"]) for b in (by_positions[0], by_positions[-1]))
+    assert 2 * SPEAKERLM_7B.llm * sum(p.positions for p in by_positions[0].samples) < least < most
 
 
 def test_clips_of_40_to_50_s_fill_their_micro_batches():

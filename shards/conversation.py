@@ -137,35 +137,29 @@ class Sources:
         self.voices: dict[str, dict[str, list[Utterance]]] = {}
         for utterance in _utterances(recordings, person_of):
             self.voices.setdefault(utterance.person, {}).setdefault(utterance.speaker, []).append(utterance)
-        self.persons = sorted(self.voices)
-        self.language = {s: u[0].language for voices in self.voices.values() for s, u in voices.items()}
+        self._of = {speaker: u for voices in self.voices.values() for speaker, u in voices.items()}
+        self._persons = {"": {person: sorted(voices) for person, voices in sorted(self.voices.items())}}
+        for person, voices in sorted(self.voices.items()):
+            for speaker in sorted(voices):
+                self._persons.setdefault(self._of[speaker][0].language, {}).setdefault(person, []).append(speaker)
 
     def cast(self, rng: np.random.Generator, count: int, same_language: bool) -> list[str]:
         """`count` speaker ids of different persons, in random order."""
-        allowed = self.voices
+        allowed = self._persons[""]
         if same_language:
-            by_language = self._persons_by_language()
-            languages = sorted(k for k, persons in by_language.items() if len(persons) >= count)
+            languages = sorted(k for k, persons in self._persons.items() if k and len(persons) >= count)
             if not languages:
                 raise ConfigError(f"no language of the sources has {count} speakers; allow several languages")
-            language = languages[int(rng.integers(len(languages)))]
-            allowed = {p: {s: self.voices[p][s] for s in ids} for p, ids in by_language[language].items()}
+            allowed = self._persons[languages[int(rng.integers(len(languages)))]]
         if count > len(allowed):
             raise ConfigError(f"{count} speakers were asked for, the sources have {len(allowed)} different persons")
-        persons = sorted(allowed)
+        persons = list(allowed)
         chosen = [persons[i] for i in rng.permutation(len(persons))[:count]]
-        return [sorted(allowed[p])[int(rng.integers(len(allowed[p])))] for p in chosen]
+        return [allowed[p][int(rng.integers(len(allowed[p])))] for p in chosen]
 
     def utterances(self, speaker: str) -> list[Utterance]:
         """All utterances of a speaker id."""
-        return next(voices[speaker] for voices in self.voices.values() if speaker in voices)
-
-    def _persons_by_language(self) -> dict[str, dict[str, list[str]]]:
-        found: dict[str, dict[str, list[str]]] = {}
-        for person, voices in self.voices.items():
-            for speaker in voices:
-                found.setdefault(self.language[speaker], {}).setdefault(person, []).append(speaker)
-        return found
+        return self._of[speaker]
 
 
 def draw(sources: Sources, settings: Settings, seed: int, number: int, avoid: Collection[Fingerprint] = ()) -> Layout:

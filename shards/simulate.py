@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import lru_cache
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -189,7 +190,7 @@ class _Work:
 
 
 class _Maker:
-    """Makes conversations one by one; each process has its own."""
+    """Makes conversations one by one."""
 
     def __init__(self, work: _Work) -> None:
         self.work = work
@@ -240,17 +241,17 @@ def _run(maker: _Maker, count: int, workers: int) -> Iterator[Recording]:
     if workers <= 1:
         yield from map(maker, range(count))
         return
-    with ProcessPoolExecutor(workers, initializer=_begin, initargs=(maker.work,)) as pool:
-        for first in range(0, count, _AT_ONCE):
-            yield from pool.map(_make, range(first, min(count, first + _AT_ONCE)), chunksize=8)
+    global _maker  # noqa: PLW0603 (forked workers share the sources, which may be a million utterances, by it)
+    _maker = maker
+    try:
+        with ProcessPoolExecutor(workers, mp_context=get_context("fork")) as pool:
+            for first in range(0, count, _AT_ONCE):
+                yield from pool.map(_make, range(first, min(count, first + _AT_ONCE)), chunksize=8)
+    finally:
+        _maker = None
 
 
-_maker: _Maker | None = None  # of a worker process
-
-
-def _begin(work: _Work) -> None:
-    global _maker  # noqa: PLW0603 (set once in a process of its own)
-    _maker = _Maker(work)
+_maker: _Maker | None = None
 
 
 def _make(number: int) -> Recording:

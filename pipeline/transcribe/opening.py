@@ -1,0 +1,48 @@
+"""Models on disk: finished runs and exported folders, and the speaker extractor that belongs to them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pipeline.decoding import load_for_decoding
+from shards.errors import ConfigError
+from shards.extractors import Extractor, load_extractor
+
+
+def open_model(folder: Path, device: str) -> tuple[Any, Any, str, bool]:
+    """A model on a device, its tokenizer, the id of its speaker extractor, and whether it writes names.
+
+    Raises:
+        ModelError, ConfigError, CheckpointError: neither a finished run nor an exported model.
+    """
+    if (folder / "config.yaml").exists():
+        from pipeline.checkpoint import read_done
+        from pipeline.stages import STAGES
+
+        read_done(folder)
+        network, tokenizer, recipe = load_for_decoding(folder, device)
+        return network, tokenizer, recipe.model.extractor, STAGES[recipe.stage].registration
+    if not (folder / "config.json").exists():
+        raise ConfigError(f"{folder} is no finished run (config.yaml, done) and no exported model (config.json)")
+    import torch
+
+    from pipeline.model.modeling_speakerlm import SpeakerLMForConditionalGeneration
+    from pipeline.prompts import PromptTokenizer
+
+    dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
+    network = SpeakerLMForConditionalGeneration.from_pretrained(str(folder), dtype=dtype).to(device).eval()
+    return network, PromptTokenizer.from_folder(folder), network.config.extractor, True
+
+
+def extractor_for(identity: str, device: str, cache: Path | None = None) -> Extractor:
+    """The extractor whose vectors a model was trained with.
+
+    Raises:
+        ConfigError: none of that id is known here.
+    """
+    name = "campplus" if identity.startswith("campplus") else identity
+    found = load_extractor(name, cache=cache, device=device)
+    if found.id not in (identity, name):
+        raise ConfigError(f"the model takes vectors of {identity}, but {name} here is {found.id}")
+    return found

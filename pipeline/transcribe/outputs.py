@@ -1,0 +1,71 @@
+"""Transcripts as files: SegLST, SRT, JSON, TXT.
+
+SegLST and SRT are written by :mod:`pipeline.evaluation.formats`; JSON has everything that is known, and the raw text of
+every chunk; TXT is for reading. Times are estimates, and the JSON says so.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from pipeline.evaluation.formats.write import dumps
+from pipeline.evaluation.records import Segment, in_time_order
+from pipeline.transcribe.transcript import Transcript, Turn
+
+SUFFIXES = {"seglst": ".seglst.json", "srt": ".srt", "json": ".json", "txt": ".txt"}
+FORMATS = tuple(SUFFIXES)
+
+
+def render(transcript: Transcript, kind: str) -> str:
+    """A transcript as text of one of :data:`FORMATS`."""
+    if kind == "json":
+        return _json(transcript)
+    if kind == "txt":
+        return "".join(f"{line(t)}\n" for t in transcript.turns)
+    session = Path(transcript.audio).stem
+    turns = [Segment(session, t.speaker, t.text, t.start, t.end) for t in transcript.turns]
+    return dumps(in_time_order(turns), kind)
+
+
+def write_all(transcript: Transcript, folder: Path, kinds: tuple[str, ...] = FORMATS) -> list[Path]:
+    """``STEM.srt`` and so on beside each other; each appears whole."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for kind in kinds:
+        path = folder / (Path(transcript.audio).stem + SUFFIXES[kind])
+        part = path.with_name(path.name + ".part")
+        part.write_text(render(transcript, kind), encoding="utf-8", newline="")
+        part.replace(path)
+        paths.append(path)
+    return paths
+
+
+def line(turn: Turn) -> str:
+    """``[0:01:02] Mike: hi``."""
+    return f"[{clock(turn.start)}] {turn.speaker or '?'}: {turn.text}"
+
+
+def clock(seconds: float) -> str:
+    """``1:02:03``."""
+    whole = int(seconds)
+    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
+
+
+def _json(transcript: Transcript) -> str:
+    content = {
+        "audio": transcript.audio,
+        "model": transcript.model,
+        "seconds": transcript.seconds,
+        "speech_seconds": transcript.speech,
+        "complete": transcript.error is None,
+        "error": transcript.error,
+        "enrolled": list(transcript.names),
+        "speakers": transcript.speakers,
+        "times": "estimated",
+        "warnings": transcript.warnings,
+        "turns": [asdict(t) for t in transcript.turns],
+        "chunks": [{k: v for k, v in asdict(c).items() if k != "turns"} for c in transcript.chunks],
+    }
+    return json.dumps(content, ensure_ascii=False, indent=1) + "\n"

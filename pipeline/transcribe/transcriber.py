@@ -1,0 +1,242 @@
+"""A recording → who said what: a stream of chunks, each decoded, put in time, and its speakers named.
+
+    transcriber = Transcriber.load("exp/stage4")
+    transcript = transcriber.transcribe("meeting.wav", [("Mike", "mike.wav"), ("Lucy", "lucy.wav")])
+
+With people enrolled, their vectors are in the prompt and the model writes their names. Whoever it names otherwise, and
+everybody where nobody is enrolled, is named by voice (:mod:`pipeline.transcribe.link`). Times of turns are estimated
+(:mod:`pipeline.transcribe.align`), and said to be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from pipeline.decoding import Answer, Guards, ask, place
+from pipeline.evaluation.parse import Turn as ParsedTurn
+from pipeline.evaluation.parse import parse
+from pipeline.prompts import Mode, Prompt, prompt_pieces
+from pipeline.transcribe.align import align, proportional
+from pipeline.transcribe.chunks import Chunk, Chunker, Heard
+from pipeline.transcribe.link import Linker
+from pipeline.transcribe.opening import extractor_for, open_model
+from pipeline.transcribe.stream import blocks
+from pipeline.transcribe.transcript import ChunkResult, Transcript, Turn, readable
+from pipeline.transcribe.vad import Vad, load_vad
+from pipeline.transcribe.voices import SAME_VOICE, Enrolled, enrol, windows
+from shards.clips import ClipRule
+from shards.errors import AudioError, ConfigError
+from shards.extractors import Extractor
+
+Naming = Literal["model", "voice", "none"]
+NAMINGS: tuple[Naming, ...] = ("model", "voice", "none")
+NOBODY = Enrolled((), np.zeros((0, 0), np.float32))
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to transcribe."""
+
+    rule: ClipRule = field(default_factory=ClipRule)
+    batch: int = 1  # chunks decoded together: more is faster, and the transcript grows in larger steps
+    channel: int | None = None  # 0-based; None averages all
+    vad: str = "silero"
+    naming: Naming = "model"  # who names people: the model from its prompt, their voices, or nobody
+    same_voice: float = SAME_VOICE
+    guards: Guards = field(default_factory=Guards)
+
+
+class Transcriber:
+    """A model, and what it needs around it."""
+
+    def __init__(
+        self,
+        write: Callable[[Sequence[Prompt]], list[Answer]],
+        extractor: Callable[[], Extractor],
+        options: Options | None = None,
+        *,
+        model: str = "",
+        registers: bool = True,
+        cache: Path | None = None,
+    ) -> None:
+        """Use :meth:`load` for a model on disk.
+
+        Args:
+            write: prompts → answers.
+            extractor: gives the extractor whose vectors the model takes; called when it is first needed.
+            model: what the transcript says it was made with.
+            registers: False for a model of stage 1, which only writes words.
+            cache: where weights out of packages are kept.
+        """
+        self.options = options or Options()
+        self.model, self.registers, self.cache = model, registers, cache
+        self._write, self._load_extractor = write, extractor
+
+    @classmethod
+    def load(
+        cls, model: str | Path, options: Options | None = None, device: str = "auto", cache: Path | None = None
+    ) -> Transcriber:
+        """A transcriber around a finished run or an exported model.
+
+        Args:
+            model: a run's folder, or one that ``from_pretrained`` reads.
+            device: ``auto``, ``cpu``, ``cuda`` …
+
+        Raises:
+            ModelError, ConfigError, CheckpointError: the folder cannot be used.
+        """
+        options = options or Options()
+        where = place(device)
+        network, tokenizer, extractor, registers = open_model(Path(model), where)
+        return cls(
+            lambda prompts: ask(network, tokenizer, prompts, options.guards),
+            lambda: extractor_for(extractor, where, cache),
+            options,
+            model=str(model),
+            registers=registers,
+            cache=cache,
+        )
+
+    @cached_property
+    def extractor(self) -> Extractor:
+        """The speaker model, loaded at the first use."""
+        return self._load_extractor()
+
+    def enrol(self, clips: Iterable[tuple[str, str | Path]]) -> Enrolled:
+        """People from (name, audio file); see :func:`pipeline.transcribe.voices.enrol`."""
+        listed = [(name, Path(path)) for name, path in clips]
+        if not listed:
+            return NOBODY
+        if not self.registers:
+            raise ConfigError(f"{self.model} is of stage 1, which writes words and no names; enrol nobody")
+        if self.options.naming == "none":
+            raise ConfigError("people are enrolled, but naming is none; leave one of them out")
+        return enrol(listed, self.extractor, self._vad, self.options.same_voice)
+
+    def transcribe(
+        self,
+        audio: str | Path,
+        people: Enrolled | Iterable[tuple[str, str | Path]] = (),
+        progress: Callable[[Transcript], None] | None = None,
+    ) -> Transcript:
+        """The whole recording. What goes wrong in the middle of it is in ``error``, after what came before it.
+
+        Args:
+            people: enrolled, or (name, audio file) to enrol.
+            progress: called after each chunk with the transcript so far.
+
+        Raises:
+            AudioError: nothing of the recording could be read.
+            DataError, ConfigError: people cannot be enrolled.
+        """
+        transcript = Transcript(str(audio), self.model)
+        try:
+            for transcript in self.stream(audio, people):
+                if progress:
+                    progress(transcript)
+        except AudioError as e:
+            if transcript.seconds == 0:
+                raise
+            transcript.error = str(e)
+        return transcript
+
+    def stream(
+        self, audio: str | Path, people: Enrolled | Iterable[tuple[str, str | Path]] = ()
+    ) -> Iterator[Transcript]:
+        """The same transcript after every batch of chunks, and once more at the end. Raises as it goes."""
+        people = people if isinstance(people, Enrolled) else self.enrol(people)
+        transcript = Transcript(str(audio), self.model, people.names, warnings=list(people.warnings))
+        linker = Linker(self.options.same_voice)
+        linker.enrol(people.names, people.vectors)
+        chunker = Chunker(self._vad(), self.options.rule)
+        coming = self._all_heard(chunker, Path(audio), transcript)
+        while batch := list(islice(coming, self.options.batch)):
+            answers = self._write([self._prompt(c, people) for c in batch])
+            for chunk, answer in zip(batch, answers, strict=True):
+                transcript.chunks.append(self._result(chunk, answer, people, linker))
+            _note_heard(transcript, chunker.heard)
+            yield transcript
+        _note_heard(transcript, chunker.heard)
+        if not transcript.chunks:
+            transcript.warnings.append(f"{audio}: nobody speaks in its {chunker.heard.seconds:.1f} s")
+        yield transcript
+
+    def _all_heard(self, chunker: Chunker, audio: Path, transcript: Transcript) -> Iterator[Chunk]:
+        """Chunks; `transcript` learns how much was heard also where reading fails."""
+        try:
+            yield from chunker.cut(blocks(audio, self.options.channel))
+        finally:
+            _note_heard(transcript, chunker.heard)
+
+    def _vad(self) -> Vad:
+        return load_vad(self.options.vad, self.cache)
+
+    def _prompt(self, chunk: Chunk, people: Enrolled) -> Prompt:
+        if not self.registers:
+            return Prompt(tuple(prompt_pieces(Mode.ASR)), chunk.wave)
+        if people.names and self.options.naming == "model":
+            return Prompt(tuple(prompt_pieces(Mode.OVER, people.names)), chunk.wave, people.vectors)
+        return Prompt(tuple(prompt_pieces(Mode.NO)), chunk.wave)
+
+    def _result(self, chunk: Chunk, answer: Answer, people: Enrolled, linker: Linker) -> ChunkResult:
+        text, notes = readable(answer)
+        if not self.registers:
+            turns = [ParsedTurn(None, text.strip(), text)]
+        else:
+            parsed = parse(text, people.names if self.options.naming == "model" else ())
+            turns = [t for t in parsed.turns if t.text]
+            notes += parsed.notes
+        named, similar, times = self._who_and_when(chunk, turns, people, linker)
+        return ChunkResult(
+            chunk.number,
+            round(chunk.start, 3),
+            round(chunk.end, 3),
+            answer.text,
+            answer.stop,
+            tuple(
+                Turn(
+                    None if t.speaker is None else named.get(t.speaker, t.speaker),
+                    round(chunk.start + a, 3),
+                    round(chunk.start + b, 3),
+                    t.text,
+                    chunk.number,
+                    t.speaker,
+                    similar.get(t.speaker or ""),
+                )
+                for t, (a, b) in zip(turns, times, strict=True)
+            ),
+            notes,
+        )
+
+    def _who_and_when(
+        self, chunk: Chunk, turns: Sequence[ParsedTurn], people: Enrolled, linker: Linker
+    ) -> tuple[dict[str, str], dict[str, float], list[tuple[float, float]]]:
+        """What the model calls people → names; cosines where the voice decided; times of turns."""
+        labels = [t.speaker or "" for t in turns]
+        lengths = [len("".join(t.text.split())) for t in turns]
+        if self.options.naming == "none" or not self.registers:
+            names = {label: f"chunk {chunk.number + 1} {label}" for label in labels if label}
+            return names, {}, proportional(lengths, chunk.speech)
+        known = {n: v for n, v in zip(people.names, people.vectors, strict=True) if n in labels}
+        if set(labels) <= {*known, ""} and len(set(labels)) <= 1:  # one voice, and its name is known
+            return {n: n for n in known}, {}, proportional(lengths, chunk.speech)
+        places, vectors = windows(chunk.wave, chunk.speech, self.extractor)
+        aligned = align(labels, lengths, chunk.speech, places, vectors, known)
+        unknown = {x: v for x, v in aligned.voices.items() if x and x not in known}
+        linked = linker.link(unknown, taken=tuple(known))
+        names = {n: n for n in known} | {x: name for x, (name, _) in linked.items()}
+        for label in labels:  # a label without a window of its own
+            if label and label not in names:
+                names[label] = f"chunk {chunk.number + 1} {label}"
+        return names, {x: round(c, 3) for x, (_, c) in linked.items()}, aligned.times
+
+
+def _note_heard(transcript: Transcript, heard: Heard) -> None:
+    transcript.seconds, transcript.speech = round(heard.seconds, 3), round(heard.speech, 3)

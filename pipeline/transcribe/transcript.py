@@ -1,0 +1,72 @@
+"""What was said in a recording: turns, the chunks that they come from, and the whole."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+
+from pipeline.decoding import Answer
+
+_CIRCLE = re.compile(r"(.{1,200}?)\1{4,}", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What somebody says at a stretch. Times are estimates, seconds into the recording."""
+
+    speaker: str | None  # None: text that the model gave to nobody
+    start: float
+    end: float
+    text: str
+    chunk: int
+    written: str | None = None  # what the model called the speaker
+    similarity: float | None = None  # cosine to the person, where the voice decided
+
+
+@dataclass(frozen=True)
+class ChunkResult:
+    """One chunk: where it lies, what the model wrote, and what was made of it."""
+
+    number: int
+    start: float
+    end: float
+    raw: str
+    stop: str
+    turns: tuple[Turn, ...]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass
+class Transcript:
+    """A whole recording, or as much of it as could be read."""
+
+    audio: str
+    model: str
+    names: tuple[str, ...] = ()  # enrolled
+    seconds: float = 0.0  # heard so far
+    speech: float = 0.0  # of them in chunks
+    chunks: list[ChunkResult] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    error: str | None = None  # why it ends before the recording does
+
+    @property
+    def turns(self) -> list[Turn]:
+        """Of all chunks, in order of time."""
+        return [t for c in self.chunks for t in c.turns]
+
+    @property
+    def speakers(self) -> list[str]:
+        """By first appearance."""
+        return list(dict.fromkeys(t.speaker for t in self.turns if t.speaker is not None))
+
+
+def readable(answer: Answer) -> tuple[str, tuple[str, ...]]:
+    """An answer's text with a circle gone through once, and notes of how a guard ended it."""
+    if answer.stop == "end":
+        return answer.text, ()
+    note = (
+        "went in circles and was stopped" if answer.stop == "loop" else "was stopped at the most that its audio allows"
+    )
+    found = _CIRCLE.search(answer.text)
+    text = answer.text[: found.end(1)] if found else answer.text
+    return text, (note,)

@@ -1,0 +1,134 @@
+"""Where somebody speaks: a probability for each 32 ms as the audio comes, and stretches of speech from it
+
+``silero`` is the Silero VAD network, its weights read out of the package on PyPI (11 MB, MIT); 1 % of real time on a
+core. ``energy`` needs no weights: louder than the quietest tenth of the last half minute. Windows of digital silence
+are not looked at, so hours of nothing cost nothing.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from shards.corpora.fetch import Wheel, cache_folder, fetch_wheel_member
+from shards.errors import ConfigError
+from shards.sample import SAMPLE_RATE
+
+WINDOW = 512  # samples
+WINDOW_S = WINDOW / SAMPLE_RATE
+SILENT = 1e-4  # -80 dB: peak of a window in which there is nothing to find
+START, STOP = 0.5, 0.35  # probability at which speech begins, and under which it ends
+MIN_SPEECH_S, MIN_SILENCE_S, PAD_S = 0.25, 0.1, 0.03
+
+SILERO = Wheel(
+    name="silero_vad",
+    version="6.2.3",
+    sha256="7b7f5436cfcb02fae583a05b512ea96467fd449fe54cb49a5e4f06c51a1e43b8",
+    python="3.11",
+    platform="manylinux_2_28_x86_64",
+)
+SILERO_MEMBER = "silero_vad/data/silero_vad.jit"
+SILERO_SHA256 = "e1122837f4154c511485fe0b9c64455f7b929c96fbb8d79fbdb336383ebd3720"
+
+
+class Vad(Protocol):
+    """What chunking knows of a detector."""
+
+    def probabilities(self, wave: np.ndarray) -> np.ndarray:
+        """(n · 512,) samples that follow the ones before → (n,) probabilities of speech."""
+        ...
+
+
+def load_vad(name: str = "silero", cache: Path | None = None) -> Vad:
+    """A detector at the beginning of an audio.
+
+    Raises:
+        ConfigError: an unknown name.
+        FetchError: Silero's package is not in the cache and cannot be downloaded; ``energy`` works without.
+    """
+    if name == "energy":
+        return Energy()
+    if name != "silero":
+        raise ConfigError(f"no voice activity detector {name!r}; there are silero and energy")
+    return Silero(fetch_wheel_member(SILERO, SILERO_MEMBER, SILERO_SHA256, cache or cache_folder()))
+
+
+class Silero:
+    """The network, with its state."""
+
+    def __init__(self, weights: Path) -> None:
+        """Read the weights."""
+        import torch
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of torch.jit, the form in which the weights come
+            self._network: Any = torch.jit.load(str(weights), map_location="cpu").eval()
+        self._network.reset_states()
+        self._fresh = True
+
+    def probabilities(self, wave: np.ndarray) -> np.ndarray:
+        """See :class:`Vad`."""
+        import torch
+
+        found = np.zeros(len(wave) // WINDOW, np.float32)
+        frames = wave.reshape(-1, WINDOW)
+        loud = np.abs(frames).max(axis=1, initial=0.0) >= SILENT
+        if self._fresh and not loud.any():
+            return found
+        with torch.inference_mode():
+            for i, window in enumerate(frames):
+                if loud[i]:
+                    samples = torch.from_numpy(np.ascontiguousarray(window, np.float32))[None]
+                    found[i] = float(self._network(samples, SAMPLE_RATE))
+                    self._fresh = False
+                elif not self._fresh:
+                    self._network.reset_states()
+                    self._fresh = True
+        return found
+
+
+class Energy:
+    """Loudness over the quietest tenth of the last half minute."""
+
+    OVER_DB, LEAST_DB, MEMORY_S = 12.0, -55.0, 30.0
+
+    def __init__(self) -> None:
+        """Begin with a quiet room."""
+        self._recent: deque[float] = deque(maxlen=round(self.MEMORY_S / WINDOW_S))
+
+    def probabilities(self, wave: np.ndarray) -> np.ndarray:
+        """See :class:`Vad`: 1 or 0."""
+        power = np.square(wave.reshape(-1, WINDOW).astype(np.float64)).mean(axis=1)
+        levels = 10 * np.log10(power + 1e-12)
+        self._recent.extend(levels)
+        floor = max(float(np.quantile(np.array(self._recent), 0.1)), -90.0) if self._recent else -90.0
+        smooth = np.convolve(levels, np.ones(3) / 3, mode="same") if len(levels) >= 3 else levels
+        return ((smooth > self.LEAST_DB) & (smooth > floor + self.OVER_DB)).astype(np.float32)
+
+
+def speech(probabilities: Sequence[float] | np.ndarray) -> list[tuple[float, float]]:
+    """Stretches (start, end) of speech in seconds from the first window; Silero's rule.
+
+    Speech begins at a probability of 0.5 and ends where it stays under 0.35 for 0.1 s. Less than 0.25 s is none.
+    """
+    found: list[tuple[float, float]] = []
+    start: float | None = None
+    quiet: float | None = None
+    for i, p in enumerate(probabilities):
+        now = i * WINDOW_S
+        if p >= START:
+            start, quiet = (now if start is None else start), None
+        elif start is not None and p < STOP:
+            quiet = now if quiet is None else quiet
+            if now + WINDOW_S - quiet >= MIN_SILENCE_S:
+                found.append((start, quiet))
+                start = quiet = None
+    total = len(probabilities) * WINDOW_S
+    if start is not None:
+        found.append((start, total if quiet is None else quiet))
+    return [(max(0.0, a - PAD_S), min(total, b + PAD_S)) for a, b in found if b - a >= MIN_SPEECH_S]

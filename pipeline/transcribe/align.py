@@ -9,15 +9,18 @@ of its speakers. Without voices, speech is dealt out in proportion to the texts.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, permutations
+from math import perm
 
 import numpy as np
 
 from shards.extractors import unit_norm
 
 ROUNDS = 8
+MOST_WAYS = 120  # to give groups of windows to speakers: all for up to four speakers
+KEPT_STARTS = 6
 WEIGHT_OF_LENGTH = 0.3  # of squared log ratio of a turn's share of time to its share of text
 
 
@@ -73,10 +76,14 @@ def align(
     different = list(dict.fromkeys(labels))
     share = np.maximum(1, np.array(lengths, float))
     expected = share / share.sum() * len(places)
+    column = [different.index(label) for label in labels]
     starts = [_centroids(different, labels, _owners(by_text, places), vectors, anchors)]
     if len(different) > 1:
-        starts.append(_clustered(different, labels, _owners(by_text, places), vectors, anchors))
-    best = max((_refine(c, different, labels, expected, vectors, anchors) for c in starts), key=lambda f: f[0])
+        starts += _clustered(different, labels, _owners(by_text, places), vectors, anchors)
+    starts.sort(key=lambda c: -_cut((vectors @ c.T)[:, column], expected)[0])
+    best = max(
+        (_refine(c, different, labels, expected, vectors, anchors) for c in starts[:KEPT_STARTS]), key=lambda f: f[0]
+    )
     owners = best[1]
     return Aligned(_times(owners, len(labels), places), _voices(labels, owners, places, vectors))
 
@@ -162,25 +169,36 @@ def _clustered(
     owners: np.ndarray,
     vectors: np.ndarray,
     anchors: Mapping[str, np.ndarray] | None,
-) -> np.ndarray:
-    """Another start: windows grouped by sound alone, groups given to speakers by the most windows in common."""
+) -> list[np.ndarray]:
+    """Further starts: windows grouped by sound alone, and every way to give groups to speakers.
+
+    There are as many groups as speakers, or one more, for windows in which two are heard. Where the ways are too many,
+    the one is taken in which groups and dealt-out speech have the most windows in common.
+    """
     from scipy.cluster.hierarchy import fcluster, linkage
     from scipy.optimize import linear_sum_assignment
 
-    groups = fcluster(linkage(vectors, "average", metric="cosine"), len(different), "maxclust") - 1
-    common = np.zeros((len(different), len(different)))
-    for owner, group in zip(owners, groups, strict=True):
-        common[different.index(labels[owner]), group] += 1
-    means = np.stack(
-        [vectors[groups == g].mean(0) if (groups == g).any() else vectors.mean(0) for g in range(len(different))]
-    )
-    rows, columns = linear_sum_assignment(-common)
-    found = np.zeros_like(means)
-    found[rows] = means[columns]
-    for i, label in enumerate(different):
-        if anchors and label in anchors:
-            found[i] = anchors[label]
-    return unit_norm(found)
+    tree = linkage(vectors, "average", metric="cosine")
+    found = []
+    for wanted in (len(different), len(different) + 1):
+        groups = fcluster(tree, wanted, "maxclust") - 1
+        count = int(groups.max()) + 1
+        if count < len(different):
+            continue
+        means = np.stack([vectors[groups == g].mean(0) for g in range(count)])
+        ways: Iterable[Sequence[int]] = permutations(range(count), len(different))
+        if perm(count, len(different)) > MOST_WAYS:
+            common = np.zeros((len(different), count))
+            for owner, group in zip(owners, groups, strict=True):
+                common[different.index(labels[owner]), group] += 1
+            ways = [linear_sum_assignment(-common)[1]]
+        for way in ways:
+            rows = means[list(way)]
+            for i, label in enumerate(different):
+                if anchors and label in anchors:
+                    rows[i] = anchors[label]
+            found.append(unit_norm(rows))
+    return found
 
 
 def _times(owners: np.ndarray, turns: int, places: np.ndarray) -> list[tuple[float, float]]:

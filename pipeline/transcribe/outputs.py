@@ -44,7 +44,7 @@ def write_all(transcript: Transcript, folder: Path, kinds: tuple[str, ...] = FOR
 
 def line(turn: Turn) -> str:
     """``[0:01:02] Mike: hi``."""
-    return f"[{clock(turn.start)}] {turn.speaker or '?'}: {turn.text}"
+    return f"[{clock(turn.start)}] {turn.speaker or '?'}: {' '.join(turn.text.split())}"
 
 
 def clock(seconds: float) -> str:

@@ -59,14 +59,15 @@ def tiny_recipe(parts: Path, output: Path, stage: int = 4, dropout: float = 0.0,
     )
 
 
-def finished_run(parts: Path) -> Path:
-    """``PARTS/run``: a run of stage 4 that has finished without learning anything."""
+def finished_run(parts: Path, **model_settings: Any) -> Path:
+    """``PARTS/run``: a run of stage 4 that has finished without learning anything; with other settings of the model."""
     from pipeline.config import save_recipe
     from pipeline.finished import write_done
     from pipeline.model.build import WEIGHTS, build_model, own_state_dict, save_own_weights
 
     run = parts / "run"
     recipe = tiny_recipe(parts, run)
+    recipe.model = replace(recipe.model, **model_settings)
     recipe.init_from = "stage3"  # a recipe of stage 4 needs one; decoding does not read it
     model = build_model(recipe.model)
     save_own_weights(run / WEIGHTS, own_state_dict(model), model.bases)

@@ -31,7 +31,7 @@ def constant(text: str, stop: str = "end"):
 
 @pytest.fixture(scope="module")
 def conversation(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, np.ndarray, list[Said]]:
-    wave, said = talk(PEOPLE, 24)
+    wave, said = talk(PEOPLE, 12)
     path = tmp_path_factory.mktemp("talk") / "meeting.wav"
     soundfile.write(path, wave, SAMPLE_RATE, subtype="FLOAT")
     return path, wave, said
@@ -47,7 +47,7 @@ def test_chunk_speakers_are_linked_by_voice(conversation):
     path, wave, said = conversation
     model = Reference(wave, said)
     transcript = transcriber(model).transcribe(path)
-    assert len(transcript.chunks) >= 4
+    assert len(transcript.chunks) >= 3
     assert len(who(transcript, model)) == 3  # each person has one name, and each name one person
     assert set(transcript.speakers) == {"Speaker 1", "Speaker 2", "Speaker 3"}
     errors = [abs(t.start - s.start) for t, s in zip(transcript.turns, model.written, strict=True)]
@@ -92,7 +92,7 @@ def test_without_a_speaker_model_names_hold_for_a_chunk(conversation):
 
 def test_the_transcript_grows_chunk_by_chunk(conversation):
     path, wave, said = conversation
-    counts = [len(t.chunks) for t in transcriber(Reference(wave, said)).stream(path)]
+    counts = [len(t.chunks) for t in transcriber(Reference(wave, said), naming="none").stream(path)]
     assert counts == [*range(1, counts[-1] + 1), counts[-1]]
 
 
@@ -174,7 +174,7 @@ def test_ten_hours_pass_through_a_little_memory(tmp_path: Path):
 def test_eight_channels_of_another_rate(conversation, tmp_path: Path):
     import soxr
 
-    path, wave, said = conversation
+    _, wave, _ = conversation
     eight = soxr.resample(wave, SAMPLE_RATE, 44_100)[:, None] * np.array([[1, 0, 1, 0, 1, 0, 1, 0]])
     soundfile.write(tmp_path / "a.flac", eight, 44_100)
     heard: list[float] = []
@@ -183,11 +183,11 @@ def test_eight_channels_of_another_rate(conversation, tmp_path: Path):
         heard.extend(float(np.abs(p.waveform).max()) for p in prompts)
         return constant("spk0: yes")(prompts)
 
-    mean = transcriber(write).transcribe(tmp_path / "a.flac")
-    one = transcriber(write, channel=2).transcribe(tmp_path / "a.flac")
+    mean = transcriber(write, naming="none").transcribe(tmp_path / "a.flac")
+    one = transcriber(write, naming="none", channel=2).transcribe(tmp_path / "a.flac")
     assert mean.seconds == pytest.approx(len(wave) / SAMPLE_RATE, abs=0.01)
     assert max(heard[: len(mean.chunks)]) == pytest.approx(max(heard[len(mean.chunks) :]) / 2, rel=0.1)
-    assert len(one.chunks) == pytest.approx(len(transcriber(Reference(wave, said)).transcribe(path).chunks), abs=1)
+    assert len(one.chunks) == len(mean.chunks) >= 2
     with pytest.raises(AudioError, match="channel 8 wanted, it has 8"):
         transcriber(write, channel=8).transcribe(tmp_path / "a.flac")
 
@@ -195,7 +195,7 @@ def test_eight_channels_of_another_rate(conversation, tmp_path: Path):
 def test_mp3(conversation, tmp_path: Path):
     _, wave, _ = conversation
     soundfile.write(tmp_path / "a.mp3", wave[: 30 * SAMPLE_RATE], SAMPLE_RATE)
-    transcript = transcriber(constant("spk0: yes")).transcribe(tmp_path / "a.mp3")
+    transcript = transcriber(constant("spk0: yes"), naming="none").transcribe(tmp_path / "a.mp3")
     assert transcript.error is None
     assert transcript.seconds == pytest.approx(30, abs=0.2)
     assert transcript.chunks
@@ -206,11 +206,11 @@ def test_a_broken_file_is_transcribed_up_to_the_fault(conversation, tmp_path: Pa
     soundfile.write(tmp_path / "whole.flac", wave, SAMPLE_RATE)
     data = (tmp_path / "whole.flac").read_bytes()
     (tmp_path / "cut.flac").write_bytes(data[: len(data) // 2])
-    transcript = transcriber(constant("spk0: yes")).transcribe(tmp_path / "cut.flac")
+    transcript = transcriber(constant("spk0: yes"), naming="none").transcribe(tmp_path / "cut.flac")
     assert transcript.error
     assert "cut.flac" in transcript.error
     assert len(transcript.chunks) >= 1
-    assert 20 < transcript.seconds < len(wave) / SAMPLE_RATE * 0.7
+    assert 5 < transcript.seconds < len(wave) / SAMPLE_RATE * 0.7
 
 
 @pytest.mark.parametrize("content", [b"", b"RIFF", b"this is no audio" * 100])
@@ -265,7 +265,7 @@ def test_enrolments_that_cannot_be_used(tmp_path: Path):
 def test_a_model_that_never_ends_is_read_once_and_kept_raw(conversation):
     path, _, _ = conversation
     raw = "spk0: hello\nspk1: yes " + "and then " * 40
-    transcript = transcriber(constant(raw, "loop")).transcribe(path)
+    transcript = transcriber(constant(raw, "loop"), naming="none").transcribe(path)
     assert {c.raw for c in transcript.chunks} == {raw}
     assert {t.text for t in transcript.turns} == {"hello", "yes and then"}
     assert all("went in circles" in c.notes[0] for c in transcript.chunks)

@@ -1,0 +1,186 @@
+"""`speakerlm-transcribe --ui`: a page to transcribe on: upload or record, enrol people, watch the transcript grow.
+
+Gradio serves it (extra ``ui``). Turns come chunk by chunk, in a colour for each speaker; a click on one plays it. Files
+for download are those of the command line. Nothing leaves the machine: no analytics, no fonts from elsewhere.
+"""
+
+from __future__ import annotations
+
+import html
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline.transcribe.outputs import clock, write_all
+from pipeline.transcribe.stream import seconds_of
+from pipeline.transcribe.transcriber import Transcriber
+from pipeline.transcribe.transcript import Transcript
+from shards.errors import ConfigError, SpeakerLMError
+
+COLOURS = ("#0b6e99", "#b3541e", "#2e7d32", "#8e24aa", "#c2185b", "#5d6d1e", "#37474f", "#6a4c93")
+MOST_PEOPLE = 8
+
+STYLE = """
+.turns {max-height: 60vh; overflow-y: auto; display: flex; flex-direction: column; gap: .35rem}
+.turn {display: grid; grid-template-columns: 4.2rem 7rem 1fr; gap: .6rem; text-align: left; width: 100%;
+  padding: .45rem .6rem; border: 0; border-left: 4px solid var(--who); border-radius: 4px; cursor: pointer;
+  background: color-mix(in srgb, var(--who) 7%, transparent); font: inherit; color: inherit}
+.turn:hover, .turn:focus-visible {background: color-mix(in srgb, var(--who) 16%, transparent)}
+.turn time {opacity: .7; font-variant-numeric: tabular-nums}
+.turn b {color: var(--who); overflow-wrap: anywhere}
+.turn span {overflow-wrap: anywhere}
+#player {width: 100%}
+.status {min-height: 1.5rem} .warning {color: #a15c00}
+@media (prefers-color-scheme: dark) {.turn b {filter: brightness(1.6)}}
+@media (max-width: 600px) {.turn {grid-template-columns: 4.2rem 1fr} .turn span {grid-column: 1 / -1}}
+"""
+
+# A click on a turn plays its stretch in the page's own player. One listener for all turns, present and to come.
+SCRIPT = """
+() => {
+  let stop = null;
+  document.addEventListener("click", (event) => {
+    const turn = event.target.closest(".turn");
+    const player = document.querySelector("#player");
+    if (!turn || !player) return;
+    const end = Number(turn.dataset.end);
+    if (stop) player.removeEventListener("timeupdate", stop);
+    stop = () => { if (player.currentTime >= end) { player.pause(); player.removeEventListener("timeupdate", stop); } };
+    player.addEventListener("timeupdate", stop);
+    player.currentTime = Number(turn.dataset.start);
+    player.play();
+  });
+}
+"""
+
+
+def serve(transcriber: Transcriber, port: int = 7860, host: str = "127.0.0.1", block: bool = True) -> int:
+    """Serve the page until it is interrupted.
+
+    Raises:
+        ConfigError: Gradio is not installed, or the port is in use.
+    """
+    page = build(transcriber)
+    try:
+        page.queue().launch(
+            server_name=host, server_port=port, share=False, prevent_thread_lock=not block, css=STYLE, js=SCRIPT,
+            footer_links=[],
+        )  # fmt: skip
+    except OSError as e:
+        raise ConfigError(f"the page cannot be served on port {port}: {e}; give another --port") from e
+    return 0
+
+
+def build(transcriber: Transcriber) -> Any:
+    """The page.
+
+    Raises:
+        ConfigError: Gradio is not installed.
+    """
+    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+    try:
+        import gradio as gr
+    except ImportError as e:
+        raise ConfigError("the page needs Gradio: pip install 'speakerlm-pretrain[ui]'") from e
+
+    with gr.Blocks(title="SpeakerLM", analytics_enabled=False) as page:
+        gr.Markdown("# Who said what")
+        with gr.Row():
+            with gr.Column(scale=2, min_width=300):
+                audio = gr.Audio(
+                    label="Recording", sources=["upload", "microphone"], type="filepath", elem_id="audio", buttons=[]
+                )
+                with gr.Accordion("People", open=True):
+                    gr.Markdown("A name and 2–10 s of the voice. Leave it empty to call them Speaker 1, 2, …")
+                    count = gr.State(1)
+                    people = _people(gr, count)
+                    more = gr.Button("Add a person", size="sm", elem_id="more")
+                with gr.Row():
+                    start = gr.Button("Transcribe", variant="primary", elem_id="start")
+                    stop = gr.Button("Stop", elem_id="stop")
+            with gr.Column(scale=3, min_width=300):
+                status = gr.HTML("<div class='status'>Give a recording.</div>", elem_id="status")
+                player = gr.HTML("", elem_id="player-box")
+                turns = gr.HTML("", elem_id="turns")
+                files = gr.File(label="Download", file_count="multiple", interactive=False, elem_id="files")
+        more.click(lambda n: min(n + 1, MOST_PEOPLE), count, count)
+        rows = [part for pair in people for part in pair[1:]]
+        count.change(lambda n: [gr.update(visible=i < n) for i in range(MOST_PEOPLE)], count, [p[0] for p in people])
+
+        def work(path: str | None, *given: str | None) -> Iterator[tuple[Any, ...]]:
+            yield from _work(transcriber, path, given)
+
+        running = start.click(work, [audio, *rows], [status, player, turns, files], show_progress="hidden")
+        stop.click(lambda: "<div class='status'>Stopped.</div>", None, status, cancels=[running])
+    return page
+
+
+def _people(gr: Any, count: Any) -> list[tuple[Any, Any, Any]]:
+    """(group, name, clip) for as many people as the page takes; only the first is shown."""
+    rows = []
+    for i in range(MOST_PEOPLE):
+        with gr.Group(visible=i < count.value) as group:
+            name = gr.Textbox(label=f"Name {i + 1}", max_lines=1, elem_id=f"name-{i}")
+            clip = gr.Audio(
+                label="Voice", sources=["upload", "microphone"], type="filepath", elem_id=f"voice-{i}", buttons=[]
+            )  # fmt: skip
+        rows.append((group, name, clip))
+    return rows
+
+
+def _work(
+    transcriber: Transcriber, path: str | None, given: Sequence[str | None]
+) -> Iterator[tuple[str, str, str, list[str] | None]]:
+    """What the page shows (status, player, turns, files) after each chunk."""
+    if not path:
+        yield _status("Give a recording first.", bad=True), "", "", None
+        return
+    try:
+        player = f"<audio id='player' controls preload='auto' src='/gradio_api/file={_quoted(path)}'></audio>"
+        yield _status("Listening to the voices …"), player, "", None
+        pairs = list(zip(given[::2], given[1::2], strict=True))
+        if half := [n or "a clip without a name" for n, c in pairs if bool(n and n.strip()) != bool(c)]:
+            yield _status(f"{half[0]}: a person needs a name and a clip.", bad=True), player, "", None
+            return
+        people = transcriber.enrol([(n.strip(), c) for n, c in pairs if n and c])
+        total = seconds_of(Path(path))
+        transcript = Transcript(path, transcriber.model)
+        yield _status("Listening …"), player, "", None
+        for transcript in transcriber.stream(path, people):
+            heard = f"{clock(transcript.seconds)} of {clock(total)}" if total else clock(transcript.seconds)
+            yield _status(f"{heard} heard, {len(transcript.turns)} turns"), player, turns_html(transcript), None
+    except SpeakerLMError as e:
+        yield _status(str(e), bad=True), "", "", None
+        return
+    folder = Path(tempfile.mkdtemp(prefix="transcript-"))
+    written = [str(p) for p in write_all(transcript, folder)]
+    done = f"Done: {len(transcript.turns)} turns of {len(transcript.speakers)} speakers. Times are estimates."
+    yield _status(done, transcript.warnings), player, turns_html(transcript), written
+
+
+def turns_html(transcript: Transcript) -> str:
+    """Turns as buttons that know their stretch."""
+    speakers = transcript.speakers
+    rows = []
+    for t in transcript.turns:
+        colour = COLOURS[speakers.index(t.speaker) % len(COLOURS)] if t.speaker else "#777777"
+        rows.append(
+            f"<button class='turn' style='--who:{colour}' data-start='{t.start}' data-end='{t.end}'>"
+            f"<time>{clock(t.start)}</time><b>{html.escape(t.speaker or '?')}</b>"
+            f"<span>{html.escape(t.text)}</span></button>"
+        )
+    return f"<div class='turns' aria-live='polite'>{''.join(rows)}</div>"
+
+
+def _status(text: str, warnings: Sequence[str] = (), bad: bool = False) -> str:
+    lines = [f"<div class='status{' warning' if bad else ''}' role='status'>{html.escape(text)}</div>"]
+    lines += [f"<div class='warning'>{html.escape(w)}</div>" for w in warnings]
+    return "".join(lines)
+
+
+def _quoted(path: str) -> str:
+    from urllib.parse import quote
+
+    return html.escape(quote(path), quote=True)

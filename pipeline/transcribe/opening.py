@@ -7,7 +7,7 @@ from typing import Any
 
 from pipeline.decoding import load_for_decoding
 from shards.errors import ConfigError
-from shards.extractors import Extractor, load_extractor
+from shards.extractors import ARCHITECTURES, Extractor, load_extractor
 
 
 def open_model(folder: Path, device: str) -> tuple[Any, Any, str, bool]:
@@ -17,7 +17,7 @@ def open_model(folder: Path, device: str) -> tuple[Any, Any, str, bool]:
         ModelError, ConfigError, CheckpointError: neither a finished run nor an exported model.
     """
     if (folder / "config.yaml").exists():
-        from pipeline.checkpoint import read_done
+        from pipeline.finished import read_done
         from pipeline.stages import STAGES
 
         read_done(folder)
@@ -35,14 +35,26 @@ def open_model(folder: Path, device: str) -> tuple[Any, Any, str, bool]:
     return network, PromptTokenizer.from_folder(folder), network.config.extractor, True
 
 
-def extractor_for(identity: str, device: str, cache: Path | None = None) -> Extractor:
+def extractor_for(identity: str, device: str, cache: Path | None = None, name: str | None = None) -> Extractor:
     """The extractor whose vectors a model was trained with.
 
+    Args:
+        identity: what the model says of it.
+        name: where its weights are, as ``NAME@SOURCE`` of :func:`~shards.extractors.load_extractor`; None: by the id.
+
     Raises:
-        ConfigError: none of that id is known here.
+        ConfigError: none of that id is known here, or another one was given.
     """
-    name = "campplus" if identity.startswith("campplus") else identity
+    if name is None:
+        fitting = [
+            n for n in sorted(ARCHITECTURES, key=len) if identity == n or identity.startswith((f"{n}_", f"{n}-"))
+        ]
+        if not fitting:
+            raise ConfigError(
+                f"no speaker extractor of id {identity!r} is known; say which with --extractor NAME@SOURCE"
+            )
+        name = fitting[-1]
     found = load_extractor(name, cache=cache, device=device)
-    if found.id not in (identity, name):
-        raise ConfigError(f"the model takes vectors of {identity}, but {name} here is {found.id}")
+    if found.id != identity:
+        raise ConfigError(f"the model takes vectors of {identity}, {name} gives those of {found.id}; use --extractor")
     return found

@@ -81,23 +81,29 @@ class Transcriber:
 
     @classmethod
     def load(
-        cls, model: str | Path, options: Options | None = None, device: str = "auto", cache: Path | None = None
+        cls,
+        model: str | Path,
+        options: Options | None = None,
+        device: str = "auto",
+        cache: Path | None = None,
+        extractor: str | None = None,
     ) -> Transcriber:
         """A transcriber around a finished run or an exported model.
 
         Args:
             model: a run's folder, or one that ``from_pretrained`` reads.
             device: ``auto``, ``cpu``, ``cuda`` …
+            extractor: ``NAME@SOURCE`` where the model's extractor is not to be found by its id.
 
         Raises:
             ModelError, ConfigError, CheckpointError: the folder cannot be used.
         """
         options = options or Options()
         where = place(device)
-        network, tokenizer, extractor, registers = open_model(Path(model), where)
+        network, tokenizer, identity, registers = open_model(Path(model), where)
         return cls(
             lambda prompts: ask(network, tokenizer, prompts, options.guards),
-            lambda: extractor_for(extractor, where, cache),
+            lambda: extractor_for(identity, where, cache, extractor),
             options,
             model=str(model),
             registers=registers,

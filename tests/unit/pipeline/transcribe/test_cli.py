@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import soundfile
 
+from pipeline.export.folder import export
 from pipeline.transcribe.cli import main
 from pipeline.transcribe.opening import open_model
 from pipeline.transcribe.outputs import FORMATS, SUFFIXES
@@ -28,10 +29,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     base = make_base(folder / "base")
     sharpen(base.llm)
     run = finished_run(folder, speaker_dim=192, extractor="campplus_cn_en_common")
-    network, tokenizer, extractor, registers = open_model(run, "cpu")
+    _, _, extractor, registers = open_model(run, "cpu")
     assert (extractor, registers) == ("campplus_cn_en_common", True)
-    network.save_pretrained(folder / "exported")
-    tokenizer.tokenizer.save_pretrained(folder / "exported")
+    export(run, folder / "exported")
     wave, _ = talk(PEOPLE[:2], 6)
     soundfile.write(folder / "meeting.wav", wave[: 25 * SAMPLE_RATE], SAMPLE_RATE)
     for person in PEOPLE[:2]:

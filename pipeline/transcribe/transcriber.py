@@ -24,7 +24,7 @@ from pipeline.evaluation.parse import Turn as ParsedTurn
 from pipeline.evaluation.parse import parse
 from pipeline.prompts import Mode, Prompt, prompt_pieces
 from pipeline.transcribe.align import align, proportional
-from pipeline.transcribe.chunks import Chunk, Chunker, Heard
+from pipeline.transcribe.chunks import Chunk, Chunker
 from pipeline.transcribe.link import Linker
 from pipeline.transcribe.opening import extractor_for, open_model
 from pipeline.transcribe.stream import blocks
@@ -143,43 +143,42 @@ class Transcriber:
             DataError, ConfigError: people cannot be enrolled.
         """
         transcript = Transcript(str(audio), self.model)
-        try:
-            for transcript in self.stream(audio, people):
-                if progress:
-                    progress(transcript)
-        except AudioError as e:
-            if transcript.seconds == 0:
-                raise
-            transcript.error = str(e)
+        for transcript in self.stream(audio, people):
+            if progress:
+                progress(transcript)
         return transcript
 
     def stream(
         self, audio: str | Path, people: Enrolled | Iterable[tuple[str, str | Path]] = ()
     ) -> Iterator[Transcript]:
-        """The same transcript after every batch of chunks, and once more at the end. Raises as it goes."""
+        """The same transcript after every batch of chunks, and once more at the end; raises as :meth:`transcribe`."""
         people = people if isinstance(people, Enrolled) else self.enrol(people)
         transcript = Transcript(str(audio), self.model, people.names, warnings=list(people.warnings))
         linker = Linker(self.options.same_voice)
         linker.enrol(people.names, people.vectors)
         chunker = Chunker(self._vad(), self.options.rule)
-        coming = self._all_heard(chunker, Path(audio), transcript)
-        while batch := list(islice(coming, self.options.batch)):
+        coming = chunker.cut(blocks(Path(audio), self.options.channel))
+        fault: AudioError | None = None
+        while fault is None:
+            batch: list[Chunk] = []
+            try:
+                for chunk in islice(coming, self.options.batch):  # what came before a fault is kept
+                    batch.append(chunk)
+            except AudioError as e:
+                fault = e
+            transcript.seconds, transcript.speech = round(chunker.heard.seconds, 3), round(chunker.heard.speech, 3)
+            if not batch:
+                break
             answers = self._write([self._prompt(c, people) for c in batch])
             for chunk, answer in zip(batch, answers, strict=True):
                 transcript.chunks.append(self._result(chunk, answer, people, linker))
-            _note_heard(transcript, chunker.heard)
             yield transcript
-        _note_heard(transcript, chunker.heard)
+        if fault is not None and transcript.seconds == 0:
+            raise fault
+        transcript.error = str(fault) if fault else None
         if not transcript.chunks:
             transcript.warnings.append(f"{audio}: nobody speaks in its {chunker.heard.seconds:.1f} s")
         yield transcript
-
-    def _all_heard(self, chunker: Chunker, audio: Path, transcript: Transcript) -> Iterator[Chunk]:
-        """Chunks; `transcript` learns how much was heard also where reading fails."""
-        try:
-            yield from chunker.cut(blocks(audio, self.options.channel))
-        finally:
-            _note_heard(transcript, chunker.heard)
 
     def _vad(self) -> Vad:
         return load_vad(self.options.vad, self.cache)
@@ -242,7 +241,3 @@ class Transcriber:
             if label and label not in names:
                 names[label] = f"chunk {chunk.number + 1} {label}"
         return names, {x: round(c, 3) for x, (_, c) in linked.items()}, aligned.times
-
-
-def _note_heard(transcript: Transcript, heard: Heard) -> None:
-    transcript.seconds, transcript.speech = round(heard.seconds, 3), round(heard.speech, 3)

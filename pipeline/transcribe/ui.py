@@ -157,7 +157,8 @@ def _work(
     folder = Path(tempfile.mkdtemp(prefix="transcript-"))
     written = [str(p) for p in write_all(transcript, folder)]
     done = f"Done: {len(transcript.turns)} turns of {len(transcript.speakers)} speakers. Times are estimates."
-    yield _status(done, transcript.warnings), player, turns_html(transcript), written
+    faults = [f"The recording breaks off: {transcript.error}"] if transcript.error else []
+    yield _status(done, [*faults, *transcript.warnings]), player, turns_html(transcript), written
 
 
 def turns_html(transcript: Transcript) -> str:

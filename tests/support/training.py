@@ -11,6 +11,7 @@ from pipeline.config import DataConfig, DatasetConfig, OptimizerConfig, Recipe, 
 from pipeline.engine import CHECKOUT, Ranks
 from pipeline.prompts import Mode
 from pipeline.stage_data import StageData
+from shards.corpora.fetch import sha256_of
 from tests.support.datasets import make_dataset
 from tests.support.tiny import TinyBase, make_base, model_config
 
@@ -72,7 +73,7 @@ def finished_run(parts: Path, **model_settings: Any) -> Path:
     model = build_model(recipe.model)
     save_own_weights(run / WEIGHTS, own_state_dict(model), model.bases)
     save_recipe(recipe, run / "config.yaml")
-    write_done(run, {"stage": 4, "step": 0, "weights_sha256": "abc", "bases": model.bases})
+    write_done(run, {"stage": 4, "step": 0, "weights_sha256": sha256_of(run / WEIGHTS), "bases": model.bases})
     return run
 
 

@@ -15,25 +15,15 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from shards.corpora.fetch import Wheel, cache_folder, fetch_wheel_member
 from shards.errors import ConfigError
 from shards.sample import SAMPLE_RATE
+from shards.vad_weights import silero_weights
 
 WINDOW = 512  # samples
 WINDOW_S = WINDOW / SAMPLE_RATE
 SILENT = 1e-4  # -80 dB: peak of a window in which there is nothing to find
 START, STOP = 0.5, 0.35  # probability at which speech begins, and under which it ends
 MIN_SPEECH_S, MIN_SILENCE_S, PAD_S = 0.25, 0.1, 0.03
-
-SILERO = Wheel(
-    name="silero_vad",
-    version="6.2.3",
-    sha256="7b7f5436cfcb02fae583a05b512ea96467fd449fe54cb49a5e4f06c51a1e43b8",
-    python="3.11",
-    platform="manylinux_2_28_x86_64",
-)
-SILERO_MEMBER = "silero_vad/data/silero_vad.jit"
-SILERO_SHA256 = "e1122837f4154c511485fe0b9c64455f7b929c96fbb8d79fbdb336383ebd3720"
 
 
 class Vad(Protocol):
@@ -55,7 +45,7 @@ def load_vad(name: str = "silero", cache: Path | None = None) -> Vad:
         return Energy()
     if name != "silero":
         raise ConfigError(f"no voice activity detector {name!r}; there are silero and energy")
-    return Silero(fetch_wheel_member(SILERO, SILERO_MEMBER, SILERO_SHA256, cache or cache_folder()))
+    return Silero(silero_weights(cache))
 
 
 class Silero:

@@ -13,6 +13,7 @@ FORBIDDEN = {
 # What the pipeline may take from the packer: the record, where it lies, how it sounds, who speaks.
 SHARED = {
     "errors",
+    "extractors",
     "sample",
     "index",
     "storage",
@@ -23,6 +24,7 @@ SHARED = {
     "speakers",
     "funasr_modules",
     "textgrid",
+    "vad_weights",
 }
 ONLY_HERE = {"boto3": "shards/s3.py", "botocore": "shards/s3.py"}
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ import pytest
 
 from pipeline.config import LlmConfig
 from tests.support.distributed import run_distributed
+from tests.support.memory import Watch
 from tests.support.training import tiny_recipe
 
 LAYERS, HIDDEN, FFN = 16, 384, 3072
@@ -35,39 +34,8 @@ def _make_parts(folder: str) -> None:
     make_causal_lm(base.llm, "qwen2", max_shard_size="70MB", **sizes)
 
 
-class Watch:
-    """Peak bytes of this process that no file backs, while it runs: mapped checkpoint files do not count."""
-
-    def __enter__(self) -> Watch:
-        self.start = self.peak = self.now()
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        while not self._stop.is_set():
-            self.peak = max(self.peak, self.now())
-            time.sleep(0.002)
-
-    @staticmethod
-    def now() -> int:
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))
-
-    @property
-    def grown(self) -> int:
-        return self.peak - self.start
-
-
 def _load(parts: str) -> None:
     """Load, compare every tensor with the files, and say what it took."""
-    import ctypes
-
     import deepspeed
     import torch
     from safetensors import safe_open
@@ -81,8 +49,7 @@ def _load(parts: str) -> None:
     recipe.model.lora.dropout = 0.1
     ranks = init_distributed(60)
     ds_config = resolve_deepspeed(recipe, ranks.world_size)
-    ctypes.CDLL(None).mallopt(-3, 1 << 16)  # M_MMAP_THRESHOLD: freed tensors leave the process at once
-    with Watch() as watch:
+    with Watch("RssAnon") as watch:  # mapped checkpoint files do not count
         model = build_model(recipe.model, ds_config=ds_config)
     llm: dict[str, Any] = {n: p for n, p in model.named_parameters() if module_of(n) == "llm"}
     files = sorted((Path(parts) / "base" / "llm").glob("*.safetensors"))

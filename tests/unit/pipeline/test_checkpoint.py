@@ -19,6 +19,7 @@ from pipeline.finished import check_weights, read_done, write_done
 from pipeline.saver import Retention, Saver
 from pipeline.upload import Upload, newest_anywhere, open_upload
 from shards.errors import CheckpointError, StorageError
+from tests.support.s3 import fake_s3
 
 ALONE = Ranks(0, 1, 0, torch.device("cpu"))
 
@@ -330,3 +331,23 @@ def test_a_checkpoint_of_another_recipe_is_refused_where_it_matters_and_told_whe
         checkpoint._check_recipe(Path("c"), saved, recipe_of(model__lora__alpha=16), warnings.append)
     checkpoint._check_recipe(Path("c"), saved, recipe_of(optimizer__peak_lr=1.0), warnings.append)
     assert warnings == ["the recipe is not that of c: optimizer.peak_lr was 5e-05, is 1.0"]
+
+
+def test_copies_in_s3_whose_requests_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every fifth request fails once: the copy is whole all the same, and an empty disk goes on from it."""
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    with fake_s3() as server:
+        for name, value in (("ENDPOINT_URL", server.endpoint), ("ACCESS_KEY_ID", "id"), ("SECRET_ACCESS_KEY", "s")):
+            monkeypatch.setenv(f"AWS_{name}", value)
+        monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        server.plague(0.2, 1, ["500", "503", "reset"])
+        writer = saver(tmp_path / "here", Retention(2, 0, 0), background="always", upload="s3://bucket/run")
+        for step in (1, 2, 3):
+            writer.save({"w": torch.full((50,), float(step))}, state(step))
+            writer.wait()
+        upload = Upload("s3://bucket/run")
+        assert upload.names() == ["step-00000002", "step-00000003"]
+        found = newest_anywhere(tmp_path / "new", ALONE, upload, print)
+        assert found == tmp_path / "new" / "step-00000003"
+        assert problem_of(found) is None
+        assert server.done, "no request failed"

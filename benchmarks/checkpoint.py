@@ -33,7 +33,6 @@ PAPER_PARAMETERS, PAPER_RANKS, PAPER_INTERVAL = 1e9, 4, 10_000
 # 6,000 positions a rank, forward 2 and backward 2 operations a weight of the frozen 7.6 B
 PAPER_STEP = 6_000 * 4 * 7.6e9 / 312e12
 BYTES_A_PARAMETER = 12  # master and two moments
-ROUNDS, STEPS = 4, 6  # rounds of each kind of save, and steps after it
 
 
 @dataclass
@@ -64,7 +63,7 @@ def make_recipe(folder: Path) -> Any:
     return recipe
 
 
-def train(recipe: Any) -> dict[str, Seconds | int]:
+def train(recipe: Any, rounds: int, steps: int) -> dict[str, Seconds | int]:
     """Steps and saves in turns; times, and the bytes of a checkpoint of each kind."""
     from pipeline.engine import check_optimizer, init_distributed, initialize, resolve_deepspeed
     from pipeline.model.build import load_tokenizer
@@ -93,7 +92,7 @@ def train(recipe: Any) -> dict[str, Seconds | int]:
     for _ in range(3):
         step()
     sizes: dict[str, Seconds | int] = {}
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         for name, kept in times.items():
             began = time.perf_counter()
             if name == "deepspeed":
@@ -102,7 +101,7 @@ def train(recipe: Any) -> dict[str, Seconds | int]:
                 trainer.saver._background = "always" if name == "background" else "never"
                 trainer.save()
             kept.stalls.append(time.perf_counter() - began)
-            kept.steps += [step() for _ in range(STEPS)]
+            kept.steps += [step() for _ in range(steps)]
             trainer.saver.wait()
         sizes["ours"] = size_of(max((output / "checkpoints").glob("step-*")))
         sizes["full"] = size_of(output / "deepspeed")
@@ -135,11 +134,11 @@ def restart(folder: Path) -> tuple[float, float]:
     return found[0], found[1]
 
 
-def figures_of(measured: dict[str, Any], restarted: tuple[float, float]) -> dict[str, float]:
+def figures_of(measured: dict[str, Any], steps: int, restarted: tuple[float, float]) -> dict[str, float]:
     """What is told."""
     usual = statistics.median(measured["none"].steps)
     stall = {name: statistics.median(measured[name].stalls) for name in ("background", "waiting", "deepspeed")}
-    slower = max(0.0, statistics.mean(measured["background"].steps) - statistics.mean(measured["none"].steps)) * STEPS
+    slower = max(0.0, statistics.mean(measured["background"].steps) - statistics.mean(measured["none"].steps)) * steps
     paper_bytes = PAPER_PARAMETERS * BYTES_A_PARAMETER / PAPER_RANKS
     copy, write = measured["ours"] / stall["background"], measured["ours"] / stall["waiting"]
     period = PAPER_INTERVAL * PAPER_STEP
@@ -168,17 +167,19 @@ def main() -> int:
     """Run, print the table and one line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="exit 1 where a target is missed")
+    parser.add_argument("--rounds", type=int, default=4, help="saves of each kind")
+    parser.add_argument("--steps", type=int, default=6, help="steps after each")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         with contextlib.redirect_stdout(sys.stderr):
-            measured = train(make_recipe(folder))
+            measured = train(make_recipe(folder), args.rounds, args.steps)
         shutil.rmtree(folder / "run" / "deepspeed")
-        figures = figures_of(measured, restart(folder))
+        figures = figures_of(measured, args.steps, restart(folder))
     load = os.getloadavg()[0]
     for key, value in figures.items():
         print(f"{key:<30}{value:>14,}" + (f"   at most {TARGETS[key]}" if key in TARGETS else ""))
-    print(f"{ROUNDS} saves of each kind in turns, {STEPS} steps after each; load of the machine {load:.1f}")
+    print(f"{args.rounds} saves of each kind in turns, {args.steps} steps after each; load of the machine {load:.1f}")
     met = all(figures[key] <= limit for key, limit in TARGETS.items())
     print(json.dumps({"name": "checkpoint", "figures": figures, "targets": TARGETS, "met": met}))
     return int(args.check and not met)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -33,7 +32,7 @@ VOCABULARY, WIDTH, POSITIONS, LOSS_TARGETS = 151_936, 256, 2000, 400
 
 
 def model_of_size() -> Any:
-    """SpeakerLM of a few million parameters with random weights."""
+    """SpeakerLM with random weights, small, but with nearly all operations in the LLM, as the large one has them."""
     import torch
 
     from pipeline.model.checkpoints import sensevoice_conf
@@ -42,7 +41,7 @@ def model_of_size() -> Any:
     from pipeline.stages import STAGES
 
     llm = {
-        "model_type": "qwen2", "vocab_size": 4000, "hidden_size": 256, "intermediate_size": 1024,
+        "model_type": "qwen2", "vocab_size": 4000, "hidden_size": 512, "intermediate_size": 2048,
         "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2,
     }  # fmt: skip
     encoder = sensevoice_conf(128, 4, 1) | {"dropout_rate": 0.0, "attention_dropout_rate": 0.0}
@@ -75,7 +74,7 @@ def packed_and_padded(rounds: int) -> dict[str, dict[str, Any]]:
 
     model = model_of_size()
     out = {}
-    for kind, samples in (("utterances", utterances(16)), ("clips", clips(3))):
+    for kind, samples in (("utterances", utterances(16)), ("clips", clips(2))):
         rows = {pad: micro_batch(samples, 4000, 192, "cpu", pad) for pad in (False, True)}
         losses = {}
 
@@ -130,6 +129,12 @@ def loss_memory(kind: str) -> float:
         [sys.executable, __file__, "--loss-in-this-process", kind], check=True, capture_output=True, text=True
     )
     return float(done.stdout.split()[-1])
+
+
+def _resident(name: str) -> float:
+    """MiB of this process by /proc: getrusage would begin at the peak of the process that started it."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(int(text.split()[1]) for text in lines if text.startswith(name)) / 1024
 
 
 def loop_times(steps: int) -> list[float]:
@@ -193,9 +198,9 @@ def main() -> int:
     torch.set_num_threads(1)
     if args.loss_in_this_process:
         work = one_loss(args.loss_in_this_process)
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        before = _resident("VmRSS")
         work()
-        print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+        print(_resident("VmHWM") - before)
         return 0
     pairs = packed_and_padded(args.rounds)
     losses = interleaved({kind: one_loss(kind) for kind in ("ours", "full")}, args.rounds)

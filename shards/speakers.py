@@ -12,6 +12,7 @@ import io
 import os
 import tempfile
 from collections.abc import Collection
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -50,9 +51,6 @@ class SpeakerBank:
     def __init__(self, table: pa.Table, vectors: np.ndarray, where: str) -> None:
         if vectors.ndim != 2 or vectors.shape[0] != len(table):
             raise SpeakerError(f"{where}: {TABLE} has {len(table)} rows, {VECTORS} the shape {vectors.shape}")
-        if not np.isfinite(vectors).all():
-            bad = np.flatnonzero(~np.isfinite(vectors).all(1))
-            raise SpeakerError(f"{where}: {len(bad)} vectors are not finite, the first is row {bad[0]}; pack again")
         columns = table.to_pydict()
         metadata = {k.decode(): v.decode() for k, v in (table.schema.metadata or {}).items()}
         self.extractor, self.extractor_sha256 = metadata.get("extractor"), metadata.get("extractor_sha256")
@@ -117,6 +115,7 @@ class SpeakerBank:
         ids), the row is left out as well unless its cosine to every speaker of the clip is below `threshold`; such rows
         are counted in :attr:`rejected`.
         """
+        _ = self._all_finite
         allowed = np.ones(len(self), bool)
         own = [self._rows[s] for s in exclude_speakers if s in self._rows]
         allowed[own] = False
@@ -133,6 +132,20 @@ class SpeakerBank:
             self.rejected += len(rows)
             allowed[rows] = False
         return np.flatnonzero(allowed)
+
+    @cached_property
+    def _all_finite(self) -> bool:
+        """Looked at when a distractor is first drawn: a cosine with NaN would be below every threshold.
+
+        Raises:
+            SpeakerError: a vector is not finite.
+        """
+        bad = np.flatnonzero(~np.isfinite(self.vectors).all(1))
+        if len(bad):
+            raise SpeakerError(
+                f"{self._where}: {len(bad)} vectors are not finite, the first is row {bad[0]}; pack again"
+            )
+        return True
 
     def _may_be_one_of(self, speakers: Collection[str]) -> np.ndarray:
         """Rows of which nobody knows whether they are one of the speakers: same corpus, and a person unknown."""

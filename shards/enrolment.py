@@ -25,8 +25,10 @@ from shards.audio import load
 from shards.errors import DataError, SpeakerError
 from shards.extractors import MIN_SECONDS, Extractor, load_extractor, log_mel, unit_norm
 from shards.manifests import Recording, SpeakerInfo, is_known, read_manifest, read_speakers
+from shards.sample import SAMPLE_RATE
 
 MIN_CLIP_S, MAX_CLIP_S = 2.0, 10.0
+QUANTUM = SAMPLE_RATE // 4
 CLIPS_PER_SPEAKER = 16  # kept apart from others of the speaker: only these are embedded
 CLIPS_PER_VECTOR = 4
 PIECES_KEPT = 64  # of a speaker, long ones and short ones each: what is held in memory grows with the speakers only
@@ -210,8 +212,11 @@ class _Voice:
 
 
 def load_clip(clip: Clip) -> np.ndarray:
-    """(n,) float32 at 16 kHz."""
-    return np.concatenate([piece.load() for piece in clip])
+    """(n,) float32 at 16 kHz; from 2 s on a whole number of quarter seconds, so that many clips share a batch."""
+    wave = np.concatenate([piece.load() for piece in clip])
+    if wave.size < MIN_CLIP_S * SAMPLE_RATE:
+        return wave
+    return wave[: wave.size // QUANTUM * QUANTUM]
 
 
 def load_features(clips: Sequence[Clip]) -> Iterator[np.ndarray | DataError]:

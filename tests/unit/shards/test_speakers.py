@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 
-from shards.enrolment import Enroller
+from shards.enrolment import Enroller, load_clip
 from shards.errors import AudioError, ConfigError, SpeakerError
 from shards.extractors import (
     CAMPPLUS_MEMBER,
@@ -87,6 +87,15 @@ def test_clips_are_two_to_ten_seconds(folder: Path) -> None:
         assert all(2.0 <= x <= 10.0 for x in lengths), speaker
     assert len(enroller.clips("toy:c")) == 3
     assert [len(c) for c in enroller.clips("toy:b")] == [4, 4]  # half-second words are joined
+
+
+def test_clips_have_few_different_lengths(tmp_path: Path) -> None:
+    """An accelerator takes clips of equal length together: of 2 to 10 s there are no more than 33 lengths."""
+    records = [speak(tmp_path, f"a{i}", f"toy:{i}", seconds, 200) for i, seconds in enumerate((1.3, 2.0, 2.07, 7.61))]
+    write_manifest(tmp_path, records, [], {})
+    enroller = Enroller([tmp_path], PitchExtractor())
+    sizes = {s: load_clip(enroller.clips(s)[0]).size / SAMPLE_RATE for s in enroller.heard()}
+    assert sizes == {"toy:0": pytest.approx(1.3), "toy:1": 2.0, "toy:2": 2.0, "toy:3": 7.5}
 
 
 def used(enroller: Enroller, recording: Recording) -> set[str]:

@@ -44,7 +44,7 @@ class Seconds:
 
 
 def make_recipe(folder: Path) -> Any:
-    """Base models, packed data and a stage-4 recipe over them."""
+    """Base models, packed data and a stage-1 recipe over them."""
     from pipeline.config import save_recipe
     from pipeline.model.checkpoints import make_encoder, make_llm, make_tokenizer
     from tests.support.datasets import make_dataset
@@ -55,7 +55,7 @@ def make_recipe(folder: Path) -> Any:
     make_llm(llm, tokenizer_size(llm), hidden=512, layers=10, heads=8, ffn=1536)
     encoder = make_encoder(folder / "base" / "encoder", 128, 3, 1)
     make_dataset(folder / "data", samples=24, seconds=(4.0, 8.0), dim=DIM, seed=3)
-    recipe = tiny_recipe(folder, folder / "run", max_steps=1000, validate_every=10_000, save_every=10_000)
+    recipe = tiny_recipe(folder, folder / "run", stage=1, max_steps=1000, validate_every=10_000, save_every=10_000)
     recipe.model = model_config(TinyBase(encoder, llm), speaker_dim=DIM)
     recipe.data.validation, recipe.data.micro_batches_per_step = [], 1
     recipe.data.max_frames, recipe.data.max_positions = 800, 1500
@@ -128,6 +128,8 @@ def restart(folder: Path) -> tuple[float, float]:
             while process.poll() is None and not (log.exists() and len(log.read_text().splitlines()) > before):
                 time.sleep(0.05)
             found.append(time.perf_counter() - began)
+            if process.poll() is not None:
+                raise RuntimeError(f"{' '.join(command)} ended with {process.returncode} before its first step")
         finally:
             process.kill()
             process.wait()

@@ -21,6 +21,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from shards import enrolment
 from shards.errors import ConfigError, DataError, ManifestError, ShardError, StorageError
 from shards.index import DATASET, ShardInfo, dataset_json, open_dataset, tar_path
 from shards.manifests import AUDIT
@@ -100,6 +101,7 @@ def plan(args: argparse.Namespace, tasks: int = 1) -> tuple[Packer, LineTable, P
     table = _table(args.manifest, args.out, name, alone=tasks == 1, dry=args.dry_run)
     parts = Parts.plan(table, args.seed, args.samples_per_shard, args.bytes_per_shard)
     enrol = tuple(args.enrol.split(",")) if args.enrol else (str(args.manifest),)
+    extractor = None if args.no_speakers else args.extractor
     packer = Packer(
         manifest=args.manifest,
         out=args.out,
@@ -107,7 +109,8 @@ def plan(args: argparse.Namespace, tasks: int = 1) -> tuple[Packer, LineTable, P
         seed=args.seed,
         manifest_sha256=table.sha256,
         parts=parts.count,
-        extractor=None if args.no_speakers else args.extractor,
+        extractor=extractor,
+        extractor_sha256=enrolment.load_extractor(extractor).sha256 if extractor else None,
         enrol=() if args.no_speakers else enrol,
         enrol_sha256=() if args.no_speakers else tuple(_sha256(e, table) for e in enrol),
         decode_copied=args.audio_check == "decode",

@@ -46,6 +46,7 @@ class Packer:
     manifest_sha256: str
     parts: int
     extractor: str | None  # None: no embeddings
+    extractor_sha256: str | None  # of its weights: vectors of two models never meet in one dataset
     enrol: tuple[str, ...]
     enrol_sha256: tuple[str, ...]
     decode_copied: bool = False  # changes no bytes, only what is quarantined
@@ -79,7 +80,7 @@ class Packer:
     def inputs(self, part: int) -> str:
         """Hash of all that determines a part's bytes, but for the audio files themselves."""
         given = [FORMAT_VERSION, self.name, self.seed, self.manifest_sha256, part, self.parts]
-        return hashlib.sha256(json.dumps([*given, self.extractor, self.enrol_sha256]).encode()).hexdigest()
+        return hashlib.sha256(json.dumps([*given, self.extractor_sha256, self.enrol_sha256]).encode()).hexdigest()
 
     def whole(self, part: int) -> ShardRecord | None:
         """The record of a part that is whole, or None.

@@ -295,9 +295,18 @@ def test_other_enrolment_is_another_dataset(manifest, tmp_path, monkeypatch):
     pack(manifest, tmp_path / "o2", "--enrol", str(tmp_path / "nowhere"), speakers=True, code=1)
 
 
+def test_other_weights_under_the_same_name_do_not_mix(manifest, tmp_path, monkeypatch):
+    """An interrupted packing that goes on with other weights would put vectors of two models into one dataset."""
+    made = SyntheticExtractor()
+    monkeypatch.setattr("shards.enrolment.load_extractor", lambda name: made)
+    pack(manifest, tmp_path / "o", "--part", "0/2", speakers=True)
+    made.sha256 = "0" * 64
+    pack(manifest, tmp_path / "o", speakers=True, code=1)
+
+
 def test_a_packer_travels_light(manifest, tmp_path):
     import pickle
 
-    packer = Packer(manifest, str(tmp_path), "x", 1, "0", 2, None, (), ())
+    packer = Packer(manifest, str(tmp_path), "x", 1, "0", 2, None, None, (), ())
     _ = packer.storage
     assert "storage" not in pickle.loads(pickle.dumps(packer)).__dict__

@@ -38,7 +38,7 @@ def locate(dataset: Dataset, shard: int, row: int) -> Place:
     key = dataset.index(shard)["key"][row].as_py()
     vectors = dataset.vectors(shard)
     entry = dataset.spans(shard)[row].tolist()
-    wanted = [e for e in zip(MEMBERS, entry, strict=True) if e[1][0] >= 0 and (vectors is None or e[0] != "npy")]
+    wanted = [e for e in zip(MEMBERS, entry, strict=True) if e[1][0] != -1 and (vectors is None or e[0] != "npy")]
     info = dataset.shards[shard]
     tar = f"{dataset.url}/{info.tar}"
     spans = tuple(_Span.within(info.bytes, tar, key, member, *span) for member, span in wanted)

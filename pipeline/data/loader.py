@@ -115,10 +115,13 @@ class SampleReader:
         """
         place, data = self._ahead.take(self.datasets[planned.dataset], planned.shard, planned.row)
         sample = place.parse(data)
-        wave = decode(sample.audio)
+        try:
+            wave = decode(sample.audio)
+        except AudioError as e:
+            raise AudioError(f"{place.tar}: {planned.key}: {e}") from e
         if perturbed_samples(len(wave), planned.speed) != planned.num_samples:
             raise AudioError(
-                f"{planned.key}: {len(wave)} samples of audio at speed {planned.speed}, planned were "
+                f"{place.tar}: {planned.key}: {len(wave)} samples of audio at speed {planned.speed}, planned were "
                 f"{planned.num_samples}; the index is of another sample"
             )
         vectors = self._vectors(planned, sample)

@@ -1,7 +1,8 @@
 # make demo   the whole way on real speech: shards, four ZeRO-3 stages, scores, a report
-# make test   every test but those of make test-faults; `.ci/run` runs both
+# make test   every test but those of make test-faults and make test-cluster; `.ci/run` runs all
 # make test-faults   ranks killed, signalled, hung, disks full, checkpoints damaged …: docs/fault-model.md
 # make soak   300 steps to which all of that happens at random moments
+# make test-cluster   a real Slurm with two nodes, a real S3 server, two ssh hosts; root and Debian packages: docs/cluster.md
 # make lint   ruff and mypy
 # Each target makes .venv itself. PYTHON chooses the interpreter (3.11 or newer).
 
@@ -11,7 +12,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-faults soak lint format clean
+.PHONY: demo test test-faults test-cluster soak lint format clean
 
 $(READY): pyproject.toml setup.py constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is older than Python 3.11; call make PYTHON=python3.11"; exit 1; }
@@ -24,10 +25,13 @@ demo: $(READY)
 	@$(BIN)/python launch/demo.py
 
 test: $(READY)
-	@$(BIN)/python -m pytest tests --ignore=tests/faults
+	@$(BIN)/python -m pytest tests --ignore=tests/faults --ignore=tests/cluster
 
 test-faults: $(READY)
 	@$(BIN)/python -m pytest tests/faults --ignore=tests/faults/test_soak.py
+
+test-cluster: $(READY)
+	@$(BIN)/python -m pytest tests/cluster
 
 soak: $(READY)
 	@$(BIN)/python -m pytest -s tests/faults/test_soak.py

@@ -7,21 +7,18 @@ tests are skipped; as root on Debian, ``python tests/support/rgw.py --install`` 
 
 from __future__ import annotations
 
-import ctypes
-import os
-import shutil
-import signal
-import socket
 import subprocess
 import sys
 import tempfile
-import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from tests.support import servers
 
 PACKAGES = ("radosgw", "ceph-mon", "ceph-osd", "ceph-common")
 PROGRAMS = ("radosgw", "ceph-mon", "ceph-osd", "ceph", "radosgw-admin", "monmaptool", "ceph-authtool")
@@ -91,15 +88,7 @@ class Gateway:
 
 def missing() -> list[str]:
     """Programs that are not installed."""
-    return [p for p in PROGRAMS if shutil.which(p) is None]
-
-
-def install() -> None:
-    """Install the packages: needs root and apt-get."""
-    env = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
-    quiet = ("-q", "-y", "--no-install-recommends")
-    subprocess.run(["apt-get", "update", "-q"], check=True, env=env, stdout=subprocess.DEVNULL)
-    subprocess.run(["apt-get", "install", *quiet, *PACKAGES], check=True, env=env, stdout=subprocess.DEVNULL)
+    return servers.missing(PROGRAMS)
 
 
 @contextmanager
@@ -111,11 +100,11 @@ def gateway() -> Iterator[Gateway]:
             yield Gateway(_start(Path(folder), running))
         finally:
             for process in reversed(running):
-                _stop(process)
+                servers.stop(process)
 
 
 def _start(lab: Path, running: list[subprocess.Popen[bytes]]) -> str:
-    mon, port = _free_port(), _free_port()
+    mon, port = servers.free_ports(2)
     endpoint, fsid = f"http://127.0.0.1:{port}", str(uuid.uuid4())
     config = lab / "ceph.conf"
     config.write_text(_CONFIG.format(fsid=fsid, lab=lab, mon=mon, port=port))
@@ -135,9 +124,8 @@ def _start(lab: Path, running: list[subprocess.Popen[bytes]]) -> str:
         return done.stdout
 
     def serve(*command: str) -> None:
-        with (lab / f"{command[0]}.out").open("wb") as out:
-            full = [command[0], "-f", "-c", str(config), *command[1:]]
-            running.append(subprocess.Popen(full, stdout=out, stderr=out, preexec_fn=_end_with_parent))  # noqa: PLW1509
+        full = [command[0], "-f", "-c", str(config), *command[1:]]
+        running.append(servers.serve(full, lab / f"{command[0]}.out"))
 
     _keys(lab)
     call("monmaptool", "--create", "--clobber", "--fsid", fsid, "--addv", "a", f"[v2:127.0.0.1:{mon}]", f"{lab}/monmap")
@@ -148,18 +136,12 @@ def _start(lab: Path, running: list[subprocess.Popen[bytes]]) -> str:
     call("ceph-osd", "-i", "0", "--mkfs", "--osd-uuid", osd)
     call("ceph", "auth", "add", "osd.0", "-i", f"{lab}/keyring")
     serve("ceph-osd", "-i", "0")
-    _wait(lambda: "1 up" in call("ceph", "osd", "stat"), "the store")
+    servers.wait(lambda: "1 up" in call("ceph", "osd", "stat"), "the store", START_S)
     user = ("--uid=test", "--display-name=test", f"--access-key={ACCESS}", f"--secret-key={SECRET}")
     call("radosgw-admin", "user", "create", *user)
     serve("radosgw", "-n", "client.rgw")
-    _wait(lambda: _answers(port), "the gateway")
+    servers.wait(lambda: servers.answers(port), "the gateway", START_S)
     return endpoint
-
-
-def _end_with_parent() -> None:
-    """A session of its own; and a test run that is killed takes its servers along."""
-    os.setsid()
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 def _keys(lab: Path) -> None:
@@ -177,35 +159,7 @@ def _keys(lab: Path) -> None:
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 
-def _free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])
-
-
-def _answers(port: int) -> bool:
-    with socket.socket() as s:
-        return s.connect_ex(("127.0.0.1", port)) == 0
-
-
-def _wait(ready: Any, what: str) -> None:
-    deadline = time.monotonic() + START_S
-    while not ready():
-        if time.monotonic() > deadline:
-            raise RuntimeError(f"{what} did not come up in {START_S} s")
-        time.sleep(0.2)
-
-
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    process.send_signal(signal.SIGTERM)
-    try:
-        process.wait(5)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-
-
 if __name__ == "__main__":
     if sys.argv[1:] == ["--install"] and missing():
-        install()
+        servers.install(PACKAGES)
     print("missing: " + ", ".join(missing()) if missing() else "everything is installed")

@@ -1,0 +1,148 @@
+"""From manifests to scores by the batch scripts, on a real Slurm with a real S3 server; and what may happen."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shards.cli import main
+from shards.index import open_dataset
+from shards.storage import open_storage
+from tests.support.campaign import STEPS, Campaign
+from tests.support.distributed import ROOT
+from tests.support.faults import checkpoints, rows, same_run
+from tests.support.rgw import SECRET, Gateway
+from tests.support.slurm import NODES, Slurm
+
+LONG = 900  # seconds that a job may take on a busy machine
+pytestmark = pytest.mark.timeout(3 * LONG)
+
+
+def test_an_array_packs_the_same_bytes_as_one_process(chain: dict[str, str], s3: Campaign, tmp_path: Path) -> None:
+    for line in s3.corpora.read_text().splitlines()[1:]:
+        manifest, url, *options = line.split()
+        assert main(["pack", manifest, str(tmp_path / Path(url).name), *options]) == 0
+        remote, local = open_storage(url), open_storage(tmp_path / Path(url).name)
+        names = [n for n in remote.list() if ".lengths-" not in n]  # the training wrote those
+        assert {n: remote.read(n) for n in names} == {n: local.read(n) for n in local.list()}
+        assert len(open_dataset(url).shards) == 3
+    assert s3.said().count("of 2 on slm-n") == 4  # two tasks for each of two datasets
+
+
+def test_the_chain_trains_on_two_nodes_and_is_scored(chain: dict[str, str], campaign: Campaign) -> None:
+    for stage in (1, 2, 3, 4):
+        run = campaign.run(stage)
+        assert (run / "done").exists()
+        last = sorted((run / "checkpoints").iterdir())[-1]
+        assert json.loads((last / "manifest.json").read_text())["world_size"] == 2
+    assert [r["step"] for r in rows(campaign.run(1), "train")] == list(range(1, STEPS + 1))
+    said = campaign.said()
+    assert said.count("2 nodes are alike") == 4
+    scores = json.loads((campaign.folder / "scores" / "scores.json").read_text())
+    assert {r["stage"] for r in scores} == {4}
+    assert {r["mode"] for r in scores} >= {"no", "match"}
+    assert all(r["n_ref"] > 0 for r in scores)
+    assert not list(campaign.folder.rglob("*.tar")), "a shard was copied here"
+
+
+def test_credentials_are_nowhere(chain: dict[str, str], campaign: Campaign, slurm: Slurm, rgw: Gateway) -> None:
+    """Not in logs, dumps of configurations, checkpoints, scores, Slurm's state, nor in what was put into the bucket."""
+    files = [p for folder in (campaign.folder, slurm.lab) for p in folder.rglob("*") if p.is_file()]
+    assert len(files) > 50
+    found = [p for p in files if SECRET.encode() in p.read_bytes()]
+    assert found == [campaign.folder / "home" / "credentials"]
+    name = campaign.bucket.removeprefix("s3://")
+    for entry in rgw.client.list_objects_v2(Bucket=name)["Contents"]:
+        body = rgw.client.get_object(Bucket=name, Key=entry["Key"])["Body"].read()
+        assert SECRET.encode() not in body, entry["Key"]
+
+
+# ------------------------------------------------------------------------------------------------ what may happen to it
+
+
+def requeued(slurm: Slurm, number: str) -> None:
+    slurm.call("scontrol", "requeue", number)
+
+
+def time_limit(slurm: Slurm, number: str) -> None:
+    """The limit comes so near that Slurm sends its early signal; after that the job has time again."""
+    slurm.call("scontrol", "update", f"JobId={number}", f"TimeLimit={elapsed_minutes(slurm, number) + 1}")
+    _until(lambda: slurm.job(number).restarts == 1, "the start after the time limit")
+    slurm.call("scontrol", "update", f"JobId={number}", "TimeLimit=30")
+
+
+def elapsed_minutes(slurm: Slurm, number: str) -> int:
+    clock = slurm.call("squeue", "-h", "-j", number, "-o", "%M").strip().split(":")
+    return int(clock[-2])
+
+
+def preempted(slurm: Slurm, number: str) -> None:
+    wanted = ("--partition=urgent", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap", "sleep 5")
+    urgent = slurm.call("sbatch", "--parsable", *wanted).strip()
+    slurm.wait_for(urgent, "COMPLETED", seconds=LONG)
+
+
+def node_down(slurm: Slurm, number: str) -> None:
+    slurm.call("scontrol", "update", f"NodeName={NODES[1]}", "State=DOWN", "Reason=test")
+    slurm.wait_for(number, "PENDING", seconds=LONG)
+    slurm.call("scontrol", "update", f"NodeName={NODES[1]}", "State=RESUME")
+
+
+@pytest.mark.parametrize("happens", [requeued, time_limit, preempted, node_down])
+def test_what_happens_to_a_job_changes_nothing(
+    slurm: Slurm, chain: dict[str, str], campaign: Campaign, happens: Callable[[Slurm, str], None]
+) -> None:
+    """Same samples in the same steps, same losses and weights, to the bit, as the stage that nothing happened to."""
+    run = campaign.folder / "disturbed" / happens.__name__
+    # Slurm looks at limits every half minute: saving and validating in every step makes the stage last.
+    slow = ["trainer.save_every=1", "trainer.validate_every=1"] if happens is time_limit else []
+    number = submit(slurm, campaign, run, *slow)
+
+    def log() -> str:
+        return (campaign.folder / "logs" / f"{run.name}.out").read_text(errors="replace")
+
+    _until(lambda: len(steps(run)) >= 3 or slurm.job(number).state == "FAILED", f"three steps of {run}", log)
+    happens(slurm, number)
+    slurm.wait_for(number, "COMPLETED", seconds=LONG, log=log)
+    job = slurm.job(number)
+    assert job.restarts == 1, log()[-6000:]
+    starts = log().split("trainable set:")
+    assert len(starts) == 3, log()[-6000:]
+    if happens is time_limit:
+        assert "stopped after step" in starts[1]
+    assert same_run(run, campaign.run(1))
+    assert [_what(r) for r in rows(run, "train")] == [_what(r) for r in rows(campaign.run(1), "train")]
+    assert checkpoints(run)[-1] == STEPS
+
+
+def submit(slurm: Slurm, campaign: Campaign, run: Path, *overrides: str) -> str:
+    """Stage 1 again, into another folder."""
+    output = ("--output", str(campaign.folder / "logs" / f"{run.name}.out"))
+    script = ("launch/slurm/train.sbatch", str(campaign.recipes / "stage1.yaml"), f"output={run}", *overrides)
+    resources = ("--nodes=2", "--ntasks-per-node=1", "--time=30", "--signal=USR1@60")
+    command = ("sbatch", "--parsable", *resources, *output, *script)
+    return slurm.call(*command, cwd=ROOT, **campaign.environment).strip()
+
+
+def steps(run: Path) -> list[int]:
+    """Those in the log so far."""
+    return [r["step"] for r in rows(run, "train")] if (run / "train.jsonl").exists() else []
+
+
+def _what(row: dict[str, Any]) -> dict[str, Any]:
+    """A line of the log without times."""
+    return {
+        name: value for name, value in row.items() if name in ("step", "loss", "tokens", "positions", "audio_seconds")
+    }
+
+
+def _until(ready: Callable[[], object], what: str, log: Callable[[], str] = str) -> None:
+    end = time.monotonic() + LONG
+    while not ready():
+        assert time.monotonic() < end, f"{what} did not come: {log()[-4000:]}"
+        time.sleep(0.3)

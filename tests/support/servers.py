@@ -1,0 +1,78 @@
+"""What fixtures with real servers share: packages, free ports, processes that end with the tests."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+
+def missing(programs: Iterable[str]) -> list[str]:
+    """Programs that are not installed."""
+    path = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
+    return [p for p in programs if shutil.which(p, path=path) is None]
+
+
+def install(packages: Sequence[str]) -> None:
+    """Install Debian packages: needs root and apt-get. Nothing of them is started."""
+    env = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
+    quiet = ("-q", "-y", "--no-install-recommends")
+    subprocess.run(["apt-get", "update", "-q"], check=True, env=env, stdout=subprocess.DEVNULL)
+    subprocess.run(["apt-get", "install", *quiet, *packages], check=True, env=env, stdout=subprocess.DEVNULL)
+
+
+def serve(command: Sequence[str], log: Path, env: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
+    """Start a server that stays in the foreground, in a session of its own."""
+    with log.open("ab") as out:
+        return subprocess.Popen(command, stdout=out, stderr=out, env=env, preexec_fn=_end_with_parent)  # noqa: PLW1509
+
+
+def _end_with_parent() -> None:
+    """A session of its own; and a test run that is killed takes its servers along."""
+    os.setsid()
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """Ask it to end, then end it."""
+    process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(5)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def free_ports(count: int) -> list[int]:
+    """TCP ports that nobody listens on, in a row."""
+    while True:
+        with socket.socket() as s:
+            s.bind(("127.0.0.1", 0))
+            first = int(s.getsockname()[1])
+        if first + count < 65_536 and not any(answers(first + i) for i in range(count)):
+            return list(range(first, first + count))
+
+
+def answers(port: int) -> bool:
+    """Whether somebody listens there."""
+    with socket.socket() as s:
+        return s.connect_ex(("127.0.0.1", port)) == 0
+
+
+def wait(ready: Callable[[], object], what: str, seconds: float) -> None:
+    """Until it is ready.
+
+    Raises:
+        RuntimeError: the time is up.
+    """
+    deadline = time.monotonic() + seconds
+    while not ready():
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"{what} did not come in {seconds:.0f} s")
+        time.sleep(0.2)

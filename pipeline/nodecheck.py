@@ -118,7 +118,8 @@ class Collector:
 
     def wait(self, count: int, seconds: float) -> list[Report]:
         """That many reports, or those that came in time."""
-        end, got = time.monotonic() + seconds, []
+        end = time.monotonic() + seconds
+        got: list[Report] = []
         while len(got) < count and (left := end - time.monotonic()) > 0:
             try:
                 got.append(self.reports.get(timeout=left))

@@ -1,0 +1,52 @@
+"""``python -m pipeline.tiny DATA OUT``: make tokenizer, encoder and LLM of the tiny recipes."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline.tiny.encoder import train_encoder
+from pipeline.tiny.llm import train_llm
+from pipeline.tiny.words import words_by_language, write_tokenizer
+from shards.errors import SpeakerLMError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Make tokenizer, encoder and LLM, the latter two at the same time, a core each."""
+    parser = argparse.ArgumentParser(description="Make tiny stand-ins for SenseVoice and Qwen2.5 (stage 0).")
+    parser.add_argument("data", type=Path, help="folder with the packed datasets asr and simulated")
+    parser.add_argument("out", type=Path, help="folder for encoder/ and llm/")
+    parser.add_argument("--encoder-steps", type=int, default=500)
+    parser.add_argument("--llm-steps", type=int, default=1500)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args(argv)
+    try:
+        words = words_by_language(args.data)
+        write_tokenizer(args.out / "llm", words)
+    except SpeakerLMError as e:
+        print(f"error: {e}", file=sys.stderr)
+        return 1
+    spawn = multiprocessing.get_context("spawn")
+    jobs: list[tuple[Callable[..., None], tuple[Any, ...]]] = [
+        (train_encoder, (args.data, args.out, args.encoder_steps, args.seed)),
+        (train_llm, (args.out, words, args.llm_steps, args.seed)),
+    ]
+    processes = [spawn.Process(target=target, args=arguments) for target, arguments in jobs]
+    for p in processes:
+        p.start()
+    for p in processes:
+        p.join()
+    if failed := [p.exitcode for p in processes if p.exitcode]:
+        print(f"error: stage 0 failed with exit status {failed[0]}; see the lines above", file=sys.stderr)
+        return 1
+    (args.out / "done").write_text(json.dumps({"encoder_steps": args.encoder_steps, "llm_steps": args.llm_steps}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

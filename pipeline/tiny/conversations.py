@@ -1,0 +1,131 @@
+"""Made-up prompts for stage 0's LLM: what a prompt of the paper would hold if its audio were already understood.
+
+Each audio position stands for a word (or a pause) said by a voice. Three kinds of exercise, easier ones first:
+
+- ``read``: a registration alone. At each speaker vector, say the name that stands before it.
+- ``match``: a registration, and 24 audio positions, each of a drawn speaker and word. At each, say who speaks.
+- ``talk``: a whole conversation in one of the four modes, to be written out; who speaks is asked besides.
+
+A small Transformer does not find the two steps of looking a name up (carry the name to the vector, then match the
+voice with the vector) when only the name in the transcript is asked of it; asked one after the other it needs minutes.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from pipeline.prompts import AudioPiece, Mode, PromptTokenizer, SpeakerPiece, prompt_pieces, target_pieces
+from pipeline.tiny.words import NAMES
+from shards.sample import Segment
+
+MOST_VOICES = 10  # of one made-up conversation, registered ones included
+MATCHES = 24  # audio positions of a ``match`` exercise
+PAUSE = -1  # in place of a word's token
+
+
+@dataclass
+class Text:
+    """One training example of the LLM: a prompt with made-up audio, and what to write."""
+
+    ids: list[int] = field(default_factory=list)
+    target_from: int = 0
+    audio: list[tuple[int, int, int]] = field(default_factory=list)  # (position, token or PAUSE, voice)
+    registered: list[tuple[int, int]] = field(default_factory=list)  # (position, voice)
+    asked_vectors: list[tuple[int, int]] = field(default_factory=list)  # (position of a speaker vector, its name)
+    asked_audio: list[tuple[int, int]] = field(default_factory=list)  # (audio position, token that says who speaks)
+    hidden: list[int] = field(default_factory=list)  # the registration's other positions: names, <start>, <end>
+    seen_from: int = 0  # the first position that is not shown the hidden ones
+
+
+def exercise(rng: random.Random, progress: float) -> str:
+    """Which kind comes at this part of the training; earlier kinds go on being practised."""
+    if progress < 0.08:
+        return "read"
+    if progress < 0.30:
+        return "match"
+    return "match" if rng.random() < 0.15 else "talk"
+
+
+def make_text(rng: random.Random, tokenizer: PromptTokenizer, words: dict[str, list[str]], progress: float) -> Text:
+    """A drawn exercise; conversations of few turns first, then what the simulated sets hold."""
+    kind = exercise(rng, progress)
+    early = progress < 0.55
+    if kind != "talk":
+        mode = Mode.MATCH
+    elif early:
+        mode = rng.choice([Mode.ASR, Mode.NO, Mode.MATCH])
+    else:
+        mode = rng.choice([Mode.ASR, Mode.NO, Mode.MATCH, Mode.OVER])
+    people = 1 if mode is Mode.ASR else rng.randint(2, 4) if kind != "talk" else rng.randint(1, 2 if early else 4)
+    turns = people if early else rng.randint(people, 4)
+    segments = _turns(rng, words, people, turns, 5 if mode is Mode.ASR else 3)
+    extra = rng.randint(1, MOST_VOICES - people) if mode is Mode.OVER else 0
+    registered = list(range(people + extra)) if mode in (Mode.MATCH, Mode.OVER) else []
+    rng.shuffle(registered)
+    names = rng.sample(NAMES, len(registered))
+    name_of = {str(who): name for who, name in zip(registered, names, strict=True)}
+    text = Text()
+    for item in tokenizer.encode_prompt(prompt_pieces(mode, names)):
+        if isinstance(item, SpeakerPiece):
+            text.asked_vectors.append((len(text.ids), tokenizer.encode_common(names[item.slot])[0]))
+            text.registered.append((len(text.ids), registered[item.slot]))
+            text.ids.append(0)
+        elif isinstance(item, AudioPiece):
+            if kind == "match":
+                segments = _turns(rng, words, people, MATCHES, 1)
+            if kind != "read":
+                _append_audio(rng, tokenizer, mode, segments, name_of, text, spread=kind == "talk")
+        else:
+            text.ids.append(item)
+    _hide_registration(tokenizer, text)
+    text.target_from = len(text.ids)
+    if kind == "talk":
+        text.ids += tokenizer.encode_target(target_pieces(mode, segments, name_of))
+    return text
+
+
+def _turns(rng: random.Random, words: dict[str, list[str]], people: int, turns: int, most_words: int) -> list[Segment]:
+    """Each person has one language, and speaks at least once where the turns suffice."""
+    languages = [rng.choice(list(words)) for _ in range(people)]
+    out = []
+    for i in range(turns):
+        who = i if i < people else rng.randrange(people)
+        said = [rng.choice(words[languages[who]]) for _ in range(rng.randint(1, most_words))]
+        out.append(Segment(str(who), float(i), i + 1.0, ("" if languages[who] == "zh" else " ").join(said)))
+    if turns == MATCHES:
+        rng.shuffle(out)
+    return out
+
+
+def _append_audio(
+    rng: random.Random,
+    tokenizer: PromptTokenizer,
+    mode: Mode,
+    segments: Sequence[Segment],
+    name_of: dict[str, str],
+    text: Text,
+    spread: bool,
+) -> None:
+    """Positions of every word; ``spread``: 2–5 a word, and pauses. Who speaks is asked where somebody does."""
+    labels = name_of or {s: f"spk{i}" for i, s in enumerate(dict.fromkeys(s.speaker for s in segments))}
+    for segment in segments:
+        said = tokenizer.encode_piece(" " + segment.text)
+        heard = [t for t in said for _ in range(rng.randint(2, 5))] if spread else said[:1]
+        who = tokenizer.encode_common(labels[segment.speaker])[-1]
+        for token in [*heard, *[PAUSE] * (rng.randint(0, 3) if spread else 0)]:
+            text.audio.append((len(text.ids), token, int(segment.speaker)))
+            if token != PAUSE and mode is not Mode.ASR:
+                text.asked_audio.append((len(text.ids), who))
+            text.ids.append(0)
+
+
+def _hide_registration(tokenizer: PromptTokenizer, text: Text) -> None:
+    """Everything of the registration but the vectors themselves: whoever wants a name has to look at its vector."""
+    if not text.registered:
+        return
+    vectors = [position for position, _ in text.registered]
+    before = 1 + len(tokenizer.encode_common("<start>"))
+    text.seen_from = vectors[-1] + 1 + len(tokenizer.encode_common("<end>;\n"))
+    text.hidden = [p for p in range(vectors[0] - before, text.seen_from) if p not in vectors]

@@ -135,6 +135,7 @@ class DataConfig:
     accept_dataset_change: bool = False  # resume although datasets are others; between two of their epochs
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     workers: int = 2  # loader processes a rank
+    speaker_questions: int = 0  # audio positions a turn that are asked who speaks; not in the paper: questions.py
     prefetch_steps: int = 2
     max_consecutive_replacements: int = 100
     lengths_cache: str | None = None  # folder for token lengths, where a dataset cannot be written to
@@ -355,6 +356,8 @@ def _check(r: Recipe, where: str) -> None:
 def _data_problems(data: DataConfig) -> list[str]:
     """Contradictions of mixture, curriculum and augmentation."""
     problems = []
+    if data.speaker_questions < 0:
+        problems.append(f"data.speaker_questions is {data.speaker_questions}; 0 asks none")
     steps = [p.from_step for p in data.curriculum]
     if steps != sorted(set(steps)) or any(s < 1 for s in steps):
         problems.append(f"data.curriculum begins at steps {steps}; they must be 1 or more and ascend")

@@ -47,7 +47,9 @@ class StageData:
         plan = self._plan(self._train, self._recipe.data.train, settings)
         if state is not None:
             plan.load_state_dict(state, self._recipe.data.accept_dataset_change)
-        return iter(self._loader(plan, self._train, self._recipe.data.workers, augmenter))
+        return iter(
+            self._loader(plan, self._train, self._recipe.data.workers, augmenter, self._recipe.data.speaker_questions)
+        )
 
     def validation(self) -> Iterator[Sequence[Batch]]:
         """The first ``validation_batches`` micro-batches of a plan that does not change; each sample in every mode."""
@@ -89,12 +91,20 @@ class StageData:
         return Plan(sources, shares, settings, TokenCounter(self._tokenizer))
 
     def _loader(
-        self, plan: Plan, datasets: Sequence[Dataset], workers: int, augmenter: Augmenter | None = None
+        self,
+        plan: Plan,
+        datasets: Sequence[Dataset],
+        workers: int,
+        augmenter: Augmenter | None = None,
+        questions: int = 0,
     ) -> Loader:
         model, data = self._recipe.model, self._recipe.data
+        reader = SampleReader(
+            datasets, self._tokenizer, model.projector.stride, model.speaker_dim, augmenter, questions
+        )
         return Loader(
             plan,
-            SampleReader(datasets, self._tokenizer, model.projector.stride, model.speaker_dim, augmenter),
+            reader,
             rank=self._ranks.rank,
             world_size=self._ranks.world_size,
             workers=workers,

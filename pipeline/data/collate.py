@@ -15,8 +15,18 @@ import torch
 from torch import Tensor
 
 from pipeline.data.plan import PlannedSample
+from pipeline.data.questions import answer, questioned
 from pipeline.frames import audio_positions
-from pipeline.prompts import AudioPiece, Mode, Prompt, PromptTokenizer, SpeakerPiece, prompt_pieces, target_pieces
+from pipeline.prompts import (
+    AudioPiece,
+    Mode,
+    Prompt,
+    PromptTokenizer,
+    SpeakerPiece,
+    prompt_pieces,
+    speaker_labels,
+    target_pieces,
+)
 from shards.errors import PlanError
 from shards.sample import SAMPLE_RATE, Sample
 
@@ -58,7 +68,7 @@ class Batch:
     audio_index: Tensor  # int64 (P,), where the audios' embeddings go, in order of audios and time
     speaker_vectors: Tensor  # float32 (R, dim), R >= 1: one row of zeros where nobody is registered
     speaker_index: Tensor  # int64 (R,) where they go; (0,) where the row of zeros stands for nobody
-    target_index: Tensor  # int64 (T,), positions whose output predicts a target: the ones before them
+    target_index: Tensor  # int64 (T,), positions whose output predicts a target: the ones before them; questions last
     target_ids: Tensor  # int64 (T,)
     frame_masks: Tensor  # int64 (A, K, 2), spans of encoder frames that SpecAugment masks
     mel_masks: Tensor  # int64 (A, K, 2), and of mel channels
@@ -104,21 +114,28 @@ class _Packed:
     audio: list[int]
     speakers: list[int]
     targets: list[int]  # positions of target tokens
+    questions: list[tuple[int, int]]  # (audio position, token that says who speaks)
 
 
 def collate(
-    loaded: Sequence[LoadedSample], tokenizer: PromptTokenizer, stride: int, speaker_dim: int, dataset: str
+    loaded: Sequence[LoadedSample],
+    tokenizer: PromptTokenizer,
+    stride: int,
+    speaker_dim: int,
+    dataset: str,
+    questions: int = 0,
 ) -> Batch:
-    """Pack loaded samples of one mode.
+    """Pack loaded samples of one mode; ``questions``: see pipeline/data/questions.py.
 
     Raises:
         PlanError: a sample has other lengths than were planned.
     """
-    packed = _Packed([], [0], [], [], [])
+    packed = _Packed([], [0], [], [], [], [])
     for item in loaded:
-        _append(packed, item, tokenizer, stride)
+        _append(packed, item, tokenizer, stride, questions)
     vectors = [item.vectors for item in loaded if len(item.vectors)]
-    target_index = torch.tensor(packed.targets, dtype=torch.int64)
+    targets = torch.tensor(packed.targets, dtype=torch.int64)
+    asked = torch.tensor(packed.questions, dtype=torch.int64).view(-1, 2)
     input_ids = torch.tensor(packed.ids, dtype=torch.int64)
     cu_seqlens = torch.tensor(packed.starts, dtype=torch.int32)
     lengths = cu_seqlens.diff()
@@ -131,8 +148,8 @@ def collate(
         audio_index=torch.tensor(packed.audio, dtype=torch.int64),
         speaker_vectors=torch.from_numpy(np.concatenate(vectors)) if vectors else torch.zeros(1, speaker_dim),
         speaker_index=torch.tensor(packed.speakers, dtype=torch.int64),
-        target_index=target_index - 1,
-        target_ids=input_ids[target_index],
+        target_index=torch.cat([targets - 1, asked[:, 0]]),
+        target_ids=torch.cat([input_ids[targets], asked[:, 1]]),
         frame_masks=torch.from_numpy(np.stack([item.frame_masks for item in loaded])),
         mel_masks=torch.from_numpy(np.stack([item.mel_masks for item in loaded])),
         weight=1.0,
@@ -148,7 +165,7 @@ def empty_batch(tokenizer: PromptTokenizer, stride: int, speaker_dim: int) -> Ba
     speaker, one target token, weight 0. It goes through every module, as a real one does."""
     wave = 1e-3 * np.random.Generator(np.random.Philox(key=0)).standard_normal(_EMPTY_SAMPLES, dtype=np.float32)
     layout = tokenizer.encode_prompt(prompt_pieces(Mode.MATCH, [_EMPTY_NAME]))
-    packed = _Packed([], [0], [], [], [])
+    packed = _Packed([], [0], [], [], [], [])
     _append_prompt(packed, layout, audio_positions(_EMPTY_SAMPLES, stride))
     end = len(packed.ids)
     input_ids = torch.tensor([*packed.ids, tokenizer.eos])
@@ -173,11 +190,18 @@ def empty_batch(tokenizer: PromptTokenizer, stride: int, speaker_dim: int) -> Ba
     )
 
 
-def _append(packed: _Packed, item: LoadedSample, tokenizer: PromptTokenizer, stride: int) -> None:
+def _append(packed: _Packed, item: LoadedSample, tokenizer: PromptTokenizer, stride: int, questions: int) -> None:
     planned = item.planned
     start = len(packed.ids)
     layout = tokenizer.encode_prompt(prompt_pieces(planned.mode, planned.names))
-    _append_prompt(packed, layout, audio_positions(len(item.wave), stride))
+    audio = audio_positions(len(item.wave), stride)
+    first_audio = len(packed.audio)
+    _append_prompt(packed, layout, audio)
+    if questions and planned.mode is not Mode.ASR:
+        labels = speaker_labels(planned.mode, item.sample.segments, planned.target_names)
+        for at, speaker in questioned(item.sample.segments, audio, stride, questions, planned.speed):
+            token = answer(tokenizer, planned.mode, labels[speaker])
+            packed.questions.append((packed.audio[first_audio + at], token))
     target = tokenizer.encode_target(target_pieces(planned.mode, item.sample.segments, planned.target_names))
     packed.targets += range(len(packed.ids), len(packed.ids) + len(target))
     packed.ids += target

@@ -98,7 +98,9 @@ class SampleReader:
         stride: int,
         speaker_dim: int,
         augmenter: Augmenter | None = None,
+        questions: int = 0,
     ) -> None:
+        self.questions = questions
         self.datasets = tuple(datasets)
         self.augmenter = augmenter
         self._ahead = ReadAhead()
@@ -169,7 +171,11 @@ class SampleReader:
             if loaded:
                 whole.append(loaded)
                 spares = [p for p in spares if p is not loaded.planned]
-        batch = collate(whole, self.tokenizer, self.stride, self.speaker_dim, name) if whole else self._empty
+        batch = (
+            collate(whole, self.tokenizer, self.stride, self.speaker_dim, name, self.questions)
+            if whole
+            else self._empty
+        )
         return _Loaded(batch, tuple(faults), tuple(outcomes))
 
     def _first_whole(self, choice: Sequence[PlannedSample]) -> tuple[LoadedSample | None, list[tuple[str, str]]]:

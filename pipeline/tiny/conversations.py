@@ -22,6 +22,7 @@ from shards.sample import Segment
 
 MOST_VOICES = 10  # of one made-up conversation, registered ones included
 MATCHES = 24  # audio positions of a ``match`` exercise
+READ_UNTIL, MATCH_UNTIL = 0.09, 0.36  # parts of the training
 PAUSE = -1  # in place of a word's token
 
 
@@ -41,9 +42,9 @@ class Text:
 
 def exercise(rng: random.Random, progress: float) -> str:
     """Which kind comes at this part of the training; earlier kinds go on being practised."""
-    if progress < 0.08:
+    if progress < READ_UNTIL:
         return "read"
-    if progress < 0.30:
+    if progress < MATCH_UNTIL:
         return "match"
     return "match" if rng.random() < 0.15 else "talk"
 
@@ -51,7 +52,7 @@ def exercise(rng: random.Random, progress: float) -> str:
 def make_text(rng: random.Random, tokenizer: PromptTokenizer, words: dict[str, list[str]], progress: float) -> Text:
     """A drawn exercise; conversations of few turns first, then what the simulated sets hold."""
     kind = exercise(rng, progress)
-    early = progress < 0.55
+    early = progress < 0.6
     if kind != "talk":
         mode = Mode.MATCH
     elif early:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.prompts import PromptTokenizer
-from pipeline.tiny.conversations import MOST_VOICES, PAUSE, Text, make_text
+from pipeline.tiny.conversations import MATCH_UNTIL, MOST_VOICES, PAUSE, Text, make_text
 from pipeline.tiny.optimize import optimize
 
 if TYPE_CHECKING:
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 HIDDEN, LAYERS, HEADS = 128, 4, 4
 SPEAKER_DIM = 192
 TABLE_STD, WEIGHT_STD = 0.25, 0.08  # of the input table and of everything else
-BATCH = 24
 READ_AFTER, MATCH_AFTER = 1, 2  # layers after which a vector must know its name, and an audio position who speaks
 
 
@@ -171,8 +170,9 @@ def train_llm(out: Path, words: dict[str, list[str]], steps: int, seed: int) -> 
 
     def loss(step: int) -> dict[str, Tensor]:
         progress = step / steps
-        kind_texts = [make_text(rng, tokenizer, words, progress) for _ in range(BATCH)]
-        return text_loss(model, audio, kind_texts, noise=0.3 if progress < 0.3 else 0.6)
+        first = progress < MATCH_UNTIL  # short exercises, clear voices
+        texts = [make_text(rng, tokenizer, words, progress) for _ in range(24 if first else 16)]
+        return text_loss(model, audio, texts, noise=0.3 if first else 0.6)
 
     optimize("LLM", [*model.parameters(), *audio.parameters()], loss, steps, 2e-3)
     model.save_pretrained(str(out / "llm"))

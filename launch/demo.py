@@ -15,9 +15,10 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -44,7 +45,7 @@ class Size:
     test: int = 48  # conversations in each test set
     samples_per_shard: int = 200
     encoder_steps: int = 500
-    llm_steps: int = 1500
+    llm_steps: int = 1100
     tests: tuple[str, ...] = ("test-simulated", "test-harder")  # decoded after every stage
     workers: int = 2
     overrides: tuple[str, ...] = ()  # of the recipes
@@ -137,27 +138,26 @@ def training_steps(out: Path, size: Size) -> Iterator[Step]:
             "`make demo` resumes the stage from its last checkpoint",
         )
         for test in size.tests:
-            scored = decoded(out, n, test)
-            yield Step(
-                f"stage {n}: decode {test}",
-                (sys.executable, "-m", "pipeline.evaluation.generate", str(run), str(out / "data" / test), str(scored))
-                + (
-                    "--modes",
-                    "asr," * (n == 1) + "no,match,over",
-                    "--n-ov",
-                    "1-4",
-                    "--batch",
-                    "16",
-                    "--max-new-tokens",
-                    "64",
-                ),
-                scored / "done",
-            )
+            yield decoding(out, n, test, "asr," * (n == 1) + "no,match,over")
+    for test in size.tests:
+        yield decoding(out, STAGES[-1], test, "match,over", control=True)
 
 
-def decoded(out: Path, stage: int, test: str) -> Path:
+def decoding(out: Path, stage: int, test: str, modes: str, control: bool = False) -> Step:
+    """Decode a test set; as a control with the registered vectors permuted among the names."""
+    scored = decoded(out, stage, test, control)
+    return Step(
+        f"stage {stage}: decode {test}" + ", vectors permuted" * control,
+        (sys.executable, "-m", "pipeline.evaluation.generate", str(out / "exp" / f"stage{stage}"))
+        + (str(out / "data" / test), str(scored), "--modes", modes, "--n-ov", "1-4", "--batch", "16")
+        + ("--max-new-tokens", "64", *["--permute-vectors"] * control),
+        scored / "done",
+    )
+
+
+def decoded(out: Path, stage: int, test: str, control: bool = False) -> Path:
     """Where a stage's transcripts of a test set lie."""
-    return out / "decoded" / f"stage{stage}" / test
+    return out / "decoded" / f"stage{stage}" / (f"{test}-permuted" if control else test)
 
 
 def report(out: Path, size: Size) -> None:
@@ -175,7 +175,8 @@ def report(out: Path, size: Size) -> None:
         for row, key in enumerate(dataset.index(shard).column("key").to_pylist())
     }
     rows = publish(
-        [decoded(out, n, test) for n in STAGES for test in size.tests],
+        [decoded(out, n, test) for n in STAGES for test in size.tests]
+        + [decoded(out, STAGES[-1], test, control=True) for test in size.tests],
         out,
         runs=[out / "exp" / f"stage{n}" for n in STAGES],
         title="SpeakerLM-tiny on packaged speech",
@@ -183,9 +184,25 @@ def report(out: Path, size: Size) -> None:
         audio=lambda key: read_sample(*where[key]).audio,
     )
     print("\n" + format_table(rows))
+    for test in size.tests:
+        print(control_line(rows, test))
     for n in STAGES:
         start, end = held_out_loss(out / "exp" / f"stage{n}")
         print(f"stage {n}: held-out loss {start:.3f} → {end:.3f} per target token")
+
+
+def control_line(rows: Sequence[Mapping[str, Any]], test: str) -> str:
+    """Are names read from vectors? saCER and CER of the last stage, and what a permutation of the vectors does."""
+    from pipeline.evaluation.generate import PERMUTED
+
+    last = {(r["test_set"], r["mode"]): r for r in rows if r["stage"] == STAGES[-1]}
+    parts = []
+    for mode in ("match", "over"):
+        true, control = last[test, mode], last[test + PERMUTED, mode]
+        parts.append(
+            f"{mode} saCER {true['sacer']:.1f} → {control['sacer']:.1f}, CER {true['cer']:.1f} → {control['cer']:.1f}"
+        )
+    return f"{test}, vectors permuted among the names: " + "; ".join(parts)
 
 
 def moved(out: Path, stage: int) -> tuple[str, ...]:

@@ -26,6 +26,7 @@ from pipeline.evaluation.decoded import MODES, parsed
 from pipeline.evaluation.store import About, Output, Settings, Timing
 from shards.errors import ConfigError, DataError, SpeakerLMError
 
+PERMUTED = " (vectors permuted)"  # behind the name of a test set that was decoded as a control
 PAPER_BINS = ("1-10", "10-20", "20-30", "30-40", "40-50", "50-60", "60-70", "70-80", "80-90", "90-100")
 
 
@@ -92,6 +93,7 @@ def decode(
     device: str = "auto",
     max_new_tokens: int = 1024,
     limit: int | None = None,
+    permute_vectors: bool = False,
     rank: int = 0,
     world: int = 1,
 ) -> dict[str, Timing] | None:
@@ -103,6 +105,8 @@ def decode(
         batch: clips decoded together. Batches are drawn up before they are shared among processes.
         max_new_tokens: of any answer; most are held shorter by their audio, see :class:`pipeline.decoding.Guards`.
         limit: only the first clips in order of key, for a quick look.
+        permute_vectors: a control: every name gets the vector of the next one. Where the model reads names from
+            vectors, saCER has to rise and CER to stay.
         rank: which of `world` processes this is.
 
     Returns:
@@ -124,17 +128,28 @@ def decode(
     _check_extractor(dataset, recipe, jobs)
     guards = Guards(max_new_tokens=max_new_tokens)
     registration = {k: v for k, v in asdict(recipe.data.registration).items() if k in ("names", "name_pools")}
+    if permute_vectors:
+        registration["permuted"] = True
     settings = Settings(
         str(run), weights, dataset.url, dataset.fingerprint(), seed, batch, limit, asdict(guards), registration
     )
     output = Output(
-        out, settings, About(recipe.name, recipe.stage, dataset.name, recipe.model.extractor, _hours(recipe))
+        out,
+        settings,
+        About(
+            recipe.name,
+            recipe.stage,
+            dataset.name + (PERMUTED if permute_vectors else ""),
+            recipe.model.extractor,
+            _hours(recipe),
+        ),
     )
     clips = _clips(dataset)[:limit]
     batches = batches_of(clips, batch)
 
     def read(job: Job, clip: Clip) -> tuple[dict[str, Any], Any]:
-        return _ask(dataset, clip.shard, clip.row, job, seed, recipe)
+        row, prompt = _ask(dataset, clip.shard, clip.row, job, seed, recipe)
+        return row, permuted(prompt) if permute_vectors else prompt
 
     def write(prompts: list[Any]) -> list[Answer]:
         return ask(model, tokenizer, prompts, guards)
@@ -235,6 +250,15 @@ def _ask(dataset: Any, shard: int, row: int, job: Job, seed: int, recipe: Any) -
     return result, Prompt(tuple(prompt_pieces(mode, drawn.names)), decode_audio(sample.audio), stacked)
 
 
+def permuted(prompt: Any) -> Any:
+    """The same prompt in which each registered name stands before the vector of the next; the last before the first."""
+    from dataclasses import replace
+
+    import numpy as np
+
+    return prompt if prompt.vectors is None else replace(prompt, vectors=np.roll(prompt.vectors, -1, axis=0))
+
+
 def _finish(row: dict[str, Any], answer: Answer) -> dict[str, Any]:
     """Add what the model wrote, as it stands and as turns, and how it ended."""
     if row["mode"] == "asr":
@@ -314,6 +338,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         type=int,
         default=1024,
         help="of any answer; most are held shorter by the length of their audio",
+    )
+    p.add_argument(
+        "--permute-vectors",
+        action="store_true",
+        help="a control for match and over: every name gets the vector of the next one",
     )
     p.add_argument("--limit", type=int, help="only this many clips, for a quick look")
     args = p.parse_args(argv)

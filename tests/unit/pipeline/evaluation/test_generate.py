@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import pipeline.decoding
@@ -192,3 +193,29 @@ def test_jobs():
 def test_bad_jobs_are_refused(modes: str, n_ov: str):
     with pytest.raises(ConfigError):
         jobs_of(modes, n_ov)
+
+
+def test_permuted_vectors_are_the_same_prompt_with_each_name_before_another_vector(
+    parts: Path, decoded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    shown: list[list[np.ndarray]] = []
+    real = pipeline.decoding.ask
+
+    def listen(model, tokenizer, prompts, guards):
+        shown.append([p.vectors for p in prompts])
+        return real(model, tokenizer, prompts, guards)
+
+    monkeypatch.setattr(pipeline.decoding, "ask", listen)
+    run(parts, tmp_path / "true", modes="match")
+    true, shown = [v for batch in shown for v in batch], []
+    run(parts, tmp_path / "control", modes="match", permute_vectors=True)
+    control = [v for batch in shown for v in batch]
+    for a, b in zip(true, control, strict=True):
+        assert not any((x == y).all() for x, y in zip(a, b, strict=True))
+        assert np.array_equal(a, np.roll(b, 1, axis=0))
+    first, second = rows(tmp_path / "true" / "match.jsonl"), rows(tmp_path / "control" / "match.jsonl")
+    for key, row in first.items():
+        assert (row["names"], row["reference"]) == (second[key]["names"], second[key]["reference"])
+    assert [r["test_set"] for r in score_decoded(tmp_path / "control", replicates=0)] == ["test (vectors permuted)"]
+    with pytest.raises(ScoreError):
+        run(parts, tmp_path / "true", modes="match", permute_vectors=True)

@@ -22,7 +22,7 @@ from shards.sample import Segment
 
 MOST_VOICES = 10  # of one made-up conversation, registered ones included
 MATCHES = 24  # audio positions of a ``match`` exercise
-READ_UNTIL, MATCH_UNTIL = 0.09, 0.36  # parts of the training
+READ_UNTIL, MATCH_UNTIL, FEW_UNTIL = 0.06, 0.26, 0.5  # parts of the training
 PAUSE = -1  # in place of a word's token
 
 
@@ -40,27 +40,35 @@ class Text:
     seen_from: int = 0  # the first position that is not shown the hidden ones
 
 
-def exercise(rng: random.Random, progress: float) -> str:
-    """Which kind comes at this part of the training; earlier kinds go on being practised."""
+def draw_exercise(rng: random.Random, progress: float) -> tuple[str, Mode]:
+    """Kind and mode at this part of the training; earlier kinds go on being practised. One draw serves a whole step."""
+    u = rng.random()
     if progress < READ_UNTIL:
-        return "read"
+        return "read", Mode.MATCH
     if progress < MATCH_UNTIL:
-        return "match"
-    return "match" if rng.random() < 0.15 else "talk"
+        return ("match", Mode.MATCH) if u < 0.65 else ("talk", Mode.ASR)
+    if u < 0.1:
+        return "match", Mode.MATCH
+    few = progress < FEW_UNTIL
+    return "talk", rng.choice([Mode.ASR, Mode.NO, Mode.MATCH, Mode.MATCH if few else Mode.OVER])
 
 
-def make_text(rng: random.Random, tokenizer: PromptTokenizer, words: dict[str, list[str]], progress: float) -> Text:
-    """A drawn exercise; conversations of few turns first, then what the simulated sets hold."""
-    kind = exercise(rng, progress)
-    early = progress < 0.6
-    if kind != "talk":
-        mode = Mode.MATCH
-    elif early:
-        mode = rng.choice([Mode.ASR, Mode.NO, Mode.MATCH])
+def make_text(
+    rng: random.Random,
+    tokenizer: PromptTokenizer,
+    words: dict[str, list[str]],
+    kind: str,
+    mode: Mode,
+    few: bool = False,
+) -> Text:
+    """An exercise with drawn speakers and words; ``few``: a conversation of one or two turns."""
+    if mode is Mode.ASR:
+        people = turns = 1
+    elif few and kind == "talk":
+        people = turns = rng.randint(1, 2)
     else:
-        mode = rng.choice([Mode.ASR, Mode.NO, Mode.MATCH, Mode.OVER])
-    people = 1 if mode is Mode.ASR else rng.randint(2, 4) if kind != "talk" else rng.randint(1, 2 if early else 4)
-    turns = people if early else rng.randint(people, 4)
+        people = rng.randint(2, 4)
+        turns = rng.randint(people, 4)
     segments = _turns(rng, words, people, turns, 5 if mode is Mode.ASR else 3)
     extra = rng.randint(1, MOST_VOICES - people) if mode is Mode.OVER else 0
     registered = list(range(people + extra)) if mode in (Mode.MATCH, Mode.OVER) else []

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.prompts import PromptTokenizer
-from pipeline.tiny.conversations import MATCH_UNTIL, MOST_VOICES, PAUSE, Text, make_text
+from pipeline.tiny.conversations import FEW_UNTIL, MATCH_UNTIL, MOST_VOICES, PAUSE, Text, draw_exercise, make_text
 from pipeline.tiny.optimize import optimize
 
 if TYPE_CHECKING:
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 HIDDEN, LAYERS, HEADS = 128, 4, 4
 SPEAKER_DIM = 192
 TABLE_STD, WEIGHT_STD = 0.25, 0.08  # of the input table and of everything else
+HIDE_UNTIL = 0.6  # part of the training; by then it reads vectors, and may see all that a real prompt shows
+BESIDE = 0.3  # weight of the questions beside a transcript
 READ_AFTER, MATCH_AFTER = 1, 2  # layers after which a vector must know its name, and an audio position who speaks
 
 
@@ -85,15 +87,20 @@ class MadeUpAudio:
         """What is learned."""
         return [*self.words.parameters(), *self.voice.parameters()]
 
-    def put(self, embeds: Tensor, texts: Sequence[Text], noise: float) -> Tensor:
-        """(B, L, H) token embeddings with audio and speaker vectors in their places; each step has its own voices."""
+    def put(self, embeds: Tensor, texts: Sequence[Text], noise: float, voices: Tensor | None = None) -> Tensor:
+        """(B, L, H) token embeddings with audio and speaker vectors in their places.
+
+        ``voices``: (B, MOST_VOICES, SPEAKER_DIM) unit vectors; drawn anew where none are given.
+        """
         import torch
         from torch.nn import functional
 
-        voices = functional.normalize(torch.randn(len(texts), MOST_VOICES, SPEAKER_DIM), dim=-1)
+        drawn = voices
+        if drawn is None:
+            drawn = functional.normalize(torch.randn(len(texts), MOST_VOICES, SPEAKER_DIM), dim=-1)
 
         def heard(row: Tensor, voice: Tensor) -> Tensor:
-            disturbed = voices[row, voice] + torch.randn(len(row), SPEAKER_DIM) * (noise / SPEAKER_DIM**0.5)
+            disturbed = drawn[row, voice] + torch.randn(len(row), SPEAKER_DIM) * (noise / SPEAKER_DIM**0.5)
             return self.voice(functional.normalize(disturbed, dim=-1))
 
         if audio := [(row, *item) for row, text in enumerate(texts) for item in text.audio]:
@@ -107,20 +114,23 @@ class MadeUpAudio:
         return embeds
 
 
-def attention_mask(texts: Sequence[Text], length: int) -> Tensor:
-    """(B, 1, L, L) to be added to scores: causal, and without the hidden positions for those behind a registration.
+def attention_mask(texts: Sequence[Text], length: int, hide: bool) -> Tensor:
+    """(B, 1, L, L) to be added to scores: causal; with ``hide`` also without the hidden positions for those
+    behind a registration.
 
     Padding is on the right, where no earlier position looks.
     """
     import torch
 
     seen = torch.ones(length, length, dtype=torch.bool).tril().repeat(len(texts), 1, 1)
-    for row, text in enumerate(texts):
+    for row, text in enumerate(texts if hide else ()):
         seen[row, text.seen_from :, text.hidden] = False
     return torch.zeros(seen.shape).masked_fill(~seen, -1e9).unsqueeze(1)
 
 
-def text_loss(model: Any, audio: MadeUpAudio, texts: Sequence[Text], noise: float) -> dict[str, Tensor]:
+def text_loss(
+    model: Any, audio: MadeUpAudio, texts: Sequence[Text], noise: float, hide: bool, voices: Tensor | None = None
+) -> dict[str, Tensor]:
     """Mean cross-entropies: ``words`` of the targets, ``read`` at speaker vectors, ``match`` at audio positions."""
     import torch
     from torch.nn import functional
@@ -132,8 +142,8 @@ def text_loss(model: Any, audio: MadeUpAudio, texts: Sequence[Text], noise: floa
         ids[row, : len(text.ids)] = torch.tensor(text.ids)
         is_target[row, text.target_from : len(text.ids)] = True
     states = model.model(
-        inputs_embeds=audio.put(model.get_input_embeddings()(ids), texts, noise),
-        attention_mask=attention_mask(texts, length),
+        inputs_embeds=audio.put(model.get_input_embeddings()(ids), texts, noise, voices),
+        attention_mask=attention_mask(texts, length, hide),
         use_cache=False,
         output_hidden_states=True,
     ).hidden_states
@@ -147,11 +157,13 @@ def text_loss(model: Any, audio: MadeUpAudio, texts: Sequence[Text], noise: floa
         losses = [functional.cross_entropy(model.lm_head(after[n][row, at]), wanted) for n in layers]
         return torch.stack(losses).mean()
 
-    losses = {
-        "read": asked("asked_vectors", [READ_AFTER]),
-        "match": asked("asked_audio", range(MATCH_AFTER, LAYERS + 1)),
-    }
-    if is_target.any():
+    # While there is a transcript to learn, who speaks is asked of the last layer alone, and counts for less.
+    talk = bool(is_target.any())
+    match = asked("asked_audio", [LAYERS] if talk else range(MATCH_AFTER, LAYERS + 1))
+    losses = {"read": asked("asked_vectors", [READ_AFTER]), "match": match}
+    if talk and match is not None:
+        losses["match"] = BESIDE * match
+    if talk:
         logits = model.lm_head(after[-1][:, :-1][is_target[:, 1:]])
         losses["words"] = functional.cross_entropy(logits, ids[:, 1:][is_target[:, 1:]])
     return {name: value for name, value in losses.items() if value is not None}
@@ -170,9 +182,10 @@ def train_llm(out: Path, words: dict[str, list[str]], steps: int, seed: int) -> 
 
     def loss(step: int) -> dict[str, Tensor]:
         progress = step / steps
-        first = progress < MATCH_UNTIL  # short exercises, clear voices
-        texts = [make_text(rng, tokenizer, words, progress) for _ in range(24 if first else 16)]
-        return text_loss(model, audio, texts, noise=0.3 if first else 0.6)
+        kind, mode = draw_exercise(rng, progress)
+        few = progress < FEW_UNTIL
+        texts = [make_text(rng, tokenizer, words, kind, mode, few) for _ in range(16 if kind == "talk" else 24)]
+        return text_loss(model, audio, texts, noise=0.3 if progress < MATCH_UNTIL else 0.6, hide=progress < HIDE_UNTIL)
 
     optimize("LLM", [*model.parameters(), *audio.parameters()], loss, steps, 2e-3)
     model.save_pretrained(str(out / "llm"))

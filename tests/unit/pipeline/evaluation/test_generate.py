@@ -216,6 +216,8 @@ def test_permuted_vectors_are_the_same_prompt_with_each_name_before_another_vect
     first, second = rows(tmp_path / "true" / "match.jsonl"), rows(tmp_path / "control" / "match.jsonl")
     for key, row in first.items():
         assert (row["names"], row["reference"]) == (second[key]["names"], second[key]["reference"])
-    assert [r["test_set"] for r in score_decoded(tmp_path / "control", replicates=0)] == ["test (vectors permuted)"]
+    assert [r["test_set"] for r in score_decoded(tmp_path / "control", replicates=0)] == [
+        "synthetic (vectors permuted)"
+    ]
     with pytest.raises(ScoreError):
         run(parts, tmp_path / "true", modes="match", permute_vectors=True)

@@ -5,11 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from pipeline.data.names import POOLS
-from pipeline.prompts import PromptTokenizer
-from pipeline.tiny.conversations import MATCH_UNTIL, MATCHES, MOST_VOICES, READ_UNTIL, make_text
+from pipeline.prompts import Mode, PromptTokenizer
+from pipeline.tiny.conversations import MATCH_UNTIL, MATCHES, MOST_VOICES, READ_UNTIL, draw_exercise, make_text
 from pipeline.tiny.encoder import SPEAKER_DIM, frame_voices
+from pipeline.tiny.llm import attention_mask
 from pipeline.tiny.words import NAMES, words_by_language, write_tokenizer
 from shards.sample import SAMPLE_RATE, Sample, Segment
 from tests.support.datasets import make_dataset
@@ -49,55 +51,74 @@ def test_frames_know_the_one_person_who_speaks() -> None:
     assert not voices[20:].any(), "nobody speaks"
 
 
-@pytest.mark.parametrize("progress", [MATCH_UNTIL, 0.9])
-def test_a_drawn_conversation_can_be_answered_from_its_prompt(tokenizer: PromptTokenizer, progress: float) -> None:
+@pytest.mark.parametrize("mode", list(Mode))
+@pytest.mark.parametrize("few", [True, False])
+def test_a_drawn_conversation_can_be_answered_from_its_prompt(
+    tokenizer: PromptTokenizer, mode: Mode, few: bool
+) -> None:
     rng = random.Random(1)
-    for _ in range(40):
-        text = make_text(rng, tokenizer, WORDS, progress)
+    for _ in range(12):
+        text = make_text(rng, tokenizer, WORDS, "talk", mode, few)
         answer = tokenizer.decode(text.ids[text.target_from :])
         lines = answer.split("\n")
         prompt = tokenizer.decode(text.ids[: text.target_from])
         heard = [speaker for _, _, speaker in text.audio]
         assert max([*heard, *(s for _, s in text.registered)]) < MOST_VOICES
         assert all(0 <= position < text.target_from for position, *_ in (*text.audio, *text.registered))
-        if not answer:  # a match exercise
-            assert len(text.audio) == MATCHES
-        elif "Registered" in prompt:
+        assert ("Transcribe the speech." in prompt) == (mode is Mode.ASR) == (":" not in answer)
+        assert len({line.split(":")[0] for line in lines}) == len(set(heard)) or mode is Mode.ASR
+        if mode in (Mode.MATCH, Mode.OVER):
+            assert (set(heard) == {s for _, s in text.registered}) == (mode is Mode.MATCH)
             assert set(heard) <= {s for _, s in text.registered}
             assert all(line.split(":")[0] in prompt for line in lines)
-        elif "roles" in prompt:
+        elif mode is Mode.NO:
             assert lines[0].startswith("spk0: ")
-            assert len({line.split(":")[0] for line in lines}) == len(set(heard))
-        else:
-            assert "Transcribe the speech." in prompt
-            assert ":" not in answer
 
 
-@pytest.mark.parametrize("progress", [0.0, READ_UNTIL, 0.9])
-def test_questions_are_answered_by_the_registration(tokenizer: PromptTokenizer, progress: float) -> None:
-    rng, asked = random.Random(2), 0
-    for _ in range(20):
-        text = make_text(rng, tokenizer, WORDS, progress)
+@pytest.mark.parametrize("kind", ["read", "match", "talk"])
+def test_questions_are_answered_by_the_registration(tokenizer: PromptTokenizer, kind: str) -> None:
+    rng = random.Random(2)
+    for _ in range(12):
+        text = make_text(rng, tokenizer, WORDS, kind, Mode.MATCH)
         voices = dict(text.registered)
         name_of = {voices[position]: token for position, token in text.asked_vectors}
         assert set(name_of) == set(voices.values())
         for position, token in text.asked_vectors:
             assert text.ids[position - 3] == token, "the name stands before <start> and the vector"
         said_by = {position: voice for position, _, voice in text.audio}
-        for position, token in text.asked_audio:
-            assert not name_of or name_of[said_by[position]] == token
-            asked += 1
-        assert bool(text.audio) == (progress > 0)
-    assert bool(asked) == (progress > 0)
+        assert all(name_of[said_by[position]] == token for position, token in text.asked_audio)
+        assert bool(text.audio) == bool(text.asked_audio) == (kind != "read")
+        assert (len(text.ids) > text.target_from) == (kind == "talk")
+        if kind == "match":
+            assert len(text.audio) == len(text.asked_audio) == MATCHES
+
+
+def test_the_numbers_of_unregistered_speakers_are_asked_too(tokenizer: PromptTokenizer) -> None:
+    text = make_text(random.Random(4), tokenizer, WORDS, "talk", Mode.NO)
+    numbers = [tokenizer.tokenizer.decode([token]) for _, token in text.asked_audio]
+    assert numbers[0] == "0"
+    assert len(set(numbers)) == len({voice for _, _, voice in text.audio}) >= 2
+    assert not make_text(random.Random(4), tokenizer, WORDS, "talk", Mode.ASR).asked_audio
+
+
+def test_exercises_go_from_reading_to_conversations() -> None:
+    rng = random.Random(6)
+    drawn = {p: {draw_exercise(rng, p) for _ in range(200)} for p in (0.0, READ_UNTIL, MATCH_UNTIL, 0.9)}
+    assert drawn[0.0] == {("read", Mode.MATCH)}
+    assert drawn[READ_UNTIL] == {("match", Mode.MATCH), ("talk", Mode.ASR)}
+    assert {mode for _, mode in drawn[MATCH_UNTIL]} == {Mode.ASR, Mode.NO, Mode.MATCH}
+    assert {mode for _, mode in drawn[0.9]} == set(Mode)
 
 
 def test_only_the_vectors_of_a_registration_are_seen_from_behind_it(tokenizer: PromptTokenizer) -> None:
-    text = make_text(random.Random(3), tokenizer, WORDS, READ_UNTIL)
-    seen = [i for i in range(text.seen_from) if i not in text.hidden]
-    vectors = {position for position, _ in text.registered}
-    assert vectors <= set(seen)
-    assert "Registered Speaker Embeddings:" in tokenizer.decode([text.ids[i] for i in seen])
+    text = make_text(random.Random(3), tokenizer, WORDS, "match", Mode.MATCH)
     hidden = tokenizer.decode([text.ids[i] for i in text.hidden])
     assert all(tokenizer.decode([name]) in hidden for _, name in text.asked_vectors)
-    behind = tokenizer.decode(text.ids[text.seen_from : text.audio[0][0]])
-    assert behind == "Transcribe by roles. <start>"
+    assert tokenizer.decode(text.ids[text.seen_from : text.audio[0][0]]) == "Transcribe by roles. <start>"
+    vectors = [position for position, _ in text.registered]
+    shut, opened = (attention_mask([text], len(text.ids), hide)[0, 0] == 0 for hide in (True, False))
+    assert torch.equal(opened, torch.ones_like(opened).tril())
+    behind = shut[text.seen_from :]
+    assert not behind[:, text.hidden].any()
+    assert behind[:, vectors].all()
+    assert torch.equal(shut[: text.seen_from], opened[: text.seen_from]), "inside it everything is seen"

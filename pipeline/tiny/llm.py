@@ -50,7 +50,7 @@ def new_llm(tokenizer: PromptTokenizer) -> Any:
         eos_token_id=tokenizer.eos,
         pad_token_id=tokenizer.pad,
     )
-    model = Qwen2ForCausalLM(config)
+    model: Any = Qwen2ForCausalLM(config)
     with torch.no_grad():
         table = model.get_input_embeddings().weight.normal_(std=TABLE_STD)
         model.lm_head.weight.copy_(table * (WEIGHT_STD / TABLE_STD))
@@ -157,9 +157,8 @@ def text_loss(
         losses = [functional.cross_entropy(model.lm_head(after[n][row, at]), wanted) for n in layers]
         return torch.stack(losses).mean()
 
-    # While there is a transcript to learn, who speaks is asked of the last layer alone, and counts for less.
     talk = bool(is_target.any())
-    match = asked("asked_audio", [LAYERS] if talk else range(MATCH_AFTER, LAYERS + 1))
+    match = asked("asked_audio", range(MATCH_AFTER, LAYERS + 1))
     losses = {"read": asked("asked_vectors", [READ_AFTER]), "match": match}
     if talk and match is not None:
         losses["match"] = BESIDE * match

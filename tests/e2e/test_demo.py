@@ -77,6 +77,8 @@ def test_scores_of_every_stage_and_mode(demo: tuple[Path, str]) -> None:
     found = {(r["stage"], r["test_set"], r["mode"]) for r in rows}
     assert {(s, "test-simulated", m) for s in (1, 2, 3, 4) for m in ("no", "match", "over")} <= found
     assert (1, "test-simulated", "asr") in found
+    assert {(4, "test-simulated (vectors permuted)", m) for m in ("match", "over")} <= found
+    assert "test-simulated, vectors permuted among the names: match saCER" in demo[1]
     for row in rows:
         assert row["cer"] is not None
         assert row["n_ref"] > 0

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from pipeline.prompts import Mode, PromptTokenizer
-from pipeline.tiny.conversations import MOST_VOICES, Text, make_text
-from pipeline.tiny.llm import SPEAKER_DIM, MadeUpAudio, attention_mask, new_llm, text_loss
+from pipeline.tiny.exercises import MOST_VOICES, Text, make_text
+from pipeline.tiny.lookup import SPEAKER_DIM, MadeUpAudio, attention_mask, new_llm, text_loss
 from pipeline.tiny.words import NAMES, write_tokenizer
 
 WORDS = {"en": ["one", "two", "six"], "it": ["uno", "due"], "zh": ["一", "二"]}

@@ -123,7 +123,7 @@ def training_steps(out: Path, size: Size) -> Iterator[Step]:
     """Stage 0 makes the stand-ins for public checkpoints; then the paper's four stages, each scored."""
     yield Step(
         "stage 0: tiny stand-ins for SenseVoice and Qwen2.5",
-        (sys.executable, "-m", "pipeline.tiny", str(out / "data"), str(out / "models"))
+        (sys.executable, "-m", "pipeline.learning", str(out / "data"), str(out / "models"))
         + ("--encoder-steps", str(size.encoder_steps), "--llm-steps", str(size.llm_steps)),
         out / "models" / "done",
     )

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pipeline.learning.optimize import optimize
 from pipeline.prompts import Mode, PromptTokenizer, target_pieces
-from pipeline.tiny.optimize import optimize
 from shards.audio import decode
 from shards.index import open_dataset
 from shards.reader import read_sample

@@ -16,8 +16,8 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from pipeline.learning.words import NAMES
 from pipeline.prompts import AudioPiece, Mode, PromptTokenizer, SpeakerPiece, prompt_pieces, target_pieces
-from pipeline.tiny.words import NAMES
 from shards.sample import Segment
 
 MOST_VOICES = 10  # of one made-up conversation, registered ones included

@@ -14,10 +14,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from pipeline.learning.exercises import MOST_VOICES, Text, make_text
+from pipeline.learning.lookup import SPEAKER_DIM, MadeUpAudio, attention_mask, new_llm, text_loss
+from pipeline.learning.words import NAMES, write_tokenizer
 from pipeline.prompts import Mode, PromptTokenizer
-from pipeline.tiny.exercises import MOST_VOICES, Text, make_text
-from pipeline.tiny.lookup import SPEAKER_DIM, MadeUpAudio, attention_mask, new_llm, text_loss
-from pipeline.tiny.words import NAMES, write_tokenizer
 
 WORDS = {"en": ["one", "two", "six"], "it": ["uno", "due"], "zh": ["一", "二"]}
 STEPS = 200

@@ -1,7 +1,7 @@
 """Stand-in for Qwen2.5: a small model of its class and chat template, by next-token prediction on text alone.
 
 Its prompts are the paper's; their audio is made up (each word's own embedding, repeated, plus a speaker's direction and
-noise), to be written out by turns. It does not learn to look registered names up: :mod:`pipeline.tiny.lookup`.
+noise), to be written out by turns. It does not learn to look registered names up: :mod:`pipeline.learning.lookup`.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.learning.optimize import optimize
+from pipeline.learning.words import NAMES
 from pipeline.prompts import AudioPiece, Mode, PromptTokenizer, SpeakerPiece, prompt_pieces, target_pieces
-from pipeline.tiny.optimize import optimize
-from pipeline.tiny.words import NAMES
 from shards.sample import Segment
 
 if TYPE_CHECKING:

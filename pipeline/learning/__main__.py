@@ -1,4 +1,4 @@
-"""``python -m pipeline.tiny DATA OUT``: make tokenizer, encoder and LLM of the tiny recipes."""
+"""``python -m pipeline.learning DATA OUT``: make tokenizer, encoder and LLM of the tiny recipes."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.tiny.encoder import train_encoder
-from pipeline.tiny.llm import train_llm
-from pipeline.tiny.lookup import train_lookup_llm
-from pipeline.tiny.words import words_by_language, write_tokenizer
+from pipeline.learning.encoder import train_encoder
+from pipeline.learning.llm import train_llm
+from pipeline.learning.lookup import train_lookup_llm
+from pipeline.learning.words import words_by_language, write_tokenizer
 from shards.errors import SpeakerLMError
 
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from pipeline.data.names import POOLS
+from pipeline.learning.encoder import SPEAKER_DIM, frame_voices
+from pipeline.learning.exercises import MATCH_UNTIL, MATCHES, MOST_VOICES, READ_UNTIL, draw_exercise, make_text
+from pipeline.learning.lookup import attention_mask
+from pipeline.learning.words import NAMES, words_by_language, write_tokenizer
 from pipeline.prompts import Mode, PromptTokenizer
-from pipeline.tiny.encoder import SPEAKER_DIM, frame_voices
-from pipeline.tiny.exercises import MATCH_UNTIL, MATCHES, MOST_VOICES, READ_UNTIL, draw_exercise, make_text
-from pipeline.tiny.lookup import attention_mask
-from pipeline.tiny.words import NAMES, words_by_language, write_tokenizer
 from shards.sample import SAMPLE_RATE, Sample, Segment
 from tests.support.datasets import make_dataset
 

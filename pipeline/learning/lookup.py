@@ -1,7 +1,7 @@
 """The LLM of ``--look-up-names``: another start and other practice, so that voices are matched with registered vectors.
 
 Not the demo's default: within its budget it learns less about speakers without registration (docs/learning.md).
-It learns from made-up prompts (:mod:`pipeline.tiny.exercises`). Two things decide whether it learns to look a name
+It learns from made-up prompts (:mod:`pipeline.learning.exercises`). Two things decide whether it learns to look a name
 up within minutes rather than never (docs/learning.md):
 
 - Where its weights start. Query and key alike, value and output transposed, input and output table alike: equal things
@@ -16,9 +16,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.learning.exercises import FEW_UNTIL, MATCH_UNTIL, MOST_VOICES, PAUSE, Text, draw_exercise, make_text
+from pipeline.learning.optimize import optimize
 from pipeline.prompts import PromptTokenizer
-from pipeline.tiny.exercises import FEW_UNTIL, MATCH_UNTIL, MOST_VOICES, PAUSE, Text, draw_exercise, make_text
-from pipeline.tiny.optimize import optimize
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -4,9 +4,9 @@ import random
 
 import pytest
 
+from pipeline.learning.llm import MOST_VOICES, make_text
+from pipeline.learning.words import write_tokenizer
 from pipeline.prompts import PromptTokenizer
-from pipeline.tiny.llm import MOST_VOICES, make_text
-from pipeline.tiny.words import write_tokenizer
 
 WORDS = {"en": ["one", "two"], "it": ["uno", "due"], "zh": ["一", "二"]}
 

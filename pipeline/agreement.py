@@ -13,13 +13,6 @@ from pipeline.engine import Ranks
 from shards.errors import CheckpointError, SpeakerLMError
 
 
-def barrier() -> None:
-    """Wait for everybody."""
-    import torch
-
-    torch.distributed.barrier()
-
-
 def agree(ranks: Ranks, work: Callable[[], Any], group: Any = None) -> list[Any]:
     """Do ``work`` on each rank; all ranks get all results, or all raise if one failed.
 
@@ -45,15 +38,6 @@ def agree(ranks: Ranks, work: Callable[[], Any], group: Any = None) -> list[Any]
     if failures:
         raise failures[0][0]("; ".join(text for _, text in failures))
     return [result for result, *_ in everyone]
-
-
-def first_rank_first(ranks: Ranks, work: Callable[[], Any]) -> None:
-    """Let rank 0 do something whose result on disk the others then find."""
-    if ranks.is_first:
-        work()
-    barrier()
-    if not ranks.is_first:
-        work()
 
 
 def merged(ranks: Ranks, items: list[dict[str, Any]]) -> list[dict[str, Any]]:

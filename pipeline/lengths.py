@@ -1,14 +1,16 @@
 """Exact lengths of everything a micro-batch holds, without touching the audio.
 
 Text: tokens of every piece of prompt and target. The tokens of a sample's own text are counted once for a dataset and
-tokenizer and lie beside its shards, in ``shards/NAME-000000.lengths-<tokenizer hash>.parquet``. Positions of the audio
-come from its number of samples: :mod:`pipeline.frames`, which the model uses too.
+tokenizer and lie beside its shards, in ``shards/NAME-000000.lengths-<tokenizer hash>-<shard hash>-2.parquet``.
+Positions of the audio come from its number of samples: :mod:`pipeline.frames`, which the model uses too.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from shards.storage import Storage
 
 LENGTHS_VERSION = "2"
+_A_PROCESS = 8  # shards that are worth the start of a process
 
 
 class Tokenizer(Protocol):
@@ -80,37 +83,82 @@ class TokenCounter:
 
 
 def lengths_path(shard: ShardInfo, tokenizer_hash: str) -> str:
-    """Where a shard's lengths lie in its dataset."""
-    return f"shards/{shard.name}.lengths-{tokenizer_hash[:12]}.parquet"
+    """Where a shard's lengths lie in its dataset; a shard that is packed anew has others."""
+    return f"shards/{shard.name}.lengths-{tokenizer_hash[:12]}-{shard.sha256[:8]}-{LENGTHS_VERSION}.parquet"
 
 
-def build_lengths(dataset: Dataset, tokenizer: Tokenizer, cache: Path | None = None) -> int:
+def missing_lengths(dataset: Dataset, tokenizer_hash: str, cache: Path | None = None) -> list[int]:
+    """Numbers of the shards without lengths. Remote ones are listed; local ones are read too, as a disk may lie."""
+    storage = lengths_storage(dataset, cache)
+    there = frozenset(storage.list("shards/")) if cache is None or cache.exists() else frozenset()
+    paths = [lengths_path(shard, tokenizer_hash) for shard in dataset.shards]
+    local = storage.local_path("") is not None
+    return [
+        number
+        for number, (shard, path) in enumerate(zip(dataset.shards, paths, strict=True))
+        if path not in there or (local and _read(storage, path, shard) is None)
+    ]
+
+
+def build_lengths(
+    dataset: Dataset, tokenizer: Tokenizer, cache: Path | None = None, *, workers: int = 1, begin_at: float = 0.0
+) -> int:
     """Write the lengths of every shard that has none yet; returns how many were written.
 
-    A file appears whole or not at all and its content does not depend on who writes it, so several processes may do
-    this at the same time.
+    A file appears whole or not at all and its content does not depend on who writes it, so several runs and nodes may
+    do this at the same time. Each looks again before it counts a shard, so those that begin at different places share
+    the work.
 
     Args:
         cache: local folder to use instead of the dataset's own, for a dataset that cannot be written to.
+        workers: processes at most.
+        begin_at: share of the missing shards after which to begin; those before it come last.
 
     Raises:
         ShardError, StorageError: a shard cannot be read, or its lengths cannot be written.
+        ConfigError: a process was killed.
     """
+    from tqdm import tqdm
+
+    from shards.workers import spread
+
+    missing = missing_lengths(dataset, tokenizer.hash, cache)
+    if not missing:
+        return 0
+    turn = int(begin_at * len(missing))
+    jobs = ((number,) for number in missing[turn:] + missing[:turn])
+    places = [""] * max(1, min(workers, len(missing) // _A_PROCESS))
+    written = 0
+    name = f"counting tokens of {dataset.name}"
+    with (
+        tqdm(total=len(missing), desc=name, unit=" shards", disable=None, delay=2) as bar,
+        closing(spread(partial(_builder, dataset, tokenizer, cache), places, jobs)) as results,
+    ):
+        for wrote in results:
+            written += wrote
+            bar.update()
+    return written
+
+
+@contextmanager
+def _builder(dataset: Dataset, tokenizer: Tokenizer, cache: Path | None, _: str) -> Iterator[Callable[[int], bool]]:
+    """What a process does with the number of a shard: whether it had to write."""
+    yield partial(_build, dataset, lengths_storage(dataset, cache), tokenizer)
+
+
+def _build(dataset: Dataset, storage: Storage, tokenizer: Tokenizer, number: int) -> bool:
     from shards.reader import read_meta
 
-    storage = _lengths_storage(dataset, cache)
-    written = 0
-    for number, shard in enumerate(dataset.shards):
-        path = lengths_path(shard, tokenizer.hash)
-        if storage.exists(path) and _read(storage, path, shard) is not None:
-            continue
-        table = _count(read_meta(dataset, number), tokenizer)
-        try:
-            storage.write_atomic(path, _to_bytes(table, shard))
-        except StorageError as e:
-            raise StorageError(f"{e}; if the dataset is read-only, give a local folder for the lengths") from e
-        written += 1
-    return written
+    shard = dataset.shards[number]
+    path = lengths_path(shard, tokenizer.hash)
+    if storage.exists(path) and _read(storage, path, shard) is not None:
+        return False  # another run was faster
+    table = _count(read_meta(dataset, number), tokenizer)
+    try:
+        storage.write_atomic(path, _to_bytes(table, shard))
+    except StorageError as e:
+        raise StorageError(f"{e}; if the dataset is read-only, give a local folder for the lengths") from e
+    return True
 
 
 def read_lengths(dataset: Dataset, shard: int, tokenizer_hash: str, cache: Path | None = None) -> pa.Table:
@@ -124,7 +172,7 @@ def read_lengths(dataset: Dataset, shard: int, tokenizer_hash: str, cache: Path 
         PlanError: they were not built, or for another state of the shard.
     """
     info = dataset.shards[shard]
-    storage = _lengths_storage(dataset, cache)
+    storage = lengths_storage(dataset, cache)
     path = lengths_path(info, tokenizer_hash)
     table = _read(storage, path, info) if storage.exists(path) else None
     if table is None:
@@ -132,7 +180,8 @@ def read_lengths(dataset: Dataset, shard: int, tokenizer_hash: str, cache: Path 
     return table
 
 
-def _lengths_storage(dataset: Dataset, cache: Path | None) -> Storage:
+def lengths_storage(dataset: Dataset, cache: Path | None) -> Storage:
+    """Where the lengths of a dataset lie."""
     from shards.storage import open_storage
 
     return dataset.storage if cache is None else open_storage(cache / dataset.fingerprint()[:12])

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from pipeline.agreement import first_rank_first
+from pipeline.agreement import agree
 from pipeline.config import AugmentConfig, DatasetConfig, Recipe
 from pipeline.data.augment import Augmenter
 from pipeline.data.collate import Batch
@@ -23,6 +24,8 @@ from pipeline.stages import STAGES
 from shards.cache import cached
 from shards.errors import ConfigError
 from shards.index import Dataset, open_dataset
+
+MAX_COUNTING = 32  # processes of a node that count tokens; each holds a part of a shard
 
 
 class StageData:
@@ -71,11 +74,18 @@ class StageData:
                     f"{dataset.url}: its speaker vectors are of {made}, the recipe's model.extractor is "
                     f"{self._recipe.model.extractor}; name that one, or embed with it and set the dataset's extractor"
                 )
-        first_rank_first(self._ranks, lambda: [build_lengths(d, self._tokenizer, self._lengths) for d in datasets])
+        agree(self._ranks, lambda: self._count_tokens(datasets) if self._ranks.local_rank == 0 else None)
         if self._recipe.data.shard_cache:
             for dataset in datasets:
                 self._cache_left -= cached(dataset, self._recipe.data.shard_cache, self._cache_left)
         return datasets
+
+    def _count_tokens(self, datasets: Sequence[Dataset]) -> None:
+        """Once a node: the folder for the lengths may be its own. Where it is shared, so is the work."""
+        begin_at = self._ranks.rank / self._ranks.world_size
+        for dataset in datasets:
+            workers = min(MAX_COUNTING, len(os.sched_getaffinity(0)))
+            build_lengths(dataset, self._tokenizer, self._lengths, workers=workers, begin_at=begin_at)
 
     def _settings(self) -> PlanSettings:
         return PlanSettings(

@@ -6,6 +6,7 @@ without an error. Here a sample is what the index says, or a :class:`ShardError`
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,9 @@ from shards.errors import DataError, ManifestError, ShardError
 from shards.index import MEMBERS, Dataset
 from shards.sample import Sample, parse_meta
 from shards.storage import Storage
+
+_GAP = 2 << 20  # bytes that take less time to read and drop than one more request
+_TOGETHER = 8 << 20  # bytes of such a read at most
 
 
 def read_sample(dataset: Dataset, shard: int, row: int) -> Sample:
@@ -85,7 +89,8 @@ def read_meta(dataset: Dataset, shard: int) -> list[dict[str, Any]]:
     """
     columns = ["key", "json_offset", "json_length", "json_crc32"]
     spans = [_Span.of(dataset, shard, e, "json") for e in dataset.index(shard).select(columns).to_pylist()]
-    read = dataset.storage.read_ranges(dataset.shards[shard].tar, [(s.offset, s.length) for s in spans])
+    remote = dataset.storage.local_path("") is None
+    read = _read_together(dataset.storage, dataset.shards[shard].tar, spans, _GAP if remote else 0)
     metas = []
     for span, data in zip(spans, read, strict=True):
         try:
@@ -93,6 +98,23 @@ def read_meta(dataset: Dataset, shard: int) -> list[dict[str, Any]]:
         except (ManifestError, ValueError) as error:
             raise ShardError(f"{span.where}: {error}") from error
     return metas
+
+
+def _read_together(storage: Storage, tar: str, spans: Sequence[_Span], gap: int) -> Iterator[bytes]:
+    """Bytes of spans in order. Those less than `gap` bytes apart are one read, and what lies between is dropped."""
+    groups: list[list[_Span]] = []
+    end = 0
+    for span in spans:
+        first = groups[-1][0].offset if groups else 0
+        if not groups or not first <= span.offset <= end + gap or span.offset + span.length - first > _TOGETHER:
+            groups.append([])
+            end = span.offset
+        groups[-1].append(span)
+        end = max(end, span.offset + span.length)
+    ranges = [(g[0].offset, max(s.offset + s.length for s in g) - g[0].offset) for g in groups]
+    for group, data in zip(groups, storage.read_ranges(tar, ranges), strict=True):
+        view = memoryview(data)
+        yield from (bytes(view[s.offset - group[0].offset :][: s.length]) for s in group)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ python -m pipeline.data.report launch/recipes/speakerlm-7b/stage4.yaml --ranks 6
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -141,7 +142,7 @@ def open_plan(recipe: Recipe, tokenizer: Any) -> Plan:
     cache = Path(data.lengths_cache) if data.lengths_cache else None
     datasets = [open_dataset(d.path, d.extractor) for d in data.train]
     for dataset in datasets:
-        build_lengths(dataset, tokenizer, cache)
+        build_lengths(dataset, tokenizer, cache, workers=len(os.sched_getaffinity(0)))
     settings = PlanSettings(
         seed=recipe.seed,
         registration=STAGES[recipe.stage].registration,

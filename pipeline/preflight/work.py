@@ -14,7 +14,7 @@ from pipeline.data.plan import MicroBatch, Plan, PlanSettings
 from pipeline.data.rows import DatasetSource
 from pipeline.flops import Load
 from pipeline.frames import encoder_frames
-from pipeline.lengths import TokenCounter, build_lengths, lengths_path, read_lengths
+from pipeline.lengths import TokenCounter, build_lengths, missing_lengths
 from pipeline.stages import STAGES
 from shards.errors import PlanError
 from shards.index import Dataset, open_dataset
@@ -154,19 +154,6 @@ def _source(dataset: Dataset, tokenizer: Any, cache: Path) -> DatasetSource:
         return DatasetSource(dataset, tokenizer.hash)
     build_lengths(dataset, tokenizer, cache)
     return DatasetSource(dataset, tokenizer.hash, cache)
-
-
-def missing_lengths(dataset: Dataset, tokenizer: str) -> list[str]:
-    """Names of shards without token lengths for this tokenizer's hash; of the first one they are read, not only found.
-
-    Lengths of another state of the data, or counted by another version, are as good as none; that holds for all alike.
-    """
-    try:
-        for number in range(min(1, len(dataset.shards))):
-            read_lengths(dataset, number, tokenizer)
-    except PlanError:
-        return [s.name for s in dataset.shards]
-    return [s.name for s in dataset.shards if not dataset.storage.exists(lengths_path(s, tokenizer))]
 
 
 def _hours(dataset: Dataset, share: DatasetConfig) -> float:

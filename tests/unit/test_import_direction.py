@@ -25,6 +25,7 @@ SHARED = {
     "funasr_modules",
     "textgrid",
     "vad_weights",
+    "workers",
 }
 ONLY_HERE = {"boto3": "shards/s3.py", "botocore": "shards/s3.py"}
 

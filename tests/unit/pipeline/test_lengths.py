@@ -4,19 +4,32 @@ from __future__ import annotations
 
 import itertools
 import math
+import subprocess
+import sys
+from pathlib import Path
 
 import kaldi_native_fbank as knf
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+import pipeline.lengths
 from pipeline.data.rows import DatasetSource
 from pipeline.frames import audio_positions, encoder_frames, fbank_frames, lfr_frames
-from pipeline.lengths import TokenCounter, build_lengths, lengths_path, read_lengths
+from pipeline.lengths import (
+    TokenCounter,
+    build_lengths,
+    lengths_path,
+    lengths_storage,
+    missing_lengths,
+    read_lengths,
+)
 from pipeline.prompts import Mode, PromptTokenizer, prompt_pieces, target_pieces
 from shards.errors import PlanError, ShardError, StorageError
+from shards.index import open_dataset
 from shards.reader import read_sample
 from tests.support.datasets import make_dataset
+from tests.support.s3 import fake_s3
 from tests.support.tiny import TEXTS, make_tokenizer
 
 
@@ -77,6 +90,81 @@ def test_two_builders_write_the_same_bytes(dataset, tokenizer):
     dataset.storage.delete(path)
     build_lengths(dataset, tokenizer)
     assert dataset.storage.read(path) == first
+
+
+def test_processes_of_two_runs_at_once_write_what_one_would(tmp_path, tokenizer):
+    """Both begin at different places; each shard is whole, and the same as if counted alone."""
+    made = make_dataset(tmp_path / "d", samples=60, samples_per_shard=2, seconds=(0.3, 0.6))
+    alone = tmp_path / "alone"
+    assert build_lengths(made, tokenizer, alone) == 30
+    tokenizer.tokenizer.save_pretrained(tmp_path / "tokenizer")
+    code = f"""
+from pipeline.lengths import build_lengths
+from pipeline.prompts import PromptTokenizer
+from shards.index import open_dataset
+import sys
+if __name__ == "__main__":
+    tokenizer = PromptTokenizer.from_folder({str(tmp_path / "tokenizer")!r})
+    print(build_lengths(open_dataset({made.url!r}), tokenizer, workers=2, begin_at=float(sys.argv[1])))
+"""
+    (tmp_path / "run.py").write_text(code)
+    command = [sys.executable, str(tmp_path / "run.py")]
+    runs = [subprocess.Popen([*command, at], stdout=subprocess.PIPE, text=True) for at in ("0", "0.5")]
+    written = [int(run.communicate(timeout=150)[0]) for run in runs]
+    assert 30 <= sum(written) <= 60
+    assert missing_lengths(made, tokenizer.hash) == []
+    there = lengths_storage(made, alone)
+    for shard in made.shards:
+        path = lengths_path(shard, tokenizer.hash)
+        assert made.storage.read(path) == there.read(path)
+    assert list((tmp_path / "d").rglob(".*")) == []
+
+
+def test_a_killed_run_leaves_no_half_lengths(dataset, tokenizer, monkeypatch):
+    count, done = pipeline.lengths._count, []
+
+    def dies(metas, tokenizer):
+        if len(done) == 2:
+            raise KeyboardInterrupt
+        done.append(metas)
+        return count(metas, tokenizer)
+
+    monkeypatch.setattr(pipeline.lengths, "_count", dies)
+    with pytest.raises(KeyboardInterrupt):
+        build_lengths(dataset, tokenizer)
+    monkeypatch.undo()
+    assert len(missing_lengths(dataset, tokenizer.hash)) == 1
+    assert build_lengths(dataset, tokenizer) == 1
+
+
+def test_remote_lengths_cost_a_few_requests_a_shard_and_then_a_listing(tmp_path, tokenizer, monkeypatch):
+    made = make_dataset(tmp_path / "d", samples=80, samples_per_shard=40, seconds=(0.3, 0.6))
+    with fake_s3() as server:
+        monkeypatch.setattr("tests.support.s3.PAGE", 1000)
+        for name, value in (("ENDPOINT_URL", server.endpoint), ("ACCESS_KEY_ID", "id"), ("SECRET_ACCESS_KEY", "s")):
+            monkeypatch.setenv(f"AWS_{name}", value)
+        monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        server.objects |= {f"p/{path}": made.storage.read(path) for path in made.storage.list()}
+        remote = open_dataset("s3://bucket/p")
+        server.requests.clear()
+        assert build_lengths(remote, tokenizer) == 2
+        asked = [(method, path.partition("?")[0]) for method, path, _ in server.requests]
+        for shard in remote.shards:
+            assert asked.count(("GET", f"/bucket/p/{shard.tar}")) == 1
+        assert len(asked) <= 1 + 2 * 5  # a list; index, tar, is it there, is the bucket, put
+        server.requests.clear()
+        assert build_lengths(remote, tokenizer) == 0
+        assert len(server.requests) == 1
+        build_lengths(made, tokenizer)
+        for shard in made.shards:
+            path = lengths_path(shard, tokenizer.hash)
+            assert server.objects[f"p/{path}"] == made.storage.read(path)
+
+
+def test_a_shard_that_is_packed_anew_gets_other_lengths(dataset, tokenizer):
+    build_lengths(dataset, tokenizer)
+    again = make_dataset(Path(dataset.url), samples=20, seed=1)
+    assert missing_lengths(again, tokenizer.hash) == [0, 1, 2]
 
 
 @pytest.mark.parametrize("damage", [b"", b"PAR1 but not really"])

@@ -131,7 +131,12 @@ def test_over_s3_one_request_a_sample(dataset, monkeypatch):
         server.requests.clear()
         assert read_sample(remote, 0, 2).members() == read_sample(dataset, 0, 2).members()
         assert [method for method, _, _ in server.requests] == ["GET"]
-        assert read_meta(remote, 0) == read_meta(dataset, 0)
+        for gap, together, requests in ((2 << 20, 8 << 20, 1), (0, 8 << 20, 4), (2 << 20, 2000, 4)):
+            monkeypatch.setattr("shards.reader._GAP", gap)
+            monkeypatch.setattr("shards.reader._TOGETHER", together)
+            server.requests.clear()
+            assert read_meta(remote, 0) == read_meta(dataset, 0)
+            assert len(server.requests) == requests
         tar = f"p/{remote.shards[0].tar}"
         server.objects[tar] = server.objects[tar][:700]
         assert "s3://bucket/p/shards/synthetic-000000.tar" in error_of(remote, 0, 0)

@@ -6,8 +6,9 @@ import pytest
 
 from pipeline.config import load_recipe
 from pipeline.engine import CHECKOUT
+from pipeline.lengths import missing_lengths
 from pipeline.model.build import load_tokenizer
-from pipeline.preflight.work import Typical, missing_lengths, work_from_plan, work_from_sizes
+from pipeline.preflight.work import Typical, work_from_plan, work_from_sizes
 from shards.errors import PlanError
 from shards.index import open_dataset
 from tests.support.training import make_parts, tiny_recipe

@@ -60,7 +60,7 @@ class Campaign:
     def said(self) -> str:
         """All that jobs have written so far, the newest at the end."""
         files = sorted((self.folder / "logs").glob("*.out"), key=lambda p: p.stat().st_mtime)
-        return "\n".join(f"--- {p.name}\n{p.read_text(errors='replace')[-4000:]}" for p in files)
+        return "\n".join(f"--- {p.name}\n{p.read_text(errors='replace')}" for p in files)
 
 
 def make_campaign(folder: Path, rgw: Gateway) -> Campaign:

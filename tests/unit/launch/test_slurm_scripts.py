@@ -1,0 +1,133 @@
+"""What `train.sbatch` makes of every end of its ranks, with `srun` and `scontrol` played; real ones: tests/cluster."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from pipeline.config import save_recipe
+from tests.support.toy import toy_recipe
+
+ROOT = Path(__file__).resolve().parents[3]
+SCRIPTS = sorted((ROOT / "launch" / "slurm").iterdir())
+# Of a step it keeps what the step was; the node check ends with CHECK, the ranks do what RANKS says.
+SRUN = """#!/bin/bash
+echo "srun $*" >> "$LAB/called"
+case "$*" in *nodecheck*) exit "${CHECK:-0}" ;; esac
+eval "$RANKS"
+"""
+SCONTROL = """#!/bin/bash
+echo "scontrol $*" >> "$LAB/called"
+case "$1" in show) echo n1; echo n2 ;; requeue) kill -TERM $PPID ;; esac
+"""
+
+
+@dataclass
+class Job:
+    """How the script ended."""
+
+    code: int
+    said: str
+    called: str
+
+    @property
+    def queued_again(self) -> bool:
+        return "scontrol requeue 7" in self.called
+
+
+def run(lab: Path, ranks: str, **env: str) -> Job:
+    """The script with these ranks; their output folder is $OUT."""
+    recipe, programs = toy_recipe(lab / "run"), lab / "bin"
+    save_recipe(recipe, lab / "recipe.yaml")
+    programs.mkdir()
+    for name, text in (("srun", SRUN), ("scontrol", SCONTROL)):
+        (programs / name).write_text(text)
+        (programs / name).chmod(0o755)
+    slurm = {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n[1-2]", "SLURM_JOB_NUM_NODES": "2", "SLURM_NTASKS": "2"}
+    own = {"PATH": f"{programs}:{os.environ['PATH']}", "LAB": str(lab), "OUT": str(lab / "run"), "RANKS": ranks}
+    full = {**os.environ, **slurm, **own, "PYTHON": sys.executable, **env}
+    full.pop("SLURM_STEP_ID", None)
+    command = ["bash", "launch/slurm/train.sbatch", str(lab / "recipe.yaml")]
+    done = subprocess.run(command, cwd=ROOT, env=full, capture_output=True, text=True, timeout=200, check=False)
+    called = lab / "called"
+    return Job(done.returncode, done.stdout + done.stderr, called.read_text() if called.exists() else "")
+
+
+CHECKPOINT = "mkdir -p $OUT/checkpoints/step-00000003;"
+
+
+def test_a_stage_that_ends(tmp_path: Path) -> None:
+    job = run(tmp_path, "mkdir -p $OUT; touch $OUT/done")
+    assert (job.code, job.queued_again) == (0, False), job.said
+    check, ranks = [line for line in job.called.splitlines() if line.startswith("srun")]
+    assert "--ntasks=2 --ntasks-per-node=1" in check
+    assert ranks.endswith(f"launch/train.py {tmp_path}/recipe.yaml")
+    again = run(_fresh(tmp_path), "exit 1")
+    assert (again.code, again.called.count("srun")) == (0, 0), again.said
+    assert "done already" in again.said
+
+
+def _fresh(lab: Path) -> Path:
+    """The same folder before another start."""
+    shutil.rmtree(lab / "bin")
+    (lab / "called").unlink()
+    return lab
+
+
+def test_saved_after_a_signal(tmp_path: Path) -> None:
+    """The signal comes to the batch shell too, while the ranks save; it waits for them."""
+    job = run(tmp_path, "kill -USR1 $PPID; sleep 1; touch $LAB/saved; exit 85")
+    assert job.queued_again, job.said
+    assert (tmp_path / "saved").exists()
+    assert "the job got a signal" in job.said
+
+
+@pytest.mark.parametrize(
+    ("ranks", "again"), [(CHECKPOINT + "exit 1", True), ("exit 1", False), (CHECKPOINT + "kill -9 $$", True)]
+)
+def test_a_failure_is_tried_again_where_the_run_got_further(tmp_path: Path, ranks: str, again: bool) -> None:
+    job = run(tmp_path, ranks)
+    assert job.queued_again == again, job.said
+    assert job.code != 0
+    assert again or "the ranks' messages above say why" in job.said
+
+
+def test_an_end_without_a_done_marker_is_no_success(tmp_path: Path) -> None:
+    job = run(tmp_path, "exit 0")
+    assert (job.code, job.queued_again) == (1, False), job.said
+
+
+def test_a_bad_node_keeps_the_ranks_from_starting(tmp_path: Path) -> None:
+    job = run(tmp_path, "touch $LAB/started", CHECK="1")
+    assert (job.code, job.queued_again) == (1, False), job.said
+    assert not (tmp_path / "started").exists()
+
+
+def test_not_for_ever(tmp_path: Path) -> None:
+    job = run(tmp_path, "exit 85", SLURM_RESTART_COUNT="200")
+    assert (job.code, job.queued_again) == (1, False), job.said
+    assert "started 201 times" in job.said
+
+
+def test_a_wrong_setting_is_told(tmp_path: Path) -> None:
+    job = run(tmp_path, "exit 0", SPEAKERLM_SITE="/nowhere/site.sh")
+    assert job.code != 0
+    assert "/nowhere/site.sh" in job.said
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda p: p.name)
+def test_scripts_are_sound(script: Path) -> None:
+    subprocess.run(["bash", "-n", str(script)], check=True)
+    assert os.access(script, os.X_OK)
+    if script.name != "site.sh":
+        assert "set -euo pipefail" in script.read_text()
+    if shutil.which("shellcheck") is None:
+        pytest.skip("shellcheck is not installed")
+    done = subprocess.run(["shellcheck", "-x", str(script)], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout

@@ -28,8 +28,11 @@ def test_an_array_packs_the_same_bytes_as_one_process(chain: dict[str, str], s3:
         manifest, url, *options = line.split()
         assert main(["pack", manifest, str(tmp_path / Path(url).name), *options]) == 0
         remote, local = open_storage(url), open_storage(tmp_path / Path(url).name)
-        names = [n for n in remote.list() if ".lengths-" not in n]  # the training wrote those
-        assert {n: remote.read(n) for n in names} == {n: local.read(n) for n in local.list()}
+        names = list(local.list())  # training and embedding have put files of their own beside them
+        assert {n: remote.read(n) for n in names} == {n: local.read(n) for n in names}
+        assert [n for n in remote.list() if n.endswith((".tar", ".json"))] == [
+            n for n in names if n.endswith((".tar", ".json"))
+        ]
         assert len(open_dataset(url).shards) == 3
     assert s3.said().count("of 2 on slm-n") == 4  # two tasks for each of two datasets
 
@@ -60,6 +63,18 @@ def test_credentials_are_nowhere(chain: dict[str, str], campaign: Campaign, slur
     for entry in rgw.client.list_objects_v2(Bucket=name)["Contents"]:
         body = rgw.client.get_object(Bucket=name, Key=entry["Key"])["Body"].read()
         assert SECRET.encode() not in body, entry["Key"]
+
+
+def test_a_job_writes_vectors_beside_the_shards(chain: dict[str, str], s3: Campaign, slurm: Slurm) -> None:
+    """embed.sbatch, on the CPU where a node has no accelerator."""
+    log = s3.folder / "logs" / "embed.out"
+    command = ("sbatch", "--parsable", f"--output={log}", "launch/slurm/embed.sbatch", s3.data("test"))
+    manifest = ("--manifest", str(s3.folder / "manifests" / "test"), "--extractor", "campplus")
+    number = slurm.call(*command, *manifest, cwd=ROOT, **s3.environment).strip()
+    slurm.wait_for(number, "COMPLETED", seconds=LONG, log=log.read_text)
+    assert json.loads(log.read_text().splitlines()[-1])["shards"] == 3
+    vectors = [n for n in open_storage(s3.data("test")).list() if "campplus" in n and n.startswith("shards/")]
+    assert len(vectors) == 3
 
 
 # ------------------------------------------------------------------------------------------------ what may happen to it
@@ -137,7 +152,9 @@ def steps(run: Path) -> list[int]:
 def _what(row: dict[str, Any]) -> dict[str, Any]:
     """A line of the log without times."""
     return {
-        name: value for name, value in row.items() if name in ("step", "loss", "tokens", "positions", "audio_seconds")
+        name: value
+        for name, value in row.items()
+        if name in ("step", "loss", "targets", "positions", "audio_seconds", "data")
     }
 
 

@@ -4,13 +4,24 @@ from __future__ import annotations
 
 from collections import Counter
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 
-from pipeline.config import RegistrationConfig
-from pipeline.data.report import SPEAKERLM_7B, estimated_flops, plan_report
-from tests.support.planning import make_data, make_plan, make_source, samples_of
+import pipeline.data.report
+from pipeline.config import RegistrationConfig, load_recipe
+from pipeline.data.report import SPEAKERLM_7B, distinct_sessions, estimated_flops, open_plan, plan_report
+from pipeline.prompts import PromptTokenizer
+from shards.cli import main as shards
+from shards.index import open_dataset
+from shards.manifests import Recording, write_manifest
+from shards.sample import SAMPLE_RATE, Segment
+from tests.support.datasets import make_dataset
+from tests.support.manifests import tone
+from tests.support.planning import make_data, make_plan, make_source, packed_plan, samples_of
+from tests.support.tiny import TEXTS, make_tokenizer
 
 
 def test_figures_are_those_of_the_steps():
@@ -56,3 +67,49 @@ def test_utterances_fill_their_micro_batches():
     report = plan_report(make_plan(source, data=data, registration=False, epochs=None), 10)
     assert report.budget_fill > 0.97
     assert report.padding < 0.05
+
+
+RECIPE = Path(pipeline.data.report.__file__).parents[2] / "launch/recipes/tiny/stage4.yaml"
+
+
+def test_the_command_reports_a_recipe_s_plan(tmp_path, capsys):
+    make_dataset(tmp_path / "data" / "harder", samples=60, seconds=(1.0, 4.0), samples_per_shard=20)
+    tokenizer = PromptTokenizer.from_folder(make_tokenizer(tmp_path / "models" / "llm", TEXTS))
+    overrides = [f"root={tmp_path}", "data.registration.name_pools=[zh]"]
+    assert pipeline.data.report.main([str(RECIPE), *overrides, "--steps", "3", "--ranks", "1"]) == 0
+    said = capsys.readouterr().out
+    recipe = load_recipe(RECIPE, overrides)
+    again = plan_report(open_plan(recipe, tokenizer), 3)
+    assert said.startswith(f"3 steps, 6 batches, {again.samples} samples")
+    assert f"nearer budget filled {again.budget_fill:.1%}" in said
+    assert "imbalance 0.0%" in said  # one rank waits for nobody
+    assert pipeline.data.report.main([str(RECIPE), "root=/nowhere"]) == 1
+    assert "/nowhere" in capsys.readouterr().err
+
+
+def test_a_step_of_packed_data_holds_as_many_sessions_as_independent_draws(tmp_path):
+    """A corpus comes session by session; packing permutes it, so a window of two shards is a draw from all sessions."""
+    sessions, each, seconds = 150, 8, 0.3
+    count = sessions * each
+    (tmp_path / "m").mkdir()
+    audio = tmp_path / "m" / "long.flac"
+    soundfile.write(audio, tone(count * seconds + 1), SAMPLE_RATE, subtype="PCM_16")
+    said = (Segment("c:A", 0.0, seconds, "你好"),)
+    recordings = [
+        Recording(f"c-{i:04d}", "c", "train", f"s-{i // each:03d}", "zh", str(audio), said, i * seconds, seconds)
+        for i in range(count)
+    ]
+    write_manifest(tmp_path / "m", recordings, [], {})
+    assert (
+        shards(["pack", str(tmp_path / "m"), str(tmp_path / "o"), "--no-speakers", "--samples-per-shard", "100"]) == 0
+    )
+    dataset = open_dataset(tmp_path / "o")
+    assert len(dataset.shards) == 12
+    tokenizer = PromptTokenizer.from_folder(make_tokenizer(tmp_path / "tokenizer", TEXTS))
+    found, expected = 0, 0.0
+    for step in packed_plan([dataset], tokenizer, registration=False, data=make_data(max_frames=100)):
+        n = len(samples_of([step]))
+        found += distinct_sessions(step)
+        expected += sessions * (1 - (1 - 1 / sessions) ** n)
+    assert expected > 100
+    assert found >= 0.9 * expected

@@ -135,10 +135,12 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="exit 1 where a target is missed")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--scale", type=float, default=1.0, help="of the number of samples")
+    parser.add_argument("--seconds", type=float, nargs="+", default=[4.0, 45.0], help="lengths of the samples")
     args = parser.parse_args()
     figures: dict[str, float] = {}
     missed: list[str] = []
-    for seconds, count in ((4.0, round(600 * args.scale)), (45.0, round(60 * args.scale))):
+    for seconds in args.seconds:
+        count = round(2500 * args.scale / seconds)
         with tempfile.TemporaryDirectory(prefix="speakerlm-bench-") as name:
             folder = Path(name)
             who = peers(folder, made(count, seconds))

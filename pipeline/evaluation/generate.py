@@ -94,6 +94,7 @@ def decode(
     max_new_tokens: int = 1024,
     limit: int | None = None,
     permute_vectors: bool = False,
+    extractor: str | None = None,
     rank: int = 0,
     world: int = 1,
 ) -> dict[str, Timing] | None:
@@ -107,6 +108,8 @@ def decode(
         limit: only the first clips in order of key, for a quick look.
         permute_vectors: a control: every name gets the vector of the next one. Where the model reads names from
             vectors, saCER has to rise and CER to stay.
+        extractor: whose vectors ``embed`` wrote beside the shards; None: those of the packing, or where these
+            are not the model's, those that the run was trained with.
         rank: which of `world` processes this is.
 
     Returns:
@@ -118,14 +121,12 @@ def decode(
     """
     from pipeline.decoding import Guards, ask, load_for_decoding, place
     from pipeline.finished import read_done
-    from shards.index import open_dataset
 
     weights = str(read_done(run)["weights_sha256"])
-    dataset = open_dataset(dataset_url)
     where = place(device)
     model, tokenizer, recipe = load_for_decoding(run, where)
     jobs = jobs_of(modes if modes != "auto" else default_modes(recipe.stage), n_ov)
-    _check_extractor(dataset, recipe, jobs)
+    dataset = open_test_set(dataset_url, extractor, recipe, jobs)
     guards = Guards(max_new_tokens=max_new_tokens)
     registration = {k: v for k, v in asdict(recipe.data.registration).items() if k in ("names", "name_pools")}
     if permute_vectors:
@@ -287,18 +288,24 @@ def _hours(recipe: Any) -> float | None:
         return None
 
 
-def _check_extractor(dataset: Any, recipe: Any, jobs: Sequence[Job]) -> None:
-    """The vectors must come from the extractor that the model was trained with."""
+def open_test_set(url: str, extractor: str | None, recipe: Any, jobs: Sequence[Job]) -> Any:
+    """The test set, with vectors of the extractor that the model was trained with where names are registered."""
+    from shards.index import open_dataset
+
+    dataset = open_dataset(url, extractor)
     if not any(j.mode in ("match", "over") for j in jobs):
-        return
-    made_with = dataset.info.get("provenance", {}).get("extractor")
-    if made_with != recipe.model.extractor:
+        return dataset
+    if extractor is None and dataset.made_with() != recipe.model.extractor:
+        trained = {d.extractor for d in (*recipe.data.train, *recipe.data.validation) if d.extractor}
+        dataset = open_dataset(url, min(trained, default=None))  # one at most: a run's vectors are of one model
+    if (made_with := dataset.made_with()) != recipe.model.extractor:
         raise DataError(
             f"{dataset.url}: embeddings are of {made_with!r}, the run was trained with {recipe.model.extractor!r}; "
-            "pack the test set with that extractor"
+            "pack the test set with that extractor, or embed it and name its vectors (--extractor)"
         )
     if any(j.mode == "over" for j in jobs) and dataset.speakers is None:
         raise DataError(f"{dataset.url} has no speaker bank to draw distractors from; mode over needs one")
+    return dataset
 
 
 def _range(text: str) -> tuple[int, int]:
@@ -345,6 +352,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="a control for match and over: every name gets the vector of the next one",
     )
     p.add_argument("--limit", type=int, help="only this many clips, for a quick look")
+    p.add_argument("--extractor", help="take the speaker vectors that `speakerlm-shards embed` wrote under this name")
     args = p.parse_args(argv)
     try:
         place = launcher_environment(dict(os.environ))

@@ -67,7 +67,7 @@ class About:
     """What the figures are of: nothing that changes the output, everything that a table wants to say."""
 
     run: str
-    stage: int
+    stage: int | None  # None: no stage of ours, such as a baseline
     test_set: str
     extractor: str
     hours: float | None  # of training data, where it can be told

@@ -26,6 +26,7 @@ SHARED = {
     "textgrid",
     "vad_weights",
     "workers",
+    "package_weights",
 }
 ONLY_HERE = {"boto3": "shards/s3.py", "botocore": "shards/s3.py"}
 

@@ -6,10 +6,11 @@ import torch
 
 from pipeline.config import DataConfig, DatasetConfig, Recipe, RegistrationConfig, TrainerConfig
 from pipeline.engine import Ranks
+from pipeline.evaluation.generate import Job, open_test_set
 from pipeline.prompts import Mode, PromptTokenizer
 from pipeline.stage_data import StageData
 from shards.cli import main
-from shards.errors import ConfigError
+from shards.errors import ConfigError, DataError
 from shards.extractors import log_mel, unit_norm
 from shards.index import open_dataset
 from shards.reader import read_sample
@@ -91,6 +92,16 @@ def test_another_extractor_than_the_model_was_made_for_is_refused(packed, tokeni
         StageData(recipe(packed, None, "mean-of-frames"), RANKS, tokenizer)
     with pytest.raises(ConfigError, match="speaker vectors are of mean-of-frames"):
         StageData(recipe(packed, "mean", "pitch"), RANKS, tokenizer)
+
+
+def test_decoding_takes_the_vectors_that_the_run_was_trained_with(packed):
+    jobs = [Job("over", (1, 2), "over")]
+    dataset = open_test_set(str(packed / "o"), None, recipe(packed, "mean", "mean-of-frames"), jobs)
+    assert dataset.made_with() == "mean-of-frames"
+    assert read_sample(dataset, 0, 0).embeddings.shape[1] == dataset.speakers.dim == 80
+    assert open_test_set(str(packed / "o"), None, recipe(packed, "mean", "pitch"), jobs).made_with() == "pitch"
+    with pytest.raises(DataError, match="embeddings are of 'mean-of-frames', the run was trained with 'pitch'"):
+        open_test_set(str(packed / "o"), "mean", recipe(packed, "mean", "pitch"), jobs)
 
 
 @pytest.mark.parametrize("lost", ["shards/m-000001.embeddings-mean.parquet", "speakers-mean.npy"])

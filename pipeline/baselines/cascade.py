@@ -1,0 +1,210 @@
+"""SD+ASR: a recogniser and a diarizer over a test set, joined by time → rows as `speakerlm-decode` writes them
+
+``OUT/no.jsonl`` has a row a clip: the text as ``spk0 [0.0, 1.1]: hello``, so that scoring finds times and DER too, and
+besides it the words and turns that it was joined from. ``OUT/seglst.json`` is the same for other tools,
+``OUT/turns.rttm`` what the diarizer said before it met the words, ``OUT/reference.json`` what is right, as SegLST.
+Like decoding it goes on where it was stopped, and any number of processes share the work.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.baselines.join import join
+from pipeline.baselines.parts import Diarizer, Recogniser, Turn
+from pipeline.decoding import peak_bytes
+from pipeline.evaluation.formats.read import read
+from pipeline.evaluation.formats.write import dumps
+from pipeline.evaluation.records import Segment, in_time_order
+from pipeline.evaluation.store import About, Output, Settings, Timing
+from shards.errors import ConfigError, DataError
+from shards.sample import SAMPLE_RATE
+
+JOB = "no"  # nobody is registered
+LANGUAGES = ("auto", "data")
+
+
+@dataclass(frozen=True)
+class Clip:
+    """Audio and what is known of it."""
+
+    row: dict[str, Any]  # of the output, but for what the systems add
+    wave: Callable[[], np.ndarray]  # reads (n,) float32 at 16 kHz
+
+
+@dataclass(frozen=True)
+class TestSet:
+    """Clips, and what tells them from others."""
+
+    name: str
+    url: str
+    fingerprint: str
+    keys: tuple[str, ...]
+    clips: Callable[[Sequence[str]], Iterator[Clip]]
+
+
+@dataclass(frozen=True)
+class Cascade:
+    """Two systems and the language in which the first one listens."""
+
+    recogniser: Recogniser
+    diarizer: Diarizer
+    language: str = "auto"  # the recogniser finds out; "data": the clip's own; else a code for all
+
+    @property
+    def id(self) -> str:
+        """As tables call it."""
+        return f"{self.diarizer.id} + {self.recogniser.id}"
+
+    def transcribe(
+        self, session: str, wave: np.ndarray, language: str | None = None
+    ) -> tuple[list[Segment], list[Turn]]:
+        """Segments with times, and the diarizer's own turns."""
+        turns = self.diarizer.turns(wave)
+        return join(session, self.recogniser.words(wave, language), turns), turns
+
+
+def run(
+    cascade: Cascade, tests: TestSet, out: Path, limit: int | None = None, rank: int = 0, world: int = 1
+) -> Timing | None:
+    """This process's share of a test set through a cascade; None where other processes are still at work.
+
+    Raises:
+        ScoreError: `out` holds output of another cascade or test set.
+    """
+    from tqdm import tqdm
+
+    identity = f"{cascade.id}, language {cascade.language}"
+    settings = Settings(
+        cascade.id, hashlib.sha256(identity.encode()).hexdigest(), tests.url, tests.fingerprint, 0, 1, limit
+    )
+    output = Output(out, settings, About(cascade.id, None, tests.name, cascade.diarizer.id, None))
+    keys = tests.keys[:limit]
+    done = output.rows(JOB).keys()
+    todo = [k for k in keys[rank::world] if k not in done]
+    silent = rank != 0 or not sys.stderr.isatty()
+    with output.part(JOB, rank, world) as part, tqdm(total=len(todo), unit="clip", disable=silent) as bar:
+        for clip in tests.clips(todo):
+            began = time.monotonic()
+            row = _row(cascade, clip)
+            part.append([row], Timing(1, row["duration"], time.monotonic() - began, peak_bytes()))
+            bar.update()
+    timings = output.merge({JOB: keys})
+    if timings is None:
+        return None
+    _beside(out)
+    return timings[JOB]
+
+
+def _row(cascade: Cascade, clip: Clip) -> dict[str, Any]:
+    wave = clip.wave()
+    own = clip.row.get("language")
+    language = {"auto": None, "data": own if own and len(own) == 2 else None}.get(cascade.language, cascade.language)
+    segments, turns = cascade.transcribe(clip.row["key"], wave, language)
+    return {
+        **clip.row,
+        "duration": len(wave) / SAMPLE_RATE,
+        "mode": JOB,
+        "n_ov": None,
+        "names": [],
+        "raw": as_text(segments),
+        "stop": "end",
+        "hypothesis": [{"speaker": s.speaker, "start": s.start, "end": s.end, "text": s.text} for s in segments],
+        "turns": [asdict(t) for t in turns],
+    }
+
+
+def as_text(segments: Sequence[Segment]) -> str:
+    """A line a segment: ``spk0 [0.00, 1.10]: hello``."""
+    return "\n".join(f"{s.speaker} [{s.start:.2f}, {s.end:.2f}]: {s.text}" for s in segments)
+
+
+def _beside(out: Path) -> None:
+    """The rows in formats that other tools read."""
+    rows = [json.loads(line) for line in (out / f"{JOB}.jsonl").read_text(encoding="utf-8").splitlines()]
+
+    def segments(field: str) -> list[Segment]:
+        turns = [(r["key"], t) for r in rows for t in r[field]]
+        return [Segment(k, t["speaker"], t.get("text", ""), t["start"], t["end"]) for k, t in turns]
+
+    texts = {
+        "seglst.json": dumps(segments("hypothesis"), "seglst"),
+        "reference.json": dumps(segments("reference"), "seglst"),
+        "turns.rttm": dumps(segments("turns"), "rttm") if any(r["turns"] for r in rows) else "",
+    }
+    for name, text in texts.items():
+        (out / name).write_text(text, encoding="utf-8", newline="")
+
+
+def packed(url: str) -> TestSet:
+    """A packed dataset; speakers of the reference are called by first appearance, as in mode ``no``.
+
+    Raises:
+        StorageError, ShardError: it cannot be opened.
+    """
+    from pipeline.prompts import Mode, speaker_labels
+    from shards.audio import decode
+    from shards.index import open_dataset
+    from shards.reader import read_sample
+
+    dataset = open_dataset(url)
+    places = {
+        key: (shard, row)
+        for shard in range(len(dataset.shards))
+        for row, key in enumerate(dataset.index(shard)["key"].to_pylist())
+    }
+
+    def clips(keys: Sequence[str]) -> Iterator[Clip]:
+        for key in keys:
+            sample = read_sample(dataset, *places[key])
+            labels = speaker_labels(Mode.NO, sample.segments)
+            about = {k: getattr(sample, k) for k in ("key", "session", "corpus", "split", "language")}
+            reference = [{**asdict(s), "speaker": labels[s.speaker]} for s in sample.segments]
+            yield Clip({**about, "reference": reference}, lambda s=sample: decode(s.audio))  # type: ignore[misc]
+
+    return TestSet(dataset.name, dataset.url, dataset.fingerprint(), tuple(sorted(places)), clips)
+
+
+def recordings(paths: Sequence[Path], reference: Path | None, language: str | None = None) -> TestSet:
+    """Audio files, each a session by its name without suffix, and their reference in any format that is read.
+
+    Raises:
+        ConfigError: two files of one name.
+        DataError: the reference is of none of them.
+        ScoreError: the reference cannot be read.
+    """
+    from shards.audio import load
+
+    files = {p.stem: p for p in paths}
+    if len(files) < len(paths):
+        raise ConfigError("recordings of one name would be one session; rename them")
+    known: dict[str, list[Segment]] = {name: [] for name in files}
+    for segment in read(reference, side="reference") if reference else []:
+        if segment.session in known:
+            known[segment.session].append(segment)
+    if reference and not any(known.values()):
+        raise DataError(f"{reference}: is of none of {', '.join(sorted(files)[:5])}")
+    digest = hashlib.sha256()
+    for name in sorted(files):
+        digest.update(f"{name} {files[name].stat().st_size}\n".encode() + files[name].read_bytes()[:65536])
+
+    def clips(keys: Sequence[str]) -> Iterator[Clip]:
+        for key in keys:
+            turns = [
+                {"speaker": s.speaker, "start": s.start, "end": s.end, "text": s.text}
+                for s in in_time_order(known[key])
+            ]
+            about = {"key": key, "session": key, "corpus": files[key].parent.name, "split": "?", "language": language}
+            yield Clip({**about, "reference": turns}, lambda k=key: load(files[k]))  # type: ignore[misc]
+
+    name = ", ".join(sorted(files)[:3])
+    return TestSet(name, str(paths[0].parent), digest.hexdigest(), tuple(sorted(files)), clips)

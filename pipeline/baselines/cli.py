@@ -1,0 +1,138 @@
+"""`speakerlm-baseline`: what SpeakerLM must beat: cascades of diarization and recognition, and a correcting LLM.
+
+speakerlm-baseline run s3://bucket/alimeeting-test decoded/cascade                         # packaged weights
+speakerlm-baseline run … decoded/pyannote --diarizer pyannote --asr paraformer
+speakerlm-baseline run meeting.wav decoded/meeting --reference meeting.stm
+speakerlm-baseline correct decoded/cascade decoded/corrected --llm Qwen/Qwen2.5-7B-Instruct
+speakerlm-baseline correct … --llm https://api.example.com/v1 --llm-model gpt-4.5
+speakerlm-baseline pairs decoded/cascade-on-training-data pairs.jsonl
+speakerlm-score decoded decoded/cascade decoded/corrected --out scores
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from shards.errors import ConfigError, SpeakerLMError
+
+AUDIO = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".m4a")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    shape = argparse.RawDescriptionHelpFormatter
+    p = argparse.ArgumentParser(prog="speakerlm-baseline", description=__doc__, formatter_class=shape)
+    commands = p.add_subparsers(dest="command", required=True)
+    _run_options(commands.add_parser("run", help="SD+ASR: diarization × recognition, joined by time"))
+    _correct_options(commands.add_parser("correct", help="SD+ASR+LLM: move words to the right speaker"))
+    pairs = commands.add_parser("pairs", help="fine-tuning data for a correcting LLM, from a cascade on training data")
+    pairs.add_argument("decoded", type=Path, help="folder that `run` wrote")
+    pairs.add_argument("out", type=Path, help="JSON Lines of chat messages")
+    return p
+
+
+def _run_options(p: argparse.ArgumentParser) -> None:
+    p.add_argument("data", nargs="+", help="a packed test set (folder or s3://…), or audio files")
+    p.add_argument("out", type=Path, help="folder for rows, SegLST and RTTM; a stopped command goes on")
+    p.add_argument("--reference", type=Path, help="of audio files: STM, SegLST, TextGrid …; sessions by file name")
+    p.add_argument("--diarizer", default="clustering", help="clustering, 3d-speaker, pyannote, diarizen, or NAME@ID")
+    p.add_argument("--asr", default="whisper", help="whisper, paraformer, or NAME@SOURCE")
+    p.add_argument("--language", default="auto", help="auto, data (each clip's own), or a code such as zh")
+    p.add_argument("--threshold", type=float, help="of clustering: cosine distance from which voices are two")
+    p.add_argument("--speakers", type=int, help="number of people, where it is the same in all audio and known")
+    p.add_argument("--limit", type=int, help="only so many clips, in order of key")
+    p.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 …")
+    p.add_argument("--cache", type=Path, help="where weights out of packages are kept (default: SPEAKERLM_CACHE)")
+
+
+def _correct_options(p: argparse.ArgumentParser) -> None:
+    p.add_argument("decoded", type=Path, help="folder that `run` wrote")
+    p.add_argument("out", type=Path, help="folder for corrected rows; a stopped command goes on")
+    p.add_argument(
+        "--llm", required=True, metavar="SOURCE",
+        help="a folder, an id on Hugging Face, a .gguf file, an endpoint http(s)://…/v1, or smollm2 (for trying out)",
+    )  # fmt: skip
+    p.add_argument("--llm-model", help="of an endpoint: the model's name there; its key is read from OPENAI_API_KEY")
+    p.add_argument("--keep-words", action="store_true", help="take only speakers from the answer, never words")
+    p.add_argument("--limit", type=int, help="only the first clips")
+    p.add_argument("--normaliser", default="paper-zh", help="of the figures that are shown at the end")
+    p.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 …")
+    p.add_argument("--cache", type=Path, help="where weights out of packages are kept (default: SPEAKERLM_CACHE)")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of ``speakerlm-baseline``."""
+    args = parser().parse_args(argv)
+    try:
+        return {"run": _run, "correct": _correct, "pairs": _pairs}[args.command](args)
+    except SpeakerLMError as e:
+        print(f"speakerlm-baseline: {e}", file=sys.stderr)
+        return 1
+
+
+def _run(args: argparse.Namespace) -> int:
+    from pipeline.baselines.cascade import Cascade, TestSet, packed, recordings, run
+    from pipeline.baselines.clustering import THRESHOLD
+    from pipeline.baselines.diarizers import load_diarizer
+    from pipeline.baselines.recognisers import load_recogniser
+    from pipeline.decoding import place
+    from pipeline.engine import launcher_environment
+
+    files = [Path(d) for d in args.data if Path(d).suffix.lower() in AUDIO]
+    if files and len(files) < len(args.data):
+        raise ConfigError("give one packed test set, or audio files, not both")
+    if not files and len(args.data) > 1:
+        raise ConfigError("give one packed test set at a time")
+    if missing := [str(f) for f in files if not f.is_file()]:
+        raise ConfigError(f"no such file: {', '.join(missing)}")
+    tests: TestSet = recordings(files, args.reference) if files else packed(args.data[0])
+    device = place(args.device)
+    threshold = THRESHOLD if args.threshold is None else args.threshold
+    cascade = Cascade(
+        load_recogniser(args.asr, device, args.cache),
+        load_diarizer(args.diarizer, device, args.cache, threshold, args.speakers),
+        args.language,
+    )
+    where = launcher_environment(dict(os.environ))
+    timing = run(cascade, tests, args.out, args.limit, int(where["RANK"]), int(where["WORLD_SIZE"]))
+    if timing is None:
+        print("this share is done; the last process to end merges")
+        return 0
+    factor = "–" if timing.real_time_factor is None else f"{timing.real_time_factor:.3f}"
+    print(f"{cascade.id}: {timing.clips} clips, {timing.audio_seconds:.0f} s of audio, real-time factor {factor}")
+    print(f"scores: speakerlm-score decoded {args.out}")
+    print(f"DER of the diarizer: speakerlm-score {args.out}/reference.json {args.out}/turns.rttm")
+    return 0
+
+
+def _correct(args: argparse.Namespace) -> int:
+    from pipeline.baselines.correct import compare, correct
+    from pipeline.baselines.llm import load_llm
+    from pipeline.decoding import place
+    from pipeline.evaluation.scores import format_table
+
+    key = os.environ.get("OPENAI_API_KEY")
+    device = "cpu" if args.llm.startswith("http") else place(args.device)
+    llm = load_llm(args.llm, args.llm_model, key, device, args.cache)
+    correct(args.decoded, args.out, llm, args.keep_words, args.limit)
+    rows = compare(args.decoded, args.out, args.normaliser)
+    print(format_table(rows))
+    if len(rows) == 2 and rows[0]["n_ref"] == rows[1]["n_ref"]:
+        change = rows[1]["cer"] - rows[0]["cer"]
+        print(f"CER {change:+.2f} points: what the model made up, changed or left out of the words")
+    return 0
+
+
+def _pairs(args: argparse.Namespace) -> int:
+    from pipeline.baselines.correct import pairs
+
+    print(f"{pairs(args.decoded, args.out)} examples in {args.out}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

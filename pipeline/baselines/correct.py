@@ -2,7 +2,7 @@
 
 The prompt is the paper's (arXiv 2508.06372, appendix "Prompts for LLMs", after DiarizationLM); the model sees lines
 ``spk0: hello`` without times. It is told to show the transcript without explanation, so its whole answer is the
-transcript, and what it makes up counts: the paper finds that zero-shot models raise CER by 7 to 19 points. CER before
+transcript, and what it makes up counts: the paper finds that zero-shot models raise CER by 5 to 19 points. CER before
 and after are shown side by side for that reason. With ``keep_words`` the cascade's words are held, and only speakers
 are taken from the answer (:mod:`pipeline.baselines.transfer`): CER cannot change then.
 """

@@ -148,7 +148,7 @@ def _names() -> Iterator[None]:
     try:
         yield
     finally:
-        HOSTS.write_text(HOSTS.read_text().replace(added, ""))
+        HOSTS.write_text(HOSTS.read_text().replace(added, "", 1))
 
 
 def _start(slurm: Slurm, running: list[subprocess.Popen[bytes]]) -> None:

@@ -59,7 +59,7 @@ class RunState:
     bases: dict[str, Any]  # hashes of what was loaded and is not saved: the LLM, the encoder, the run it started from
     recipe: str  # resolved, YAML
     health: dict[str, Any] = field(default_factory=lambda: {"updates": 0})  # of :class:`pipeline.health.Health`
-    validation_loss: float | None = None  # of these very weights, where they were validated
+    validation: dict[str, float | None] | None = None  # figures of these very weights, where they were validated
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +123,7 @@ def commit(folder: Path, state: RunState, written: Sequence[dict[str, Any]]) -> 
         "stage": state.stage,
         "step": state.step,
         "world_size": len(written),
-        "validation_loss": state.validation_loss,
+        "validation": state.validation,
         "health": state.health,
         "plan": state.plan,
         "bases": state.bases,
@@ -294,8 +294,8 @@ def load(
     with _SliceReader(checkpoint, manifest) as reader:
         reader.check({n: parameter_numel(p) for n, p in engine.module.named_parameters() if p.requires_grad})
         write_slices(engine, ranks.rank, manifest["health"]["updates"], reader.read)
-    names = ("stage", "step", "plan", "bases", "health", "validation_loss")
-    return RunState(recipe=saved_recipe, **{name: manifest[name] for name in names})
+    named = {name: manifest[name] for name in ("stage", "step", "plan", "bases", "health")}
+    return RunState(recipe=saved_recipe, validation=manifest.get("validation"), **named)
 
 
 def _check_recipe(checkpoint: Path, saved: str, recipe: Recipe, warn: Callable[[str], None]) -> None:

@@ -165,20 +165,43 @@ class TrainerConfig:
     log_every: int = 10
     validate_every: int = 10_000
     validation_batches: int = 50
+    validation_share: float = (
+        0.05  # of the run's time: the decode is left out where validation would take more; 1: never
+    )
+    decode_clips: int = 0  # of the validation sets, decoded in each mode of the stage and scored; 0: none
+    decode_batch: int = 8
+    decode_tokens: int = 1024  # longest answer; most are held shorter by their audio
+    decode_how: str = "auto"  # local: each rank with a copy of the weights; together: no memory; auto: what fits
+    decode_normaliser: str = "paper-zh"  # of the scores; en, mixed, m2met: see docs/scores.md
     save_every: int = 10_000
     keep_last: int = 3
-    keep_best: int = 1  # checkpoints of the lowest validation loss that stay besides
+    keep_best: int = 1  # checkpoints of the lowest figure on validation data that stay besides
+    best_by: str = "loss"  # that figure: loss, or cer, cpcer, sacer of the small decode
     keep_every: int = 0  # checkpoints whose step is a multiple of it stay for ever; 0: none
     save_in_background: str = "auto"  # auto: where the machine has memory for it; always, never
     upload: str | None = None  # s3://bucket/prefix or a folder that gets a copy of every checkpoint
     max_bad_steps: int = 10  # so many steps in a row whose loss or gradient is not finite end the run
     save_bad_batches: bool = False  # write the micro-batches of skipped steps and spikes to OUTPUT/bad
     deterministic: bool = False
+    module_norms: bool = True  # gradient norm of each module in the steps that are logged
     overfit_one_batch: bool = False  # repeat the first global step: its loss must go to 0
     start_timeout_seconds: float = 3600.0  # nothing happens for so long before the first step has ended: a hang
     timeout_seconds: float = 900.0  # the same afterwards; a save or a validation batch may take as long as a step
     time_limit_seconds: float | None = None  # save and stop so long after the start, to be started again
     stop_margin_seconds: float = 300.0  # under Slurm: save and stop so long before the job's end
+
+
+@dataclass
+class MonitorConfig:
+    """Pictures of the run besides its own logs, by DeepSpeed's monitors; they get the steps that are logged."""
+
+    tensorboard: bool = False
+    csv: bool = False
+    wandb: bool = False
+    wandb_project: str = "speakerlm"
+    wandb_team: str | None = None
+    wandb_group: str | None = None
+    wandb_offline: bool = False  # keep it in OUTPUT/monitor; `wandb sync` sends it
 
 
 @dataclass
@@ -197,6 +220,7 @@ class Recipe:
     data: DataConfig = field(default_factory=DataConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    monitor: MonitorConfig = field(default_factory=MonitorConfig)
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -338,12 +362,7 @@ def _check(r: Recipe, where: str) -> None:
     problems += _data_problems(r.data)
     if r.data.micro_batches_per_step < 1:
         problems.append("data.micro_batches_per_step must be at least 1")
-    if r.trainer.save_in_background not in ("auto", "always", "never"):
-        problems.append(
-            f"trainer.save_in_background is {r.trainer.save_in_background!r}, must be auto, always or never"
-        )
-    if r.trainer.keep_last < 1:
-        problems.append("trainer.keep_last must be at least 1: a run that keeps no checkpoint cannot go on")
+    problems += _trainer_problems(r.trainer)
     if r.optimizer.warmup_steps >= r.trainer.max_steps:
         problems.append(
             f"optimizer.warmup_steps ({r.optimizer.warmup_steps}) leaves no step of trainer.max_steps "
@@ -351,6 +370,29 @@ def _check(r: Recipe, where: str) -> None:
         )
     if problems:
         raise ConfigError(f"{where}: " + "; ".join(problems))
+
+
+def _trainer_problems(t: TrainerConfig) -> list[str]:
+    """Contradictions of the loop's settings."""
+    choices = {
+        "save_in_background": (t.save_in_background, ("auto", "always", "never")),
+        "decode_how": (t.decode_how, ("auto", "local", "together")),
+        "best_by": (t.best_by, ("loss", "cer", "cpcer", "sacer")),
+    }
+    problems = [
+        f"trainer.{name} is {value!r}, must be {', '.join(known[:-1])} or {known[-1]}"
+        for name, (value, known) in choices.items()
+        if value not in known
+    ]
+    if t.keep_last < 1:
+        problems.append("trainer.keep_last must be at least 1: a run that keeps no checkpoint cannot go on")
+    if t.best_by != "loss" and not t.decode_clips:
+        problems.append(f"trainer.best_by is {t.best_by}, but trainer.decode_clips is 0: nothing is decoded")
+    if not 0 < t.validation_share <= 1:
+        problems.append("trainer.validation_share must be above 0 and at most 1")
+    if t.decode_clips < 0 or t.decode_batch < 1 or t.decode_tokens < 1:
+        problems.append("trainer.decode_clips must not be below 0, decode_batch and decode_tokens at least 1")
+    return problems
 
 
 def _data_problems(data: DataConfig) -> list[str]:

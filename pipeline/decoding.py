@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import os
 import resource
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -56,9 +56,18 @@ class Answer:
 
 
 def ask(
-    model: Any, tokenizer: PromptTokenizer, prompts: Sequence[Prompt], guards: Guards | None = None
+    model: Any,
+    tokenizer: PromptTokenizer,
+    prompts: Sequence[Prompt],
+    guards: Guards | None = None,
+    synced: bool = False,
+    interrupt: Callable[[], bool] | None = None,
 ) -> list[Answer]:
     """Answers to a batch of prompts, in their order.
+
+    Args:
+        synced: the model is in ZeRO-3 partitions, and every rank asks it something at the same time.
+        interrupt: called at each token; once it is true the answers end as they stand.
 
     Raises:
         AudioError, SpeakerError: a prompt that the model cannot take, see :class:`SpeakerLMProcessor`.
@@ -72,14 +81,16 @@ def ask(
     guards = guards or Guards()
     processor = SpeakerLMProcessor(tokenizer, model.config.projector["stride"], model.config.speaker_dim)
     inputs = {k: v.to(model.device) for k, v in processor.encode(prompts).items()}
-    watch = Watch([guards.limit(len(p.waveform)) for p in prompts], tokenizer.eos, guards)
-    with torch.inference_mode():
+    watch = Watch([guards.limit(len(p.waveform)) for p in prompts], tokenizer.eos, guards, interrupt)
+    # What ZeRO-3 gathers in inference mode could not be trained on afterwards.
+    with torch.no_grad() if synced else torch.inference_mode():
         ids = model.eval().generate(
             **inputs,
             max_new_tokens=max(watch.limits),
             eos_token_id=tokenizer.eos,
             pad_token_id=tokenizer.pad,
             stopping_criteria=[watch],
+            synced_gpus=synced,
         )
     return [_answer(row, tokenizer, n, looped) for row, n, looped in zip(ids.tolist(), *watch.ends(), strict=True)]
 
@@ -100,9 +111,12 @@ class Watch:
     that stands there r times in a row makes a run of p · (r - 1). One comparison a step; no token leaves the device.
     """
 
-    def __init__(self, limits: Sequence[int], eos: int, guards: Guards) -> None:
-        """Take each row's limit in tokens."""
+    def __init__(
+        self, limits: Sequence[int], eos: int, guards: Guards, interrupt: Callable[[], bool] | None = None
+    ) -> None:
+        """Take each row's limit in tokens; ``interrupt`` may end all rows."""
         self.limits = list(limits)
+        self._interrupt = interrupt
         self._eos, self._guards = eos, guards
         self._state: tuple[Any, ...] | None = None
 
@@ -130,6 +144,8 @@ class Watch:
         ended = last[:, 0] == self._eos
         looped = looped | (in_loop & ~finished & ~ended)
         now = ended | looped | (limits <= steps)
+        if self._interrupt is not None and self._interrupt():
+            now = torch.ones_like(now)
         lengths = torch.where(now & ~finished, steps, lengths)
         finished = finished | now
         self._state = (periods, limits, runs, finished, looped, lengths)

@@ -162,6 +162,8 @@ def resolve_deepspeed(recipe: Recipe, world_size: int) -> dict[str, Any]:
         raise ConfigError(f"DeepSpeed configuration {path}: {e}") from e
     if "scheduler" in config:
         raise ConfigError(f"{path}: no scheduler here, the learning rate is the recipe's (optimizer.*)")
+    if own := [name for name in ("tensorboard", "wandb", "csv_monitor", "comet") if name in config]:
+        raise ConfigError(f"{path}: no {' and no '.join(own)} here, monitors are the recipe's (monitor.*)")
     resolved = copy.deepcopy(config)
     for dotted, value in _recipe_owned(recipe, world_size).items():
         _fill(resolved, dotted, value, path)

@@ -63,6 +63,7 @@ class StepRecord:
     skipped: bool = False  # its numbers were not finite: no update
     own_seconds: tuple[float, ...] = ()  # per rank: from step to step, without waiting for the others
     save_seconds: float = 0.0  # that training stood still for a checkpoint before this step
+    module_norms: dict[str, float] = field(default_factory=dict)  # gradient norm by module, in steps that are logged
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +174,8 @@ def row(record: StepRecord) -> dict[str, Any]:
     """A record as it is logged, with the time of day. JSON knows no number that is not finite: it gets null."""
     values = {**asdict(record), "time": round(time.time(), 3)}
     values["own_seconds"] = [round(s, 4) for s in record.own_seconds]
-    values["losses"] = {name: _finite(value) for name, value in record.losses.items()}
+    for name in ("losses", "module_norms"):
+        values[name] = {key: _finite(value) for key, value in values[name].items()}
     return {name: _finite(value) for name, value in values.items()}
 
 

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -223,10 +224,11 @@ class PromptTokenizer:
 
     def encode_target(self, pieces: Sequence[str]) -> list[int]:
         """Token ids of a target, ended by the end-of-turn token."""
-        ids: list[int] = []
-        for piece in pieces:
-            ids += self.encode_common(piece) if len(piece) <= 16 else self.encode_piece(piece)
-        return [*ids, self.eos]
+        return [*chain.from_iterable(self.encode_target_pieces(pieces)), self.eos]
+
+    def encode_target_pieces(self, pieces: Sequence[str]) -> list[tuple[int, ...]]:
+        """The same piece by piece, without the end."""
+        return [self.encode_common(piece) if len(piece) <= 16 else self.encode_piece(piece) for piece in pieces]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of generated ids, without special tokens."""

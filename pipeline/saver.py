@@ -32,11 +32,16 @@ class Retention:
     """Which checkpoints stay."""
 
     last: int = 3
-    best: int = 1  # by validation loss
+    best: int = 1  # by the validation's figure
     every: int = 0  # also those whose step is a multiple of it; 0: none
+    by: str = "loss"  # which figure: loss, cer, cpcer, sacer
+
+    def doomed_of(self, manifests: Sequence[dict[str, Any]]) -> list[int]:
+        """Steps to delete, of checkpoints' manifests."""
+        return self.doomed([(int(m["step"]), (m.get("validation") or {}).get(self.by)) for m in manifests])
 
     def doomed(self, checkpoints: Sequence[tuple[int, float | None]]) -> list[int]:
-        """Steps to delete, of (step, validation loss). The newest always stays."""
+        """Steps to delete, of (step, validation figure). The newest always stays."""
         steps = sorted(step for step, _ in checkpoints)
         kept = set(steps[-max(1, self.last) :])
         ranked = sorted((loss, step) for step, loss in checkpoints if loss is not None)
@@ -123,7 +128,7 @@ class Saver:
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
         held.append(checkpoint.snapshot(engine, self._ranks))
-        return held[0].bytes, _free_memory()
+        return held[0].bytes, free_memory()
 
     def _in_background(self, sizes: Sequence[tuple[int, int]]) -> bool:
         """The copy is held already; what must fit beside it is what training takes meanwhile."""
@@ -175,25 +180,25 @@ class Saver:
     def _rotate(self) -> None:
         if not self._ranks.is_first:
             return
-        for step in self._keep.doomed(_usable(self._folder)):
+        for step in self._keep.doomed_of(_usable(self._folder)):
             checkpoint.remove(self._folder / checkpoint.name_of(step))
         if self._upload is not None:
             with contextlib.suppress(StorageError):  # they cost money, not training; the next rotation tries again
-                self._upload.rotate(self._keep.doomed)
+                self._upload.rotate(self._keep.doomed_of)
 
 
-def _usable(folder: Path) -> list[tuple[int, float | None]]:
-    """(step, validation loss) of checkpoints that look whole; one that does not is neither counted nor deleted."""
+def _usable(folder: Path) -> list[dict[str, Any]]:
+    """Manifests of checkpoints that look whole; one that does not is neither counted nor deleted."""
     found = []
     for name in checkpoint.complete_names(folder):
         with contextlib.suppress(CheckpointError, OSError):
             manifest = checkpoint.read_manifest(folder / name)
             if all((folder / name / f).stat().st_size == seal["bytes"] for f, seal in manifest["files"].items()):
-                found.append((int(manifest["step"]), manifest.get("validation_loss")))
+                found.append(manifest)
     return found
 
 
-def _free_memory() -> int:
+def free_memory() -> int:
     """Bytes that may still be taken here; a container's limit counts."""
     fields = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines())
     free = int(fields["MemAvailable"].split()[0]) * 1024

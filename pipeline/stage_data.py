@@ -38,6 +38,7 @@ class StageData:
         self._cache_left = recipe.data.shard_cache_gb * 1e9
         self._train = self._open(recipe.data.train)
         self._validation = self._open(recipe.data.validation)
+        self.validation_sets, self.tokenizer = self._validation, tokenizer
         self.train_names = [d.name for d in self._train]
         self.validation_names = [d.name for d in self._validation]
 

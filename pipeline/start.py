@@ -23,6 +23,7 @@ from pipeline.engine import (
 )
 from pipeline.flops import Meter
 from pipeline.output import locked
+from pipeline.rank_log import logged
 from pipeline.resilience import REQUEUE, StopRequest, guarded, leave
 from pipeline.stages import STAGES
 from pipeline.trainer import Run, Trainer
@@ -47,7 +48,8 @@ def run_stage(recipe: Recipe, stop_after: int | None = None) -> int:
     def told() -> str:
         return advice(output)
 
-    with Watchdog(t.start_timeout_seconds, t.timeout_seconds, output / "stacks").watching(told) as watchdog:
+    limits = Watchdog(t.start_timeout_seconds, t.timeout_seconds, output / "stacks")
+    with logged(output), limits.watching(told) as watchdog:
         code = guarded(lambda: _train(recipe, stop, watchdog, stop_after), told)
         if code != 0:
             leave(code)
@@ -80,7 +82,9 @@ def _train(recipe: Recipe, stop: StopRequest, watchdog: Watchdog, stop_after: in
         data = StageData(recipe, ranks, load_tokenizer(recipe.model))
         meter = Meter.of(model, STAGES[recipe.stage].trains, ranks.world_size)
         run = Run(recipe, ranks, engine, data, stop, bases, source, stop_after, meter, watchdog)
-        code = Trainer(run).train()
+        trainer = Trainer(run)
+        code = trainer.train()
+        trainer.monitors.close()
         engine.destroy()  # the next stage of this process wants the memory
         return code
 

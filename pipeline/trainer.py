@@ -23,18 +23,20 @@ from pipeline.agreement import sums as summed
 from pipeline.config import Recipe, dump_recipe
 from pipeline.engine import Ranks, lr_at, say, set_lr
 from pipeline.flops import Meter
+from pipeline.gradients import module_norms
 from pipeline.health import Health, save_batch, suspects
 from pipeline.meters import Log, LossTable, Status, StepRecord, StepSize, peak_gib, row
+from pipeline.monitors import Monitors
 from pipeline.resilience import REQUEUE, StopRequest
 from pipeline.saver import Retention, Saver
 from pipeline.upload import newest_anywhere, open_upload
+from pipeline.validation import MODES, Validation, figures
 from pipeline.watchdog import OwnTime, Watchdog
 from shards.errors import TrainingError
 
 if TYPE_CHECKING:
     import torch
 
-MODES = ("asr", "no", "match", "over")
 MOST_SUSPECTS = 16  # micro-batches of one step that are listed
 
 
@@ -70,6 +72,14 @@ class Data(Protocol):
         """The same micro-batches every time; every rank gets as many."""
         ...
 
+    @property
+    def validation_sets(self) -> Sequence[Any]:
+        """The datasets behind them, for the small decode."""
+        ...
+
+    @property
+    def tokenizer(self) -> Any: ...
+
 
 @dataclass
 class Run:
@@ -97,14 +107,16 @@ class Trainer:
         self.output = Path(run.recipe.output)
         self.table = LossTable(run.data.train_names, MODES)
         self.upload = open_upload(t.upload, self.output)
-        keep = Retention(t.keep_last, t.keep_best, t.keep_every)
+        keep = Retention(t.keep_last, t.keep_best, t.keep_every, t.best_by)
         limit = t.start_timeout_seconds
         self.saver = Saver(self._checkpoints, run.ranks, keep, t.save_in_background, self.upload, limit)
         self.health = Health()
-        self.validated: tuple[int, float] | None = None  # step and loss of the last validation
+        self.validated: tuple[int, dict[str, float | None]] | None = None  # step and figures of the last validation
         self.step, self.plan_state = self._resume()
         self.saved_at = self.step
         self.steps = self._steps()
+        self.validation = Validation(run)
+        self.monitors = Monitors(run.recipe, run.ranks, self.step)
         self.clock = OwnTime(run.ranks)
         self.status = Status(t.max_steps)
         self.logs = self._open_output() if run.ranks.is_first else {}
@@ -154,6 +166,7 @@ class Trainer:
                 row = self._loss_row(batches, losses)
                 scaled = scaled * (1 + 0 * row.sum()).to(scaled.dtype)  # NaN if any rank's loss is: all ranks skip
             self.engine.backward(scaled, scale_wrt_gas=False)
+            by_module = self._module_norms() if i == len(batches) - 1 else {}
             self.engine.step()
         applied = self.engine.was_step_applied()
         norm = float(self.engine.get_global_grad_norm() or 0.0) if applied else math.nan
@@ -181,46 +194,32 @@ class Trainer:
             skipped=not applied,
             own_seconds=self.clock.laps,
             save_seconds=self.saver.take_stalled(),
+            module_norms=by_module,
         )
         return record, size.stops > 0
 
-    def validate(self) -> bool:
-        """Loss per dataset and mode over the fixed validation set. Returns whether somebody asked to stop meanwhile.
+    def validate(self, final: bool = False) -> bool:
+        """What the weights are worth now, into ``validation.jsonl``. Returns whether somebody asked to stop meanwhile.
 
         A stop gives it up: the batch system does not wait for long. The resumed run does it again.
         """
-        import torch
-
-        names = self.run.data.validation_names
-        began = time.perf_counter()
-        table = LossTable(names, MODES)
-        sums, counts = table.zeros(), table.zeros()
         self.clock.forget()
-        self.engine.module.eval()
-        with torch.no_grad():
-            for batches in self.run.data.validation():
-                self.run.watchdog.beat("validation")
-                for batch in batches:
-                    table.add(sums, batch, self._forward(batch).item())
-                    table.add(counts, batch, batch.num_targets)
-                if anyone(self.ranks, self.run.stop.is_set):
-                    return True
-        sums, counts = summed(self.ranks, sums), summed(self.ranks, counts)
-        losses = table.means(sums, counts)
-        mean = sum(sums) / max(1.0, sum(counts))
-        self.validated = self.step, mean
-        seconds = round(time.perf_counter() - began, 3)
-        self._write("validation", {"step": self.step, "loss": mean, "losses": losses, "seconds": seconds})
-        shown = "  ".join(f"{name} {value:.4f}" for name, value in losses.items())
-        say(self.ranks, f"validation at step {self.step}: loss {mean:.4f}  {shown}")
+        row = self.validation.run(self.step, final)
+        if row is None:
+            return True
+        self.validated = self.step, figures(row)
+        self._write("validation", row)
+        self.monitors.validation(row)
         return False
 
     def log(self, record: StepRecord, figures: dict[str, Any]) -> None:
         """One line in train.jsonl; every log_every steps a status line, and the rank that lags, if there is one."""
-        self._write("train", row(record) | {"data": figures})
+        line = row(record) | {"data": figures}
+        self._write("train", line)
         self.status.add(record)
-        if record.step % self.settings.log_every == 0 or record.step == self.settings.max_steps:
+        if self._logged(record.step):
             say(self.ranks, self.status.line())
+            self.monitors.train(line)
             if slow := self.clock.straggler():
                 say(self.ranks, f"WARNING {slow}")
                 self._write("events", {"step": self.step, "event": "straggler", "what": slow})
@@ -239,7 +238,7 @@ class Trainer:
             bases=self.run.bases,
             recipe=dump_recipe(self.recipe),
             health=self.health.state_dict(),
-            validation_loss=self.validated[1] if self.validated and self.validated[0] == self.step else None,
+            validation=self.validated[1] if self.validated and self.validated[0] == self.step else None,
         )
         self.clock.forget()
         self.run.watchdog.beat("saving")
@@ -249,7 +248,7 @@ class Trainer:
 
     def finish(self) -> int:
         """Validation, weights, and last of all the ``done`` marker. Exit code."""
-        if self.run.data.validation_names and self.validate():
+        if self.run.data.validation_names and self.validate(final=True):
             return REQUEUE
         self.run.watchdog.beat("writing the weights", warm=False)
         path = self.output / "weights" / "model.safetensors"
@@ -276,8 +275,8 @@ class Trainer:
             return 0, None
         state = checkpoint.load(found, self.engine, self.ranks, self.recipe, self.run.bases, warn)
         self.health = Health.from_state(state.health)
-        if state.validation_loss is not None:
-            self.validated = state.step, state.validation_loss
+        if state.validation is not None:
+            self.validated = state.step, state.validation
         say(self.ranks, f"resumed from {found} (step {state.step})")
         return state.step, state.plan
 
@@ -293,6 +292,14 @@ class Trainer:
         self.output.mkdir(parents=True, exist_ok=True)
         checkpoint.write_atomic(self.output / "config.yaml", dump_recipe(self.recipe))
         return {name: Log(self.output / f"{name}.jsonl", self.step) for name in ("train", "validation", "events")}
+
+    def _logged(self, step: int) -> bool:
+        """Whether a step gets a status line."""
+        return step % self.settings.log_every == 0 or step == self.settings.max_steps
+
+    def _module_norms(self) -> dict[str, float]:
+        wanted = self.settings.module_norms and self._logged(self.step + 1)
+        return module_norms(self.engine, self.ranks) if wanted else {}
 
     def _write(self, log: str, line: dict[str, Any]) -> None:
         if self.ranks.is_first:

@@ -9,6 +9,7 @@ import json
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from pipeline import checkpoint
 from pipeline.agreement import agree
@@ -53,10 +54,10 @@ class Upload:
         paths = [p.split("/") for p in self._storage.list(PREFIX)]
         return sorted(p[0] for p in paths if len(p) == 2 and p[1] == MANIFEST)
 
-    def rotate(self, doomed: Callable[[Sequence[tuple[int, float | None]]], list[int]]) -> None:
+    def rotate(self, doomed: Callable[[Sequence[dict[str, Any]]], list[int]]) -> None:
         """Delete copies by the rule of the disk; the manifest goes first."""
         manifests = [json.loads(self._storage.read(f"{name}/{MANIFEST}")) for name in self.names()]
-        for step in doomed([(m["step"], m.get("validation_loss")) for m in manifests]):
+        for step in doomed(manifests):
             name = checkpoint.name_of(step)
             self._storage.delete(f"{name}/{MANIFEST}")
             for path in list(self._storage.list(f"{name}/")):

@@ -31,6 +31,7 @@ from shards.errors import PlanError
 from shards.sample import SAMPLE_RATE, Sample
 
 ON_HOST = ("waveform_lengths", "cu_seqlens")
+UNSEEN = ("labels",)  # by the model; validation reads it on the host
 _EMPTY_SAMPLES = SAMPLE_RATE // 2
 _EMPTY_NAME = "spk"
 
@@ -72,6 +73,7 @@ class Batch:
     target_ids: Tensor  # int64 (T,)
     frame_masks: Tensor  # int64 (A, K, 2), spans of encoder frames that SpecAugment masks
     mel_masks: Tensor  # int64 (A, K, 2), and of mel channels
+    labels: Tensor  # bool (T,), targets that are part of a speaker's label; the model does not see it
     weight: float  # 0.0: an empty micro-batch, run for its calls alone
     mode: Mode
     keys: tuple[str, ...]
@@ -90,7 +92,11 @@ class Batch:
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """The same on another device, less what the model reads on the host: moved there, each read would wait."""
-        moved = {n: t.to(device, non_blocking=non_blocking) for n, t in self._tensors().items() if n not in ON_HOST}
+        moved = {
+            n: t.to(device, non_blocking=non_blocking)
+            for n, t in self._tensors().items()
+            if n not in (*ON_HOST, *UNSEEN)
+        }
         return replace(self, **moved)  # type: ignore[arg-type]
 
     def pin_memory(self) -> Batch:
@@ -99,7 +105,24 @@ class Batch:
 
     def model_inputs(self) -> dict[str, Any]:
         """Arguments of the model's forward."""
-        return {**self._tensors(), "weight": self.weight}
+        return {**{n: t for n, t in self._tensors().items() if n not in UNSEEN}, "weight": self.weight}
+
+    def exchanged(self) -> tuple[Batch, Tensor]:
+        """Each registered name gets the voice of the one before it in its prompt; what that can change.
+
+        Returns:
+            The micro-batch with exchanged vectors, and (T,) bool: targets of samples with two or more registered
+            speakers. Only they tell whether the model reads the vectors.
+        """
+        ends = self.cu_seqlens[1:]
+        of_voice = torch.bucketize(self.speaker_index, ends, right=True)
+        of_target = torch.bucketize(self.target_index, ends, right=True)
+        source, several = torch.arange(len(self.speaker_vectors)), torch.zeros(len(ends), dtype=torch.bool)
+        for sample in of_voice.unique().tolist():
+            rows = (of_voice == sample).nonzero().flatten()
+            source[rows] = rows.roll(1)
+            several[sample] = len(rows) > 1
+        return replace(self, speaker_vectors=self.speaker_vectors[source]), several[of_target]
 
     def _tensors(self) -> dict[str, Tensor]:
         return {f.name: v for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)}
@@ -115,6 +138,7 @@ class _Packed:
     speakers: list[int]
     targets: list[int]  # positions of target tokens
     questions: list[tuple[int, int]]  # (audio position, token that says who speaks)
+    labels: list[bool]  # of each of them: is it part of a speaker's label
 
 
 def collate(
@@ -130,7 +154,7 @@ def collate(
     Raises:
         PlanError: a sample has other lengths than were planned.
     """
-    packed = _Packed([], [0], [], [], [], [])
+    packed = _Packed([], [0], [], [], [], [], [])
     for item in loaded:
         _append(packed, item, tokenizer, stride, questions)
     vectors = [item.vectors for item in loaded if len(item.vectors)]
@@ -152,6 +176,7 @@ def collate(
         target_ids=torch.cat([input_ids[targets], asked[:, 1]]),
         frame_masks=torch.from_numpy(np.stack([item.frame_masks for item in loaded])),
         mel_masks=torch.from_numpy(np.stack([item.mel_masks for item in loaded])),
+        labels=torch.tensor([*packed.labels, *([False] * len(packed.questions))], dtype=torch.bool),
         weight=1.0,
         mode=loaded[0].planned.mode,
         keys=tuple(item.planned.key for item in loaded),
@@ -165,7 +190,7 @@ def empty_batch(tokenizer: PromptTokenizer, stride: int, speaker_dim: int) -> Ba
     speaker, one target token, weight 0. It goes through every module, as a real one does."""
     wave = 1e-3 * np.random.Generator(np.random.Philox(key=0)).standard_normal(_EMPTY_SAMPLES, dtype=np.float32)
     layout = tokenizer.encode_prompt(prompt_pieces(Mode.MATCH, [_EMPTY_NAME]))
-    packed = _Packed([], [0], [], [], [], [])
+    packed = _Packed([], [0], [], [], [], [], [])
     _append_prompt(packed, layout, audio_positions(_EMPTY_SAMPLES, stride))
     end = len(packed.ids)
     input_ids = torch.tensor([*packed.ids, tokenizer.eos])
@@ -182,6 +207,7 @@ def empty_batch(tokenizer: PromptTokenizer, stride: int, speaker_dim: int) -> Ba
         target_ids=input_ids[-1:],
         frame_masks=torch.zeros((1, 0, 2), dtype=torch.int64),
         mel_masks=torch.zeros((1, 0, 2), dtype=torch.int64),
+        labels=torch.zeros(1, dtype=torch.bool),
         weight=0.0,
         mode=Mode.MATCH,
         keys=(),
@@ -202,7 +228,13 @@ def _append(packed: _Packed, item: LoadedSample, tokenizer: PromptTokenizer, str
         for at, speaker in questioned(item.sample.segments, audio, stride, questions, planned.speed):
             token = answer(tokenizer, planned.mode, labels[speaker])
             packed.questions.append((packed.audio[first_audio + at], token))
-    target = tokenizer.encode_target(target_pieces(planned.mode, item.sample.segments, planned.target_names))
+    pieces = target_pieces(planned.mode, item.sample.segments, planned.target_names)
+    target: list[int] = []
+    for i, ids in enumerate(tokenizer.encode_target_pieces(pieces)):
+        target += ids
+        packed.labels += [planned.mode is not Mode.ASR and i % 3 == 0] * len(ids)  # label, colon, text, label, …
+    target.append(tokenizer.eos)
+    packed.labels.append(False)
     packed.targets += range(len(packed.ids), len(packed.ids) + len(target))
     packed.ids += target
     packed.starts.append(len(packed.ids))

@@ -13,6 +13,7 @@ from typing import Any
 
 COLOURS = ("#2563a8", "#c2571a", "#2f7d4f", "#8a4aa3", "#a3303b", "#5a6570", "#967100", "#0f7f86")
 INK = "#3a4149"
+FEW = 40  # points that get marks
 
 Series = Mapping[str, tuple[Sequence[float], Sequence[float]]]  # label → x, y
 
@@ -60,6 +61,20 @@ def line_chart(
     elif all(float(v).is_integer() for x, _ in series.values() for v in x):
         axes.set_xticks(sorted({int(v) for x, _ in series.values() for v in x}))
     axes.set_ylim(bottom=0)
+    return _svg(figure, axes)
+
+
+def curve_chart(series: Series, x_label: str, y_label: str, faint: Series | None = None) -> str:
+    """Many points as lines, few with marks; ``faint`` are drawn thin behind the line of the same label."""
+    figure, axes = _axes(x_label, y_label)
+    for i, (label, (x, y)) in enumerate(series.items()):
+        colour, few = COLOURS[i % len(COLOURS)], len(x) <= FEW
+        if faint and label in faint:
+            axes.plot(*faint[label], color=colour, alpha=0.2, linewidth=0.7)
+        axes.plot(x, y, color=colour, linewidth=1.4, marker="o" if few else None, markersize=3.5, label=label)
+    values = [v for line in axes.lines for v in line.get_ydata()]
+    if values and min(values) > 0 and _spread(axes) > 20:
+        axes.set_yscale("log")
     return _svg(figure, axes)
 
 

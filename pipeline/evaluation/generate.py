@@ -145,11 +145,11 @@ def decode(
             _hours(recipe),
         ),
     )
-    clips = _clips(dataset)[:limit]
+    clips = clips_of(dataset)[:limit]
     batches = batches_of(clips, batch)
 
     def read(job: Job, clip: Clip) -> tuple[dict[str, Any], Any]:
-        row, prompt = _ask(dataset, clip.shard, clip.row, job, seed, recipe)
+        row, prompt = prompt_of(dataset, clip.shard, clip.row, job, seed, recipe)
         return row, permuted(prompt) if permute_vectors else prompt
 
     def write(prompts: list[Any]) -> list[Answer]:
@@ -203,13 +203,13 @@ def _decode_share(
             if i + 1 < len(todo):
                 coming = reader.submit(read_all, todo[i + 1])
             answers = write([prompt for _, prompt in asked])
-            rows = [_finish(row, answer) for (row, _), answer in zip(asked, answers, strict=True)]
+            rows = [answered(row, answer) for (row, _), answer in zip(asked, answers, strict=True)]
             timing = Timing(len(rows), sum(r["duration"] for r in rows), time.monotonic() - started, peak_bytes())
             part.append([r for r in rows if r["key"] not in done], timing)
             bar.update(len(clips))
 
 
-def _ask(dataset: Any, shard: int, row: int, job: Job, seed: int, recipe: Any) -> tuple[dict[str, Any], Any]:
+def prompt_of(dataset: Any, shard: int, row: int, job: Job, seed: int, recipe: Any) -> tuple[dict[str, Any], Any]:
     """One clip's part of the output row, and its prompt."""
     import numpy as np
 
@@ -260,7 +260,7 @@ def permuted(prompt: Any) -> Any:
     return prompt if prompt.vectors is None else replace(prompt, vectors=np.roll(prompt.vectors, -1, axis=0))
 
 
-def _finish(row: dict[str, Any], answer: Answer) -> dict[str, Any]:
+def answered(row: dict[str, Any], answer: Answer) -> dict[str, Any]:
     """Add what the model wrote, as it stands and as turns, and how it ended."""
     if row["mode"] == "asr":
         turns = [{"speaker": None, "text": answer.text.strip()}]
@@ -269,7 +269,7 @@ def _finish(row: dict[str, Any], answer: Answer) -> dict[str, Any]:
     return {**row, "raw": answer.text, "stop": answer.stop, "tokens": answer.tokens, "hypothesis": turns}
 
 
-def _clips(dataset: Any) -> list[Clip]:
+def clips_of(dataset: Any) -> list[Clip]:
     """Every clip in order of key."""
     found = []
     for shard in range(len(dataset.shards)):

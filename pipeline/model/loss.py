@@ -49,6 +49,16 @@ def token_losses_sum(head: nn.Linear, hidden: Tensor, targets: Tensor, chunk: in
         return _ChunkedCrossEntropy.apply(hidden, head.weight, head.bias, targets, chunk)
 
 
+def token_losses(head: nn.Linear, hidden: Tensor, targets: Tensor, chunk: int = CHUNK) -> Tensor:
+    """Cross-entropy of each of ``targets`` (T,) given ``hidden`` (T, H), fp32 (T,), without a gradient."""
+    with torch.no_grad(), gathered(list(head.parameters())):
+        losses = [
+            nn.functional.cross_entropy(nn.functional.linear(h, head.weight, head.bias).float(), t, reduction="none")
+            for h, t in zip(hidden.split(chunk), targets.split(chunk), strict=True)
+        ]
+    return torch.cat(losses)
+
+
 class _ChunkedCrossEntropy(torch.autograd.Function):
     """Loss and d(loss)/d(hidden), both in forward."""
 

@@ -20,7 +20,7 @@ from pipeline.model.configuration_speakerlm import SpeakerLMConfig
 from pipeline.model.encoder import FunasrEncoder
 from pipeline.model.frontend import Frontend
 from pipeline.model.lora import add_lora
-from pipeline.model.loss import token_losses_sum
+from pipeline.model.loss import token_losses, token_losses_sum
 from pipeline.model.packing import Segments, no_mask, register
 from pipeline.model.projectors import AudioProjector, SpeakerProjector
 from pipeline.model.specaugment import mask_features
@@ -37,6 +37,7 @@ class SpeakerLMOutput(ModelOutput):
 
     loss: Tensor | None = None  # Σ token losses × weight, fp32 scalar
     num_targets: int | None = None
+    token_losses: Tensor | None = None  # fp32 (T,), where they are asked for
 
 
 class SpeakerLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
@@ -145,6 +146,7 @@ class SpeakerLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         weight: float | Tensor = 1.0,
         frame_masks: Tensor | None = None,
         mel_masks: Tensor | None = None,
+        each_token: bool = False,
     ) -> SpeakerLMOutput:
         """Sum of token losses of a packed micro-batch.
 
@@ -161,6 +163,7 @@ class SpeakerLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
             target_ids: (T,) those tokens.
             weight: factor on the loss; 0 for an empty micro-batch.
             frame_masks, mel_masks: (A, K, 2) spans that SpecAugment masks, see :func:`mask_features`.
+            each_token: also give each token's loss; nothing has a gradient then.
 
         Raises:
             ModelError: indices and tensors disagree in number.
@@ -174,7 +177,11 @@ class SpeakerLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
             segments=Segments.of(cu_seqlens, embeds.device),
             use_cache=False,
         ).last_hidden_state[0]
-        loss = token_losses_sum(self._head, hidden.index_select(0, target_index), target_ids)
+        predicting = hidden.index_select(0, target_index)
+        if each_token:
+            losses = token_losses(self._head, predicting, target_ids)
+            return SpeakerLMOutput(loss=losses.sum() * weight, num_targets=len(target_ids), token_losses=losses)
+        loss = token_losses_sum(self._head, predicting, target_ids)
         return SpeakerLMOutput(loss=loss * weight, num_targets=len(target_ids))
 
     def embed(
@@ -240,6 +247,7 @@ class SpeakerLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         speaker_index: Tensor,
         generation_config: GenerationConfig | None = None,
         stopping_criteria: Any = None,
+        synced_gpus: bool = False,
         **kwargs: Any,
     ) -> Tensor:
         """Token ids (B, new) that answer a batch of prompts from :class:`SpeakerLMProcessor`.
@@ -254,6 +262,7 @@ class SpeakerLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
             speaker_index: as ``audio_index``.
             generation_config: greedy search where there is none; the LLM's own sampling defaults are not used.
             stopping_criteria: as transformers' ``generate`` takes them; they see new tokens only.
+            synced_gpus: all ranks of a ZeRO-3 model generate together, each until the last has finished.
             kwargs: for transformers' ``generate``.
 
         Raises:
@@ -269,6 +278,7 @@ class SpeakerLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
                 attention_mask=attention_mask,
                 generation_config=config,
                 stopping_criteria=stopping_criteria,
+                synced_gpus=synced_gpus,
             )
         finally:
             self.llm.generation_config = own

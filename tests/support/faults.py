@@ -95,7 +95,7 @@ def install(trouble: Trouble, trainer: Any) -> None:
         "sleep": lambda: _before(trainer, "_forward", here.now, _sleep_here),
         "lag": lambda: _before(trainer, "_forward", lambda: True, lambda: time.sleep(0.5)),
         "stop": lambda: _before(trainer, "_forward", here.now, _stop),
-        "stop in validation": lambda: _before(trainer, "_forward", validating, _stop),
+        "stop in validation": lambda: _before(trainer.validation, "_token_losses", validating, _stop),
         "stop at start": _stop,
         "stop, and again in the save": stop_twice,
         "full disk": _fill_disk,

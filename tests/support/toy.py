@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -45,10 +45,14 @@ class ToyModel(nn.Module):
         self.speaker_projector = nn.Linear(3, WIDTH)
         self.llm = ToyLlm()
 
-    def forward(self, frames: Tensor, speaker: Tensor, target_ids: Tensor, weight: float) -> Any:
+    def forward(
+        self, frames: Tensor, speaker: Tensor, target_ids: Tensor, weight: float, each_token: bool = False
+    ) -> Any:
         dtype = self.encoder[0].weight.dtype
         hidden = self.audio_projector(self.encoder(frames.to(dtype))) + self.speaker_projector(speaker.to(dtype))
         logits = self.llm(hidden)[: len(target_ids)].float()
+        if each_token:
+            return SimpleNamespace(token_losses=nn.functional.cross_entropy(logits, target_ids, reduction="none"))
         loss = nn.functional.cross_entropy(logits, target_ids, reduction="sum") * weight + 0 * logits.sum()
         return SimpleNamespace(loss=loss)
 
@@ -76,6 +80,14 @@ class ToyBatch:
 
     def to(self, device: Any) -> ToyBatch:
         return self
+
+    @property
+    def labels(self) -> Tensor:
+        return torch.arange(len(self.target_ids)) % 3 == 0
+
+    def exchanged(self) -> tuple[ToyBatch, Tensor]:
+        told = torch.full((len(self.target_ids),), self.mode != "no")
+        return replace(self, speaker=self.speaker.roll(1)), told
 
     def model_inputs(self) -> dict[str, Any]:
         return {n: getattr(self, n) for n in ("frames", "speaker", "target_ids", "weight")}

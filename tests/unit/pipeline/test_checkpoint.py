@@ -47,7 +47,7 @@ def saver(folder: Path, keep: Retention | None = None, background: str = "never"
 
 
 def state(step: int, loss: float | None = None) -> RunState:
-    return RunState(4, step, {"next": step}, {"llm": "abc"}, "name: x\n", validation_loss=loss)
+    return RunState(4, step, {"next": step}, {"llm": "abc"}, "name: x\n", validation={"loss": loss})
 
 
 def write(folder: Path, step: int, keep_last: int = 3) -> Path:
@@ -185,6 +185,19 @@ def test_last_best_and_every_kth_stay() -> None:
     assert Retention(0, 0, 0).doomed([(7, None)]) == []
 
 
+def test_the_best_is_by_the_chosen_figure() -> None:
+    """Losses fall while names get worse; a checkpoint without a decode is not compared."""
+    figures = {
+        1: {"loss": 3.0, "sacer": 20.0},
+        2: {"loss": 2.0, "sacer": 10.0},
+        3: {"loss": 1.0, "sacer": None},
+        4: None,
+    }
+    manifests = [{"step": step, "validation": found} for step, found in figures.items()]
+    assert Retention(1, 1, 0, "loss").doomed_of(manifests) == [1, 2]
+    assert Retention(1, 1, 0, "sacer").doomed_of(manifests) == [1, 3]
+
+
 def test_the_last_good_one_is_never_rotated_away(tmp_path: Path) -> None:
     """Two newer ones are damaged; a run that resumes from step 1 keeps one checkpoint and saves step 2."""
     for step in (1, 5, 6):
@@ -247,7 +260,7 @@ def test_a_failure_in_the_background_is_raised_once(tmp_path: Path, monkeypatch:
 @pytest.mark.parametrize(("free", "threads"), [(0, 0), (10**12, 1)])
 def test_auto_looks_at_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int, threads: int) -> None:
     started = []
-    monkeypatch.setattr("pipeline.saver._free_memory", lambda: free)
+    monkeypatch.setattr("pipeline.saver.free_memory", lambda: free)
     monkeypatch.setattr(threading.Thread, "start", lambda thread: started.append(thread.name))
     monkeypatch.setattr(threading.Thread, "join", lambda self: None)
     saver(tmp_path, background="auto").save({"w": torch.zeros(5)}, state(1))

@@ -150,3 +150,44 @@ def test_moving_a_batch_keeps_everything_else(dataset, tokenizer):
         "waveforms", "waveform_lengths", "input_ids", "position_ids", "cu_seqlens", "audio_index",
         "speaker_vectors", "speaker_index", "target_index", "target_ids", "weight", "frame_masks", "mel_masks",
     }  # fmt: skip
+
+
+def test_labels_are_the_names_in_the_target(dataset, tokenizer):
+    for mode in Mode:
+        loaded = load(dataset, tokenizer, mode)
+        batch = collate(loaded, tokenizer, STRIDE, DIM, "made")
+        said = tokenizer.tokenizer.decode(batch.target_ids[batch.labels].tolist())
+        names = [item.planned.target_names for item in loaded]
+        turns = [s.speaker for item in loaded for s in item.sample.segments]
+        if mode is Mode.ASR:
+            assert said == ""
+        elif mode is Mode.NO:
+            assert said.count("spk") == len(turns)
+        else:
+            wanted = [n[s.speaker] for item, n in zip(loaded, names, strict=True) for s in item.sample.segments]
+            assert said.replace(" ", "") == "".join(wanted).replace(" ", "")
+        assert "labels" not in batch.model_inputs()
+
+
+def test_exchanged_voices_keep_to_their_sample_and_leave_their_names(dataset, tokenizer):
+    loaded = load(dataset, tokenizer, Mode.MATCH)
+    batch = collate(loaded, tokenizer, STRIDE, DIM, "made")
+    exchanged, telling = batch.exchanged()
+    sizes = [len(item.vectors) for item in loaded]
+    assert 1 in sizes, "no sample with one registered speaker: nothing to exchange is not tested"
+    assert max(sizes) > 1
+    parts = zip(batch.speaker_vectors.split(sizes), exchanged.speaker_vectors.split(sizes), strict=True)
+    for size, (true, moved) in zip(sizes, parts, strict=True):
+        assert torch.equal(true.sort(0).values, moved.sort(0).values)
+        assert [torch.equal(a, b) for a, b in zip(true, moved, strict=True)] == [size == 1] * size
+    counts = [item.planned.targets for item in loaded]
+    expected = [size > 1 for size, count in zip(sizes, counts, strict=True) for _ in range(count)]
+    assert telling.tolist() == expected
+    assert torch.equal(exchanged.input_ids, batch.input_ids)
+
+
+def test_nobody_registered_has_nothing_to_exchange(dataset, tokenizer):
+    batch = collate(load(dataset, tokenizer, Mode.NO), tokenizer, STRIDE, DIM, "made")
+    exchanged, telling = batch.exchanged()
+    assert not telling.any()
+    assert torch.equal(exchanged.speaker_vectors, batch.speaker_vectors)

@@ -13,6 +13,7 @@ from tests.support.distributed import report, run_distributed, run_ranks
 from tests.support.training import make_parts, tiny_recipe
 
 DECODE = {"decode_clips": 2, "decode_batch": 2, "decode_tokens": 24, "validation_share": 1.0}
+pytestmark = pytest.mark.timeout(600)  # five runs before the first test
 OFTEN = {"validate_every": 2, "save_every": 2}
 
 

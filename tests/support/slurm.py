@@ -50,7 +50,7 @@ SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
 SchedulerParameters=bf_interval=2,batch_sched_delay=1,sched_interval=2
 SlurmdParameters=config_overrides
-ReturnToService=2
+ReturnToService=0
 KillWait=30
 MinJobAge=3600
 JobRequeue=1

@@ -1,14 +1,16 @@
-"""The step on a CPU, against what it replaces, interleaved in one run: process CPU time, medians of rounds.
+"""The step on a CPU, against what it replaces, interleaved: process CPU time, medians of rounds.
 
 Packed against padded: forward and backward of the same samples through the same small model. Target-only chunked loss
 against logits at every position and torch's cross-entropy, at Qwen2.5's vocabulary: CPU time, and peak resident memory
 of a fresh process each. The loop's own time: all that Trainer.update does outside forward, backward and engine.step.
+Each part is a process of its own that begins no round after its share of --seconds.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -28,11 +30,13 @@ TARGETS = {
     "loss_memory_ratio": 5.0,
     "loop_ms": 10.0,  # at most
 }
-VOCABULARY, WIDTH, POSITIONS, LOSS_TARGETS = 151_936, 256, 2000, 400
+VOCABULARY, WIDTH, POSITIONS, LOSS_TARGETS = 151_936, 256, 2000, 400  # of the loss
+LEAST_ROUNDS = 3
+PARTS = ("packing", "loss", "memory-ours", "memory-full", "loop")
 
 
-def model_of_size() -> Any:
-    """SpeakerLM with random weights, small, but with nearly all operations in the LLM, as the large one has them."""
+def model_of_size(width: int) -> Any:
+    """SpeakerLM with random weights: an encoder of 4 + 1 layers of 128, an LLM of 4 layers of this width."""
     import torch
 
     from pipeline.model.checkpoints import sensevoice_conf
@@ -41,7 +45,7 @@ def model_of_size() -> Any:
     from pipeline.stages import STAGES
 
     llm = {
-        "model_type": "qwen2", "vocab_size": 4000, "hidden_size": 512, "intermediate_size": 2048,
+        "model_type": "qwen2", "vocab_size": 4000, "hidden_size": width, "intermediate_size": 4 * width,
         "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2,
     }  # fmt: skip
     encoder = sensevoice_conf(128, 4, 1) | {"dropout_rate": 0.0, "attention_dropout_rate": 0.0}
@@ -56,10 +60,13 @@ def model_of_size() -> Any:
     return model.train()
 
 
-def interleaved(works: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
-    """CPU seconds of each work, in turn; the first round is not counted."""
+def interleaved(works: dict[str, Callable[[], Any]], rounds: int, limit: float) -> dict[str, list[float]]:
+    """CPU seconds of each work, in turn; the first round is not counted, and after ``limit`` seconds none is begun."""
     seconds: dict[str, list[float]] = {name: [] for name in works}
+    ends = time.monotonic() + limit
     for number in range(rounds + 1):
+        if number > LEAST_ROUNDS and time.monotonic() > ends:
+            break
         for name, work in works.items():
             begin = time.process_time()
             work()
@@ -68,11 +75,11 @@ def interleaved(works: dict[str, Callable[[], Any]], rounds: int) -> dict[str, l
     return seconds
 
 
-def packed_and_padded(rounds: int) -> dict[str, dict[str, Any]]:
+def packed_and_padded(width: int, rounds: int, limit: float) -> dict[str, dict[str, Any]]:
     """CPU seconds, valid positions, share of padding, of utterances and of clips."""
     from benchmarks.micro_batches import clips, micro_batch, padded_loss, utterances
 
-    model = model_of_size()
+    model = model_of_size(width)
     out = {}
     for kind, samples in (("utterances", utterances(16)), ("clips", clips(2))):
         rows = {pad: micro_batch(samples, 4000, 192, "cpu", pad) for pad in (False, True)}
@@ -90,7 +97,7 @@ def packed_and_padded(rounds: int) -> dict[str, dict[str, Any]]:
             loss.backward()
             losses["padded"] = loss.item()
 
-        seconds = interleaved({"packed": packed, "padded": padded}, rounds)
+        seconds = interleaved({"packed": packed, "padded": padded}, rounds, limit / 2)
         if abs(losses["packed"] / losses["padded"] - 1) > 1e-4:
             raise SystemExit(f"{kind}: packed loss {losses['packed']}, padded {losses['padded']}: not the same work")
         valid = sum(s.positions for s in samples)
@@ -124,11 +131,11 @@ def one_loss(kind: str) -> Callable[[], None]:
 
 
 def loss_memory(kind: str) -> float:
-    """Peak resident MiB that one loss adds, in a process of its own."""
-    done = subprocess.run(
-        [sys.executable, __file__, "--loss-in-this-process", kind], check=True, capture_output=True, text=True
-    )
-    return float(done.stdout.split()[-1])
+    """Peak resident MiB that one loss adds; the first one of its process."""
+    work = one_loss(kind)
+    before = _resident("VmRSS")
+    work()
+    return _resident("VmHWM") - before
 
 
 def _resident(name: str) -> float:
@@ -137,7 +144,7 @@ def _resident(name: str) -> float:
     return next(int(text.split()[1]) for text in lines if text.startswith(name)) / 1024
 
 
-def loop_times(steps: int) -> list[float]:
+def loop_times(steps: int, limit: float) -> list[float]:
     """Milliseconds a step that Trainer.update takes besides forward, backward and engine.step; one process, gloo."""
     from pipeline.engine import init_distributed, initialize, resolve_deepspeed
     from pipeline.flops import Meter
@@ -163,11 +170,14 @@ def loop_times(steps: int) -> list[float]:
         for owner, name in ((trainer, "_forward"), (trainer.engine, "backward"), (trainer.engine, "step")):
             setattr(owner, name, _timed(getattr(owner, name), inside))
         out = []
+        ends = time.monotonic() + limit
         for number in range(steps + 5):
+            if len(out) >= LEAST_ROUNDS and time.monotonic() > ends:
+                break
             batches = next(trainer.steps)
             inside[0], begin = 0.0, time.process_time()
             record, _ = trainer.update(batches.micro_batches, 0.0)
-            trainer.log(record)
+            trainer.log(record, batches.figures)
             if number >= 5:
                 out.append(1000 * (time.process_time() - begin - inside[0]))
             trainer.step += 1
@@ -185,27 +195,49 @@ def _timed(call: Callable[..., Any], total: list[float]) -> Callable[..., Any]:
     return run
 
 
+def in_this_process(part: str, args: argparse.Namespace) -> Any:
+    """One part's measurements, as JSON can say them."""
+    import torch
+
+    torch.set_num_threads(1)
+    limit = args.seconds / 3
+    if part == "packing":
+        return packed_and_padded(args.width, args.rounds, limit)
+    if part == "loss":
+        return interleaved({kind: one_loss(kind) for kind in ("ours", "full")}, args.rounds, limit)
+    if part == "loop":
+        return loop_times(args.steps, limit)
+    return loss_memory(part.removeprefix("memory-"))
+
+
+def in_its_own(part: str) -> Any:
+    """The same from a process of its own; what else it prints goes to stderr."""
+    command = [sys.executable, __file__, *sys.argv[1:], "--part", part]
+    done = subprocess.run(
+        command, check=False, stdout=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
+    if done.returncode:
+        raise SystemExit(f"the part {part!r} ended with exit code {done.returncode}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
 def main() -> int:
     """Run, print the table and one line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="exit 1 where a target is missed")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--width", type=int, default=512, help="of the LLM in packed against padded")
+    parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--steps", type=int, default=40, help="of the loop")
-    parser.add_argument("--loss-in-this-process", choices=["ours", "full"], help=argparse.SUPPRESS)
+    parser.add_argument("--seconds", type=float, default=360, help="after which no round is begun")
+    parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    import torch
-
-    torch.set_num_threads(1)
-    if args.loss_in_this_process:
-        work = one_loss(args.loss_in_this_process)
-        before = _resident("VmRSS")
-        work()
-        print(_resident("VmHWM") - before)
+    if args.part:
+        print(json.dumps(in_this_process(args.part, args)))
         return 0
-    pairs = packed_and_padded(args.rounds)
-    losses = interleaved({kind: one_loss(kind) for kind in ("ours", "full")}, args.rounds)
-    memory = {kind: loss_memory(kind) for kind in ("ours", "full")}
-    return report(pairs, losses, memory, loop_times(args.steps), args.check)
+    found = {part: in_its_own(part) for part in PARTS}
+    memory = {kind: found[f"memory-{kind}"] for kind in ("ours", "full")}
+    print(f"packed against padded: encoder of 5 layers of 128, LLM of 4 layers of {args.width}, vocabulary 4,000")
+    return report(found["packing"], found["loss"], memory, found["loop"], args.check)
 
 
 def report(

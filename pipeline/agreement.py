@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from typing import Any
 
 from pipeline.engine import Ranks
@@ -46,12 +47,23 @@ def merged(ranks: Ranks, items: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [json.loads(text) for text in sorted({json.dumps(item, sort_keys=True) for each in lists for item in each})]
 
 
-def sums(ranks: Ranks, values: Sequence[float]) -> list[float]:
-    """Each value's sum over all ranks."""
+def host_group(limit: float) -> Any:
+    """All ranks over gloo: what goes through it waits for no GPU. Collective.
+
+    Args:
+        limit: seconds that a rank may be waited for.
+    """
     import torch
 
-    tensor = torch.tensor(values, dtype=torch.float64, device=ranks.device)
-    torch.distributed.all_reduce(tensor)
+    return torch.distributed.new_group(backend="gloo", timeout=timedelta(seconds=limit))
+
+
+def sums(ranks: Ranks, values: Sequence[float], hosts: Any = None) -> list[float]:
+    """Each value's sum over all ranks; on the device, or on the host through a :func:`host_group`."""
+    import torch
+
+    tensor = torch.tensor(values, dtype=torch.float64, device="cpu" if hosts else ranks.device)
+    torch.distributed.all_reduce(tensor, group=hosts)
     return [float(v) for v in tensor.tolist()]
 
 

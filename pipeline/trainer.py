@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pipeline import checkpoint, finished
-from pipeline.agreement import anyone, merged
+from pipeline.agreement import anyone, host_group, merged
 from pipeline.agreement import sums as summed
 from pipeline.config import Recipe, dump_recipe
 from pipeline.engine import Ranks, lr_at, say, set_lr
@@ -106,6 +106,7 @@ class Trainer:
         self.settings = t = run.recipe.trainer
         self.output = Path(run.recipe.output)
         self.table = LossTable(run.data.train_names, MODES)
+        self.hosts = host_group(max(t.start_timeout_seconds, t.timeout_seconds) + 60)
         self.upload = open_upload(t.upload, self.output)
         keep = Retention(t.keep_last, t.keep_best, t.keep_every, t.best_by)
         limit = t.start_timeout_seconds
@@ -155,7 +156,8 @@ class Trainer:
         total = sum(counts)
         lr = lr_at(self.step, self.recipe.optimizer, self.settings.max_steps)
         set_lr(self.engine, lr)
-        self.engine.module.train()
+        if not self.engine.module.training:  # it walks through every module, and only validation has changed it
+            self.engine.module.train()
         losses: list[torch.Tensor] = []
         for i, batch in enumerate(batches):
             torch.manual_seed(self._seed(i))
@@ -325,7 +327,7 @@ class Trainer:
 
     def _forward(self, batch: Any) -> torch.Tensor:
         """Sum of the token losses of one micro-batch."""
-        loss: torch.Tensor = self.engine(**batch.to(self.ranks.device).model_inputs()).loss
+        loss: torch.Tensor = self.engine(**batch.to(self.ranks.device, non_blocking=True).model_inputs()).loss
         return loss
 
     def _count(self, batches: Sequence[Any], waited: float) -> tuple[list[float], StepSize]:
@@ -343,7 +345,7 @@ class Trainer:
         n, ranks = len(added), self.ranks.world_size
         places = [0.0] * (3 * ranks)  # a place a rank, so that a sum tells the largest
         places[self.ranks.rank :: ranks] = waited, peak_gib(), self.clock.lap()
-        everyone = summed(self.ranks, [*added, *places])
+        everyone = summed(self.ranks, [*added, *places], self.hosts)
         waits, peaks, own = (everyone[n + i * ranks :][:ranks] for i in range(3))
         self.clock.start(own)
         step_size = StepSize(*[*everyone[len(counts) : n], max(waits), max(peaks)])

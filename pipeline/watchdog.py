@@ -25,6 +25,7 @@ from pipeline.engine import Ranks
 from pipeline.resilience import FAILED
 
 GRACE = 5.0  # seconds that other ranks get to show their stacks, before this one's end breaks their connections
+ARM_AGAIN = 1.0  # seconds that the last resort may be due too early; less than GRACE
 LAG = 1.5  # a straggler needs so many times the others' median …
 LEAST_LAG = 0.02  # … and so many seconds a step more
 
@@ -38,6 +39,7 @@ class Watchdog:
         self._what = "start-up"
         self._deadline = time.monotonic() + start_limit
         self._warm = False
+        self._armed = 0.0  # when the last resort is due
         self._stopped = threading.Event()
         self._advice: Callable[[], str] = str
 
@@ -75,7 +77,9 @@ class Watchdog:
 
     def _arm(self) -> None:
         """The last resort: a thread of C that also ends a process whose interpreter is blocked."""
-        if not self._stopped.is_set():
+        due = self._deadline + 2 * GRACE
+        if not self._stopped.is_set() and not 0 <= due - self._armed < ARM_AGAIN:  # it starts a thread each time
+            self._armed = due
             faulthandler.dump_traceback_later(self.limit + 2 * GRACE, exit=True, file=sys.__stderr__ or 2)
 
     def _watch(self) -> None:

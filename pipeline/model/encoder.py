@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from pipeline.model.host import within
 from shards.errors import ModelError
 from shards.funasr_modules import funasr_module
 
@@ -70,8 +71,7 @@ class FunasrEncoder(nn.Module):
         dtype = next(self.backbone.after_norm.parameters()).dtype
         x = features.float() * self.output_size**0.5 + sinusoidal_positions(features.shape[1], features)
         x = x.to(dtype)
-        frames = torch.arange(x.shape[1], device=x.device)
-        mask = (frames < torch.tensor(list(lengths), device=x.device).unsqueeze(1)).unsqueeze(1).to(dtype)
+        mask = within(lengths, x.shape[1], x.device).unsqueeze(1).to(dtype)
         for block in (*self.backbone.encoders0, *self.backbone.encoders):
             x = self._run(block, x, mask)
         x = self.backbone.after_norm(x)
@@ -114,7 +114,7 @@ def sinusoidal_positions(frames: int, like: Tensor) -> Tensor:
     """(frames, depth) fp32 positions 1, 2, … as FunASR encodes them: sines, then cosines, timescales 1 … 10,000."""
     depth = like.shape[-1]
     positions = torch.arange(1, frames + 1, device=like.device, dtype=torch.float32).unsqueeze(1)
-    increment = torch.log(torch.tensor(10000.0, device=like.device)) / (depth / 2 - 1)
+    increment = torch.log(torch.full((), 10000.0, device=like.device)) / (depth / 2 - 1)
     scales = torch.exp(torch.arange(depth / 2, device=like.device) * -increment)
     angles = positions * scales
     return torch.cat([angles.sin(), angles.cos()], 1)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pipeline.frames import FRAME_SAMPLES, HOP_SAMPLES, LFR_SHIFT, LFR_WINDOW, fbank_frames, lfr_frames
+from pipeline.model.host import on_device, within
 from shards.errors import AudioError, ModelError
 
 SAMPLE_RATE = 16_000
@@ -77,39 +78,39 @@ class Frontend(nn.Module):
             )
         device = "cpu" if waveforms.is_meta else waveforms.device.type  # autocast knows no meta device
         with torch.autocast(device, enabled=False):
-            mel = self._fbank(waveforms.float()[:, : max(lengths)])
-            return self._stack(mel, frames), [lfr_frames(f) for f in frames]
+            return self._stack(self._fbank(waveforms.float(), frames), frames), [lfr_frames(f) for f in frames]
 
     def _constant(self, name: str, device: torch.device) -> Tensor:
         if self._constants[name].device != device:
             self._constants[name] = self._constants[name].to(device)
         return self._constants[name]
 
-    def _fbank(self, waveforms: Tensor) -> Tensor:
-        """(A, S) → (A, T, n_mels) log mel energies; frames that reach into the padding are rubbish."""
+    def _fbank(self, waveforms: Tensor, frames: Sequence[int]) -> Tensor:
+        """(A, S) → (Σ frames, n_mels) log mel energies of all utterances, one after the other."""
+        windows = waveforms.unfold(1, FRAME_SAMPLES, HOP_SAMPLES)
         # In fp64 up to the power spectrum: quiet bands of a loud frame drown in the rounding of fp32.
-        x = (waveforms.double() * (1 << 15)).unfold(1, FRAME_SAMPLES, HOP_SAMPLES)
+        x = torch.cat([windows[i, :n] for i, n in enumerate(frames)]).double() * (1 << 15)
         x = x - x.mean(-1, keepdim=True)
         previous = torch.cat([x[..., :1], x[..., :-1]], -1)  # Kaldi takes the first sample as its own predecessor
         x = (x - PREEMPHASIS * previous) * self._constant("window", x.device)
-        power = torch.fft.rfft(x, n=FFT_SIZE).abs().square().float()
+        power = torch.view_as_real(torch.fft.rfft(x, n=FFT_SIZE)).square().sum(-1).float()
         return (power @ self._constant("mel", x.device)).clamp_min(MEL_FLOOR).log()
 
     def _stack(self, mel: Tensor, frames: Sequence[int]) -> Tensor:
-        """(A, T, n_mels) → (A, F, 7 × n_mels): every 6th window of 7 frames, then mean and variance.
+        """(Σ frames, n_mels) → (A, F, 7 × n_mels): every 6th window of 7 frames, then mean and variance.
 
         As FunASR's ``apply_lfr`` the first frame is repeated on the left and the utterance's own last one on the right.
         """
         device = mel.device
         total = lfr_frames(max(frames))
-        last = torch.tensor(frames, device=device).view(-1, 1) - 1
+        last = on_device(frames, device).unsqueeze(1) - 1
         window = torch.arange(LFR_WINDOW, device=device) - (LFR_WINDOW - 1) // 2
-        index = (LFR_SHIFT * torch.arange(total, device=device).view(-1, 1) + window).view(1, -1)
-        index = index.clamp_min(0).minimum(last)  # (A, F × 7)
-        stacked = mel.gather(1, index.unsqueeze(-1).expand(-1, -1, self.n_mels)).view(len(frames), total, -1)
+        index = (LFR_SHIFT * torch.arange(total, device=device).unsqueeze(1) + window).view(1, -1)
+        index = index.clamp_min(0).minimum(last)  # (A, F × 7), each counted from its utterance's first frame
+        index = index + (last + 1).cumsum(0) - (last + 1)
+        stacked = mel.index_select(0, index.flatten()).view(len(frames), total, -1)
         out = (stacked + self._constant("shift", device)) * self._constant("scale", device)
-        valid = torch.tensor([lfr_frames(f) for f in frames], device=device).view(-1, 1)
-        return out * (torch.arange(total, device=device) < valid).unsqueeze(-1)
+        return out * within([lfr_frames(f) for f in frames], total, device).unsqueeze(-1)
 
 
 def mel_filters(n_mels: int) -> Tensor:

@@ -128,13 +128,12 @@ def _loop(q: Tensor, k: Tensor, v: Tensor, dropout: float, scale: float | None, 
     if k.shape[1] != q.shape[1]:
         groups = q.shape[1] // k.shape[1]
         k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
-    parts = []
-    for a, b in pairwise(segments.bounds):
-        parts.append(
-            functional.scaled_dot_product_attention(
-                q[:, :, a:b], k[:, :, a:b], v[:, :, a:b], dropout_p=dropout, is_causal=True, scale=scale
-            )
-        )
+    sizes = [b - a for a, b in pairwise(segments.bounds)]
+    # split, not slices: backward of a slice fills a whole row with zeros, that of a split joins the parts once.
+    parts = [
+        functional.scaled_dot_product_attention(*qkv, dropout_p=dropout, is_causal=True, scale=scale)
+        for qkv in zip(q.split(sizes, 2), k.split(sizes, 2), v.split(sizes, 2), strict=True)
+    ]
     return torch.cat(parts, 2).transpose(1, 2)
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from pipeline.model.host import within
 from shards.errors import ModelError
 
 
@@ -62,9 +63,7 @@ class AudioProjector(nn.Module):
 
         An audio of n frames makes ceil(n / stride) positions; the last one may see zeros beyond the audio's end.
         """
-        valid = torch.arange(frames.shape[1], device=frames.device) < torch.tensor(
-            list(lengths), device=frames.device
-        ).unsqueeze(1)
+        valid = within(lengths, frames.shape[1], frames.device)
         mask = valid[:, None, None, :]
         x = frames
         for layer in self.layers:

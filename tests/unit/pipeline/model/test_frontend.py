@@ -67,7 +67,7 @@ def test_equal_to_funasr_on_real_speech() -> None:
     values = beyond = 0
     for file in [*files[::60], *(f for f in files if f.name == "privacy-prompt.g722")]:
         wave = torch.from_numpy(load(file))
-        found = ours._fbank(wave[None])[0].double().numpy()
+        found = ours._fbank(wave[None], [fbank_frames(len(wave))]).double().numpy()
         expected = reference(wave[None], torch.tensor([len(wave)]))[0][0].double().numpy()
         exact = fbank64(wave.numpy())
         assert np.abs(found - exact).max() <= 1e-5, file

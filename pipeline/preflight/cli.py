@@ -12,6 +12,7 @@ beside the estimate. Exit codes: 0; 1: an error, a failed check, or it does not 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
 from pathlib import Path
@@ -63,7 +64,8 @@ def main(arguments: list[str] | None = None) -> int:
         if args.result:
             _rank(args)
             return 0
-        answer = preflight(args)
+        with contextlib.redirect_stdout(sys.stderr):  # DeepSpeed logs to stdout, which is the answer's alone
+            answer = preflight(args)
     except SpeakerLMError as e:
         print(f"{type(e).__name__}: {e}", file=sys.stderr)
         return 1

@@ -43,14 +43,16 @@ def make_dataset(
     texts: Sequence[str] = TEXTS,
     seed: int = 0,
     dim: int = 192,
+    pool_size: int | None = None,
 ) -> Dataset:
     """Write a synthetic dataset to `folder` and open it.
 
-    Ranges are inclusive. Speakers come from a pool of three times the largest number per sample (at least 8), all of
-    them in the speaker bank. ``dim=0`` makes a dataset without embeddings and without a bank, as for plain ASR.
+    Ranges are inclusive. Speakers come from a pool of ``pool_size``, else of three times the largest number per sample
+    (at least 8), all of them in the speaker bank. ``dim=0`` makes a dataset without embeddings and without a bank, as
+    for plain ASR.
     """
     rng = np.random.default_rng(seed)
-    pool = [f"synthetic:S{i:03d}" for i in range(max(8, 3 * speakers_per_sample[1]))]
+    pool = [f"synthetic:S{i:03d}" for i in range(pool_size or max(8, 3 * speakers_per_sample[1]))]
     vectors = _unit(rng.standard_normal((len(pool), dim))) if dim else None
     name = "synthetic"
     made = [make_sample(i, rng, pool, vectors, speakers_per_sample, seconds, texts) for i in range(samples)]

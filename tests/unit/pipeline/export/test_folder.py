@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from pipeline.config import LlmConfig
 from pipeline.export.cli import main
@@ -117,6 +118,23 @@ def test_other_llms_and_tied_embeddings(tmp_path: Path, kind: str) -> None:
         assert (logits(again, tokenizer) - logits(model, tokenizer)).abs().max() < 1e-5
         if kind == "tied":
             assert again.llm.lm_head.weight is again.get_input_embeddings().weight
+
+
+@pytest.mark.parametrize("merge", [False, True])
+def test_an_llm_without_safetensors_is_loaded_whole_and_it_says_so(
+    merge: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = make_base(tmp_path / "base")
+    torch.save(load_file(base.llm / "model.safetensors"), base.llm / "pytorch_model.bin")
+    (base.llm / "model.safetensors").unlink()
+    run = make_finished_run(tmp_path / "run", model_config(base))
+    capsys.readouterr()
+    folder = export(run, tmp_path / "out", merge)
+    assert f"{base.llm} does not name its tensors as the model does: loading it whole" in capsys.readouterr().err
+    assert not list(folder.glob("*.bin"))
+    model, tokenizer, _ = load_finished_run(run)
+    again = SpeakerLMForConditionalGeneration.from_pretrained(folder)
+    assert (logits(again, tokenizer) - logits(model, tokenizer)).abs().max() < 1e-5
 
 
 def test_the_card_tells_stages_data_and_scores(run: Path, base: TinyBase, tmp_path: Path) -> None:

@@ -33,8 +33,9 @@ def agree(ranks: Ranks, work: Callable[[], Any], group: Any = None) -> list[Any]
         mine = (None, type(e), f"rank {ranks.rank}: {e}")
     except (OSError, SafetensorError) as e:
         mine = (None, CheckpointError, f"rank {ranks.rank}: {e}")
-    everyone: list[Any] = [None] * ranks.world_size
-    torch.distributed.all_gather_object(everyone, mine, group=group)
+    everyone: list[Any] = [mine] * ranks.world_size
+    if ranks.world_size > 1:
+        torch.distributed.all_gather_object(everyone, mine, group=group)
     failures = [(error, text) for _, error, text in everyone if error]
     if failures:
         raise failures[0][0]("; ".join(text for _, text in failures))

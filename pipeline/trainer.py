@@ -301,6 +301,7 @@ class Trainer:
 
     def _module_norms(self) -> dict[str, float]:
         wanted = self.settings.module_norms and self._logged(self.step + 1)
+        wanted = wanted and not self.engine.zero_round_robin_gradients()  # DeepSpeed mixes up whose gradient is whose
         return module_norms(self.engine, self.ranks) if wanted else {}
 
     def _write(self, log: str, line: dict[str, Any]) -> None:

@@ -30,6 +30,7 @@ def identity(sources: Sequence[Source], streams: Sequence[Stream], settings: Pla
         "data.augment": asdict(data.augment) | {"noise": settings.noise},
         "data.curriculum": [asdict(p) for p in data.curriculum],
         "data.align_epochs": data.align_epochs,
+        "data.speaker_questions": data.speaker_questions,
         "registration of the stage": settings.registration,
         "model.projector.stride": settings.stride,
         "tokenizer or chat template": settings.tokenizer,

@@ -123,5 +123,7 @@ def test_any_text_can_be_normalised(name, text):
 @pytest.mark.parametrize("name", ["m2met", "paper-zh", "mixed"])
 @given(text=st.text(alphabet="你好萬A a1,.%年嗯<>", max_size=20))
 def test_normalising_twice_changes_nothing(name, text):
+    if name == "m2met":  # one pass, as the recipe's script: what is left may look like a tag ("<,>", "<<a>b>")
+        text = text.replace("<", "")
     once = "".join(profile(name).normalize(text))
     assert profile(name).tokens(once) == profile(name).tokens(text)

@@ -203,8 +203,8 @@ def _load(recipe: Any, tokenizer: Any, planned: Any) -> dict[str, Any]:
     from pipeline.data.loader import SampleReader
     from shards.index import open_dataset
 
-    datasets = [open_dataset(share.path) for share in recipe.data.train]
-    loaded = SampleReader(datasets, tokenizer, recipe.model.projector.stride, recipe.model.speaker_dim)[planned]
+    datasets = [open_dataset(share.path, share.extractor) for share in recipe.data.train]
+    loaded = SampleReader(datasets, tokenizer, recipe.model.projector.stride, recipe.model.speaker_dim)[planned, None]
     if loaded.error is not None:
         raise loaded.error
     device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"

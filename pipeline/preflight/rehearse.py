@@ -33,7 +33,8 @@ def start_ranks(arguments: Sequence[str], ranks: int, timeout: float = 3600.0) -
         command = [*launcher, "-m", "pipeline.preflight", *arguments, "--result", str(result)]
         done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=timeout)
         if done.returncode or not result.exists():
-            said = "\n".join((done.stdout + done.stderr).splitlines()[-25:])
+            ranks_words = (done.stdout + done.stderr).split("Sending process")[0]  # behind it is the launcher's summary
+            said = "\n".join(ranks_words.splitlines()[-25:])
             raise TrainingError(f"the micro-batch did not run on {ranks} ranks:\n{said}")
         return dict(json.loads(result.read_text()))
 

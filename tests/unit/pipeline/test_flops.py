@@ -31,7 +31,7 @@ def products(counter: FlopCounterMode) -> float:
     Not of CPU attention, which torch counts as nothing, nor of grouped convolutions, which it takes for dense ones.
     """
     counted = {str(op): n for op, n in counter.get_flop_counts()["Global"].items()}
-    filterbank = 2 * 2 * fbank_frames(48000) * 257 * 80
+    filterbank = 2 * (fbank_frames(48000) + fbank_frames(24000)) * 257 * 80
     return sum(n for op, n in counted.items() if op in ("aten.mm", "aten.addmm", "aten.bmm")) - filterbank
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import checkpoint, finished
-from pipeline.agreement import anyone
+from pipeline.agreement import agree, anyone
 from pipeline.config import Recipe, dump_recipe
 from pipeline.engine import (
     Ranks,
@@ -86,6 +86,7 @@ def _train(recipe: Recipe, stop: StopRequest, watchdog: Watchdog, stop_after: in
         code = trainer.train()
         trainer.monitors.close()
         engine.destroy()  # the next stage of this process wants the memory
+        agree(ranks, lambda: None)  # nobody leaves while another may still speak to it
         return code
 
 

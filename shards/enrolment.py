@@ -148,7 +148,8 @@ class Enroller:
             whole = [(clip, f) for clip, f in pairs if isinstance(f, np.ndarray)]
             if whole:
                 try:
-                    vectors = unit_norm(self.extractor.embed_features([f for _, f in whole]))
+                    vectors = self.extractor.embed_features([f for _, f in whole])
+                    unit_norm(vectors)  # looks only: to divide once more would change the last bits
                 except SpeakerError:  # one of them gives no vector: taken one by one, `embed` names it
                     continue
                 for (clip, _), vector in zip(whole, vectors, strict=True):

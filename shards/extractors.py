@@ -46,7 +46,7 @@ class Extractor(Protocol):
         ...
 
     def embed_features(self, features: Sequence[np.ndarray]) -> np.ndarray:
-        """:func:`log_mel` of waveforms, (frames, 80) each → (n, dim) float32."""
+        """:func:`log_mel` of waveforms, (frames, 80) each → (n, dim) float32, each of unit norm."""
         ...
 
 

@@ -151,10 +151,10 @@ class Frames(PitchExtractor):
     """Takes features, as a network does."""
 
     def embed(self, waves: Sequence[np.ndarray]) -> np.ndarray:
-        return unit_norm(self.embed_features([log_mel(w) for w in waves]))
+        return self.embed_features([log_mel(w) for w in waves])
 
     def embed_features(self, features: Sequence[np.ndarray]) -> np.ndarray:
-        return np.stack([np.exp(f).mean(0) for f in features])
+        return unit_norm(np.stack([np.exp(f).mean(0) for f in features]))
 
 
 def test_embedding_together_is_embedding_one_by_one(folder: Path) -> None:

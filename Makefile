@@ -1,5 +1,5 @@
 # make demo   the whole way on real speech: shards, four ZeRO-3 stages, scores, a report
-# make test   every test but those of make test-faults and make test-cluster; `.ci/run` runs all
+# make test   every test but those of the next three; `.ci/run` runs it and make test-faults
 # make test-faults   ranks killed, signalled, hung, disks full, checkpoints damaged …: docs/fault-model.md
 # make soak   300 steps to which all of that happens at random moments
 # make test-cluster   a real Slurm with two nodes, a real S3 server, two ssh hosts; root and Debian packages: docs/cluster.md

@@ -75,7 +75,8 @@ class StageData:
                     f"{dataset.url}: its speaker vectors are of {made}, the recipe's model.extractor is "
                     f"{self._recipe.model.extractor}; name that one, or embed with it and set the dataset's extractor"
                 )
-        agree(self._ranks, lambda: self._count_tokens(datasets) if self._ranks.local_rank == 0 else None)
+        counts = 0 in (self._ranks.local_rank, self._ranks.rank)
+        agree(self._ranks, lambda: self._count_tokens(datasets) if counts else None)
         if self._recipe.data.shard_cache:
             for dataset in datasets:
                 self._cache_left -= cached(dataset, self._recipe.data.shard_cache, self._cache_left)

@@ -42,6 +42,11 @@ def agree(ranks: Ranks, work: Callable[[], Any], group: Any = None) -> list[Any]
     return [result for result, *_ in everyone]
 
 
+def meet(ranks: Ranks) -> None:
+    """No rank goes on before all have come here."""
+    agree(ranks, lambda: None)
+
+
 def merged(ranks: Ranks, items: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """What all ranks list, each item once, in one order."""
     lists = agree(ranks, lambda: items)

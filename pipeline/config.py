@@ -188,7 +188,7 @@ class TrainerConfig:
     start_timeout_seconds: float = 3600.0  # nothing happens for so long before the first step has ended: a hang
     timeout_seconds: float = 900.0  # the same afterwards; a save or a validation batch may take as long as a step
     time_limit_seconds: float | None = None  # save and stop so long after the start, to be started again
-    stop_margin_seconds: float = 300.0  # under Slurm: save and stop so long before the job's end
+    stop_margin_seconds: float = 300.0  # under Slurm: before the job's end; at most a quarter of its time
 
 
 @dataclass

@@ -171,13 +171,14 @@ def duration(seconds: float) -> str:
 
 
 def row(record: StepRecord) -> dict[str, Any]:
-    """A record as it is logged, with the time of day. JSON knows no number that is not finite: it gets null."""
+    """A record as it is logged, with the time of day."""
     values = {**asdict(record), "time": round(time.time(), 3)}
     values["own_seconds"] = [round(s, 4) for s in record.own_seconds]
-    for name in ("losses", "module_norms"):
-        values[name] = {key: _finite(value) for key, value in values[name].items()}
-    return {name: _finite(value) for name, value in values.items()}
+    return finite(values)
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """A row or a part of it with null for every number that is not finite: JSON knows none."""
+    if isinstance(value, dict):
+        return {name: finite(v) for name, v in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -23,6 +23,7 @@ REQUEUE = 85  # exit code: saved and stopped on request; start the same command 
 FAILED = 1
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
+MOST_MARGIN = 0.25  # of the time that a job has left at the start
 _LAUNCHERS = (b"bin/deepspeed", b"deepspeed.launcher", b"bin/torchrun", b"torch.distributed.run")
 _LOST_PEER = (
     "connection closed by peer",
@@ -46,12 +47,27 @@ class StopRequest:
         self._launchers = launchers(os.getppid())
         self._owner = os.getpid()
         self._end = math.inf
+        self.warning = ""  # for the user, where a limit is not kept as it was given
 
     def at_the_latest(self, limit: float | None, margin: float) -> StopRequest:
-        """Also stop ``limit`` seconds from now, and ``margin`` seconds before the end of a Slurm job."""
-        ends = [] if limit is None else [time.time() + limit]
+        """Also stop ``limit`` seconds from now, and ``margin`` seconds before the end of a Slurm job.
+
+        A margin as long as the job would stop it before its first step, again and again: it is at most a quarter of
+        the time that is left now.
+        """
+        now = time.time()
+        ends = [] if limit is None else [now + limit]
         job = os.environ.get("SLURM_JOB_END_TIME", "")
-        ends += [float(job) - margin] if job.isdecimal() else []
+        if job.isdecimal():
+            left = max(0.0, float(job) - now)
+            kept = min(margin, MOST_MARGIN * left)
+            ends.append(float(job) - kept)
+            if kept < margin:
+                self.warning = (
+                    f"the job has {left:.0f} s left, too few for trainer.stop_margin_seconds {margin:.0f}: it saves "
+                    f"and stops {kept:.0f} s before its end. Give jobs more time, or lower the margin to what a step "
+                    "and a save take"
+                )
         self._end = min([self._end, *ends])
         return self
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import checkpoint, finished
-from pipeline.agreement import agree, anyone
+from pipeline.agreement import anyone, meet
 from pipeline.config import Recipe, dump_recipe
 from pipeline.engine import (
     Ranks,
@@ -65,6 +65,8 @@ def _train(recipe: Recipe, stop: StopRequest, watchdog: Watchdog, stop_after: in
     if finished.is_done(output):
         say(ranks, f"{output} is done already; remove {output / finished.DONE} to train it on")
         return 0
+    if stop.warning:
+        say(ranks, f"WARNING {stop.warning}")
     if anyone(ranks, stop.is_set):
         return REQUEUE
     ds_config = resolve_deepspeed(recipe, ranks.world_size)
@@ -86,7 +88,7 @@ def _train(recipe: Recipe, stop: StopRequest, watchdog: Watchdog, stop_after: in
         code = trainer.train()
         trainer.monitors.close()
         engine.destroy()  # the next stage of this process wants the memory
-        agree(ranks, lambda: None)  # nobody leaves while another may still speak to it
+        meet(ranks)  # nobody leaves while another may still speak to it
         return code
 
 

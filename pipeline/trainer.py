@@ -25,7 +25,7 @@ from pipeline.engine import Ranks, lr_at, say, set_lr
 from pipeline.flops import Meter
 from pipeline.gradients import module_norms
 from pipeline.health import Health, save_batch, suspects
-from pipeline.meters import Log, LossTable, Status, StepRecord, StepSize, peak_gib, row
+from pipeline.meters import Log, LossTable, Status, StepRecord, StepSize, finite, peak_gib, row
 from pipeline.monitors import Monitors
 from pipeline.resilience import REQUEUE, StopRequest
 from pipeline.saver import Retention, Saver
@@ -209,6 +209,7 @@ class Trainer:
         row = self.validation.run(self.step, final)
         if row is None:
             return True
+        row = finite(row)
         self.validated = self.step, figures(row)
         self._write("validation", row)
         self.monitors.validation(row)

@@ -33,15 +33,21 @@ def loss_chart(run: Path) -> str | None:
         return None
     figure, axes = _axes("step", "loss per target token")
     if train:
-        x, y = [r["step"] for r in train], [r["loss"] for r in train]
+        x, y = _finite_losses(train)
         axes.plot(x, y, color=COLOURS[0], alpha=0.25, linewidth=0.8)
         axes.plot(x, smooth(y), color=COLOURS[0], linewidth=1.6, label="training, smoothed")
     if held_out:
-        x, y = [r["step"] for r in held_out], [r["loss"] for r in held_out]
+        x, y = _finite_losses(held_out)
         axes.plot(x, y, color=COLOURS[1], marker="o", markersize=3.5, linewidth=1.4, label="held out")
     if all(v > 0 for line in axes.lines for v in line.get_ydata()) and _spread(axes) > 20:
         axes.set_yscale("log")
     return _svg(figure, axes)
+
+
+def _finite_losses(rows: Sequence[dict[str, Any]]) -> tuple[list[int], list[float]]:
+    """Steps and losses; a skipped step has none."""
+    points = [(r["step"], r["loss"]) for r in rows if r["loss"] is not None and math.isfinite(r["loss"])]
+    return [step for step, _ in points], [loss for _, loss in points]
 
 
 def line_chart(

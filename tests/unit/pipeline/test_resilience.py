@@ -67,8 +67,8 @@ def test_a_time_limit_is_a_stop_request(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.delenv("SLURM_JOB_END_TIME", raising=False)
     monkeypatch.setattr("pipeline.resilience.time.time", lambda: now)
     stop, never = StopRequest().at_the_latest(60.0, 300.0), StopRequest().at_the_latest(None, 300.0)
-    monkeypatch.setenv("SLURM_JOB_END_TIME", str(int(now) + 330))
-    slurm = StopRequest().at_the_latest(60.0, 300.0)
+    monkeypatch.setenv("SLURM_JOB_END_TIME", str(int(now) + 40))
+    slurm = StopRequest().at_the_latest(60.0, 10.0)
     assert not any(request.is_set for request in (stop, slurm, never))
     now += 31
     assert slurm.is_set
@@ -76,6 +76,21 @@ def test_a_time_limit_is_a_stop_request(monkeypatch: pytest.MonkeyPatch) -> None
     now += 30
     assert stop.is_set
     assert not never.is_set
+
+
+def test_a_margin_as_long_as_the_job_leaves_time_to_train(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1_000_000.0
+    monkeypatch.setattr("pipeline.resilience.time.time", lambda: now)
+    monkeypatch.setenv("SLURM_JOB_END_TIME", str(int(now) + 300))
+    stop = StopRequest().at_the_latest(None, 300.0)
+    assert "the job has 300 s left, too few for trainer.stop_margin_seconds 300" in stop.warning
+    assert "stops 75 s before its end" in stop.warning
+    monkeypatch.setenv("SLURM_JOB_END_TIME", str(int(now) + 3600))
+    assert not StopRequest().at_the_latest(None, 300.0).warning
+    now += 224
+    assert not stop.is_set
+    now += 2
+    assert stop.is_set
 
 
 def test_a_launcher_that_is_gone_is_a_stop_request(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 
+from pipeline.evaluation.charts import loss_chart
 from pipeline.evaluation.details import detail, spans
 from pipeline.evaluation.normalize import profile
 from pipeline.evaluation.publish import publish
@@ -94,6 +95,17 @@ def test_everything_is_published_and_the_page_is_self_contained(tmp_path: Path):
     assert "paper: SpeakerLM, 212\u00a0h" in page.text
     ids = re.findall(r'\bid="([^"]+)"', (tmp_path / "out" / "report.html").read_text(encoding="utf-8"))
     assert len(ids) == len(set(ids))
+
+
+def test_a_skipped_step_has_no_point_in_the_loss_chart(tmp_path: Path):
+    rows = [f'{{"step": {i}, "loss": {"null" if i in (1, 5) else 3 / i}}}\n' for i in range(1, 10)]
+    (tmp_path / "train.jsonl").write_text("".join(rows))
+    (tmp_path / "validation.jsonl").write_text('{"step": 0, "loss": null}\n{"step": 8, "loss": 1.0}\n')
+    with_gaps = loss_chart(tmp_path)
+    (tmp_path / "train.jsonl").write_text("".join(r for r in rows if "null" not in r))
+    (tmp_path / "validation.jsonl").write_text('{"step": 8, "loss": 1.0}\n')
+    assert with_gaps is not None
+    assert with_gaps == loss_chart(tmp_path)
 
 
 def test_sessions_are_sorted_by_error():

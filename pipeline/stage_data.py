@@ -51,9 +51,8 @@ class StageData:
         plan = self._plan(self._train, self._recipe.data.train, settings)
         if state is not None:
             plan.load_state_dict(state, self._recipe.data.accept_dataset_change)
-        return iter(
-            self._loader(plan, self._train, self._recipe.data.workers, augmenter, self._recipe.data.speaker_questions)
-        )
+        data = self._recipe.data
+        return told(iter(self._loader(plan, self._train, data.workers, augmenter, data.speaker_questions)))
 
     def validation(self) -> Iterator[Sequence[Batch]]:
         """The first ``validation_batches`` micro-batches of a plan that does not change; each sample in every mode."""
@@ -124,3 +123,11 @@ class StageData:
             max_consecutive_replacements=data.max_consecutive_replacements,
             pin_memory=self._ranks.device.type == "cuda",
         )
+
+
+def told(steps: Iterator[StepBatches]) -> Iterator[StepBatches]:
+    """The same steps; each replaced sample gets a line in the log of the rank that met it."""
+    for step in steps:
+        for fault in step.stats.replaced:
+            print(f"WARNING step {step.step}: {fault.key} of {fault.dataset} replaced: {fault.reason}", flush=True)
+        yield step

@@ -18,6 +18,7 @@ import soundfile
 
 from pipeline.data.loader import Loader, SampleReader
 from pipeline.prompts import Mode, PromptTokenizer
+from pipeline.stage_data import told
 from shards.audio import decode, encode_flac
 from shards.errors import DataError, ShardError
 from shards.index import Dataset, index_from_bytes, index_to_bytes, open_dataset
@@ -94,6 +95,18 @@ def test_a_tar_that_is_cut_or_flipped(dataset, tokenizer, how, lost, workers):
     for reason in nothing_is_lost(dataset, tokenizer, bad, workers=workers):
         assert "synthetic-000001.tar" in reason
         assert any(key in reason for key in bad)
+
+
+def test_a_replaced_sample_is_told(dataset, tokenizer, capsys):
+    packed_plan([dataset], tokenizer)
+    Damage(dataset, 1, 2).flip_payload_byte()
+    plan = packed_plan([dataset], tokenizer)
+    steps = list(told(iter(Loader(plan, SampleReader([dataset], tokenizer, 2, 192)))))
+    (fault,) = {f for s in steps for f in s.stats.replaced}
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("WARNING")]
+    assert len(lines) == sum(len(s.stats.replaced) for s in steps)
+    assert f"{BAD} of synthetic replaced: {fault.reason}" in lines[0]
+    assert len(steps) == len(epoch(dataset, tokenizer))
 
 
 def test_swapped_tars(dataset, tokenizer):

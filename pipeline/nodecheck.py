@@ -4,7 +4,8 @@
 
 One process a node. The first listens where the ranks will meet (MASTER_ADDR:MASTER_PORT); each other one asks it for
 the time, looks around, and reports. Looked at: disk, datasets (S3 or local), clock, versions of packages and of this
-code, the output folder (the same one everywhere), cards. Exit codes: 0; 1: a node failed, differs, or did not answer.
+code, the output folder (the same one everywhere), cards. What every node lacks (a dataset, room in the output, a time
+that they agree on) is told as common to all: no node is at fault then. Exit codes: 0; 1: something is wrong.
 """
 
 from __future__ import annotations
@@ -43,6 +44,9 @@ class Report:
 
     node: str
     faults: list[str] = field(default_factory=list)
+    outside: dict[str, str] = field(
+        default_factory=dict
+    )  # faults that may lie outside the node, by what they are about
     said: list[str] = field(default_factory=list)
     same: dict[str, str] = field(default_factory=dict)  # what must be equal on all nodes
     clock: float = 0.0  # seconds that this node's clock is ahead of the first node's
@@ -50,14 +54,17 @@ class Report:
     def add(self, facts: Sequence[Fact]) -> None:
         """Sort facts into what is wrong and what is only said."""
         for fact in facts:
-            (self.said if fact.ok else self.faults).append(fact.text)
+            if fact.about and not fact.ok:
+                self.outside[fact.about] = fact.text
+            else:
+                (self.said if fact.ok else self.faults).append(fact.text)
 
 
 def look(recipes: Sequence[Recipe], disk_gb: float) -> Report:
     """Everything that a node can tell alone. A check that fails keeps none of the others from being made."""
     report = Report(os.environ.get("SLURMD_NODENAME") or socket.gethostname(), same=versions(CHECKOUT))
     first = recipes[0]
-    report.add([disk(Path(first.output), disk_gb), disk(Path(tempfile.gettempdir()), 1.0)])
+    report.add([disk(Path(first.output), disk_gb, about=first.output), disk(Path(tempfile.gettempdir()), 1.0)])
     if first.data.shard_cache:
         report.add([disk(Path(first.data.shard_cache), first.data.shard_cache_gb)])
     paths = {d.path for r in recipes for d in [*r.data.train, *r.data.validation]}
@@ -68,8 +75,8 @@ def look(recipes: Sequence[Recipe], disk_gb: float) -> Report:
     return report
 
 
-def judge(reports: Sequence[Report], expected: Sequence[str], skew: float) -> dict[str, list[str]]:
-    """Node → what is wrong with it; empty where nothing is.
+def judge(reports: Sequence[Report], expected: Sequence[str], skew: float) -> tuple[dict[str, list[str]], list[str]]:
+    """Node → what is wrong with it (only nodes with a fault), and what is wrong with all of them alike.
 
     Args:
         expected: names of all nodes; one that sent no report is at fault.
@@ -78,17 +85,39 @@ def judge(reports: Sequence[Report], expected: Sequence[str], skew: float) -> di
     wrong: dict[str, list[str]] = {r.node: list(r.faults) for r in reports}
     for name in expected:
         wrong.setdefault(name, ["sent no report: it hangs, cannot reach the first node, or did not start"])
-    median = statistics.median(r.clock for r in reports)
-    for r in reports:
-        if abs(r.clock - median) > skew:
-            wrong[r.node].append(f"its clock is {r.clock - median:+.1f} s off the others': start chrony or ntpd there")
+    common = _outside(reports, wrong) + _clocks(reports, skew, wrong)
     for name in sorted({name for r in reports for name in r.same}):
         found = {r.node: r.same.get(name, "missing") for r in reports}
         usual = Counter(found.values()).most_common(1)[0][0]  # of equally many, the first node's
         for node, value in found.items():
             if value != usual:
                 wrong[node].append(f"{name} is {value}, elsewhere {usual}")
-    return {node: faults for node, faults in wrong.items() if faults}
+    return {node: faults for node, faults in wrong.items() if faults}, common
+
+
+def _outside(reports: Sequence[Report], wrong: dict[str, list[str]]) -> list[str]:
+    """Faults outside the nodes: of all of them alike, which are returned, or of some, to whom they are written."""
+    common = []
+    for about in dict.fromkeys(about for r in reports for about in r.outside):
+        told = {r.node: r.outside[about] for r in reports if about in r.outside}
+        if len(told) == len(reports) > 1:
+            common.append(next(iter(told.values())))
+            continue
+        for node, text in told.items():
+            wrong[node].append(text)
+    return common
+
+
+def _clocks(reports: Sequence[Report], skew: float, wrong: dict[str, list[str]]) -> list[str]:
+    """A clock is off where most others agree; where no majority does, nobody can say which one is right."""
+    median = statistics.median(r.clock for r in reports)
+    off = {r.node: r.clock - median for r in reports if abs(r.clock - median) > skew}
+    if 2 * len(off) >= len(reports) > 1:
+        clocks = ", ".join(f"{r.node} {r.clock:+.1f} s" for r in reports)
+        return [f"the clocks do not agree: {clocks}: start chrony or ntpd on every node, and look at its server"]
+    for node, seconds in off.items():
+        wrong[node].append(f"its clock is {seconds:+.1f} s off the others': start chrony or ntpd there")
+    return []
 
 
 # -------------------------------------------------------------------------------------------------------- conversation
@@ -200,21 +229,32 @@ def first_node(recipes: Sequence[Recipe], args: argparse.Namespace, port: int, w
         reports = [own, *collector.wait(world_size - 1, args.timeout)]
     finally:
         token.unlink()
-    wrong = judge(reports, node_names(world_size), args.skew)
+    wrong, common = judge(reports, node_names(world_size), args.skew)
     for r in reports:
-        print(f"node {r.node}: {'BAD' if r.node in wrong else 'ok'}, clock {r.clock:+.3f} s; " + "; ".join(r.said))
-    for node, faults in wrong.items():
-        for fault in faults:
-            print(f"BAD NODE {node}: {fault}", file=sys.stderr)
+        state = "BAD" if r.node in wrong else "not at fault" if common else "ok"
+        print(f"node {r.node}: {state}, clock {r.clock:+.3f} s; " + "; ".join(r.said))
     missing = world_size - len(reports)
     if missing:
         print(f"{missing} of {world_size} nodes sent no report within {args.timeout:.0f} s", file=sys.stderr)
-    elif not wrong:
+    elif not wrong and not common:
         same = ", ".join(f"{name} {value}" for name, value in sorted(own.same.items()))
         print(f"{world_size} nodes are alike: {same}")
-    if wrong:
-        print(f"leave them out and submit again: sbatch --exclude={','.join(wrong)} …", file=sys.stderr)
-    return 1 if wrong or missing else 0
+    for line in advice(wrong, common, world_size):
+        print(line, file=sys.stderr)
+    return 1 if wrong or common or missing else 0
+
+
+def advice(wrong: dict[str, list[str]], common: Sequence[str], world_size: int) -> list[str]:
+    """What to read and to do. To leave nodes out is of use only where others are known to be better."""
+    lines = [f"BAD NODE {node}: {fault}" for node, faults in wrong.items() for fault in faults]
+    lines += [f"ALL {world_size} NODES: {fault}" for fault in common]
+    if common:
+        lines.append("what all nodes have in common is no node's fault: repair that; to leave nodes out does not help")
+    elif 0 < len(wrong) < world_size:
+        lines.append(f"leave them out and submit again: sbatch --exclude={','.join(wrong)} …")
+    elif wrong and world_size > 1:
+        lines.append("every node has a fault of its own: other nodes may be no better, so look at what they say")
+    return lines
 
 
 def main(argv: Sequence[str] | None = None) -> int:

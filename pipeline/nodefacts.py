@@ -31,9 +31,10 @@ class Fact:
 
     ok: bool
     text: str
+    about: str = ""  # what outside the node it is about, if anything; when all nodes miss that, no node is at fault
 
 
-def disk(folder: Path, gigabytes: float) -> Fact:
+def disk(folder: Path, gigabytes: float, about: str = "") -> Fact:
     """Free space, and whether a file can be written, where a folder is or will be."""
     there = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
     probe = there / f".nodecheck-{platform.node()}-{time.time_ns()}"
@@ -42,8 +43,9 @@ def disk(folder: Path, gigabytes: float) -> Fact:
         probe.unlink()
         free = shutil.disk_usage(there).free / 1e9
     except OSError as e:
-        return Fact(False, f"{there}: {e.strerror}: make it writable or name another folder")
-    return Fact(free >= gigabytes, f"{there}: {free:,.0f} GB free" + (f", {gigabytes:g} wanted" * (free < gigabytes)))
+        return Fact(False, f"{there}: {e.strerror}: make it writable or name another folder", about)
+    text = f"{there}: {free:,.0f} GB free" + (f", {gigabytes:g} wanted" * (free < gigabytes))
+    return Fact(free >= gigabytes, text, about)
 
 
 def dataset(path: str) -> Fact:
@@ -55,9 +57,9 @@ def dataset(path: str) -> Fact:
         found = open_dataset(path)
         found.storage.read_range(f"shards/{found.shards[0].name}.tar", 0, 512)
     except SpeakerLMError as e:
-        return Fact(False, str(e))
+        return Fact(False, str(e), path)
     except IndexError:
-        return Fact(False, f"{path} holds no shard")
+        return Fact(False, f"{path} holds no shard", path)
     return Fact(True, f"{path} answers in {time.monotonic() - began:.2f} s")
 
 

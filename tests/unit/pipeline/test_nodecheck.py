@@ -126,12 +126,58 @@ def test_a_clock_that_is_off(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> N
 def test_versions_that_differ() -> None:
     """The odd one out is named, not the first node."""
     a, b, c = (Report(name, same={"torch": v}) for name, v in (("a", "2.12"), ("b", "2.13"), ("c", "2.13")))
-    assert judge([a, b, c], ["a", "b", "c"], 2.0) == {"a": ["torch is 2.12, elsewhere 2.13"]}
+    assert judge([a, b, c], ["a", "b", "c"], 2.0) == (
+        {"a": ["torch is 2.12, elsewhere 2.13"]},
+        [],
+    )
     b.same = {}
-    assert judge([b, c, Report("d", same={"torch": "2.13"})], ["b", "c", "d"], 2.0) == {
-        "b": ["torch is missing, elsewhere 2.13"]
-    }
-    assert list(judge([c], ["b", "c"], 2.0)) == ["b"]
+    assert judge([b, c, Report("d", same={"torch": "2.13"})], ["b", "c", "d"], 2.0) == (
+        {"b": ["torch is missing, elsewhere 2.13"]},
+        [],
+    )
+    assert list(judge([c], ["b", "c"], 2.0)[0]) == ["b"]
+
+
+def test_a_fault_of_all_nodes_is_no_nodes(recipe: Path, tmp_path: Path) -> None:
+    """The storage is gone, or the shared disk is full: nobody is told to leave all nodes out."""
+    port, gone = free_port(), "data.train=[{path: /nowhere/data}]"
+    with nodes(*(node(f"n{r}", r, port, str(recipe), gone, "--disk-gb", "1e9") for r in (0, 1))) as ends:
+        code, said = ends[0]
+        assert code == 1
+        assert "ALL 2 NODES: /nowhere/data" in said
+        assert f"ALL 2 NODES: {tmp_path}" in said
+        assert "1e+09 wanted" in said
+        assert "no node's fault" in said
+        assert "node n1: not at fault" in said
+        assert "BAD" not in said
+        assert "--exclude" not in said
+
+
+def test_a_dataset_that_one_node_cannot_read() -> None:
+    """The others can, so it is the node's."""
+    a, b, c = (Report(name) for name in "abc")
+    b.outside["s3://bucket/x"] = "s3://bucket/x: access denied"
+    assert judge([a, b, c], ["a", "b", "c"], 2.0) == ({"b": ["s3://bucket/x: access denied"]}, [])
+    a.outside["s3://bucket/x"] = c.outside["s3://bucket/x"] = "s3://bucket/x: access denied, asked 8 times"
+    wrong, common = judge([a, b, c], ["a", "b", "c"], 2.0)
+    assert (wrong, len(common)) == ({}, 1)
+    assert not any("--exclude" in line for line in nodecheck.advice(wrong, common, 3))
+
+
+def test_clocks_without_a_majority() -> None:
+    """Of two clocks that differ nobody can say which one is off; without a time server all may."""
+    for clocks in ((0.0, 30.0), (0.0, 30.0, 60.0), (0.0, 0.0, 30.0, 30.0)):
+        reports = [Report(f"n{i}", clock=clock) for i, clock in enumerate(clocks)]
+        wrong, common = judge(reports, [r.node for r in reports], 2.0)
+        assert not wrong
+        assert "the clocks do not agree: n0 +0.0 s, n1" in common[0]
+
+
+def test_when_every_node_has_a_fault_of_its_own() -> None:
+    said = nodecheck.advice({"a": ["card 0"], "b": ["card 3"]}, [], 2)
+    assert said[:2] == ["BAD NODE a: card 0", "BAD NODE b: card 3"]
+    assert "--exclude" not in said[2]
+    assert "--exclude=a …" in nodecheck.advice({"a": ["card 0"]}, [], 2)[1]
 
 
 def test_a_folder_that_is_not_shared(tmp_path: Path) -> None:

@@ -17,9 +17,8 @@ from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from pipeline import checkpoint, finished
+from pipeline import agreement, checkpoint, finished
 from pipeline.agreement import anyone, host_group, merged
-from pipeline.agreement import sums as summed
 from pipeline.config import Recipe, dump_recipe
 from pipeline.engine import Ranks, lr_at, say, set_lr
 from pipeline.flops import Meter
@@ -27,6 +26,7 @@ from pipeline.gradients import module_norms
 from pipeline.health import Health, save_batch, suspects
 from pipeline.meters import Log, LossTable, Status, StepRecord, StepSize, finite, peak_gib, row
 from pipeline.monitors import Monitors
+from pipeline.readback import GradientNorm, Taken
 from pipeline.resilience import REQUEUE, StopRequest
 from pipeline.saver import Retention, Saver
 from pipeline.upload import newest_anywhere, open_upload
@@ -111,6 +111,7 @@ class Trainer:
         keep = Retention(t.keep_last, t.keep_best, t.keep_every, t.best_by)
         limit = t.start_timeout_seconds
         self.saver = Saver(self._checkpoints, run.ranks, keep, t.save_in_background, self.upload, limit)
+        self.norm = GradientNorm(run.engine)
         self.health = Health()
         self.validated: tuple[int, dict[str, float | None]] | None = None  # step and figures of the last validation
         self.step, self.plan_state = self._resume()
@@ -165,14 +166,14 @@ class Trainer:
             losses.append(loss.detach())
             scaled = loss * (self.ranks.world_size / max(1.0, total))
             if i == len(batches) - 1:
-                row = self._loss_row(batches, losses)
-                scaled = scaled * (1 + 0 * row.sum()).to(scaled.dtype)  # NaN if any rank's loss is: all ranks skip
+                row = Taken(self._loss_row(batches, losses))
+                scaled = scaled * (1 + 0 * row.tensor.sum()).to(scaled.dtype)  # NaN on any rank: all skip
             self.engine.backward(scaled, scale_wrt_gas=False)
             by_module = self._module_norms() if i == len(batches) - 1 else {}
             self.engine.step()
         applied = self.engine.was_step_applied()
-        norm = float(self.engine.get_global_grad_norm() or 0.0) if applied else math.nan
-        sums = row.tolist()
+        norm = self.norm.read() if applied else math.nan
+        sums = row.numbers()
         mean = sum(sums) / max(1.0, total)
         self._judge(mean, norm, applied, batches, losses)
         self.run.watchdog.beat("loading data", warm=True)
@@ -347,7 +348,7 @@ class Trainer:
         n, ranks = len(added), self.ranks.world_size
         places = [0.0] * (3 * ranks)  # a place a rank, so that a sum tells the largest
         places[self.ranks.rank :: ranks] = waited, peak_gib(), self.clock.lap()
-        everyone = summed(self.ranks, [*added, *places], self.hosts)
+        everyone = agreement.sums(self.ranks, [*added, *places], self.hosts)
         waits, peaks, own = (everyone[n + i * ranks :][:ranks] for i in range(3))
         self.clock.start(own)
         step_size = StepSize(*[*everyone[len(counts) : n], max(waits), max(peaks)])

@@ -1,0 +1,61 @@
+"""The numbers of a step that the host reads in every step, without waiting for the update.
+
+DeepSpeed decides on the host whether it makes an update: it reads whether the gradient norm is finite, and the device
+is drained by then. Copies of the losses and of the norm are therefore enqueued before the update's kernels, and have
+arrived, or all but, when ``engine.step`` returns. A read that is enqueued afterwards would wait for the whole update.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Taken:
+    """A tensor and its copy on the way to the host, as it is at this point of the device's queue."""
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        import torch
+
+        self.tensor = tensor
+        self._arrived: Any = None
+        if tensor.is_cuda:
+            self._copy = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+            self._copy.copy_(tensor.detach(), non_blocking=True)
+            self._arrived = torch.cuda.Event()
+            self._arrived.record()
+        else:
+            self._copy = tensor.detach().clone()
+
+    def numbers(self) -> list[float]:
+        """The values; waits for the copy and what was enqueued before it, for nothing else."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        return [float(v) for v in self._copy.flatten().tolist()]
+
+
+class GradientNorm:
+    """The norm of the last update's gradients, taken between its being known and the update."""
+
+    def __init__(self, engine: Any) -> None:
+        self._engine = engine
+        self._taken: Taken | None = None
+        inner: Any = getattr(engine.optimizer, "optimizer", None)  # torch's, inside DeepSpeed's
+        if hasattr(inner, "register_step_pre_hook"):
+            inner.register_step_pre_hook(self._take)
+
+    def read(self) -> float:
+        """After ``engine.step`` has made an update; 0 where DeepSpeed computes none."""
+        taken, self._taken = self._taken, None
+        norm = self._engine.get_global_grad_norm()
+        if taken is not None and taken.tensor is norm:
+            return taken.numbers()[0]
+        return float(norm) if norm is not None else 0.0
+
+    def _take(self, *_: Any) -> None:
+        """Before torch's optimizer updates a sub-group; the first of an update is early enough."""
+        norm: Any = getattr(self._engine.optimizer, "_global_grad_norm", None)
+        if hasattr(norm, "is_cuda") and (self._taken is None or self._taken.tensor is not norm):
+            self._taken = Taken(norm)

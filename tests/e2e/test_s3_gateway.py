@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-import shards.s3
+import shards.s3_upload
 from shards.cli import main
 from shards.errors import StorageError
 from shards.index import open_dataset
@@ -19,7 +19,7 @@ OPTIONS = ["--no-speakers", "--samples-per-shard", "8"]
 
 @pytest.fixture
 def parts(monkeypatch):
-    monkeypatch.setattr(shards.s3, "PART_BYTES", 5 << 20)
+    monkeypatch.setattr(shards.s3_upload, "PART_BYTES", 5 << 20)
 
 
 @pytest.fixture(scope="module")

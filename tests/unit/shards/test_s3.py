@@ -6,6 +6,7 @@ import threading
 import pytest
 
 import shards.s3
+import shards.s3_upload
 from shards.cli import main
 from shards.errors import StorageError
 from shards.s3 import S3Storage
@@ -18,7 +19,7 @@ PART = 64 << 10
 @pytest.fixture
 def s3(monkeypatch):
     monkeypatch.setattr("time.sleep", lambda _: None)
-    monkeypatch.setattr(shards.s3, "PART_BYTES", PART)
+    monkeypatch.setattr(shards.s3_upload, "PART_BYTES", PART)
     monkeypatch.setattr(shards.s3, "READ_BYTES", PART)
     monkeypatch.setattr(shards.s3, "READ_TIMEOUT_S", 1.0)  # far less, and a busy machine's every answer comes too late
     with fake_s3() as server:

@@ -1,0 +1,96 @@
+"""What a recipe must not say although its types are right."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pipeline.stages import STAGES
+from shards.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pipeline.config import DataConfig, Recipe, TrainerConfig
+
+
+def check(r: Recipe, where: str) -> None:
+    """Refuse contradictions that types cannot express.
+
+    Raises:
+        ConfigError: all of them, after ``where``.
+    """
+    problems = []
+    if r.stage not in STAGES:
+        problems.append(f"stage is {r.stage}, there are stages {sorted(STAGES)}")
+    elif STAGES[r.stage].starts_from and not r.init_from:
+        problems.append(
+            f"stage {r.stage} continues stage {STAGES[r.stage].starts_from}: set init_from to its run folder"
+        )
+    if not r.data.train:
+        problems.append("data.train is empty: name at least one packed dataset")
+    if any(d.weight <= 0 for d in r.data.train):
+        problems.append("data.train: every weight must be above 0")
+    if not 0 < r.data.registration.max_distractors <= 100:
+        problems.append("data.registration.max_distractors must be 1..100")
+    if r.data.registration.names not in ("pools", "corpus"):
+        problems.append(f"data.registration.names is {r.data.registration.names!r}, must be pools or corpus")
+    problems += _data_problems(r.data)
+    if r.data.micro_batches_per_step < 1:
+        problems.append("data.micro_batches_per_step must be at least 1")
+    problems += _trainer_problems(r.trainer)
+    if r.optimizer.warmup_steps >= r.trainer.max_steps:
+        problems.append(
+            f"optimizer.warmup_steps ({r.optimizer.warmup_steps}) leaves no step of trainer.max_steps "
+            f"({r.trainer.max_steps}) to train at full rate"
+        )
+    if problems:
+        raise ConfigError(f"{where}: " + "; ".join(problems))
+
+
+def _trainer_problems(t: TrainerConfig) -> list[str]:
+    """Contradictions of the loop's settings."""
+    choices = {
+        "save_in_background": (t.save_in_background, ("auto", "always", "never")),
+        "decode_how": (t.decode_how, ("auto", "local", "together")),
+        "best_by": (t.best_by, ("loss", "cer", "cpcer", "sacer")),
+    }
+    problems = [
+        f"trainer.{name} is {value!r}, must be {', '.join(known[:-1])} or {known[-1]}"
+        for name, (value, known) in choices.items()
+        if value not in known
+    ]
+    if t.keep_last < 1:
+        problems.append("trainer.keep_last must be at least 1: a run that keeps no checkpoint cannot go on")
+    if t.best_by != "loss" and not t.decode_clips:
+        problems.append(f"trainer.best_by is {t.best_by}, but trainer.decode_clips is 0: nothing is decoded")
+    if not 0 < t.validation_share <= 1:
+        problems.append("trainer.validation_share must be above 0 and at most 1")
+    if t.decode_clips < 0 or t.decode_batch < 1 or t.decode_tokens < 1:
+        problems.append("trainer.decode_clips must not be below 0, decode_batch and decode_tokens at least 1")
+    return problems
+
+
+def _data_problems(data: DataConfig) -> list[str]:
+    """Contradictions of mixture, curriculum and augmentation."""
+    problems = []
+    if data.speaker_questions < 0:
+        problems.append(f"data.speaker_questions is {data.speaker_questions}; 0 asks none")
+    steps = [p.from_step for p in data.curriculum]
+    if steps != sorted(set(steps)) or any(s < 1 for s in steps):
+        problems.append(f"data.curriculum begins at steps {steps}; they must be 1 or more and ascend")
+    for p in data.curriculum:
+        if p.weights is not None and (len(p.weights) != len(data.train) or min(p.weights) < 0 or not any(p.weights)):
+            problems.append(
+                f"data.curriculum from step {p.from_step}: weights {p.weights}; one a dataset of data.train is wanted, "
+                "none below 0 and one above"
+            )
+        if p.max_seconds is not None and p.max_seconds <= 0:
+            problems.append(f"data.curriculum from step {p.from_step}: max_seconds must be above 0")
+    if any(d.epochs is not None and d.epochs < 1 for d in data.train):
+        problems.append("data.train: epochs must be at least 1, or null")
+    a = data.augment
+    if not a.speeds or not all(0.5 <= s <= 2 for s in a.speeds):
+        problems.append(f"data.augment.speeds is {a.speeds}, must be one or more factors between 0.5 and 2")
+    if not 0 <= a.noise_probability <= 1 or len(a.noise_snr) != 2 or a.noise_snr[0] > a.noise_snr[1]:
+        problems.append("data.augment: noise_probability must be 0..1, noise_snr the least and the most dB")
+    if min(a.frame_masks, a.mel_masks) < 0 or min(a.frame_mask_width, a.mel_mask_width) < 0:
+        problems.append("data.augment: masks and their widths must not be below 0")
+    return problems

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from shards.corpora import Options, Prepared, in_order
-from shards.corpora.audio_files import AudioInfo, with_info
+from shards.corpora import Options
+from shards.corpora.audio_files import AudioInfo
 from shards.corpora.audit import Audit, clean_segments
-from shards.corpora.text import TextPolicy
+from shards.corpora.source import Source
 from shards.errors import AudioError
 from shards.manifests import UNKNOWN, Recording, SpeakerInfo
 from shards.sample import Segment
@@ -41,7 +41,7 @@ class Session:
 
 
 @dataclass
-class Generic:
+class Generic(Source[Session]):
     """One manifest of sessions of a corpus without a file of its own.
 
     A speaker's id becomes ``CORPUS:ID``, with ``--session-speakers`` ``CORPUS:SESSION:ID`` of an unknown person. What
@@ -53,26 +53,12 @@ class Generic:
     sessions: Iterable[Session]
     options: Options
     genders: Mapping[str, str] = field(default_factory=dict)  # speaker as the format names it → f or m
+    policy: str = "raw"
     audit: Audit = field(default_factory=Audit)
+    _keys: set[str] = field(default_factory=set)
 
-    def prepared(self, name: str) -> Prepared:
-        """The manifest, read as it is iterated."""
-        self.text = TextPolicy(self.options.text or "raw")
-        self.speakers: dict[str, SpeakerInfo] = {}
-        self._keys: set[str] = set()
-        return Prepared(
-            name,
-            self._recordings(),
-            in_order(self.speakers),
-            lambda: {"text": self.text.result()} | self.audit.result(),
-        )
-
-    def _recordings(self) -> Iterator[Recording]:
-        items = ((s.audio, s) for s in self.sessions)
-        for session, info in with_info(items, self.options.workers, f"{self.corpus} {self.split}"):
-            recording = self._recording(session, info)
-            if recording is not None:
-                yield recording
+    def _files(self) -> tuple[Iterable[tuple[Path, Session]], int | None]:
+        return ((s.audio, s) for s in self.sessions), None
 
     def _recording(self, s: Session, info: AudioInfo | AudioError) -> Recording | None:
         if isinstance(info, AudioError):

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from shards.corpora import Options, Prepared, in_order
-from shards.corpora.audio_files import AudioInfo, with_info
+from shards.corpora import Options
+from shards.corpora.audio_files import AudioInfo
 from shards.corpora.audit import Audit, clean_segments
-from shards.corpora.text import TextPolicy
+from shards.corpora.source import Source
 from shards.errors import AudioError, ManifestError
 from shards.manifests import Recording, SpeakerInfo
 from shards.sample import Segment
@@ -30,7 +30,7 @@ class Track:
 
 
 @dataclass
-class Meetings:
+class Meetings(Source[Track]):
     """One manifest of tracks. `speaker_of` gives the speaker of a tier, None where the tier is not one."""
 
     corpus: str
@@ -39,25 +39,11 @@ class Meetings:
     speaker_of: Callable[[Track, Path, Tier], SpeakerInfo | None]
     options: Options
     language: str = "zh"
+    policy: str = "plain"
     audit: Audit = field(default_factory=Audit)
 
-    def prepared(self, name: str) -> Prepared:
-        """The manifest, read as it is iterated."""
-        self.text = TextPolicy(self.options.text or "plain")
-        self.speakers: dict[str, SpeakerInfo] = {}
-        return Prepared(
-            name,
-            self._recordings(),
-            in_order(self.speakers),
-            lambda: {"text": self.text.result()} | self.audit.result(),
-        )
-
-    def _recordings(self) -> Iterator[Recording]:
-        items = ((t.audio, t) for t in self.tracks)
-        for track, info in with_info(items, self.options.workers, f"{self.corpus} {self.split}", len(self.tracks)):
-            recording = self._recording(track, info)
-            if recording is not None:
-                yield recording
+    def _files(self) -> tuple[Iterable[tuple[Path, Track]], int | None]:
+        return ((t.audio, t) for t in self.tracks), len(self.tracks)
 
     def _recording(self, track: Track, info: AudioInfo | AudioError) -> Recording | None:
         if isinstance(info, AudioError):

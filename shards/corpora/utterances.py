@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from shards.corpora import Options, Prepared, in_order
-from shards.corpora.audio_files import AudioInfo, with_info
+from shards.corpora import Options
+from shards.corpora.audio_files import AudioInfo
 from shards.corpora.audit import Audit
-from shards.corpora.text import TextPolicy
+from shards.corpora.source import Source
 from shards.errors import AudioError
 from shards.manifests import Recording, SpeakerInfo
 from shards.sample import Segment
@@ -27,7 +27,7 @@ class Utterance:
 
 
 @dataclass
-class Utterances:
+class Utterances(Source[Utterance]):
     """One manifest of them."""
 
     corpus: str
@@ -38,23 +38,8 @@ class Utterances:
     policy: str = "plain"  # where the command line names none
     audit: Audit = field(default_factory=Audit)
 
-    def prepared(self, name: str) -> Prepared:
-        """The manifest, read as it is iterated."""
-        self.text = TextPolicy(self.options.text or self.policy)
-        self.speakers: dict[str, SpeakerInfo] = {}
-        return Prepared(
-            name,
-            self._recordings(),
-            in_order(self.speakers),
-            lambda: {"text": self.text.result()} | self.audit.result(),
-        )
-
-    def _recordings(self) -> Iterator[Recording]:
-        items = ((u.path, u) for u in self.items)
-        for utterance, info in with_info(items, self.options.workers, f"{self.corpus} {self.split}"):
-            recording = self._recording(utterance, info)
-            if recording is not None:
-                yield recording
+    def _files(self) -> tuple[Iterable[tuple[Path, Utterance]], int | None]:
+        return ((u.path, u) for u in self.items), None
 
     def _recording(self, u: Utterance, info: AudioInfo | AudioError) -> Recording | None:
         if isinstance(info, AudioError):

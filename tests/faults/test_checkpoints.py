@@ -12,7 +12,8 @@ import pytest
 
 from pipeline.resilience import FAILED
 from tests.support.distributed import report, run_distributed, run_ranks
-from tests.support.faults import Trouble, checkpoints, history, mounted, rows, same_run, train
+from tests.support.faults import Trouble, checkpoints, history, rows, same_run, train
+from tests.support.filesystems import mounted
 from tests.support.training import make_parts
 
 

@@ -9,15 +9,11 @@ import json
 import math
 import os
 import signal
-import subprocess
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 STEPS, SAVE_EVERY = 9, 3
 SAVE_POINTS = ("before any file", "between files", "before the manifest", "between manifest and name", "in rotation")
@@ -240,16 +236,3 @@ def same_run(run: Path, other: Path) -> bool:
     assert a.keys() == b.keys()
     assert all(bool((a[name] == b[name]).all()) for name in a)
     return True
-
-
-@contextmanager
-def mounted(folder: Path, *options: str) -> Iterator[Path]:
-    """A small filesystem of its own; needs root."""
-    folder.mkdir(exist_ok=True)
-    command = ["mount", "-t", "tmpfs", *options, "tmpfs", str(folder)]
-    if os.geteuid() or subprocess.run(command, capture_output=True, check=False).returncode:
-        pytest.skip("only root can mount a filesystem")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", str(folder)], check=True)

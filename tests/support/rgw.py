@@ -160,6 +160,4 @@ def _keys(lab: Path) -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] == ["--install"] and missing():
-        servers.install(PACKAGES)
-    print("missing: " + ", ".join(missing()) if missing() else "everything is installed")
+    servers.install_if_asked(PACKAGES, PROGRAMS)

@@ -8,6 +8,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -25,6 +26,21 @@ def install(packages: Sequence[str]) -> None:
     quiet = ("-q", "-y", "--no-install-recommends")
     subprocess.run(["apt-get", "update", "-q"], check=True, env=env, stdout=subprocess.DEVNULL)
     subprocess.run(["apt-get", "install", *quiet, *packages], check=True, env=env, stdout=subprocess.DEVNULL)
+
+
+def why_not(packages: Iterable[str], programs: Iterable[str], as_root: str = "") -> str:
+    """Why a server cannot be started here; empty where it can. ``as_root`` names what nobody else can do."""
+    if as_root and os.geteuid():
+        return f"{as_root} need root"
+    lacking = missing(programs)
+    return f"install the packages {', '.join(packages)}: {', '.join(lacking)} missing" if lacking else ""
+
+
+def install_if_asked(packages: Sequence[str], programs: Sequence[str]) -> None:
+    """What a fixture's file does when it is run: with ``--install`` the packages come, and it says what is missing."""
+    if sys.argv[1:] == ["--install"] and missing(programs):
+        install(packages)
+    print(why_not(packages, programs) or "everything is installed")
 
 
 def serve(command: Sequence[str], log: Path, env: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:

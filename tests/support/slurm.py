@@ -183,13 +183,8 @@ def _ends(lab: Path) -> str:
 
 def why_not() -> str:
     """Why there can be no cluster here; empty where there can."""
-    if os.geteuid():
-        return "nodes of Slurm need root"
-    lacking = servers.missing(PROGRAMS)
-    return f"install the packages {', '.join(PACKAGES)}: {', '.join(lacking)} missing" if lacking else ""
+    return servers.why_not(PACKAGES, PROGRAMS, "nodes of Slurm")
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] == ["--install"] and servers.missing(PROGRAMS):
-        servers.install(PACKAGES)
-    print(why_not() or "everything is installed")
+    servers.install_if_asked(PACKAGES, PROGRAMS)

@@ -90,13 +90,8 @@ def two_hosts() -> Iterator[Hosts]:
 
 def why_not() -> str:
     """Why there can be no hosts here; empty where there can."""
-    if os.geteuid():
-        return "two ssh hosts on one machine need root"
-    lacking = servers.missing(PROGRAMS)
-    return f"install the packages {', '.join(PACKAGES)}: {', '.join(lacking)} missing" if lacking else ""
+    return servers.why_not(PACKAGES, PROGRAMS, "two ssh hosts on one machine")
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] == ["--install"] and servers.missing(PROGRAMS):
-        servers.install(PACKAGES)
-    print(why_not() or "everything is installed")
+    servers.install_if_asked(PACKAGES, PROGRAMS)

@@ -1,10 +1,8 @@
 """Bad input and bad output, one by one: a quarantine entry with file and reason, or an error that says what to do."""
 
 import json
-import os
 import subprocess
 import sys
-from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -14,6 +12,7 @@ from shards.cli import main
 from shards.index import open_dataset
 from shards.manifests import RECORDINGS
 from shards.storage import LocalStorage
+from tests.support.filesystems import mounted
 from tests.support.manifests import make_manifest
 from tests.support.noise import make_noise_manifest
 
@@ -138,19 +137,6 @@ def test_a_damaged_manifest_is_refused(manifest, tmp_path, capsys, line):
 
 
 # The output.
-
-
-@contextmanager
-def mounted(folder, *options):
-    """A small filesystem of its own; needs root."""
-    folder.mkdir(exist_ok=True)
-    command = ["mount", "-t", "tmpfs", *options, "tmpfs", str(folder)]
-    if os.geteuid() or subprocess.run(command, capture_output=True, check=False).returncode:
-        pytest.skip("only root can mount a filesystem")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", str(folder)], check=True)
 
 
 def test_a_disk_that_is_full(tmp_path, capsys):

@@ -21,8 +21,8 @@ ROOT = Path(__file__).resolve().parents[1]
 LIMIT = 64 * 10**6
 CODE = ("pipeline", "shards", "benchmarks", "ds_configs", "pyproject.toml")
 WHEELS = (  # pure, or for this Python; nothing else is asked for
-    "annotated-types", "funasr", "hjson", "kaldiio", "librosa", "omegaconf", "peft", "py-cpuinfo", "pydantic",
-    "pydantic_core", "RapidFuzz", "transformers", "typing-inspection",
+    "annotated-types", "funasr", "hjson", "kaldiio", "lazy-loader", "librosa", "omegaconf", "peft", "py-cpuinfo",
+    "pydantic", "pydantic_core", "RapidFuzz", "six", "transformers", "typing-inspection", "typing_extensions",
 )  # fmt: skip
 BUILT = ("antlr4-python3-runtime", "deepspeed")  # published as source alone; both are pure Python
 RUN = """#!/bin/bash

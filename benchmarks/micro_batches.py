@@ -139,7 +139,7 @@ def checkpointing(model: Any, on: bool) -> None:
     model.encoder.activation_checkpointing = model.audio_projector.activation_checkpointing = on
     model.config.activation_checkpointing = on
     if on:
-        model.llm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model.llm.activation_checkpointing_enable()
     else:
-        model.llm.gradient_checkpointing_disable()
+        model.llm.activation_checkpointing_disable()
     model.train(model.training)

@@ -99,7 +99,7 @@ class SpeakerLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         self.encoder.activation_checkpointing = on
         self.audio_projector.activation_checkpointing = on
         if on:
-            self.llm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            self.llm.activation_checkpointing_enable()
 
     # ------------------------------------------------------------------------------------------------------ training
 

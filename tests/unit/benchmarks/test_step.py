@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+from benchmarks.gpu_bench import shape
 from benchmarks.gpu_bundle import BUILT, WHEELS, copy_code, pinned
-from benchmarks.gpu_step import shape
 from benchmarks.micro_batches import Lengths, checkpointing, clips, full, micro_batch, padded_loss, utterances
 from pipeline.engine import CHECKOUT
 from pipeline.flops import Load
@@ -31,8 +33,10 @@ def test_packed_and_padded_hold_the_same_samples_and_give_the_same_loss() -> Non
     assert load.frames == (20, 31, 8)
     assert load.samples == tuple(s.positions for s in samples)
     for on in (True, False):
-        checkpointing(model.train(), on)
-        assert model.llm.is_gradient_checkpointing is on
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # transformers renames what switches it
+            checkpointing(model.train(), on)
+        assert model.llm.is_activation_checkpointing is on
 
 
 @pytest.mark.parametrize("positions", [40, 240, 6000, 16384])
@@ -61,6 +65,16 @@ def test_what_is_taken_to_a_gpu(tmp_path: Path) -> None:
     command = [sys.executable, "benchmarks/gpu_step.py", "--help"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert "--small" in done.stdout
+
+
+def test_a_package_that_is_missing_is_named_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "peft.py").write_text("import a_package_of_peft")
+    command = [sys.executable, "benchmarks/gpu_step.py", "--small"]
+    env = os.environ | {"PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=False, env=env)
+    assert done.returncode == 3
+    said = "the package a_package_of_peft is missing here: install it, or put its wheel beside the others"
+    assert (done.stdout, done.stderr.splitlines()[-1]) == ("", said)
 
 
 @pytest.mark.parametrize("name", ["step", "gpu_step"])

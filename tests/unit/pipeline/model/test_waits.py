@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from benchmarks.gpu_step import shape
+from benchmarks.gpu_bench import shape
 from pipeline.flops import Load
 from pipeline.model.configuration_speakerlm import SpeakerLMConfig
 from pipeline.model.modeling_speakerlm import SpeakerLMForConditionalGeneration

@@ -1,0 +1,174 @@
+"""The cases of benchmarks/gpu_step.py: each makes its step, has it timed, and gives a row of figures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from benchmarks.gpu_bench import LORA, Bench, default_dtype, shape
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def stage_step(b: Bench, stage: int, loss: Callable[[], Any]) -> Callable[[], None]:
+    """Forward, backward, AdamW on what the stage trains (its states in the weights' dtype)."""
+    import torch
+
+    from pipeline.stages import STAGES
+
+    b.model.trainable(STAGES[stage].trains)
+    b.model.train()
+    trained = [p for p in b.model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=1e-6, fused=b.device == "cuda")
+
+    def step() -> None:
+        loss().backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return step
+
+
+def ours(b: Bench, stage: int, positions: int, on: bool, dropout: float | None = None) -> dict[str, Any]:
+    """A stage's step, packed, with or without activation checkpointing."""
+    from benchmarks.micro_batches import checkpointing
+
+    checkpointing(b.model, on)
+    batch, samples = b.batch(positions)
+    with _lora_dropout(b.model, dropout):
+        step = stage_step(b, stage, lambda: b.model(**batch).loss)
+        seconds, peak = b.timed(step)
+    return b.figures(batch, samples, stage, seconds, peak)
+
+
+@contextmanager
+def _lora_dropout(model: Any, rate: float | None) -> Iterator[None]:
+    """LoRA's dropout at another rate; None: as it is."""
+    import torch
+
+    layers = [m for n, m in model.named_modules() if "lora_dropout" in n and isinstance(m, torch.nn.Dropout)]
+    before = [m.p for m in layers]
+    for m in layers:
+        m.p = m.p if rate is None else rate
+    try:
+        yield
+    finally:
+        for m, p in zip(layers, before, strict=True):
+            m.p = p
+
+
+def padded(b: Bench, positions: int, pad: bool) -> dict[str, Any]:
+    """Utterances in stage 1, packed or padded; the same samples."""
+    from benchmarks.micro_batches import checkpointing, padded_loss
+
+    checkpointing(b.model, True)
+    batch, samples = b.batch(positions, "utterances", pad)
+    loss = (lambda: padded_loss(b.model, batch, samples)) if pad else (lambda: b.model(**batch).loss)
+    seconds, peak = b.timed(stage_step(b, 1, loss))
+    return b.figures(batch, samples, 1, seconds, peak)
+
+
+def whole_logits(b: Bench, positions: int) -> dict[str, Any]:
+    """Stage 4 with logits at every position and torch's cross-entropy in place of the chunked loss."""
+    import torch
+
+    from benchmarks.micro_batches import checkpointing
+    from pipeline.model import packing
+
+    checkpointing(b.model, True)
+    batch, samples = b.batch(positions)
+    names = ("waveforms", "waveform_lengths", "input_ids", "audio_index", "speaker_vectors", "speaker_index")
+
+    def loss() -> Any:
+        embeds = b.model.embed(**{n: batch[n] for n in names})
+        hidden = b.model.llm.get_decoder()(
+            inputs_embeds=embeds.unsqueeze(0),
+            attention_mask=packing.no_mask(embeds.device),
+            position_ids=batch["position_ids"].unsqueeze(0),
+            segments=packing.Segments.of(batch["cu_seqlens"], embeds.device),
+            use_cache=False,
+        ).last_hidden_state[0]
+        logits = b.model.llm.get_output_embeddings()(hidden).float()
+        labels = torch.full((len(hidden),), -100, device=hidden.device)
+        labels[batch["target_index"]] = batch["target_ids"]
+        return torch.nn.functional.cross_entropy(logits, labels, reduction="sum", ignore_index=-100)
+
+    seconds, peak = b.timed(stage_step(b, 4, loss))
+    return b.figures(batch, samples, 4, seconds, peak)
+
+
+def plain_text(b: Bench, positions: int) -> Callable[[], None]:
+    """A step of transformers' causal LM of the same size with peft's LoRA: text in rows of equal length, no padding."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    known = dict(shape(b.small)["llm"])
+    with torch.device(b.device), default_dtype(b.dtype):
+        config = AutoConfig.for_model(known.pop("model_type"), **known)
+        llm = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
+    llm.to(b.device, b.dtype)
+    lora = LoraConfig(r=16, lora_alpha=32, lora_dropout=0.05, target_modules=LORA["targets"], task_type="CAUSAL_LM")
+    peer: Any = get_peft_model(llm, lora, autocast_adapter_dtype=False)
+    peer.activation_checkpointing_enable()
+    peer.enable_input_require_grads()
+    peer.train()
+    rows = 2 if b.small else max(1, positions // 857)
+    ids = torch.randint(0, config.vocab_size, (rows, positions // rows), device=b.device)
+    trained = [p for p in peer.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=1e-6, fused=b.device == "cuda")
+
+    def step() -> None:
+        peer(input_ids=ids, labels=ids).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return step
+
+
+def beside_plain_text(b: Bench, positions: int) -> dict[str, Any]:
+    """Both in turn, with checkpointing; tokens are LLM positions. Ours encodes audio besides."""
+    from benchmarks.micro_batches import checkpointing
+
+    checkpointing(b.model, True)
+    batch, samples = b.batch(positions)
+    step, peer = stage_step(b, 4, lambda: b.model(**batch).loss), plain_text(b, positions)
+    rows = 2 if b.small else max(1, positions // 857)
+    peer_positions = rows * (positions // rows)
+    ratios, found = [], {}
+    for _ in range(2):
+        (mine, peak), (theirs, peer_peak) = b.timed(step), b.timed(peer)
+        ratios.append((sum(s.positions for s in samples) / mine) / (peer_positions / theirs))
+        found = b.figures(batch, samples, 4, mine, peak) | {"plain_tokens_s": peer_positions / theirs}
+        found["plain_peak_gib"] = peer_peak
+    return found | {"over_plain": sum(ratios) / len(ratios), "over_plain_each": ratios}
+
+
+def deepspeed_step(b: Bench, positions: int) -> dict[str, Any]:
+    """Stage 4 through the engine that trains, ZeRO-3 on one rank, in place of a bare AdamW."""
+    from benchmarks.micro_batches import checkpointing
+    from pipeline.config import DataConfig, DatasetConfig, LlmConfig, ModelConfig, Recipe
+    from pipeline.engine import init_distributed, initialize, resolve_deepspeed
+    from pipeline.stages import STAGES
+
+    init_distributed(300)
+    checkpointing(b.model, True)
+    batch, samples = b.batch(positions)
+    b.model.trainable(STAGES[4].trains)
+    b.model.train()
+    recipe = Recipe(
+        name="bench", stage=4, output="none", init_from="none",
+        deepspeed=str(ROOT / "ds_configs" / ("zero3.json" if b.device == "cuda" else "zero3_cpu.json")),
+        model=ModelConfig(llm=LlmConfig(checkpoint="none"), extractor="none"),
+        data=DataConfig(train=[DatasetConfig(path="none")], micro_batches_per_step=1),
+    )  # fmt: skip
+    engine = initialize(b.model, resolve_deepspeed(recipe, 1))
+
+    def step() -> None:
+        engine.backward(engine(**batch).loss, scale_wrt_gas=False)
+        engine.step()
+
+    seconds, peak = b.timed(step)
+    return b.figures(batch, samples, 4, seconds, peak)

@@ -11,7 +11,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from shards.sample import SAMPLE_RATE
 
 PARAFORMER = "iic/speech_seaco_paraformer_large_asr_nat-zh-cn-16k-common-vocab8404-pytorch"  # FunASR's paraformer-zh
 FUNASR_VAD = "fsmn-vad"  # Paraformer hears 20 s at a time
+CIRCLES = 2.4  # length of a text over its zipped length from which it repeats itself; Whisper's own threshold
+HALF_MINUTE = 30.0  # Whisper's window
 EXTRA = "pip install -c constraints.txt 'speakerlm-pretrain[baselines]'"
 # What bears a time in FunASR's text: a Chinese character, or a run of anything else. Punctuation bears none.
 _TIMED = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff\U00020000-\U0003ffff]|[^\W\u3400-\u4dbf\u4e00-\u9fff]+(?:'\w+)*")
@@ -44,7 +47,7 @@ def load_recogniser(name: str, device: str = "cpu", cache: Path | None = None) -
 
 
 class Whisper:
-    """faster-whisper: beam 5, words timed by cross-attention."""
+    """faster-whisper: beam 5, words timed by cross-attention; text in circles is heard again without repetition."""
 
     def __init__(self, source: str | None, device: str = "cpu", cache: Path | None = None) -> None:
         """Load it; None: Whisper base out of packages."""
@@ -72,16 +75,43 @@ class Whisper:
         """See :class:`~pipeline.baselines.parts.Recogniser`."""
         if not len(wave):
             return []
+        wave = wave.astype(np.float32)
+        segments = self._heard(wave, language)
+        return whisper_words(without_circles(segments, lambda span: self._heard(wave, language, span)))
+
+    def _heard(self, wave: np.ndarray, language: str | None, again: tuple[float, float] | None = None) -> list[Any]:
+        """Segments of all audio, or of one stretch (seconds) in which no three tokens may stand twice."""
+        second: dict[str, Any] = {"clip_timestamps": list(again), "no_repeat_ngram_size": 3} if again else {}
         segments, _ = self._model.transcribe(
-            wave.astype(np.float32),
+            wave,
             language=language,
             multilingual=language is None,  # found anew for every half minute
             word_timestamps=True,
             condition_on_previous_text=False,  # or it goes in circles
             beam_size=5,
-            temperature=0.0,  # no draws: the same text again
+            temperature=0.0,  # draws cannot be seeded for a recording: CTranslate2 takes a seed once a thread
+            **second,
         )
-        return whisper_words(segments)
+        return list(segments)
+
+
+def without_circles(segments: Sequence[Any], again: Callable[[tuple[float, float]], list[Any]]) -> list[Any]:
+    """Windows whose text packs too well, by Whisper's own threshold, are heard again; the second text stands.
+
+    Args:
+        segments: of faster-whisper, in order; those of a window share its beginning (``seek``, 10 ms) and ratio.
+        again: hears a stretch, in seconds, anew.
+    """
+    windows = [list(group) for _, group in groupby(segments, key=lambda s: s.seek)]
+    ends = [w[0].seek for w in windows[1:]]
+    found: list[Any] = []
+    for window, end in zip_longest(windows, ends):
+        if window[0].compression_ratio <= CIRCLES:
+            found += window
+            continue
+        start = window[0].seek / 100
+        found += again((start, start + HALF_MINUTE if end is None else end / 100))
+    return found
 
 
 def whisper_words(segments: Any) -> list[Word]:

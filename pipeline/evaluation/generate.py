@@ -123,28 +123,15 @@ def decode(
     from pipeline.finished import read_done
 
     weights = str(read_done(run)["weights_sha256"])
-    where = place(device)
-    model, tokenizer, recipe = load_for_decoding(run, where)
+    model, tokenizer, recipe = load_for_decoding(run, place(device))
     jobs = jobs_of(modes if modes != "auto" else default_modes(recipe.stage), n_ov)
     dataset = open_test_set(dataset_url, extractor, recipe, jobs)
     guards = Guards(max_new_tokens=max_new_tokens)
-    registration = {k: v for k, v in asdict(recipe.data.registration).items() if k in ("names", "name_pools")}
-    if permute_vectors:
-        registration["permuted"] = True
     settings = Settings(
-        str(run), weights, dataset.url, dataset.fingerprint(), seed, batch, limit, asdict(guards), registration
-    )
-    output = Output(
-        out,
-        settings,
-        About(
-            recipe.name,
-            recipe.stage,
-            dataset.name + (PERMUTED if permute_vectors else ""),
-            recipe.model.extractor,
-            _hours(recipe),
-        ),
-    )
+        str(run), weights, dataset.url, dataset.fingerprint(), seed, batch, limit, asdict(guards),
+        _registration(recipe, permute_vectors),
+    )  # fmt: skip
+    output = Output(out, settings, _about(recipe, dataset, permute_vectors))
     clips = clips_of(dataset)[:limit]
     batches = batches_of(clips, batch)
 
@@ -158,6 +145,18 @@ def decode(
     for job in jobs:
         _decode_share(_Share(job, batches[rank::world], rank, world), output, read, write)
     return output.merge({job.name: [c.key for c in clips] for job in jobs})
+
+
+def _registration(recipe: Any, permuted: bool) -> dict[str, Any]:
+    """What names are drawn from, and whether vectors lie."""
+    names = {k: v for k, v in asdict(recipe.data.registration).items() if k in ("names", "name_pools")}
+    return names | ({"permuted": True} if permuted else {})
+
+
+def _about(recipe: Any, dataset: Any, permuted: bool) -> About:
+    """What the figures will be of."""
+    test_set = dataset.name + (PERMUTED if permuted else "")
+    return About(recipe.name, recipe.stage, test_set, recipe.model.extractor, _hours(recipe))
 
 
 def batches_of(clips: Sequence[Clip], batch: int) -> list[list[Clip]]:
@@ -210,7 +209,11 @@ def _decode_share(
 
 
 def prompt_of(dataset: Any, shard: int, row: int, job: Job, seed: int, recipe: Any) -> tuple[dict[str, Any], Any]:
-    """One clip's part of the output row, and its prompt."""
+    """One clip's part of the output row, and its prompt: that of mode no where nobody speaks, as in training.
+
+    Raises:
+        DataError: the clip has no vector of somebody who is to be registered.
+    """
     import numpy as np
 
     from pipeline.data.keyed import keyed_rng
@@ -221,11 +224,10 @@ def prompt_of(dataset: Any, shard: int, row: int, job: Job, seed: int, recipe: A
     from shards.reader import read_sample
 
     sample = read_sample(dataset, shard, row)
-    mode = Mode(job.mode)
     key = ("decode", seed, sample.key)
     n_ov = int(keyed_rng(*key, "n_ov", job.range).integers(job.n_ov[0], job.n_ov[1] + 1)) if job.n_ov else None
     described = Row(sample.key, shard, row, sample.session, sample.num_samples, sample.speakers, (), 0, 0)
-    drawn = draw_registration(described, mode, recipe.data.registration, dataset.speakers, 0, key, n_ov)
+    drawn = draw_registration(described, Mode(job.mode), recipe.data.registration, dataset.speakers, 0, key, n_ov)
     if drawn.names and sample.embeddings is None:
         raise DataError(f"{dataset.url}: {sample.key} has no speaker embeddings; modes match and over need them")
     vectors = [
@@ -233,7 +235,7 @@ def prompt_of(dataset: Any, shard: int, row: int, job: Job, seed: int, recipe: A
         for s in drawn.sources
     ]
     names_of = drawn.target_names or {}
-    labels = speaker_labels(mode, sample.segments, names_of)
+    labels = speaker_labels(drawn.mode, sample.segments, names_of)
     result = {
         "key": sample.key,
         "session": sample.session,
@@ -248,7 +250,7 @@ def prompt_of(dataset: Any, shard: int, row: int, job: Job, seed: int, recipe: A
         "reference": [{**asdict(s), "speaker": labels.get(s.speaker)} for s in sample.segments],
     }
     stacked = np.stack(vectors).astype(np.float32) if vectors else None
-    return result, Prompt(tuple(prompt_pieces(mode, drawn.names)), decode_audio(sample.audio), stacked)
+    return result, Prompt(tuple(prompt_pieces(drawn.mode, drawn.names)), decode_audio(sample.audio), stacked)
 
 
 def permuted(prompt: Any) -> Any:

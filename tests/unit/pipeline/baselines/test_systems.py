@@ -11,7 +11,7 @@ import pytest
 from pipeline.baselines.clustering import Clustering, groups, turns_of
 from pipeline.baselines.diarizers import annotation_turns, load_diarizer, threed_speaker_turns
 from pipeline.baselines.parts import Turn, Word
-from pipeline.baselines.recognisers import load_recogniser, paraformer_words, whisper_words
+from pipeline.baselines.recognisers import load_recogniser, paraformer_words, whisper_words, without_circles
 from pipeline.transcribe.vad import load_vad
 from shards.errors import ConfigError
 from shards.extractors import unit_norm
@@ -50,6 +50,25 @@ def test_whisper_s_segments():
         SimpleNamespace(words=None),
     ]
     assert whisper_words(iter(said)) == [Word(" Hello,", 0.5, 0.75)]
+
+
+def heard(seek: int, ratio: float, text: str) -> SimpleNamespace:
+    return SimpleNamespace(seek=seek, compression_ratio=ratio, text=text)
+
+
+def test_whisper_s_circles_are_heard_again_window_by_window():
+    asked: list[tuple[float, float]] = []
+
+    def again(span: tuple[float, float]) -> list[SimpleNamespace]:
+        asked.append(span)
+        return [heard(0, 5.0, f"again {len(asked)}")]  # stands, though it turns in circles too
+
+    said = [heard(0, 1.1, "a"), heard(2900, 9.0, "b b b"), heard(2900, 9.0, "b b"), heard(5700, 1.0, "c")]
+    assert [s.text for s in without_circles(said, again)] == ["a", "again 1", "c"]
+    assert asked == [(29.0, 57.0)]
+    assert [s.text for s in without_circles([heard(0, 3.0, "x x x")], again)] == ["again 2"]
+    assert asked[-1] == (0.0, 30.0)
+    assert without_circles([], again) == []
 
 
 def test_3d_speaker_s_rows():

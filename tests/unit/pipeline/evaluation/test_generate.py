@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import pipeline.decoding
-from pipeline.evaluation.generate import PAPER_BINS, Job, decode, default_modes, jobs_of, main
+from pipeline.config import load_recipe
+from pipeline.evaluation.generate import PAPER_BINS, Job, decode, default_modes, jobs_of, main, prompt_of
 from pipeline.evaluation.scores import score_decoded
+from pipeline.prompts import Mode, prompt_pieces
 from shards.errors import CheckpointError, ConfigError, DataError, ScoreError
-from tests.support.datasets import make_dataset
+from shards.index import open_dataset
+from shards.storage import LocalStorage
+from shards.writer import write_dataset_json, write_shard
+from tests.support.datasets import make_dataset, make_sample
 from tests.support.training import DIM, finished_run, make_parts
 
 
@@ -221,3 +227,22 @@ def test_permuted_vectors_are_the_same_prompt_with_each_name_before_another_vect
     ]
     with pytest.raises(ScoreError):
         run(parts, tmp_path / "true", modes="match", permute_vectors=True)
+
+
+def test_a_clip_without_speech_is_asked_without_registration(parts: Path, tmp_path: Path):
+    """Match has nobody to register then; Over still has its distractors."""
+    sample = make_sample(0, np.random.default_rng(0), ["synthetic:S000"], None, (1, 1))
+    silent = replace(sample, segments=()).with_embeddings(np.zeros((0, DIM), np.float16))
+    make_dataset(tmp_path / "test", samples=1, speakers_per_sample=(1, 1), dim=DIM)
+    storage = LocalStorage(tmp_path / "test")
+    info = write_shard(storage, "synthetic-000001", [silent])
+    provenance = {"extractor": "random", "extractor_sha256": None, "extractor_dim": DIM, "seed": 0}
+    write_dataset_json(storage, "synthetic", [info], provenance)
+    options = {"modes": "match,over", "n_ov": "3-3", "max_new_tokens": 4}
+    decode(parts / "run", str(tmp_path / "test"), tmp_path / "out", **options)
+    (match,), (over,) = (rows(tmp_path / "out" / f"{m}.jsonl").values() for m in ("match", "over"))
+    assert (match["mode"], match["names"], match["reference"], match["name_of"]) == ("match", [], [], {})
+    assert (len(over["names"]), over["n_ov"], over["reference"]) == (3, 3, [])
+    dataset, recipe = open_dataset(tmp_path / "test"), load_recipe(parts / "run" / "config.yaml")
+    _, prompt = prompt_of(dataset, 0, 0, Job("match", None, "match"), 1, recipe)
+    assert (prompt.pieces, prompt.vectors) == (tuple(prompt_pieces(Mode.NO)), None)

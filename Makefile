@@ -3,6 +3,7 @@
 # make test-faults   ranks killed, signalled, hung, disks full, checkpoints damaged …: docs/fault-model.md
 # make soak   300 steps to which all of that happens at random moments
 # make test-cluster   a real Slurm with two nodes, a real S3 server, two ssh hosts; root and Debian packages: docs/cluster.md
+# make test-ui   the page of speakerlm-transcribe in headless Chromium, in an environment of its own; pictures in build/
 # make lint   ruff and mypy
 # Each target makes .venv itself. PYTHON chooses the interpreter (3.11 or newer).
 
@@ -10,9 +11,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+UI := .venv-ui
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-faults test-cluster soak lint format clean
+.PHONY: demo test test-faults test-ui test-cluster soak lint format clean
 
 $(READY): pyproject.toml setup.py constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is older than Python 3.11; call make PYTHON=python3.11"; exit 1; }
@@ -30,6 +32,17 @@ test: $(READY)
 test-faults: $(READY)
 	@$(BIN)/python -m pytest tests/faults --ignore=tests/faults/test_soak.py
 
+$(UI)/.ready: pyproject.toml setup.py constraints.txt
+	@$(PYTHON) -m venv $(UI)
+	@echo "installing into $(UI): about 2 GB, 3 to 6 minutes"
+	@$(UI)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch -e '.[demo,dev,ui,ui-test]'
+	@touch $@
+
+test-ui: $(UI)/.ready
+	@command -v chromium >/dev/null || { echo "no chromium: on Debian and Ubuntu apt-get install chromium"; exit 1; }
+	@mkdir -p build
+	@$(UI)/bin/python -m pytest tests/e2e/test_page.py --basetemp build/test-ui
+
 test-cluster: $(READY)
 	@$(BIN)/python -m pytest tests/cluster
 
@@ -46,4 +59,4 @@ format: $(READY)
 	@$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) .cache demo build *.egg-info
+	rm -rf $(VENV) $(UI) .cache demo build *.egg-info

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pipeline.stages import STAGES
+from pipeline.stages import CORRECTION, STAGES, stage_of
 from shards.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -18,9 +18,9 @@ def check(r: Recipe, where: str) -> None:
         ConfigError: all of them, after ``where``.
     """
     problems = []
-    if r.stage not in STAGES:
-        problems.append(f"stage is {r.stage}, there are stages {sorted(STAGES)}")
-    elif STAGES[r.stage].starts_from and not r.init_from:
+    if r.stage not in (CORRECTION.number, *STAGES):
+        problems.append(f"stage is {r.stage}, there are stages {sorted(STAGES)}, and 0 for a corrector of text")
+    elif stage_of(r.stage).starts_from and not r.init_from:
         problems.append(
             f"stage {r.stage} continues stage {STAGES[r.stage].starts_from}: set init_from to its run folder"
         )

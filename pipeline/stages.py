@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from shards.errors import ConfigError
+
 MODULES = ("encoder", "audio_projector", "speaker_projector", "lora")
 
 
@@ -37,6 +39,20 @@ STAGES = {
         Stage(4, "joint", frozenset(MODULES), True, "real SDR", 3),
     )
 }
+
+# Not of the paper's chain: the LLM of its SD+ASR+LLM baseline, fine-tuned on transcripts; pipeline/baselines/corrector.
+CORRECTION = Stage(0, "correction", frozenset({"lora"}), False, "pairs of transcripts", None)
+
+
+def stage_of(number: int) -> Stage:
+    """The row of a recipe's ``stage``."""
+    return CORRECTION if number == CORRECTION.number else STAGES[number]
+
+
+def check_speech(number: int, what: str) -> None:
+    """Raise ConfigError where a recipe or run trains no SpeakerLM."""
+    if number == CORRECTION.number:
+        raise ConfigError(f"{what} is of stage 0, a corrector of text: `speakerlm-baseline correct --llm` takes it")
 
 
 def module_of(parameter: str) -> str:

@@ -25,8 +25,8 @@ from pipeline.flops import Meter
 from pipeline.output import locked
 from pipeline.rank_log import logged
 from pipeline.resilience import REQUEUE, StopRequest, guarded, leave
-from pipeline.stages import STAGES
-from pipeline.trainer import Run, Trainer
+from pipeline.stages import CORRECTION, stage_of
+from pipeline.trainer import Data, Run, Trainer
 from pipeline.watchdog import Watchdog, nccl_environment
 from shards.errors import CheckpointError
 
@@ -73,16 +73,14 @@ def _train(recipe: Recipe, stop: StopRequest, watchdog: Watchdog, stop_after: in
     say(ranks, describe(dump_recipe(recipe), ds_config))
     if t.deterministic:
         _be_deterministic()
-    from pipeline.model.build import load_tokenizer
-    from pipeline.stage_data import StageData
-
+    stage = stage_of(recipe.stage)
     with locked(output, ranks):
         model, source, bases = build(recipe, ds_config, ranks, before)
-        say(ranks, trainable_table(model, STAGES[recipe.stage].trains))
+        say(ranks, trainable_table(model, stage.trains))
         engine = initialize(model, ds_config)
         check_optimizer(engine, model)
-        data = StageData(recipe, ranks, load_tokenizer(recipe.model))
-        meter = Meter.of(model, STAGES[recipe.stage].trains, ranks.world_size)
+        data = open_data(recipe, ranks)
+        meter = None if stage is CORRECTION else Meter.of(model, stage.trains, ranks.world_size)
         run = Run(recipe, ranks, engine, data, stop, bases, source, stop_after, meter, watchdog)
         trainer = Trainer(run)
         code = trainer.train()
@@ -100,7 +98,7 @@ def predecessor(recipe: Recipe) -> dict[str, Any] | None:
     """
     if recipe.init_from is None:
         return None
-    path, wanted = Path(recipe.init_from), STAGES[recipe.stage].starts_from
+    path, wanted = Path(recipe.init_from), stage_of(recipe.stage).starts_from
     if recipe.init_from_any:
         return {"weights_sha256": None}
     done = finished.read_done(path)
@@ -128,18 +126,33 @@ def build(
 
     from pipeline.model.build import WEIGHTS, build_model, load_own_weights, set_trainable
 
-    model = build_model(
-        recipe.model, ds_config=ds_config, dtype=getattr(torch, dtype_name(ds_config)), seed=recipe.seed
-    )
+    stage, make = stage_of(recipe.stage), build_model
+    if stage is CORRECTION:
+        from pipeline.baselines.corrector import build_corrector as make
+    model: Any = make(recipe.model, ds_config=ds_config, dtype=getattr(torch, dtype_name(ds_config)), seed=recipe.seed)
     bases = dict(model.bases)
     source = None
     if recipe.init_from and before:
         source = Path(recipe.init_from) / WEIGHTS
         bases["init_from"] = finished.check_weights(source, before["weights_sha256"], ranks)
         load_own_weights(model, Path(recipe.init_from))
-    set_trainable(model, STAGES[recipe.stage])
-    model.to(ranks.device)  # type: ignore[arg-type]
+    set_trainable(model, stage)
+    model.to(ranks.device)
     return model, source, bases
+
+
+def open_data(recipe: Recipe, ranks: Ranks) -> Data:
+    """What the stage trains on: packed audio, or pairs of transcripts."""
+    from pipeline.model.build import load_tokenizer
+
+    tokenizer = load_tokenizer(recipe.model)
+    if recipe.stage == CORRECTION.number:
+        from pipeline.baselines.pair_data import PairData
+
+        return PairData(recipe, ranks, tokenizer)
+    from pipeline.stage_data import StageData
+
+    return StageData(recipe, ranks, tokenizer)
 
 
 def advice(output: Path) -> str:

@@ -19,7 +19,7 @@ from pipeline.agreement import sums as summed
 from pipeline.engine import say
 from pipeline.meters import LossTable
 from pipeline.small_decode import RATES, SmallDecode
-from pipeline.stages import STAGES
+from pipeline.stages import stage_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,7 +36,7 @@ class Validation:
         recipe = run.recipe
         self._settings, self._ranks, self._engine, self._data = recipe.trainer, run.ranks, run.engine, run.data
         self._stop, self._beat = run.stop, run.watchdog.beat
-        self._gain = STAGES[recipe.stage].registration
+        self._gain = stage_of(recipe.stage).registration
         self._decode: SmallDecode | None = None
         if recipe.trainer.decode_clips and run.data.validation_names:
             sets, tokenizer = run.data.validation_sets, run.data.tokenizer

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -28,8 +28,14 @@ class Llm(Protocol):
         ...
 
 
+def chat_ids(tokenizer: Any, messages: Sequence[Mapping[str, str]]) -> list[int]:
+    """Token ids of a conversation, up to where the assistant answers."""
+    text = tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, tokenize=False)
+    return list(tokenizer(text, add_special_tokens=False).input_ids)
+
+
 class Transformers:
-    """A causal LM with a chat template, greedy: a folder or an id on Hugging Face, or a ``.gguf`` file."""
+    """A causal LM with a chat template, greedy: a folder, an id on Hugging Face, a ``.gguf`` file, a run of stage 0."""
 
     def __init__(self, source: str, device: str = "cpu") -> None:
         """Load it.
@@ -41,6 +47,13 @@ class Transformers:
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         path = Path(source)
+        if (path / "config.yaml").exists():
+            from pipeline.baselines.corrector import load_corrector
+
+            dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
+            model, self._tokenizer, self.id = load_corrector(path, dtype)
+            self._model = model.to(device)
+            return
         where: dict[str, Any] = {"gguf_file": path.name} if path.suffix == ".gguf" else {}
         folder = str(path.parent) if where else source
         self.id = path.stem if where else path.name
@@ -63,14 +76,13 @@ class Transformers:
         import torch
 
         messages = [{"role": "system", "content": system}, {"role": "user", "content": user}]
-        text = self._tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-        asked = self._tokenizer(text, return_tensors="pt", add_special_tokens=False).to(self._model.device)
+        asked = torch.tensor([chat_ids(self._tokenizer, messages)], device=self._model.device)
         with torch.inference_mode():
             ids = self._model.generate(
-                **asked, max_new_tokens=most_tokens, do_sample=False, temperature=None, top_p=None, top_k=None,
-                pad_token_id=self._tokenizer.eos_token_id,
+                asked, attention_mask=torch.ones_like(asked), max_new_tokens=most_tokens, do_sample=False,
+                temperature=None, top_p=None, top_k=None, pad_token_id=self._tokenizer.eos_token_id,
             )  # fmt: skip
-        answer: str = self._tokenizer.decode(ids[0, asked.input_ids.shape[1] :], skip_special_tokens=True)
+        answer: str = self._tokenizer.decode(ids[0, asked.shape[1] :], skip_special_tokens=True)
         return answer.strip()
 
 

@@ -16,7 +16,7 @@ from pipeline.export.code import write_code
 from pipeline.export.safetensors_file import LazyTensor, write_sharded, write_tensors
 from pipeline.export.weights import Skeleton, TensorFiles, adapter_tensors, lazy_tensors, open_tensors, skeleton
 from pipeline.finished import read_done
-from pipeline.stages import module_of
+from pipeline.stages import check_speech, module_of
 from shards.errors import CheckpointError, ConfigError, ModelError
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ def export(
     if out.exists():
         raise ConfigError(f"{out} exists already: name a folder that does not")
     recipe = load_recipe(run / "config.yaml")
+    check_speech(recipe.stage, str(run))
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)

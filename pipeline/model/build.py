@@ -28,7 +28,7 @@ from pipeline.model.configuration_speakerlm import SpeakerLMConfig
 from pipeline.model.encoder import FunasrEncoder
 from pipeline.model.modeling_speakerlm import SpeakerLMForConditionalGeneration
 from pipeline.prompts import PromptTokenizer
-from pipeline.stages import Stage, module_of
+from pipeline.stages import Stage, check_speech, module_of
 from shards.errors import ModelError
 
 if TYPE_CHECKING:
@@ -207,6 +207,7 @@ def load_finished_run(
     """
     folder = Path(folder)
     recipe = load_recipe(folder / "config.yaml")
+    check_speech(recipe.stage, str(folder))
     model = build_model(recipe.model, dtype=dtype, seed=recipe.seed)
     load_own_weights(model, folder)
     return model.eval(), load_tokenizer(recipe.model), recipe

@@ -87,9 +87,10 @@ def preflight(args: argparse.Namespace) -> Any:
     from pipeline.preflight.checks import all_checks
     from pipeline.preflight.report import Preflight, make_estimate
     from pipeline.preflight.shapes import empty_model
-    from pipeline.stages import STAGES
+    from pipeline.stages import STAGES, check_speech
 
     recipe = load_recipe(args.recipe, args.overrides)
+    check_speech(recipe.stage, str(args.recipe))
     world = _world(args)
     ds_config = resolve_deepspeed(recipe, world.size)
     model, shapes = empty_model(recipe.model, dtype_name(ds_config))
@@ -178,9 +179,10 @@ def _rank(args: argparse.Namespace) -> None:
     from pipeline.preflight.memory import activations
     from pipeline.preflight.rehearse import measure
     from pipeline.preflight.shapes import empty_model
-    from pipeline.stages import STAGES
+    from pipeline.stages import STAGES, check_speech
 
     recipe = load_recipe(args.recipe, args.overrides)
+    check_speech(recipe.stage, str(args.recipe))
     tokenizer = None if args.positions else _tokenizer(recipe)
     work = _work(args, recipe, tokenizer)
     model, _ = empty_model(recipe.model, dtype_name(resolve_deepspeed(recipe, 1)))

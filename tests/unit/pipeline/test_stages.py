@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.stages import MODULES, STAGES, Stage, module_of
+from pipeline.stages import CORRECTION, MODULES, STAGES, Stage, module_of, stage_of
 
 
 def test_rows_are_the_papers() -> None:
@@ -15,6 +15,13 @@ def test_rows_are_the_papers() -> None:
     }
     assert [s.registration for s in STAGES.values()] == [False, True, True, True]
     assert [s.starts_from for s in STAGES.values()] == [None, 1, 2, 3]
+
+
+def test_stage_0_is_no_stage_of_the_paper() -> None:
+    assert 0 not in STAGES
+    assert stage_of(0) is CORRECTION
+    assert (CORRECTION.trains, CORRECTION.registration, CORRECTION.starts_from) == ({"lora"}, False, None)
+    assert [stage_of(n) for n in STAGES] == list(STAGES.values())
 
 
 def test_unknown_module_is_refused() -> None:

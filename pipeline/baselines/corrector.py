@@ -1,0 +1,118 @@
+"""SD+ASR+LLM, fine-tuned: a causal LM with LoRA that learns corrections on this project's trainer
+
+It has the calls of SpeakerLM that the trainer knows, without audio: packed positions in, the sum of token losses out.
+Its own weights are the LoRA; a finished run's folder is what ``speakerlm-baseline correct --llm`` takes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.config import ModelConfig, load_recipe
+from pipeline.finished import read_done
+from pipeline.model.build import base_hashes, load_own_weights, load_tokenizer
+from pipeline.model.causal_lm import load_llm
+from pipeline.model.checkpoints import resolve_checkpoint
+from pipeline.model.lora import add_lora
+from pipeline.model.loss import token_losses, token_losses_sum
+from pipeline.model.modeling_speakerlm import SpeakerLMOutput
+from pipeline.model.packing import Segments, no_mask
+from pipeline.stages import CORRECTION, module_of
+from shards.errors import ModelError
+
+
+class Corrector(nn.Module):
+    """An LLM whose base is frozen, and its LoRA."""
+
+    def __init__(self, llm: Any, lora: dict[str, Any], checkpointing: bool) -> None:
+        """Put LoRA into an LLM in place; it starts as the LLM itself."""
+        super().__init__()
+        self.llm = llm
+        self.bases: dict[str, str] = {}  # hashes of what its own weights were trained on
+        add_lora(llm, lora)
+        if checkpointing:
+            llm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+
+    def trainable(self, modules: Iterable[str]) -> list[str]:
+        """Freeze everything but these modules; returns the names of trainable parameters."""
+        chosen = frozenset(modules)
+        for name, parameter in self.named_parameters():
+            parameter.requires_grad_(module_of(name) in chosen)
+        return [name for name, parameter in self.named_parameters() if parameter.requires_grad]
+
+    def train(self, mode: bool = True) -> Corrector:
+        """Only LoRA's dropout follows ``mode``, and the flag of layers that recompute their activations."""
+        super().train(mode)
+        self.llm.eval()
+        for name, module in self.llm.named_modules():
+            if "lora_dropout" in name:
+                module.train(mode)
+            elif getattr(module, "gradient_checkpointing", False):
+                module.training = mode
+        return self
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        position_ids: Tensor,
+        cu_seqlens: Tensor,
+        target_index: Tensor,
+        target_ids: Tensor,
+        weight: float = 1.0,
+        each_token: bool = False,
+    ) -> SpeakerLMOutput:
+        """Sum of token losses of packed pairs; arguments as of :class:`SpeakerLMForConditionalGeneration`."""
+        hidden = self.llm.get_decoder()(
+            input_ids=input_ids.unsqueeze(0),
+            attention_mask=no_mask(input_ids.device),
+            position_ids=position_ids.unsqueeze(0),
+            segments=Segments.of(cu_seqlens, input_ids.device),
+            use_cache=False,
+        ).last_hidden_state[0]
+        head, predicting = self.llm.get_output_embeddings(), hidden.index_select(0, target_index)
+        if each_token:
+            losses = token_losses(head, predicting, target_ids)
+            return SpeakerLMOutput(loss=losses.sum() * weight, num_targets=len(target_ids), token_losses=losses)
+        loss = token_losses_sum(head, predicting, target_ids)
+        return SpeakerLMOutput(loss=loss * weight, num_targets=len(target_ids))
+
+
+def build_corrector(
+    cfg: ModelConfig,
+    *,
+    ds_config: Mapping[str, Any] | None = None,
+    dtype: torch.dtype = torch.float32,
+    seed: int = 1,
+) -> Corrector:
+    """The recipe's LLM with a LoRA that is a function of ``seed``; arguments and errors as of ``build_model``."""
+    folder = resolve_checkpoint(cfg.llm.checkpoint, cfg.llm.hub)
+    llm = load_llm(folder, ds_config=ds_config, dtype=dtype)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = Corrector(llm, asdict(cfg.lora), cfg.activation_checkpointing)
+    model.bases = base_hashes(folder)
+    return model
+
+
+def load_corrector(run: Path, dtype: torch.dtype = torch.float32) -> tuple[Any, Any, str]:
+    """A finished run's LLM with its LoRA, in eval mode; its tokenizer; and a name that tells it from any other.
+
+    Raises:
+        CheckpointError: the run has not finished.
+        ModelError: it is of a stage that trains SpeakerLM, or its LLM has changed.
+    """
+    done, recipe = read_done(run), load_recipe(run / "config.yaml")
+    if recipe.stage != CORRECTION.number:
+        raise ModelError(f"{run} is stage {recipe.stage} of SpeakerLM, which takes audio; stage 0 trains a corrector")
+    model: Any = build_corrector(recipe.model, dtype=dtype, seed=recipe.seed)
+    load_own_weights(model, run)
+    name = f"{recipe.name} {done['weights_sha256'][:8]}"
+    tokenizer = load_tokenizer(recipe.model)
+    model.llm.generation_config.eos_token_id = tokenizer.eos  # what the answers end with that it has learnt
+    return model.eval().llm, tokenizer.tokenizer, name

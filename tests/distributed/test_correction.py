@@ -1,0 +1,115 @@
+"""Fine-tuning a correcting LLM on the trainer: it learns its pairs, corrects with them, and survives a kill."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.baselines.correct import INSTRUCTION, SYSTEM
+from pipeline.resilience import FAILED
+from tests.support.distributed import report, run_command, run_distributed, run_ranks
+from tests.support.tiny import make_base
+from tests.support.training import sharpen
+
+RIGHT = {
+    "a": ("spk0: how are\nspk1: you fine", "spk0: how are you\nspk1: fine"),
+    "b": ("spk0: yes one\nspk1: two no", "spk0: yes\nspk1: one two no"),
+    "c": ("spk0: hi\nspk1: three", "spk0: hi three"),
+}
+SMALL = ["data.micro_batches_per_step=2", "data.max_positions=300"]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An LLM of 2 layers, three pairs, and a cascade's rows of one of them."""
+    made = tmp_path_factory.mktemp("correction")
+    run_distributed(_make, 1, folder=str(made))
+    lines = []
+    for key, (given, right) in RIGHT.items():
+        messages = [
+            {"role": "system", "content": SYSTEM},
+            {"role": "user", "content": f"{INSTRUCTION}\n\n{given}"},
+            {"role": "assistant", "content": right},
+        ]
+        lines.append(json.dumps({"key": key, "messages": messages}) + "\n")
+    (made / "pairs.jsonl").write_text("".join(lines))
+    row = {
+        "key": "a", "corpus": "c", "split": "test", "mode": "no", "n_ov": None, "names": [], "duration": 4.0,
+        "raw": "spk0 [0.00, 1.50]: how are\nspk1 [1.50, 4.00]: you fine",
+        "reference": [
+            {"speaker": "spk0", "start": 0.0, "end": 2.0, "text": "how are you"},
+            {"speaker": "spk1", "start": 2.0, "end": 4.0, "text": "fine"},
+        ],
+    }  # fmt: skip
+    (made / "cascade").mkdir()
+    (made / "cascade" / "no.jsonl").write_text(json.dumps(row) + "\n")
+    return made
+
+
+def _make(folder: str) -> None:
+    made = make_base(Path(folder) / "models")
+    sharpen(made.llm)
+
+
+def _train(root: str, output: str, steps: int = 6, die_at: int | None = None, more: list[str] | None = None) -> int:
+    """The recipe that people start, in this rank."""
+    from pipeline.config import load_recipe
+    from pipeline.engine import CHECKOUT
+    from pipeline.start import run_stages
+    from pipeline.trainer import Trainer
+
+    if die_at is not None and os.environ["RANK"] == "1":
+        update = Trainer.update
+
+        def killed(self: Trainer, *args: Any) -> Any:
+            if self.step + 1 == die_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return update(self, *args)
+
+        Trainer.update = killed  # type: ignore[method-assign]
+    overrides = [f"root={root}", f"output={output}", f"trainer.max_steps={steps}", "trainer.save_every=3", *SMALL]
+    overrides += ["optimizer.warmup_steps=2", "model.lora.dropout=0.1", *(more or [])]
+    return run_stages([load_recipe(CHECKOUT / "launch" / "recipes" / "correction" / "tiny.yaml", overrides)])
+
+
+def losses(run: Path) -> list[float]:
+    return [json.loads(line)["loss"] for line in (run / "train.jsonl").read_text().splitlines()]
+
+
+def test_pairs_are_learnt_and_a_cascade_is_corrected(root: Path, tmp_path: Path):
+    more = ["model.lora.dropout=0.0", "optimizer.peak_lr=1e-2", f"data.validation=[{{path: {root}/pairs.jsonl}}]"]
+    run_distributed(_train, 1, 200, root=str(root), output=str(tmp_path / "run"), steps=150, more=more)
+    assert losses(tmp_path / "run")[-1] < 0.05
+    last = json.loads((tmp_path / "run" / "validation.jsonl").read_text().splitlines()[-1])
+    assert last["losses"].keys() == {"pairs/no"}
+    assert last["loss"] < 0.05
+    command = [sys.executable, "-m", "pipeline.baselines.cli", "correct", str(root / "cascade")]
+    fate = run_command([*command, str(tmp_path / "out"), "--llm", str(tmp_path / "run"), "--normaliser", "en"])
+    assert fate.code == 0, report([fate])
+    (line,) = (tmp_path / "out" / "no.jsonl").read_text().splitlines()
+    assert json.loads(line)["raw"] == RIGHT["a"][1]
+    assert json.loads((tmp_path / "run" / "done").read_text())["stage"] == 0
+
+
+def test_a_killed_run_ends_as_one_that_was_not_disturbed(root: Path, tmp_path: Path):
+    run_distributed(_train, 2, root=str(root), output=str(tmp_path / "straight"))
+    fates = run_ranks(_train, 2, root=str(root), output=str(tmp_path / "run"), die_at=5)
+    assert [f.code for f in fates] == [FAILED, -signal.SIGKILL], report(fates)
+    (output, _) = run_distributed(_train, 2, root=str(root), output=str(tmp_path / "run"))
+    assert "resumed from" in output
+    ends = [json.loads((tmp_path / name / "done").read_text()) for name in ("straight", "run")]
+    assert ends[0] == ends[1]  # with the hash of the weights
+    assert losses(tmp_path / "straight") == losses(tmp_path / "run")
+
+
+def test_any_number_of_ranks_learns_the_same(root: Path, tmp_path: Path):
+    for world in (1, 2):
+        more = ["model.lora.dropout=0.0"]
+        run_distributed(_train, world, root=str(root), output=str(tmp_path / str(world)), steps=3, more=more)
+    assert losses(tmp_path / "1") == pytest.approx(losses(tmp_path / "2"), rel=1e-5)

@@ -63,7 +63,7 @@ class Silero:
             warnings.simplefilter("ignore", DeprecationWarning)  # of torch.jit, the form in which the weights come
             self._network: Any = torch.jit.load(str(weights), map_location="cpu").eval()
         self._network.reset_states()
-        self._noise = np.random.default_rng(0)  # drawn in order, so that any blocks give the same
+        self._noise = np.random.default_rng(0)  # a window after the other: blocks do not matter
         self._silent = 0  # windows of digital silence up to here
 
     def probabilities(self, wave: np.ndarray) -> np.ndarray:
@@ -73,12 +73,12 @@ class Silero:
         frames = wave.reshape(-1, WINDOW)
         found = np.zeros(len(frames), np.float32)
         loud = np.abs(frames).max(axis=1, initial=0.0) >= SILENT
-        noisy = frames + NOISE * self._noise.standard_normal(frames.shape, np.float32)
         with torch.inference_mode():
-            for i, window in enumerate(noisy.astype(np.float32, copy=False)):
+            for i, window in enumerate(frames):
                 self._silent = 0 if loud[i] else self._silent + 1
                 if self._silent <= HEARD:  # beyond it the network's state stays what the noise has made it
-                    found[i] = float(self._network(torch.from_numpy(window)[None], SAMPLE_RATE))
+                    noisy = window + NOISE * self._noise.standard_normal(WINDOW, np.float32)
+                    found[i] = float(self._network(torch.from_numpy(noisy.astype(np.float32))[None], SAMPLE_RATE))
         return found
 
 

@@ -128,7 +128,9 @@ def build(
 
     stage, make = stage_of(recipe.stage), build_model
     if stage is CORRECTION:
-        from pipeline.baselines.corrector import build_corrector as make
+        from pipeline.baselines.corrector import build_corrector
+
+        make = build_corrector  # type: ignore[assignment]
     model: Any = make(recipe.model, ds_config=ds_config, dtype=getattr(torch, dtype_name(ds_config)), seed=recipe.seed)
     bases = dict(model.bases)
     source = None

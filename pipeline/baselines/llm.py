@@ -47,6 +47,8 @@ class Transformers:
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         path = Path(source)
+        self._tokenizer: Any
+        model: Any
         if (path / "config.yaml").exists():
             from pipeline.baselines.corrector import load_corrector
 
@@ -59,8 +61,8 @@ class Transformers:
         self.id = path.stem if where else path.name
         dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
         try:
-            self._tokenizer: Any = AutoTokenizer.from_pretrained(folder, **where)
-            model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **where)
+            self._tokenizer = AutoTokenizer.from_pretrained(folder, **where)
+            model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **where)
         except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:300]
             raise ModelError(

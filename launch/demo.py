@@ -45,7 +45,7 @@ class Size:
     test: int = 48  # conversations in each test set
     samples_per_shard: int = 200
     encoder_steps: int = 500
-    llm_steps: int = 1500
+    llm_steps: int = 3000
     tests: tuple[str, ...] = ("test-simulated", "test-harder")  # decoded after every stage
     workers: int = 2
     overrides: tuple[str, ...] = ()  # of the recipes

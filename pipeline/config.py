@@ -71,6 +71,7 @@ class ModelConfig:
     llm: LlmConfig = field(default_factory=LlmConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)
     speaker_dim: int = 192
+    speaker_init_std: float | None = None  # of the speaker projector's weights at the start; None: PyTorch's
     extractor: str = MISSING  # id of the speaker embedding extractor; a dataset made with another one is refused
     activation_checkpointing: bool = False
 

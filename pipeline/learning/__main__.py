@@ -12,7 +12,6 @@ from typing import Any
 
 from pipeline.learning.encoder import train_encoder
 from pipeline.learning.llm import train_llm
-from pipeline.learning.lookup import train_lookup_llm
 from pipeline.learning.words import words_by_language, write_tokenizer
 from shards.errors import SpeakerLMError
 
@@ -23,8 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("data", type=Path, help="folder with the packed datasets asr and simulated")
     parser.add_argument("out", type=Path, help="folder for encoder/ and llm/")
     parser.add_argument("--encoder-steps", type=int, default=500)
-    parser.add_argument("--llm-steps", type=int, default=1500)
-    parser.add_argument("--look-up-names", action="store_true", help="an LLM that practises it, see docs/learning.md")
+    parser.add_argument("--llm-steps", type=int, default=3000)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
     try:
@@ -36,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     spawn = multiprocessing.get_context("spawn")
     jobs: list[tuple[Callable[..., None], tuple[Any, ...]]] = [
         (train_encoder, (args.data, args.out, args.encoder_steps, args.seed)),
-        (train_lookup_llm if args.look_up_names else train_llm, (args.out, words, args.llm_steps, args.seed)),
+        (train_llm, (args.out, words, args.llm_steps, args.seed)),
     ]
     processes = [spawn.Process(target=target, args=arguments) for target, arguments in jobs]
     for p in processes:

@@ -7,7 +7,7 @@ Each audio position stands for a word (or a pause) said by a voice. Three kinds 
 - ``talk``: a whole conversation in one of the four modes, to be written out; who speaks is asked besides.
 
 A small Transformer does not find the two steps of looking a name up (carry the name to the vector, then match the
-voice with the vector) when only the name in the transcript is asked of it; asked one after the other it needs minutes.
+voice with the vector) when only the name in the transcript is asked of it; asked one after the other it takes a minute.
 """
 
 from __future__ import annotations
@@ -22,8 +22,19 @@ from shards.sample import Segment
 
 MOST_VOICES = 10  # of one made-up conversation, registered ones included
 MATCHES = 24  # audio positions of a ``match`` exercise
-READ_UNTIL, MATCH_UNTIL, FEW_UNTIL = 0.06, 0.26, 0.5  # parts of the training
+READ_UNTIL, MATCH_UNTIL, FEW_UNTIL = 0.02, 0.13, 0.35  # parts of the training
 PAUSE = -1  # in place of a word's token
+
+
+@dataclass(frozen=True)
+class Exercise:
+    """What to make texts of."""
+
+    kind: str  # "read", "match" or "talk"
+    mode: Mode
+    count: int = 1  # texts in an update
+    few: bool = False  # a conversation of one or two turns
+    noise: float = 0.3  # length of what is added to a voice's unit vector, each time that it is heard
 
 
 @dataclass
@@ -40,31 +51,24 @@ class Text:
     seen_from: int = 0  # the first position that is not shown the hidden ones
 
 
-def draw_exercise(rng: random.Random, progress: float) -> tuple[str, Mode]:
-    """Kind and mode at this part of the training; earlier kinds go on being practised. One draw serves a whole step."""
-    u = rng.random()
+def draw_exercises(rng: random.Random, progress: float) -> list[Exercise]:
+    """Of one update, at this part of the training; earlier kinds go on being practised."""
     if progress < READ_UNTIL:
-        return "read", Mode.MATCH
+        return [Exercise("read", Mode.MATCH, 24)]
     if progress < MATCH_UNTIL:
-        return ("match", Mode.MATCH) if u < 0.65 else ("talk", Mode.ASR)
-    if u < 0.1:
-        return "match", Mode.MATCH
+        return [Exercise("match", Mode.MATCH, 16), Exercise("talk", Mode.ASR, 16)]
     few = progress < FEW_UNTIL
-    return "talk", rng.choice([Mode.ASR, Mode.NO, Mode.MATCH, Mode.MATCH if few else Mode.OVER])
+    mode = rng.choice([Mode.NO, Mode.MATCH, Mode.MATCH] if few else [Mode.NO, Mode.MATCH, Mode.OVER])
+    beside = [Exercise("talk", Mode.ASR, 4, noise=0.6), Exercise("match", Mode.MATCH, 3, noise=0.6)]
+    return [Exercise("talk", mode, 12, few, 0.6), *beside]
 
 
-def make_text(
-    rng: random.Random,
-    tokenizer: PromptTokenizer,
-    words: dict[str, list[str]],
-    kind: str,
-    mode: Mode,
-    few: bool = False,
-) -> Text:
-    """An exercise with drawn speakers and words; ``few``: a conversation of one or two turns."""
+def make_text(rng: random.Random, tokenizer: PromptTokenizer, words: dict[str, list[str]], exercise: Exercise) -> Text:
+    """A text of the exercise, with drawn speakers and words."""
+    kind, mode = exercise.kind, exercise.mode
     if mode is Mode.ASR:
         people = turns = 1
-    elif few and kind == "talk":
+    elif exercise.few and kind == "talk":
         people = turns = rng.randint(1, 2)
     else:
         people = rng.randint(2, 4)

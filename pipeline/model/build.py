@@ -72,6 +72,8 @@ def build_model(
         if source:
             encoder.load_checkpoint(source)
         model = SpeakerLMForConditionalGeneration(config, llm=llm, encoder=encoder)
+        if cfg.speaker_init_std is not None:
+            torch.nn.init.normal_(model.speaker_projector.weight, std=cfg.speaker_init_std)
     for name, parameter in model.named_parameters():
         if module_of(name) != "llm":
             parameter.data = parameter.data.to(dtype)

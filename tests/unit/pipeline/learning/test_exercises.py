@@ -9,8 +9,16 @@ import torch
 
 from pipeline.data.names import POOLS
 from pipeline.learning.encoder import SPEAKER_DIM, frame_voices
-from pipeline.learning.exercises import MATCH_UNTIL, MATCHES, MOST_VOICES, READ_UNTIL, draw_exercise, make_text
-from pipeline.learning.lookup import attention_mask
+from pipeline.learning.exercises import (
+    MATCH_UNTIL,
+    MATCHES,
+    MOST_VOICES,
+    READ_UNTIL,
+    Exercise,
+    draw_exercises,
+    make_text,
+)
+from pipeline.learning.llm import attention_mask
 from pipeline.learning.words import NAMES, words_by_language, write_tokenizer
 from pipeline.prompts import Mode, PromptTokenizer
 from shards.sample import SAMPLE_RATE, Sample, Segment
@@ -58,7 +66,7 @@ def test_a_drawn_conversation_can_be_answered_from_its_prompt(
 ) -> None:
     rng = random.Random(1)
     for _ in range(12):
-        text = make_text(rng, tokenizer, WORDS, "talk", mode, few)
+        text = make_text(rng, tokenizer, WORDS, Exercise("talk", mode, few=few))
         answer = tokenizer.decode(text.ids[text.target_from :])
         lines = answer.split("\n")
         prompt = tokenizer.decode(text.ids[: text.target_from])
@@ -79,7 +87,7 @@ def test_a_drawn_conversation_can_be_answered_from_its_prompt(
 def test_questions_are_answered_by_the_registration(tokenizer: PromptTokenizer, kind: str) -> None:
     rng = random.Random(2)
     for _ in range(12):
-        text = make_text(rng, tokenizer, WORDS, kind, Mode.MATCH)
+        text = make_text(rng, tokenizer, WORDS, Exercise(kind, Mode.MATCH))
         voices = dict(text.registered)
         name_of = {voices[position]: token for position, token in text.asked_vectors}
         assert set(name_of) == set(voices.values())
@@ -94,24 +102,26 @@ def test_questions_are_answered_by_the_registration(tokenizer: PromptTokenizer, 
 
 
 def test_the_numbers_of_unregistered_speakers_are_asked_too(tokenizer: PromptTokenizer) -> None:
-    text = make_text(random.Random(4), tokenizer, WORDS, "talk", Mode.NO)
+    text = make_text(random.Random(4), tokenizer, WORDS, Exercise("talk", Mode.NO))
     numbers = [tokenizer.tokenizer.decode([token]) for _, token in text.asked_audio]
     assert numbers[0] == "0"
     assert len(set(numbers)) == len({voice for _, _, voice in text.audio}) >= 2
-    assert not make_text(random.Random(4), tokenizer, WORDS, "talk", Mode.ASR).asked_audio
+    assert not make_text(random.Random(4), tokenizer, WORDS, Exercise("talk", Mode.ASR)).asked_audio
 
 
 def test_exercises_go_from_reading_to_conversations() -> None:
     rng = random.Random(6)
-    drawn = {p: {draw_exercise(rng, p) for _ in range(200)} for p in (0.0, READ_UNTIL, MATCH_UNTIL, 0.9)}
+    stages = (0.0, READ_UNTIL, MATCH_UNTIL, 0.9)
+    drawn = {p: {(e.kind, e.mode) for _ in range(200) for e in draw_exercises(rng, p)} for p in stages}
+    beside = {("match", Mode.MATCH), ("talk", Mode.ASR)}
     assert drawn[0.0] == {("read", Mode.MATCH)}
-    assert drawn[READ_UNTIL] == {("match", Mode.MATCH), ("talk", Mode.ASR)}
-    assert {mode for _, mode in drawn[MATCH_UNTIL]} == {Mode.ASR, Mode.NO, Mode.MATCH}
-    assert {mode for _, mode in drawn[0.9]} == set(Mode)
+    assert drawn[READ_UNTIL] == beside
+    assert drawn[MATCH_UNTIL] == beside | {("talk", Mode.NO), ("talk", Mode.MATCH)}
+    assert drawn[0.9] == beside | {("talk", mode) for mode in Mode}
 
 
 def test_only_the_vectors_of_a_registration_are_seen_from_behind_it(tokenizer: PromptTokenizer) -> None:
-    text = make_text(random.Random(3), tokenizer, WORDS, "match", Mode.MATCH)
+    text = make_text(random.Random(3), tokenizer, WORDS, Exercise("match", Mode.MATCH))
     hidden = tokenizer.decode([text.ids[i] for i in text.hidden])
     assert all(tokenizer.decode([name]) in hidden for _, name in text.asked_vectors)
     assert tokenizer.decode(text.ids[text.seen_from : text.audio[0][0]]) == "Transcribe by roles. <start>"

@@ -14,8 +14,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.learning.exercises import MOST_VOICES, Text, make_text
-from pipeline.learning.lookup import SPEAKER_DIM, MadeUpAudio, attention_mask, new_llm, text_loss
+from pipeline.learning.exercises import MOST_VOICES, Exercise, Text, make_text
+from pipeline.learning.llm import SPEAKER_DIM, MadeUpAudio, attention_mask, new_llm, text_loss
 from pipeline.learning.words import NAMES, write_tokenizer
 from pipeline.prompts import Mode, PromptTokenizer
 
@@ -49,7 +49,7 @@ def draw_every_mode(tokenizer: PromptTokenizer) -> list[list[Text]]:
     rng = random.Random(5)
     found: dict[tuple[bool, bool, bool], Text] = {}
     while len(found) < 4:
-        text = make_text(rng, tokenizer, WORDS, "talk", rng.choice(list(Mode)))
+        text = make_text(rng, tokenizer, WORDS, Exercise("talk", rng.choice(list(Mode))))
         heard = {voice for _, _, voice in text.audio}
         registered = len(text.registered)
         asr = "Transcribe the speech." in tokenizer.decode(text.ids[: text.target_from])

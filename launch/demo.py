@@ -44,8 +44,8 @@ class Size:
     harder: int = 1600  # the same with rooms, noise and overlap, stages 3 and 4
     test: int = 48  # conversations in each test set
     samples_per_shard: int = 200
-    encoder_steps: int = 500
-    llm_steps: int = 3000
+    encoder_steps: int = 1000
+    llm_steps: int = 2200
     tests: tuple[str, ...] = ("test-simulated", "test-harder")  # decoded after every stage
     workers: int = 2
     overrides: tuple[str, ...] = ()  # of the recipes

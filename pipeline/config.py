@@ -156,6 +156,7 @@ class OptimizerConfig:
     eps: float = 1e-8
     weight_decay: float = 0.01
     clip: float = 1.0
+    lr_factors: dict[str, float] = field(default_factory=dict)  # of the rates above, by module: {encoder: 0.1}
 
 
 @dataclass

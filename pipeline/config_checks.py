@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pipeline.stages import CORRECTION, STAGES, stage_of
+from pipeline.stages import CORRECTION, MODULES, STAGES, stage_of
 from shards.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -36,6 +36,9 @@ def check(r: Recipe, where: str) -> None:
     if r.data.micro_batches_per_step < 1:
         problems.append("data.micro_batches_per_step must be at least 1")
     problems += _trainer_problems(r.trainer)
+    for module, factor in r.optimizer.lr_factors.items():
+        if module not in MODULES or not factor > 0:
+            problems.append(f"optimizer.lr_factors.{module} is {factor}; a factor above 0 for one of {list(MODULES)}")
     if r.optimizer.warmup_steps >= r.trainer.max_steps:
         problems.append(
             f"optimizer.warmup_steps ({r.optimizer.warmup_steps}) leaves no step of trainer.max_steps "

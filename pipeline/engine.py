@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from pipeline.config import OptimizerConfig, Recipe
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     import torch
 
 CHECKOUT = Path(__file__).resolve().parent.parent
+LR_FACTOR = "lr_factor"  # key of a parameter group
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,22 +256,29 @@ def lr_at(step: int, o: OptimizerConfig, max_steps: int) -> float:
 
 
 def set_lr(engine: Any, lr: float) -> None:
-    """Every parameter group gets ``lr`` for the next update."""
+    """Every parameter group gets ``lr`` for the next update, times its own factor (``optimizer.lr_factors``)."""
     for group in engine.optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group[LR_FACTOR]
 
 
 # ------------------------------------------------------------------------------------------------------------- engine
 
 
-def initialize(model: Any, ds_config: dict[str, Any]) -> Any:
-    """A DeepSpeed engine that updates exactly the parameters with ``requires_grad``."""
+def initialize(model: Any, ds_config: dict[str, Any], lr_factors: Mapping[str, float] = MappingProxyType({})) -> Any:
+    """A DeepSpeed engine that updates exactly the parameters with ``requires_grad``.
+
+    ``lr_factors``: of the learning rate, by module (:mod:`pipeline.stages`); parameters of one factor are one group.
+    """
     import deepspeed
 
-    trainable = [p for p in model.parameters() if p.requires_grad]
-    if not trainable:
+    groups: dict[float, list[Any]] = {}
+    for name, p in model.named_parameters():
+        if p.requires_grad:
+            groups.setdefault(lr_factors.get(module_of(name), 1.0), []).append(p)
+    if not groups:
         raise TrainingError("no parameter is trainable in this stage")
-    engine, *_ = deepspeed.initialize(model=model, model_parameters=trainable, config=ds_config)
+    given = [{"params": params, LR_FACTOR: factor} for factor, params in groups.items()]
+    engine, *_ = deepspeed.initialize(model=model, model_parameters=given, config=ds_config)
     return engine
 
 

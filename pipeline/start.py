@@ -77,7 +77,7 @@ def _train(recipe: Recipe, stop: StopRequest, watchdog: Watchdog, stop_after: in
     with locked(output, ranks):
         model, source, bases = build(recipe, ds_config, ranks, before)
         say(ranks, trainable_table(model, stage.trains))
-        engine = initialize(model, ds_config)
+        engine = initialize(model, ds_config, recipe.optimizer.lr_factors)
         check_optimizer(engine, model)
         data = open_data(recipe, ranks)
         meter = None if stage is CORRECTION else Meter.of(model, stage.trains, ranks.world_size)

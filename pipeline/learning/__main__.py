@@ -21,8 +21,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Make tiny stand-ins for SenseVoice and Qwen2.5 (stage 0).")
     parser.add_argument("data", type=Path, help="folder with the packed datasets asr and simulated")
     parser.add_argument("out", type=Path, help="folder for encoder/ and llm/")
-    parser.add_argument("--encoder-steps", type=int, default=500)
-    parser.add_argument("--llm-steps", type=int, default=3000)
+    parser.add_argument("--encoder-steps", type=int, default=1000)
+    parser.add_argument("--llm-steps", type=int, default=2200)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
     try:

@@ -57,7 +57,7 @@ def measure(recipe: Recipe, batch: Any, load: Load, result: Path) -> None:
     gauge = _Gauge(ranks.device)
     with gauge:
         model, *_ = build(recipe, ds_config, ranks, None)
-        engine = initialize(model, ds_config)
+        engine = initialize(model, ds_config, recipe.optimizer.lr_factors)
         if batch is None:
             vocabulary = model.llm.config.vocab_size
             batch = inputs_of(load, recipe.model.speaker_dim, str(ranks.device), vocabulary)

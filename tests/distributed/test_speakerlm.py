@@ -27,36 +27,44 @@ def _make_parts(folder: str) -> None:
 # ------------------------------------------------------------------------------------------------------------- parity
 
 
-def _train_with_zero3(parts: str, output: str) -> int:
+def _factored_recipe(parts: str, output: str, factors: str) -> Recipe:
+    recipe = tiny_recipe(Path(parts), Path(output))
+    recipe.optimizer.lr_factors = json.loads(factors)
+    return recipe
+
+
+def _train_with_zero3(parts: str, output: str, factors: str) -> int:
     from pipeline.start import run_stage
 
-    return run_stage(tiny_recipe(Path(parts), Path(output)))
+    return run_stage(_factored_recipe(parts, output, factors))
 
 
-def _train_plainly(parts: str, output: str) -> None:
+def _train_plainly(parts: str, output: str, factors: str) -> None:
     """The same three steps without DeepSpeed: one process, one graph a step, torch's AdamW and clipping."""
     import torch
 
     from pipeline.engine import init_distributed, lr_at
     from pipeline.model.build import build_model, load_tokenizer, own_state_dict, save_own_weights, set_trainable
     from pipeline.stage_data import StageData
-    from pipeline.stages import STAGES
+    from pipeline.stages import STAGES, module_of
 
-    recipe = tiny_recipe(Path(parts), Path(output))
+    recipe = _factored_recipe(parts, output, factors)
     o = recipe.optimizer
     data = StageData(recipe, init_distributed(60), load_tokenizer(recipe.model))
     model = build_model(recipe.model, seed=recipe.seed)
     set_trainable(model, STAGES[recipe.stage])
     assert all(not p.any() for n, p in model.named_parameters() if "lora_B" in n)
     trained = [p for p in model.parameters() if p.requires_grad]
-    adam = torch.optim.AdamW(trained, betas=tuple(o.betas), eps=o.eps, weight_decay=o.weight_decay)
+    learning = [(o.lr_factors.get(module_of(n), 1.0), p) for n, p in model.named_parameters() if p.requires_grad]
+    groups = [{"params": [p], "factor": factor} for factor, p in learning]
+    adam = torch.optim.AdamW(groups, betas=tuple(o.betas), eps=o.eps, weight_decay=o.weight_decay)
     steps = data.train(None)
     for step in range(recipe.trainer.max_steps):
         batches = next(steps).micro_batches
         counts = [b.num_targets for b in batches]
         assert counts[0] + counts[2] != counts[1], "both ranks would have the same number of target tokens"
         for group in adam.param_groups:
-            group["lr"] = lr_at(step, o, recipe.trainer.max_steps)
+            group["lr"] = group["factor"] * lr_at(step, o, recipe.trainer.max_steps)
         loss = sum(model(**b.model_inputs()).loss for b in batches) / sum(counts)
         adam.zero_grad()
         loss.backward()
@@ -66,11 +74,13 @@ def _train_plainly(parts: str, output: str) -> None:
     save_own_weights(Path(output) / "weights" / "model.safetensors", own_state_dict(model), model.bases)
 
 
-def test_two_ranks_equal_one_plain_process(parts: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("factors", [{}, {"encoder": 0.1, "lora": 3.0}], ids=["one rate", "a rate a module"])
+def test_two_ranks_equal_one_plain_process(parts: Path, tmp_path: Path, factors: dict[str, float]) -> None:
     from safetensors.torch import load_file
 
-    run_distributed(_train_with_zero3, 2, parts=str(parts), output=str(tmp_path / "zero3"))
-    (output,) = run_distributed(_train_plainly, 1, parts=str(parts), output=str(tmp_path / "plain"))
+    given = {"parts": str(parts), "factors": json.dumps(factors)}
+    run_distributed(_train_with_zero3, 2, output=str(tmp_path / "zero3"), **given)
+    (output,) = run_distributed(_train_plainly, 1, output=str(tmp_path / "plain"), **given)
     plain_log = [json.loads(line) for line in output.splitlines() if line.startswith('{"loss"')]
     log = [json.loads(line) for line in (tmp_path / "zero3" / "train.jsonl").read_text().splitlines()]
     for ours, plain in zip(log, plain_log, strict=True):
@@ -95,6 +105,7 @@ def _straight_and_resumed(parts: str, output: str) -> None:
         for stop_after in stops:
             recipe = tiny_recipe(Path(parts), Path(output) / name, dropout=0.1, max_steps=6, keep_last=1)
             recipe.model.lora.dropout, recipe.optimizer.clip = 0.05, 0.5
+            recipe.optimizer.lr_factors = {"encoder": 0.1}
             augment = AugmentConfig(speeds=[0.9, 1.0, 1.1], frame_masks=2, mel_masks=2)
             recipe.data = replace(recipe.data, validation=[], workers=1, augment=augment)
             assert run_stage(recipe, stop_after) == 0

@@ -62,6 +62,8 @@ def test_saved_recipe_reads_back_equal(recipe_file: Path, tmp_path: Path) -> Non
         ("stage=2", ["init_from"]),
         ("data.registration.max_distractors=500", ["1..100"]),
         ("optimizer.warmup_steps=100", ["warmup_steps", "max_steps"]),
+        ("optimizer.lr_factors={llm: 0.1}", ["optimizer.lr_factors.llm", "audio_projector"]),
+        ("optimizer.lr_factors={encoder: 0}", ["optimizer.lr_factors.encoder", "above 0"]),
         ("data.train=[{path: a, weight: 0}]", ["weight"]),
         ("data.train=[{pth: a}]", ["pth"]),
     ],

@@ -1,4 +1,5 @@
 # make demo   the whole way on real speech: shards, four ZeRO-3 stages, scores, a report
+# make learn  the demo's chain with more voices, longer conversations, more training: up to 90 minutes, resumable
 # make test   every test but those of the next three; `.ci/run` runs it and make test-faults
 # make test-faults   ranks killed, signalled, hung, disks full, checkpoints damaged …: docs/fault-model.md
 # make soak   300 steps to which all of that happens at random moments
@@ -14,7 +15,7 @@ READY := $(VENV)/.ready
 UI := .venv-ui
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-faults test-ui test-cluster soak lint format clean
+.PHONY: demo learn test test-faults test-ui test-cluster soak lint format clean
 
 $(READY): pyproject.toml setup.py constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is older than Python 3.11; call make PYTHON=python3.11"; exit 1; }
@@ -25,6 +26,9 @@ $(READY): pyproject.toml setup.py constraints.txt
 
 demo: $(READY)
 	@$(BIN)/python launch/demo.py
+
+learn: $(READY)
+	@$(BIN)/python launch/learn.py
 
 test: $(READY)
 	@$(BIN)/python -m pytest tests --ignore=tests/faults --ignore=tests/cluster
@@ -59,4 +63,4 @@ format: $(READY)
 	@$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) $(UI) .cache demo build *.egg-info
+	rm -rf $(VENV) $(UI) .cache demo learn build *.egg-info

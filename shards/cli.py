@@ -11,6 +11,7 @@ from shards.errors import SpeakerLMError
 
 COMMANDS = {
     "prepare": ("shards.corpora.prepare", "a corpus on disk, or packaged speech, as a manifest"),
+    "pseudo-speakers": ("shards.pseudo_speakers", "recordings again at other speeds, as speakers of their own"),
     "clips": ("shards.clips", "long recordings cut into clips"),
     "statistics": ("shards.statistics", "how people take turns in a corpus, for simulate"),
     "simulate": ("shards.simulate", "conversations mixed from single-speaker recordings"),
@@ -29,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="speakerlm-shards",
         description="From corpora to training shards.",
-        epilog="commands:\n" + "\n".join(f"  {name:10}{text}" for name, (_, text) in COMMANDS.items()),
+        epilog="commands:\n" + "\n".join(f"  {name:17}{text}" for name, (_, text) in COMMANDS.items()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help="one of those below; COMMAND --help")

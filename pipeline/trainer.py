@@ -111,8 +111,7 @@ class Trainer:
         keep = Retention(t.keep_last, t.keep_best, t.keep_every, t.best_by)
         limit = t.start_timeout_seconds
         self.saver = Saver(self._checkpoints, run.ranks, keep, t.save_in_background, self.upload, limit)
-        self.norm = GradientNorm(run.engine)
-        self.health = Health()
+        self.norm, self.health = GradientNorm(run.engine), Health()
         self.validated: tuple[int, dict[str, float | None]] | None = None  # step and figures of the last validation
         self.step, self.plan_state = self._resume()
         self.saved_at = self.step

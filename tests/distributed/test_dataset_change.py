@@ -11,10 +11,6 @@ from tests.support.distributed import report, run_distributed, run_ranks
 from tests.support.training import make_parts, tiny_recipe
 
 
-def _make_parts(folder: str) -> None:
-    make_parts(Path(folder))
-
-
 def _train(parts: str, run: str, data: str, accept: bool = False, stop_after: int | None = None) -> int:
     from pipeline.start import run_stages
 
@@ -30,7 +26,7 @@ def saved(run: Path) -> list[int]:
 
 
 def test_the_save_where_an_epoch_ends_is_where_data_may_change(tmp_path: Path) -> None:
-    run_distributed(_make_parts, 1, folder=str(tmp_path / "parts"))
+    run_distributed(make_parts, 1, folder=str(tmp_path / "parts"))
     run, parts = tmp_path / "run", str(tmp_path / "parts")
     old, new = f"{parts}/data", f"{parts}/few"
     run_distributed(_train, 2, 200, parts=parts, run=str(run), data=old, stop_after=3)

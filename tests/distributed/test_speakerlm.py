@@ -16,12 +16,8 @@ from tests.support.training import DIM, FixedModes, make_parts, tiny_recipe
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("parts")
-    run_distributed(_make_parts, 1, folder=str(folder))
+    run_distributed(make_parts, 1, folder=str(folder))
     return folder
-
-
-def _make_parts(folder: str) -> None:
-    make_parts(Path(folder))
 
 
 # ------------------------------------------------------------------------------------------------------------- parity

@@ -19,13 +19,9 @@ from tests.support.training import make_parts, tiny_recipe
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Parts, and stages 1 to 3 of two steps each, trained in one go."""
     made = tmp_path_factory.mktemp("chain")
-    run_distributed(_make_parts, 1, folder=str(made / "parts"))
+    run_distributed(make_parts, 1, folder=str(made / "parts"))
     run_distributed(_chain, 2, 250, parts=str(made / "parts"), runs=str(made / "runs"), stages=(1, 2, 3))
     return made
-
-
-def _make_parts(folder: str) -> None:
-    make_parts(Path(folder))
 
 
 def _chain(parts: str, runs: str, stages: tuple[int, ...], **changes: Any) -> int:

@@ -21,7 +21,7 @@ OFTEN = {"validate_every": 2, "save_every": 2}
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Runs of three steps that differ in how they decode, on two ranks and on one."""
     made = tmp_path_factory.mktemp("validation")
-    run_distributed(_make_parts, 1, folder=str(made / "parts"))
+    run_distributed(make_parts, 1, folder=str(made / "parts"))
     two = {
         "silent": OFTEN,
         "local": {**DECODE, **OFTEN, "decode_how": "local"},
@@ -31,10 +31,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run_distributed(_train, 2, 280, parts=str(made / "parts"), runs=str(made), settings=two)
     run_distributed(_train, 1, 200, parts=str(made / "parts"), runs=str(made), settings={"alone": {**DECODE, **OFTEN}})
     return made
-
-
-def _make_parts(folder: str) -> None:
-    make_parts(Path(folder))
 
 
 def _train(parts: str, runs: str, settings: dict[str, dict[str, Any]]) -> int:

@@ -89,12 +89,8 @@ def _real_run(parts: str, output: str, stop_after: int | None, swap: bool) -> in
     return run_stage(recipe, stop_after)
 
 
-def _make_parts(folder: str) -> None:
-    make_parts(Path(folder))
-
-
 def test_a_checkpoint_of_another_dataset(tmp_path: Path) -> None:
-    run_distributed(_make_parts, 1, folder=str(tmp_path))
+    run_distributed(make_parts, 1, folder=str(tmp_path))
     output = tmp_path / "run"
     arguments = {"parts": str(tmp_path), "output": str(output)}
     run_distributed(_real_run, 1, **arguments, stop_after=1, swap=False)

@@ -28,12 +28,8 @@ SCRIPT = str(ROOT / "launch" / "train.py")
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("parts")
-    run_distributed(_make_parts, 1, folder=str(folder))
+    run_distributed(make_parts, 1, folder=str(folder))
     return folder
-
-
-def _make_parts(folder: str) -> None:
-    make_parts(Path(folder))
 
 
 def recipe_file(parts: Path, folder: Path, steps: int) -> Path:

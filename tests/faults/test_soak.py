@@ -71,10 +71,6 @@ def soak(parts: str, output: str, seed: int = 1, part: Part | None = None, start
     return run_stage(recipe)
 
 
-def _make_parts(folder: str) -> None:
-    make_parts(Path(folder))
-
-
 def samples_of_steps(run: Path) -> dict[int, list[str]]:
     """Keys that each step saw, over all ranks: of the last start that got to it."""
     seen: dict[int, dict[int, list[str]]] = {}
@@ -87,7 +83,7 @@ def samples_of_steps(run: Path) -> dict[int, list[str]]:
 
 def test_a_run_that_everything_happens_to(tmp_path: Path) -> None:
     rng = random.Random(int(os.environ.get("SOAK_SEED", "1")))
-    run_distributed(_make_parts, 1, folder=str(tmp_path / "parts"))
+    run_distributed(make_parts, 1, folder=str(tmp_path / "parts"))
     parts = str(tmp_path / "parts")
     for seed in SEEDS:
         run_distributed(soak, 2, 1200, parts=parts, output=str(tmp_path / f"seed{seed}"), seed=seed)

@@ -18,8 +18,9 @@ from tests.support.tiny import TinyBase, make_base, model_config
 DIM = 16  # of speaker vectors
 
 
-def make_parts(folder: Path) -> None:
+def make_parts(folder: Path | str) -> None:
     """Base models and packed data that tests of one module share."""
+    folder = Path(folder)
     sharpen(make_base(folder / "base").llm)
     make_dataset(folder / "data", samples=24, speakers_per_sample=(1, 3), dim=DIM, seed=3)
     make_dataset(folder / "few", samples=2, speakers_per_sample=(2, 2), dim=DIM, seed=5)

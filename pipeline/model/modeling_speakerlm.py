@@ -98,8 +98,9 @@ class SpeakerLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
     def _set_checkpointing(self, on: bool) -> None:
         self.encoder.activation_checkpointing = on
         self.audio_projector.activation_checkpointing = on
-        if on:
-            self.llm.activation_checkpointing_enable()
+        if on:  # before transformers 5.23 it had another name
+            name = "activation" if hasattr(self.llm, "activation_checkpointing_enable") else "gradient"
+            getattr(self.llm, f"{name}_checkpointing_enable")()
 
     # ------------------------------------------------------------------------------------------------------ training
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
 import pytest
 
 from pipeline.engine import CHECKOUT
+from tests.support.cpu_adam import compiled_adam, environment
 from tests.support.distributed import report, run_distributed, run_ranks
 
 
@@ -58,10 +60,27 @@ def test_resumed_run_is_bit_equal(runs: Path) -> None:
     assert all((a[name] == b[name]).all() for name in a)
 
 
-@pytest.mark.parametrize("deepspeed", ["zero3", "zero2"])
+def offloaded(folder: str, env: dict[str, str]) -> None:
+    """The same with Adam on the host, which was compiled before."""
+    os.environ.update(env)
+    train_straight_and_in_two_parts(folder, "ds_configs/zero3_offload.json")
+    import deepspeed
+
+    assert deepspeed.ops.adam.cpu_adam.DeepSpeedCPUAdam.optimizer_id > 0, "another optimizer made the updates"
+
+
+@pytest.mark.timeout(4000)
+@pytest.mark.parametrize("deepspeed", ["zero3", "zero2", "zero3_offload"])
 def test_resumed_run_is_bit_equal_in_bf16(tmp_path: Path, deepspeed: str) -> None:
-    """The configurations for GPUs, as far as a CPU can run them: state and weights come from the fp32 masters."""
-    run_distributed(train_straight_and_in_two_parts, 2, folder=str(tmp_path), deepspeed=f"ds_configs/{deepspeed}.json")
+    """The configurations for GPUs, as far as a CPU can run them: state and weights come from the fp32 masters.
+
+    With zero3_offload.json the Adam of the host makes the updates, but there is no device whose memory it spares.
+    """
+    if deepspeed == "zero3_offload":
+        run_distributed(offloaded, 2, folder=str(tmp_path), env=environment(compiled_adam()))
+    else:
+        config = f"ds_configs/{deepspeed}.json"
+        run_distributed(train_straight_and_in_two_parts, 2, folder=str(tmp_path), deepspeed=config)
     assert losses(tmp_path / "straight") == losses(tmp_path / "parts")
     a, b = weights(tmp_path / "straight"), weights(tmp_path / "parts")
     assert all((a[name] == b[name]).all() for name in a)

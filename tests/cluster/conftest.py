@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from tests.support import slurm as support
-from tests.support.campaign import Campaign, make_campaign
+from tests.support.campaign import TEST, Campaign, Corpus, make_campaign, make_corpus
 from tests.support.distributed import ROOT
 from tests.support.rgw import Gateway
 from tests.support.slurm import Slurm
 
-CHAIN_S = 1500  # of the whole chain, on a busy machine
+CHAIN_S = 3000  # of the whole chain, on a busy machine
 
 
 @pytest.fixture(scope="session")
@@ -28,9 +28,15 @@ def slurm() -> Iterator[Slurm]:
 
 
 @pytest.fixture(scope="session")
-def campaign(rgw: Gateway, tmp_path_factory: pytest.TempPathFactory) -> Campaign:
-    """A tiny corpus, base models and recipes over a fresh bucket; credentials in a file, as a user has them."""
-    return make_campaign(tmp_path_factory.mktemp("campaign"), rgw)
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    """The demo's speech, in small, packed by one process into a folder."""
+    return make_corpus(tmp_path_factory.mktemp("demo"))
+
+
+@pytest.fixture(scope="session")
+def campaign(slurm: Slurm, rgw: Gateway, corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Campaign:
+    """Recipes, a site file and a list of corpora over a fresh bucket; credentials in a file, as a user has them."""
+    return make_campaign(tmp_path_factory.mktemp("campaign"), rgw, corpus)
 
 
 @pytest.fixture(scope="session")
@@ -38,7 +44,7 @@ def chain(slurm: Slurm, campaign: Campaign) -> dict[str, str]:
     """Name → number of every job of ``submit_all.sh``, all of them completed."""
     c = campaign
     said = slurm.call(
-        "launch/slurm/submit_all.sh", str(c.corpora), str(c.recipes), str(c.folder / "scores"), c.data("test"),
+        "launch/slurm/submit_all.sh", str(c.corpora), str(c.recipes), str(c.folder / "scores"), c.data(TEST),
         cwd=ROOT, **c.environment,
     )  # fmt: skip
     jobs = {line.partition(": job ")[0]: line.rpartition(" ")[2] for line in said.splitlines()}

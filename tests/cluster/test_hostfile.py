@@ -17,7 +17,7 @@ from tests.support.rgw import SECRET
 from tests.support.sshd import ADDRESSES, Hosts
 
 LONG = 600
-pytestmark = pytest.mark.timeout(5 * LONG)
+pytestmark = pytest.mark.timeout(8 * LONG)  # this or the other file waits for the whole chain
 
 
 @pytest.fixture(scope="module")

@@ -1,30 +1,39 @@
-"""What a chain of jobs needs, as small as can be: a corpus of tones, base models, recipes, a site file."""
+"""What a chain of jobs needs: less of the demo's speech, stand-ins for base models, the tiny recipes, a site file."""
 
 from __future__ import annotations
 
+import os
 import shlex
+import subprocess
 import sys
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-import soundfile
+import pytest
+from omegaconf import OmegaConf
 
-from shards.manifests import Recording, SpeakerInfo, write_manifest
-from shards.sample import SAMPLE_RATE, Segment
-from tests.support.distributed import CPU
+from launch.demo import SMOKE, Step, data_steps, speech_steps, training_steps
+from shards.cli import main
+from shards.manifests import Recording, read_manifest, read_speakers, write_manifest
+from tests.support.distributed import CPU, ROOT
 from tests.support.rgw import Gateway
+from tests.support.speech import package_cache
 
-STEPS = 60  # of stage 1, long enough for something to happen to it
-TEXTS = ("今天天气怎么样", "你好世界", "然后呢", "谁在什么时候说了什么", "hi how are you", "yes")
-EXTRACTOR = "campplus_cn_en_common"
+STEPS = 24  # of stage 1, where things happen; the others have four
+ENROL = 4  # clips of each voice
+SIZE = replace(SMOKE, asr=12, simulated=12, harder=12, test=6, samples_per_shard=4)
+TEST = "test-simulated"
+TRAINS = {1: "asr", 2: "simulated", 3: "harder", 4: "harder"}
+SETS = (*dict.fromkeys(TRAINS.values()), TEST)
 _SITE = """
 PYTHON={python}
 LOGS={folder}/logs
 PACK_TASKS=2
-PACK_SBATCH=(--ntasks=1 --time=20)
-TRAIN_SBATCH=(--nodes=2 --ntasks-per-node=1 --time=30 --signal=USR1@60)
-SCORE_SBATCH=(--ntasks=1 --time=30)
+PACK_SBATCH=(--ntasks=1 --time=60)
+TRAIN_SBATCH=(--nodes=2 --ntasks-per-node=1 --time=60 --signal=USR1@60)
+SCORE_SBATCH=(--ntasks=1 --time=60)
 MAX_RESTARTS=3
 DECODE=(--modes no,match --max-new-tokens 12 --batch 6)
 NODECHECK=(--disk-gb 0.1 --skew 2.0)
@@ -32,11 +41,25 @@ NODECHECK=(--disk-gb 0.1 --skew 2.0)
 
 
 @dataclass(frozen=True)
+class Corpus:
+    """The demo's speech: conversations, packed by one process; and base models that know their words."""
+
+    folder: Path
+    packing: dict[str, list[str]]  # dataset → manifest, packed folder, options of `pack`
+
+    @property
+    def models(self) -> Path:
+        """encoder/ and llm/."""
+        return self.folder / "models"
+
+
+@dataclass(frozen=True)
 class Campaign:
-    """Its files."""
+    """Files of jobs and of whoever submits them."""
 
     folder: Path
     bucket: str  # URL
+    corpus: Corpus
     environment: dict[str, str]  # of whoever submits
 
     @property
@@ -63,71 +86,79 @@ class Campaign:
         return "\n".join(f"--- {p.name}\n{p.read_text(errors='replace')}" for p in files)
 
 
-def make_campaign(folder: Path, rgw: Gateway) -> Campaign:
+def make_corpus(folder: Path) -> Corpus:
+    """By the demo's own commands up to stage 0: packaged speech, rooms and noise. Of three test sets one is made."""
+    pytest.importorskip("av")
+    packing = {}
+    with cached(cache := package_cache().absolute()):
+        for step in (*speech_steps(folder, cache), *data_steps(folder, SIZE)):
+            name = step.name.rpartition(" ")[2]
+            _, _, _, command, *options = step.command
+            if command == "prepare" or name in SETS:
+                assert main([command, *options]) == 0, step.name
+            if command == "prepare":
+                _keep_few(folder / "data" / "speech" / "prompts")
+            if command == "pack" and name in SETS:
+                packing[name] = options
+        stage0: Step = next(training_steps(folder, SIZE))
+        subprocess.run(stage0.command, check=True, cwd=ROOT, env=os.environ | CPU)
+    return Corpus(folder, packing)
+
+
+def _keep_few(manifest: Path) -> None:
+    """Of each voice only some speech to enrol from: each task of an array embeds all that there is."""
+    found: dict[str, list[Recording]] = {}
+    for recording in read_manifest(manifest):
+        if 2.0 <= (recording.duration or 0.0) <= 8.0:
+            found.setdefault(recording.segments[0].speaker, []).append(recording)
+    kept = [recording for of_voice in found.values() for recording in of_voice[:ENROL]]
+    write_manifest(manifest, kept, list(read_speakers(manifest)), {})
+
+
+@contextmanager
+def cached(folder: Path) -> Iterator[None]:
+    """Package files and speaker models are kept there."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SPEAKERLM_CACHE", str(folder))
+        yield
+
+
+def make_campaign(folder: Path, rgw: Gateway, corpus: Corpus) -> Campaign:
     """Write everything but the packed data."""
     bucket = f"s3://{rgw.new_bucket()}"
     home, names = folder / "home", ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
-    home.mkdir()
-    (folder / "logs").mkdir()
+    for made in (home, folder / "logs", folder / "recipes"):
+        made.mkdir()
     credentials = [f"{name.lower()} = {rgw.environment[name]}" for name in names]
     (home / "credentials").write_text("\n".join(["[default]", *credentials]) + "\n")
-    lines = []
-    for name, count, seed in (("train", 24, 1), ("test", 6, 2)):
-        make_manifest(folder / "manifests" / name, count, seed, "train" if name == "train" else "test")
-        lines.append(f"{folder}/manifests/{name} {bucket}/{name} --name {name} --samples-per-shard {count // 3}")
-    (folder / "corpora.txt").write_text("# manifest, dataset, options\n" + "\n".join(lines) + "\n")
-    _recipes(folder, bucket)
+    lines = ["# manifest, dataset, options"]
+    for name, (manifest, _, *options) in corpus.packing.items():
+        lines.append(shlex.join([manifest, f"{bucket}/{name}", *options]))
+    (folder / "corpora.txt").write_text("\n".join(lines) + "\n")
+    for stage, name in TRAINS.items():
+        recipe = _recipe(folder, corpus, stage, f"{bucket}/{name}", f"{bucket}/{TEST}")
+        OmegaConf.save(OmegaConf.create(recipe), folder / "recipes" / f"stage{stage}.yaml")
     (folder / "site.sh").write_text(_SITE.format(python=shlex.quote(sys.executable), folder=folder))
     environment = {name: value for name, value in rgw.environment.items() if name not in names}
     environment |= {"AWS_SHARED_CREDENTIALS_FILE": str(home / "credentials"), "SPEAKERLM_SITE": f"{folder}/site.sh"}
-    return Campaign(folder, bucket, environment | CPU | {"PYTHONUNBUFFERED": "1"})
+    environment["SPEAKERLM_CACHE"] = str(package_cache().absolute())
+    return Campaign(folder, bucket, corpus, environment | CPU | {"PYTHONUNBUFFERED": "1"})
 
 
-def make_manifest(folder: Path, count: int, seed: int, split: str) -> None:
-    """Recordings of two speakers who take turns: tones of their own pitch over noise, 1.5–3 s."""
-    folder.mkdir(parents=True)
-    rng = np.random.default_rng(seed)
-    recordings = []
-    for number in range(count):
-        key = f"{split}-{number:03d}"
-        length = int(rng.uniform(1.5, 3.0) * SAMPLE_RATE)
-        half = length // 2
-        who = [int(s) for s in rng.choice(6, 2, replace=False)]
-        time = np.arange(length) / SAMPLE_RATE
-        pitch = np.where(np.arange(length) < half, 120 + 40 * who[0], 120 + 40 * who[1])
-        wave = 0.3 * np.sin(2 * np.pi * pitch * time) + 0.01 * rng.standard_normal(length)
-        soundfile.write(folder / f"{key}.flac", wave, SAMPLE_RATE, subtype="PCM_16")
-        cut, end = round(half / SAMPLE_RATE, 3), round(length / SAMPLE_RATE, 3)
-        spans = ((0.0, cut), (cut, end))
-        segments = tuple(
-            Segment(f"tones:S{s}", *span, TEXTS[int(rng.integers(len(TEXTS)))])
-            for s, span in zip(who, spans, strict=True)
-        )
-        recordings.append(
-            Recording(key, "tones", split, f"{split}-s{number // 2}", "zh", str(folder / f"{key}.flac"), segments)
-        )
-    write_manifest(folder, recordings, [SpeakerInfo(f"tones:S{s}", "tones", "zh") for s in range(6)], {})
-
-
-def _recipes(folder: Path, bucket: str) -> None:
-    """The tiny recipe four times; stage 1 has STEPS steps, the others four."""
-    from pipeline.config import DatasetConfig, save_recipe
-    from tests.support.tiny import make_base
-    from tests.support.training import tiny_recipe
-
-    make_base(folder / "base")
-    (folder / "recipes").mkdir()
-    for stage in (1, 2, 3, 4):
-        steps = STEPS if stage == 1 else 4
-        output = folder / "exp" / f"stage{stage}"
-        recipe = tiny_recipe(
-            folder, output, stage, dropout=0.1, max_steps=steps, save_every=20, validate_every=STEPS, log_every=1
-        )
-        recipe.trainer.timeout_seconds = 300.0
-        recipe.init_from = str(folder / "exp" / f"stage{stage - 1}") if stage > 1 else None
-        recipe.model.speaker_dim, recipe.model.extractor = 192, EXTRACTOR
-        recipe.data.train = [DatasetConfig(path=f"{bucket}/train")]
-        recipe.data.validation = [DatasetConfig(path=f"{bucket}/test")]
-        recipe.data.micro_batches_per_step, recipe.data.max_positions = 2, 250
-        recipe.data.workers = 1
-        save_recipe(recipe, folder / "recipes" / f"stage{stage}.yaml")
+def _recipe(folder: Path, corpus: Corpus, stage: int, train: str, test: str) -> dict[str, object]:
+    """The tiny recipe over data in the bucket. Micro-batches hold two conversations, so that an epoch has several."""
+    steps = STEPS if stage == 1 else 4
+    return {
+        "extends": str(ROOT / "launch" / "recipes" / "tiny" / f"stage{stage}.yaml"),
+        "root": str(folder),
+        "model": {name: {"checkpoint": str(corpus.models / name)} for name in ("encoder", "llm")},
+        "data": {"train": [{"path": train}], "validation": [{"path": test}], "max_positions": 400, "max_frames": 600},
+        "optimizer": {"warmup_steps": 2},
+        "trainer": {
+            "max_steps": steps,
+            "save_every": 8,
+            "validate_every": steps,
+            "validation_batches": 2,
+            "log_every": 1,
+        },
+    }

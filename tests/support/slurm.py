@@ -30,6 +30,7 @@ START_S = 90
 HOSTS = Path("/etc/hosts")
 _CONFIG = """
 ClusterName=lab
+FirstJobId={first}
 SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort={controller}
 SlurmUser=root
@@ -160,7 +161,10 @@ def _start(slurm: Slurm, running: list[subprocess.Popen[bytes]]) -> None:
     (lab / "munge" / "key").chmod(0o400)
     controller, *ports = servers.free_ports(1 + len(NODES))
     nodes = f"{NODES[0][:-1]}[1-{len(NODES)}]"
-    config = _CONFIG.format(lab=lab, host=host, controller=controller, nodes=nodes, ports=f"{ports[0]}-{ports[-1]}")
+    first = 1000 + secrets.randbelow(18_000)  # ports of jobs follow from it: of two test runs on a machine too
+    config = _CONFIG.format(
+        lab=lab, host=host, first=first, controller=controller, nodes=nodes, ports=f"{ports[0]}-{ports[-1]}"
+    )
     (lab / "slurm.conf").write_text(config)
     own = {name: f"{lab}/munge/{name}" for name in ("key", "socket", "pid", "log", "seed")}
     options = [f"--{n}-file={own[n]}" for n in ("key", "pid", "log", "seed")] + [f"--socket={own['socket']}"]

@@ -14,12 +14,15 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from launch.demo import SMOKE, Step, data_steps, speech_steps, training_steps
 from shards.cli import main
 from shards.manifests import Recording, read_manifest, read_speakers, write_manifest
 from tests.support.distributed import CPU, ROOT
 from tests.support.rgw import Gateway
 from tests.support.speech import package_cache
+
+sys.path.insert(0, str(ROOT / "launch"))  # as its scripts see each other
+from chain import training_steps
+from demo import SMOKE, data_steps
 
 STEPS = 24  # of stage 1, where things happen; the others have four
 ENROL = 4  # clips of each voice
@@ -91,7 +94,7 @@ def make_corpus(folder: Path) -> Corpus:
     pytest.importorskip("av")
     packing = {}
     with cached(cache := package_cache().absolute()):
-        for step in (*speech_steps(folder, cache), *data_steps(folder, SIZE)):
+        for step in data_steps(folder, SIZE, cache):
             name = step.name.rpartition(" ")[2]
             _, _, _, command, *options = step.command
             if command == "prepare" or name in SETS:
@@ -100,7 +103,7 @@ def make_corpus(folder: Path) -> Corpus:
                 _keep_few(folder / "data" / "speech" / "prompts")
             if command == "pack" and name in SETS:
                 packing[name] = options
-        stage0: Step = next(training_steps(folder, SIZE))
+        stage0 = next(training_steps(folder, SIZE.training))
         subprocess.run(stage0.command, check=True, cwd=ROOT, env=os.environ | CPU)
     return Corpus(folder, packing)
 

@@ -14,6 +14,7 @@ from typing import Any
 COLOURS = ("#2563a8", "#c2571a", "#2f7d4f", "#8a4aa3", "#a3303b", "#5a6570", "#967100", "#0f7f86")
 INK = "#3a4149"
 FEW = 40  # points that get marks
+ROW = 100  # characters of a line of the legend
 
 Series = Mapping[str, tuple[Sequence[float], Sequence[float]]]  # label → x, y
 
@@ -118,8 +119,10 @@ def _spread(axes: Any) -> float:
 
 
 def _svg(figure: Any, axes: Any) -> str:
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(frameon=False, fontsize=8, labelcolor=INK)
+    lines, labels = axes.get_legend_handles_labels()
+    if lines:  # above the chart: inside, it would hide a part of some curve
+        columns = max(1, min(len(labels), ROW // (max(map(len, labels)) + 6)))
+        figure.legend(lines, labels, loc="outside upper left", ncols=columns, frameon=False, fontsize=8, labelcolor=INK)
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()

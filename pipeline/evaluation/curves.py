@@ -133,7 +133,7 @@ def charts(runs: Sequence[RunLog], by: str = "step") -> list[tuple[str, str]]:
         whole, parts = [n for n in families[family] if n == family], [n for n in families[family] if n != family]
         out += [_compare(runs, name, by) for name in whole]
         if len(runs) == 1 and parts:
-            lines = {n.partition(": ")[2]: _placed(runs[0], n, by) for n in parts}
+            lines = {n.partition(": ")[2]: _placed(runs[0], n, by) for n in sorted(parts)}  # one colour in all charts
             out.append((f"{family}, by part" if whole else family, _draw(lines, family, by)))
         else:
             out += [_compare(runs, name, by) for name in parts]

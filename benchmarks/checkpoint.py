@@ -217,9 +217,9 @@ def main() -> int:
     """Run, print the table and one line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="exit 1 where a target is missed")
-    parser.add_argument("--rounds", type=int, default=7, help="saves of each kind")
-    parser.add_argument("--steps", type=int, default=4, help="steps before each")
-    parser.add_argument("--restarts", type=int, default=3, help="starts of each kind")
+    parser.add_argument("--rounds", type=int, default=5, help="saves of each kind")
+    parser.add_argument("--steps", type=int, default=2, help="steps before each")
+    parser.add_argument("--restarts", type=int, default=2, help="starts of each kind")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="speakerlm-bench-") as name:
         folder = Path(name)

@@ -25,6 +25,9 @@ from shards.cache import cached
 from shards.errors import ConfigError
 from shards.index import Dataset, open_dataset
 
+VALIDATION_SEED = (
+    0  # of every run: what runs of different seeds are worth is told by the same samples in the same modes
+)
 MAX_COUNTING = 32  # processes of a node that count tokens; each holds a part of a shard
 
 
@@ -59,7 +62,7 @@ class StageData:
         stage = STAGES[self._recipe.stage]
         modes = (Mode.NO, Mode.MATCH, Mode.OVER) if stage.registration else None
         data = replace(self._recipe.data, augment=AugmentConfig(), curriculum=[], align_epochs=False)
-        settings = replace(self._settings(), data=data, epochs=1, modes=modes)
+        settings = replace(self._settings(), seed=VALIDATION_SEED, data=data, epochs=1, modes=modes)
         plan = self._plan(self._validation, self._recipe.data.validation, settings)
         steps = math.ceil(self._recipe.trainer.validation_batches / self._recipe.data.micro_batches_per_step)
         loader = self._loader(plan, self._validation, min(1, self._recipe.data.workers))

@@ -37,6 +37,7 @@ PAPER_PARAMETERS, PAPER_RANKS, PAPER_INTERVAL = 1e9, 4, 10_000
 # 6,000 positions a rank, forward 2 and backward 2 operations a weight of the frozen 7.6 B
 PAPER_STEP = 6_000 * 4 * 7.6e9 / 312e12
 BYTES_A_PARAMETER = 12  # master and two moments
+RENDEZVOUS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")  # of this process, not of the next
 PATIENCE = 900.0  # seconds that a start may take
 
 
@@ -156,7 +157,8 @@ def first_step(folder: Path, output: Path) -> tuple[float, float]:
     """Seconds and CPU seconds from the start of a process to the end of its first step; then it is killed."""
     command = [sys.executable, "launch/train.py", str(folder / "recipe.yaml"), f"output={output}"]
     began, since = time.perf_counter(), time.time()
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    alone = {name: value for name, value in os.environ.items() if name not in RENDEZVOUS}
+    process = subprocess.Popen(command, cwd=ROOT, env=alone, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     try:
         while process.poll() is None and newest_row(output / "train.jsonl") < since:
             if time.perf_counter() - began > PATIENCE:
@@ -225,6 +227,7 @@ def main() -> int:
         folder = Path(name)
         with contextlib.redirect_stdout(sys.stderr):
             times, sizes = train(make_recipe(folder), args.rounds, args.steps)
+            print(f"saves are measured, the starts come: {sizes}, {times}")  # a start takes long on a busy machine
         shutil.rmtree(folder / "run" / "deepspeed")
         figures = figures_of(times, sizes, restarts(folder, args.restarts))
     load = os.getloadavg()[0]

@@ -22,11 +22,12 @@ from shards.errors import ConfigError
 
 @dataclass
 class EncoderConfig:
-    """FunASR encoder. With a checkpoint, class and sizes come from its config.yaml."""
+    """Speech encoder. With a checkpoint, class and sizes come from its own configuration."""
 
-    checkpoint: str | None = None  # folder in SenseVoice layout (model.pt, config.yaml, am.mvn), or a hub id
+    type: str = "sensevoice"  # sensevoice: FunASR's; whisper: the encoder of transformers' Whisper
+    checkpoint: str | None = None  # folder in the layout of SenseVoice (model.pt, …) or Whisper, or a hub id
     hub: str = "modelscope"  # where an id is looked up: modelscope, huggingface
-    class_name: str = "SenseVoiceEncoderSmall"
+    class_name: str = "SenseVoiceEncoderSmall"  # of FunASR
     config: dict[str, Any] = field(default_factory=dict)  # the class's arguments, where there is no checkpoint
     dropout: float | None = None  # overrides the three dropout rates of the checkpoint's config
 

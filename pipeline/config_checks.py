@@ -32,6 +32,8 @@ def check(r: Recipe, where: str) -> None:
         problems.append("data.registration.max_distractors must be 1..100")
     if r.data.registration.names not in ("pools", "corpus"):
         problems.append(f"data.registration.names is {r.data.registration.names!r}, must be pools or corpus")
+    if r.model.encoder.type not in ("sensevoice", "whisper"):
+        problems.append(f"model.encoder.type is {r.model.encoder.type!r}, must be sensevoice or whisper")
     problems += _data_problems(r.data)
     if r.data.micro_batches_per_step < 1:
         problems.append("data.micro_batches_per_step must be at least 1")

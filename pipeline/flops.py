@@ -7,6 +7,8 @@ The convention, which MFU and HFU are relative to:
   pass through it (the LLM under LoRA or in front of a projector), **2N** where nothing flows back (a frozen encoder).
 - Attention scores and their product with the values: 4 · s² · width forward in a layer for a sample of s positions,
   half of that where it is causal; twice as much again backward.
+- An encoder that computes several positions in a frame (Whisper: 3, its first convolution 6) uses its weights as often;
+  where it cuts utterances into windows, attention is that of the windows.
 - The output layer counts at target positions alone. Embedding look-ups, norms, activations and the filterbank count 0.
 - **Model** operations (MFU) are those of valid positions and frames, once. **Hardware** operations (HFU) add what is
   computed without need: frames that are padding, and the second forward pass of layers with activation checkpointing.
@@ -22,7 +24,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from pipeline.frames import encoder_frames
+from pipeline.frames import encoder_frames, windows
 from pipeline.stages import module_of
 
 
@@ -58,6 +60,13 @@ class Load:
         """Encoder frames that are computed."""
         return len(self.frames) * max(self.frames, default=0)
 
+    def in_windows(self, longest: int | None) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Frames and pairs of frames in an encoder that cuts into windows: valid ones, and those that are computed."""
+        cut = [w for n in self.frames for w in ([(0, n)] if longest is None else windows(n, longest))]
+        sizes = [end - begin for begin, end in cut]
+        most = max(sizes, default=0)
+        return (sum(sizes), sum(n * n for n in sizes)), (len(sizes) * most, len(sizes) * most**2)
+
     @property
     def padded_squares(self) -> int:
         """Pairs of encoder frames that are computed."""
@@ -71,7 +80,7 @@ class Sizes:
     llm: int  # of the decoder's layers
     head: int
     lora: int
-    encoder: int
+    encoder: int  # as often as a frame uses them
     projector: int  # its Transformer layers
     convolution: int
     speaker: int
@@ -80,6 +89,8 @@ class Sizes:
     encoder_layers: int
     encoder_width: int
     projector_layers: int
+    encoder_states: int = 1  # positions of the encoder's layers in a frame
+    encoder_window: int | None = None  # frames; None: it cuts nothing
 
     @classmethod
     def of(cls, model: Any) -> Sizes:
@@ -94,8 +105,12 @@ class Sizes:
             if name.startswith("audio_projector.conv."):
                 convolution += _product(shape)
             else:
-                counts[module_of(name)] += _product(shape)
-        llm, encoder = model.llm.config, model.config.encoder_conf
+                module = module_of(name)
+                times = model.encoder.states if module == "encoder" else 1
+                if name == "encoder.conv1.weight":  # Whisper's second convolution halves the rate
+                    times *= 2
+                counts[module] += _product(shape) * times
+        llm, encoder = model.llm.config, model.encoder
         heads = llm.num_attention_heads
         return cls(
             llm=counts["llm"],
@@ -107,9 +122,11 @@ class Sizes:
             speaker=counts["speaker_projector"],
             llm_layers=llm.num_hidden_layers,
             llm_width=heads * (getattr(llm, "head_dim", None) or llm.hidden_size // heads),
-            encoder_layers=encoder["num_blocks"] + encoder.get("tp_blocks", 0),
-            encoder_width=encoder["output_size"],
+            encoder_layers=encoder.blocks,
+            encoder_width=encoder.width,
             projector_layers=model.config.projector["layers"],
+            encoder_states=encoder.states,
+            encoder_window=encoder.longest,
         )
 
 
@@ -135,12 +152,13 @@ def count(sizes: Sizes, load: Load, trains: Iterable[str], checkpointing: bool, 
     s = sizes
     valid = (sum(load.frames), sum(f * f for f in load.frames))
     padded = (load.padded_frames, load.padded_squares)
+    in_encoder, computed = load.in_windows(s.encoder_window)
 
     def encoder(frames: int, squares: int) -> tuple[float, float]:
-        return 2.0 * s.encoder * frames, 4.0 * s.encoder_width * s.encoder_layers * squares
+        return 2.0 * s.encoder * frames, 4.0 * s.encoder_width * s.encoder_layers * s.encoder_states**2 * squares
 
     def projector(frames: int, squares: int) -> tuple[float, float]:
-        return 2.0 * s.projector * frames, 4.0 * s.encoder_width * s.projector_layers * squares
+        return 2.0 * s.projector * frames, 4.0 * s.encoder_width * s.encoder_states * s.projector_layers * squares
 
     llm = 2.0 * s.llm * load.positions
     llm_attention = 2.0 * s.llm_width * s.llm_layers * sum(n * n for n in load.samples)
@@ -159,15 +177,15 @@ def count(sizes: Sizes, load: Load, trains: Iterable[str], checkpointing: bool, 
     }
     convolution = passes * 2.0 * s.convolution * load.audio_positions
     by_module = {
-        "encoder": total(encoder, valid, encoder_learns),
+        "encoder": total(encoder, in_encoder, encoder_learns),
         "audio_projector": total(projector, valid, True) + convolution,
         **shared,
     }
-    hardware = total(encoder, padded, encoder_learns) + total(projector, padded, True) + convolution
+    hardware = total(encoder, computed, encoder_learns) + total(projector, padded, True) + convolution
     hardware += sum(shared.values())
     if checkpointing and backward:
         hardware += llm + llm_attention + lora + sum(projector(*padded))
-        hardware += sum(encoder(*padded)) if encoder_learns else 0.0
+        hardware += sum(encoder(*computed)) if encoder_learns else 0.0
     return Flops(sum(by_module.values()), hardware, by_module)
 
 

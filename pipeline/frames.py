@@ -29,6 +29,14 @@ def audio_positions(num_samples: int, stride: int) -> int:
     return -(-encoder_frames(num_samples) // stride)
 
 
+def windows(frames: int, longest: int) -> list[tuple[int, int]]:
+    """[begin, end) of the fewest parts of at most ``longest`` frames, all alike but the last, which may be shorter."""
+    if frames < 1:
+        return []
+    size = -(-frames // -(-frames // longest))
+    return [(begin, min(begin + size, frames)) for begin in range(0, frames, size)]
+
+
 def perturbed_samples(num_samples: int, speed: float) -> int:
     """Samples of a waveform that is played at another speed."""
     return round(num_samples / speed)

@@ -55,8 +55,7 @@ def model_card(run: Path, recipe: Recipe, name: str, merged: bool, scores: Path 
         ABOUT,
         "## Use",
         USE.replace("FOLDER", name),
-        REGISTERING.format(dim=recipe.model.speaker_dim, extractor=recipe.model.extractor)
-        + ("Needs transformers, torch and funasr." if merged else "Needs transformers, torch, funasr and peft."),
+        REGISTERING.format(dim=recipe.model.speaker_dim, extractor=recipe.model.extractor) + _needs(recipe, merged),
         "## Training",
         _training(run, recipe),
         "## Scores",
@@ -65,6 +64,13 @@ def model_card(run: Path, recipe: Recipe, name: str, merged: bool, scores: Path 
         LIMITS.format(llm=recipe.model.llm.checkpoint, encoder=recipe.model.encoder.checkpoint or "none, it is new"),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _needs(recipe: Recipe, merged: bool) -> str:
+    """The libraries that the folder's code imports."""
+    names = ["transformers", "torch"]
+    names += ["funasr"] * (recipe.model.encoder.type == "sensevoice") + ["peft"] * (not merged)
+    return f"Needs {', '.join(names[:-1])} and {names[-1]}."
 
 
 def _front_matter(recipe: Recipe) -> str:

@@ -25,8 +25,10 @@ from pipeline.model.checkpoints import (
     resolve_checkpoint,
 )
 from pipeline.model.configuration_speakerlm import SpeakerLMConfig
-from pipeline.model.encoder import FunasrEncoder
+from pipeline.model.encoders import build_encoder, dropout_names, feature_width
 from pipeline.model.modeling_speakerlm import SpeakerLMForConditionalGeneration
+from pipeline.model.whisper_encoder import WHISPER
+from pipeline.model.whisper_folder import WHISPER_FILES, WhisperCheckpoint, read_whisper_folder
 from pipeline.prompts import PromptTokenizer
 from pipeline.stages import Stage, check_speech, module_of
 from shards.errors import ModelError
@@ -68,7 +70,7 @@ def build_model(
     config = speakerlm_config(cfg, llm.config, source)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        encoder = FunasrEncoder(config.encoder_class, config.encoder_conf, len(config.feature_shift))
+        encoder: Any = build_encoder(config)
         if source:
             encoder.load_checkpoint(source)
         model = SpeakerLMForConditionalGeneration(config, llm=llm, encoder=encoder)
@@ -86,15 +88,17 @@ def base_hashes(llm_folder: Path) -> dict[str, str]:
     return {"llm": fingerprint_weights(llm_folder), "tokenizer": PromptTokenizer.from_folder(llm_folder).hash}
 
 
-def _encoder_source(cfg: ModelConfig) -> SenseVoiceCheckpoint | None:
+def _encoder_source(cfg: ModelConfig) -> SenseVoiceCheckpoint | WhisperCheckpoint | None:
     """The encoder's checkpoint folder, where the recipe names one."""
     if not cfg.encoder.checkpoint:
         return None
+    if cfg.encoder.type == "whisper":
+        return read_whisper_folder(resolve_checkpoint(cfg.encoder.checkpoint, cfg.encoder.hub, WHISPER_FILES))
     return read_sensevoice_folder(resolve_checkpoint(cfg.encoder.checkpoint, cfg.encoder.hub, SENSEVOICE_FILES))
 
 
 def speakerlm_config(
-    cfg: ModelConfig, llm: PretrainedConfig, source: SenseVoiceCheckpoint | None = None
+    cfg: ModelConfig, llm: PretrainedConfig, source: SenseVoiceCheckpoint | WhisperCheckpoint | None = None
 ) -> SpeakerLMConfig:
     """The model's configuration, from a recipe and what its checkpoints say of themselves.
 
@@ -103,17 +107,17 @@ def speakerlm_config(
         source: the encoder's checkpoint; None reads it where the recipe names one.
     """
     source = source or _encoder_source(cfg)
-    class_name = source.class_name if source else cfg.encoder.class_name
+    new = WHISPER if cfg.encoder.type == "whisper" else cfg.encoder.class_name
+    class_name = source.class_name if source else new
     conf = dict(source.encoder_conf if source else cfg.encoder.config)
     if cfg.encoder.dropout is not None:
-        rates = ("dropout_rate", "positional_dropout_rate", "attention_dropout_rate")
-        conf.update(dict.fromkeys(rates, cfg.encoder.dropout))
+        conf.update(dict.fromkeys(dropout_names(class_name), cfg.encoder.dropout))
     return SpeakerLMConfig(
         encoder_class=class_name,
         encoder_conf=conf,
         frontend_conf=source.frontend_conf if source else {},
-        feature_shift=source.shift if source else [0.0] * 560,
-        feature_scale=source.scale if source else [1.0] * 560,
+        feature_shift=source.shift if source else [0.0] * feature_width(class_name),
+        feature_scale=source.scale if source else [1.0] * feature_width(class_name),
         projector=asdict(cfg.projector),
         llm=llm.to_dict(),
         lora=asdict(cfg.lora),

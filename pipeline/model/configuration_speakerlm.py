@@ -30,7 +30,7 @@ class SpeakerLMConfig(PreTrainedConfig):
         """Take the parts as plain dicts.
 
         Args:
-            encoder_class: FunASR's name of the encoder.
+            encoder_class: FunASR's name of the encoder, or WhisperEncoder.
             encoder_conf: that class's arguments.
             frontend_conf: ``frontend_conf`` of FunASR's ``config.yaml``.
             feature_shift: added to the features (``am.mvn``).

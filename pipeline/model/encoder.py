@@ -60,7 +60,10 @@ class FunasrEncoder(nn.Module):
             raise ModelError(f"encoder {class_name} refuses its configuration {dict(conf)}: {e}") from e
         if not (hasattr(self.backbone, "encoders0") and hasattr(self.backbone, "after_norm")):
             raise ModelError(f"encoder {class_name} is not of the SANM family (no encoders0, after_norm)")
-        self.output_size = int(self.backbone.output_size())
+        self.output_size = self.width = int(self.backbone.output_size())
+        self.blocks = sum(len(getattr(self.backbone, n, ())) for n in ("encoders0", "encoders", "tp_encoders"))
+        self.states = 1  # positions of its layers in a frame
+        self.longest = None  # no windows: frames of an utterance see one another, however many
         self.activation_checkpointing = False
 
     def forward(self, features: Tensor, lengths: Sequence[int]) -> Tensor:
@@ -92,17 +95,8 @@ class FunasrEncoder(nn.Module):
         Raises:
             ModelError: keys are missing or unexpected, or shapes differ. Lists them.
         """
-        found, wanted = checkpoint.encoder_state(), self.backbone.state_dict()
-        problems = [f"missing {k}" for k in sorted(wanted.keys() - found.keys())]
-        problems += [f"unexpected {k}" for k in sorted(found.keys() - wanted.keys())]
-        problems += [
-            f"{k} is {tuple(found[k].shape)}, expected {tuple(wanted[k].shape)}"
-            for k in sorted(wanted.keys() & found.keys())
-            if found[k].shape != wanted[k].shape
-        ]
-        if problems:
-            shown = "; ".join(problems[:20]) + (f"; and {len(problems) - 20} more" if len(problems) > 20 else "")
-            raise ModelError(f"{checkpoint.folder / 'model.pt'} does not fit {checkpoint.class_name}: {shown}")
+        found = checkpoint.encoder_state()
+        check_state(found, self.backbone.state_dict(), str(checkpoint.folder / "model.pt"), checkpoint.class_name)
         self.backbone.load_state_dict(found)
 
 
@@ -110,10 +104,27 @@ def _first_output(block: nn.Module, x: Tensor, mask: Tensor) -> Tensor:
     return block(x, mask)[0]
 
 
-def sinusoidal_positions(frames: int, like: Tensor) -> Tensor:
-    """(frames, depth) fp32 positions 1, 2, … as FunASR encodes them: sines, then cosines, timescales 1 … 10,000."""
+def check_state(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], where: str, class_name: str) -> None:
+    """Raise ModelError unless a checkpoint holds exactly these names and shapes; lists what does not fit."""
+    problems = [f"missing {k}" for k in sorted(wanted.keys() - found.keys())]
+    problems += [f"unexpected {k}" for k in sorted(found.keys() - wanted.keys())]
+    problems += [
+        f"{k} is {tuple(found[k].shape)}, expected {tuple(wanted[k].shape)}"
+        for k in sorted(wanted.keys() & found.keys())
+        if found[k].shape != wanted[k].shape
+    ]
+    if problems:
+        shown = "; ".join(problems[:20]) + (f"; and {len(problems) - 20} more" if len(problems) > 20 else "")
+        raise ModelError(f"{where} does not fit {class_name}: {shown}")
+
+
+def sinusoidal_positions(frames: int, like: Tensor, first: int = 1) -> Tensor:
+    """(frames, depth) fp32 positions from ``first`` on: sines, then cosines, timescales 1 … 10,000.
+
+    FunASR counts from 1, Whisper from 0.
+    """
     depth = like.shape[-1]
-    positions = torch.arange(1, frames + 1, device=like.device, dtype=torch.float32).unsqueeze(1)
+    positions = torch.arange(first, first + frames, device=like.device, dtype=torch.float32).unsqueeze(1)
     increment = torch.log(torch.full((), 10000.0, device=like.device)) / (depth / 2 - 1)
     scales = torch.exp(torch.arange(depth / 2, device=like.device) * -increment)
     angles = positions * scales

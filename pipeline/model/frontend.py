@@ -30,6 +30,8 @@ MEL_FLOOR = torch.finfo(torch.float32).eps
 class Frontend(nn.Module):
     """FunASR's ``WavFrontend`` as a batched module without parameters."""
 
+    stacked = LFR_WINDOW  # filterbank frames in a frame
+
     def __init__(self, shift: Sequence[float], scale: Sequence[float], conf: dict[str, Any]) -> None:
         """Take ``am.mvn``'s vectors and ``frontend_conf`` of the encoder's ``config.yaml``.
 

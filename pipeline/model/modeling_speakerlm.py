@@ -17,8 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, Gen
 from transformers.utils import ModelOutput
 
 from pipeline.model.configuration_speakerlm import SpeakerLMConfig
-from pipeline.model.encoder import FunasrEncoder
-from pipeline.model.frontend import Frontend
+from pipeline.model.encoders import SpeechEncoder, build_encoder, build_frontend
 from pipeline.model.lora import add_lora
 from pipeline.model.loss import token_losses, token_losses_sum
 from pipeline.model.packing import Segments, no_mask, register
@@ -48,15 +47,15 @@ class SpeakerLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
     main_input_name = "waveforms"
     supports_gradient_checkpointing = True
     _supports_sdpa = True
-    _no_split_modules = ("EncoderLayerSANM", "TransformerLayer")  # type: ignore[assignment]
+    _no_split_modules = ("EncoderLayerSANM", "WhisperEncoderLayer", "TransformerLayer")  # type: ignore[assignment]
 
     def __init__(
-        self, config: SpeakerLMConfig, *, llm: PreTrainedModel | None = None, encoder: FunasrEncoder | None = None
+        self, config: SpeakerLMConfig, *, llm: PreTrainedModel | None = None, encoder: SpeechEncoder | None = None
     ) -> None:
         """Build the parts that are not given; all but a given ``llm`` and ``encoder`` start at random."""
         super().__init__(config)
-        self.frontend = Frontend(config.feature_shift, config.feature_scale, config.frontend_conf)
-        self.encoder = encoder or FunasrEncoder(config.encoder_class, config.encoder_conf, self.frontend.output_size)
+        self.frontend = build_frontend(config)
+        self.encoder = encoder or build_encoder(config)
         self.llm: Any = llm if llm is not None else _llm_from_config(config.llm)
         width: int = self.get_input_embeddings().embedding_dim
         self.audio_projector = AudioProjector(self.encoder.output_size, width, **config.projector)
@@ -216,7 +215,7 @@ class SpeakerLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         """(A, S) waveforms → (P, H) LLM inputs of all audios, one after the other."""
         with torch.no_grad():
             features, frames = self.frontend(waveforms, waveform_lengths.tolist())
-            features = mask_features(features, *masks)
+            features = mask_features(features, *masks, stacked=self.frontend.stacked)
         with torch.set_grad_enabled(torch.is_grad_enabled() and "encoder" in self.trained):
             encoded = self.encoder(features, frames)
         return self.audio_projector(encoded, frames)

@@ -112,7 +112,10 @@ def _checkpoints(recipe: Recipe) -> Iterator[Check]:
         ("LLM", llm.checkpoint, llm.hub, ("config.json", "tokenizer_config.json"), ("*.safetensors", "*.bin"))
     ]
     if encoder.checkpoint:
-        folders.append(("encoder", encoder.checkpoint, encoder.hub, ("config.yaml", "am.mvn"), ("model.pt",)))
+        files, weights = (("config.yaml", "am.mvn"), ("model.pt",))
+        if encoder.type == "whisper":
+            files, weights = ("config.json",), ("*.safetensors",)
+        folders.append(("encoder", encoder.checkpoint, encoder.hub, files, weights))
     for what, name, hub, files, weights in folders:
         folder = Path(name)
         if not folder.is_dir():

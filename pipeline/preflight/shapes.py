@@ -9,6 +9,9 @@ from typing import Any
 
 from pipeline.config import ModelConfig
 from pipeline.model.checkpoints import read_sensevoice_folder, sensevoice_conf
+from pipeline.model.encoders import dropout_names, feature_width
+from pipeline.model.whisper_encoder import WHISPER
+from pipeline.model.whisper_folder import read_whisper_folder, whisper_conf
 from shards.errors import ModelError
 
 
@@ -34,6 +37,14 @@ LLMS = {
     "Qwen2.5-14B-Instruct": _qwen(5120, 13824, 48, 40, 8, 152064, False),
 }
 ENCODERS = {"SenseVoiceSmall": sensevoice_conf(512, 50, 20, 4, 2048)}
+# From the config.json files that OpenAI publishes.
+WHISPERS = {
+    "whisper-tiny": whisper_conf(384, 4, 6),
+    "whisper-base": whisper_conf(512, 6, 8),
+    "whisper-small": whisper_conf(768, 12, 12),
+    "whisper-medium": whisper_conf(1024, 24, 16),
+    "whisper-large-v3": whisper_conf(1280, 32, 20, n_mels=128),
+}
 
 
 def speakerlm_config(cfg: ModelConfig) -> tuple[dict[str, Any], list[str]]:
@@ -45,13 +56,13 @@ def speakerlm_config(cfg: ModelConfig) -> tuple[dict[str, Any], list[str]]:
     encoder_class, encoder, from_encoder = _encoder(cfg)
     llm, from_llm = _llm(cfg.llm.checkpoint)
     if cfg.encoder.dropout is not None:
-        rates = ("dropout_rate", "positional_dropout_rate", "attention_dropout_rate")
-        encoder = {**encoder, **dict.fromkeys(rates, cfg.encoder.dropout)}
+        encoder = {**encoder, **dict.fromkeys(dropout_names(encoder_class), cfg.encoder.dropout)}
+    width = feature_width(encoder_class)
     arguments = {
         "encoder_class": encoder_class,
         "encoder_conf": encoder,
-        "feature_shift": [0.0] * 560,
-        "feature_scale": [1.0] * 560,
+        "feature_shift": [0.0] * width,
+        "feature_scale": [1.0] * width,
         "projector": asdict(cfg.projector),
         "llm": llm,
         "lora": asdict(cfg.lora),
@@ -63,16 +74,21 @@ def speakerlm_config(cfg: ModelConfig) -> tuple[dict[str, Any], list[str]]:
 
 
 def _encoder(cfg: ModelConfig) -> tuple[str, dict[str, Any], str]:
-    where = cfg.encoder.checkpoint
+    where, whisper = cfg.encoder.checkpoint, cfg.encoder.type == "whisper"
     if where is None:
-        return cfg.encoder.class_name, dict(cfg.encoder.config), "the recipe's model.encoder.config"
+        return (
+            WHISPER if whisper else cfg.encoder.class_name,
+            dict(cfg.encoder.config),
+            "the recipe's model.encoder.config",
+        )
     if Path(where).is_dir():
-        found = read_sensevoice_folder(Path(where))
-        return found.class_name, dict(found.encoder_conf), f"{where}/config.yaml"
-    name = where.rsplit("/", 1)[-1]
-    if name in ENCODERS:
-        return "SenseVoiceEncoderSmall", dict(ENCODERS[name]), f"known shape of {name}; no such folder here"
-    raise ModelError(f"{where}: no such folder, and its shape is not known; known are {', '.join(ENCODERS)}")
+        found = read_whisper_folder(Path(where)) if whisper else read_sensevoice_folder(Path(where))
+        return found.class_name, dict(found.encoder_conf), f"{where}/config.{'json' if whisper else 'yaml'}"
+    name, known = where.rsplit("/", 1)[-1], WHISPERS if whisper else ENCODERS
+    if name in known:
+        class_name = WHISPER if whisper else "SenseVoiceEncoderSmall"
+        return class_name, dict(known[name]), f"known shape of {name}; no such folder here"
+    raise ModelError(f"{where}: no such folder, and its shape is not known; known are {', '.join(known)}")
 
 
 def _llm(where: str) -> tuple[dict[str, Any], str]:

@@ -16,6 +16,8 @@ from benchmarks.gpu_bench import shape
 from pipeline.flops import Load
 from pipeline.model.configuration_speakerlm import SpeakerLMConfig
 from pipeline.model.modeling_speakerlm import SpeakerLMForConditionalGeneration
+from pipeline.model.whisper_encoder import WHISPER
+from pipeline.model.whisper_folder import whisper_conf
 from pipeline.preflight.memory import inputs_of
 from pipeline.stages import STAGES
 
@@ -49,16 +51,21 @@ class Copies(TorchDispatchMode):
         return out
 
 
-def model(stage: int) -> Any:
+def model(stage: int, encoder: str = "sensevoice") -> Any:
+    parts = dict(shape(small=True))
+    if encoder == "whisper":
+        conf = {**whisper_conf(64, 2, 4), "max_source_positions": 3 * 40}  # one of the audios is cut into windows
+        parts |= {"encoder_class": WHISPER, "encoder_conf": conf}
     with torch.device("meta"):
-        built = SpeakerLMForConditionalGeneration(SpeakerLMConfig(**shape(small=True)))
+        built = SpeakerLMForConditionalGeneration(SpeakerLMConfig(**parts))
     built.trainable(STAGES[stage].trains)
     return built.train()
 
 
+@pytest.mark.parametrize("encoder", ["sensevoice", "whisper"])
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_micro_batch_waits_for_no_device(stage: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    built = model(stage)
+def test_a_micro_batch_waits_for_no_device(stage: int, encoder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    built = model(stage, encoder)
     inputs = inputs_of(LOAD, built.config.speaker_dim)
     built(**inputs).loss.backward()  # the frontend's constants go to the device once
     with Copies(monkeypatch) as copies:

@@ -1,0 +1,92 @@
+"""Whisper as a folder in the Hugging Face layout: ``config.json`` and safetensors. Only the encoder is read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.model.whisper_encoder import DROPOUTS, FIELDS, WHISPER
+from shards.errors import ModelError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+WHISPER_FILES = ("config.json", "*.safetensors", "*.safetensors.index.json")
+PREFIXES = ("model.encoder.", "encoder.")  # of WhisperForConditionalGeneration, and of WhisperModel
+
+
+@dataclass(frozen=True)
+class WhisperCheckpoint:
+    """What a Whisper folder says of itself; weights are read by :meth:`encoder_state`."""
+
+    folder: Path
+    encoder_conf: dict[str, Any]
+    class_name: str = WHISPER
+    frontend_conf: dict[str, Any] = field(default_factory=dict)  # all of it follows from the encoder's
+    shift: list[float] = field(default_factory=list)
+    scale: list[float] = field(default_factory=list)
+
+    def encoder_state(self) -> dict[str, Tensor]:
+        """The encoder's weights, without prefix; the decoder's are not read."""
+        from safetensors import SafetensorError, safe_open
+
+        found: dict[str, Tensor] = {}
+        for path in sorted(self.folder.glob("*.safetensors")):
+            try:
+                with safe_open(str(path), framework="pt") as file:
+                    for key in list(file.keys()):
+                        name = next((key.removeprefix(p) for p in PREFIXES if key.startswith(p)), None)
+                        if name is not None:
+                            found[name] = file.get_tensor(key)
+            except SafetensorError as e:
+                raise ModelError(f"{path} is damaged: {e}") from e
+        if not found:
+            raise ModelError(f"{self.folder}: no *.safetensors with keys that begin with {' or '.join(PREFIXES)}")
+        return found
+
+
+def read_whisper_folder(folder: Path) -> WhisperCheckpoint:
+    """Read ``config.json``.
+
+    Raises:
+        ModelError: it is missing or is not Whisper's.
+    """
+    path = folder / "config.json"
+    try:
+        conf = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as e:
+        raise ModelError(f"{path}: no such file; a Whisper folder holds config.json and *.safetensors") from e
+    except ValueError as e:
+        raise ModelError(f"{path}: not JSON: {e}") from e
+    if not isinstance(conf, dict) or conf.get("model_type") != "whisper":
+        raise ModelError(f"{path}: model_type is not whisper; model.encoder.type says that it is")
+    if conf.get("scale_embedding"):
+        raise ModelError(f"{path}: scale_embedding is not supported; no published Whisper has it")
+    return WhisperCheckpoint(folder, {name: conf[name] for name in FIELDS if name in conf})
+
+
+def whisper_conf(dim: int, layers: int, heads: int, *, n_mels: int = 80) -> dict[str, Any]:
+    """The encoder's part of a Whisper configuration; base is 512, 6, 8. Without dropout, as OpenAI publishes them."""
+    sizes = {"num_mel_bins": n_mels, "d_model": dim, "encoder_layers": layers, "encoder_attention_heads": heads}
+    return {
+        **sizes,
+        "encoder_ffn_dim": 4 * dim,
+        "max_source_positions": 1500,
+        "activation_function": "gelu",
+        **dict.fromkeys(DROPOUTS, 0.0),
+    }
+
+
+def write_whisper_folder(folder: Path, encoder_state: Mapping[str, Tensor], conf: Mapping[str, Any]) -> Path:
+    """Write an encoder alone in Whisper's layout; inverse of reading."""
+    from safetensors.torch import save_file
+    from transformers import WhisperConfig
+
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {PREFIXES[0] + k: v.detach().cpu().contiguous().clone() for k, v in encoder_state.items()}
+    save_file(state, str(folder / "model.safetensors"), metadata={"format": "pt"})
+    WhisperConfig(**conf).save_pretrained(str(folder))
+    return folder

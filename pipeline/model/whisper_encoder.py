@@ -60,7 +60,7 @@ class WhisperSpeechEncoder(nn.Module):
         if unknown := sorted(conf.keys() - set(FIELDS)):
             raise ModelError(f"{WHISPER} does not know {', '.join(unknown)}; it knows {', '.join(FIELDS)}")
         try:
-            config = WhisperConfig(**conf, attn_implementation="sdpa")
+            config = WhisperConfig(**{**conf, "attn_implementation": "sdpa"})
             parts = WhisperEncoder(config)
         except (TypeError, ValueError) as e:
             raise ModelError(f"{WHISPER} refuses its configuration {dict(conf)}: {e}") from e

@@ -112,10 +112,11 @@ def _checkpoints(recipe: Recipe) -> Iterator[Check]:
         ("LLM", llm.checkpoint, llm.hub, ("config.json", "tokenizer_config.json"), ("*.safetensors", "*.bin"))
     ]
     if encoder.checkpoint:
-        files, weights = (("config.yaml", "am.mvn"), ("model.pt",))
+        where = encoder.checkpoint, encoder.hub
         if encoder.type == "whisper":
-            files, weights = ("config.json",), ("*.safetensors",)
-        folders.append(("encoder", encoder.checkpoint, encoder.hub, files, weights))
+            folders.append(("encoder", *where, ("config.json",), ("*.safetensors",)))
+        else:
+            folders.append(("encoder", *where, ("config.yaml", "am.mvn"), ("model.pt",)))
     for what, name, hub, files, weights in folders:
         folder = Path(name)
         if not folder.is_dir():

@@ -82,7 +82,8 @@ def _encoder(cfg: ModelConfig) -> tuple[str, dict[str, Any], str]:
             "the recipe's model.encoder.config",
         )
     if Path(where).is_dir():
-        found = read_whisper_folder(Path(where)) if whisper else read_sensevoice_folder(Path(where))
+        read: Any = read_whisper_folder if whisper else read_sensevoice_folder
+        found = read(Path(where))
         return found.class_name, dict(found.encoder_conf), f"{where}/config.{'json' if whisper else 'yaml'}"
     name, known = where.rsplit("/", 1)[-1], WHISPERS if whisper else ENCODERS
     if name in known:

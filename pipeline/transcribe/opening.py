@@ -27,9 +27,11 @@ def open_model(folder: Path, device: str) -> tuple[Any, Any, str, bool]:
         raise ConfigError(f"{folder} is no finished run (config.yaml, done) and no exported model (config.json)")
     import torch
 
+    from pipeline.model.auto import register_auto_classes
     from pipeline.model.modeling_speakerlm import SpeakerLMForConditionalGeneration
     from pipeline.prompts import PromptTokenizer
 
+    register_auto_classes()  # or transformers asks whether the folder's own code may run
     dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
     network = SpeakerLMForConditionalGeneration.from_pretrained(str(folder), dtype=dtype).to(device).eval()
     return network, PromptTokenizer.from_folder(folder), network.config.extractor, True

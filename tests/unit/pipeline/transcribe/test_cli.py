@@ -50,6 +50,17 @@ def enrolled(folder: Path) -> list[str]:
     return [f"--enrol={name}={folder / f'{p}-0.wav'}" for name, p in zip(("Carlo", "June"), PEOPLE, strict=False)]
 
 
+def test_an_exported_folder_opens_without_a_question(folder: Path):
+    """transformers asks on the terminal before it runs code out of a folder; ours needs none of it."""
+    opened = (
+        f"from pipeline.transcribe.opening import open_model; open_model(Path({str(folder / 'exported')!r}), 'cpu')"
+    )
+    command = [sys.executable, "-c", f"from pathlib import Path; {opened}"]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    assert "custom code" not in done.stdout + done.stderr
+
+
 def test_a_run_and_its_export_write_the_same_files(folder: Path, tmp_path: Path, capsys):
     assert main(arguments(folder, "run", tmp_path / "a", *enrolled(folder))) == 0
     shown = capsys.readouterr().out

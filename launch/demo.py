@@ -26,7 +26,7 @@ from chain import (
     training_steps,
 )
 
-TRAINING = Training(encoder_steps=1000, llm_steps=2200, tests=("test-simulated", "test-harder"))
+TRAINING = Training(encoder_steps=1000, llm_steps=2800, tests=("test-simulated", "test-harder"))
 
 
 @dataclass(frozen=True)

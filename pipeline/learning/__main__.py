@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("data", type=Path, help="folder with the packed datasets asr and simulated")
     parser.add_argument("out", type=Path, help="folder for encoder/ and llm/")
     parser.add_argument("--encoder-steps", type=int, default=1000)
-    parser.add_argument("--llm-steps", type=int, default=2200)
+    parser.add_argument("--llm-steps", type=int, default=2800)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
     try:

@@ -1,6 +1,6 @@
 # make demo   the whole way on real speech: shards, four ZeRO-3 stages, scores, a report
 # make learn  the demo's chain with more voices, longer conversations, more training: up to 90 minutes, resumable
-# make test   every test but those of the next three; `.ci/run` runs it and make test-faults
+# make test   every test but those of the next three; `.ci/run` runs it, make test-faults and make test-cluster
 # make test-faults   ranks killed, signalled, hung, disks full, checkpoints damaged …: docs/fault-model.md
 # make soak   300 steps to which all of that happens at random moments
 # make test-cluster   a real Slurm with two nodes, a real S3 server, two ssh hosts; root and Debian packages: docs/cluster.md

@@ -227,7 +227,7 @@ def main() -> int:
         folder = Path(name)
         with contextlib.redirect_stdout(sys.stderr):
             times, sizes = train(make_recipe(folder), args.rounds, args.steps)
-            print(f"saves are measured, the starts come: {sizes}, {times}")  # a start takes long on a busy machine
+            print("saves are measured, the starts come")  # a start takes long on a busy machine
         shutil.rmtree(folder / "run" / "deepspeed")
         figures = figures_of(times, sizes, restarts(folder, args.restarts))
     load = os.getloadavg()[0]

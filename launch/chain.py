@@ -59,6 +59,14 @@ class Training:
     seed: int | None = None  # None: the recipes' own
 
 
+SMOKE = Training(  # every step, almost no training
+    encoder_steps=4,
+    llm_steps=4,
+    tests=("test-simulated",),
+    overrides=("trainer.max_steps=4", "trainer.validate_every=4", "optimizer.warmup_steps=1"),
+)
+
+
 def shards_cli() -> tuple[str, ...]:
     """The packer's command line, with this interpreter."""
     return (sys.executable, "-m", "shards.cli")

@@ -25,6 +25,7 @@ from chain import (
     speech_step,
     training_steps,
 )
+from chain import SMOKE as SMOKE_TRAINING
 
 TRAINING = Training(encoder_steps=1000, llm_steps=2800, tests=("test-simulated", "test-harder"))
 
@@ -49,12 +50,7 @@ SMOKE = Size(
     test=6,
     samples_per_shard=16,
     workers=1,
-    training=Training(
-        encoder_steps=4,
-        llm_steps=4,
-        tests=("test-simulated",),
-        overrides=("trainer.max_steps=4", "trainer.validate_every=4", "optimizer.warmup_steps=1"),
-    ),
+    training=SMOKE_TRAINING,
 )
 
 

@@ -35,6 +35,7 @@ from chain import (
     speech_step,
     training_steps,
 )
+from chain import SMOKE as SMOKE_TRAINING
 from seeds import medians, targets
 
 TRAIN = ("asr", "simulated", "harder")
@@ -89,14 +90,7 @@ SMOKE = Size(
     test=6,
     samples_per_shard=16,
     workers=1,
-    training=Training(
-        encoder_steps=4,
-        llm_steps=4,
-        tests=("test-simulated",),
-        last_tests=("test-second-takes", "test-new-voices"),
-        n_ov="1-10",
-        overrides=("trainer.max_steps=4", "trainer.validate_every=4", "optimizer.warmup_steps=1"),
-    ),
+    training=replace(SMOKE_TRAINING, last_tests=("test-second-takes", "test-new-voices"), n_ov="1-10"),
 )
 
 

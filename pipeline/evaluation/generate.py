@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -139,9 +140,7 @@ def decode(
         row, prompt = prompt_of(dataset, clip.shard, clip.row, job, seed, recipe)
         return row, permuted(prompt) if permute_vectors else prompt
 
-    def write(prompts: list[Any]) -> list[Answer]:
-        return ask(model, tokenizer, prompts, guards)
-
+    write = partial(ask, model, tokenizer, guards=guards)
     for job in jobs:
         _decode_share(_Share(job, batches[rank::world], rank, world), output, read, write)
     return output.merge({job.name: [c.key for c in clips] for job in jobs})

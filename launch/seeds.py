@@ -94,6 +94,8 @@ def main() -> None:
     parser.add_argument("folders", type=Path, nargs="+", metavar="FOLDER", help="each with a scores.json")
     parser.add_argument("--json", type=Path, help="write the rows there as well")
     args = parser.parse_args()
+    if unscored := [str(folder) for folder in args.folders if not (folder / "scores.json").is_file()]:
+        parser.error(f"no scores.json in {', '.join(unscored)}: folders of finished `make demo` or `make learn` runs")
     print(medians(args.folders, args.json))
 
 

@@ -7,7 +7,6 @@ Positions of the audio come from its number of samples: :mod:`pipeline.frames`, 
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from functools import partial
@@ -224,21 +223,20 @@ def _schema() -> pa.Schema:
 
 
 def _to_bytes(table: pa.Table, shard: ShardInfo) -> bytes:
-    import pyarrow.parquet as pq
+    from shards import parquet
 
-    buffer = io.BytesIO()
     metadata = {"shard_sha256": shard.sha256, "version": LENGTHS_VERSION}
-    pq.write_table(table.replace_schema_metadata(metadata), buffer, compression="zstd")
-    return buffer.getvalue()
+    return parquet.to_bytes(table.replace_schema_metadata(metadata))
 
 
 def _read(storage: Storage, path: str, shard: ShardInfo) -> pa.Table | None:
     """The table; None where it is damaged, of another version or of another state of the shard: build it again."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
+
+    from shards import parquet
 
     try:
-        table = pq.read_table(io.BytesIO(storage.read(path)))
+        table = parquet.from_bytes(storage.read(path))
     except (pa.ArrowException, OSError):
         return None
     metadata = table.schema.metadata or {}

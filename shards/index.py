@@ -7,7 +7,6 @@ commits the shard: it is written after the tar, and holds the tar's size and sha
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from collections import OrderedDict
 from dataclasses import asdict, dataclass
@@ -17,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from shards import parquet
 from shards.errors import ShardError, SpeakerError, SpeakerLMError
 from shards.sample import FORMAT_VERSION, SAMPLE_RATE
 from shards.storage import Storage, open_storage
@@ -91,15 +90,13 @@ def index_to_bytes(table: pa.Table, record: ShardRecord) -> bytes:
     """Parquet file with the record in its metadata; bytes are a function of the arguments."""
     metadata = {"format_version": FORMAT_VERSION} | asdict(record)
     blob = json.dumps(metadata, ensure_ascii=False, sort_keys=True).encode()
-    buffer = io.BytesIO()
-    pq.write_table(table.cast(INDEX_SCHEMA).replace_schema_metadata({_METADATA_KEY: blob}), buffer, compression="zstd")
-    return buffer.getvalue()
+    return parquet.to_bytes(table.cast(INDEX_SCHEMA).replace_schema_metadata({_METADATA_KEY: blob}))
 
 
 def index_from_bytes(data: bytes, where: str) -> tuple[pa.Table, ShardRecord]:
     """Inverse of :func:`index_to_bytes`. ShardError names `where`."""
     try:
-        table = pq.read_table(io.BytesIO(data))
+        table = parquet.from_bytes(data)
         metadata = json.loads((table.schema.metadata or {})[_METADATA_KEY])
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:
         raise ShardError(f"{where}: not a readable shard index ({error}); pack this part again") from error

@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from shards import parquet
 from shards.enrolment import CLIPS_PER_SPEAKER, Enroller, Features
 from shards.errors import SpeakerError
 from shards.extractors import Extractor, load_extractor
@@ -76,11 +76,12 @@ class SpeakerBank:
         where = f"{storage.url}/{vector_file}"
         try:
             data = storage.read(table_file)
-            metadata = pq.read_schema(io.BytesIO(data)).metadata
-            table = pq.read_table(io.BytesIO(data), schema=SCHEMA).replace_schema_metadata(metadata)
+            table = parquet.from_bytes(data)
+            metadata = table.schema.metadata
+            table = table.select(SCHEMA.names).cast(SCHEMA).replace_schema_metadata(metadata)
             path = storage.local_path(vector_file) or _on_node(storage, vector_file, (metadata or {}).get(_SHA256))
             return cls(table, np.load(path, mmap_mode="r", allow_pickle=False), where)
-        except (pa.ArrowException, ValueError, EOFError, OSError) as error:
+        except (pa.ArrowException, KeyError, ValueError, EOFError, OSError) as error:
             raise SpeakerError(f"{where}: not a speaker bank: {error}") from error
 
     def __len__(self) -> int:
@@ -203,9 +204,7 @@ def build_bank(
     storage.write_atomic(vector_file, buffer.getvalue())
     metadata = {"extractor": enroller.extractor.id, "extractor_sha256": enroller.extractor.sha256}
     metadata[_SHA256.decode()] = hashlib.sha256(buffer.getbuffer()).hexdigest()
-    sink = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(rows, SCHEMA).replace_schema_metadata(metadata), sink)
-    storage.write_atomic(table, sink.getvalue())
+    storage.write_atomic(table, parquet.to_bytes(pa.Table.from_pylist(rows, SCHEMA).replace_schema_metadata(metadata)))
 
 
 def node_folder() -> Path:

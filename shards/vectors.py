@@ -8,15 +8,14 @@ made from, so that one of another shard or extractor is not taken for this one's
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from shards import parquet
 from shards.errors import ConfigError, ShardError
 
 if TYPE_CHECKING:
@@ -41,16 +40,14 @@ def to_bytes(keys: Sequence[str], vectors: Sequence[np.ndarray], about: dict[str
     """The sidecar; bytes are a function of the arguments. `about` holds ``dim``."""
     data = [np.ascontiguousarray(v, "<f2").tobytes() for v in vectors]
     table = pa.table({"key": list(keys), "vectors": data}, schema=_SCHEMA)
-    sink = io.BytesIO()
     metadata = {_KEY: json.dumps(about, sort_keys=True).encode()}
-    pq.write_table(table.replace_schema_metadata(metadata), sink, compression="zstd")
-    return sink.getvalue()
+    return parquet.to_bytes(table.replace_schema_metadata(metadata))
 
 
 def about(data: bytes, where: str) -> dict[str, Any]:
     """What a sidecar was made from."""
     try:
-        found: dict[str, Any] = json.loads((pq.read_schema(io.BytesIO(data)).metadata or {})[_KEY])
+        found: dict[str, Any] = json.loads(parquet.metadata(data)[_KEY])
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:
         raise ShardError(f"{where}: not speaker vectors ({error}); run embed again") from error
     return found
@@ -63,7 +60,7 @@ def from_bytes(data: bytes, keys: Sequence[str], shard_sha256: str, where: str) 
         ShardError: not of this shard.
     """
     made = about(data, where)
-    table = pq.read_table(io.BytesIO(data)).to_pydict()
+    table = parquet.from_bytes(data).to_pydict()
     if made["shard_sha256"] != shard_sha256 or table["key"] != list(keys):
         raise ShardError(f"{where}: made for another shard than the one beside it; run embed again")
     return [np.frombuffer(v, "<f2").reshape(-1, made["dim"]) for v in table["vectors"]]

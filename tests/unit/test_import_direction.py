@@ -27,6 +27,7 @@ SHARED = {
     "vad_weights",
     "workers",
     "package_weights",
+    "parquet",
 }
 ONLY_HERE = {"boto3": "shards/s3.py", "botocore": "shards/s3.py"}
 

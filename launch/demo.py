@@ -27,7 +27,7 @@ from chain import (
 )
 from chain import SMOKE as SMOKE_TRAINING
 
-TRAINING = Training(encoder_steps=1000, llm_steps=2800, tests=("test-simulated", "test-harder"))
+TRAINING = Training(encoder_steps=1000, llm_steps=2000, tests=("test-simulated", "test-harder"))
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Size:
     """How much of everything."""
 
     asr: int = 2400  # single-speaker utterances, stage 1
-    simulated: int = 1600  # conversations of 2–4 speakers, stage 2
+    simulated: int = 4800  # conversations of 2–4 speakers, stages 2 and 4
     harder: int = 1600  # the same with rooms, noise and overlap, stages 3 and 4
     test: int = 48  # conversations in each test set
     samples_per_shard: int = 200

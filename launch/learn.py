@@ -49,18 +49,18 @@ WITHHELD_TAKES = (  # two words of each voice of the languages that keep two; th
 )
 
 TRAINING = Training(  # the numbers that decide how long it takes and how well it learns
-    encoder_steps=2500,
-    llm_steps=6000,
+    encoder_steps=2000,
+    llm_steps=5000,
     tests=("test-simulated", "test-harder"),
     last_tests=("test-same-language", "test-withheld-takes", "test-second-takes", "test-new-voices"),
     n_ov="1-10",
     max_new_tokens=96,
-    overrides=("data.registration.max_distractors=9", "trainer.validate_every=100", "trainer.save_every=100"),
+    overrides=("data.registration.max_distractors=9", "trainer.validate_every=200", "trainer.save_every=100"),
     stage_overrides={
-        1: ("trainer.max_steps=400",),
-        2: ("trainer.max_steps=400",),
-        3: ("trainer.max_steps=400",),
-        4: ("trainer.max_steps=500",),
+        1: ("trainer.max_steps=240",),
+        2: ("trainer.max_steps=120",),
+        3: ("trainer.max_steps=120",),
+        4: ("trainer.max_steps=1600",),
     },
 )
 
@@ -71,7 +71,7 @@ class Size:
 
     speeds: tuple[str, ...] = ("0.76", "0.87", "1.15", "1.32")  # neighbours are as far apart as persons may be alike
     asr: int = 6000  # single-speaker utterances, stage 1
-    simulated: int = 5000  # conversations, stage 2
+    simulated: int = 12000  # conversations, stages 2 and 4
     harder: int = 5000  # the same with rooms and noise, stages 3 and 4
     test: int = 64  # conversations in each test set
     turns: str = "3-6"

@@ -25,7 +25,7 @@ def norms(output: Path) -> list[dict]:
 
 @pytest.fixture(scope="module")
 def zero2(tmp_path_factory: pytest.TempPathFactory) -> str:
-    config = json.loads(Path("ds_configs/zero3_cpu.json").read_text())
+    config = json.loads(Path("tests/support/zero3_gathers.json").read_text())
     config["zero_optimization"] = {"stage": 2}
     path = tmp_path_factory.mktemp("config") / "zero2_cpu.json"
     path.write_text(json.dumps(config))
@@ -33,7 +33,7 @@ def zero2(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def test_norms_by_module_are_those_of_one_rank(tmp_path: Path, zero2: str) -> None:
-    zero3 = "ds_configs/zero3_cpu.json"
+    zero3 = "tests/support/zero3_gathers.json"
     runs = {"one": (1, zero3), "two": (2, zero3), "three": (3, zero3), "whole": (2, zero2)}
     for name, (ranks, config) in runs.items():
         run_distributed(_train, ranks, output=str(tmp_path / name), deepspeed=config)
@@ -49,5 +49,5 @@ def test_norms_by_module_are_those_of_one_rank(tmp_path: Path, zero2: str) -> No
 
 
 def test_only_in_steps_that_are_logged(tmp_path: Path) -> None:
-    run_distributed(_train, 1, output=str(tmp_path), deepspeed="ds_configs/zero3_cpu.json", log_every=3)
+    run_distributed(_train, 1, output=str(tmp_path), deepspeed="tests/support/zero3_gathers.json", log_every=3)
     assert [bool(r["module_norms"]) for r in norms(tmp_path)] == [False, False, True, False, False, True]

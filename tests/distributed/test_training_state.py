@@ -14,7 +14,7 @@ from tests.support.cpu_adam import compiled_adam, environment
 from tests.support.distributed import report, run_distributed, run_ranks
 
 
-def train_straight_and_in_two_parts(folder: str, deepspeed: str = "ds_configs/zero3_cpu.json") -> None:
+def train_straight_and_in_two_parts(folder: str, deepspeed: str = "tests/support/zero3_gathers.json") -> None:
     """6 steps at once; and 3 steps, a new engine, 3 steps."""
     from pipeline.engine import init_distributed
     from tests.support.toy import toy_recipe, toy_trainer

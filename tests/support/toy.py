@@ -138,7 +138,7 @@ def toy_recipe(
     stage: int = 4,
     steps: int = 6,
     micro_batches: int = 3,
-    deepspeed: str = "ds_configs/zero3_cpu.json",
+    deepspeed: str = "tests/support/zero3_gathers.json",
     **trainer: Any,
 ) -> Recipe:
     """A recipe for the toy."""

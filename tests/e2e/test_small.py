@@ -148,6 +148,7 @@ def test_the_first_steps_of_stage_1_learn(root: Path) -> None:
     print("losses:", " ".join(f"{x:.2f}" for x in losses))
     print(f"held-out loss {before:.2f} to {after:.2f}, peak {used.ru_maxrss / 2**20:.2f} GiB")
     assert len(losses) == STEPS
-    assert sum(losses[-5:]) / 5 < losses[0] - 1.5  # three seeds: TODO
-    assert after < before - 0.5
+    # Three seeds: held out 2.0 to 2.1 less; first five steps to last five 1.7 to 2.5 less. One step alone moves by 1.
+    assert after < before - 1.0
+    assert sum(losses[-5:]) / 5 < sum(losses[:5]) / 5 - 0.8
     assert used.ru_maxrss < MOST_MEMORY

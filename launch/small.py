@@ -70,8 +70,9 @@ SMOKE = Size(
     workers=1,
     training=replace(
         TRAINING,
+        tests=("test-simulated",),
         max_new_tokens=16,
-        overrides=("trainer.max_steps=4", "trainer.validate_every=4", "optimizer.warmup_steps=1"),
+        overrides=("trainer.max_steps=2", "trainer.validate_every=2", "optimizer.warmup_steps=1"),
     ),
 )
 

@@ -44,7 +44,7 @@ ON_CPU = (
     "data.max_frames=1000",
     "data.micro_batches_per_step=1",
     "data.workers=1",
-    "trainer.validation_batches=2",
+    "trainer.validation_batches=1",
 )
 
 

@@ -1,9 +1,10 @@
 # make demo   the whole way on real speech: shards, four ZeRO-3 stages, scores, a report
 # make learn  the demo's chain with more voices, longer conversations, more training: up to 90 minutes, resumable
-# make test   every test but those of the next three; `.ci/run` runs it, make test-faults and make test-cluster
+# make test   every test but those of the targets below; `.ci/run` runs it, make test-faults, test-cluster and test-small
 # make test-faults   ranks killed, signalled, hung, disks full, checkpoints damaged …: docs/fault-model.md
 # make soak   300 steps to which all of that happens at random moments
 # make test-cluster   a real Slurm with two nodes, a real S3 server, two ssh hosts; root and Debian packages: docs/cluster.md
+# make test-small   the first 20 steps from small public pretrained parts; 4 GiB of memory, minutes
 # make test-ui   the page of speakerlm-transcribe in headless Chromium, in an environment of its own; pictures in build/
 # make lint   ruff and mypy
 # Each target makes .venv itself. PYTHON chooses the interpreter (3.11 or newer).
@@ -15,7 +16,7 @@ READY := $(VENV)/.ready
 UI := .venv-ui
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo learn test test-faults test-ui test-cluster soak lint format clean
+.PHONY: demo learn test test-faults test-ui test-cluster test-small soak lint format clean
 
 $(READY): pyproject.toml setup.py constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is older than Python 3.11; call make PYTHON=python3.11"; exit 1; }
@@ -31,7 +32,7 @@ learn: $(READY)
 	@$(BIN)/python launch/learn.py
 
 test: $(READY)
-	@$(BIN)/python -m pytest tests --ignore=tests/faults --ignore=tests/cluster
+	@$(BIN)/python -m pytest tests --ignore=tests/faults --ignore=tests/cluster --ignore=tests/e2e/test_small.py
 
 test-faults: $(READY)
 	@$(BIN)/python -m pytest tests/faults --ignore=tests/faults/test_soak.py
@@ -49,6 +50,9 @@ test-ui: $(UI)/.ready
 
 test-cluster: $(READY)
 	@$(BIN)/python -m pytest tests/cluster
+
+test-small: $(READY)
+	@$(BIN)/python -m pytest tests/e2e/test_small.py
 
 soak: $(READY)
 	@$(BIN)/python -m pytest -s tests/faults/test_soak.py

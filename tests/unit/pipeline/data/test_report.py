@@ -69,7 +69,7 @@ def test_utterances_fill_their_micro_batches():
     assert report.padding < 0.05
 
 
-RECIPE = Path(pipeline.data.report.__file__).parents[2] / "launch/recipes/tiny/stage4.yaml"
+RECIPE = Path(pipeline.data.report.__file__).parents[2] / "launch/recipes/tiny/stage3.yaml"
 
 
 def test_the_command_reports_a_recipe_s_plan(tmp_path, capsys):

@@ -11,7 +11,7 @@ import pytest
 from pipeline.baselines.clustering import Clustering, groups, turns_of
 from pipeline.baselines.diarizers import annotation_turns, load_diarizer, threed_speaker_turns
 from pipeline.baselines.parts import Turn, Word
-from pipeline.baselines.recognisers import load_recogniser, paraformer_words, whisper_words, without_circles
+from pipeline.baselines.recognisers import load_recogniser, paraformer_words, sayable, whisper_words, without_circles
 from pipeline.transcribe.vad import load_vad
 from shards.errors import ConfigError
 from shards.extractors import unit_norm
@@ -69,6 +69,18 @@ def test_whisper_s_circles_are_heard_again_window_by_window():
     assert [s.text for s in without_circles([heard(0, 3.0, "x x x")], again)] == ["again 2"]
     assert asked[-1] == (0.0, 30.0)
     assert without_circles([], again) == []
+
+
+def test_more_words_than_anyone_can_say_are_left_out_and_told(capsys):
+    def said(start: float, end: float, count: int) -> SimpleNamespace:
+        return SimpleNamespace(start=start, end=end, words=[SimpleNamespace(word=" sorry")] * count)
+
+    speech = [said(0.0, 1.0, 7), said(1.0, 1.08, 1), said(2.0, 2.56, 5), said(3.0, 3.0, 2)]
+    assert sayable([*speech, said(29.82, 29.98, 109), said(29.94, 29.98, 22)], "whisper-base") == speech
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == 2
+    assert told[0].startswith("whisper-base: 109 words in 29.82-29.98 s left out: 'sorry sorry")
+    assert sayable([SimpleNamespace(start=0.0, end=0.0, words=None)], "x")  # without times of words
 
 
 def test_3d_speaker_s_rows():

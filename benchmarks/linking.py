@@ -17,6 +17,7 @@ import json
 import random
 import statistics
 import sys
+import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Sequence
@@ -183,10 +184,10 @@ def main() -> int:
     rows = []
     print(f"people: {', '.join(pool)}")
     print(f"{'seed':>4} {'way':14}{'right':>8}{'people':>8}{'found':>7}{'start error':>13}{'RTF':>7}")
+    folder = tempfile.TemporaryDirectory()  # removed with this process, however it ends but by SIGKILL
     for seed in range(args.conversations):
         conversation = converse(pool, seed, args.minutes)
-        path = args.cache.parent / f"linking-{seed}.wav"
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path = Path(folder.name) / f"linking-{seed}.wav"
         soundfile.write(path, conversation.wave, SAMPLE_RATE, subtype="FLOAT")
         people = [(p, Path(c)) for p, clips in conversation.enrolment.items() for c in clips]
         for way in ("unregistered", "registered", "no voices"):

@@ -107,8 +107,7 @@ def decode(
         batch: clips decoded together. Batches are drawn up before they are shared among processes.
         max_new_tokens: of any answer; most are held shorter by their audio, see :class:`pipeline.decoding.Guards`.
         limit: only the first clips in order of key, for a quick look.
-        permute_vectors: a control: every name gets the vector of the next one. Where the model reads names from
-            vectors, saCER has to rise and CER to stay.
+        permute_vectors: a control: every name gets the vector of the next one; saCER has to rise and CER to stay.
         extractor: whose vectors ``embed`` wrote beside the shards; None: those of the packing, or where these
             are not the model's, those that the run was trained with.
         rank: which of `world` processes this is.

@@ -2,8 +2,10 @@
 
 Chunk by chunk, so that a name stays once it is shown. Within a chunk two labels are two people: an assignment of labels
 to people maximises the cosines together, and a pair under the threshold is none. A label that is nobody becomes a new
-person if there is a second of speech; with less it goes to whoever is nearest. A person's vector is the mean over the
-chunks, weighted by seconds; people who are enrolled keep theirs.
+person if there is a second of speech; with less it goes to whoever is nearest. Not so where it clearly sounds like
+somebody who is another label already: then its turns were put on that other's speech, and a person made of it would
+take the other's place in later chunks. It goes to whoever else is nearest, and nobody's vector changes. A person's
+vector is the mean over the chunks, weighted by seconds; people who are enrolled keep theirs.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import numpy as np
 from shards.extractors import unit_norm
 
 ENOUGH_S = 1.0  # of speech to take a label for somebody new
+CLEARLY = 0.15  # above the threshold: no two packaged speakers come that near (voices.SAME_VOICE)
 
 
 @dataclass
@@ -68,14 +71,23 @@ class Linker:
             if label in found:
                 continue
             vector, seconds = voices[label]
-            nearest = max(self.people, key=lambda p: float(p.vector @ vector), default=None)
-            if seconds < ENOUGH_S and nearest is not None:
-                found[label] = (nearest.name, float(nearest.vector @ vector))
-            else:
-                person = Person(self._new_name(), vector * seconds, seconds)
-                self.people.append(person)
-                found[label] = (person.name, 1.0)
+            borne = {*taken, *(name for name, _ in found.values())}
+            nearest = self._nearest(vector, self.people)
+            if nearest and nearest[1] >= self.threshold + CLEARLY and nearest[0] in borne:
+                nearest = self._nearest(vector, [p for p in self.people if p.name not in borne])
+            elif seconds >= ENOUGH_S:
+                nearest = None
+            found[label] = nearest or (self._add_new(vector, seconds), 1.0)
         return found
+
+    @staticmethod
+    def _nearest(vector: np.ndarray, people: Sequence[Person]) -> tuple[str, float] | None:
+        """Name and cosine."""
+        return max(((p.name, float(p.vector @ vector)) for p in people), key=lambda x: x[1], default=None)
+
+    def _add_new(self, vector: np.ndarray, seconds: float) -> str:
+        self.people.append(Person(name := self._new_name(), vector * seconds, seconds))
+        return name
 
     def _add(self, person: Person, vector: np.ndarray, seconds: float) -> None:
         if not person.enrolled:

@@ -1,7 +1,8 @@
 """`speakerlm-transcribe --ui`: a page to transcribe on: upload or record, enrol people, watch the transcript grow.
 
 Gradio serves it (extra ``ui``). Turns come chunk by chunk, in a colour for each speaker; a click on one plays it. Files
-for download are those of the command line. Nothing leaves the machine: no analytics, no fonts from elsewhere.
+for download are those of the command line; stopped early, the page offers what there is. Nothing leaves the machine: no
+analytics, no fonts from elsewhere; recordings and transcripts are removed with the page, or after a day.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import html
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from shards.errors import ConfigError, SpeakerLMError
 
 COLOURS = ("#0b6e99", "#b3541e", "#2e7d32", "#8e24aa", "#c2185b", "#5d6d1e", "#37474f", "#6a4c93")
 MOST_PEOPLE = 8
+HOUR, DAY = 3600, 86400  # how often the page looks for what to remove, and how old that is; seconds
 
 STYLE = """
 .turns {max-height: 60vh; overflow-y: auto; display: flex; flex-direction: column; gap: .35rem}
@@ -85,7 +88,8 @@ def build(transcriber: Transcriber) -> Any:
     except ImportError as e:
         raise ConfigError("the page needs Gradio: pip install 'speakerlm-pretrain[ui]'") from e
 
-    with gr.Blocks(title="SpeakerLM", analytics_enabled=False) as page:
+    results = tempfile.TemporaryDirectory(prefix="speakerlm-page-")  # goes with the page
+    with gr.Blocks(title="SpeakerLM", analytics_enabled=False, delete_cache=(HOUR, DAY)) as page:
         gr.Markdown("# Who said what")
         with gr.Row():
             with gr.Column(scale=2, min_width=300):
@@ -109,11 +113,17 @@ def build(transcriber: Transcriber) -> Any:
         rows = [part for pair in people for part in pair[1:]]
         count.change(lambda n: [gr.update(visible=i < n) for i in range(MOST_PEOPLE)], count, [p[0] for p in people])
 
-        def work(path: str | None, *given: str | None) -> Iterator[tuple[Any, ...]]:
-            yield from _work(transcriber, path, given)
+        so_far = gr.State(None)
 
-        running = start.click(work, [audio, *rows], [status, player, turns, files], show_progress="hidden")
-        stop.click(lambda: "<div class='status'>Stopped.</div>", None, status, cancels=[running])
+        def work(path: str | None, *given: str | None) -> Iterator[tuple[Any, ...]]:
+            yield from _work(transcriber, path, given, Path(results.name))
+
+        def stopped(transcript: Transcript | None) -> tuple[str, list[str] | None]:
+            return _stopped(transcript, Path(results.name))
+
+        shown = [status, player, turns, files, so_far]
+        running = start.click(work, [audio, *rows], shown, show_progress="hidden")
+        stop.click(stopped, so_far, [status, files], cancels=[running])
     return page
 
 
@@ -131,34 +141,49 @@ def _people(gr: Any, count: Any) -> list[tuple[Any, Any, Any]]:
 
 
 def _work(
-    transcriber: Transcriber, path: str | None, given: Sequence[str | None]
-) -> Iterator[tuple[str, str, str, list[str] | None]]:
-    """What the page shows (status, player, turns, files) after each chunk."""
+    transcriber: Transcriber, path: str | None, given: Sequence[str | None], results: Path
+) -> Iterator[tuple[str, str, str, list[str] | None, Transcript | None]]:
+    """What the page shows (status, player, turns, files) after each chunk, and the transcript so far."""
     if not path:
-        yield _status("Give a recording first.", bad=True), "", "", None
+        yield _status("Give a recording first.", bad=True), "", "", None, None
         return
     try:
         player = f"<audio id='player' controls preload='auto' src='/gradio_api/file={_quoted(path)}'></audio>"
-        yield _status("Listening to the voices …"), player, "", None
+        yield _status("Listening to the voices …"), player, "", None, None
         pairs = list(zip(given[::2], given[1::2], strict=True))
         if half := [n or "a clip without a name" for n, c in pairs if bool(n and n.strip()) != bool(c)]:
-            yield _status(f"{half[0]}: a person needs a name and a clip.", bad=True), player, "", None
+            yield _status(f"{half[0]}: a person needs a name and a clip.", bad=True), player, "", None, None
             return
         people = transcriber.enrol([(n.strip(), c) for n, c in pairs if n and c])
         total = seconds_of(Path(path))
         transcript = Transcript(path, transcriber.model)
-        yield _status("Listening …"), player, "", None
+        yield _status("Listening …"), player, "", None, None
         for transcript in transcriber.stream(path, people):
             heard = f"{clock(transcript.seconds)} of {clock(total)}" if total else clock(transcript.seconds)
-            yield _status(f"{heard} heard, {len(transcript.turns)} turns"), player, turns_html(transcript), None
+            status = _status(f"{heard} heard, {len(transcript.turns)} turns")
+            yield status, player, turns_html(transcript), None, transcript
     except SpeakerLMError as e:
-        yield _status(str(e), bad=True), "", "", None
+        yield _status(str(e), bad=True), "", "", None, None
         return
-    folder = Path(tempfile.mkdtemp(prefix="transcript-"))
-    written = [str(p) for p in write_all(transcript, folder)]
     done = f"Done: {len(transcript.turns)} turns of {len(transcript.speakers)} speakers. Times are estimates."
     faults = [f"The recording breaks off: {transcript.error}"] if transcript.error else []
-    yield _status(done, [*faults, *transcript.warnings]), player, turns_html(transcript), written
+    status = _status(done, [*faults, *transcript.warnings])
+    yield status, player, turns_html(transcript), _files(transcript, results), None
+
+
+def _stopped(transcript: Transcript | None, results: Path) -> tuple[str, list[str] | None]:
+    """(status, files) of what was transcribed before somebody had enough."""
+    if transcript is None:
+        return _status("Stopped."), None
+    heard = f"Stopped after {clock(transcript.seconds)}: {len(transcript.turns)} turns. Times are estimates."
+    cut = replace(transcript, error=f"stopped after {transcript.seconds:.1f} s")
+    return _status(heard), _files(cut, results)
+
+
+def _files(transcript: Transcript, results: Path) -> list[str]:
+    """Written for download, in a folder of their own."""
+    folder = Path(tempfile.mkdtemp(dir=results))
+    return [str(p) for p in write_all(transcript, folder)]
 
 
 def turns_html(transcript: Transcript) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -116,3 +117,38 @@ def test_what_is_missing_is_said(address: str, browser: Any):
 def test_a_port_in_use_is_explained(address: str):
     with pytest.raises(ConfigError, match="another --port"):
         serve(Transcriber(lambda _: [], extractor), int(address.rsplit(":", 1)[1]), block=False)
+
+
+def test_stopped_early_it_offers_what_there_is(browser: Any, folder: Path):
+    gradio = pytest.importorskip("gradio")
+    wave, said = talk(PEOPLE[:2], 8)
+    reference, asked, end = Reference(wave, said), [], threading.Event()
+
+    def slow(prompts):
+        asked.append(len(prompts))
+        if len(asked) > 1:  # the second chunk takes until the test has seen what it came for
+            end.wait(120)
+        return reference(prompts)
+
+    port = free_port()
+    options = Options(ClipRule((10.0, 14.0), (8.0, 16.0)), naming="voice")
+    serve(Transcriber(slow, extractor, options, cache=package_cache()), port, block=False)
+    page = browser.new_page()
+    try:
+        page.goto(f"http://127.0.0.1:{port}")
+        page.locator("#audio input[type=file]").set_input_files(str(folder / "meeting.wav"))
+        page.locator("#audio audio").first.wait_for(timeout=60_000, state="attached")
+        page.locator("#start").click()
+        page.locator(".turn").first.wait_for(timeout=120_000)
+        page.locator("#stop").click()
+        page.get_by_text("Stopped after").wait_for(timeout=60_000)
+        page.locator("#files a").first.wait_for(timeout=60_000)
+        links = [a.get_attribute("href") for a in page.locator("#files a").all()]
+        (content,) = [json.loads(urllib.request.urlopen(x).read()) for x in links if x.endswith("/meeting.json")]
+        assert len(content["turns"]) == page.locator(".turn").count() > 0
+        assert not content["complete"]
+        assert "stopped after" in content["error"]
+    finally:
+        end.set()
+        page.close()
+        gradio.close_all()  # the other tests' page too: this test is the last

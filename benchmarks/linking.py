@@ -20,8 +20,9 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,8 @@ from pipeline.decoding import Answer
 from pipeline.prompts import Prompt
 from pipeline.transcribe.transcriber import Options, Transcriber
 from pipeline.transcribe.transcript import Turn
+from pipeline.transcribe.vad import Vad, load_vad
+from pipeline.transcribe.voices import speech_pieces
 from shards.audio import load
 from shards.extractors import load_extractor
 from shards.manifests import read_manifest
@@ -72,20 +75,31 @@ def sentences(folder: Path) -> dict[str, list[tuple[str, str]]]:
     return {p: rows for p, rows in sorted(found.items()) if len(rows) >= 40}
 
 
-def converse(pool: dict[str, list[tuple[str, str]]], seed: int, minutes: float) -> Conversation:
+def enrolment_end(rows: Sequence[tuple[str, str]], vad: Callable[[], Vad]) -> int:
+    """How many clips it takes to have three in which speech is heard: some hold a syllable in a long silence."""
+    heard_in = 0
+    for i, (audio, _) in enumerate(rows):
+        heard_in += bool(speech_pieces(Path(audio), vad()))
+        if heard_in == 3:
+            return i + 1
+    raise SystemExit(f"{rows[0][0]}: fewer than three clips of this person hold speech")
+
+
+def converse(pool: dict[str, list[tuple[str, str]]], seed: int, minutes: float, vad: Callable[[], Vad]) -> Conversation:
     """People take turns of 1–3 sentences; pauses of -0.5 to 1 s between people; a little noise."""
     rng = random.Random(seed)
     people = rng.sample(sorted(pool), rng.randint(3, min(5, len(pool))))
     rows = {p: rng.sample(pool[p], len(pool[p])) for p in people}
-    enrolment = {p: tuple(audio for audio, _ in rows[p][:3]) for p in people}
+    first = {p: enrolment_end(rows[p], vad) for p in people}
+    enrolment = {p: tuple(a for a, _ in rows[p][: first[p]] if speech_pieces(Path(a), vad())) for p in people}
     wave = np.random.default_rng(seed).normal(0, 3e-4, int(minutes * 60 * SAMPLE_RATE)).astype(np.float32)
     said, clock, speaker = [], 0.5, ""
-    used = dict.fromkeys(people, 3)
+    used = dict(first)
     while True:
         speaker = rng.choice([p for p in people if p != speaker])
         for i in range(rng.randint(1, 3)):
             audio, text = rows[speaker][used[speaker] % len(rows[speaker])]
-            used[speaker] = used[speaker] + 1 if used[speaker] + 1 < len(rows[speaker]) else 3
+            used[speaker] = used[speaker] + 1 if used[speaker] + 1 < len(rows[speaker]) else first[speaker]
             sound = load(audio)
             clock = max(0.0, clock + (rng.uniform(0.1, 0.4) if i else rng.uniform(-0.5, 1.0)))
             first = round(clock * SAMPLE_RATE)
@@ -181,12 +195,13 @@ def main() -> int:
     pool = sentences(args.speech)
     extractor = load_extractor("campplus", cache=args.cache)
     change: dict[str, Any] = {} if args.same_voice is None else {"same_voice": args.same_voice}
+    vad = partial(load_vad, "silero", args.cache)
     rows = []
     print(f"people: {', '.join(pool)}")
     print(f"{'seed':>4} {'way':14}{'right':>8}{'people':>8}{'found':>7}{'start error':>13}{'RTF':>7}")
     folder = tempfile.TemporaryDirectory()  # removed with this process, however it ends but by SIGKILL
     for seed in range(args.conversations):
-        conversation = converse(pool, seed, args.minutes)
+        conversation = converse(pool, seed, args.minutes, vad)
         path = Path(folder.name) / f"linking-{seed}.wav"
         soundfile.write(path, conversation.wave, SAMPLE_RATE, subtype="FLOAT")
         people = [(p, Path(c)) for p, clips in conversation.enrolment.items() for c in clips]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,7 @@ def load_llm(folder: Path, *, ds_config: Mapping[str, Any] | None, dtype: torch.
     """
     from transformers import AutoModelForCausalLM
 
+    bars_on_terminals_only()
     zero3 = is_zero3(ds_config)
     if zero3:
         from transformers.integrations import HfDeepSpeedConfig
@@ -46,6 +48,14 @@ def load_llm(folder: Path, *, ds_config: Mapping[str, Any] | None, dtype: torch.
     check_packable(llm)
     llm.requires_grad_(False)
     return llm
+
+
+def bars_on_terminals_only() -> None:
+    """Keep transformers' progress bars of loading and writing weights out of logs."""
+    from transformers.utils import logging
+
+    if not sys.stderr.isatty():
+        logging.disable_progress_bar()
 
 
 def is_zero3(ds_config: Mapping[str, Any] | None) -> bool:

@@ -28,9 +28,11 @@ def open_model(folder: Path, device: str) -> tuple[Any, Any, str, bool]:
     import torch
 
     from pipeline.model.auto import register_auto_classes
+    from pipeline.model.causal_lm import bars_on_terminals_only
     from pipeline.model.modeling_speakerlm import SpeakerLMForConditionalGeneration
     from pipeline.prompts import PromptTokenizer
 
+    bars_on_terminals_only()
     register_auto_classes()  # or transformers asks whether the folder's own code may run
     dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
     network = SpeakerLMForConditionalGeneration.from_pretrained(str(folder), dtype=dtype).to(device).eval()

@@ -51,6 +51,8 @@ class Training:
     encoder_steps: int
     llm_steps: int
     tests: tuple[str, ...]  # decoded after every stage
+    llm_turns: int = 4  # of a conversation that stage 0's LLM practises on, at most
+    llm_words: int = 3  # of its turns, at most
     last_tests: tuple[str, ...] = ()  # decoded after the last stage as well
     n_ov: str = "1-4"
     max_new_tokens: int = 64
@@ -116,7 +118,8 @@ def training_steps(out: Path, how: Training) -> Iterator[Step]:
     yield Step(
         "stage 0: tiny stand-ins for SenseVoice and Qwen2.5",
         (sys.executable, "-m", "pipeline.learning", str(out / "data"), str(out / "models"), *seed)
-        + ("--encoder-steps", str(how.encoder_steps), "--llm-steps", str(how.llm_steps)),
+        + ("--encoder-steps", str(how.encoder_steps), "--llm-steps", str(how.llm_steps))
+        + ("--turns", str(how.llm_turns), "--words", str(how.llm_words)),
         out / "models" / "done",
     )
     yield from stage_steps(out, how)

@@ -51,6 +51,8 @@ WITHHELD_TAKES = (  # two words of each voice of the languages that keep two; th
 TRAINING = Training(  # the numbers that decide how long it takes and how well it learns
     encoder_steps=2000,
     llm_steps=5000,
+    llm_turns=6,
+    llm_words=4,
     tests=("test-simulated", "test-harder"),
     last_tests=("test-same-language", "test-withheld-takes", "test-second-takes", "test-new-voices"),
     n_ov="1-10",
@@ -60,7 +62,7 @@ TRAINING = Training(  # the numbers that decide how long it takes and how well i
         1: ("trainer.max_steps=240",),
         2: ("trainer.max_steps=120",),
         3: ("trainer.max_steps=120",),
-        4: ("trainer.max_steps=1600",),
+        4: ("trainer.max_steps=2400",),
     },
 )
 

@@ -24,6 +24,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("out", type=Path, help="folder for encoder/ and llm/")
     parser.add_argument("--encoder-steps", type=int, default=1000)
     parser.add_argument("--llm-steps", type=int, default=2000)
+    parser.add_argument("--turns", type=int, default=4, help="of the LLM's made-up conversations, at most (4)")
+    parser.add_argument("--words", type=int, default=3, help="of a made-up turn, at most (3)")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
     try:
@@ -35,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with process_pool(2) as pool:
             encoder = pool.submit(train_encoder, args.data, args.out, args.encoder_steps, args.seed)
-            llm = pool.submit(train_llm, args.out, words, args.llm_steps, args.seed)
+            llm = pool.submit(train_llm, args.out, words, args.llm_steps, args.seed, args.turns, args.words)
             for job in as_completed([encoder, llm]):
                 job.result()
     except BrokenProcessPool:

@@ -9,6 +9,7 @@ minutes. It learns from made-up prompts (:mod:`pipeline.learning.exercises`). Wh
 - What it may look at. A position behind the registration sees speaker vectors, but not the names before them.
 - How loud vectors are. Where a vector's position has taken up its name, the vector must still be heard beside it.
 - That every update holds exercises of several kinds: with one kind an update, names were not found.
+- That attention is shown where to look while writing: at the audio of the next word. Otherwise this takes longest.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ TABLE_STD, WEIGHT_STD = 0.25, 0.08  # of the input table and of everything else
 WORD_GAIN, VOICE_GAIN, REGISTERED_GAIN = 2.0, 2.0, 4.0  # of what is heard, over TABLE_STD
 HIDE_UNTIL, OPEN_FROM = 0.55, 0.8  # parts of the training: names hidden, then in half of the updates, then never
 BESIDE = 0.3  # weight of the questions beside a transcript, and of exercises beside an update's conversations
+POINT = 0.5  # weight of attention's question
+POINT_LAYERS, POINT_HEADS = (2, 3), 2  # whose attention is asked: the heads that share the first key
 READ_AFTER, MATCH_AFTER = 1, 2  # layers after which a vector must know its name, and an audio position who speaks
 
 
@@ -55,6 +58,7 @@ def new_llm(tokenizer: PromptTokenizer) -> Any:
         pad_token_id=tokenizer.pad,
     )
     model: Any = Qwen2ForCausalLM(config)
+    model.set_attn_implementation("eager")  # the only one that tells its weights
     with torch.no_grad():
         table = model.get_input_embeddings().weight.normal_(std=TABLE_STD)
         model.lm_head.weight.copy_(table * (WEIGHT_STD / TABLE_STD))
@@ -135,7 +139,9 @@ def attention_mask(texts: Sequence[Text], length: int, hide: bool) -> Tensor:
 def text_loss(
     model: Any, audio: MadeUpAudio, texts: Sequence[Text], noise: float, hide: bool, voices: Tensor | None = None
 ) -> dict[str, Tensor]:
-    """Mean cross-entropies: ``words`` of the targets, ``read`` at speaker vectors, ``match`` at audio positions."""
+    """Mean cross-entropies: ``words`` of the targets, ``read`` at speaker vectors, ``match`` at audio positions, and
+    ``point`` of attention over the positions where the next word is heard.
+    """
     import torch
     from torch.nn import functional
 
@@ -145,12 +151,14 @@ def text_loss(
     for row, text in enumerate(texts):
         ids[row, : len(text.ids)] = torch.tensor(text.ids)
         is_target[row, text.target_from : len(text.ids)] = True
-    states = model.model(
+    passed = model.model(
         inputs_embeds=audio.put(model.get_input_embeddings()(ids), texts, noise, voices),
         attention_mask=attention_mask(texts, length, hide),
         use_cache=False,
         output_hidden_states=True,
-    ).hidden_states
+        output_attentions=True,
+    )
+    states = passed.hidden_states
     after = [*(model.model.norm(s) for s in states[:-1]), states[-1]]  # the last is normalised already
 
     def asked(which: str, layers: Sequence[int]) -> Tensor | None:
@@ -169,11 +177,31 @@ def text_loss(
     if talk:
         logits = model.lm_head(after[-1][:, :-1][is_target[:, 1:]])
         losses["words"] = functional.cross_entropy(logits, ids[:, 1:][is_target[:, 1:]])
+        losses["point"] = POINT * pointing_loss([passed.attentions[n] for n in POINT_LAYERS], texts)
     return {name: value for name, value in losses.items() if value is not None}
 
 
-def train_llm(out: Path, words: dict[str, list[str]], steps: int, seed: int) -> None:
-    """Train and write the Hugging Face folder."""
+def pointing_loss(attentions: Sequence[Tensor], texts: Sequence[Text]) -> Tensor:
+    """Mean of -log of the attention that falls on the audio of the word that is about to be written.
+
+    Args:
+        attentions: (B, heads, L, L) of each layer that is asked; its first ``POINT_HEADS`` heads answer together.
+    """
+    import torch
+
+    rows, at, first, end = torch.tensor([(row, *p) for row, text in enumerate(texts) for p in text.pointed]).unbind(1)
+    losses = []
+    for weights in attentions:
+        sums = torch.nn.functional.pad(weights[:, :POINT_HEADS].mean(1).cumsum(-1), (1, 0))[rows, at]  # (n, L + 1)
+        there = sums.gather(1, end[:, None]) - sums.gather(1, first[:, None])
+        losses.append(-there.clamp(min=1e-6).log().mean())
+    return torch.stack(losses).mean()
+
+
+def train_llm(
+    out: Path, words: dict[str, list[str]], steps: int, seed: int, most_turns: int = 4, most_words: int = 3
+) -> None:
+    """Train and write the Hugging Face folder. ``most_turns``, ``most_words`` (a turn): of a made-up conversation."""
     import torch
 
     torch.manual_seed(seed)
@@ -186,7 +214,7 @@ def train_llm(out: Path, words: dict[str, list[str]], steps: int, seed: int) -> 
     def loss(step: int) -> dict[str, Tensor]:
         progress = step / steps
         hide = progress < HIDE_UNTIL or (progress < OPEN_FROM and rng.random() < 0.5)
-        exercises = draw_exercises(rng, progress)
+        exercises = draw_exercises(rng, progress, most_turns, most_words)
         heaviest = max(e.count for e in exercises)
         total: dict[str, Tensor] = {}
         for e in exercises:
@@ -197,4 +225,5 @@ def train_llm(out: Path, words: dict[str, list[str]], steps: int, seed: int) -> 
         return total
 
     optimize("LLM", [*model.parameters(), *audio.parameters()], loss, steps, 2e-3)
+    model.set_attn_implementation("sdpa")
     model.save_pretrained(str(out / "llm"))

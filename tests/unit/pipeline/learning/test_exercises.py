@@ -132,3 +132,30 @@ def test_only_the_vectors_of_a_registration_are_seen_from_behind_it(tokenizer: P
     assert not behind[:, text.hidden].any()
     assert behind[:, vectors].all()
     assert torch.equal(shut[: text.seen_from], opened[: text.seen_from]), "inside it everything is seen"
+
+
+@pytest.mark.parametrize("mode", list(Mode))
+def test_while_writing_the_audio_of_the_next_word_is_pointed_at(tokenizer: PromptTokenizer, mode: Mode) -> None:
+    rng = random.Random(7)
+    for _ in range(12):
+        text = make_text(rng, tokenizer, WORDS, Exercise("talk", mode, turns=6, words=4))
+        heard = {position: (token, voice) for position, token, voice in text.audio}
+        labels, written, turn_ends = [], [], 0
+        for position, first, end in text.pointed:
+            spans = [heard[p] for p in range(first, end)]
+            assert len(set(spans)) == 1, "one word by one voice"
+            token, voice = spans[0]
+            next_token = text.ids[position + 1]
+            if tokenizer.decode([next_token]).strip() == tokenizer.decode([token]).strip():
+                written.append(first)
+            else:
+                labels.append((next_token, voice))
+                turn_ends += 1
+        assert written == sorted(written), "audio is written in its order"
+        words = {first for _, first, _ in text.pointed}
+        assert set(written) == words, "every word is written once"
+        assert len(written) == len(words)
+        assert bool(labels) == (mode is not Mode.ASR)
+        if text.registered:  # a label is pointed at the voice that bears it
+            name_of = {v: n for (_, v), (_, n) in zip(text.registered, text.asked_vectors, strict=True)}
+            assert all(name_of[voice] == token for token, voice in labels)

@@ -16,6 +16,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from pipeline.learning.words import NAMES
 from pipeline.prompts import AudioPiece, Mode, PromptTokenizer, SpeakerPiece, prompt_pieces, target_pieces
@@ -57,15 +58,15 @@ class Text:
 
 def draw_exercises(rng: random.Random, progress: float, turns: int = 4, words: int = 3) -> list[Exercise]:
     """Of one update, at this part of the training; earlier kinds go on being practised."""
-    size = {"turns": turns, "words": words}
+    talk = partial(Exercise, "talk", turns=turns, words=words)
     if progress < READ_UNTIL:
         return [Exercise("read", Mode.MATCH, 24)]
     if progress < MATCH_UNTIL:
-        return [Exercise("match", Mode.MATCH, 16), Exercise("talk", Mode.ASR, 16, **size)]
+        return [Exercise("match", Mode.MATCH, 16), talk(Mode.ASR, 16)]
     few = progress < FEW_UNTIL
     mode = rng.choice([Mode.NO, Mode.MATCH, Mode.MATCH] if few else [Mode.NO, Mode.MATCH, Mode.OVER])
-    beside = [Exercise("talk", Mode.ASR, 4, noise=0.6, **size), Exercise("match", Mode.MATCH, 3, noise=0.6)]
-    return [Exercise("talk", mode, 12, few, noise=0.6, **size), *beside]
+    beside = [talk(Mode.ASR, 4, noise=0.6), Exercise("match", Mode.MATCH, 3, noise=0.6)]
+    return [talk(mode, 12, few, noise=0.6), *beside]
 
 
 def make_text(rng: random.Random, tokenizer: PromptTokenizer, words: dict[str, list[str]], exercise: Exercise) -> Text:

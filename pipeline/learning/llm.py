@@ -204,6 +204,8 @@ def train_llm(
     """Train and write the Hugging Face folder. ``most_turns``, ``most_words`` (a turn): of a made-up conversation."""
     import torch
 
+    from pipeline.model.causal_lm import bars_on_terminals_only
+
     torch.manual_seed(seed)
     torch.set_num_threads(1)
     rng = random.Random(seed)
@@ -226,4 +228,5 @@ def train_llm(
 
     optimize("LLM", [*model.parameters(), *audio.parameters()], loss, steps, 2e-3)
     model.set_attn_implementation("sdpa")
+    bars_on_terminals_only()
     model.save_pretrained(str(out / "llm"))

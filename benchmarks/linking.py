@@ -75,13 +75,14 @@ def sentences(folder: Path) -> dict[str, list[tuple[str, str]]]:
     return {p: rows for p, rows in sorted(found.items()) if len(rows) >= 40}
 
 
-def enrolment_end(rows: Sequence[tuple[str, str]], vad: Callable[[], Vad]) -> int:
-    """How many clips it takes to have three in which speech is heard: some hold a syllable in a long silence."""
-    heard_in = 0
+def enrolment_clips(rows: Sequence[tuple[str, str]], vad: Callable[[], Vad]) -> tuple[tuple[str, ...], int]:
+    """The first three clips in which speech is heard (some hold a syllable in a long silence), and where they end."""
+    clips: list[str] = []
     for i, (audio, _) in enumerate(rows):
-        heard_in += bool(speech_pieces(Path(audio), vad()))
-        if heard_in == 3:
-            return i + 1
+        if speech_pieces(Path(audio), vad()):
+            clips.append(audio)
+        if len(clips) == 3:
+            return tuple(clips), i + 1
     raise SystemExit(f"{rows[0][0]}: fewer than three clips of this person hold speech")
 
 
@@ -90,16 +91,17 @@ def converse(pool: dict[str, list[tuple[str, str]]], seed: int, minutes: float, 
     rng = random.Random(seed)
     people = rng.sample(sorted(pool), rng.randint(3, min(5, len(pool))))
     rows = {p: rng.sample(pool[p], len(pool[p])) for p in people}
-    first = {p: enrolment_end(rows[p], vad) for p in people}
-    enrolment = {p: tuple(a for a, _ in rows[p][: first[p]] if speech_pieces(Path(a), vad())) for p in people}
+    chosen = {p: enrolment_clips(rows[p], vad) for p in people}
+    enrolment = {p: clips for p, (clips, _) in chosen.items()}
+    behind = {p: end for p, (_, end) in chosen.items()}  # where what is said in the conversation begins
     wave = np.random.default_rng(seed).normal(0, 3e-4, int(minutes * 60 * SAMPLE_RATE)).astype(np.float32)
     said, clock, speaker = [], 0.5, ""
-    used = dict(first)
+    used = dict(behind)
     while True:
         speaker = rng.choice([p for p in people if p != speaker])
         for i in range(rng.randint(1, 3)):
             audio, text = rows[speaker][used[speaker] % len(rows[speaker])]
-            used[speaker] = used[speaker] + 1 if used[speaker] + 1 < len(rows[speaker]) else first[speaker]
+            used[speaker] = used[speaker] + 1 if used[speaker] + 1 < len(rows[speaker]) else behind[speaker]
             sound = load(audio)
             clock = max(0.0, clock + (rng.uniform(0.1, 0.4) if i else rng.uniform(-0.5, 1.0)))
             first = round(clock * SAMPLE_RATE)

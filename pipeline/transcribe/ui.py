@@ -2,7 +2,7 @@
 
 Gradio serves it (extra ``ui``). Turns come chunk by chunk, in a colour for each speaker; a click on one plays it. Files
 for download are those of the command line; stopped early, the page offers what there is. Nothing leaves the machine: no
-analytics, no fonts from elsewhere; recordings and transcripts are removed with the page, or after a day.
+analytics, no fonts from elsewhere; recordings and transcripts are removed when it ends, or after a day.
 """
 
 from __future__ import annotations

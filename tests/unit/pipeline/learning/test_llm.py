@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from pipeline.learning.exercises import MOST_VOICES, Exercise, Text, make_text
-from pipeline.learning.llm import SPEAKER_DIM, MadeUpAudio, attention_mask, new_llm, text_loss
+from pipeline.learning.llm import SPEAKER_DIM, MadeUpAudio, attention_mask, new_llm, pointing_loss, text_loss
 from pipeline.learning.words import NAMES, write_tokenizer
 from pipeline.prompts import Mode, PromptTokenizer
 
@@ -110,3 +110,15 @@ def test_one_batch_of_every_mode_is_learned_and_names_follow_their_vectors(token
     rotated = [bool(text.registered) for text in batch]
     assert sum(rotated) == 5, "two registered of two, three of three"
     assert max(p for p, r in zip(permuted, rotated, strict=True) if r) == 0, "a name was learned by its place"
+
+
+def test_attention_is_asked_for_the_audio_of_the_next_word() -> None:
+    text = Text(pointed=[(6, 2, 5)])  # at position 6 the word heard at 2, 3 and 4 is written
+    weights = torch.zeros(1, 4, 8, 8)
+    weights[0, :, 6, 2:5] = 1 / 3
+    assert pointing_loss([weights], [text]).item() == pytest.approx(0.0, abs=1e-6)
+    elsewhere = torch.full((1, 4, 8, 8), 1 / 8)
+    assert pointing_loss([elsewhere], [text]).item() == pytest.approx(-torch.tensor(3 / 8).log().item())
+    assert pointing_loss([weights, elsewhere], [text]).item() == pytest.approx(-torch.tensor(3 / 8).log().item() / 2)
+    weights[0, 2:] = 0  # heads that are not asked
+    assert pointing_loss([weights], [text]).item() == pytest.approx(0.0, abs=1e-6)

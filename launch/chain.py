@@ -53,6 +53,7 @@ class Training:
     tests: tuple[str, ...]  # decoded after every stage
     llm_turns: int = 4  # of a conversation that stage 0's LLM practises on, at most
     llm_words: int = 3  # of its turns, at most
+    llm_no_share: float = 1 / 3  # part of its conversations without registration
     last_tests: tuple[str, ...] = ()  # decoded after the last stage as well
     n_ov: str = "1-4"
     max_new_tokens: int = 64
@@ -119,7 +120,8 @@ def training_steps(out: Path, how: Training) -> Iterator[Step]:
         "stage 0: tiny stand-ins for SenseVoice and Qwen2.5",
         (sys.executable, "-m", "pipeline.learning", str(out / "data"), str(out / "models"), *seed)
         + ("--encoder-steps", str(how.encoder_steps), "--llm-steps", str(how.llm_steps))
-        + ("--turns", str(how.llm_turns), "--words", str(how.llm_words)),
+        + ("--turns", str(how.llm_turns), "--words", str(how.llm_words))
+        + ("--no-share", f"{how.llm_no_share:.4f}"),
         out / "models" / "done",
     )
     yield from stage_steps(out, how)

@@ -53,11 +53,17 @@ TRAINING = Training(  # the numbers that decide how long it takes and how well i
     llm_steps=5000,
     llm_turns=6,
     llm_words=4,
+    llm_no_share=0.5,  # numbering unregistered speakers takes longest to learn; the stages draw the same
     tests=("test-simulated", "test-harder"),
     last_tests=("test-same-language", "test-withheld-takes", "test-second-takes", "test-new-voices"),
     n_ov="1-10",
     max_new_tokens=96,
-    overrides=("data.registration.max_distractors=9", "trainer.validate_every=200", "trainer.save_every=100"),
+    overrides=(
+        "data.registration.max_distractors=9",
+        "data.registration.mode_shares=[1, 2, 1]",
+        "trainer.validate_every=200",
+        "trainer.save_every=100",
+    ),
     stage_overrides={
         1: ("trainer.max_steps=240",),
         2: ("trainer.max_steps=120",),

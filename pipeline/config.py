@@ -93,6 +93,7 @@ class DatasetConfig:
 class RegistrationConfig:
     """The draw of PAPER's training: a third No, a third Match, a third Over with 1..max distractors."""
 
+    mode_shares: list[float] = field(default_factory=lambda: [1.0, 1.0, 1.0])  # of Match, No, Over, relative
     max_distractors: int = 50
     names: str = "pools"  # "pools": drawn per sample, so that the model must read the embedding; "corpus": speaker ids
     name_pools: list[str] = field(default_factory=lambda: ["zh", "en"])

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from pipeline.stages import CORRECTION, MODULES, STAGES, stage_of
 from shards.errors import ConfigError
 
 if TYPE_CHECKING:
-    from pipeline.config import DataConfig, Recipe, TrainerConfig
+    from pipeline.config import DataConfig, Recipe, RegistrationConfig, TrainerConfig
 
 
 def check(r: Recipe, where: str) -> None:
@@ -28,10 +29,7 @@ def check(r: Recipe, where: str) -> None:
         problems.append("data.train is empty: name at least one packed dataset")
     if any(d.weight <= 0 for d in r.data.train):
         problems.append("data.train: every weight must be above 0")
-    if not 0 < r.data.registration.max_distractors <= 100:
-        problems.append("data.registration.max_distractors must be 1..100")
-    if r.data.registration.names not in ("pools", "corpus"):
-        problems.append(f"data.registration.names is {r.data.registration.names!r}, must be pools or corpus")
+    problems += _registration_problems(r.data.registration)
     if r.model.encoder.type not in ("sensevoice", "whisper"):
         problems.append(f"model.encoder.type is {r.model.encoder.type!r}, must be sensevoice or whisper")
     problems += _data_problems(r.data)
@@ -70,6 +68,20 @@ def _trainer_problems(t: TrainerConfig) -> list[str]:
         problems.append("trainer.validation_share must be above 0 and at most 1")
     if t.decode_clips < 0 or t.decode_batch < 1 or t.decode_tokens < 1:
         problems.append("trainer.decode_clips must not be below 0, decode_batch and decode_tokens at least 1")
+    return problems
+
+
+def _registration_problems(registration: RegistrationConfig) -> list[str]:
+    problems, shares = [], registration.mode_shares
+    if not 0 < registration.max_distractors <= 100:
+        problems.append("data.registration.max_distractors must be 1..100")
+    if registration.names not in ("pools", "corpus"):
+        problems.append(f"data.registration.names is {registration.names!r}, must be pools or corpus")
+    if len(shares) != 3 or min(shares) < 0 or not 0 < sum(shares) < math.inf:
+        problems.append(
+            f"data.registration.mode_shares is {shares}; it needs three numbers (Match, No, Over), none below 0, "
+            "one above"
+        )
     return problems
 
 

@@ -217,7 +217,9 @@ class Stream:
     def _modes(self, row: Row) -> tuple[Mode, ...]:
         if self._settings.modes is not None:
             return self._settings.modes
-        return (draw_mode(*self._key(row)),) if self._settings.registration else (Mode.ASR,)
+        if not self._settings.registration:
+            return (Mode.ASR,)
+        return (draw_mode(self._settings.data.registration.mode_shares, *self._key(row)),)
 
     def _key(self, row: Row) -> tuple[object, ...]:
         return self._settings.seed, self.epoch, self.source.name, row.key

@@ -1,13 +1,13 @@
 """Who is registered with a sample, under which names, and what its target calls them.
 
 The paper draws per batch: a third Match, a third No, a third Over. Here each *sample* draws, and batches are filled per
-mode afterwards: a batch still has one mode, and every sample meets every mode with probability 1/3. Drawing per filled
-batch would starve Over, whose samples are longer.
+mode afterwards: a batch still has one mode, and every sample meets every mode with probability 1/3 (or the recipe's
+``mode_shares``). Drawing per filled batch would starve Over, whose samples are longer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -32,10 +32,11 @@ class Registration:
     target_names: dict[str, str] = field(default_factory=dict)  # speaker id of the clip → registered name
 
 
-def draw_mode(*key: object) -> Mode:
-    """The paper's draw: u < 1/3 Match, u < 2/3 No, else Over."""
-    u = keyed_uniform(*key, "mode")
-    return Mode.MATCH if u < 1 / 3 else Mode.NO if u < 2 / 3 else Mode.OVER
+def draw_mode(shares: Sequence[float], *key: object) -> Mode:
+    """Draw by the shares of Match, No, Over. Equal ones are the paper's: u < 1/3 Match, u < 2/3 No, else Over."""
+    match, no, over = shares
+    u = keyed_uniform(*key, "mode") * (match + no + over)
+    return Mode.MATCH if u < match else Mode.NO if u < match + no else Mode.OVER
 
 
 def draw_registration(

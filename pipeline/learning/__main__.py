@@ -26,6 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--llm-steps", type=int, default=2000)
     parser.add_argument("--turns", type=int, default=4, help="of the LLM's made-up conversations, at most (4)")
     parser.add_argument("--words", type=int, default=3, help="of a made-up turn, at most (3)")
+    parser.add_argument("--no-share", type=float, default=1 / 3, help="of its conversations, nobody registered (1/3)")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
     try:
@@ -37,7 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with process_pool(2) as pool:
             encoder = pool.submit(train_encoder, args.data, args.out, args.encoder_steps, args.seed)
-            llm = pool.submit(train_llm, args.out, words, args.llm_steps, args.seed, args.turns, args.words)
+            longest = (args.turns, args.words)
+            llm = pool.submit(train_llm, args.out, words, args.llm_steps, args.seed, *longest, args.no_share)
             for job in as_completed([encoder, llm]):
                 job.result()
     except BrokenProcessPool:

@@ -56,15 +56,23 @@ class Text:
     seen_from: int = 0  # the first position that is not shown the hidden ones
 
 
-def draw_exercises(rng: random.Random, progress: float, turns: int = 4, words: int = 3) -> list[Exercise]:
-    """Of one update, at this part of the training; earlier kinds go on being practised."""
+def draw_exercises(
+    rng: random.Random, progress: float, turns: int = 4, words: int = 3, no_share: float = 1 / 3
+) -> list[Exercise]:
+    """Of one update, at this part of the training; earlier kinds go on being practised.
+
+    ``no_share``: of the updates, once conversations are whole, in which nobody is registered.
+    """
     talk = partial(Exercise, "talk", turns=turns, words=words)
     if progress < READ_UNTIL:
         return [Exercise("read", Mode.MATCH, 24)]
     if progress < MATCH_UNTIL:
         return [Exercise("match", Mode.MATCH, 16), talk(Mode.ASR, 16)]
     few = progress < FEW_UNTIL
-    mode = rng.choice([Mode.NO, Mode.MATCH, Mode.MATCH] if few else [Mode.NO, Mode.MATCH, Mode.OVER])
+    if few:
+        mode = rng.choice([Mode.NO, Mode.MATCH, Mode.MATCH])
+    else:
+        mode = Mode.NO if rng.random() < no_share else rng.choice([Mode.MATCH, Mode.OVER])
     beside = [talk(Mode.ASR, 4, noise=0.6), Exercise("match", Mode.MATCH, 3, noise=0.6)]
     return [talk(mode, 12, few, noise=0.6), *beside]
 

@@ -35,6 +35,7 @@ BESIDE = 0.3  # weight of the questions beside a transcript, and of exercises be
 POINT = 0.5  # weight of attention's question
 POINT_LAYERS, POINT_HEADS = (2, 3), 2  # whose attention is asked: the heads that share the first key
 READ_AFTER, MATCH_AFTER = 1, 2  # layers after which a vector must know its name, and an audio position who speaks
+NUMBER_AFTER = 3  # the same where nobody is registered: whose voice is new has to be counted first
 
 
 def new_llm(tokenizer: PromptTokenizer) -> Any:
@@ -170,7 +171,7 @@ def text_loss(
         return torch.stack(losses).mean()
 
     talk = bool(is_target.any())
-    match = asked("asked_audio", range(MATCH_AFTER, LAYERS + 1))
+    match = asked("asked_audio", range(MATCH_AFTER if texts[0].registered else NUMBER_AFTER, LAYERS + 1))
     losses = {"read": asked("asked_vectors", [READ_AFTER]), "match": match}
     if talk and match is not None:
         losses["match"] = BESIDE * match
@@ -199,9 +200,20 @@ def pointing_loss(attentions: Sequence[Tensor], texts: Sequence[Text]) -> Tensor
 
 
 def train_llm(
-    out: Path, words: dict[str, list[str]], steps: int, seed: int, most_turns: int = 4, most_words: int = 3
+    out: Path,
+    words: dict[str, list[str]],
+    steps: int,
+    seed: int,
+    most_turns: int = 4,
+    most_words: int = 3,
+    no_share: float = 1 / 3,
 ) -> None:
-    """Train and write the Hugging Face folder. ``most_turns``, ``most_words`` (a turn): of a made-up conversation."""
+    """Train and write the Hugging Face folder.
+
+    Args:
+        most_turns, most_words: of a made-up conversation, and of its turn.
+        no_share: part of the conversations in which nobody is registered.
+    """
     import torch
 
     from pipeline.model.causal_lm import bars_on_terminals_only
@@ -216,7 +228,7 @@ def train_llm(
     def loss(step: int) -> dict[str, Tensor]:
         progress = step / steps
         hide = progress < HIDE_UNTIL or (progress < OPEN_FROM and rng.random() < 0.5)
-        exercises = draw_exercises(rng, progress, most_turns, most_words)
+        exercises = draw_exercises(rng, progress, most_turns, most_words, no_share)
         heaviest = max(e.count for e in exercises)
         total: dict[str, Tensor] = {}
         for e in exercises:

@@ -103,4 +103,16 @@ def test_distractors_of_a_real_bank_are_of_other_sessions(tmp_path):
 
 
 def test_modes_follow_the_key_alone():
-    assert [draw_mode(1, 0, "d", f"k{i}") for i in range(50)] == [draw_mode(1, 0, "d", f"k{i}") for i in range(50)]
+    shares = RegistrationConfig().mode_shares
+    first, again = ([draw_mode(shares, 1, 0, "d", f"k{i}") for i in range(50)] for _ in range(2))
+    assert first == again
+    assert set(first) == {Mode.MATCH, Mode.NO, Mode.OVER}
+
+
+def test_modes_are_drawn_in_the_shares_of_the_recipe():
+    """0.0 leaves a mode out; the others keep their proportion. 4,000 draws: 3 standard deviations are 87."""
+    drawn = Counter(draw_mode([1.0, 3.0, 0.0], 1, 0, "d", f"k{i}") for i in range(4000))
+    assert drawn[Mode.OVER] == 0
+    assert abs(drawn[Mode.NO] - 3000) < 87
+    thirds = Counter(draw_mode(RegistrationConfig().mode_shares, 1, 0, "d", f"k{i}") for i in range(3000))
+    assert all(abs(thirds[mode] - 1000) < 78 for mode in (Mode.MATCH, Mode.NO, Mode.OVER))

@@ -60,7 +60,7 @@ def data_steps(out: Path, size: Size, cache: Path) -> Iterator[Step]:
     yield speech_step(speech, cache)
     long = ("--seconds", "12-12")
     alone = (*long, "--speakers", "1-1", "--turns", "1-1", "--words-per-turn", "1-5")
-    several = (*long, "--speakers", "2-4", "--turns", "2-4", "--words-per-turn", "1-3")
+    several: tuple[str, ...] = (*long, "--speakers", "2-4", "--turns", "2-4", "--words-per-turn", "1-3")
     several += ("--pause", "0.3", "--overlap", "0.1")
     rooms = ("--rooms", "pyroomacoustics", "--noise", f"babble:{speech / 'prompts'}", "--snr", "10-20")
     sets = {

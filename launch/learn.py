@@ -130,7 +130,7 @@ def set_steps(out: Path, size: Size) -> Iterator[Step]:
     data, mixed, speech = out / "data", out / "data" / "mixed", out / "data" / "speech"
     long = ("--seconds", size.seconds)
     alone = (*long, "--speakers", "1-1", "--turns", "1-1", "--words-per-turn", "1-6")
-    several = (*long, "--speakers", "2-4", "--turns", size.turns, "--words-per-turn", size.words)
+    several: tuple[str, ...] = (*long, "--speakers", "2-4", "--turns", size.turns, "--words-per-turn", size.words)
     several += ("--pause", "0.3", "--overlap", "0.1")
     rooms = ("--rooms", "pyroomacoustics", "--noise", f"babble:{speech / 'train' / 'prompts'}", "--snr", "10-20")
     sets = {

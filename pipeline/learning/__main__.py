@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import active_children
 from pathlib import Path
 
 from pipeline.learning.encoder import train_encoder
@@ -40,8 +41,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             encoder = pool.submit(train_encoder, args.data, args.out, args.encoder_steps, args.seed)
             longest = (args.turns, args.words)
             llm = pool.submit(train_llm, args.out, words, args.llm_steps, args.seed, *longest, args.no_share)
-            for job in as_completed([encoder, llm]):
-                job.result()
+            try:
+                for job in as_completed([encoder, llm]):
+                    job.result()
+            except BaseException:
+                for process in active_children():  # the other job would take minutes more
+                    process.terminate()
+                raise
     except BrokenProcessPool:
         print("error: a process of stage 0 was killed, for memory perhaps; run it again", file=sys.stderr)
         return 1

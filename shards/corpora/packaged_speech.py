@@ -145,7 +145,7 @@ def prepare(root: Path, out: Path, options: Options) -> list[Prepared]:
     tasks: list[_Task] = []
     for voice in VOICES:
         files = _files(folders[voice.package] / "usr/share" / voice.folder, voice)
-        texts = _texts(folders[voice.texts], voice.language, skipped) if voice.texts else {}
+        texts = read_texts(folders[voice.texts], voice.language, skipped) if voice.texts else {}
         digits = list(_digit_tasks(voice, files, texts))
         tasks += digits
         tasks += _prompt_tasks(voice, files, texts, {t.sources[0] for t in digits}, skipped)
@@ -198,7 +198,7 @@ def _files(folder: Path, voice: Voice) -> dict[str, Path]:
     return found
 
 
-def _texts(folder: Path, language: str, skipped: Counter[str]) -> dict[str, str]:
+def read_texts(folder: Path, language: str, skipped: Counter[str]) -> dict[str, str]:
     """File name without suffix → what it says. Where a name occurs twice the first one counts."""
     path = folder / f"usr/share/doc/{folder.name.partition('_')[0]}/core-sounds-{language}.txt.gz"
     texts: dict[str, str] = {}

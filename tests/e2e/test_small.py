@@ -70,7 +70,7 @@ def sentences(folder: Path, counts: dict[str, int]) -> dict[str, Path]:
     packages = [p for p in packaged_speech.PACKAGES if p.name in (voice.package, voice.texts)]
     folders = fetch_debian(packages, package_cache())
     sounds = folders[voice.package] / "usr/share" / voice.folder
-    texts = packaged_speech._texts(folders[voice.texts], voice.language, packaged_speech.Counter())
+    texts = packaged_speech.read_texts(folders[voice.texts], voice.language, packaged_speech.Counter())
     folder.mkdir(parents=True)
     lines = []
     for path in sorted(sounds.rglob(f"*{voice.suffix}")):

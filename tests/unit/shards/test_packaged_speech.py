@@ -12,7 +12,7 @@ from shards.audio import load
 from shards.cli import main
 from shards.conditioning import condition, frame_levels, high_pass, set_level, speech_bounds
 from shards.corpora import corpus_names, find_corpus, packaged_speech
-from shards.corpora.packaged_speech import DIGITS, SYLLABLES, VOICES, Voice, _digit_tasks, _texts, clean_text
+from shards.corpora.packaged_speech import DIGITS, SYLLABLES, VOICES, Voice, _digit_tasks, clean_text, read_texts
 from shards.errors import AudioError, ConfigError, ManifestError
 from shards.manifests import read_manifest, read_speakers
 from shards.sample import SAMPLE_RATE
@@ -82,7 +82,7 @@ def test_the_first_of_two_texts_counts(tmp_path: Path) -> None:
     path.parent.mkdir(parents=True)
     path.write_bytes(gzip.compress(b"; comment\n\ndigits/0: cero\ndigits/0: diez\n"))
     skipped: Counter[str] = Counter()
-    assert _texts(tmp_path / "name_1", "es", skipped) == {"digits/0": "cero"}
+    assert read_texts(tmp_path / "name_1", "es", skipped) == {"digits/0": "cero"}
     assert sum(skipped.values()) == 1
 
 

@@ -120,6 +120,15 @@ def test_exercises_go_from_reading_to_conversations() -> None:
     assert drawn[0.9] == beside | {("talk", mode) for mode in Mode}
 
 
+def test_the_share_without_registration_is_what_was_asked() -> None:
+    """600 draws: 3 standard deviations are 37."""
+    for share, progress in ((0.5, 0.9), (1 / 3, 0.9)):
+        rng = random.Random(8)
+        modes = [draw_exercises(rng, progress, no_share=share)[0].mode for _ in range(600)]
+        assert abs(modes.count(Mode.NO) - 600 * share) < 37
+        assert abs(modes.count(Mode.MATCH) - modes.count(Mode.OVER)) < 73
+
+
 def test_only_the_vectors_of_a_registration_are_seen_from_behind_it(tokenizer: PromptTokenizer) -> None:
     text = make_text(random.Random(3), tokenizer, WORDS, Exercise("match", Mode.MATCH))
     hidden = tokenizer.decode([text.ids[i] for i in text.hidden])

@@ -21,6 +21,11 @@ def _die(*args):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def _fail_after_the_other_began(*args):
+    _wait_until(lambda: list(args[0].iterdir()))
+    raise ValueError("a shard is broken")
+
+
 def _nothing(*args):
     pass
 
@@ -37,6 +42,15 @@ def test_a_killed_process_is_an_error_and_leaves_no_proof(tmp_path, monkeypatch,
     assert command.main([str(tmp_path), str(tmp_path)]) == 1
     assert "was killed, for memory perhaps" in capsys.readouterr().err
     assert not (tmp_path / "done").exists()
+
+
+def test_an_error_ends_the_other_process(tmp_path, monkeypatch, no_words):
+    monkeypatch.setattr(command, "train_encoder", _fail_after_the_other_began)
+    monkeypatch.setattr(command, "train_llm", _wait_for_kill)
+    with pytest.raises(ValueError, match="a shard is broken"):
+        command.main([str(tmp_path), str(tmp_path)])
+    (pid,) = (p.name for p in tmp_path.iterdir())
+    assert not Path("/proc", pid).exists()
 
 
 def test_both_done_is_written_down(tmp_path, monkeypatch, no_words):

@@ -23,7 +23,8 @@ from tests.support import servers
 PACKAGES = ("radosgw", "ceph-mon", "ceph-osd", "ceph-common")
 PROGRAMS = ("radosgw", "ceph-mon", "ceph-osd", "ceph", "radosgw-admin", "monmaptool", "ceph-authtool")
 ACCESS, SECRET = "testaccess", "testsecrettestsecret"
-START_S = 90  # until everything answers, on a slow machine
+START_S = 90  # until the next server answers, on a slow machine
+STARTS = 2  # another process may take a port between the choice and the start
 _CONFIG = """
 [global]
 fsid = {fsid}
@@ -93,14 +94,31 @@ def missing() -> list[str]:
 
 @contextmanager
 def gateway() -> Iterator[Gateway]:
-    """Run one until the end of the block."""
+    """Run one until the end of the block; where it does not start, another in its place."""
     with tempfile.TemporaryDirectory(prefix="speakerlm-rgw-") as folder:  # short: sockets' paths are limited
         running: list[subprocess.Popen[bytes]] = []
         try:
-            yield Gateway(_start(Path(folder), running))
+            yield Gateway(_start_again(Path(folder), running))
         finally:
-            for process in reversed(running):
-                servers.stop(process)
+            _stop(running)
+
+
+def _stop(running: list[subprocess.Popen[bytes]]) -> None:
+    while running:
+        servers.stop(running.pop())
+
+
+def _start_again(folder: Path, running: list[subprocess.Popen[bytes]]) -> str:
+    failed = []
+    for number in range(STARTS):
+        lab = folder / str(number)
+        lab.mkdir()
+        try:
+            return _start(lab, running)
+        except (RuntimeError, subprocess.TimeoutExpired) as error:
+            _stop(running)
+            failed.append(f"{error}\n{servers.ends(lab)}")
+    raise RuntimeError("\n".join(failed))
 
 
 def _start(lab: Path, running: list[subprocess.Popen[bytes]]) -> str:
@@ -132,7 +150,7 @@ def _start(lab: Path, running: list[subprocess.Popen[bytes]]) -> str:
     call("ceph-mon", "--mkfs", "-i", "a", "--monmap", f"{lab}/monmap", "--keyring", f"{lab}/keyring")
     serve("ceph-mon", "-i", "a")
     osd = str(uuid.uuid4())
-    call("ceph", "--connect-timeout", "30", "osd", "new", osd)
+    call("ceph", "--connect-timeout", str(START_S - 5), "osd", "new", osd)
     call("ceph-osd", "-i", "0", "--mkfs", "--osd-uuid", osd)
     call("ceph", "auth", "add", "osd.0", "-i", f"{lab}/keyring")
     serve("ceph-osd", "-i", "0")

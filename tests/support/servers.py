@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -66,13 +67,25 @@ def stop(process: subprocess.Popen[bytes]) -> None:
 
 
 def free_ports(count: int) -> list[int]:
-    """TCP ports that nobody listens on, in a row."""
+    """TCP ports that nobody uses, in a row, below those that the kernel hands to clients.
+
+    Of a client's range, one could be taken between this call and the server's start.
+    """
+    first_of_clients = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     while True:
-        with socket.socket() as s:
-            s.bind(("127.0.0.1", 0))
-            first = int(s.getsockname()[1])
-        if first + count < 65_536 and not any(answers(first + i) for i in range(count)):
+        first = 10_000 + secrets.randbelow(max(first_of_clients - 10_000 - count, 1))
+        if all(map(_free, range(first, first + count))):
             return list(range(first, first + count))
+
+
+def _free(port: int) -> bool:
+    with socket.socket() as s:
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do: one that just ended does not count
+        try:
+            s.bind(("", port))
+        except OSError:
+            return False
+        return True
 
 
 def answers(port: int) -> bool:
@@ -92,3 +105,9 @@ def wait(ready: Callable[[], object], what: str, seconds: float) -> None:
         if time.monotonic() > deadline:
             raise RuntimeError(f"{what} did not come in {seconds:.0f} s")
         time.sleep(0.2)
+
+
+def ends(lab: Path) -> str:
+    """The last that each server in this folder printed, for an error's text."""
+    logs = sorted([*lab.glob("*.out"), *lab.glob("*.log")])
+    return "; ".join(f"{p.name}: {p.read_text(errors='replace')[-600:]}" for p in logs)

@@ -178,11 +178,7 @@ def _start(slurm: Slurm, running: list[subprocess.Popen[bytes]]) -> None:
         done = subprocess.run(["sinfo", "-h", "-t", "idle", "-o", "%D"], capture_output=True, env=env, check=False)
         return done.stdout.decode().split()[:1] == [str(len(NODES))]
 
-    servers.wait(idle, f"Slurm (its logs: {_ends(lab)})", START_S)
-
-
-def _ends(lab: Path) -> str:
-    return "; ".join(f"{p.name}: {p.read_text(errors='replace')[-300:]}" for p in sorted(lab.glob("*.out")))
+    servers.wait(idle, f"Slurm (its logs: {servers.ends(lab)})", START_S)
 
 
 def why_not() -> str:

@@ -2,10 +2,11 @@
 # make learn  the demo's chain with more voices, longer conversations, more training: up to 90 minutes, resumable
 # make test   every test but those of the targets below; `.ci/run` runs it, make test-faults, test-cluster and test-small
 # make test-faults   ranks killed, signalled, hung, disks full, checkpoints damaged …: docs/fault-model.md
-# make soak   300 steps to which all of that happens at random moments
+# make soak   300 steps with kills, signals, a NaN, damage and other numbers of ranks at random moments
 # make test-cluster   a real Slurm with two nodes, a real S3 server, two ssh hosts; root and Debian packages: docs/cluster.md
 # make test-small   the first 20 steps from small public pretrained parts; 4 GiB of memory, minutes
 # make test-ui   the page of speakerlm-transcribe in headless Chromium, in an environment of its own; pictures in build/
+# make bench   every benchmark that needs no GPU, beside its peers: docs/benchmarks/README.md; BENCH="pack score" runs these
 # make lint   ruff and mypy
 # Each target makes .venv itself. PYTHON chooses the interpreter (3.11 or newer).
 
@@ -14,9 +15,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 UI := .venv-ui
+PEERS := .venv-bench
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo learn test test-faults test-ui test-cluster test-small soak lint format clean
+.PHONY: demo learn test test-faults test-ui test-cluster test-small soak bench lint format clean
 
 $(READY): pyproject.toml setup.py constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is older than Python 3.11; call make PYTHON=python3.11"; exit 1; }
@@ -57,6 +59,15 @@ test-small: $(READY)
 soak: $(READY)
 	@$(BIN)/python -m pytest -s tests/faults/test_soak.py
 
+$(PEERS)/.ready: $(READY) benchmarks/requirements.txt
+	@$(PYTHON) -m venv $(PEERS)
+	@$(BIN)/python -c 'import site; print(site.getsitepackages()[0])' > "$$($(PEERS)/bin/python -c 'import site; print(site.getsitepackages()[0])')/product.pth"
+	@$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r benchmarks/requirements.txt
+	@touch $@
+
+bench: $(PEERS)/.ready
+	@$(PEERS)/bin/python benchmarks/run_all.py $(BENCH)
+
 lint: $(READY)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -67,4 +78,4 @@ format: $(READY)
 	@$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) $(UI) .cache demo learn small build *.egg-info
+	rm -rf $(VENV) $(UI) $(PEERS) .cache demo learn small build *.egg-info

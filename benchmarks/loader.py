@@ -165,6 +165,7 @@ def main() -> int:
                 )
             mine = figures[f"ours_crc checked_{seconds:g}s_{workers}w_{cache}"]
             where = f"{seconds:g} s, {workers} workers, {cache}"
+            figures["over_floor"] = max(mine, figures.get("over_floor", 0.0))
             missed += [f"{where}: {mine} x floor"] if mine > TARGETS["over_floor"] else []
             others = {n: s for n, s in spans.items() if n != "floor" and not n.startswith("ours")}
             missed += [

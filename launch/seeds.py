@@ -16,7 +16,6 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from chain import last_rows
-
 from pipeline.evaluation.scores import markdown
 
 FIGURES = {"asr": ("cer",), "no": ("cer", "cpcer"), "match": ("cer", "cpcer", "sacer")}

@@ -16,7 +16,8 @@ from typing import Any
 from shards.errors import ConfigError
 from shards.manifests import Recording, SpeakerInfo
 
-_NOT_CORPORA = {"audio_files", "audit", "fetch", "generic", "long_audio", "meetings", "prepare", "text", "utterances"}
+_NOT_CORPORA = {"audio_files", "audit", "fetch", "generic", "long_audio"}
+_NOT_CORPORA |= {"meetings", "prepare", "source", "text", "utterances"}
 
 
 @dataclass(frozen=True)

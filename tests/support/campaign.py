@@ -22,7 +22,6 @@ from tests.support.speech import package_cache
 
 sys.path.insert(0, str(ROOT / "launch"))  # as its scripts see each other
 from chain import training_steps
-
 from demo import SMOKE, data_steps
 
 STEPS = 24  # of stage 1, where things happen; the others have four

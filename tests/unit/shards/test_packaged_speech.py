@@ -108,7 +108,8 @@ def test_tables_agree() -> None:
 
 def test_corpora_are_found_by_file_name() -> None:
     assert "packaged-speech" in corpus_names()
-    assert not {"fetch", "prepare"} & set(corpus_names())
+    assert all(callable(find_corpus(name)) for name in corpus_names())  # helpers beside them are no corpora
+    assert not {"fetch", "prepare", "source"} & set(corpus_names())
     with pytest.raises(ConfigError, match=r"known are .*packaged-speech"):
         find_corpus("fetch")
 

@@ -68,7 +68,7 @@ TRAINING = Training(  # the numbers that decide how long it takes and how well i
         1: ("trainer.max_steps=240",),
         2: ("trainer.max_steps=120",),
         3: ("trainer.max_steps=120",),
-        4: ("trainer.max_steps=2400",),
+        4: ("trainer.max_steps=3400",),
     },
 )
 

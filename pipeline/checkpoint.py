@@ -198,11 +198,23 @@ def read_manifest(checkpoint: Path) -> dict[str, Any]:
     """
     path = checkpoint / MANIFEST
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as e:
+        return parse_manifest(path.read_bytes(), str(path))
+    except OSError as e:
         raise CheckpointError(f"{path}: {e}") from e
+
+
+def parse_manifest(text: bytes, where: str) -> dict[str, Any]:
+    """The manifest in a file's bytes.
+
+    Raises:
+        CheckpointError: they are none; names ``where`` they came from.
+    """
+    try:
+        manifest = json.loads(text)
+    except ValueError as e:
+        raise CheckpointError(f"{where}: {e}") from e
     if not isinstance(manifest, dict) or not manifest.keys() >= {"format", "files", "step"}:
-        raise CheckpointError(f"{path}: is not a checkpoint's manifest")
+        raise CheckpointError(f"{where}: is not a checkpoint's manifest")
     return manifest
 
 

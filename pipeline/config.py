@@ -183,7 +183,7 @@ class TrainerConfig:
     best_by: str = "loss"  # that figure: loss, or cer, cpcer, sacer of the small decode
     keep_every: int = 0  # checkpoints whose step is a multiple of it stay for ever; 0: none
     save_in_background: str = "auto"  # auto: where the machine has memory for it; always, never
-    upload: str | None = None  # s3://bucket/prefix or a folder that gets a copy of every checkpoint
+    upload: str | None = None  # s3://bucket/prefix or a folder that gets a copy of every checkpoint, under RUN/STAGE
     max_bad_steps: int = 10  # so many steps in a row whose loss or gradient is not finite end the run
     save_bad_batches: bool = False  # write the micro-batches of skipped steps and spikes to OUTPUT/bad
     deterministic: bool = False
@@ -191,7 +191,7 @@ class TrainerConfig:
     overfit_one_batch: bool = False  # repeat the first global step: its loss must go to 0
     start_timeout_seconds: float = 3600.0  # nothing happens for so long before the first step has ended: a hang
     timeout_seconds: float = 900.0  # the same afterwards; a save or a validation batch may take as long as a step
-    time_limit_seconds: float | None = None  # save and stop so long after the start, to be started again
+    time_limit_seconds: float | None = None  # save and stop so long after the process's start, to be started again
     stop_margin_seconds: float = 300.0  # under Slurm: before the job's end; at most a quarter of its time
 
 

@@ -6,6 +6,8 @@ torch and deepspeed are imported inside functions, so that ``--help`` and ``--dr
 from __future__ import annotations
 
 import copy
+import functools
+import gc
 import json
 import math
 import os
@@ -117,6 +119,9 @@ def init_distributed(timeout_seconds: float, nccl: Mapping[str, str] | None = No
     local_rank = int(os.environ["LOCAL_RANK"])
     if on_gpu:
         os.environ.update({name: value for name, value in (nccl or {}).items() if name not in os.environ})
+        if record := os.environ.get("TORCH_FR_DUMP_TEMP_FILE"):
+            Path(record).parent.mkdir(parents=True, exist_ok=True)  # NCCL writes there when a collective fails
+        check_card(local_rank, torch.cuda.device_count())
         torch.cuda.set_device(local_rank)
     else:
         _use_plain_gloo(deepspeed)
@@ -135,6 +140,19 @@ def init_distributed(timeout_seconds: float, nccl: Mapping[str, str] | None = No
         ) from e
     device = torch.device("cuda", local_rank) if on_gpu else torch.device("cpu")
     return Ranks(torch.distributed.get_rank(), torch.distributed.get_world_size(), local_rank, device)
+
+
+def check_card(local_rank: int, visible: int) -> None:
+    """Ranks take the cards of their node in order: card ``local_rank`` of ``visible``.
+
+    Raises:
+        ConfigError: there is none for this rank.
+    """
+    if local_rank >= visible:
+        raise ConfigError(
+            f"local rank {local_rank} sees {visible} GPU(s): give each process all GPUs of its node (Slurm: "
+            "--gpus-per-node, not --gpus-per-task), or start no more processes than there are"
+        )
 
 
 def _use_plain_gloo(deepspeed: Any) -> None:
@@ -280,6 +298,25 @@ def initialize(model: Any, ds_config: dict[str, Any], lr_factors: Mapping[str, f
     given = [{"params": params, LR_FACTOR: factor} for factor, params in groups.items()]
     engine, *_ = deepspeed.initialize(model=model, model_parameters=given, config=ds_config)
     return engine
+
+
+def release(engine: Any) -> None:
+    """End an engine, so that its memory goes with the last name for it.
+
+    DeepSpeed 0.19 keeps modules in a stack and in a cache of its own for as long as the process lives, and leaves
+    classes that hold the optimizer in modules; an activation that is a default of FunASR's is part of every encoder.
+    """
+    from deepspeed.runtime.zero import parameter_offload
+
+    modules = list(engine.module.modules())
+    engine.destroy()
+    for module in modules:
+        for name in ("pre_bwd_fn", "post_bwd_fn"):
+            vars(module).pop(name, None)
+    getattr(parameter_offload, "FWD_MODULE_STACK", []).clear()
+    for cache in [o for o in gc.get_objects() if isinstance(o, functools._lru_cache_wrapper)]:
+        if str(getattr(cache, "__qualname__", "")).startswith("PartitionedParameterCoordinator."):
+            cache.cache_clear()
 
 
 def parameter_numel(p: Any) -> int:

@@ -46,20 +46,20 @@ class StopRequest:
         self.signal: int | None = None
         self._launchers = launchers(os.getppid())
         self._owner = os.getpid()
+        self._began = time.time()
         self._end = math.inf
         self.warning = ""  # for the user, where a limit is not kept as it was given
 
     def at_the_latest(self, limit: float | None, margin: float) -> StopRequest:
-        """Also stop ``limit`` seconds from now, and ``margin`` seconds before the end of a Slurm job.
+        """Also stop ``limit`` seconds after the start, and ``margin`` seconds before the end of a Slurm job.
 
         A margin as long as the job would stop it before its first step, again and again: it is at most a quarter of
-        the time that is left now.
+        the time that was left at the start. What was asked for first stays: a later stage has no more time.
         """
-        now = time.time()
-        ends = [] if limit is None else [now + limit]
+        ends = [] if limit is None else [self._began + limit]
         job = os.environ.get("SLURM_JOB_END_TIME", "")
         if job.isdecimal():
-            left = max(0.0, float(job) - now)
+            left = max(0.0, float(job) - self._began)
             kept = min(margin, MOST_MARGIN * left)
             ends.append(float(job) - kept)
             if kept < margin:

@@ -140,8 +140,10 @@ class Saver:
             self._write(held, state, copied)
         except SpeakerLMError as e:
             self._error = e
-        except RuntimeError as e:  # a rank is gone: the main thread gets to know by itself
-            self._error = CheckpointError(f"the checkpoint of step {state.step} was not finished: {e}")
+        except Exception as e:  # noqa: BLE001 - a thread's error is lost where the main thread does not raise it
+            why = f"{type(e).__name__}: {e}"
+            self._error = CheckpointError(f"the checkpoint of step {state.step} was not finished: {why}")
+            self._error.__cause__ = e
 
     def _write(self, held: list[Snapshot], state: RunState, copied: float) -> None:
         began = time.perf_counter()

@@ -66,7 +66,7 @@ class StageData:
         plan = self._plan(self._validation, self._recipe.data.validation, settings)
         steps = math.ceil(self._recipe.trainer.validation_batches / self._recipe.data.micro_batches_per_step)
         loader = self._loader(plan, self._validation, min(1, self._recipe.data.workers))
-        return (step.micro_batches for step in islice(loader, steps))
+        return (step.micro_batches for step in told(islice(loader, steps), "validation "))
 
     def _open(self, shares: Sequence[DatasetConfig]) -> list[Dataset]:
         datasets = [open_dataset(share.path, share.extractor) for share in shares]
@@ -128,9 +128,9 @@ class StageData:
         )
 
 
-def told(steps: Iterator[StepBatches]) -> Iterator[StepBatches]:
+def told(steps: Iterator[StepBatches], of: str = "") -> Iterator[StepBatches]:
     """The same steps; each replaced sample gets a line in the log of the rank that met it."""
     for step in steps:
         for fault in step.stats.replaced:
-            print(f"WARNING step {step.step}: {fault.key} of {fault.dataset} replaced: {fault.reason}", flush=True)
+            print(f"WARNING {of}step {step.step}: {fault.key} of {fault.dataset} replaced: {fault.reason}", flush=True)
         yield step

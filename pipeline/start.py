@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from pipeline.engine import (
     dtype_name,
     init_distributed,
     initialize,
+    release,
     resolve_deepspeed,
     say,
     trainable_table,
@@ -32,18 +34,24 @@ from shards.errors import CheckpointError
 
 
 def run_stages(recipes: Sequence[Recipe], stop_after: int | None = None) -> int:
-    """Train stages one after the other in this process, one of N. Returns the exit code of the last that ran."""
+    """Train stages one after the other in this process, one of N. Returns the exit code of the last that ran.
+
+    They share one request to stop: a signal at the end of a stage stops before the next, and a time limit counts from
+    the start of the first.
+    """
+    stop = StopRequest().install()
     for recipe in recipes:
-        code = run_stage(recipe, stop_after)
+        code = run_stage(recipe, stop_after, stop)
         if code != 0 or not finished.is_done(Path(recipe.output)):
             return code
+        _reclaim()
     return 0
 
 
-def run_stage(recipe: Recipe, stop_after: int | None = None) -> int:
+def run_stage(recipe: Recipe, stop_after: int | None = None, stop: StopRequest | None = None) -> int:
     """Train one stage in this process, one of N. Returns the exit code, or leaves at once after a fault."""
     t, output = recipe.trainer, Path(recipe.output)
-    stop = StopRequest().install().at_the_latest(t.time_limit_seconds, t.stop_margin_seconds)
+    stop = (stop or StopRequest().install()).at_the_latest(t.time_limit_seconds, t.stop_margin_seconds)
 
     def told() -> str:
         return advice(output)
@@ -85,7 +93,7 @@ def _train(recipe: Recipe, stop: StopRequest, watchdog: Watchdog, stop_after: in
         trainer = Trainer(run)
         code = trainer.train()
         trainer.monitors.close()
-        engine.destroy()  # the next stage of this process wants the memory
+        release(engine)
         meet(ranks)  # nobody leaves while another may still speak to it
         return code
 
@@ -162,6 +170,15 @@ def advice(output: Path) -> str:
     names = checkpoint.complete_names(output / "checkpoints")
     where = f"it resumes from step {int(names[-1].removeprefix('step-'))}" if names else "it starts from step 0"
     return f"Start the same command again: {where}."
+
+
+def _reclaim() -> None:
+    """The memory of a stage that has ended, for the next one: an engine holds itself in circles."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def _be_deterministic() -> None:

@@ -5,7 +5,7 @@ The order is that of the disk: the manifest comes last, so that a copy without o
 
 from __future__ import annotations
 
-import json
+import contextlib
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -55,8 +55,12 @@ class Upload:
         return sorted(p[0] for p in paths if len(p) == 2 and p[1] == MANIFEST)
 
     def rotate(self, doomed: Callable[[Sequence[dict[str, Any]]], list[int]]) -> None:
-        """Delete copies by the rule of the disk; the manifest goes first."""
-        manifests = [json.loads(self._storage.read(f"{name}/{MANIFEST}")) for name in self.names()]
+        """Delete copies by the rule of the disk; the manifest goes first. Damaged ones are let alone."""
+        manifests = []
+        for name in self.names():
+            where = f"{name}/{MANIFEST}"
+            with contextlib.suppress(CheckpointError):
+                manifests.append(checkpoint.parse_manifest(self._storage.read(where), f"{self.url}/{where}"))
         for step in doomed(manifests):
             name = checkpoint.name_of(step)
             self._storage.delete(f"{name}/{MANIFEST}")
@@ -108,13 +112,16 @@ def newest_anywhere(folder: Path, ranks: Ranks, upload: Upload | None, warn: Cal
 
 
 def open_upload(url: str | None, output: Path) -> Upload | None:
-    """Where copies go: a folder of the run's own name under ``url``.
+    """Where copies go: under ``url``, in a folder named as the last two of ``output``, ``speakerlm-7b/stage1``.
+
+    All stages of a recipe have one ``trainer.upload``; none may fetch or delete what another put there.
 
     Raises:
         CheckpointError: it is the run's own folder.
     """
     if url is None:
         return None
-    if "://" not in url and Path(url).resolve() in (output.resolve(), (output / "checkpoints").resolve()):
+    run = output.resolve()
+    if "://" not in url and Path(url).resolve() in (run, run / "checkpoints", run.parent.parent):
         raise CheckpointError(f"trainer.upload is {url}, where the checkpoints are anyway; name another place")
-    return Upload(url)
+    return Upload("/".join([url.rstrip("/"), *run.parts[-2:]]))

@@ -24,6 +24,7 @@ from pipeline.agreement import agree
 from pipeline.engine import Ranks
 from pipeline.resilience import FAILED
 
+NCCL_RECORD = "nccl-rank-"  # and the rank: names of files that torchfrtrace reads
 GRACE = 5.0  # seconds that other ranks get to show their stacks, before this one's end breaks their connections
 ARM_AGAIN = 1.0  # seconds that the last resort may be due too early; less than GRACE
 LAG = 1.5  # a straggler needs so many times the others' median …
@@ -104,6 +105,9 @@ class Watchdog:
         )
         with contextlib.suppress(OSError):
             os.write(2, text.encode(errors="replace"))
+        if self._folder is not None and (record := flight_record()):
+            with contextlib.suppress(OSError):
+                (self._folder / f"{NCCL_RECORD}{int(rank)}").write_bytes(record)
         time.sleep(min(GRACE, self.limit))
         os._exit(FAILED)
 
@@ -113,6 +117,17 @@ class Watchdog:
             faulthandler.dump_traceback(file, all_threads=True)
             file.seek(0)
             return file.read().decode(errors="replace")
+
+
+def flight_record() -> bytes:
+    """What NCCL remembers of its collectives, for ``torchfrtrace``; nothing where torch has no NCCL.
+
+    NCCL would write it after a limit of its own, which this process does not live to see.
+    """
+    import torch
+
+    dump = getattr(torch._C._distributed_c10d, "_dump_nccl_trace", None)
+    return dump() if dump else b""
 
 
 class CollectiveClock:
@@ -237,5 +252,5 @@ def nccl_environment(limit: float, folder: Path) -> dict[str, str]:
         "TORCH_NCCL_HEARTBEAT_TIMEOUT_SEC": str(int(limit) + 60),
         "TORCH_NCCL_DUMP_ON_TIMEOUT": "1",
         "TORCH_FR_BUFFER_SIZE": "20000",  # collectives that are remembered
-        "TORCH_FR_DUMP_TEMP_FILE": str(folder / "nccl-rank-"),
+        "TORCH_FR_DUMP_TEMP_FILE": str(folder / NCCL_RECORD),
     }

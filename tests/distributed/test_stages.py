@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pipeline.resilience import FAILED
+from pipeline.resilience import FAILED, REQUEUE
 from tests.support.distributed import report, run_distributed, run_ranks
 from tests.support.training import make_parts, tiny_recipe
 
@@ -34,6 +36,37 @@ def _chain(parts: str, runs: str, stages: tuple[int, ...], **changes: Any) -> in
         recipe.init_from = str(Path(runs) / f"stage{n - 1}") if n > 1 else None
         recipes.append(replace(recipe, **changes))
     return run_stages(recipes)
+
+
+def _chain_with_a_signal_between(parts: str, runs: str) -> int:
+    """Rank 0 is asked to stop when stage 1 has ended and stage 2 has not begun."""
+    import pipeline.start
+
+    release, alone = pipeline.start.release, os.environ["RANK"] == "0"
+
+    def release_and_signal(engine: Any) -> None:
+        release(engine)
+        if alone:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    pipeline.start.release = release_and_signal
+    return _chain(parts, runs, (1, 2))
+
+
+def _chain_then_count(parts: str, runs: str) -> int:
+    """Bytes of tensors that were not there before."""
+    import gc
+
+    import torch
+
+    def tensors() -> dict[int, int]:
+        found = [o for o in gc.get_objects() if issubclass(type(o), torch.Tensor)]
+        return {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in found}
+
+    before = tensors()
+    code = _chain(parts, runs, (1, 2))
+    print("bytes left:", sum(size for pointer, size in tensors().items() if pointer not in before))
+    return code
 
 
 def weights(run: Path) -> dict[str, Any]:
@@ -94,3 +127,15 @@ def test_damaged_weights_are_refused(folder: Path, tmp_path: Path) -> None:
     (fate,) = run_ranks(_chain, 1, parts=str(folder / "parts"), runs=str(tmp_path), stages=(2,))
     assert fate.code == FAILED, report([fate])
     assert "is not the file that its run wrote" in fate.output
+
+
+def test_a_signal_between_stages_stops_before_the_next(folder: Path, tmp_path: Path) -> None:
+    fates = run_ranks(_chain_with_a_signal_between, 2, parts=str(folder / "parts"), runs=str(tmp_path))
+    assert [f.code for f in fates] == [REQUEUE, REQUEUE], report(fates)
+    assert (tmp_path / "stage1" / "done").exists()
+    assert not (tmp_path / "stage2" / "checkpoints").exists()
+
+
+def test_a_stage_that_has_ended_leaves_its_memory(folder: Path, tmp_path: Path) -> None:
+    outputs = run_distributed(_chain_then_count, 2, parts=str(folder / "parts"), runs=str(tmp_path))
+    assert all("bytes left: 0" in output for output in outputs), outputs

@@ -314,9 +314,54 @@ def test_a_failed_copy_is_told_and_stops_nothing(
     assert problem_of(tmp_path / "here" / "step-00000001") is None
 
 
+def test_a_damaged_manifest_among_the_copies_is_neither_counted_nor_deleted(tmp_path: Path) -> None:
+    writer = saver(tmp_path / "here", Retention(1, 0, 0), background="always", upload=str(tmp_path / "there"))
+    for step in (1, 2):
+        writer.save({"w": torch.zeros(5)}, state(step))
+        writer.wait()
+    damaged = tmp_path / "there" / "step-00000002" / MANIFEST
+    damaged.write_text('{"format": 2, "st')
+    for step in (3, 4):
+        writer.save({"w": torch.zeros(5)}, state(step))
+        writer.wait()
+    assert Upload(str(tmp_path / "there")).names() == ["step-00000002", "step-00000004"]
+    assert damaged.exists()
+
+
+def test_any_error_of_the_thread_that_saves_is_raised_where_training_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise KeyError("a fault of a library")
+
+    monkeypatch.setattr(Upload, "_put", broken)
+    writer = saver(tmp_path / "here", background="always", upload=str(tmp_path / "there"))
+    writer.save({"w": torch.zeros(5)}, state(1))
+    with pytest.raises(CheckpointError, match="step 1 was not finished: KeyError: 'a fault of a library'"):
+        writer.wait()
+
+
 def test_copies_to_the_same_folder_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="name another place"):
-        open_upload(str(tmp_path / "run" / "checkpoints"), tmp_path / "run")
+    run = tmp_path / "exp" / "stage1"
+    for place in (run, run / "checkpoints", tmp_path):
+        with pytest.raises(CheckpointError, match="name another place"):
+            open_upload(str(place), run)
+
+
+def test_stages_with_one_place_for_copies_leave_each_others_alone(tmp_path: Path) -> None:
+    def stage(number: int) -> tuple[Path, Upload]:
+        output = tmp_path / "exp" / f"stage{number}"
+        upload = open_upload(str(tmp_path / "there") + "/", output)
+        assert upload is not None
+        return output / "checkpoints", upload
+
+    for number, steps in ((1, (5, 6)), (2, (1, 2))):
+        folder, upload = stage(number)
+        assert newest_anywhere(folder, ALONE, upload, print) is None
+        for step in steps:
+            Saver(folder, ALONE, Retention(1, 0, 0), "never", upload, 30).save({"w": torch.zeros(5)}, state(step))
+    assert [stage(n)[1].names() for n in (1, 2)] == [["step-00000006"], ["step-00000002"]]
+    assert (tmp_path / "there" / "exp" / "stage1" / "step-00000006" / MANIFEST).exists()
 
 
 # -------------------------------------------------------------------------------------------------------- the recipe

@@ -13,6 +13,7 @@ from pipeline.config import DataConfig, DatasetConfig, LlmConfig, ModelConfig, O
 from pipeline.engine import (
     CHECKOUT,
     accumulation_steps,
+    check_card,
     check_optimizer,
     dtype_name,
     first_host,
@@ -104,6 +105,12 @@ def test_types_and_stage() -> None:
     assert zero_stage({"zero_optimization": {"stage": 3}}) == 3
     with pytest.raises(ConfigError, match="fp16"):
         dtype_name({"fp16": {"enabled": True}})
+
+
+def test_a_rank_without_a_card_of_its_own_is_told_how_to_get_one() -> None:
+    check_card(3, 4)
+    with pytest.raises(ConfigError, match=r"local rank 3 sees 1 GPU\(s\).*--gpus-per-node"):
+        check_card(3, 1)
 
 
 def test_more_processes_than_micro_batches_are_refused() -> None:

@@ -78,6 +78,19 @@ def test_a_time_limit_is_a_stop_request(monkeypatch: pytest.MonkeyPatch) -> None
     assert not never.is_set
 
 
+def test_a_later_stage_has_no_more_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1_000_000.0
+    monkeypatch.setattr("pipeline.resilience.time.time", lambda: now)
+    monkeypatch.setenv("SLURM_JOB_END_TIME", str(int(now) + 4000))
+    stop = StopRequest().at_the_latest(3000.0, 300.0)
+    now += 2900
+    stop.at_the_latest(3000.0, 300.0)
+    assert not stop.warning, "the margin is of the job's whole time"
+    assert not stop.is_set
+    now += 101
+    assert stop.is_set
+
+
 def test_a_margin_as_long_as_the_job_leaves_time_to_train(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1_000_000.0
     monkeypatch.setattr("pipeline.resilience.time.time", lambda: now)

@@ -1,10 +1,12 @@
 """A recipe that takes the speaker vectors of another extractor than the one that packed the data."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
-from pipeline.config import DataConfig, DatasetConfig, Recipe, RegistrationConfig, TrainerConfig
+from pipeline.config import DataConfig, DatasetConfig, Recipe, RegistrationConfig, TrainerConfig, load_recipe
 from pipeline.engine import Ranks
 from pipeline.evaluation.generate import Job, open_test_set
 from pipeline.prompts import Mode, PromptTokenizer
@@ -14,10 +16,13 @@ from shards.errors import ConfigError, DataError
 from shards.extractors import log_mel, unit_norm
 from shards.index import open_dataset
 from shards.reader import read_sample
+from tests.support.damage import Damage
+from tests.support.datasets import make_dataset
 from tests.support.manifests import make_manifest
 from tests.support.speech import PitchExtractor
 from tests.support.tiny import TEXTS, TinyBase, make_tokenizer, model_config
 
+ROOT = Path(__file__).resolve().parents[3]
 RANKS = Ranks(0, 1, 0, torch.device("cpu"))
 
 
@@ -114,3 +119,20 @@ def test_vectors_that_are_not_there_stop_the_run_before_it_begins(packed, tokeni
             StageData(recipe(packed, "mean", "mean-of-frames"), RANKS, tokenizer)
     finally:
         path.write_bytes(data)
+
+
+def test_samples_that_validation_cannot_read_are_told(tmp_path, capsys):
+    tokenizer = PromptTokenizer.from_folder(make_tokenizer(tmp_path / "llm", TEXTS))
+    dataset = make_dataset(tmp_path / "d", samples=24, samples_per_shard=8)
+    for row in range(4):
+        Damage(dataset, 1, row).flip_payload_byte()
+    settings = load_recipe(
+        ROOT / "launch" / "recipes" / "tiny" / "stage2.yaml",
+        ["data.workers=0", f"model.extractor={dataset.made_with()}"],
+    )
+    settings.data.train = settings.data.validation = [DatasetConfig(path=str(tmp_path / "d"))]
+    steps = list(StageData(settings, RANKS, tokenizer).validation())
+    lines = [line for line in capsys.readouterr().out.splitlines() if "replaced" in line]
+    assert steps
+    assert lines
+    assert all(line.startswith("WARNING validation step ") for line in lines), lines

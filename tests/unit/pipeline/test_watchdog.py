@@ -98,3 +98,18 @@ def test_nccl_leaves_a_flight_record(tmp_path: Path) -> None:
     assert env["TORCH_NCCL_DUMP_ON_TIMEOUT"] == "1"
     assert env["TORCH_FR_DUMP_TEMP_FILE"].startswith(str(tmp_path))
     assert int(env["TORCH_NCCL_HEARTBEAT_TIMEOUT_SEC"]) > 900
+
+
+def test_a_hang_leaves_what_nccl_remembers(tmp_path: Path) -> None:
+    """Played by a function of torch's name: this torch may have no NCCL."""
+    result = run(f"""
+import time, torch
+from pathlib import Path
+from pipeline.watchdog import Watchdog
+torch._C._distributed_c10d._dump_nccl_trace = lambda: b"collectives"
+with Watchdog(60, 0.3, Path({str(tmp_path)!r})).watching(str) as dog:
+    dog.beat("step 7", warm=True)
+    time.sleep(50)
+""")
+    assert result.returncode == FAILED, result.stderr
+    assert (tmp_path / "nccl-rank-0").read_bytes() == b"collectives"

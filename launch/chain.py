@@ -20,6 +20,9 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # this checkout wins over any other package called pipeline or shards
+
+from pipeline.engine import free_port  # noqa: E402
+
 BIN = Path(sys.executable).parent
 STAGES = (1, 2, 3, 4)
 ENVIRONMENT = {
@@ -135,7 +138,7 @@ def stage_steps(out: Path, how: Training) -> Iterator[Step]:
         yield Step(
             f"stage {n}: train",
             (str(BIN / "deepspeed"), "--num_accelerators", str(how.processes))
-            + ("--master_port", str(29500 + os.getpid() % 400))
+            + ("--master_port", str(free_port()))
             + (str(ROOT / "launch" / "train.py"), str(recipe), f"root={out}", *own)
             + ((f"seed={how.seed}",) if how.seed is not None else ()),
             out / "exp" / f"stage{n}" / "done",

@@ -240,6 +240,8 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         recipe = OmegaConf.to_object(merged)
     except MissingMandatoryValue as e:
         raise ConfigError(f"{path}: {e.full_key} has no value; set it in the recipe or as an override") from e
+    except OmegaConfBaseException as e:  # ${…} of what is not there
+        raise ConfigError(f"{path}: {e.full_key}: {str(e.msg or e).splitlines()[0]}") from e
     assert isinstance(recipe, Recipe)
     check(recipe, str(path))
     return recipe
@@ -316,7 +318,10 @@ def _layers(path: Path) -> list[tuple[str, DictConfig]]:
 def _override(text: str) -> tuple[str, DictConfig]:
     if "=" not in text:
         raise ConfigError(f"override {text!r} is not of the form section.key=value")
-    return f"override {text!r}", OmegaConf.from_dotlist([text])
+    try:
+        return f"override {text!r}", OmegaConf.from_dotlist([text])
+    except Exception as e:  # of its YAML parser, or of its own grammar
+        raise ConfigError(f"override {text!r}: {' '.join(str(e).split())}") from e
 
 
 def _merge(base: DictConfig, where: str, layer: DictConfig) -> DictConfig:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from pipeline.stages import CORRECTION, MODULES, STAGES, stage_of
@@ -10,6 +11,45 @@ from shards.errors import ConfigError
 
 if TYPE_CHECKING:
     from pipeline.config import DataConfig, Recipe, RegistrationConfig, TrainerConfig
+
+LEAST_ONE = (
+    "trainer.max_steps",
+    "trainer.log_every",
+    "trainer.validate_every",
+    "trainer.save_every",
+    "trainer.keep_last",
+    "trainer.max_bad_steps",
+    "data.micro_batches_per_step",
+    "data.max_positions",
+    "data.max_frames",
+    "data.window_shards",
+    "data.prefetch_steps",
+    "model.projector.stride",
+    "model.projector.layers",
+    "model.projector.heads",
+    "model.lora.r",
+    "model.speaker_dim",
+)
+NOT_BELOW_ZERO = (
+    "trainer.validation_batches",
+    "trainer.keep_best",
+    "trainer.keep_every",
+    "data.workers",
+    "data.speaker_questions",
+    "data.max_consecutive_replacements",
+    "data.shard_cache_gb",
+    "optimizer.start_lr",
+    "optimizer.final_lr",
+    "optimizer.warmup_steps",
+    "optimizer.weight_decay",
+    "optimizer.clip",
+)
+ABOVE_ZERO = (
+    "optimizer.peak_lr",
+    "optimizer.eps",
+    "trainer.start_timeout_seconds",
+    "trainer.timeout_seconds",
+)
 
 
 def check(r: Recipe, where: str) -> None:
@@ -33,8 +73,7 @@ def check(r: Recipe, where: str) -> None:
     if r.model.encoder.type not in ("sensevoice", "whisper"):
         problems.append(f"model.encoder.type is {r.model.encoder.type!r}, must be sensevoice or whisper")
     problems += _data_problems(r.data)
-    if r.data.micro_batches_per_step < 1:
-        problems.append("data.micro_batches_per_step must be at least 1")
+    problems += _size_problems(r)
     problems += _trainer_problems(r.trainer)
     for module, factor in r.optimizer.lr_factors.items():
         if module not in MODULES or not factor > 0:
@@ -46,6 +85,23 @@ def check(r: Recipe, where: str) -> None:
         )
     if problems:
         raise ConfigError(f"{where}: " + "; ".join(problems))
+
+
+def _size_problems(r: Recipe) -> list[str]:
+    """Numbers that are too small to mean anything; not-a-number is one."""
+    bounds = (
+        (LEAST_ONE, "at least 1", lambda v: v >= 1),
+        (NOT_BELOW_ZERO, "a number that is not below 0", lambda v: 0 <= v < math.inf),
+        (ABOVE_ZERO, "a number above 0", lambda v: 0 < v < math.inf),
+    )
+    problems = []
+    for keys, wanted, fits in bounds:
+        values = [(key, attrgetter(key)(r)) for key in keys]
+        problems += [f"{key} is {value}, must be {wanted}" for key, value in values if not fits(value)]
+    betas = r.optimizer.betas
+    if len(betas) != 2 or not all(0 <= b < 1 for b in betas):
+        problems.append(f"optimizer.betas is {betas}; two numbers from 0 to below 1 are wanted")
+    return problems
 
 
 def _trainer_problems(t: TrainerConfig) -> list[str]:
@@ -60,8 +116,6 @@ def _trainer_problems(t: TrainerConfig) -> list[str]:
         for name, (value, known) in choices.items()
         if value not in known
     ]
-    if t.keep_last < 1:
-        problems.append("trainer.keep_last must be at least 1: a run that keeps no checkpoint cannot go on")
     if t.best_by != "loss" and not t.decode_clips:
         problems.append(f"trainer.best_by is {t.best_by}, but trainer.decode_clips is 0: nothing is decoded")
     if not 0 < t.validation_share <= 1:
@@ -88,8 +142,6 @@ def _registration_problems(registration: RegistrationConfig) -> list[str]:
 def _data_problems(data: DataConfig) -> list[str]:
     """Contradictions of mixture, curriculum and augmentation."""
     problems = []
-    if data.speaker_questions < 0:
-        problems.append(f"data.speaker_questions is {data.speaker_questions}; 0 asks none")
     steps = [p.from_step for p in data.curriculum]
     if steps != sorted(set(steps)) or any(s < 1 for s in steps):
         problems.append(f"data.curriculum begins at steps {steps}; they must be 1 or more and ascend")

@@ -16,6 +16,7 @@ corpora=$1 recipes=$2 out=$3
 IFS=, read -ra tests <<<"$4"
 shift 4
 here=launch/slurm
+[ "$corpora" = - ] || [ -r "$corpora" ] || { echo "$corpora cannot be read: a file with a line for each dataset, or -" >&2; exit 2; }
 mkdir -p "$LOGS"
 
 submit() { # submit AFTER OPTION… : prints the job's number
@@ -25,7 +26,7 @@ submit() { # submit AFTER OPTION… : prints the job's number
 }
 
 after=""
-while [ "$corpora" != - ] && read -ra line; do
+while [ "$corpora" != - ] && { read -ra line || [ ${#line[@]} -gt 0 ]; }; do
   case ${line[0]-} in "" | "#"*) continue ;; esac
   job=$(submit "" "${PACK_SBATCH[@]}" --output="$LOGS/%x-%A_%a.out" --array="0-$((PACK_TASKS - 1))" $here/pack.sbatch "${line[@]}")
   echo "pack ${line[1]}: job $job"

@@ -300,7 +300,7 @@ class Loader:
         try:
             result = next(loaded, None)
         except RuntimeError as e:
-            if "DataLoader worker" not in str(e):
+            if not any(words in str(e) for words in ("DataLoader worker", "Pin memory thread exited")):
                 raise
             raise TrainingError(_worker_died(str(e))) from e
         except (ConnectionError, EOFError, FileNotFoundError) as e:

@@ -129,8 +129,8 @@ class Stream:
     def next(self, max_seconds: float | None = None) -> MicroBatch | None:
         """The next micro-batch; None when done. A window that begins now leaves out samples beyond ``max_seconds``."""
         while not self.done:
-            if self.position == 0:
-                self.max_seconds = max_seconds
+            if self.position == 0 and max_seconds != self.max_seconds:
+                self.max_seconds, self._ready = max_seconds, None
             ready, carried = self._ready = self._ready or self._plan_window()
             batch = ready[self.position] if self.position < len(ready) else None  # None: all of the window is carried
             self._empty_epoch &= batch is None
@@ -140,6 +140,15 @@ class Stream:
             if batch is not None:
                 return batch
         return None
+
+    def pass_empty(self, max_seconds: float | None) -> None:
+        """Between windows: pass over those of this epoch that hold nothing, so that its end is not seen too late."""
+        while self.position == 0 and not self.between_epochs:
+            self.max_seconds = max_seconds
+            ready, carried = self._ready = self._plan_window()
+            if ready:
+                return
+            self._advance(carried)
 
     def state_dict(self) -> dict[str, Any]:
         """Where the stream stands, as JSON."""
@@ -344,14 +353,23 @@ class Plan:
                 stream.load_state_dict(saved)
 
     def _phase(self, step: int) -> PhaseConfig:
-        """The phase of the curriculum that this step (from 1) lies in."""
-        begun = [p for p in self.settings.data.curriculum if p.from_step <= step]
-        return begun[-1] if begun else PhaseConfig(from_step=1)
+        """The phase of the curriculum that this step (from 1) lies in; where its datasets have ended, the next one."""
+        phases = [PhaseConfig(from_step=1), *self.settings.data.curriculum]
+        begun = sum(p.from_step <= step for p in phases[1:])
+        return next((p for p in phases[begun:] if self._live(p)), phases[begun])
+
+    def _live(self, phase: PhaseConfig) -> list[Stream]:
+        """Datasets that a phase draws from and that have not ended."""
+        weights = self._weights(phase)
+        return [s for s in self.streams if not s.done and weights[s.number] > 0]
+
+    def _weights(self, phase: PhaseConfig) -> list[float]:
+        return phase.weights or [s.share.weight for s in self.streams]
 
     def _next(self, counter: int, phase: PhaseConfig, ended: set[int]) -> MicroBatch | None:
         """Micro-batch number ``counter`` of the run: of the dataset whose share of [0, 1) the counter falls into."""
-        weights = phase.weights or [s.share.weight for s in self.streams]
-        live = [s for s in self.streams if not s.done and weights[s.number] > 0 and s.number not in ended]
+        weights = self._weights(phase)
+        live = [s for s in self._live(phase) if s.number not in ended]
         while live:
             place = (self._offset + counter * _GOLDEN) % 1.0 * sum(weights[s.number] for s in live)
             for stream in live:
@@ -359,8 +377,10 @@ class Plan:
                 if place < 0:
                     break
             batch = stream.next(phase.max_seconds)
-            if self.settings.data.align_epochs and stream.between_epochs:
-                ended.add(stream.number)
+            if self.settings.data.align_epochs:
+                stream.pass_empty(phase.max_seconds)
+                if stream.between_epochs:
+                    ended.add(stream.number)
             if batch is not None:
                 return batch
             live = [s for s in live if not s.done and s.number not in ended]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
+from shards.errors import DataError, StorageError
 from shards.index import Dataset
 from shards.reader import Place, locate
 
@@ -24,10 +26,12 @@ class ReadAhead:
         return {"_pool": None, "_begun": {}}
 
     def announce(self, dataset: Dataset, rows: Iterable[tuple[int, int]]) -> None:
-        """Begin to read samples, given as (shard, row). An index that cannot be read is told by :meth:`take`."""
+        """Begin to read samples, given as (shard, row). One that cannot be located is told by :meth:`take`."""
         for shard, row in rows:
-            place = locate(dataset, shard, row)
-            if (id(dataset), shard, row) not in self._begun:
+            if (id(dataset), shard, row) in self._begun:
+                continue
+            with contextlib.suppress(DataError, StorageError):
+                place = locate(dataset, shard, row)
                 self._begun[id(dataset), shard, row] = place, self._threads.submit(place.read, dataset.storage)
 
     def take(self, dataset: Dataset, shard: int, row: int) -> tuple[Place, bytes]:

@@ -177,4 +177,6 @@ def read_exclude_list(path: str | Path) -> frozenset[str]:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except OSError as e:
         raise PlanError(f"exclude list {path}: {e.strerror or e}; correct data.train[].exclude") from e
+    except UnicodeDecodeError as e:
+        raise PlanError(f"exclude list {path}: not UTF-8 ({e}); write it as UTF-8") from e
     return frozenset(text for line in lines if (text := line.split("#", 1)[0].strip()))

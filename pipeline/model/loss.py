@@ -83,4 +83,4 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = ctx.saved_tensors
-        return gradient * grad_outputs[0].to(gradient.dtype), None, None, None, None
+        return gradient * grad_outputs[0], None, None, None, None  # a scalar of fp32 makes no fp32 of a bf16 tensor

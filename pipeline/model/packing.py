@@ -145,7 +145,10 @@ def _rows(*heads: Tensor) -> tuple[Tensor, ...]:
 def _by_flash_attn(q: Tensor, k: Tensor, v: Tensor, dropout: float, scale: float | None, segments: Segments) -> Tensor:
     q, k, v = _rows(q, k, v)
     bounds, longest = segments.cu_seqlens, segments.max_length
-    out: Tensor = _flash_attn()(q, k, v, bounds, bounds, longest, longest, softmax_scale=scale, causal=True)
+    exact = torch.are_deterministic_algorithms_enabled()  # the package does not ask torch
+    out: Tensor = _flash_attn()(
+        q, k, v, bounds, bounds, longest, longest, softmax_scale=scale, causal=True, deterministic=exact
+    )
     return out.unsqueeze(0)
 
 

@@ -141,3 +141,37 @@ def test_the_site_as_it_is_trains_the_recipe_as_it_is() -> None:
     for stage in range(1, 5):
         recipe = load_recipe(ROOT / "launch" / "recipes" / "speakerlm-7b" / f"stage{stage}.yaml")
         assert ranks <= recipe.data.micro_batches_per_step
+
+
+def submitted(lab: Path, corpora: Path) -> subprocess.CompletedProcess[str]:
+    """`submit_all.sh` with an `sbatch` that numbers its jobs; what it was called with is in LAB/called."""
+    lab.mkdir()
+    sbatch = lab / "sbatch"
+    sbatch.write_text('#!/bin/bash\necho "sbatch $*" >> "$LAB/called"\nwc -l < "$LAB/called"\n')
+    sbatch.chmod(0o755)
+    env = {**os.environ, "PATH": f"{lab}:{os.environ['PATH']}", "LAB": str(lab), "PYTHON": sys.executable}
+    site = lab / "site.sh"
+    site.write_text(f"source launch/slurm/site.sh\nLOGS={lab}/logs\n")
+    command = ["launch/slurm/submit_all.sh", str(corpora), "launch/recipes/tiny", str(lab / "scores"), "test"]
+    env |= {"SPEAKERLM_SITE": str(site), "STAGES": "1"}
+    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_every_line_of_the_corpora_is_packed(tmp_path: Path) -> None:
+    corpora = tmp_path / "corpora.txt"
+    corpora.write_text("# manifest, dataset\n\nm/one d/one --enrol e\nm/two d/two")  # no newline at the end
+    done = submitted(tmp_path / "lab", corpora)
+    assert done.returncode == 0, done.stderr
+    called = (tmp_path / "lab" / "called").read_text().splitlines()
+    assert [line.split("pack.sbatch ")[1] for line in called if "pack.sbatch" in line] == [
+        "m/one d/one --enrol e",
+        "m/two d/two",
+    ]
+    assert "afterok:1:2" in called[2]
+
+
+def test_corpora_that_are_not_there_submit_nothing(tmp_path: Path) -> None:
+    done = submitted(tmp_path / "lab", tmp_path / "corpora.txt")
+    assert done.returncode == 2
+    assert "corpora.txt cannot be read" in done.stderr
+    assert not (tmp_path / "lab" / "called").exists()

@@ -11,12 +11,14 @@ import sys
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
 from pipeline.data.loader import Loader, SampleReader
 from pipeline.prompts import Mode, PromptTokenizer
 from shards.errors import DataError, PlanError, SpeakerError, StorageError, TrainingError
+from shards.index import index_from_bytes, index_to_bytes, open_dataset
 from tests.support.datasets import make_dataset
 from tests.support.planning import make_data, packed_plan, samples_of
 from tests.support.tiny import TEXTS, make_tokenizer
@@ -225,14 +227,42 @@ def test_a_killed_worker_is_told(dataset, tokenizer):
         list(itertools.islice(loader, 200))
 
 
-@pytest.mark.parametrize("error", [ConnectionResetError(104, "reset"), ConnectionRefusedError(), EOFError()])
+def test_an_index_row_that_is_wrong_is_replaced_where_bytes_are_read_ahead_too(tmp_path, tokenizer, monkeypatch):
+    dataset = make_dataset(tmp_path / "d", samples=24, samples_per_shard=8)
+    packed_plan([dataset], tokenizer)  # counts its tokens, while the index is right
+    path = dataset.shards[1].index
+    table, record = index_from_bytes(dataset.storage.read(path), path)
+    rows = table.to_pylist()
+    rows[2]["flac_offset"] = 10**12
+    made = pa.Table.from_pylist(rows, schema=table.schema)
+    dataset.storage.write_atomic(path, index_to_bytes(made, record))
+    replaced = {}
+    for remote in (False, True):
+        opened = open_dataset(tmp_path / "d")
+        if remote:
+            monkeypatch.setattr(opened.storage, "local_path", lambda _: None)
+        steps = list(make_loader([opened], tokenizer, packed_plan([opened], tokenizer)))
+        replaced[remote] = [f.key for s in steps for f in s.stats.replaced]
+    assert len(replaced[False]) == 1
+    assert replaced[True] == replaced[False]
+
+
+RESULTS_LOST = [
+    ConnectionResetError(104, "reset"),
+    ConnectionRefusedError(),
+    EOFError(),
+    RuntimeError("Pin memory thread exited unexpectedly"),
+]
+
+
+@pytest.mark.parametrize("error", RESULTS_LOST)
 def test_a_worker_that_is_killed_while_it_hands_over_is_told(dataset, tokenizer, error):
     def broken():
         raise error
         yield
 
     loader = make_loader([dataset], tokenizer, packed_plan([dataset], tokenizer, epochs=None), workers=1)
-    with pytest.raises(TrainingError, match=r"DataLoader worker.*data\.workers"):
+    with pytest.raises(TrainingError, match=r"(DataLoader worker|Pin memory thread).*data\.workers"):
         loader._next(broken())
 
 

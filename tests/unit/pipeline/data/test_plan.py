@@ -226,6 +226,39 @@ def test_a_curriculum_leaves_long_samples_out_of_the_windows_of_its_phase() -> N
         assert list(itertools.islice(plan, 3)) == steps[stop + 1 : stop + 4]
 
 
+def test_a_phase_whose_datasets_have_ended_gives_way_to_the_next() -> None:
+    sources = make_source(40, name="one"), make_source(30, name="two")
+    shares = [DatasetConfig(path="one", epochs=1), DatasetConfig(path="two", epochs=2)]
+    data = make_data(curriculum=[PhaseConfig(1, [1.0, 0.0]), PhaseConfig(10_000)])
+    steps = list(make_plan(*sources, shares=shares, data=data, epochs=None))
+    assert Counter(p.dataset for p in samples_of(steps)) == {0: 40, 1: 60}
+    last_of_one = max(i for i, s in enumerate(steps) if any(b and b.dataset == 0 for b in s.micro_batches))
+    for stop in (last_of_one - 1, last_of_one, last_of_one + 1):
+        plan = make_plan(*sources, shares=shares, data=data, epochs=None)
+        plan.load_state_dict(json.loads(json.dumps(steps[stop].state)))
+        assert list(plan) == steps[stop + 1 :]
+
+
+def test_an_aligned_epoch_ends_though_its_last_windows_are_empty() -> None:
+    """Shards of the source that hold only long samples are windows without a micro-batch."""
+    source = make_source(120)
+    rows = source.rows
+    source.rows = lambda shard: [replace(r, num_samples=30 * 16_000) if shard % 2 else r for r in rows(shard)]
+    data = make_data(
+        align_epochs=True, micro_batches_per_step=3, window_shards=1, curriculum=[PhaseConfig(1, max_seconds=20.0)]
+    )
+    steps = list(itertools.islice(make_plan(source, data=data, epochs=None), 60))
+    for a, b in itertools.pairwise(steps):
+        epochs = [{p.epoch for p in samples_of([s])} for s in (a, b)]
+        assert len(epochs[0]) == 1
+        assert a.state["epoch_ended"] == (epochs[0] != epochs[1])
+    assert sum(s.state["epoch_ended"] for s in steps) >= 4
+    for stop in range(0, 20):
+        plan = make_plan(source, data=data, epochs=None)
+        plan.load_state_dict(json.loads(json.dumps(steps[stop].state)))
+        assert list(itertools.islice(plan, 3)) == steps[stop + 1 : stop + 4]
+
+
 def test_aligned_epochs_end_with_a_step() -> None:
     data = make_data(align_epochs=True, micro_batches_per_step=3)
     alone = list(itertools.islice(make_plan(make_source(60), data=data, epochs=None), 40))

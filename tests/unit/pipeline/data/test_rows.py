@@ -46,6 +46,13 @@ def test_more_hours_than_there_are_is_an_error():
         Selection(make_source(30), 1, 5.0)
 
 
+def test_an_exclude_list_that_is_not_utf8_is_named(tmp_path):
+    listed = tmp_path / "exclude.txt"
+    listed.write_bytes("José".encode("latin-1"))
+    with pytest.raises(PlanError, match=r"exclude\.txt: not UTF-8"):
+        read_exclude_list(listed)
+
+
 def test_keys_sessions_and_speakers_can_be_excluded(tmp_path):
     source = make_source(300)
     listed = tmp_path / "exclude.txt"

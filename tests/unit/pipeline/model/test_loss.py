@@ -59,6 +59,18 @@ def test_bf16_is_close(head: torch.nn.Linear) -> None:
     assert abs(out.item() / expected.item() - 1) < 0.01
 
 
+def test_a_factor_of_the_loss_is_not_rounded_to_bf16(head: torch.nn.Linear) -> None:
+    """1001 is 1000 in bf16."""
+    targets, gradients = torch.randint(0, 500, (50,)), {}
+    hidden = torch.randn(50, 32).bfloat16()
+    for factor in (1.0, 1001.0):
+        leaf = hidden.clone().requires_grad_()
+        (token_losses_sum(head.bfloat16(), leaf, targets) * factor).backward()
+        gradients[factor] = leaf.grad
+    assert gradients[1001.0].dtype == torch.bfloat16
+    assert torch.equal(gradients[1001.0], (gradients[1.0].float() * 1001).bfloat16())
+
+
 def test_a_trained_head_is_refused(head: torch.nn.Linear) -> None:
     head.requires_grad_(True)
     with pytest.raises(ModelError, match="output layer"):

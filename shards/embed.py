@@ -22,11 +22,14 @@ from shards.extractors import load_extractor
 from shards.features import feature_readers
 from shards.index import Dataset, ShardInfo, open_dataset
 from shards.manifests import RECORDINGS
-from shards.pack import file_sha256
+from shards.pack import file_sha256, line_of
+from shards.packer import stop_above
 from shards.parts import LineTable, Parts, read_recordings
 from shards.speakers import build_bank
-from shards.vectors import about, bank_paths, sidecar_path, to_bytes
+from shards.vectors import about, bank_paths, sidecar_path, skipped_clips_path, to_bytes
 from shards.workers import spread
+
+SKIPPED = "skipped_clips"  # in a sidecar's metadata, beside what it was made from
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,6 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--extractor", required=True, help="name of a speaker embedding extractor")
     add("--devices", default="cpu", metavar="DEVICE[,DEVICE]", help="cpu, or cuda:0,cuda:1 …; a process each")
     add("--readers", type=int, default=0, help="processes that read audio, for each device (0: the device's own)")
+    add("--max-bad-share", type=float, default=0.01, help="share of samples or speakers without usable enrolment clips")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -46,17 +50,21 @@ def run(args: argparse.Namespace) -> int:
 
     dataset = open_dataset(args.dataset)
     job, table, parts = plan(args, dataset)
-    missing = [s for s, info in enumerate(dataset.shards) if not job.done(dataset, info)]
+    made = [job.made(dataset, info) for info in dataset.shards]
+    missing = [s for s, skipped in enumerate(made) if skipped is None]
+    clips = dict.fromkeys(line_of(c) for skipped in made for c in skipped or ())
     work = ((s, table.offsets(parts.lines(int(dataset.shards[s].name.rpartition("-")[2])))) for s in missing)
     with tqdm(total=len(missing), unit="shard", disable=None) as bar:
-        for _ in spread(partial(Worker, job), args.devices.split(","), work):
+        for skipped in spread(partial(Worker, job), args.devices.split(","), work):
+            clips |= dict.fromkeys(map(line_of, skipped))
             bar.update()
     bank = bank_paths(args.extractor)
     if missing or not dataset.storage.exists(bank[0]):
         with Worker(job, args.devices.split(",")[0]) as worker:
-            worker.make_bank(bank)
+            clips |= dict.fromkeys(map(line_of, worker.make_bank(bank)))
+        dataset.storage.write_atomic(skipped_clips_path(args.extractor), b"".join(clips))
     told = {"command": "embed", "dataset": dataset.url, "extractor": args.extractor, "shards": len(dataset.shards)}
-    print(json.dumps(told | {"skipped": len(dataset.shards) - len(missing)}))
+    print(json.dumps(told | {"skipped": len(dataset.shards) - len(missing), "skipped_clips": len(clips)}))
     return 0
 
 
@@ -71,20 +79,23 @@ class Job:
     extractor: str
     about: dict[str, Any]  # goes into every sidecar, with the shard's sha256
     readers: int
+    max_bad_share: float
 
     def describe(self, shard: ShardInfo) -> dict[str, Any]:
         """Metadata of a shard's sidecar."""
         return self.about | {"shard_sha256": shard.sha256}
 
-    def done(self, dataset: Dataset, shard: ShardInfo) -> bool:
-        """Whether the sidecar is there and made from the same."""
+    def made(self, dataset: Dataset, shard: ShardInfo) -> list[dict[str, str]] | None:
+        """The clips that a shard's sidecar passed over; None where it is not there, or made from something else."""
         path = sidecar_path(shard.name, self.extractor)
         if not dataset.storage.exists(path):
-            return False
+            return None
         try:
-            return about(dataset.storage.read(path), path) == self.describe(shard)
+            found = about(dataset.storage.read(path), path)
         except ShardError:
-            return False  # damaged: work to be done again
+            return None  # damaged: work to be done again
+        skipped: list[dict[str, str]] = found.pop(SKIPPED, [])
+        return skipped if found == self.describe(shard) else None
 
 
 def plan(args: argparse.Namespace, dataset: Dataset) -> tuple[Job, LineTable, Parts]:
@@ -107,7 +118,7 @@ def plan(args: argparse.Namespace, dataset: Dataset) -> tuple[Job, LineTable, Pa
     extractor = load_extractor(args.extractor)
     made = {"extractor": extractor.id, "extractor_sha256": extractor.sha256, "dim": extractor.dim}
     made |= {"enrol_sha256": config["enrol_sha256"], "seed": config["seed"]}
-    job = Job(dataset.url, args.manifest, enrol, config["seed"], args.extractor, made, args.readers)
+    job = Job(dataset.url, args.manifest, enrol, config["seed"], args.extractor, made, args.readers, args.max_bad_share)
     return job, table, Parts(len(table), config["parts"], config["seed"])
 
 
@@ -126,12 +137,13 @@ class Worker:
     def __exit__(self, *error: object) -> None:
         self._stack.close()
 
-    def __call__(self, shard: int, offsets: Sequence[int]) -> int:
-        """Write the vectors of a shard; its number.
+    def __call__(self, shard: int, offsets: Sequence[int]) -> list[dict[str, str]]:
+        """Write the vectors of a shard; the enrolment clips that were passed over.
 
         Raises:
             ShardError: the manifest gives other samples than the shard holds.
-            SpeakerError, AudioError: enrolment speech that this extractor cannot use.
+            SpeakerError, AudioError: a sample's own speech, where there is no other, that this extractor cannot use.
+            DataError: of too many samples no enrolment clip can be used.
         """
         info = self.dataset.shards[shard]
         keys = self.dataset.index(shard)["key"].to_pylist()
@@ -139,12 +151,17 @@ class Worker:
         recordings = [r for r in read_recordings(self.job.manifest, offsets) if r.key in packed]
         if [r.key for r in recordings] != keys:
             raise ShardError(f"{self.dataset.url}/{info.index}: its samples are not those of this part of the manifest")
+        self.enroller.passed_over()  # what is listed from here on is of this shard
+        before = self.enroller.unenrolled
         self.enroller.prepare(recordings, self._features)
         vectors = [self.enroller.embed(r) for r in recordings]
-        data = to_bytes(keys, vectors, self.job.describe(info))
+        skipped = self.enroller.passed_over()
+        stop_above(int(self.job.max_bad_share * self.dataset.samples), self.enroller.unenrolled - before, skipped)
+        data = to_bytes(keys, vectors, self.job.describe(info) | {SKIPPED: skipped})
         self.dataset.storage.write_atomic(sidecar_path(info.name, self.job.extractor), data)
-        return shard
+        return skipped
 
-    def make_bank(self, paths: tuple[str, str]) -> None:
-        """Write the speaker bank."""
-        build_bank(self.enroller, self.dataset.storage, *paths, batched=True, features=self._features)
+    def make_bank(self, paths: tuple[str, str]) -> list[dict[str, str]]:
+        """Write the speaker bank; what was passed over for it."""
+        how: dict[str, Any] = {"batched": True, "features": self._features, "max_bad_share": self.job.max_bad_share}
+        return build_bank(self.enroller, self.dataset.storage, *paths, **how)

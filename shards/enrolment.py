@@ -6,6 +6,9 @@ until they make 2 s. A vector is the unit-normalised mean of a few clips' embedd
 
 No clip is used that the recording itself contains: not its own key, not a key in its `sources`, not the same span of
 the same session. Where a speaker has no other speech, the recording's own segments are used and counted.
+
+A clip that cannot be read, or gives no vector, is passed over for the speaker's next one, and listed; of joined
+utterances only the one that cannot be read is left out.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -78,6 +81,9 @@ class Enroller:
         self._clips: dict[str, list[Clip]] = {}
         self._vectors: OrderedDict[Clip, np.ndarray] = OrderedDict()
         self.own_speech = 0  # vectors for which there was no other speech than the recording's own
+        self.unenrolled = 0  # recordings with such a vector though there are clips: none of them can be used
+        self._unusable: dict[Clip, _Unusable] = {}  # clips that give no vector
+        self._passed_over: dict[Clip, _Unusable] = {}  # those that were wanted since they were last told
         for folder in manifests:
             self.speakers |= {s.speaker: s for s in read_speakers(folder)}
             for recording in read_manifest(folder):
@@ -94,11 +100,14 @@ class Enroller:
 
         Raises:
             SpeakerError: a speaker with less than 0.1 s of speech, here and elsewhere.
-            AudioError: enrolment audio that cannot be read.
+            AudioError: no enrolment audio that can be read, and the recording's own cannot either.
         """
         segments = sorted(recording.segments, key=lambda s: (s.start, s.end))  # as in the sample
         speakers = dict.fromkeys(s.speaker for s in segments)
-        return np.stack([self._vector(recording, speaker) for speaker in speakers]).astype(np.float16)
+        found = [self._vector(recording, speaker) for speaker in speakers]
+        self.own_speech += sum(own for _, own, _ in found)
+        self.unenrolled += any(unusable for *_, unusable in found)
+        return np.stack([vector for vector, *_ in found]).astype(np.float16)
 
     def clips(self, speaker: str) -> list[Clip]:
         """All enrolment clips of a speaker, in the seed's order."""
@@ -127,7 +136,7 @@ class Enroller:
     def prepare(self, recordings: Iterable[Recording], features: Features | None = None) -> None:
         """Embed all clips that these recordings need together, so that an accelerator gets them in batches.
 
-        A clip that cannot be read is left for :meth:`embed`, which says for which recording.
+        A clip that cannot be read is left for :meth:`embed`, which takes another one.
 
         Args:
             features: clips → what the extractor takes, or an error, in order; None loads them here, one by one.
@@ -135,7 +144,8 @@ class Enroller:
         wanted: dict[Clip, None] = {}
         for recording in recordings:
             for speaker in recording.speakers:
-                wanted |= dict.fromkeys(self._chosen(recording, speaker)[0])
+                clips = self._drawn(recording, speaker) or self._own(recording, speaker)
+                wanted |= dict.fromkeys(clips[:CLIPS_PER_VECTOR])
         self.prepare_clips(wanted, features)
 
     def prepare_clips(self, wanted: Iterable[Clip], features: Features | None = None) -> None:
@@ -150,26 +160,65 @@ class Enroller:
                 try:
                     vectors = self.extractor.embed_features([f for _, f in whole])
                     unit_norm(vectors)  # looks only: to divide once more would change the last bits
-                except SpeakerError:  # one of them gives no vector: taken one by one, `embed` names it
+                except SpeakerError:  # one of them gives no vector: taken one by one, `embed` passes it over
                     continue
                 for (clip, _), vector in zip(whole, vectors, strict=True):
                     self._keep(clip, vector)
 
-    def _vector(self, recording: Recording, speaker: str) -> np.ndarray:
-        chosen, own = self._chosen(recording, speaker)
-        self.own_speech += own
-        if own and sum(p.seconds for p in chosen[0]) < MIN_SECONDS:
-            raise SpeakerError(f"{recording.key}: {speaker} has less than {MIN_SECONDS} s of speech to enrol from")
-        return self.mean(chosen)
+    def usable(self, clips: Iterable[Clip], count: int) -> list[Clip]:
+        """The first `count` clips that give a vector; what is left out is told by :meth:`passed_over`."""
+        return list(islice((part for clip in clips if (part := self._usable_part(clip))), count))
 
-    def _chosen(self, recording: Recording, speaker: str) -> tuple[list[Clip], bool]:
-        """The clips that make a speaker's vector for a recording, and whether they are its own speech."""
-        clips = [c for c in self.clips(speaker) if not _contained(c, recording)][:CLIPS_PER_SPEAKER]
+    def passed_over(self) -> list[dict[str, str]]:
+        """Clips passed over since this was last asked: file, key and reason of each."""
+        told = [
+            {
+                "file": x.piece.audio,
+                "key": x.piece.key,
+                "reason": f"enrolment clip at {x.piece.start:.2f} s: {x.reason}",
+            }
+            for x in self._passed_over.values()
+        ]
+        self._passed_over = {}
+        return told
+
+    def _usable_part(self, clip: Clip) -> Clip:
+        """The clip; of joined pieces those that can be read; nothing where that gives no vector."""
+        if clip not in self._unusable:
+            try:
+                self._embedding(clip)
+            except DataError as error:
+                rest = tuple(piece for piece in clip if _can_be_read(piece))
+                lost = next((piece for piece in clip if piece not in rest), clip[0])
+                self._unusable[clip] = _Unusable(lost, str(error), rest if rest != clip else ())
+            else:
+                return clip
+        found = self._passed_over[clip] = self._unusable[clip]
+        return self._usable_part(found.rest) if found.rest else ()
+
+    def _vector(self, recording: Recording, speaker: str) -> tuple[np.ndarray, bool, bool]:
+        """A speaker's vector; whether it is of the recording's own speech, and that because no clip can be used."""
+        drawn = self._drawn(recording, speaker)
+        clips = self.usable(drawn, CLIPS_PER_VECTOR)
         if clips:
-            order = self._rng(recording.key, speaker).permutation(len(clips))[:CLIPS_PER_VECTOR]
-            return [clips[i] for i in order], False
-        own = _cut([p for s, p in _pieces_of(recording) if s == speaker], self._rng(recording.key, speaker))
-        return own[:CLIPS_PER_VECTOR], True
+            return self.mean(clips), False, False
+        own = self._own(recording, speaker)
+        if sum(p.seconds for p in own[0]) < MIN_SECONDS:
+            raise SpeakerError(f"{recording.key}: {speaker} has less than {MIN_SECONDS} s of speech to enrol from")
+        return self.mean(own[:CLIPS_PER_VECTOR]), True, bool(drawn)
+
+    def _drawn(self, recording: Recording, speaker: str) -> list[Clip]:
+        """Clips for a speaker's vector in a recording: those drawn for it, then what stands in for unusable ones.
+
+        The draw does not ask which ones are usable: it would depend on what this process has met before.
+        """
+        clips = [c for c in self.clips(speaker) if not _contained(c, recording)]
+        order = self._rng(recording.key, speaker).permutation(len(clips[:CLIPS_PER_SPEAKER]))
+        return [clips[i] for i in order] + clips[CLIPS_PER_SPEAKER:]
+
+    def _own(self, recording: Recording, speaker: str) -> list[Clip]:
+        """Clips of what the speaker says in the recording itself."""
+        return _cut([p for s, p in _pieces_of(recording) if s == speaker], self._rng(recording.key, speaker))
 
     def _embedding(self, clip: Clip) -> np.ndarray:
         if clip not in self._vectors:
@@ -188,6 +237,15 @@ class Enroller:
     def _rng(self, *words: str) -> np.random.Generator:
         digest = hashlib.sha256("\n".join(words).encode()).digest()
         return np.random.default_rng([self.seed, int.from_bytes(digest[:8], "big")])
+
+
+@dataclass(frozen=True)
+class _Unusable:
+    """A clip that gives no vector."""
+
+    piece: Piece  # which cannot be read
+    reason: str
+    rest: Clip  # the other pieces that were joined to it
 
 
 class _Voice:
@@ -218,6 +276,13 @@ def load_clip(clip: Clip) -> np.ndarray:
     if wave.size < MIN_CLIP_S * SAMPLE_RATE:
         return wave
     return wave[: wave.size // QUANTUM * QUANTUM]
+
+
+def _can_be_read(piece: Piece) -> bool:
+    try:
+        return bool(piece.load().size)
+    except DataError:
+        return False
 
 
 def load_features(clips: Sequence[Clip]) -> Iterator[np.ndarray | DataError]:

@@ -74,6 +74,8 @@ class ShardRecord:
     inputs: str = ""  # hash of all that determined the shard's bytes; another one means: pack it again
     quarantine: tuple[dict[str, str], ...] = ()  # {file, key, reason} of what was left out
     self_enrolled: int = 0  # speaker vectors made from the sample's own speech, for want of other speech
+    unenrolled: int = 0  # samples with such a vector because no enrolment clip of the speaker can be used
+    skipped_clips: tuple[dict[str, str], ...] = ()  # {file, key, reason} of enrolment clips passed over
 
 
 def tar_path(name: str) -> str:
@@ -103,7 +105,12 @@ def index_from_bytes(data: bytes, where: str) -> tuple[pa.Table, ShardRecord]:
     if metadata.pop("format_version") != FORMAT_VERSION:
         raise ShardError(f"{where}: index of another format version, this code reads {FORMAT_VERSION}; pack again")
     record = ShardRecord(
-        ShardInfo(**metadata["info"]), metadata["inputs"], tuple(metadata["quarantine"]), metadata["self_enrolled"]
+        ShardInfo(**metadata["info"]),
+        metadata["inputs"],
+        tuple(metadata["quarantine"]),
+        metadata["self_enrolled"],
+        metadata.get("unenrolled", 0),  # shards of earlier versions do not say these two
+        tuple(metadata.get("skipped_clips", ())),
     )
     table = table.replace_schema_metadata(None)
     if not table.schema.equals(INDEX_SCHEMA):

@@ -15,7 +15,7 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -29,6 +29,7 @@ from shards.packer import CORE, Packer, PartWorker, Result, stop_above
 from shards.parts import LineTable, Parts
 from shards.scan import remove_table, shared_table, stored_table
 from shards.storage import open_storage
+from shards.vectors import skipped_clips_path
 from shards.workers import spread
 
 QUARANTINE = "quarantine.jsonl"
@@ -70,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
     places = args.devices.split(",") if args.devices else [CORE] * args.workers
     readers = args.workers if args.devices else 0
     done = pack_parts(packer, table, parts, mine, places, readers=readers, max_bad_share=args.max_bad_share)
-    merged = merge(replace(packer, device=places[0]) if args.devices else packer, parts)
+    merged = merge(replace(packer, device=places[0]) if args.devices else packer, parts, args.max_bad_share)
     if merged:
         remove_table(packer.storage, packer.name)
     print(
@@ -84,6 +85,7 @@ def run(args: argparse.Namespace) -> int:
                 "hours": round(done.seconds / 3600, 4),
                 "quarantined": done.quarantined,
                 "self_enrolled": done.self_enrolled,
+                "skipped_clips": len(done.skipped_clips),
                 "merged": merged,
             }
         )
@@ -142,6 +144,8 @@ class Totals:
     seconds: float = 0.0
     quarantined: int = 0
     self_enrolled: int = 0
+    unenrolled: int = 0
+    skipped_clips: set[tuple[str, str]] = field(default_factory=set)  # file and reason
 
     def add(self, result: Result) -> None:
         """Count one part."""
@@ -150,6 +154,8 @@ class Totals:
         self.seconds += result.record.info.seconds
         self.quarantined += len(result.record.quarantine)
         self.self_enrolled += result.record.self_enrolled
+        self.unenrolled += result.record.unenrolled
+        self.skipped_clips |= {(c["file"], c["reason"]) for c in result.record.skipped_clips}
 
 
 def pack_parts(
@@ -165,7 +171,8 @@ def pack_parts(
     """Make these parts whole, by a process for each of these places, and `readers` more for each to read audio.
 
     Raises:
-        DataError: a larger share than `max_bad_share` of these parts' recordings is unusable. Whole parts stay.
+        DataError: a larger share than `max_bad_share` of these parts' recordings is unusable, or not enrolled because
+            the speaker's clips are. Whole parts stay.
     """
     from tqdm import tqdm
 
@@ -179,21 +186,26 @@ def pack_parts(
     ):
         for result in whole:
             done.add(result)
-            stop_above(max_bad, done.quarantined, result.record.quarantine)
+            record = result.record
+            stop_above(max_bad, done.quarantined + done.unenrolled, record.quarantine + record.skipped_clips)
             bar.set_postfix_str(f"{done.seconds / 3600:.1f} h, {done.quarantined} bad", refresh=False)
-            bar.update(result.record.info.samples + len(result.record.quarantine))
+            bar.update(record.info.samples + len(record.quarantine))
     return done
 
 
-def merge(packer: Packer, parts: Parts) -> bool:
-    """If all parts are whole, write what stands above them: quarantine list, speaker bank, ``dataset.json`` last.
+def merge(packer: Packer, parts: Parts, max_bad_share: float = 0.01) -> bool:
+    """If all parts are whole, write what stands above them: lists of what was left out, bank, ``dataset.json`` last.
 
     Returns False where parts are missing. Run twice, or by two tasks at once, it writes the same bytes.
+
+    Args:
+        max_bad_share: of the speakers, how many the bank may lack because none of their clips can be used.
     """
     storage = packer.storage
     before = storage.version(DATASET)
     shards: list[ShardInfo] = []
     self_enrolled = 0
+    clips: dict[bytes, None] = {}  # lines of the list; one clip is wanted by many parts
     with tempfile.TemporaryFile() as bad:  # of a large corpus these are millions
         for part in range(parts.count):
             record = packer.whole(part)
@@ -201,7 +213,8 @@ def merge(packer: Packer, parts: Parts) -> bool:
                 return False
             shards += [record.info] if record.info.samples else []
             self_enrolled += record.self_enrolled
-            bad.writelines(json.dumps(b, ensure_ascii=False).encode() + b"\n" for b in record.quarantine)
+            clips |= dict.fromkeys(line_of(c) for c in record.skipped_clips)
+            bad.writelines(line_of(b) for b in record.quarantine)
         if not shards:
             raise DataError(f"{packer.manifest}: not one recording could be packed; the shards' indexes say why")
         if _merged(packer, shards):
@@ -212,11 +225,19 @@ def merge(packer: Packer, parts: Parts) -> bool:
     if packer.enroller is not None:
         from shards.speakers import build_bank
 
-        build_bank(packer.enroller, storage, batched=packer.device is not None)
+        of_bank = build_bank(packer.enroller, storage, batched=packer.device is not None, max_bad_share=max_bad_share)
+        clips |= dict.fromkeys(line_of(c) for c in of_bank)
+        with storage.create(skipped_clips_path(None), wait=True) as out:
+            out.write(b"".join(clips))
     storage.clean(tar_path(f"{packer.name}-").removesuffix(".tar"))
     about = provenance(packer) | {"self_enrolled": self_enrolled}
     storage.commit(DATASET, dataset_json(packer.name, shards, about), before)
     return True
+
+
+def line_of(told: dict[str, str]) -> bytes:
+    """Of a list of what was left out."""
+    return json.dumps(told, ensure_ascii=False).encode() + b"\n"
 
 
 def _merged(packer: Packer, shards: list[ShardInfo]) -> bool:

@@ -112,24 +112,31 @@ class Packer:
             features: reads what the extractor of a device takes; None reads it here.
 
         Raises:
-            DataError: more than `max_bad` recordings of it are unusable. Nothing is left of the part.
+            DataError: more than `max_bad` recordings of it are unusable, or cannot be enrolled from other speech than
+                their own because those clips are. Nothing is left of the part.
             StorageError: the output failed.
         """
         record = self.whole(part)
         if record:
             return Result(part, record, skipped=True)
-        before = self.enroller.own_speech if self.enroller else 0
-        if self.enroller and self.device:
-            self.enroller.prepare(read_recordings(self.manifest, offsets), features)
+        enroller = self.enroller
+        before = (enroller.own_speech, enroller.unenrolled) if enroller else (0, 0)
+        if enroller:
+            enroller.passed_over()  # what is listed from here on is of this part
+            if self.device:
+                enroller.prepare(read_recordings(self.manifest, offsets), features)
         with ShardWriter(self.storage, self.shard_name(part), inputs=self.inputs(part)) as writer:
             for recording in read_recordings(self.manifest, offsets):
                 try:
-                    writer.write(make_sample(recording, self.enroller, decode_copied=self.decode_copied))
+                    writer.write(make_sample(recording, enroller, decode_copied=self.decode_copied))
                 except (AudioError, ManifestError, SpeakerError) as error:
                     bad = {"file": recording.audio, "key": recording.key, "reason": str(error)}
                     writer.quarantine.append(bad)
-                    stop_above(max_bad, len(writer.quarantine), writer.quarantine)
-            writer.self_enrolled = self.enroller.own_speech - before if self.enroller else 0
+                writer.unenrolled = enroller.unenrolled - before[1] if enroller else 0
+                if (count := len(writer.quarantine) + writer.unenrolled) > max_bad:
+                    stop_above(max_bad, count, writer.quarantine + (enroller.passed_over() if enroller else []))
+            if enroller:
+                writer.self_enrolled, writer.skipped_clips = enroller.own_speech - before[0], enroller.passed_over()
         assert writer.record is not None
         return Result(part, writer.record, skipped=False)
 
@@ -191,10 +198,10 @@ def make_sample(recording: Recording, enroller: Enroller | None, *, decode_copie
 
 
 def stop_above(max_bad: int, count: int, examples: Sequence[dict[str, str]]) -> None:
-    """Raise :class:`DataError` where more recordings are quarantined than allowed."""
+    """Raise :class:`DataError` where more recordings are quarantined, or not enrolled, than allowed."""
     if count > max_bad:
         reasons = "; ".join(f"{b['key']}: {b['reason']}" for b in examples[:3])
         raise DataError(
-            f"{count} recordings cannot be used, {max_bad} are allowed: {reasons} …; "
+            f"{count} recordings cannot be used or enrolled, {max_bad} are allowed: {reasons} …; "
             "mend the input or raise --max-bad-share, and run again: whole shards are kept"
         )

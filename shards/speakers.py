@@ -167,22 +167,42 @@ def build_bank(
     *,
     batched: bool = False,
     features: Features | None = None,
-) -> None:
+    max_bad_share: float = 0.01,
+) -> list[dict[str, str]]:
     """Write ``speakers.npy`` and ``speakers.parquet`` (last) for all speakers with enrolment speech.
+
+    Returns the clips that were passed over and the speakers that were left out for want of others: file, key, reason.
 
     Args:
         batched: embed the clips of some speakers together, as an accelerator wants it.
         features: reads them then; None reads them here.
+        max_bad_share: of the speakers, how many may be left out; one always may.
+
+    Raises:
+        SpeakerError: nobody can be enrolled, or too many cannot. Nothing is written.
     """
     sessions = enroller.sessions()
     rows: list[dict[str, Any]] = []
     vectors = []
     heard = enroller.heard()
+    left_out: list[dict[str, str]] = []
+    allowed = max(1, int(max_bad_share * len(heard)))
+    enroller.passed_over()  # what is listed here is of the bank
     for number, speaker in enumerate(heard):
         if batched and number % SPEAKERS_AT_ONCE == 0:
             some = heard[number : number + SPEAKERS_AT_ONCE]
             enroller.prepare_clips((c for s in some for c in enroller.clips(s)[:CLIPS_PER_SPEAKER]), features)
-        clips = enroller.clips(speaker)[:CLIPS_PER_SPEAKER]
+        clips = enroller.usable(enroller.clips(speaker), CLIPS_PER_SPEAKER)
+        if not clips:
+            reason = f"{speaker} is left out of {table}: not one enrolment clip can be used"
+            left_out.append({"file": enroller.clips(speaker)[0][0].audio, "key": speaker, "reason": reason})
+            if len(left_out) > allowed:
+                raise SpeakerError(
+                    f"{len(left_out)} of {len(heard)} speakers have no enrolment clip that can be used, {allowed} may "
+                    f"lack one: {speaker}: {enroller.passed_over()[-1]['reason']}; mend the audio, or raise "
+                    "--max-bad-share, and run again: whole shards are kept"
+                )
+            continue
         vectors.append(enroller.mean(clips))
         info = enroller.speakers.get(speaker)
         rows.append(
@@ -198,13 +218,15 @@ def build_bank(
             }
         )
     if not rows:
-        raise SpeakerError("the enrolment manifests hold no speech of a single speaker; name others with --enrol")
+        why = "; ".join(b["reason"] for b in enroller.passed_over()[:3]) or "no speech of a single speaker"
+        raise SpeakerError(f"nobody can be enrolled from the enrolment manifests: {why}; name others with --enrol")
     buffer = io.BytesIO()
     np.save(buffer, np.stack(vectors).astype(np.float16))
     storage.write_atomic(vector_file, buffer.getvalue())
     metadata = {"extractor": enroller.extractor.id, "extractor_sha256": enroller.extractor.sha256}
     metadata[_SHA256.decode()] = hashlib.sha256(buffer.getbuffer()).hexdigest()
     storage.write_atomic(table, parquet.to_bytes(pa.Table.from_pylist(rows, SCHEMA).replace_schema_metadata(metadata)))
+    return enroller.passed_over() + left_out
 
 
 def node_folder() -> Path:

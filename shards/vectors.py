@@ -36,6 +36,12 @@ def bank_paths(extractor: str | None) -> tuple[str, str]:
     return f"speakers{end}.parquet", f"speakers{end}.npy"
 
 
+def skipped_clips_path(extractor: str | None) -> str:
+    """Path of the list of enrolment clips that gave this extractor no vector."""
+    end = f"-{extractor.partition('@')[0]}" if extractor else ""
+    return f"skipped-clips{end}.jsonl"
+
+
 def to_bytes(keys: Sequence[str], vectors: Sequence[np.ndarray], about: dict[str, Any]) -> bytes:
     """The sidecar; bytes are a function of the arguments. `about` holds ``dim``."""
     data = [np.ascontiguousarray(v, "<f2").tobytes() for v in vectors]

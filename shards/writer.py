@@ -44,7 +44,8 @@ class ShardWriter:
         self.storage, self.name = storage, name
         self._inputs = inputs
         self.quarantine: list[dict[str, str]] = []
-        self.self_enrolled = 0
+        self.self_enrolled = self.unenrolled = 0
+        self.skipped_clips: list[dict[str, str]] = []
         self.record: ShardRecord | None = None
         self._rows: list[dict[str, Any]] = []
         self._keys: set[str] = set()
@@ -97,7 +98,8 @@ class ShardWriter:
             bytes=self._file.count,
             sha256=self._file.sha256.hexdigest(),
         )
-        self.record = ShardRecord(info, self._inputs, tuple(self.quarantine), self.self_enrolled)
+        enrolment = (self.self_enrolled, self.unenrolled, tuple(self.skipped_clips))
+        self.record = ShardRecord(info, self._inputs, tuple(self.quarantine), *enrolment)
         table = pa.Table.from_pylist(self._rows, schema=INDEX_SCHEMA)
         self.storage.commit(index_path(self.name), index_to_bytes(table, self.record), self._before)
 

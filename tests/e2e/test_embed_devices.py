@@ -63,7 +63,7 @@ def test_embedding_on_devices_is_finished_after_a_kill_and_gives_the_bytes_of_on
     remove(packed)
     assert embed(shards_command, packed).wait(200) == 0
     whole = content(packed / "o", "*-campplus*")
-    assert len(whole) == 12 + 2
+    assert len(whole) == 12 + 3
     remove(packed)
     killed = embed(shards_command, packed, "--devices", "cpu,cpu", "--readers", "1")
     deadline = time.monotonic() + 150

@@ -47,7 +47,7 @@ def dataset(tmp_path, frames):
 
 
 def embed(dataset, *options, code=0):
-    manifest = dataset.parent / "m"
+    manifest = dataset.parent / ("n" if dataset.name == "long" else "m")
     command = ["embed", str(dataset), "--manifest", str(manifest), "--extractor", "frames", *options]
     assert main(command) == code
 
@@ -88,7 +88,7 @@ def test_the_clips_are_those_that_packing_draws(dataset, frames):
 def test_it_goes_on_where_it_was_interrupted(dataset, frames, capsys):
     embed(dataset)
     whole = sidecars(dataset)
-    assert len(whole) == 4 + 2
+    assert len(whole) == 4 + 3
     capsys.readouterr()
     embed(dataset)
     assert json.loads(capsys.readouterr().out)["skipped"] == 4
@@ -100,6 +100,24 @@ def test_it_goes_on_where_it_was_interrupted(dataset, frames, capsys):
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["skipped"] == 2
     assert sidecars(dataset) == whole
     assert max(frames.batches) > 1  # the clips of a shard come together
+
+
+def test_a_damaged_enrolment_clip_is_passed_over_and_listed(tmp_path, frames, capsys):
+    make_manifest(tmp_path / "n", 13, seconds=2.5)
+    dataset = tmp_path / "long"
+    assert main(["pack", str(tmp_path / "n"), str(dataset), "--samples-per-shard", "4"]) == 0
+    (tmp_path / "n" / "audio-006.wav").write_bytes(b"")
+    capsys.readouterr()
+    embed(dataset)
+    told = json.loads(capsys.readouterr().out)
+    listed = (dataset / "skipped-clips-frames.jsonl").read_text().splitlines()
+    assert told["skipped_clips"] == len(listed) >= 1
+    assert all("audio-006.wav" in line for line in listed)
+    whole = sidecars(dataset)
+    (dataset / "shards/n-000002.embeddings-frames.parquet").unlink()
+    embed(dataset)  # the list holds what the shards that were there passed over
+    assert sidecars(dataset) == whole
+    assert (dataset / "skipped-clips-frames.jsonl").read_text().splitlines() == listed
 
 
 def test_readers_in_processes_of_their_own_change_nothing(dataset):

@@ -122,18 +122,42 @@ def test_embedding_together_is_embedding_one_by_one(folder: Path) -> None:
     assert len(together._vectors) == held
 
 
-def test_a_clip_that_cannot_be_read_is_named_when_it_is_needed(folder: Path) -> None:
-    enroller = Enroller([folder], Frames())
+def test_a_clip_that_cannot_be_read_is_passed_over_and_listed(folder: Path) -> None:
+    """Others stand in, whatever was met before; of joined words only the one that is gone is left out."""
     (folder / "b0.flac").unlink()
-    recordings = [conversation(f"c{i}", "toy:b") for i in range(20)]
+    (folder / "a2.flac").write_bytes(b"")
+    recordings = [conversation(f"c{i}", "toy:a", "toy:b") for i in range(20)]
+    enroller = Enroller([folder], Frames())
     enroller.prepare(recordings)
-    assert len(enroller._vectors) == 1  # toy:b has two clips of four words each
-    with pytest.raises(AudioError, match=r"b0.flac: no such file"):
-        _ = [enroller.embed(r) for r in recordings]
+    for recording in recordings:
+        enroller.embed(recording)
+    used = {p.key for clip in enroller._vectors for p in clip}
+    assert not used & {"a2", "b0"}
+    assert len(used) == 3 + 7  # toy:b has nine words, in two clips of four
+    told = enroller.passed_over()
+    assert sorted((x["file"], x["key"]) for x in told) == [(f"{folder}/{k}.flac", k) for k in ("a2", "b0")]
+    assert any("b0.flac: no such file" in x["reason"] for x in told)
+    assert enroller.passed_over() == []
+    assert (enroller.own_speech, enroller.unenrolled) == (0, 0)
+    enroller.embed(recordings[7])
+    assert enroller.passed_over() == told  # for every shard that wanted it
 
 
-def test_a_vector_that_is_not_finite_is_named_by_its_clip(folder: Path) -> None:
-    """Named by clip, also where clips are embedded together."""
+def test_the_draw_does_not_depend_on_what_was_damaged_elsewhere(tmp_path: Path) -> None:
+    """A process that has met a damaged clip draws as one that has not."""
+    records = [speak(tmp_path, f"a{i}", "toy:a", 2.5, 150 + 40 * i) for i in range(8)]
+    write_manifest(tmp_path, records, [], {})
+    (tmp_path / "a3.flac").write_bytes(b"")
+    recordings = [conversation(f"c{k}", "toy:a") for k in range(12)]
+    enroller = Enroller([tmp_path], PitchExtractor())
+    together = [enroller.embed(r) for r in recordings]
+    assert len(enroller.passed_over()) == 1
+    for r, vectors in zip(recordings, together, strict=True):
+        assert np.array_equal(Enroller([tmp_path], PitchExtractor()).embed(r), vectors)
+
+
+def test_without_a_usable_clip_the_recording_enrols_itself_and_that_is_counted(folder: Path) -> None:
+    """Also where clips are embedded together, and one of them gives a vector that is not finite."""
 
     class Broken(Frames):
         def means(self, features: Sequence[np.ndarray]) -> np.ndarray:
@@ -141,8 +165,16 @@ def test_a_vector_that_is_not_finite_is_named_by_its_clip(folder: Path) -> None:
             return np.where(np.array([len(f) < 250 for f in features])[:, None], np.nan, vectors)
 
     enroller = Enroller([folder], Broken())
-    recordings = [conversation("c", "toy:a"), conversation("d", "toy:b")]
+    own = speak(folder / "more", "own", "toy:b", 4.0, 900)
+    recordings = [conversation("c", "toy:a"), own]
     enroller.prepare(recordings)
     assert np.isfinite(enroller.embed(recordings[0])).all()
-    with pytest.raises(SpeakerError, match=r"enrolment clip .*b\d.flac at 0.00 s: an embedding is zero or not finite"):
-        enroller.embed(recordings[1])
+    assert enroller.unenrolled == 0
+    assert np.isfinite(enroller.embed(own)).all()
+    assert (enroller.own_speech, enroller.unenrolled) == (1, 1)
+    reasons = [b["reason"] for b in enroller.passed_over()]
+    assert len(reasons) == 2
+    assert all("an embedding is zero or not finite" in r for r in reasons)
+    with pytest.raises(AudioError, match=r"/nowhere.flac: no such file"):
+        enroller.embed(conversation("d", "toy:b"))
+    assert (enroller.own_speech, enroller.unenrolled) == (1, 1)

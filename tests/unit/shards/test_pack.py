@@ -286,6 +286,37 @@ def test_speaker_vectors_and_bank(manifest, tmp_path, monkeypatch):
     assert content(tmp_path / "tasks") == content(tmp_path / "o")
 
 
+def test_a_damaged_recording_quarantines_no_other_one(manifest, tmp_path, monkeypatch, capsys):
+    """It is enrolment speech of two speakers too: theirs is taken elsewhere, and the bank is whole."""
+    monkeypatch.setattr("shards.enrolment.load_extractor", lambda name: SyntheticExtractor())
+    make_manifest(manifest, 13, seconds=2.5)
+    (manifest / "audio-006.wav").write_bytes(b"")
+    pack(manifest, tmp_path / "o", "--max-bad-share", "0.1", speakers=True)
+    told = json.loads(capsys.readouterr().out)
+    assert (told["samples"], told["quarantined"]) == (12, 1)
+    listed = [json.loads(line) for line in (tmp_path / "o/skipped-clips.jsonl").read_text().splitlines()]
+    assert told["skipped_clips"] >= 1
+    assert all("audio-006.wav" in clip["reason"] for clip in listed)
+    assert len(open_dataset(tmp_path / "o").speakers) == 5
+    for task in (1, 0):
+        pack(manifest, tmp_path / "tasks", "--part", f"{task}/2", "--max-bad-share", "0.2", speakers=True)
+    assert content(tmp_path / "tasks") == content(tmp_path / "o")
+
+
+def test_enrolment_audio_that_is_not_there_stops_the_run(manifest, tmp_path, monkeypatch, capsys):
+    """Otherwise every vector would be of the sample's own speech, as by a folder that is not mounted."""
+    monkeypatch.setattr("shards.enrolment.load_extractor", lambda name: SyntheticExtractor())
+    shutil.copytree(manifest, tmp_path / "enrol")
+    edit(tmp_path / "enrol", lambda rows: [r | {"key": f"e-{r['key']}", "session": r["key"]} for r in rows])
+    for path in (tmp_path / "enrol").glob("audio-*"):
+        path.unlink()
+    pack(manifest, tmp_path / "o", "--enrol", str(tmp_path / "enrol"), "--max-bad-share", "0.2", speakers=True, code=1)
+    err = capsys.readouterr().err
+    assert "3 recordings cannot be used or enrolled, 2 are allowed" in err
+    assert "no such file" in err
+    assert not list((tmp_path / "o").rglob("*.tar"))
+
+
 def test_other_enrolment_is_another_dataset(manifest, tmp_path, monkeypatch):
     shutil.copytree(manifest, tmp_path / "enrol")
     monkeypatch.setattr("shards.enrolment.load_extractor", lambda name: SyntheticExtractor())

@@ -44,6 +44,33 @@ def test_bank_round_trip(folder: Path, tmp_path: Path) -> None:
         bank.row("toy:z")
 
 
+def test_a_damaged_clip_costs_the_bank_that_clip_only(folder: Path, tmp_path: Path) -> None:
+    (folder / "a1.flac").write_bytes(b"")
+    storage = open_storage(tmp_path / "dataset")
+    (told,) = build_bank(Enroller([folder], PitchExtractor()), storage)
+    assert told["file"] == str(folder / "a1.flac")
+    assert SpeakerBank.open(storage).ids == ["toy:a", "toy:b"]
+    assert pq.read_table(tmp_path / "dataset" / "speakers.parquet")["num_clips"].to_pylist() == [3, 2]
+
+
+def test_a_speaker_without_a_usable_clip_is_left_out_and_listed_but_not_many(folder: Path, tmp_path: Path) -> None:
+    for path in folder.glob("b*.flac"):
+        path.unlink()
+    storage = open_storage(tmp_path / "dataset")
+    told = build_bank(Enroller([folder], PitchExtractor()), storage)
+    assert SpeakerBank.open(storage).ids == ["toy:a"]
+    assert told[-1]["key"] == "toy:b"
+    assert "left out of speakers.parquet" in told[-1]["reason"]
+    for path in folder.glob("a*.flac"):
+        path.unlink()
+    other = open_storage(tmp_path / "other")
+    with pytest.raises(SpeakerError, match=r"2 of 2 speakers .*, 1 may lack one.*: no such file.*--max-bad-share"):
+        build_bank(Enroller([folder], PitchExtractor()), other)
+    with pytest.raises(SpeakerError, match=r"nobody can be enrolled .*: no such file"):
+        build_bank(Enroller([folder], PitchExtractor()), other, max_bad_share=1)
+    assert not (tmp_path / "other").exists()
+
+
 def test_a_damaged_bank_is_named(folder: Path, tmp_path: Path) -> None:
     storage = open_storage(tmp_path / "dataset")
     build_bank(Enroller([folder], PitchExtractor()), storage)

@@ -14,7 +14,7 @@ import soundfile
 import soxr
 
 from shards.errors import AudioError
-from shards.flac import stream_info, whole_samples, with_samples
+from shards.flac import STREAMINFO_BYTES, stream_info, whole_samples, with_samples
 from shards.sample import SAMPLE_RATE
 
 MAX_CHANNELS = 64  # more is not a microphone array but a damaged header
@@ -108,11 +108,12 @@ def load_flac(
     """:func:`load` as FLAC bytes and their number of samples.
 
     A whole file that is 16 kHz mono 16-bit FLAC already is copied byte for byte, after the checksums of its frames have
-    proved it whole; with `decode_copied` it is decoded as well. A length that its header leaves open is filled in.
+    proved it whole; with `decode_copied` it is decoded as well. A length that its header leaves open is filled in. What
+    lasts for `duration` to the sample is a whole file too: seconds in a manifest are rounded.
     """
-    if start == 0.0 and duration is None and channel in (None, 0) and str(path).lower().endswith(".flac"):
+    if start == 0.0 and channel in (None, 0) and str(path).lower().endswith(".flac"):
         try:
-            copied = _copy(path, decode_copied)
+            copied = _copy(path, duration, decode_copied)
         except AudioError as error:
             raise AudioError(f"{path}: {error}") from error
         if copied is not None:
@@ -121,22 +122,32 @@ def load_flac(
     return encode_flac(wave), len(wave)
 
 
-def _copy(path: str | Path, decode_it: bool) -> tuple[bytes, int] | None:
+def _copy(path: str | Path, duration: float | None, decode_it: bool) -> tuple[bytes, int] | None:
     """Content and number of samples of a file of the target form; None for another, or one that `load` must judge."""
     try:
         with io.FileIO(path) as file:
-            data = file.readall()
+            data = file.read(STREAMINFO_BYTES)
+            info = stream_info(data)
+            if info is None or (info.rate, info.channels, info.bits) != (SAMPLE_RATE, 1, 16):
+                return None
+            if info.samples and not _lasts(info.samples, duration):
+                return None  # a part of a file that may be hours long
+            data += file.readall()
     except OSError:
         return None
-    info = stream_info(data)
-    if info is None or (info.rate, info.channels, info.bits) != (SAMPLE_RATE, 1, 16):
-        return None
     samples = whole_samples(data, info)
+    if not info.samples and not _lasts(samples, duration):
+        return None
     if samples and not info.samples:
         data = with_samples(data, samples)
     if decode_it or not samples:
         return data, len(decode(data))  # or the error says what is wrong
     return data, samples
+
+
+def _lasts(samples: int, duration: float | None) -> bool:
+    """Whether so many samples are what a manifest means by `duration`."""
+    return duration is None or abs(duration * SAMPLE_RATE - samples) < 1
 
 
 def _read_soundfile(

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from shards.speakers import Enroller
 
 CORE = "core"  # a place that is no device
+PACKING = 2  # counts up where the same inputs give other bytes than before, so that one dataset is of one packing
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +80,7 @@ class Packer:
 
     def inputs(self, part: int) -> str:
         """Hash of all that determines a part's bytes, but for the audio files themselves."""
-        given = [FORMAT_VERSION, self.name, self.seed, self.manifest_sha256, part, self.parts]
+        given = [FORMAT_VERSION, PACKING, self.name, self.seed, self.manifest_sha256, part, self.parts]
         return hashlib.sha256(json.dumps([*given, self.extractor_sha256, self.enrol_sha256]).encode()).hexdigest()
 
     def whole(self, part: int) -> ShardRecord | None:
@@ -97,8 +98,8 @@ class Packer:
             return None  # a damaged index is work to be done again
         if record.inputs != self.inputs(part):
             raise ConfigError(
-                f"{self.out}/{index_path(name)} was packed from another manifest, seed or configuration; "
-                "give the same ones, name another output, or delete the shards"
+                f"{self.out}/{index_path(name)} was packed from another manifest, seed or configuration, "
+                "or by another version of this program; give the same ones, name another output, or delete the dataset"
             )
         tar = tar_path(name)
         if not self.storage.exists(tar) or self.storage.size(tar) != record.info.bytes:

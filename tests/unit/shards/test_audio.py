@@ -6,6 +6,7 @@ import soundfile
 
 from shards.audio import decode, encode_flac, load, load_flac
 from shards.errors import AudioError
+from shards.flac import with_samples
 from tests.support.manifests import tone
 
 
@@ -105,6 +106,28 @@ def test_flac_of_the_right_form_is_copied(tmp_path):
     assert (data, num_samples) == (path.read_bytes(), 16_000)
     assert data != encode_flac(load(path))  # so it was not encoded again by chance
     assert load_flac(path, channel=0)[0] == data
+
+
+@pytest.mark.parametrize("samples", [16_000, 48_047, 15_999])
+def test_flac_of_the_manifest_s_length_is_copied(tmp_path, samples):
+    """Prepared manifests say how long a file is, some of them rounded."""
+    path = tmp_path / "synthetic.flac"
+    soundfile.write(path, tone(4.0)[:samples], 16_000, subtype="PCM_16", compression_level=0.0)
+    for duration in (samples / 16_000, round(samples / 16_000, 4), samples / 16_000 + 3e-5):
+        assert load_flac(path, duration=duration) == (path.read_bytes(), samples)
+    for start, duration in ((0.0, (samples - 1) / 16_000), (0.1, samples / 16_000 - 0.1)):
+        data, num_samples = load_flac(path, start=start, duration=duration)
+        assert num_samples == round(duration * 16_000) == len(decode(data))
+    longer = load_flac(path, duration=samples / 16_000 + 0.04)[1]
+    assert longer == samples  # within the slack, and encoded again
+
+
+def test_flac_of_an_open_length_is_copied_where_it_lasts_as_long_as_the_manifest_says(tmp_path):
+    path = tmp_path / "synthetic.flac"
+    soundfile.write(path, tone(1.0), 16_000, subtype="PCM_16", compression_level=0.0)
+    whole = path.read_bytes()
+    path.write_bytes(with_samples(whole, 0))
+    assert load_flac(path, duration=1.0) == (whole, 16_000)
 
 
 def test_flac_of_another_form_or_in_part_is_encoded(tmp_path):

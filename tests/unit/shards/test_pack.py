@@ -180,6 +180,24 @@ def test_another_configuration_does_not_overwrite(manifest, tmp_path, capsys):
     assert content(tmp_path / "o") == before
 
 
+def test_shards_of_an_earlier_packing_are_not_added_to(manifest, tmp_path, monkeypatch, capsys):
+    """The same inputs gave other bytes then."""
+    monkeypatch.setattr("shards.packer.PACKING", 1)
+    pack(manifest, tmp_path / "o", "--part", "0/2")
+    monkeypatch.undo()
+    pack(manifest, tmp_path / "o", code=1)
+    assert "by another version of this program" in capsys.readouterr().err
+
+
+def test_flac_whose_length_the_manifest_says_is_copied(manifest, tmp_path):
+    wave = soundfile.read(manifest / "audio-000.flac")[0]
+    soundfile.write(manifest / "audio-000.flac", wave, 16_000, subtype="PCM_16", compression_level=0.0)
+    edit(manifest, lambda rows: [r | {"duration": 0.6} if r["key"] == "synthetic-000" else r for r in rows])
+    pack(manifest, tmp_path / "o")
+    tars = b"".join(p.read_bytes() for p in sorted((tmp_path / "o").rglob("*.tar")))
+    assert (manifest / "audio-000.flac").read_bytes() in tars
+
+
 def bad_recordings(manifest):
     """Six ways to be unusable, one each in the first six recordings."""
     soundfile.write(manifest / "many.wav", np.zeros((9000, 200)), 16_000)

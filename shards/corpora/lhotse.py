@@ -1,14 +1,17 @@
 """Lhotse manifests: whatever ``lhotse prepare …`` wrote, so every corpus that Lhotse has a recipe for.
 
 ROOT holds ``*cuts*.jsonl.gz``, or pairs ``NAME_recordings_PART.jsonl.gz`` and ``NAME_supervisions_PART.jsonl.gz`` (also
-plain ``.jsonl``); each becomes a manifest under PART. A recording's first channel is taken. What only Lhotse can render
-is left out and counted: mixed or padded cuts, recordings with transforms, audio that is no file.
+plain ``.jsonl``); each becomes a manifest under PART. Of its channels the first one is taken that all supervisions are
+on, as of an array; where there is none, as of a telephone call or of headsets, each channel with speech becomes a
+recording of its own, ``ID-CHANNEL``. Relative paths of audio are relative to ``--audio``, else to the
+current folder. What only Lhotse can render is left out and counted: mixed or padded cuts, recordings with transforms,
+audio that is no file.
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -43,11 +46,11 @@ def prepare(root: Path, out: Path, options: Options) -> list[Prepared]:
         if "cuts" in stem:
             name = _part(stem, "cuts")
             manifest = Generic(corpus, name, [], options, genders)
-            manifest.sessions = _of_cuts(path, manifest.audit, genders)
+            manifest.sessions = _Reader(options, manifest.audit, genders).of_cuts(path)
         elif "recordings" in stem and (other := files.get(stem.replace("recordings", "supervisions"))):
             name = _part(stem, "recordings")
             manifest = Generic(corpus, name, [], options, genders)
-            manifest.sessions = _of_pair(path, other, manifest.audit, genders)
+            manifest.sessions = _Reader(options, manifest.audit, genders).of_pair(path, other)
         else:
             continue
         found.append(manifest.prepared(name))
@@ -70,56 +73,85 @@ def _load(path: Path) -> Any:
     return () if loaded is None else loaded
 
 
-def _of_pair(recordings: Path, supervisions: Path, audit: Audit, genders: dict[str, str]) -> Iterator[Session]:
-    spoken: dict[str, list[Any]] = {}
-    for s in _load(supervisions):
-        spoken.setdefault(s.recording_id, []).append(s)
-    for recording in _load(recordings):
-        own = spoken.pop(recording.id, [])
-        source = _file(recording, audit)
-        if source is not None:
-            yield _session(recording.id, recording.id, source, own, genders, 0.0, None)
-    for name in spoken:
-        audit.skip("supervisions of a recording that is not there", name)
+class _Reader:
+    """Sessions of one manifest."""
+
+    def __init__(self, options: Options, audit: Audit, genders: dict[str, str]) -> None:
+        self.audio, self.audit, self.genders = options.audio or Path(), audit, genders
+
+    def of_pair(self, recordings: Path, supervisions: Path) -> Iterator[Session]:
+        """A session for each recording."""
+        spoken: dict[str, list[Any]] = {}
+        for s in _load(supervisions):
+            spoken.setdefault(s.recording_id, []).append(s)
+        for recording in _load(recordings):
+            own = spoken.pop(recording.id, [])
+            yield from self._sessions(recording.id, recording, recording.channel_ids, own, 0.0, None)
+        for name in spoken:
+            self.audit.skip("supervisions of a recording that is not there", name)
+
+    def of_cuts(self, path: Path) -> Iterator[Session]:
+        """A session for each cut."""
+        for cut in _load(path):
+            if type(cut).__name__ not in ("MonoCut", "MultiCut") or cut.recording is None:
+                self.audit.skip("cut that only Lhotse can render", f"{cut.id}: {type(cut).__name__}")
+            else:
+                channels = _channels(cut)
+                yield from self._sessions(cut.id, cut.recording, channels, cut.supervisions, cut.start, cut.duration)
+
+    def _sessions(
+        self,
+        key: str,
+        recording: Any,
+        channels: Sequence[int],
+        supervisions: Sequence[Any],
+        start: float,
+        duration: float | None,
+    ) -> Iterator[Session]:
+        if recording.transforms:
+            self.audit.skip("recording with transforms", recording.id)
+            return
+        groups = self._by_channel(key, channels, supervisions)
+        if len(groups) > 1:
+            self.audit.change("speech on several channels: a recording for each of them", key)
+        for channel, own in groups.items():
+            source = next((s for s in recording.sources if channel in s.channels), None)
+            if source is None or source.type != "file":
+                self.audit.skip("audio that is no file", f"{key}: {source.type if source else 'no source'}")
+                continue
+            yield Session(
+                key=key if len(groups) == 1 else f"{key}-{channel}",
+                audio=self.audio / source.source,
+                segments=tuple(RawSegment(s.speaker, s.start, s.start + s.duration, s.text or "") for s in own),
+                session=recording.id,
+                start=start,
+                duration=duration,
+                channel=source.channels.index(channel),
+                language=next((_LANGUAGES.get(s.language.lower(), s.language) for s in own if s.language), None),
+            )
+
+    def _by_channel(self, key: str, channels: Sequence[int], supervisions: Sequence[Any]) -> dict[int, list[Any]]:
+        """Channel to take → supervisions on it."""
+        there: list[tuple[Any, set[int]]] = []
+        for s in supervisions:
+            if s.speaker and s.gender:
+                self.genders.setdefault(s.speaker, s.gender[:1].lower())
+            if on := set(_channels(s)) & set(channels):
+                there.append((s, on))
+            else:
+                self.audit.skip("supervision on a channel that its recording or cut lacks", f"{key}: {s.id}")
+        common = set(channels).intersection(*(on for _, on in there))
+        if common:
+            return {min(common): [s for s, _ in there]}
+        groups: dict[int, list[Any]] = {}
+        for s, on in there:
+            groups.setdefault(min(on), []).append(s)
+        return dict(sorted(groups.items()))
 
 
-def _of_cuts(path: Path, audit: Audit, genders: dict[str, str]) -> Iterator[Session]:
-    for cut in _load(path):
-        if type(cut).__name__ not in ("MonoCut", "MultiCut") or cut.recording is None:
-            audit.skip("cut that only Lhotse can render", f"{cut.id}: {type(cut).__name__}")
-            continue
-        source = _file(cut.recording, audit)
-        if source is not None:
-            yield _session(cut.id, cut.recording.id, source, cut.supervisions, genders, cut.start, cut.duration)
-
-
-def _file(recording: Any, audit: Audit) -> tuple[Path, int] | None:
-    """File and channel in it of a recording's first channel."""
-    first = min(recording.sources, key=lambda s: min(s.channels), default=None)
-    if first is None or first.type != "file":
-        audit.skip("audio that is no file", f"{recording.id}: {first.type if first else 'no source'}")
-    elif recording.transforms:
-        audit.skip("recording with transforms", recording.id)
-    else:
-        return Path(first.source), 0
-    return None
-
-
-def _session(
-    key: str,
-    session: str,
-    source: tuple[Path, int],
-    supervisions: list[Any],
-    genders: dict[str, str],
-    start: float,
-    duration: float | None,
-) -> Session:
-    segments = tuple(RawSegment(s.speaker, s.start, s.start + s.duration, s.text or "") for s in supervisions)
-    for s in supervisions:
-        if s.speaker and s.gender:
-            genders.setdefault(s.speaker, s.gender[:1].lower())
-    language = next((_LANGUAGES.get(s.language.lower(), s.language) for s in supervisions if s.language), None)
-    return Session(key, source[0], segments, session, start, duration, source[1], language)
+def _channels(of: Any) -> list[int]:
+    """Of a supervision or a cut, which may name one or several."""
+    return [of.channel] if isinstance(of.channel, int) else list(of.channel)
 
 
 _LANGUAGES = {"chinese": "zh", "mandarin": "zh", "english": "en", "japanese": "ja", "german": "de", "french": "fr"}

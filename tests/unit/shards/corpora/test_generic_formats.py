@@ -248,6 +248,44 @@ def test_lhotse(tmp_path: Path) -> None:
     assert cuts.audit["skipped"] == {"cut that only Lhotse can render": 1, "recording with transforms": 1}
 
 
+def test_the_channel_that_lhotse_names_is_taken(tmp_path: Path) -> None:
+    """A call with a speaker on each channel, as cuts and as a pair; an array whose channels are files."""
+    from lhotse import CutSet, MonoCut, MultiCut, Recording, RecordingSet, SupervisionSegment, SupervisionSet
+    from lhotse.audio import AudioSource
+
+    root, sounds = tmp_path / "in", tmp_path / "sounds"
+    root.mkdir()
+    audio(sounds / "call.wav", 4, channels=2)
+    audio(sounds / "a/3.wav", 4)
+    call = Recording("call", [AudioSource("file", [0, 1], "call.wav")], 16_000, 64_000, 4.0, [0, 1])
+    files = [AudioSource("file", [c], f"a/{c}.wav") for c in (2, 3)]
+    array = Recording("array", files, 16_000, 64_000, 4.0, [2, 3])
+    left = SupervisionSegment("l", "call", 0.0, 2.0, 0, "LEFT", speaker="ann")
+    right = SupervisionSegment("r", "call", 2.0, 2.0, 1, "RIGHT", speaker="bob")
+    cuts = [MonoCut("c0", 0, 4, 0, [left, right], None, call), MonoCut("c1", 0, 4, 1, [right], None, call)]
+    CutSet.from_cuts([*cuts, MultiCut("both", 0, 4, [0, 1], [left, right], None, call)]).to_file(root / "cuts.jsonl")
+    heard = [SupervisionSegment(f"a{c[0]}", "array", 0.0, 2.0, c, "X", speaker="cyd") for c in ([2, 3], [3])]
+    RecordingSet.from_recordings([call, array]).to_file(root / "recordings_train.jsonl")
+    SupervisionSet.from_segments([left, right, *heard]).to_file(root / "supervisions_train.jsonl")
+    made = prepare("lhotse", root, tmp_path / "out", "--name", "c", "--audio", str(sounds))
+
+    def taken(name: str) -> dict[str, tuple[str, float]]:
+        """Key → texts, and the level of the channel that is packed."""
+        found = {}
+        for key, r in made[name].recordings.items():
+            wave = load(r.audio, channel=r.channel, start=r.start, duration=r.duration)
+            found[key] = (" ".join(text for _, text in made[name].texts(key)), round(float(wave.std()), 2))
+        return found
+
+    of_call = {"0": ("LEFT", 0.01), "1": ("RIGHT", 0.02)}
+    assert taken("all") == {f"{k}{c}": t for k in ("c", "both-") for c, t in of_call.items()}
+    assert taken("train") == {f"call-{c}": t for c, t in of_call.items()} | {"array": ("X", 0.01)}
+    assert made["train"].recordings["array"].audio.endswith("3.wav")
+    assert {r.session for r in made["all"].recordings.values()} == {"call"}
+    assert made["all"].audit["skipped"] == {"supervision on a channel that its recording or cut lacks": 1}
+    assert made["train"].audit["changed"]["speech on several channels: a recording for each of them"] == 1
+
+
 def test_what_another_recipe_of_lhotse_wrote(tmp_path: Path) -> None:
     """All the way from a corpus's own layout through `lhotse prepare` to a manifest here."""
     from lhotse.recipes import prepare_librispeech

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -13,7 +13,7 @@ import soundfile
 from tqdm import tqdm
 
 from shards.audio import load
-from shards.errors import AudioError
+from shards.errors import AudioError, DataError
 from shards.sample import SAMPLE_RATE
 
 SUFFIXES = (".wav", ".flac", ".opus", ".ogg", ".mp3", ".m4a", ".g722", ".gsm", ".sph", ".aac")
@@ -62,12 +62,24 @@ def with_info(
                 yield item, info
 
 
-def audio_by_stem(folder: Path, suffixes: Sequence[str] = SUFFIXES) -> dict[str, Path]:
-    """Name without suffix → file, for all audio under a folder; of two with one name the first in order of path."""
+def audio_by_stem(folder: Path, wanted: Container[str] | None = None) -> dict[str, Path]:
+    """Name without suffix → file, for all audio under a folder; of two forms beside each other the first by name.
+
+    Args:
+        wanted: names to look for; None: all.
+
+    Raises:
+        DataError: files of one name in different folders. Which is meant, nobody knows.
+    """
     found: dict[str, Path] = {}
     for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in suffixes:
-            found.setdefault(path.stem, path)
+        if path.suffix.lower() in SUFFIXES and (wanted is None or path.stem in wanted):
+            other = found.setdefault(path.stem, path)
+            if other.parent != path.parent:
+                raise DataError(
+                    f"{other} and {path}: two files of one name, by which their text is found; rename one, or name a "
+                    "folder that holds only one of them"
+                )
     return found
 
 

@@ -8,7 +8,8 @@ stretch of audio; what is in brackets may be left out::
     {"audio_filepath": "a/b.wav", "text": "hello", ["speaker": "ann", "offset": 0.0, "duration": …, "lang": "en"]}
 
 Paths are relative to the file's folder (or ``--audio``); times are seconds from ``start``. The second form, NeMo's, is
-one utterance. A line that is not of this form is left out and counted.
+one utterance. A line that is not of this form is left out and counted. Without ``session`` it is the file's name, which
+is then that of one file only; NeMo's is the path.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from shards.corpora import Options, Prepared
 from shards.corpora.audit import Audit
 from shards.corpora.generic import Generic, RawSegment, Session, corpus_name
 from shards.corpora.meetings import nothing_found
+from shards.errors import DataError
 from shards.textfiles import read_text
 
 
@@ -39,14 +41,24 @@ def prepare(root: Path, out: Path, options: Options) -> list[Prepared]:
 
 
 def _sessions(path: Path, audio: Path, audit: Audit) -> Iterator[Session]:
+    named: dict[str, str] = {}  # session that is called like its file → that file
     for number, line in enumerate(read_text(path).split("\n"), 1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
-            yield _nemo(row, audio) if "audio_filepath" in row else _own(row, audio)
+            session = _nemo(row, audio) if "audio_filepath" in row else _own(row, audio)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             audit.skip("line that is not of the form", f"{path}:{number}: {type(error).__name__}: {error}")
+            continue
+        if "audio_filepath" not in row and not row.get("session"):
+            file = str(row["audio"])
+            if named.setdefault(session.session, file) != file:
+                raise DataError(
+                    f"{path}:{number}: {named[session.session]} and {file} would both be session {session.session}; "
+                    'say by "session" whether they are one'
+                )
+        yield session
 
 
 def _own(row: dict[str, Any], audio: Path) -> Session:
@@ -76,7 +88,7 @@ def _nemo(row: dict[str, Any], audio: Path) -> Session:
         key=_key(row["audio_filepath"], start),
         audio=audio / str(row["audio_filepath"]),
         segments=(segment,),
-        session=Path(row["audio_filepath"]).stem,
+        session=_key(row["audio_filepath"], 0.0),
         start=start,
         duration=_number(row.get("duration")),
         language=row.get("lang"),

@@ -1,8 +1,9 @@
 """SegLST, STM, RTTM or TextGrid files with audio beside them.
 
 ROOT holds ``*.json`` or ``*.seglst`` (SegLST), ``*.stm``, ``*.rttm`` or ``*.TextGrid`` (a session each, a tier a
-speaker), in folders as deep as they like. Audio is found by the session's name, under ROOT or ``--audio``. Where a
-session is in several of them the first of this order counts, so that words win over mere turns. meeteval reads lines
+speaker), in folders as deep as they like. Audio is found by the session's name, under ROOT or ``--audio``; a name that
+two folders use is an error, since two meetings would become one. Where a session is in files of several of these kinds
+the first of this order counts, so that words win over mere turns. meeteval reads lines
 of STM and RTTM. From RTTM alone come recordings without words: to estimate pauses from, or to diarise. Gives one
 manifest, ``all``.
 """
@@ -19,7 +20,7 @@ from shards.corpora.audio_files import audio_by_stem
 from shards.corpora.audit import Audit
 from shards.corpora.generic import Generic, RawSegment, Session, corpus_name
 from shards.corpora.meetings import NOT_SPEAKERS, nothing_found
-from shards.errors import ManifestError
+from shards.errors import DataError, ManifestError
 from shards.textfiles import read_text
 from shards.textgrid import read_textgrid
 
@@ -40,7 +41,7 @@ def prepare(root: Path, out: Path, options: Options) -> list[Prepared]:
 def _sessions(files: list[Path], audio_folder: Path, audit: Audit) -> Iterator[Session]:
     order = list(_READERS)
     spoken: dict[str, list[RawSegment]] = {}
-    owner: dict[str, str] = {}
+    owner: dict[str, Path] = {}
     for path in sorted(files, key=lambda p: (order.index(p.suffix.lower()), p)):
         try:
             found = list(_READERS[path.suffix.lower()](path))
@@ -48,12 +49,18 @@ def _sessions(files: list[Path], audio_folder: Path, audit: Audit) -> Iterator[S
             audit.skip("transcript that cannot be read", f"{path}: {error}")
             continue
         for session in dict.fromkeys(session for session, _ in found):
-            if owner.setdefault(session, path.suffix) != path.suffix:
-                audit.skip(f"session of {path.suffix} that {owner[session]} has too", session)
+            first = owner.setdefault(session, path)
+            if first.suffix != path.suffix:
+                audit.skip(f"session of {path.suffix} that {first.suffix} has too", session)
+            elif first.parent != path.parent:
+                raise DataError(
+                    f"{first} and {path}: both are of session {session}; rename one and its audio, or prepare their "
+                    "folders one by one"
+                )
         for session, segment in found:
-            if owner[session] == path.suffix:
+            if owner[session].suffix == path.suffix:
                 spoken.setdefault(session, []).append(segment)
-    audio = audio_by_stem(audio_folder)
+    audio = audio_by_stem(audio_folder, spoken)
     for session, segments in sorted(spoken.items()):
         if session in audio:
             yield Session(session, audio[session], tuple(segments))

@@ -64,6 +64,24 @@ def test_speakers_of_sessions_are_unknown_persons(tmp_path: Path) -> None:
     assert {s.speaker: s.person for s in made.speakers.values()} == {"c:a:1": None, "c:b:1": None}
 
 
+def test_two_files_of_one_name_are_not_taken_for_one_session(tmp_path: Path, capsys) -> None:
+    segments = [{"speaker": "1", "start": 0, "end": 2, "text": "x"}]
+    for day in ("mon", "tue"):
+        audio(tmp_path / day / "m.wav", 3)
+    own = [{"audio": f"{day}/m.wav", "segments": segments} for day in ("mon", "tue")]
+    file = tmp_path / "m.jsonl"
+    file.write_text("\n".join(map(json.dumps, own)))
+    assert main(["prepare", "jsonl", str(file), str(tmp_path / "out"), "--session-speakers"]) == 1
+    assert "m.jsonl:2: mon/m.wav and tue/m.wav would both be session m" in capsys.readouterr().err
+    file.write_text("\n".join(json.dumps(row | {"session": "m"}) for row in own))
+    made = prepare("jsonl", file, tmp_path / "same", "--name", "c", "--session-speakers")["m"]
+    assert list(made.speakers) == ["c:m:1"]
+    nemo = [{"audio_filepath": f"{day}/m.wav", "text": "x", "speaker": "1"} for day in ("mon", "tue")]
+    file.write_text("\n".join(map(json.dumps, nemo)))
+    made = prepare("jsonl", file, tmp_path / "nemo", "--name", "c", "--session-speakers")["m"]
+    assert list(made.speakers) == ["c:mon/m:1", "c:tue/m:1"]
+
+
 def kaldi(root: Path) -> None:
     audio(root / "wav/rec1.wav", 10)
     audio(root / "wav/rec2.wav", 2)
@@ -125,6 +143,23 @@ def test_transcripts(tmp_path: Path) -> None:
         "speaker without speech": 1,
         "transcript that cannot be read": 1,
     }
+
+
+@pytest.mark.parametrize("kind", ["TextGrid", "stm", "audio"])
+def test_two_meetings_of_one_name_are_told_and_not_merged(tmp_path: Path, kind: str, capsys) -> None:
+    root = tmp_path / "in"
+    for day in ("mon", "tue"):
+        audio(root / day / "meeting.wav", 10)
+        (root / day / "other.wav").touch()  # two of one name that no transcript asks for
+        if kind == "TextGrid":
+            grid(root / day / "meeting.TextGrid", {"ann": [(1, 2, day)]})
+        elif kind == "stm" or day == "mon":
+            (root / day / "all.stm").write_text(f"meeting 1 ann 1 2 {day}\n")
+    assert main(["prepare", "transcripts", str(root), str(tmp_path / "out")]) == 1
+    name = {"TextGrid": "meeting.TextGrid", "stm": "all.stm", "audio": "meeting.wav"}[kind]
+    assert f"{root}/mon/{name} and {root}/tue/{name}: " in capsys.readouterr().err
+    made = prepare("transcripts", root / "mon", tmp_path / "mon", "--name", "t")["all"]
+    assert made.texts("meeting") == [("t:ann", "mon")]
 
 
 PYANNOTE = Wheel(

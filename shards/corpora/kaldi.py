@@ -48,6 +48,8 @@ def _sessions(folder: Path, audio: Path, audit: Audit) -> Iterator[Session]:
             audit.skip("audio that is a command", f"{recording}: {source}")
         elif recording in spoken:
             yield Session(recording, audio / source, tuple(spoken.pop(recording)))
+        else:
+            audit.skip("audio without an utterance that can be used", recording)
     for recording in spoken:
         audit.skip("utterances of a recording that wav.scp lacks, or that is a command", recording)
 
@@ -57,7 +59,11 @@ def _places(folder: Path, texts: dict[str, str], audit: Audit) -> Iterator[tuple
     if not (folder / "segments").is_file():
         yield from ((utterance, (utterance, 0.0, None)) for utterance in texts)
         return
-    for utterance, rest in read_table(folder / "segments").items():
+    places = read_table(folder / "segments")
+    for utterance in texts:
+        if utterance not in places:
+            audit.skip("text without a line of segments", utterance)
+    for utterance, rest in places.items():
         try:
             recording, start, end = rest.split()[:3]
             yield utterance, (recording, float(start), float(end) if float(end) != -1 else None)

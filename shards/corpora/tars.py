@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import Self
 
 from tqdm import tqdm
 
@@ -28,6 +29,20 @@ from shards.errors import AudioError
 from shards.storage import LocalStorage
 
 _TARS = (".tar", ".tar.gz", ".tgz")
+
+
+class _Strict(tarfile.TarInfo):
+    """tarfile takes a damaged header, and an end without the end mark, for the end of the archive."""
+
+    @classmethod
+    def fromtarfile(cls, archive: tarfile.TarFile) -> Self:
+        """The next member."""
+        try:
+            return super().fromtarfile(archive)
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]  # the end mark
+            raise
+        except tarfile.HeaderError as error:
+            raise tarfile.ReadError(f"{error} at byte {archive.offset}") from error
 
 
 def prepare(root: Path, out: Path, options: Options) -> list[Prepared]:
@@ -70,7 +85,7 @@ def _sessions(tars: list[Path], folder: Path, audit: Audit) -> Iterator[Session]
 
 
 def _read(path: Path, waiting: dict[str, _Parts], audit: Audit) -> Iterator[tuple[str, _Parts]]:
-    with tarfile.open(path, "r|*") as archive:
+    with tarfile.open(path, "r|*", tarinfo=_Strict) as archive:
         for member in archive:
             name = PurePosixPath(member.name)
             key, dot, suffix = name.name.partition(".")

@@ -87,7 +87,7 @@ def kaldi(root: Path) -> None:
     audio(root / "wav/rec2.wav", 2)
     (root / "wav.scp").write_text(f"rec1 {root}/wav/rec1.wav\nrec2 {root}/wav/rec2.wav\nrec3 sph2pipe x.sph |\n")
     (root / "segments").write_text("u1 rec1 0.5 2.5\nu2 rec1 2 4\nu3 rec2 0 -1\nu4 rec3 0 1\nu5 rec1 five 6\n")
-    (root / "text").write_text("u1 Hello\nu2 WORLD\nu3 三\nu4 four\nu5 five\n")
+    (root / "text").write_text("u1 Hello\nu2 WORLD\nu3 三\nu4 four\nu5 five\nu6 nowhere\n")
     (root / "utt2spk").write_text("u1 ann\nu2 bob\nu3 ann\nu4 cyd\nu5 ann\n")
     (root / "spk2gender").write_text("ann f\nbob M\n")
 
@@ -101,19 +101,25 @@ def test_kaldi(tmp_path: Path) -> None:
     assert made.audit["skipped"] == {
         "audio that is a command": 1,
         "line of segments that is not of the form": 1,
+        "text without a line of segments": 1,
         "utterances of a recording that wav.scp lacks, or that is a command": 1,
     }
 
 
 def test_kaldi_without_segments(tmp_path: Path) -> None:
     audio(tmp_path / "u1.wav", 2)
-    (tmp_path / "wav.scp").write_text(f"u1 {tmp_path}/u1.wav\n")
+    (tmp_path / "wav.scp").write_text(f"u1 {tmp_path}/u1.wav\nu3 {tmp_path}/u1.wav\n")
     (tmp_path / "text").write_text("u1 hello\nu2 gone\n")
     (tmp_path / "utt2spk").write_text("u1 ann\nu2 ann\n")
     made = prepare("kaldi", tmp_path, tmp_path / "out", "--name", "k")
     (manifest,) = made.values()
     assert manifest.texts("u1") == [("k:ann", "hello")]
     assert manifest.recordings["u1"].duration == 2.0
+    assert manifest.audit["skipped"] == {
+        "audio without an utterance that can be used": 1,
+        "utterances of a recording that wav.scp lacks, or that is a command": 1,
+    }
+    assert manifest.audit["examples"]["audio without an utterance that can be used"] == ["u3"]
 
 
 def test_transcripts(tmp_path: Path) -> None:
@@ -228,6 +234,22 @@ def test_wenet_tars(tmp_path: Path) -> None:
         "tar that cannot be read to its end": 1,
         "text without audio": 2,
     }
+
+
+@pytest.mark.parametrize("damage", ["a header", "cut at a member", "cut in a header"])
+def test_a_tar_that_is_damaged_in_the_middle_is_told(tmp_path: Path, damage: str) -> None:
+    """tarfile ends there, as if that were all."""
+    path = tmp_path / "in/w.tar"
+    tar(path, [(f"a{i}.{end}", b"x" if end == "txt" else wav_bytes(0.5)) for i in range(3) for end in ("txt", "wav")])
+    with tarfile.open(path) as archive:
+        place = archive.getmembers()[2].offset
+    data = bytearray(path.read_bytes())
+    data[place + 10] ^= 0x40
+    path.write_bytes({"a header": data, "cut at a member": data[:place]}.get(damage, data[: place + 100]))
+    made = prepare("tars", tmp_path / "in", tmp_path / "out", "--name", "w")["all"]
+    assert list(made.recordings) == ["a0"]
+    assert made.audit["skipped"] == {"tar that cannot be read to its end": 1}
+    assert f"at byte {place}" in made.audit["examples"]["tar that cannot be read to its end"][0]
 
 
 def test_emilia_tars(tmp_path: Path) -> None:

@@ -1,8 +1,9 @@
 """Tars of utterances: WeNet's (``KEY.txt``, ``KEY.wav``) and WebDataset's (``KEY.mp3``, ``KEY.json``, as Emilia has).
 
 ROOT is a tar or a folder of them, plain or compressed. A tar member has no path that a manifest could name, so the
-audio is written once more, as ``OUT/audio/TAR/KEY.flac`` (16 kHz mono, 16 bit). A json gives ``text`` and, where they
-are there, ``speaker`` and ``language``. Emilia's ``speaker`` is a cluster within a source and no identity: use
+audio is written once more, as ``OUT/audio/TAR/KEY.flac`` (16 kHz mono, 16 bit), and used again by later runs until the
+tar's size or time of change is another. A json gives ``text`` and, where they are there, ``speaker`` and ``language``.
+Emilia's ``speaker`` is a cluster within a source and no identity: use
 ``--session-speakers``, then each source (the key up to its last ``_W``) is a session. Gives one manifest, ``all``.
 """
 
@@ -29,6 +30,7 @@ from shards.errors import AudioError
 from shards.storage import LocalStorage
 
 _TARS = (".tar", ".tar.gz", ".tgz")
+_STAMP = "made-from"
 
 
 class _Strict(tarfile.TarInfo):
@@ -51,7 +53,7 @@ def prepare(root: Path, out: Path, options: Options) -> list[Prepared]:
     if not tars:
         raise nothing_found(root, "tar", f"files ending in {', '.join(_TARS)}")
     manifest = Generic(corpus_name(root, options), "all", [], options)
-    manifest.sessions = _sessions(tars, out / "audio", manifest.audit)
+    manifest.sessions = _sessions(root, tars, out / "audio", manifest.audit)
     return [manifest.prepared("all")]
 
 
@@ -69,9 +71,15 @@ class _Parts:
         return self.audio is not None and (self.text is not None or bool(self.meta))
 
 
-def _sessions(tars: list[Path], folder: Path, audit: Audit) -> Iterator[Session]:
+def _sessions(root: Path, tars: list[Path], folder: Path, audit: Audit) -> Iterator[Session]:
     for path in tqdm(tars, desc="tars", unit="tar", disable=None):
-        place = LocalStorage(folder / path.name.partition(".")[0])
+        below = Path() if path == root else path.parent.relative_to(root)  # tars of one name in two folders
+        place = LocalStorage(folder / below / path.name.partition(".")[0])
+        try:
+            _claim(place, path)
+        except OSError as error:
+            audit.skip("tar that cannot be read to its end", f"{path}: {error}")
+            continue
         waiting: dict[str, _Parts] = {}  # the two members of a key follow each other, in either order
         try:
             for key, parts in _read(path, waiting, audit):
@@ -82,6 +90,16 @@ def _sessions(tars: list[Path], folder: Path, audit: Audit) -> Iterator[Session]
             audit.skip("tar that cannot be read to its end", f"{path}: {error}")
         for key, parts in waiting.items():
             audit.skip("text without audio" if parts.audio is None else "audio without a text", f"{path}: {key}")
+
+
+def _claim(place: LocalStorage, path: Path) -> None:
+    """Make the folder this tar's: audio of another one, or of this one before it changed, goes."""
+    stat = path.stat()
+    mark = json.dumps([path.name, stat.st_size, stat.st_mtime_ns]).encode()
+    if not place.exists(_STAMP) or place.read(_STAMP) != mark:
+        for left in place.root.glob("*.flac"):
+            left.unlink()
+        place.write_atomic(_STAMP, mark)
 
 
 def _read(path: Path, waiting: dict[str, _Parts], audit: Audit) -> Iterator[tuple[str, _Parts]]:

@@ -252,6 +252,25 @@ def test_a_tar_that_is_damaged_in_the_middle_is_told(tmp_path: Path, damage: str
     assert f"at byte {place}" in made.audit["examples"]["tar that cannot be read to its end"][0]
 
 
+def test_audio_of_a_tar_is_used_again_until_the_tar_changes(tmp_path: Path) -> None:
+    def make(path: Path, text: str, seconds: float) -> None:
+        tar(path, [("a.txt", text.encode()), ("a.wav", wav_bytes(seconds))])
+
+    path = tmp_path / "in/w.tar"
+    make(path, "old", 0.5)
+    made = prepare("tars", tmp_path / "in", tmp_path / "out", "--name", "w")["all"]
+    written = Path(made.recordings["a"].audio).stat().st_mtime_ns
+    made = prepare("tars", tmp_path / "in", tmp_path / "out", "--name", "w")["all"]
+    assert Path(made.recordings["a"].audio).stat().st_mtime_ns == written
+    make(path, "new", 0.75)
+    made = prepare("tars", tmp_path / "in", tmp_path / "out", "--name", "w")["all"]
+    assert (made.texts("a"), made.recordings["a"].duration) == ([("w:unknown", "new")], 0.75)
+    make(tmp_path / "in/more/w.tar", "of that name elsewhere", 1.0)  # the first of two recordings with one key
+    made = prepare("tars", tmp_path / "in", tmp_path / "out", "--name", "w")["all"]
+    assert made.texts("a") == [("w:unknown", "of that name elsewhere")]
+    assert made.recordings["a"].duration == 1.0
+
+
 def test_emilia_tars(tmp_path: Path) -> None:
     """mp3 and json; the speaker is a cluster within its source."""
 

@@ -30,7 +30,7 @@ from shards.corpora import in_order
 from shards.corpora.fetch import sha256_of
 from shards.corpora.prepare import Summary
 from shards.errors import ConfigError, DataError
-from shards.manifests import RECORDINGS, Recording, SpeakerInfo, read_manifest, read_speakers, write_manifest
+from shards.manifests import RECORDINGS, SPEAKERS, Recording, SpeakerInfo, read_manifest, read_speakers, write_manifest
 from shards.rooms import Noise, Rooms, add_noise, convolve, open_noise, open_rooms
 from shards.sample import FORMAT_VERSION, SAMPLE_RATE
 from shards.statistics import read_statistics
@@ -136,12 +136,12 @@ def simulate(
     maker = _Maker(work)
     if count is None:
         count = _enough(maker, hours)
-    work.claim()
     counted, heard, known = Summary(), dict[str, SpeakerInfo](), {s.speaker: s for s in _speakers(sources)}
     seconds = 0.0
 
     def made() -> Iterator[Recording]:
         nonlocal seconds
+        work.claim()  # here the manifest is being written, which only one process can do
         for recording in tqdm(_run(maker, count, workers), name, count, unit="conversation", disable=None):
             seconds += recording.duration or 0.0
             heard.update((s, known[s]) for s in recording.speakers if s in known)
@@ -178,12 +178,13 @@ class _Work:
 
     def claim(self) -> None:
         """Make the folder this work's: what another one left there goes, what is this one's own is kept and used."""
-        hashes = [sha256_of(s / RECORDINGS) for s in self.sources]
+        hashes = [sha256_of(s / name) for s in self.sources for name in (RECORDINGS, SPEAKERS)]  # words, and persons
         avoid = hashlib.sha256(repr(sorted(self.avoid)).encode()).hexdigest()
         told = json.dumps([asdict(self.settings), self.seed, hashes, avoid, FORMAT_VERSION], sort_keys=True)
         stamp, storage = f"{self.name}.made-from", LocalStorage(self.folder)
         mark = hashlib.sha256(told.encode()).hexdigest().encode()
         if not storage.exists(stamp) or storage.read(stamp) != mark:
+            (self.folder.parent / RECORDINGS).unlink(missing_ok=True)  # it would name audio of this work as its own
             for path in self.folder.glob(f"*/{self.name}-*.flac"):
                 path.unlink()
             storage.write_atomic(stamp, mark)

@@ -2,6 +2,7 @@
 
 import hashlib
 import itertools
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,11 +14,12 @@ from shards.audio import load
 from shards.cli import main
 from shards.conversation import Layout, Settings, Sources, draw
 from shards.corpora.prepare import speech_and_overlap
-from shards.errors import ConfigError, DataError
-from shards.manifests import Recording, SpeakerInfo, read_manifest, read_speakers, write_manifest
+from shards.errors import ConfigError, DataError, StorageError
+from shards.manifests import RECORDINGS, SPEAKERS, Recording, SpeakerInfo, read_manifest, read_speakers, write_manifest
 from shards.rooms import add_noise, coloured_noise, convolve, open_noise, open_rooms, room_responses
 from shards.sample import SAMPLE_RATE, Segment
 from shards.simulate import check_disjoint, fingerprints, render, simulate
+from shards.storage import atomic_file
 from tests.support.manifests import tone
 
 SHORT = Settings(seconds=(0.0, 8.0), turns=(2, 5), utterances_per_turn=(1, 3), gain_db=0.0)
@@ -237,6 +239,43 @@ def test_an_interrupted_set_goes_on_and_another_setting_starts_anew(words: Path,
     simulate([words], out, replace(SHORT, noise="coloured"), count=5)
     noisy = content(out)
     assert all(noisy[k] != v for k, v in whole.items() if k.endswith("flac"))
+
+
+def test_another_person_behind_a_voice_starts_anew(words: Path, tmp_path: Path) -> None:
+    """Who is one person decides who may meet: the folder of a set is of its speakers.jsonl too."""
+    source = shutil.copytree(words, tmp_path / "words")
+    simulate([source], tmp_path / "o/set", SHORT, count=6)
+    told = (source / SPEAKERS).read_text()
+    (source / SPEAKERS).write_text(told.replace('"bob"', '"ann"'))
+    for out in ("o/set", "fresh/set"):
+        simulate([source], tmp_path / out, SHORT, count=6)
+    sets = [content(tmp_path / o / "set") for o in ("o", "fresh")]
+    assert sets[0] == sets[1]
+
+
+def test_a_set_that_is_being_written_is_left_alone(words: Path, tmp_path: Path) -> None:
+    out = tmp_path / "set"
+    simulate([words], out, SHORT, count=3)
+    before = content(out)
+    with atomic_file(out / RECORDINGS) as file:
+        file.write((out / RECORDINGS).read_bytes())
+        with pytest.raises(StorageError, match="another process is writing it"):
+            simulate([words], out, replace(SHORT, noise="coloured"), count=3)
+    assert content(out) == before
+
+
+def test_a_set_killed_while_it_replaces_another_is_no_manifest(words: Path, tmp_path: Path, monkeypatch) -> None:
+    """The other one's recordings.jsonl would name this one's audio."""
+    out = tmp_path / "set"
+    simulate([words], out, SHORT, count=3)
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("shards.simulate.render", killed)
+    with pytest.raises(KeyboardInterrupt):
+        simulate([words], out, replace(SHORT, noise="coloured"), count=3)
+    assert not (out / RECORDINGS).exists()
 
 
 def test_hours(words: Path, tmp_path: Path) -> None:

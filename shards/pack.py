@@ -23,9 +23,9 @@ from typing import Any
 
 from shards import enrolment
 from shards.errors import ConfigError, DataError, ManifestError, ShardError, StorageError
-from shards.index import DATASET, ShardInfo, dataset_json, open_dataset, tar_path
+from shards.index import DATASET, Dataset, ShardInfo, dataset_json, open_dataset, tar_path
 from shards.manifests import AUDIT
-from shards.packer import CORE, Packer, PartWorker, Result, stop_above
+from shards.packer import CORE, OTHERWISE, PACKING, Packer, PartWorker, Result, stop_above
 from shards.parts import LineTable, Parts
 from shards.scan import remove_table, shared_table, stored_table
 from shards.storage import open_storage
@@ -68,6 +68,7 @@ def run(args: argparse.Namespace) -> int:
     if args.dry_run:
         print(json.dumps({"dry_run": True} | _outline(table, parts, mine)))
         return 0
+    _refuse_another(packer)
     places = args.devices.split(",") if args.devices else [CORE] * args.workers
     readers = args.workers if args.devices else 0
     done = pack_parts(packer, table, parts, mine, places, readers=readers, max_bad_share=args.max_bad_share)
@@ -203,6 +204,7 @@ def merge(packer: Packer, parts: Parts, max_bad_share: float = 0.01) -> bool:
     """
     storage = packer.storage
     before = storage.version(DATASET)
+    _refuse_another(packer)
     shards: list[ShardInfo] = []
     self_enrolled = 0
     clips: dict[bytes, None] = {}  # lines of the list; one clip is wanted by many parts
@@ -242,11 +244,28 @@ def line_of(told: dict[str, str]) -> bytes:
 
 def _merged(packer: Packer, shards: list[ShardInfo]) -> bool:
     """Whether ``dataset.json`` is there and describes these shards."""
+    dataset = _dataset(packer)
+    return dataset is not None and dataset.shards == tuple(shards) and _config_of(dataset) == _config(packer)
+
+
+def _refuse_another(packer: Packer) -> None:
+    """Raise :class:`ConfigError` where the output holds a dataset made from something else."""
+    dataset = _dataset(packer)
+    if dataset is not None and _config_of(dataset) != _config(packer):
+        raise ConfigError(f"{packer.out} holds the dataset {dataset.name}, packed {OTHERWISE}")
+
+
+def _dataset(packer: Packer) -> Dataset | None:
+    """What lies at the output, if it is whole."""
     try:
-        dataset = open_dataset(packer.out)
+        return open_dataset(packer.out)
     except (ShardError, StorageError):
-        return False
-    return dataset.shards == tuple(shards) and dataset.info["provenance"].get("config") == _config(packer)
+        return None
+
+
+def _config_of(dataset: Dataset) -> dict[str, Any]:
+    config: dict[str, Any] = dataset.info["provenance"].get("config", {})
+    return config
 
 
 def provenance(packer: Packer) -> dict[str, Any]:
@@ -273,7 +292,7 @@ def _config(packer: Packer) -> dict[str, Any]:
     config = {
         k: v for k, v in asdict(packer).items() if k not in ("out", "manifest", "enrol", "decode_copied", "device")
     }
-    return config | {"enrol_sha256": list(packer.enrol_sha256)}
+    return config | {"enrol_sha256": list(packer.enrol_sha256), "packing": PACKING}
 
 
 def _task(part: str | None) -> tuple[int, int]:

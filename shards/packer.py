@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from shards.speakers import Enroller
 
 CORE = "core"  # a place that is no device
+OTHERWISE = (
+    "from another manifest, seed or configuration, or by another version of this program; "
+    "give the same ones, name another output, or delete the dataset"
+)
 PACKING = 2  # counts up where the same inputs give other bytes than before, so that one dataset is of one packing
 
 
@@ -97,10 +101,7 @@ class Packer:
         except ShardError:
             return None  # a damaged index is work to be done again
         if record.inputs != self.inputs(part):
-            raise ConfigError(
-                f"{self.out}/{index_path(name)} was packed from another manifest, seed or configuration, "
-                "or by another version of this program; give the same ones, name another output, or delete the dataset"
-            )
+            raise ConfigError(f"{self.out}/{index_path(name)} was packed {OTHERWISE}")
         tar = tar_path(name)
         if not self.storage.exists(tar) or self.storage.size(tar) != record.info.bytes:
             return None

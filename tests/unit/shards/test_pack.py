@@ -180,6 +180,16 @@ def test_another_configuration_does_not_overwrite(manifest, tmp_path, capsys):
     assert content(tmp_path / "o") == before
 
 
+def test_another_manifest_does_not_replace_a_dataset(manifest, tmp_path, capsys):
+    """Its shards would have other names, and dataset.json would be theirs."""
+    pack(manifest, tmp_path / "o")
+    before = content(tmp_path / "o")
+    make_manifest(tmp_path / "n", 3)
+    pack(tmp_path / "n", tmp_path / "o", code=1)
+    assert "holds the dataset m, packed from another manifest, seed or configuration" in capsys.readouterr().err
+    assert content(tmp_path / "o") == before
+
+
 def test_shards_of_an_earlier_packing_are_not_added_to(manifest, tmp_path, monkeypatch, capsys):
     """The same inputs gave other bytes then."""
     monkeypatch.setattr("shards.packer.PACKING", 1)

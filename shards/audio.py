@@ -20,7 +20,7 @@ from shards.sample import SAMPLE_RATE
 MAX_CHANNELS = 64  # more is not a microphone array but a damaged header
 RATES = (4_000, 384_000)
 SLACK = 0.05  # seconds by which a recording may end before the manifest says so
-_MAX_FRAMES = 1 << 40  # libsndfile names a far greater number where the header leaves the length open
+MAX_FRAMES = 1 << 40  # libsndfile names a far greater number where the header leaves the length open
 _PYAV_RATES = {".g722": 16_000, ".gsm": 8_000}  # raw streams without a header of their own
 
 
@@ -157,10 +157,10 @@ def _read_soundfile(
     if not path.is_file():
         raise AudioError(f"{path}: no such file")
     try:
-        with soundfile.SoundFile(path) as file:
+        with open_sound(path) as file:
             rate = file.samplerate
             _check_form(path, rate, file.channels)
-            if file.frames > _MAX_FRAMES:
+            if file.frames > MAX_FRAMES:
                 open_end = AudioError("its header does not say how long it is; write it to a file, not into a pipe")
                 return _read_unknown(path, start, duration, open_end)
             first = round(start * rate)
@@ -178,6 +178,24 @@ def _read_soundfile(
     if len(wave) < wanted:
         raise AudioError(f"{path}: truncated, {len(wave)} of {wanted} frames could be read")
     return wave, rate
+
+
+def open_sound(path: Path) -> soundfile.SoundFile:
+    """A file by libsndfile. FLAC of an open length, which that cannot read, gets the length that its frames have.
+
+    Raises:
+        AudioError: its frames are not whole either. (Other errors are soundfile's.)
+    """
+    file = soundfile.SoundFile(path)
+    if file.frames <= MAX_FRAMES or file.format != "FLAC":
+        return file
+    file.close()
+    data = path.read_bytes()
+    info = stream_info(data)
+    samples = whole_samples(data, info) if info else 0
+    if not samples:
+        raise AudioError(f"{path}: cut or damaged, and its header does not say how long it is; write it again")
+    return soundfile.SoundFile(io.BytesIO(with_samples(data, samples)))
 
 
 def _read_unknown(path: Path, start: float, duration: float | None, error: Exception) -> tuple[np.ndarray, int]:

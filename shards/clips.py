@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import soundfile
 
-from shards.errors import AudioError, ConfigError
+from shards.corpora.audio_files import audio_info
+from shards.errors import ConfigError
 from shards.manifests import Recording, read_manifest, read_speakers, write_manifest
 from shards.sample import Segment
 
@@ -113,7 +113,9 @@ def cut(recording: Recording, rule: ClipRule, seed: int, number: int = 0) -> lis
     """Clips of a recording that hold speech, in order of time; pass `number` draws other lengths."""
     digest = hashlib.sha256(recording.key.encode()).digest()
     rng = np.random.default_rng([seed, number, int.from_bytes(digest[:8], "big")])
-    total = recording.duration if recording.duration is not None else _file_seconds(recording) - recording.start
+    total = recording.duration
+    if total is None:
+        total = audio_info(Path(recording.audio)).seconds - recording.start
     edges = cut_points(recording.segments, total, rule, rng)
     clips = []
     for first, last in pairwise(edges):
@@ -199,14 +201,6 @@ def _next_chance(
     """Where nothing begins in the whole range: the first pause or beginning after it, or the end."""
     starts = [s.start for s in segments if s.start > after]
     return [min([*starts, *(p for p, _ in pauses if p > after), total])]
-
-
-def _file_seconds(recording: Recording) -> float:
-    try:
-        info = soundfile.info(recording.audio)
-    except (soundfile.SoundFileError, OSError) as error:
-        raise AudioError(f"{recording.audio}: {error}") from error
-    return float(info.frames / info.samplerate)
 
 
 def _pair(text: str) -> tuple[float, float]:

@@ -12,7 +12,7 @@ from typing import TypeVar
 import soundfile
 from tqdm import tqdm
 
-from shards.audio import load
+from shards.audio import MAX_FRAMES, load, open_sound
 from shards.errors import AudioError, DataError
 from shards.sample import SAMPLE_RATE
 
@@ -30,18 +30,22 @@ class AudioInfo:
 
 
 def audio_info(path: Path) -> AudioInfo:
-    """Length and channels. A form that libsndfile does not know is decoded for it.
+    """Length and channels. A form that libsndfile does not know, or whose header leaves it open, is decoded for it.
 
     Raises:
         AudioError: missing, empty, or not audio.
     """
+    found, channels = None, 1
     try:
-        info = soundfile.info(path)
-        found = AudioInfo(info.frames / info.samplerate, info.channels)
+        with open_sound(path) as file:
+            channels = file.channels
+            if file.frames <= MAX_FRAMES:
+                found = AudioInfo(file.frames / file.samplerate, channels)
     except (soundfile.SoundFileError, OSError, TypeError):
         if not path.is_file():
             raise AudioError(f"{path}: no such file") from None
-        found = AudioInfo(len(load(path)) / SAMPLE_RATE, 1)
+    if found is None:
+        found = AudioInfo(len(load(path)) / SAMPLE_RATE, channels)
     if found.seconds <= 0:
         raise AudioError(f"{path}: no audio in it")
     return found

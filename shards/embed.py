@@ -21,11 +21,11 @@ from shards.errors import ConfigError, ShardError
 from shards.extractors import load_extractor
 from shards.features import feature_readers
 from shards.index import Dataset, ShardInfo, open_dataset
-from shards.manifests import RECORDINGS
+from shards.manifests import RECORDINGS, SPEAKERS
 from shards.pack import file_sha256, line_of
 from shards.packer import stop_above
 from shards.parts import LineTable, Parts, read_recordings
-from shards.speakers import build_bank
+from shards.speakers import build_bank, made_from
 from shards.vectors import about, bank_paths, sidecar_path, skipped_clips_path, to_bytes
 from shards.workers import spread
 
@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
             clips |= dict.fromkeys(map(line_of, skipped))
             bar.update()
     bank = bank_paths(args.extractor)
-    if missing or not dataset.storage.exists(bank[0]):
+    if missing or made_from(dataset.storage, bank[0]) != job.of_bank:
         with Worker(job, args.devices.split(",")[0]) as worker:
             clips |= dict.fromkeys(map(line_of, worker.make_bank(bank)))
         dataset.storage.write_atomic(skipped_clips_path(args.extractor), b"".join(clips))
@@ -78,6 +78,7 @@ class Job:
     seed: int
     extractor: str
     about: dict[str, Any]  # goes into every sidecar, with the shard's sha256
+    of_bank: dict[str, Any]  # goes into the bank
     readers: int
     max_bad_share: float
 
@@ -118,7 +119,18 @@ def plan(args: argparse.Namespace, dataset: Dataset) -> tuple[Job, LineTable, Pa
     extractor = load_extractor(args.extractor)
     made = {"extractor": extractor.id, "extractor_sha256": extractor.sha256, "dim": extractor.dim}
     made |= {"enrol_sha256": config["enrol_sha256"], "seed": config["seed"]}
-    job = Job(dataset.url, args.manifest, enrol, config["seed"], args.extractor, made, args.readers, args.max_bad_share)
+    of_bank = made | {"speakers_sha256": [file_sha256(Path(e) / SPEAKERS) for e in enrol]}
+    job = Job(
+        url=dataset.url,
+        manifest=args.manifest,
+        enrol=enrol,
+        seed=config["seed"],
+        extractor=args.extractor,
+        about=made,
+        of_bank=of_bank,
+        readers=args.readers,
+        max_bad_share=args.max_bad_share,
+    )
     return job, table, Parts(len(table), config["parts"], config["seed"])
 
 
@@ -163,5 +175,12 @@ class Worker:
 
     def make_bank(self, paths: tuple[str, str]) -> list[dict[str, str]]:
         """Write the speaker bank; what was passed over for it."""
-        how: dict[str, Any] = {"batched": True, "features": self._features, "max_bad_share": self.job.max_bad_share}
-        return build_bank(self.enroller, self.dataset.storage, *paths, **how)
+        return build_bank(
+            self.enroller,
+            self.dataset.storage,
+            *paths,
+            batched=True,
+            features=self._features,
+            max_bad_share=self.job.max_bad_share,
+            made_from=self.job.of_bank,
+        )

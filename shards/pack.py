@@ -24,7 +24,7 @@ from typing import Any
 from shards import enrolment
 from shards.errors import ConfigError, DataError, ManifestError, ShardError, StorageError
 from shards.index import DATASET, Dataset, ShardInfo, dataset_json, open_dataset, tar_path
-from shards.manifests import AUDIT
+from shards.manifests import AUDIT, SPEAKERS
 from shards.packer import CORE, OTHERWISE, PACKING, Packer, PartWorker, Result, stop_above
 from shards.parts import LineTable, Parts
 from shards.scan import remove_table, shared_table, stored_table
@@ -33,6 +33,7 @@ from shards.vectors import skipped_clips_path
 from shards.workers import spread
 
 QUARANTINE = "quarantine.jsonl"
+_OF_BANK = "speakers_sha256"  # the one part of the configuration that the shards do not depend on
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -116,6 +117,7 @@ def plan(args: argparse.Namespace, tasks: int = 1) -> tuple[Packer, LineTable, P
         extractor_sha256=enrolment.load_extractor(extractor).sha256 if extractor else None,
         enrol=() if args.no_speakers else enrol,
         enrol_sha256=() if args.no_speakers else tuple(_sha256(e, table) for e in enrol),
+        speakers_sha256=() if args.no_speakers else tuple(file_sha256(Path(e) / SPEAKERS) for e in enrol),
         decode_copied=args.audio_check == "decode",
     )
     return packer, table, parts
@@ -249,9 +251,12 @@ def _merged(packer: Packer, shards: list[ShardInfo]) -> bool:
 
 
 def _refuse_another(packer: Packer) -> None:
-    """Raise :class:`ConfigError` where the output holds a dataset made from something else."""
+    """Raise :class:`ConfigError` where the output holds a dataset made from something else.
+
+    What is told of speakers may be another: then the bank is written anew, and the shards stay.
+    """
     dataset = _dataset(packer)
-    if dataset is not None and _config_of(dataset) != _config(packer):
+    if dataset is not None and _config_of(dataset) | {_OF_BANK: None} != _config(packer) | {_OF_BANK: None}:
         raise ConfigError(f"{packer.out} holds the dataset {dataset.name}, packed {OTHERWISE}")
 
 
@@ -292,7 +297,8 @@ def _config(packer: Packer) -> dict[str, Any]:
     config = {
         k: v for k, v in asdict(packer).items() if k not in ("out", "manifest", "enrol", "decode_copied", "device")
     }
-    return config | {"enrol_sha256": list(packer.enrol_sha256), "packing": PACKING}
+    lists = {"enrol_sha256": list(packer.enrol_sha256), _OF_BANK: list(packer.speakers_sha256)}
+    return config | lists | {"packing": PACKING}
 
 
 def _task(part: str | None) -> tuple[int, int]:

@@ -54,6 +54,7 @@ class Packer:
     extractor_sha256: str | None  # of its weights: vectors of two models never meet in one dataset
     enrol: tuple[str, ...]
     enrol_sha256: tuple[str, ...]
+    speakers_sha256: tuple[str, ...]  # of who they say speaks: in the bank, and in no shard
     decode_copied: bool = False  # changes no bytes, only what is quarantined
     device: str | None = None  # where embeddings are computed in batches; None: on the CPU, one by one
 

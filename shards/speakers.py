@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import io
+import json
 import os
 import tempfile
 from collections.abc import Collection
@@ -27,7 +28,7 @@ from shards.storage import LocalStorage, Storage
 
 __all__ = ["Enroller", "Extractor", "SpeakerBank", "build_bank", "load_extractor"]
 
-_SHA256 = b"vectors_sha256"  # in the table's metadata
+_SHA256, _MADE = b"vectors_sha256", b"made_from"  # in the table's metadata
 TABLE, VECTORS = "speakers.parquet", "speakers.npy"
 SAME_PERSON_COSINE = 0.5  # two speakers of unknown identity below this are taken for different persons
 SPEAKERS_AT_ONCE = 128
@@ -168,6 +169,7 @@ def build_bank(
     batched: bool = False,
     features: Features | None = None,
     max_bad_share: float = 0.01,
+    made_from: dict[str, Any] | None = None,
 ) -> list[dict[str, str]]:
     """Write ``speakers.npy`` and ``speakers.parquet`` (last) for all speakers with enrolment speech.
 
@@ -177,6 +179,7 @@ def build_bank(
         batched: embed the clips of some speakers together, as an accelerator wants it.
         features: reads them then; None reads them here.
         max_bad_share: of the speakers, how many may be left out; one always may.
+        made_from: what :func:`made_from` is to tell of this bank.
 
     Raises:
         SpeakerError: nobody can be enrolled, or too many cannot. Nothing is written.
@@ -225,8 +228,21 @@ def build_bank(
     storage.write_atomic(vector_file, buffer.getvalue())
     metadata = {"extractor": enroller.extractor.id, "extractor_sha256": enroller.extractor.sha256}
     metadata[_SHA256.decode()] = hashlib.sha256(buffer.getbuffer()).hexdigest()
+    if made_from is not None:
+        metadata[_MADE.decode()] = json.dumps(made_from, sort_keys=True)
     storage.write_atomic(table, parquet.to_bytes(pa.Table.from_pylist(rows, SCHEMA).replace_schema_metadata(metadata)))
     return enroller.passed_over() + left_out
+
+
+def made_from(storage: Storage, table: str) -> dict[str, Any] | None:
+    """What a bank's maker told of it; None where there is no bank, or it does not say."""
+    if not storage.exists(table):
+        return None
+    try:
+        found: dict[str, Any] = json.loads(parquet.metadata(storage.read(table))[_MADE])
+    except (pa.ArrowException, OSError, KeyError, ValueError):
+        return None
+    return found
 
 
 def node_folder() -> Path:

@@ -8,7 +8,7 @@ from shards.enrolment import Enroller
 from shards.errors import ShardError
 from shards.extractors import log_mel, unit_norm
 from shards.index import open_dataset
-from shards.manifests import read_manifest
+from shards.manifests import SPEAKERS, read_manifest
 from shards.reader import read_sample
 from tests.support.manifests import make_manifest
 from tests.support.speech import PitchExtractor
@@ -118,6 +118,27 @@ def test_a_damaged_enrolment_clip_is_passed_over_and_listed(tmp_path, frames, ca
     embed(dataset)  # the list holds what the shards that were there passed over
     assert sidecars(dataset) == whole
     assert (dataset / "skipped-clips-frames.jsonl").read_text().splitlines() == listed
+
+
+def test_a_bank_of_other_weights_or_persons_is_made_again(dataset, frames, monkeypatch):
+    """A run with other weights that was killed before its bank leaves the one of the weights before."""
+    embed(dataset)
+    frames.sha256 = "2" * 64
+    monkeypatch.setattr("shards.embed.Worker.make_bank", lambda *_: [])
+    embed(dataset)
+    monkeypatch.undo()
+    monkeypatch.setattr("shards.enrolment.load_extractor", lambda name: PitchExtractor())
+    monkeypatch.setattr("shards.embed.load_extractor", lambda name, device="cpu": frames)
+    embed(dataset)
+    assert open_dataset(dataset, extractor="frames").speakers.extractor_sha256 == "2" * 64
+    speakers = dataset.parent / "m" / SPEAKERS
+    speakers.write_text(speakers.read_text().replace("person-3", "person-2"))
+    embed(dataset)
+    assert open_dataset(dataset, extractor="frames").speakers.persons.count("person-2") == 2
+    bank = dataset / "speakers-frames.parquet"
+    written = bank.stat().st_mtime_ns
+    embed(dataset)
+    assert bank.stat().st_mtime_ns == written
 
 
 def test_readers_in_processes_of_their_own_change_nothing(dataset):

@@ -10,7 +10,7 @@ import shards.storage
 from shards.cli import main
 from shards.errors import StorageError
 from shards.index import index_from_bytes, open_dataset
-from shards.manifests import RECORDINGS
+from shards.manifests import RECORDINGS, SPEAKERS
 from shards.packer import Packer
 from shards.reader import read_sample
 from shards.storage import LocalStorage
@@ -354,6 +354,21 @@ def test_other_enrolment_is_another_dataset(manifest, tmp_path, monkeypatch):
     pack(manifest, tmp_path / "o2", "--enrol", str(tmp_path / "nowhere"), speakers=True, code=1)
 
 
+def test_other_persons_renew_the_bank_and_no_shard(manifest, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("shards.enrolment.load_extractor", lambda name: SyntheticExtractor())
+    pack(manifest, tmp_path / "o", speakers=True)
+    before = content(tmp_path / "o")
+    told = (manifest / SPEAKERS).read_text()
+    (manifest / SPEAKERS).write_text(told.replace("person-3", "person-2"))
+    capsys.readouterr()
+    pack(manifest, tmp_path / "o", speakers=True)
+    assert json.loads(capsys.readouterr().out)["skipped"] == 4
+    assert open_dataset(tmp_path / "o").speakers.persons.count("person-2") == 2
+    (manifest / SPEAKERS).write_text(told)
+    pack(manifest, tmp_path / "o", speakers=True)
+    assert content(tmp_path / "o") == before
+
+
 def test_other_weights_under_the_same_name_do_not_mix(manifest, tmp_path, monkeypatch):
     """An interrupted packing that goes on with other weights would put vectors of two models into one dataset."""
     made = SyntheticExtractor()
@@ -366,6 +381,6 @@ def test_other_weights_under_the_same_name_do_not_mix(manifest, tmp_path, monkey
 def test_a_packer_travels_light(manifest, tmp_path):
     import pickle
 
-    packer = Packer(manifest, str(tmp_path), "x", 1, "0", 2, None, None, (), ())
+    packer = Packer(manifest, str(tmp_path), "x", 1, "0", 2, None, None, (), (), ())
     _ = packer.storage
     assert "storage" not in pickle.loads(pickle.dumps(packer)).__dict__

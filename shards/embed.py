@@ -39,7 +39,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--manifest", type=Path, required=True, help="the one that was packed")
     add("--enrol", metavar="DIR[,DIR]", help="as it was for pack (default: the manifest)")
     add("--extractor", required=True, help="name of a speaker embedding extractor")
-    add("--devices", default="cpu", metavar="DEVICE[,DEVICE]", help="cpu, or cuda:0,cuda:1 …; a process each")
+    add(
+        "--devices",
+        default="cpu",
+        metavar="DEVICE[,DEVICE]",
+        help="cpu,cpu … (a core) or cuda:0,cuda:1 …; a process each",
+    )
     add("--readers", type=int, default=0, help="processes that read audio, for each device (0: the device's own)")
     add("--max-bad-share", type=float, default=0.01, help="share of samples or speakers without usable enrolment clips")
 
@@ -138,6 +143,10 @@ class Worker:
     """One device: makes one shard's vectors after the other. Use as a context manager."""
 
     def __init__(self, job: Job, device: str) -> None:
+        import torch
+
+        if device == "cpu":
+            torch.set_num_threads(1)  # as in pack: sums in one order, and devices "cpu,cpu" share the cores
         self.job, self._stack = job, ExitStack()
         self.dataset = open_dataset(job.url)
         self.enroller = Enroller(job.enrol, load_extractor(job.extractor, device=device), job.seed)

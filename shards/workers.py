@@ -10,6 +10,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, ExitStack
+from functools import partial
 from itertools import islice
 from multiprocessing import get_context
 from multiprocessing.util import Finalize
@@ -31,7 +32,7 @@ def spread(setup: Setup[R], places: Sequence[str], jobs: Iterator[tuple[Any, ...
         jobs: arguments; only a few are taken ahead.
 
     Raises:
-        ConfigError: a process was killed. Errors of a job are raised as they are.
+        ConfigError: a process was killed. Errors of a job or of `setup` are raised as they are.
     """
     if len(places) == 1:
         with setup(places[0]) as work:
@@ -77,11 +78,19 @@ def _be_worker(parent: int, begin: Callable[..., None] | None, args: tuple[Any, 
 
 def _begin(setup: Setup[Any], place: str) -> None:
     global _work  # noqa: PLW0603 (set once in a process of its own)
-    context = setup(place)
-    _work = context.__enter__()
+    try:
+        context = setup(place)
+        _work = context.__enter__()
+    except Exception as error:  # noqa: BLE001 (raised by the first job: a pool that fails here does not say why)
+        _work = partial(_fail, error)
+        return
     # Left before this process waits for its own children, and before multiprocessing closes its queues (priority 10):
     # a pool that was not shut down until then would never end.
     Finalize(None, context.__exit__, (None, None, None), exitpriority=100)
+
+
+def _fail(error: Exception, *job: Any) -> Any:
+    raise error
 
 
 def _run(*job: Any) -> Any:

@@ -141,6 +141,15 @@ def test_a_bank_of_other_weights_or_persons_is_made_again(dataset, frames, monke
     assert bank.stat().st_mtime_ns == written
 
 
+def test_on_the_cpu_each_process_takes_one_core(dataset, monkeypatch):
+    import torch
+
+    taken = []
+    monkeypatch.setattr(torch, "set_num_threads", taken.append)
+    embed(dataset)
+    assert set(taken) == {1}
+
+
 def test_readers_in_processes_of_their_own_change_nothing(dataset):
     embed(dataset)
     whole = sidecars(dataset)

@@ -54,6 +54,19 @@ def test_only_a_few_jobs_are_taken_ahead():
     results.close()
 
 
+@contextmanager
+def cannot_begin(place):
+    raise DataError(f"no {place} here")
+    yield
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("count", [1, 2])
+def test_an_error_of_a_place_s_beginning_is_raised_as_it_is(count):
+    with pytest.raises(DataError, match="no a here"):
+        list(spread(cannot_begin, ["a"] * count, ((i,) for i in range(4))))
+
+
 @pytest.mark.timeout(120)
 def test_processes_with_processes_of_their_own_end():
     assert sorted(spread(with_readers, ["a", "b"], ((i,) for i in range(4)))) == [[i, i] for i in range(4)]

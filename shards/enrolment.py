@@ -104,6 +104,8 @@ class Enroller:
         """
         segments = sorted(recording.segments, key=lambda s: (s.start, s.end))  # as in the sample
         speakers = dict.fromkeys(s.speaker for s in segments)
+        if not speakers:
+            return np.zeros((0, self.extractor.dim), np.float16)
         found = [self._vector(recording, speaker) for speaker in speakers]
         self.own_speech += sum(own for _, own, _ in found)
         self.unenrolled += any(unusable for *_, unusable in found)

@@ -15,6 +15,7 @@ Audio paths inside the folder are written relative to it, so that the folder can
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
@@ -27,6 +28,7 @@ from shards.storage import atomic_file
 
 RECORDINGS, SPEAKERS, AUDIT = "recordings.jsonl", "speakers.jsonl", "audit.json"
 T = TypeVar("T")
+_TEXTS = ("key", "corpus", "split", "session", "language", "audio")
 UNKNOWN = "unknown"  # the speaker "CORPUS:unknown" is anybody: speech to transcribe, not to enrol or to mix from
 
 
@@ -78,11 +80,41 @@ def recording_to_json(recording: Recording) -> dict[str, Any]:
 
 
 def recording_from_json(record: dict[str, Any]) -> Recording:
-    """Inverse of :func:`recording_to_json`; an unknown or missing field is a TypeError or KeyError."""
+    """Inverse of :func:`recording_to_json`.
+
+    Raises:
+        TypeError, KeyError, ValueError: an unknown or missing field, or one of another type than it should be.
+    """
     segments = tuple(
-        Segment(str(s["speaker"]), float(s["start"]), float(s["end"]), str(s["text"])) for s in record["segments"]
+        Segment(_text(str(s["speaker"])), float(s["start"]), float(s["end"]), _text(str(s["text"])))
+        for s in record["segments"]
     )
-    return Recording(**(record | {"segments": segments, "sources": tuple(record.get("sources", ()))}))
+    fields = record | {"segments": segments, "sources": tuple(map(_text, record.get("sources", ())))}
+    fields |= {name: _text(fields[name], name) for name in _TEXTS}
+    for name in ("start", "duration"):
+        if fields.get(name) is not None:
+            fields[name] = float(fields[name])
+            if not math.isfinite(fields[name]):
+                raise ValueError(f"{name} is {fields[name]}, expected seconds")
+    if type(fields.get("channel", 0)) not in (int, type(None)):
+        raise TypeError(f"channel is {fields['channel']!r}, expected a number from 0 on, or null")
+    return Recording(**fields)
+
+
+def speaker_from_json(record: dict[str, Any]) -> SpeakerInfo:
+    """One line of ``speakers.jsonl``. Errors as :func:`recording_from_json`."""
+    for name in ("speaker", "corpus", "language", "gender", "person"):
+        if name in ("speaker", "corpus", "language") or record.get(name) is not None:
+            _text(record[name], name)
+    return SpeakerInfo(**record)
+
+
+def _text(value: object, name: str = "a text") -> str:
+    """The value, a string that can be written: half a character (a lone surrogate, ``\\ud83d``) is a ValueError."""
+    if not isinstance(value, str):
+        raise TypeError(f"{name} is {value!r}, expected a string")
+    value.encode()
+    return value
 
 
 def read_manifest(folder: str | Path) -> Iterator[Recording]:
@@ -95,7 +127,7 @@ def read_manifest(folder: str | Path) -> Iterator[Recording]:
 
 def read_speakers(folder: str | Path) -> Iterator[SpeakerInfo]:
     """Speakers of a manifest folder."""
-    return _read_lines(Path(folder) / SPEAKERS, lambda record: SpeakerInfo(**record))
+    return _read_lines(Path(folder) / SPEAKERS, speaker_from_json)
 
 
 def write_manifest(
@@ -108,6 +140,9 @@ def write_manifest(
 
     ``recordings.jsonl`` is put in place last: a folder without it is not a manifest. `speakers` and an `audit` that is
     a function are looked at after the last recording, so both may be counted while the recordings pass.
+
+    Raises:
+        ManifestError: something in it cannot be written as UTF-8.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -125,12 +160,19 @@ def write_manifest(
             other.writelines(_line(asdict(s)) for s in speakers)
         with atomic_file(folder / AUDIT) as other:
             told = audit() if callable(audit) else audit
-            other.write(json.dumps(told, ensure_ascii=False, sort_keys=True, indent=1).encode() + b"\n")
+            other.write(
+                json.dumps(told, ensure_ascii=False, sort_keys=True, indent=1).encode(errors="backslashreplace") + b"\n"
+            )
     return count
 
 
 def _line(record: dict[str, Any]) -> bytes:
-    return json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+    line = json.dumps(record, ensure_ascii=False, separators=(",", ":"))
+    try:
+        return line.encode() + b"\n"
+    except UnicodeEncodeError as error:
+        place = ascii(line[max(0, error.start - 40) : error.end + 10])
+        raise ManifestError(f"half a character (a lone surrogate) in {place} of {line[:60]!a}; mend it") from error
 
 
 def _relative(audio: str, folder: Path) -> str:

@@ -41,7 +41,7 @@ def audio_info(path: Path) -> AudioInfo:
             channels = file.channels
             if file.frames <= MAX_FRAMES:
                 found = AudioInfo(file.frames / file.samplerate, channels)
-    except (soundfile.SoundFileError, OSError, TypeError):
+    except (soundfile.SoundFileError, OSError, TypeError, ValueError):
         if not path.is_file():
             raise AudioError(f"{path}: no such file") from None
     if found is None:

@@ -58,7 +58,9 @@ def clean_segments(
     for s in segments:
         place = f"{where}: {s.speaker} {s.start:g}–{s.end:g} s"
         new = text(s.text)
-        if words and not new:
+        if not _can_be_written(new):
+            audit.skip("segment whose text holds half a character", f"{place}: {new[:40]!a}")
+        elif words and not new:
             if s.text.strip():
                 audit.skip("segment without words", f"{place}: {s.text[:40]!r}")
         elif not (math.isfinite(s.start) and math.isfinite(s.end)):
@@ -74,6 +76,15 @@ def clean_segments(
                 audit.change("segment ends after the recording: cut", f"{place} of {duration:.2f} s")
             kept.append(replace(s, start=max(0.0, s.start), end=min(duration, s.end), text=new))
     return _apart(sorted(kept, key=lambda s: (s.start, s.end)), audit, where)
+
+
+def _can_be_written(text: str) -> bool:
+    """Whether there is no lone surrogate in it, as JSON's escapes can name."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _apart(segments: Sequence[Segment], audit: Audit, where: str) -> tuple[Segment, ...]:

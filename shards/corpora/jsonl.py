@@ -77,7 +77,7 @@ def _own(row: dict[str, Any], audio: Path) -> Session:
         start=start,
         duration=_number(row.get("duration")),
         channel=None if row.get("channel") is None else int(row["channel"]),
-        language=row.get("language"),
+        language=_name(row.get("language")),
     )
 
 
@@ -91,7 +91,7 @@ def _nemo(row: dict[str, Any], audio: Path) -> Session:
         session=_key(row["audio_filepath"], 0.0),
         start=start,
         duration=_number(row.get("duration")),
-        language=row.get("lang"),
+        language=_name(row.get("lang")),
     )
 
 
@@ -101,8 +101,8 @@ def _key(audio: str, start: float) -> str:
     return f"{stem}-{round(start * 1000):09d}" if start else stem
 
 
-def _name(speaker: object) -> str | None:
-    return None if speaker is None or speaker == "" else str(speaker)
+def _name(value: object) -> str | None:
+    return None if value is None or value == "" else str(value)
 
 
 def _number(value: object) -> float | None:

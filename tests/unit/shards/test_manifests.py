@@ -1,9 +1,19 @@
 import json
+import math
 
 import pytest
 
 from shards.errors import ManifestError
-from shards.manifests import RECORDINGS, SpeakerInfo, read_manifest, read_speakers, write_manifest
+from shards.manifests import (
+    RECORDINGS,
+    SPEAKERS,
+    SpeakerInfo,
+    read_manifest,
+    read_speakers,
+    recording_to_json,
+    write_manifest,
+)
+from shards.parts import read_recordings
 from shards.sample import Segment
 from tests.support.manifests import recording
 
@@ -30,9 +40,16 @@ def test_audio_outside_the_folder_stays_absolute(tmp_path):
     assert next(read_manifest(tmp_path / "m")).audio == str(tmp_path / "m2" / "1.wav")
 
 
-@pytest.mark.parametrize(
-    "line", ["{", "[]", '{"key": "x"}', '{"segments": [{"speaker": "A"}]}', '{"segments": [], "colour": 1}']
-)
+WHOLE = recording_to_json(recording("/a.wav"))
+WRONG = [
+    {"key": 5}, {"audio": None}, {"language": ["zh"]}, {"start": "soon"}, {"duration": [1]}, {"duration": math.inf},
+    {"channel": "left"}, {"channel": True}, {"segments": None}, {"segments": "abc"}, {"sources": [1]},
+    {"session": "half a character: \ud83d"},
+]  # fmt: skip
+LINES = ["{", "[]", "5", '{"key": "x"}', '{"segments": [{"speaker": "A"}]}', '{"segments": [], "colour": 1}']
+
+
+@pytest.mark.parametrize("line", LINES + [json.dumps(WHOLE | wrong) for wrong in WRONG])
 def test_a_bad_line_is_named(tmp_path, line):
     write_manifest(tmp_path, [recording("/a.wav")], [], {})
     with (tmp_path / RECORDINGS).open("a") as file:
@@ -41,6 +58,24 @@ def test_a_bad_line_is_named(tmp_path, line):
     next(reader)
     with pytest.raises(ManifestError, match=r"recordings\.jsonl:3"):
         next(reader)
+    offset = (tmp_path / RECORDINGS).read_bytes().index(b"\n\n") + 2
+    with pytest.raises(ManifestError, match=rf"recordings\.jsonl: line at byte {offset}"):
+        list(read_recordings(tmp_path, [offset]))
+
+
+@pytest.mark.parametrize("line", ["[]", '{"speaker": 5, "corpus": "c", "language": "zh"}', '{"speaker": "c:A"}'])
+def test_a_bad_line_of_a_speaker_is_named(tmp_path, line):
+    write_manifest(tmp_path, [], [], {})
+    (tmp_path / SPEAKERS).write_text(line)
+    with pytest.raises(ManifestError, match=r"speakers\.jsonl:1"):
+        list(read_speakers(tmp_path))
+
+
+def test_half_a_character_is_told_before_it_is_written(tmp_path):
+    with pytest.raises(ManifestError, match=r"lone surrogate\) in .*\\ud83d"):
+        write_manifest(tmp_path, [recording("/a.wav", session="s\ud83d")], [], {})
+    write_manifest(tmp_path, [recording("/a.wav")], [], {"examples": ["\ud83d"]})
+    assert json.loads((tmp_path / "audit.json").read_text())["examples"] == ["\ud83d"]
 
 
 def test_reading_is_lazy(tmp_path):

@@ -345,6 +345,18 @@ def test_enrolment_audio_that_is_not_there_stops_the_run(manifest, tmp_path, mon
     assert not list((tmp_path / "o").rglob("*.tar"))
 
 
+def test_a_recording_in_which_nobody_speaks_has_no_vectors(manifest, tmp_path, monkeypatch):
+    monkeypatch.setattr("shards.enrolment.load_extractor", lambda name: SyntheticExtractor())
+    edit(manifest, lambda rows: [r | {"segments": []} if r["key"] == "synthetic-004" else r for r in rows])
+    pack(manifest, tmp_path / "o", speakers=True)
+    dataset = open_dataset(tmp_path / "o")
+    keys = [(shard, key) for shard in range(4) for key in dataset.index(shard)["key"].to_pylist()]
+    (shard,) = (s for s, key in keys if key == "synthetic-004")
+    sample = read_sample(dataset, shard, [k for s, k in keys if s == shard].index("synthetic-004"))
+    assert (sample.segments, sample.embeddings.shape) == ((), (0, 16))
+    assert main(["verify", str(tmp_path / "o")]) == 0
+
+
 def test_other_enrolment_is_another_dataset(manifest, tmp_path, monkeypatch):
     shutil.copytree(manifest, tmp_path / "enrol")
     monkeypatch.setattr("shards.enrolment.load_extractor", lambda name: SyntheticExtractor())

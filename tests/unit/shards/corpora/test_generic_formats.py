@@ -82,6 +82,21 @@ def test_two_files_of_one_name_are_not_taken_for_one_session(tmp_path: Path, cap
     assert list(made.speakers) == ["c:mon/m:1", "c:tue/m:1"]
 
 
+def test_half_a_character_in_a_text_costs_that_text(tmp_path: Path, capsys) -> None:
+    """As a tool leaves it that cuts texts between the two halves of an emoji."""
+    audio(tmp_path / "a.wav", 5)
+    texts = ("good", "cut \ud83d", "whole \U0001f600")
+    segments = [{"speaker": "1", "start": i, "end": i + 1, "text": text} for i, text in enumerate(texts)]
+    file = tmp_path / "m.jsonl"
+    file.write_text(json.dumps({"audio": "a.wav", "segments": segments}))
+    made = prepare("jsonl", file, tmp_path / "out", "--name", "c")["m"]
+    assert made.texts("a") == [("c:1", "good"), ("c:1", "whole \U0001f600")]
+    assert made.audit["skipped"] == {"segment whose text holds half a character": 1}
+    file.write_text(json.dumps({"audio": "a.wav", "segments": [segments[0] | {"speaker": "\ud83d"}]}))
+    assert main(["prepare", "jsonl", str(file), str(tmp_path / "out")]) == 1
+    assert "half a character (a lone surrogate)" in capsys.readouterr().err
+
+
 def kaldi(root: Path) -> None:
     audio(root / "wav/rec1.wav", 10)
     audio(root / "wav/rec2.wav", 2)

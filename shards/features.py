@@ -11,7 +11,7 @@ import numpy as np
 
 from shards.enrolment import Clip, Features, load_features
 from shards.errors import DataError
-from shards.workers import process_pool
+from shards.workers import killed_workers_told, process_pool
 
 CLIPS_A_JOB = 16
 
@@ -28,8 +28,9 @@ def feature_readers(count: int) -> Iterator[Features | None]:
 
 def _in_pool(pool: ProcessPoolExecutor, clips: Sequence[Clip]) -> Iterable[np.ndarray | DataError]:
     jobs = [clips[i : i + CLIPS_A_JOB] for i in range(0, len(clips), CLIPS_A_JOB)]
-    for features in pool.map(_read, jobs):
-        yield from features
+    with killed_workers_told():
+        for features in pool.map(_read, jobs):
+            yield from features
 
 
 def _read(clips: Sequence[Clip]) -> list[np.ndarray | DataError]:

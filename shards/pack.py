@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from shards import enrolment
+from shards.cli import natural
 from shards.errors import ConfigError, DataError, ManifestError, ShardError, StorageError
 from shards.index import DATASET, Dataset, ShardInfo, dataset_json, open_dataset, tar_path
 from shards.manifests import AUDIT, SPEAKERS
@@ -42,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("manifest", type=Path, help="folder with recordings.jsonl and speakers.jsonl")
     add("out", help="folder or s3://bucket/prefix of the dataset")
     add("--name", help="name of the dataset and its shards (default: the manifest folder's)")
-    add("--seed", type=int, default=1, help="of the permutation and of the draw of enrolment clips")
+    add("--seed", type=natural, default=1, help="of the permutation and of the draw of enrolment clips")
     add("--samples-per-shard", type=int, default=10_000, help="fewer, where the bytes are reached first")
     add("--bytes-per-shard", type=float, default=1e9, help="about; estimated from the lengths in the manifest")
     add("--workers", type=int, default=1, help="processes; the bytes do not depend on it")

@@ -30,6 +30,7 @@ from shards.corpora.prepare import Summary
 from shards.errors import ConfigError, ManifestError
 from shards.manifests import Recording, SpeakerInfo, is_known, read_manifest, read_speakers, write_manifest
 from shards.sample import SAMPLE_RATE
+from shards.workers import killed_workers_told
 
 SLOWEST, FASTEST = 0.5, 2.0
 PEAK = 0.98
@@ -87,7 +88,7 @@ def pseudo_speakers(
     jobs = [(r, speed, out / "audio") for r in chosen for speed in dict.fromkeys(speeds)]
 
     def made() -> Iterator[Recording]:
-        with ProcessPoolExecutor(max(1, workers)) as pool:
+        with killed_workers_told(), ProcessPoolExecutor(max(1, workers)) as pool:
             changed = tqdm(pool.map(_make, jobs, chunksize=16), "audio", len(jobs), disable=None)
             for recording in (*chosen, *changed):
                 (speaker,) = recording.speakers
@@ -136,17 +137,24 @@ def change_speed(wave: np.ndarray, speed: float) -> np.ndarray:
     return changed * np.float32(PEAK / peak) if peak > PEAK else changed
 
 
+def _digits(speed: float) -> str:
+    """Of a speed in names: two decimals, more where it has more, so that no two speeds are called alike."""
+    short = f"{speed:.2f}"
+    return short if float(short) == speed else repr(speed)
+
+
 def _make(job: tuple[Recording, float, Path]) -> Recording:
     """Write one recording at another speed."""
     recording, speed, folder = job
     wave = load(recording.audio, channel=recording.channel, start=recording.start, duration=recording.duration)
     wave = change_speed(wave, speed)
-    path = folder / f"x{speed * 100:03.0f}" / f"{recording.key}-x{speed * 100:03.0f}.flac"  # a key holds no dot
+    name = f"x{_digits(speed).replace('.', '')}"  # a key holds no dot
+    path = folder / name / f"{recording.key}-{name}.flac"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(encode_flac(wave))
     seconds = len(wave) / SAMPLE_RATE
     segments = tuple(
-        replace(s, speaker=f"{s.speaker}@{speed:.2f}", start=s.start / speed, end=min(s.end / speed, seconds))
+        replace(s, speaker=f"{s.speaker}@{_digits(speed)}", start=s.start / speed, end=min(s.end / speed, seconds))
         for s in recording.segments
     )
     return replace(

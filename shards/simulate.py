@@ -25,6 +25,7 @@ import numpy as np
 from tqdm import tqdm
 
 from shards.audio import encode_flac, load
+from shards.cli import natural
 from shards.conversation import Fingerprint, Layout, Settings, Sources, draw
 from shards.corpora import in_order
 from shards.corpora.fetch import sha256_of
@@ -35,6 +36,7 @@ from shards.rooms import Noise, Rooms, add_noise, convolve, open_noise, open_roo
 from shards.sample import FORMAT_VERSION, SAMPLE_RATE
 from shards.statistics import read_statistics
 from shards.storage import LocalStorage
+from shards.workers import killed_workers_told
 
 FILES_PER_FOLDER = 1000
 _AT_ONCE = 4096  # conversations handed to the workers together
@@ -54,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     amount = parser.add_mutually_exclusive_group(required=True)
     amount.add_argument("--count", type=int, help="number of conversations")
     amount.add_argument("--hours", type=float, help="as many conversations as make up this much audio")
-    add("--seed", type=int, default=0)
+    add("--seed", type=natural, default=0)
     add("--split", default="train")
     add("--speakers", **whole, default=d.speakers)
     add("--seconds", **pair, default=d.seconds, help="length of the audio; MAX is a hard limit")
@@ -245,7 +247,7 @@ def _run(maker: _Maker, count: int, workers: int) -> Iterator[Recording]:
     global _maker  # noqa: PLW0603 (forked workers share the sources, which may be a million utterances, by it)
     _maker = maker
     try:
-        with ProcessPoolExecutor(workers, mp_context=get_context("fork")) as pool:
+        with killed_workers_told(), ProcessPoolExecutor(workers, mp_context=get_context("fork")) as pool:
             for first in range(0, count, _AT_ONCE):
                 yield from pool.map(_make, range(first, min(count, first + _AT_ONCE)), chunksize=8)
     finally:

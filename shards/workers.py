@@ -9,7 +9,7 @@ import signal
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from itertools import islice
 from multiprocessing import get_context
@@ -38,7 +38,7 @@ def spread(setup: Setup[R], places: Sequence[str], jobs: Iterator[tuple[Any, ...
         with setup(places[0]) as work:
             yield from (work(*job) for job in jobs)
         return
-    with ExitStack() as stack:
+    with killed_workers_told(), ExitStack() as stack:
         pools = [stack.enter_context(process_pool(1, _begin, setup, place)) for place in places]
         running: dict[Future[R], ProcessPoolExecutor] = {}
         try:
@@ -50,13 +50,18 @@ def spread(setup: Setup[R], places: Sequence[str], jobs: Iterator[tuple[Any, ...
                     pool = running.pop(future)
                     running |= {pool.submit(_run, *job): pool for job in islice(jobs, 1)}
                 yield from (future.result() for future in done)
-        except BrokenProcessPool as error:
-            raise ConfigError(
-                "a worker process was killed, for memory perhaps; run again, with fewer of them"
-            ) from error
         finally:
             for pool in pools:
                 pool.shutdown(wait=False, cancel_futures=True)
+
+
+@contextmanager
+def killed_workers_told() -> Iterator[None]:
+    """Makes of a pool that lost a process a :class:`ConfigError`."""
+    try:
+        yield
+    except BrokenProcessPool as error:
+        raise ConfigError("a worker process was killed, for memory perhaps; run again, with fewer of them") from error
 
 
 def process_pool(count: int, begin: Callable[..., None] | None = None, *args: Any) -> ProcessPoolExecutor:

@@ -40,7 +40,7 @@ def _split(folders: list[Path], split: str, options: Options) -> Meetings:
     tracks = []
     for folder in folders:
         grids = {p.stem: p for p in sorted((folder / "TextGrid").glob("*.TextGrid"))}
-        for path in sorted((folder / "wav").iterdir()):
+        for path in sorted((folder / "wav").glob("*")):
             if path.name.endswith(".1channel.wav"):
                 meetings.audit.skip("one-channel copy of a recording", str(path))
             elif path.suffix in (".flac", ".wav"):

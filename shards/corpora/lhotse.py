@@ -11,6 +11,7 @@ audio that is no file.
 from __future__ import annotations
 
 import importlib
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -65,12 +66,17 @@ def _part(stem: str, kind: str) -> str:
     return after.strip("_-.") or before.strip("_-.") or "all"
 
 
-def _load(path: Path) -> Any:
+def _load(path: Path) -> Iterator[Any]:
+    """What a manifest of Lhotse's holds, read as it is iterated.
+
+    Raises:
+        ManifestError: it is cut, or not one.
+    """
+    lhotse = lhotse_module("lhotse")
     try:
-        loaded = lhotse_module("lhotse").load_manifest_lazy(path)
-    except (ValueError, KeyError, OSError, AssertionError) as error:
-        raise ManifestError(f"{path}: Lhotse cannot read it: {error}") from error
-    return () if loaded is None else loaded
+        yield from lhotse.load_manifest_lazy(path) or ()
+    except (ValueError, KeyError, TypeError, OSError, AssertionError, EOFError, zlib.error) as error:
+        raise ManifestError(f"{path}: Lhotse cannot read it: {error}; is the file whole?") from error
 
 
 class _Reader:

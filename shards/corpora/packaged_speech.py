@@ -36,6 +36,7 @@ from shards.corpora.text import TextPolicy
 from shards.errors import AudioError, ManifestError
 from shards.manifests import Recording, SpeakerInfo
 from shards.sample import SAMPLE_RATE, Segment
+from shards.workers import killed_workers_told
 
 CORPUS = "packaged-speech"
 CORE = "1.6.1-1"
@@ -150,7 +151,7 @@ def prepare(root: Path, out: Path, options: Options) -> list[Prepared]:
         tasks += digits
         tasks += _prompt_tasks(voice, files, texts, {t.sources[0] for t in digits}, skipped)
     made: dict[str, list[Recording]] = {"digits": [], "prompts": []}
-    with ProcessPoolExecutor(max(1, options.workers)) as pool:
+    with killed_workers_told(), ProcessPoolExecutor(max(1, options.workers)) as pool:
         jobs = [(task, out / "audio") for task in tasks]
         results = tqdm(pool.map(_make, jobs, chunksize=16), "audio", len(jobs), disable=None)  # silent off a terminal
         for task, (recording, problem) in zip(tasks, results, strict=True):

@@ -30,7 +30,7 @@ Found = Iterator[tuple[str, RawSegment]]  # (session, segment)
 
 def prepare(root: Path, out: Path, options: Options) -> list[Prepared]:
     """One manifest of all."""
-    files = sorted(p for p in root.rglob("*") if p.suffix.lower() in _READERS) if root.is_dir() else [root]
+    files = [p for p in (root, *sorted(root.rglob("*"))) if p.suffix.lower() in _READERS and p.is_file()]
     if not files:
         raise nothing_found(root, "transcripts", f"files ending in {', '.join(_READERS)}")
     manifest = Generic(corpus_name(root, options), "all", [], options)

@@ -30,6 +30,17 @@ def test_every_command_has_help(command, capsys):
     assert f"usage: speakerlm-shards {command}" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    "command",
+    ["pack m o", "clips m o", "simulate m o --count 1"],
+)
+def test_a_seed_is_not_negative(command, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main([*command.split(), "--seed", "-1"])
+    assert caught.value.code == 2
+    assert "'-1' is not a number from 0 on" in capsys.readouterr().err
+
+
 def test_an_unknown_command(capsys):
     with pytest.raises(SystemExit) as caught:
         main(["unpack"])

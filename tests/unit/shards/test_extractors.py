@@ -197,6 +197,12 @@ def test_batches_of_equal_length_on_an_accelerator(tmp_path: Path) -> None:
         assert vector == pytest.approx(unit_norm(f.mean(0)[:4]), abs=1e-6)
 
 
+@pytest.mark.parametrize("device", ["cuda:99", "gpu"])
+def test_a_device_that_is_not_there_is_named(device: str) -> None:
+    with pytest.raises(ConfigError, match=rf"device '{device}' cannot be used: .*; name those that are there, or cpu"):
+        load_extractor("campplus", device=device)
+
+
 def test_unknown_extractor_names_the_known_ones() -> None:
     with pytest.raises(ConfigError, match="known are campplus, "):
         load_extractor("x-vector")

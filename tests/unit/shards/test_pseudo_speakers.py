@@ -2,6 +2,8 @@
 
 import itertools
 import json
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +44,24 @@ def test_pitch_rises_with_the_speed(speed: float) -> None:
     changed = change_speed(wave, speed)
     assert len(changed) == pytest.approx(len(wave) / speed, abs=1)
     assert pitch(changed) == pytest.approx(300 * speed, rel=0.01)
+
+
+def test_no_two_speeds_are_called_alike(words: Path, tmp_path: Path) -> None:
+    pseudo_speakers(words, tmp_path / "out", [0.875, 0.88, 1.1], ["a-word0"])
+    made = {r.key: r for r in read_manifest(tmp_path / "out")}
+    assert {k: (r.speakers[0], r.duration) for k, r in made.items()} == {
+        "a-word0": ("toy:a", 0.5),
+        "a-word0-x0875": ("toy:a@0.875", pytest.approx(0.5 / 0.875, abs=1e-4)),
+        "a-word0-x088": ("toy:a@0.88", pytest.approx(0.5 / 0.88, abs=1e-4)),
+        "a-word0-x110": ("toy:a@1.10", pytest.approx(0.5 / 1.1, abs=1e-4)),
+    }
+    assert len({r.audio for r in made.values()}) == 4
+
+
+def test_a_killed_worker_is_told(words: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("shards.pseudo_speakers.change_speed", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+    with pytest.raises(ConfigError, match="a worker process was killed"):
+        pseudo_speakers(words, tmp_path / "out", [0.9], workers=2)
 
 
 def test_versions_are_speakers_of_their_own(words: Path, tmp_path: Path) -> None:

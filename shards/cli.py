@@ -24,13 +24,6 @@ COMMANDS = {
 }
 
 
-def natural(text: str) -> int:
-    """A number from 0 on, as a seed is, out of an option."""
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 on")
-    return int(text)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Errors made on purpose are printed without a traceback and end in exit code 1."""
     argv = list(sys.argv[1:] if argv is None else argv)

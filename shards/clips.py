@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from shards.cli import natural
+from shards.arguments import natural, positive
 from shards.corpora.audio_files import audio_info
 from shards.errors import ConfigError
 from shards.manifests import Recording, read_manifest, read_speakers, write_manifest
@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seconds", type=_pair, default=rule.seconds, metavar="MIN-MAX")
     parser.add_argument("--widened", type=_pair, default=rule.widened, metavar="MIN-MAX", help="where no silence is")
     parser.add_argument("--seed", type=natural, default=0)
-    parser.add_argument("--passes", type=int, default=1, help="cut everything so many different ways")
+    parser.add_argument("--passes", type=positive, default=1, help="cut everything so many different ways")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from shards.arguments import natural
 from shards.enrolment import Enroller
 from shards.errors import ConfigError, ShardError
 from shards.extractors import load_extractor
@@ -45,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DEVICE[,DEVICE]",
         help="cpu,cpu … (a core) or cuda:0,cuda:1 …; a process each",
     )
-    add("--readers", type=int, default=0, help="processes that read audio, for each device (0: the device's own)")
+    add("--readers", type=natural, default=0, help="processes that read audio, for each device (0: the device's own)")
     add("--max-bad-share", type=float, default=0.01, help="share of samples or speakers without usable enrolment clips")
 
 

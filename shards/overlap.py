@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from shards.arguments import natural
 from shards.audio import decode
 from shards.errors import ShardError
 from shards.flac import STREAMINFO_BYTES, stream_info
@@ -34,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("a", help="training data: folder or s3://bucket/prefix")
     parser.add_argument("b", help="test data, the smaller one")
     parser.add_argument("--allow", default="", metavar="KIND[,KIND]", help="overlap that is meant, as of speakers")
-    parser.add_argument("--examples", type=int, default=5, help="lines a kind")
+    parser.add_argument("--examples", type=natural, default=5, help="lines a kind")
 
 
 def run(args: argparse.Namespace) -> int:

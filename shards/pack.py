@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from shards import enrolment
-from shards.cli import natural
+from shards.arguments import natural, positive
 from shards.errors import ConfigError, DataError, ManifestError, ShardError, StorageError
 from shards.index import DATASET, Dataset, ShardInfo, dataset_json, open_dataset, tar_path
 from shards.manifests import AUDIT, SPEAKERS
@@ -44,9 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("out", help="folder or s3://bucket/prefix of the dataset")
     add("--name", help="name of the dataset and its shards (default: the manifest folder's)")
     add("--seed", type=natural, default=1, help="of the permutation and of the draw of enrolment clips")
-    add("--samples-per-shard", type=int, default=10_000, help="fewer, where the bytes are reached first")
+    add("--samples-per-shard", type=positive, default=10_000, help="fewer, where the bytes are reached first")
     add("--bytes-per-shard", type=float, default=1e9, help="about; estimated from the lengths in the manifest")
-    add("--workers", type=int, default=1, help="processes; the bytes do not depend on it")
+    add("--workers", type=positive, default=1, help="processes; the bytes do not depend on it")
     add("--part", metavar="I/N", help="pack the I-th of N shares (from 0); default: the Slurm array's, or all of it")
     add("--enrol", metavar="DIR[,DIR]", help="manifests that enrolment speech is taken from (default: this one)")
     add("--extractor", default="campplus", help="speaker embedding extractor")

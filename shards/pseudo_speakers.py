@@ -24,6 +24,7 @@ import numpy as np
 import soxr
 from tqdm import tqdm
 
+from shards.arguments import positive
 from shards.audio import encode_flac, load
 from shards.corpora import in_order
 from shards.corpora.prepare import Summary
@@ -45,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--speeds", type=float, nargs="+", default=[], help="such as 0.88 1.14: higher is faster, and higher in pitch")
     add("--only", **glob, help="keys of the recordings to take, such as 'it-*' (default: all)")
     add("--without", **glob, help="keys of the recordings to leave out")
-    add("--workers", type=int, default=os.cpu_count() or 1)
+    add("--workers", type=positive, default=os.cpu_count() or 1)
 
 
 def run(args: argparse.Namespace) -> int:

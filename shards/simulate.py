@@ -24,8 +24,8 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from shards.arguments import natural, positive
 from shards.audio import encode_flac, load
-from shards.cli import natural
 from shards.conversation import Fingerprint, Layout, Settings, Sources, draw
 from shards.corpora import in_order
 from shards.corpora.fetch import sha256_of
@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("sources", type=Path, nargs="+", help="manifest folders with single-speaker utterances")
     add("out", type=Path, help="folder for audio and manifest")
     amount = parser.add_mutually_exclusive_group(required=True)
-    amount.add_argument("--count", type=int, help="number of conversations")
+    amount.add_argument("--count", type=positive, help="number of conversations")
     amount.add_argument("--hours", type=float, help="as many conversations as make up this much audio")
     add("--seed", type=natural, default=0)
     add("--split", default="train")
@@ -76,7 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--noise", default=d.noise, help=noises)
     add("--snr", **pair, default=d.snr_db, help="dB, where noise is added")
     add("--disjoint-from", type=Path, nargs="+", default=[], metavar="SET", help=disjoint)
-    add("--workers", type=int, default=os.cpu_count() or 1)
+    add("--workers", type=positive, default=os.cpu_count() or 1)
 
 
 def run(args: argparse.Namespace) -> int:

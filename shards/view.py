@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from shards.arguments import natural, positive
 from shards.audio import decode
 from shards.errors import ConfigError
 from shards.index import Dataset, open_dataset
@@ -41,8 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
     parser.add_argument("dataset", help="folder or s3://bucket/prefix")
     parser.add_argument("out", type=Path, help="the page to write, .html")
-    parser.add_argument("--shard", type=int, default=0, help="its number (default: the first)")
-    parser.add_argument("--samples", type=int, default=8, help="so many, spread over the shard (default 8)")
+    parser.add_argument("--shard", type=natural, default=0, help="its number (default: the first)")
+    parser.add_argument("--samples", type=positive, default=8, help="so many, spread over the shard (default 8)")
     parser.add_argument("--key", action="append", default=[], help="this sample; may be given several times")
 
 

@@ -17,6 +17,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from shards.arguments import positive
 from shards.errors import ConfigError, SpeakerLMError
 
 AUDIO = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".m4a")
@@ -43,8 +44,8 @@ def _run_options(p: argparse.ArgumentParser) -> None:
     p.add_argument("--asr", default="whisper", help="whisper, paraformer, or NAME@SOURCE")
     p.add_argument("--language", default="auto", help="auto, data (each clip's own), or a code such as zh")
     p.add_argument("--threshold", type=float, help="of clustering: cosine distance from which voices are two")
-    p.add_argument("--speakers", type=int, help="number of people, where it is the same in all audio and known")
-    p.add_argument("--limit", type=int, help="only so many clips, in order of key")
+    p.add_argument("--speakers", type=positive, help="number of people, where it is the same in all audio and known")
+    p.add_argument("--limit", type=positive, help="only so many clips, in order of key")
     p.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 …")
     p.add_argument("--cache", type=Path, help="where weights out of packages are kept (default: SPEAKERLM_CACHE)")
 
@@ -58,7 +59,7 @@ def _correct_options(p: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     p.add_argument("--llm-model", help="of an endpoint: the model's name there; its key is read from OPENAI_API_KEY")
     p.add_argument("--keep-words", action="store_true", help="take only speakers from the answer, never words")
-    p.add_argument("--limit", type=int, help="only the first clips")
+    p.add_argument("--limit", type=positive, help="only the first clips")
     p.add_argument("--normaliser", default="paper-zh", help="of the figures that are shown at the end")
     p.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 …")
     p.add_argument("--cache", type=Path, help="where weights out of packages are kept (default: SPEAKERLM_CACHE)")

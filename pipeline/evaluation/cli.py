@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from shards.arguments import natural, not_below_zero
 from shards.errors import ScoreError, SpeakerLMError
 
 if TYPE_CHECKING:
@@ -42,18 +43,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
 
 
-def _not_negative(text: str) -> float:
-    """An option's number: argparse words the error."""
-    number = float(text)
-    if not 0 <= number < float("inf"):
-        raise ValueError(text)
-    return number
-
-
-def _count(text: str) -> int:
-    return int(_not_negative(str(int(text))))
-
-
 def _score_parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
         prog="speakerlm-score",
@@ -76,7 +65,7 @@ def _score_parser() -> argparse.ArgumentParser:
     p.add_argument("--orc", action="store_true", help="ORC-CER too: slow for many speakers, greedy for long sessions")
     p.add_argument(
         "--collar",
-        type=_not_negative,
+        type=not_below_zero,
         default=0.0,
         help="DER: seconds forgiven each side of a boundary (M2MeT: 0.25)",
     )
@@ -85,7 +74,7 @@ def _score_parser() -> argparse.ArgumentParser:
         metavar="REGEX",
         help="recording inside a session's id, for intervals over clips; its first group, or all of it",
     )
-    p.add_argument("--replicates", type=_count, default=1000, help="of the bootstrap; 0: no intervals (default: 1000)")
+    p.add_argument("--replicates", type=natural, default=1000, help="of the bootstrap; 0: no intervals (default: 1000)")
     p.add_argument("--test-set", help="name of the test set, to stand beside the paper's rows (alimeeting, aishell4 …)")
     p.add_argument("--split", default="?", help="split of the test set, for the tables")
     p.add_argument("--unit", default="session", help="what a session of the input is: session or clip")
@@ -107,7 +96,7 @@ def _decoded_parser() -> argparse.ArgumentParser:
     p.add_argument("--datasets", nargs="*", default=[], help="packed test sets, to embed audio of the worst clips")
     p.add_argument("--normaliser", default="paper-zh", help=f"{PROFILES} (default: paper-zh)")
     p.add_argument("--title", default="Scores", help="of the report")
-    p.add_argument("--show", type=_count, default=10, help="clips of each mode shown with alignment (default: 10)")
+    p.add_argument("--show", type=natural, default=10, help="clips of each mode shown with alignment (default: 10)")
     return p
 
 

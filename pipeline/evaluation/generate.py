@@ -25,6 +25,7 @@ from pipeline.decoding import Answer, peak_bytes
 from pipeline.engine import launcher_environment
 from pipeline.evaluation.decoded import MODES, parsed
 from pipeline.evaluation.store import About, Output, Settings, Timing
+from shards.arguments import natural, positive
 from shards.errors import ConfigError, DataError, SpeakerLMError
 
 PERMUTED = " (vectors permuted)"  # behind the name of a test set that was decoded as a control
@@ -337,12 +338,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="distractors of Over-Regist, drawn from this range; several ranges, or 'paper' for the paper's ten bins, "
         "give one file each (default: 1-50)",
     )
-    p.add_argument("--batch", type=int, default=8, help="clips decoded together; more is faster and takes more memory")
-    p.add_argument("--seed", type=int, default=1, help="of names and distractors; keep it to compare models")
+    p.add_argument("--batch", type=positive, default=8, help="clips decoded together; more is faster, takes memory")
+    p.add_argument("--seed", type=natural, default=1, help="of names and distractors; keep it to compare models")
     p.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 …; bfloat16 on a GPU")
     p.add_argument(
         "--max-new-tokens",
-        type=int,
+        type=positive,
         default=1024,
         help="of any answer; most are held shorter by the length of their audio",
     )
@@ -351,7 +352,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         action="store_true",
         help="a control for match and over: every name gets the vector of the next one",
     )
-    p.add_argument("--limit", type=int, help="only this many clips, for a quick look")
+    p.add_argument("--limit", type=positive, help="only this many clips, for a quick look")
     p.add_argument("--extractor", help="take the speaker vectors that `speakerlm-shards embed` wrote under this name")
     args = p.parse_args(argv)
     try:

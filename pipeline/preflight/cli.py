@@ -18,6 +18,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from shards.arguments import natural, positive
+
 ASSUMED_EFFICIENCY = 0.45
 
 
@@ -30,8 +32,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that win over the recipe's")
     world = parser.add_argument_group("where it will run")
     world.add_argument("--card", help="H100-80, A800-80, H200 …; left out: the card here, or none and no times")
-    world.add_argument("--gpus", type=int, default=1, help="ranks a node")
-    world.add_argument("--nodes", type=int, default=1)
+    world.add_argument("--gpus", type=positive, default=1, help="ranks a node")
+    world.add_argument("--nodes", type=positive, default=1)
     world.add_argument(
         "--network-gb-s", type=float, default=100.0, metavar="GB/S",
         help="network of a node, one direction, in gigabytes: 8 cards with 100 Gbit/s each are 100",
@@ -41,15 +43,18 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         help=f"share of the peak that computing reaches; a measured HFU, else {ASSUMED_EFFICIENCY} is assumed",
     )  # fmt: skip
     work = parser.add_argument_group("what it will compute")
-    work.add_argument("--plan-steps", type=int, default=200, metavar="N", help="global steps of the plan to look at")
+    work.add_argument("--plan-steps", type=positive, default=200, metavar="N", help="steps of the plan to look at")
     work.add_argument(
-        "--positions", type=int, metavar="N", help="no dataset: full micro-batches of N LLM positions, of equal clips"
+        "--positions",
+        type=positive,
+        metavar="N",
+        help="no dataset: micro-batches of N LLM positions, of equal clips",
     )
     work.add_argument("--clip-seconds", type=float, default=45.0, help="of those clips")
     work.add_argument("--tokens-per-second", type=float, default=5.0, help="target tokens of those clips")
-    work.add_argument("--registered", type=int, default=17, help="speakers registered with each of those clips")
+    work.add_argument("--registered", type=natural, default=17, help="speakers registered with each of those clips")
     parser.add_argument("--no-checks", action="store_true", help="look at no path, package or device")
-    parser.add_argument("--run", type=int, metavar="RANKS", help="execute the largest micro-batch on so many ranks")
+    parser.add_argument("--run", type=positive, metavar="RANKS", help="execute the largest micro-batch on this many")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of the table")
     parser.add_argument("--result", type=Path, help=argparse.SUPPRESS)  # set in a rank that --run has started
     return parser.parse_intermixed_args(arguments)

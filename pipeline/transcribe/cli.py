@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from shards.errors import ConfigError, SpeakerLMError
+from shards.arguments import natural, positive
+from shards.errors import AudioError, ConfigError, SpeakerLMError
 
 if TYPE_CHECKING:
     from pipeline.transcribe.transcriber import Transcriber
@@ -38,8 +39,10 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--out", type=Path, default=Path(), help="folder for the transcripts (default: here)")
     p.add_argument("--formats", default=",".join(FORMATS), help=f"of {', '.join(FORMATS)} (default: all)")
     p.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 …; bfloat16 on a GPU")
-    p.add_argument("--batch", type=int, default=4, help="chunks decoded together; more is faster, 1 shows turns sooner")
-    p.add_argument("--channel", type=int, help="take this channel, counted from 0 (default: the mean of all)")
+    p.add_argument(
+        "--batch", type=positive, default=4, help="chunks decoded together: more is faster, 1 shows turns soon"
+    )
+    p.add_argument("--channel", type=natural, help="take this channel, counted from 0 (default: the mean of all)")
     p.add_argument(
         "--seconds", default="40-50", metavar="MIN-MAX",
         help="length of chunks; what the model was trained on is best (default: 40-50)",
@@ -131,7 +134,11 @@ def _one(transcriber: Transcriber, audio: Path, enrolled: Enrolled, out: Path, k
             shown = len(transcript.turns)
             bar.update(min(round(transcript.seconds), bar.total or 2**31) - bar.n)
 
-        transcript = transcriber.transcribe(audio, enrolled, progress)
+        try:
+            transcript = transcriber.transcribe(audio, enrolled, progress)
+        except AudioError as e:  # the other recordings are not at fault
+            print(f"speakerlm-transcribe: {e}", file=sys.stderr)
+            return 1
         progress(transcript)
     paths = write_all(transcript, out, kinds)
     for warning in transcript.warnings:

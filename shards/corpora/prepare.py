@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from shards.arguments import positive
 from shards.corpora import Options, corpus_names, find_corpus
 from shards.corpora.text import POLICIES
 from shards.errors import ManifestError
@@ -22,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("corpus", help=f"one of: {', '.join(corpus_names())}")
     add("root", type=Path, help="folder (or file) of the corpus; for packaged-speech, the download cache")
     add("out", type=Path, help="folder for the manifests, one subfolder each")
-    add("--workers", type=int, default=os.cpu_count() or 1, help="threads or processes that open audio")
+    add("--workers", type=positive, default=os.cpu_count() or 1, help="threads or processes that open audio")
     add("--text", choices=sorted(POLICIES), help="text policy; default: plain for known corpora, raw for generic ones")
     generic = parser.add_argument_group("generic formats (jsonl, kaldi, lhotse, tars, transcripts)")
     generic.add_argument("--name", default="", help="name of the corpus (default: that of the folder)")

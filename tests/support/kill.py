@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+LATE = 5  # times that a kill is tried before it may be too late
 PHASES = ("starting", "planning", "write", "upload", "complete", "commit", "merge", "done", "failed")
 
 
@@ -125,7 +126,7 @@ class Killer:
         setattr(owner, name, wrapped)
 
 
-def _trials(job: dict[str, Any]) -> list[tuple[str, float]]:
+def _trials(job: dict[str, Any]) -> list[tuple[str, float, str]]:
     os.environ.update(job["environment"])
     killer = Killer()
     killer.instrument(job["part_bytes"])
@@ -141,11 +142,15 @@ def _trials(job: dict[str, Any]) -> list[tuple[str, float]]:
     writing = min(spans)
     for number, out in enumerate(job["outs"]):
         anywhere = number % 7 == 6
-        after = rng.uniform(0, 1.3 if anywhere else 0.85) * writing
-        phase = run(out, after, of_writing=not anywhere)
-        results.append((phase, after))
-        assert run(out) == "done"
-        writing *= 0.9 if phase == "done" else 1.0  # the machine got faster
+        for late in range(1 if anywhere else LATE):
+            name = f"{out}-{late}" if late else out
+            after = rng.uniform(0, 1.3 if anywhere else 0.85) * writing
+            phase = run(name, after, of_writing=not anywhere)
+            assert run(name) == "done"
+            if phase not in ("merge", "done"):
+                break
+            writing *= 0.9  # too late to meet a write: the machine got faster
+        results.append((phase, after, name))
     return results
 
 
@@ -158,11 +163,11 @@ def kill_at_random(
     seed: int,
     environment: dict[str, str] | None = None,
     part_bytes: int | None = None,
-) -> list[tuple[str, float]]:
+) -> list[tuple[str, float, str]]:
     """Pack to `whole` undisturbed; to each of `outs` with one kill at a random moment of that time, then a rerun.
 
-    Of seven kills one comes at any moment, six come between the first write and the merge. Returns for each the phase
-    that it came in, and after how many seconds.
+    Of seven kills one comes at any moment, six come between the first write and the merge: one that is too late is
+    repeated, with another output. Returns for each the phase that it came in, after how many seconds, and the output.
     """
     job = {
         "manifest": str(manifest),

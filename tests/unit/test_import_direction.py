@@ -10,8 +10,9 @@ FORBIDDEN = {
     "shards": ("pipeline", "launch", "tests", "deepspeed", "transformers", "peft", "torch.distributed"),
     "pipeline": ("launch", "tests"),
 }
-# What the pipeline may take from the packer: the record, where it lies, how it sounds, who speaks.
+# What the pipeline may take from the packer: the record, where it lies, how it sounds, who speaks; errors, options.
 SHARED = {
+    "arguments",
     "errors",
     "extractors",
     "sample",

@@ -99,6 +99,15 @@ def test_a_recording_that_breaks_off_is_written_and_told(folder: Path, tmp_path:
     assert "what came before it is transcribed" in capsys.readouterr().err
 
 
+def test_a_recording_that_cannot_be_read_keeps_no_other_from_being_transcribed(folder: Path, tmp_path: Path, capsys):
+    broken = tmp_path / "broken.wav"
+    broken.write_bytes(b"no audio")
+    assert main([str(broken), *arguments(folder, "run", tmp_path, "--formats", "json", "--vad", "energy")]) == 1
+    assert "broken.wav" in capsys.readouterr().err
+    assert json.loads((tmp_path / "meeting.json").read_text())["complete"]
+    assert not (tmp_path / "broken.json").exists()
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [

@@ -42,7 +42,8 @@ def run_stages(recipes: Sequence[Recipe], stop_after: int | None = None) -> int:
     stop = StopRequest().install()
     for recipe in recipes:
         code = run_stage(recipe, stop_after, stop)
-        if code != 0 or not finished.is_done(Path(recipe.output)):
+        cut_short = stop_after is not None and not finished.is_done(Path(recipe.output))
+        if code != 0 or cut_short:
             return code
         _reclaim()
     return 0
@@ -70,7 +71,7 @@ def _train(recipe: Recipe, stop: StopRequest, watchdog: Watchdog, stop_after: in
     # The watchdog knows more than a collective's own limit: it must be the first.
     limit = max(t.start_timeout_seconds, t.timeout_seconds) + 60
     ranks = init_distributed(limit, nccl_environment(limit, output / "stacks"))
-    if finished.is_done(output):
+    if anyone(ranks, finished.is_done(output)):  # a network filesystem may show the marker to some ranks only
         say(ranks, f"{output} is done already; remove {output / finished.DONE} to train it on")
         return 0
     if stop.warning:

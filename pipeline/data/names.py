@@ -55,7 +55,7 @@ def pool_names(rng: np.random.Generator, pools: Sequence[str], count: int) -> li
     if len(names) < count:
         raise PlanError(
             f"{count} distinct names wanted from the pools {', '.join(pools)}, which hold {len(names)}; add a pool to "
-            "data.registration.name_pools or lower data.registration.max_distractors"
+            "data.registration.name_pools or lower data.registration.max_distractors; in decoding, lower --n-ov"
         )
     return [names[i] for i in rng.choice(len(names), count, replace=False)]
 

@@ -80,10 +80,13 @@ class Output:
         """Describe the folder, or go on in one that is described so already.
 
         Raises:
-            ScoreError: it holds output of other settings.
+            ScoreError: it holds output of other settings, or cannot be made.
         """
         self.folder = folder
-        (folder / PARTS).mkdir(parents=True, exist_ok=True)
+        try:
+            (folder / PARTS).mkdir(parents=True, exist_ok=True)
+        except OSError as e:
+            raise ScoreError(f"{folder}: {e.strerror or e}; name a folder that can be written") from e
         path = folder / "decode.json"
         if path.exists():
             _check_same(folder, json.loads(path.read_text(encoding="utf-8")), settings)

@@ -40,7 +40,7 @@ def export(
         scores: scores.json for the model card; None takes the run's own, where it has one.
 
     Raises:
-        ConfigError: ``out`` exists.
+        ConfigError: ``out`` exists, or cannot be made.
         CheckpointError: the run has not finished, or its weights have changed since.
         ModelError: the weights do not fit, or the LLM is another one.
     """
@@ -50,7 +50,10 @@ def export(
     check_speech(recipe.stage, str(run))
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    try:
+        partial.mkdir(parents=True)
+    except OSError as e:
+        raise ConfigError(f"{out}: {e.strerror or e}; name a folder that can be written") from e
     try:
         card = model_card(run, recipe, out.name, merge, scores)
         _write(partial, run, recipe.model, merge, dtype, largest)

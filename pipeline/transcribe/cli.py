@@ -111,6 +111,10 @@ def _run(args: argparse.Namespace) -> int:
 
         return serve(transcriber, args.port)
     enrolled = transcriber.enrol(people)
+    try:
+        args.out.mkdir(parents=True, exist_ok=True)  # before hours of work, not after
+    except OSError as e:
+        raise ConfigError(f"--out {args.out}: {e.strerror or e}; name a folder that can be written") from e
     return max(_one(transcriber, audio, enrolled, args.out, kinds) for audio in args.audio)
 
 

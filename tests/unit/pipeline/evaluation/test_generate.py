@@ -142,6 +142,11 @@ def test_how_an_answer_ended_is_told(decoded: Path):
     assert all(r["tokens"] == 6 for r in found if r["stop"] == "limit")
 
 
+def test_a_folder_that_cannot_be_made_is_named(parts: Path):
+    with pytest.raises(ScoreError, match=r"/proc/nowhere/out: .*name a folder that can be written"):
+        decode(parts / "run", str(parts / "data"), Path("/proc/nowhere/out"), modes="no")
+
+
 def test_output_of_other_settings_is_refused(parts: Path, tmp_path: Path):
     run(parts, tmp_path, modes="no")
     with pytest.raises(ScoreError, match="another seed"):

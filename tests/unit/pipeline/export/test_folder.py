@@ -160,6 +160,8 @@ def test_what_is_refused(run: Path, base: TinyBase, tmp_path: Path, capsys: pyte
     (tmp_path / "there").mkdir()
     with pytest.raises(ConfigError, match="exists already"):
         export(run, tmp_path / "there")
+    with pytest.raises(ConfigError, match="name a folder that can be written"):
+        export(run, Path("/proc/nowhere/out"))
     copy = tmp_path / "copy"
     shutil.copytree(run, copy)
     (copy / "done").unlink()

@@ -116,6 +116,7 @@ def test_a_recording_that_cannot_be_read_keeps_no_other_from_being_transcribed(f
         (["--formats", "doc"], "none of seglst"),
         (["--seconds", "50-40"], "no range"),
         (["--device", "cuda:9"], "no GPU"),
+        (["--out", "/proc/nowhere"], "name a folder that can be written"),
     ],
 )
 def test_wrong_options_are_explained(folder: Path, tmp_path: Path, capsys, more: list[str], message: str):

@@ -303,6 +303,8 @@ def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
 
 def _layers(path: Path) -> list[tuple[str, DictConfig]]:
     """The files that make up a recipe, base first."""
+    if path.is_dir():
+        raise ConfigError(f"{path} is a folder: name a file in it, or its stages (--stages 1-4)")
     try:
         loaded = OmegaConf.load(path)
     except FileNotFoundError as e:

@@ -124,4 +124,5 @@ def open_upload(url: str | None, output: Path) -> Upload | None:
     run = output.resolve()
     if "://" not in url and Path(url).resolve() in (run, run / "checkpoints", run.parent.parent):
         raise CheckpointError(f"trainer.upload is {url}, where the checkpoints are anyway; name another place")
+    open_storage(url)  # tells a URL that is none, which a folder's name behind it might mend
     return Upload("/".join([url.rstrip("/"), *run.parts[-2:]]))

@@ -348,6 +348,12 @@ def test_copies_to_the_same_folder_are_refused(tmp_path: Path) -> None:
             open_upload(str(place), run)
 
 
+@pytest.mark.parametrize("url", ["s3://", "gs://bucket/runs"])
+def test_a_place_for_copies_that_is_none_is_refused(tmp_path: Path, url: str) -> None:
+    with pytest.raises(StorageError, match=url):
+        open_upload(url, tmp_path / "exp" / "stage1")
+
+
 def test_stages_with_one_place_for_copies_leave_each_others_alone(tmp_path: Path) -> None:
     def stage(number: int) -> tuple[Path, Upload]:
         output = tmp_path / "exp" / f"stage{number}"

@@ -96,6 +96,8 @@ def test_what_cannot_be_used_is_refused(recipe_file: Path, override: str, words:
 def test_missing_things_are_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no recipe at"):
         load_recipe(tmp_path / "absent.yaml")
+    with pytest.raises(ConfigError, match="is a folder: name a file in it"):
+        load_recipe(tmp_path)
     broken = tmp_path / "broken.yaml"
     broken.write_text("a: [1\n")
     with pytest.raises(ConfigError, match="YAML"):

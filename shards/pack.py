@@ -98,8 +98,8 @@ def run(args: argparse.Namespace) -> int:
 
 def plan(args: argparse.Namespace, tasks: int = 1) -> tuple[Packer, LineTable, Parts]:
     """Read the manifest, once for all tasks, and work out its parts."""
-    if args.samples_per_shard < 1 or args.bytes_per_shard <= 0 or args.workers < 1:
-        raise ConfigError("--samples-per-shard, --bytes-per-shard and --workers must be positive")
+    if args.bytes_per_shard <= 0:
+        raise ConfigError("--bytes-per-shard must be positive")
     name = args.name or args.manifest.resolve().name
     if not name or set(name) & set("/\\. "):
         raise ConfigError(f"--name {name!r}: a name holds no dot, slash or space")

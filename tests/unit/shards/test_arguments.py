@@ -9,6 +9,7 @@ import pytest
 from pipeline.evaluation.generate import main as decode
 from pipeline.transcribe.cli import main as transcribe
 from shards.arguments import natural, not_below_zero, positive
+from shards.cli import main as shards
 
 
 def test_what_fits_is_taken() -> None:
@@ -36,6 +37,8 @@ def test_what_does_not_is_told(of: object, text: str) -> None:
     [
         (decode, ["run", "data", "out", "--batch", "0"]),
         (decode, ["run", "data", "out", "--limit", "-3"]),
+        (shards, ["pack", "m", "o", "--workers", "0"]),
+        (shards, ["pack", "m", "o", "--samples-per-shard", "0"]),
         (transcribe, ["a.wav", "--model", "run", "--batch", "0"]),
     ],
 )

@@ -280,9 +280,7 @@ def test_dry_run_writes_nothing(manifest, tmp_path, capsys):
     assert not (tmp_path / "o").exists()
 
 
-@pytest.mark.parametrize(
-    "options", [("--part", "2/2"), ("--part", "x"), ("--name", "a.b"), ("--workers", "0"), ("--samples-per-shard", "0")]
-)
+@pytest.mark.parametrize("options", [("--part", "2/2"), ("--part", "x"), ("--name", "a.b"), ("--bytes-per-shard", "0")])
 def test_options_that_cannot_be(manifest, tmp_path, capsys, options):
     pack(manifest, tmp_path / "o", *options, code=1)
     assert options[0] in capsys.readouterr().err

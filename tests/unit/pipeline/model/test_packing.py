@@ -88,8 +88,11 @@ def fake_flash(calls: list[dict[str, Any]]) -> ModuleType:
     def flash_attn_varlen_func(
         q: Tensor, k: Tensor, v: Tensor, cu_seqlens_q: Tensor, cu_seqlens_k: Tensor, max_seqlen_q: int,
         max_seqlen_k: int, dropout_p: float = 0.0, softmax_scale: float | None = None, causal: bool = False,
+        window_size: tuple[int, int] = (-1, -1), softcap: float = 0.0, alibi_slopes: Any = None,
+        deterministic: bool = False,
     ) -> Tensor:  # fmt: skip
         calls.append({"bounds": cu_seqlens_q.tolist(), "longest": max_seqlen_k, "contiguous": q.is_contiguous()})
+        calls[-1]["deterministic"] = deterministic
         assert causal
         assert not dropout_p
         assert torch.equal(cu_seqlens_q, cu_seqlens_k)
@@ -100,13 +103,14 @@ def fake_flash(calls: list[dict[str, Any]]) -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize("scale", [None, 0.3])
-def test_flash_attn_gets_what_it_wants(monkeypatch: pytest.MonkeyPatch, scale: float | None) -> None:
+@pytest.mark.parametrize(("scale", "exact"), [(None, False), (0.3, True)])
+def test_flash_attn_gets_what_it_wants(monkeypatch: pytest.MonkeyPatch, scale: float | None, exact: bool) -> None:
     calls: list[dict[str, Any]] = []
     monkeypatch.setitem(sys.modules, "flash_attn", fake_flash(calls))
+    monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: exact)
     q, k, v = tensors()
     out = KERNELS["flash_attn"](q, k, v, 0.0, scale, segments())
-    assert calls == [{"bounds": list(BOUNDS), "longest": 79, "contiguous": True}]
+    assert calls == [{"bounds": list(BOUNDS), "longest": 79, "contiguous": True, "deterministic": exact}]
     assert (out - KERNELS["loop"](q, k, v, 0.0, scale, segments())).abs().max() < 1e-5
 
 

@@ -21,7 +21,7 @@ from shards.corpora import Options, Prepared
 from shards.corpora.audit import Audit
 from shards.corpora.generic import Generic, RawSegment, Session, corpus_name
 from shards.corpora.meetings import nothing_found
-from shards.errors import ConfigError, ManifestError
+from shards.errors import ConfigError, DataError, ManifestError
 
 _ENDS = (".jsonl.gz", ".jsonl")
 
@@ -39,9 +39,14 @@ def lhotse_module(name: str) -> ModuleType:
 
 
 def prepare(root: Path, out: Path, options: Options) -> list[Prepared]:
-    """A manifest per file of cuts and per pair of recordings and supervisions."""
+    """A manifest per file of cuts and per pair of recordings and supervisions.
+
+    Raises:
+        DataError: two of them would be one manifest.
+    """
     files = {p.name[: -len(end)]: p for end in _ENDS for p in sorted(root.glob(f"*{end}"))}
     corpus, found = corpus_name(root, options), []
+    of: dict[str, Path] = {}  # part → the file it is from
     for stem, path in sorted(files.items()):
         genders: dict[str, str] = {}
         if "cuts" in stem:
@@ -54,6 +59,8 @@ def prepare(root: Path, out: Path, options: Options) -> list[Prepared]:
             manifest.sessions = _Reader(options, manifest.audit, genders).of_pair(path, other)
         else:
             continue
+        if of.setdefault(name, path) != path:
+            raise DataError(f"{of[name]} and {path} would both be the manifest {name!r}; move one of them away")
         found.append(manifest.prepared(name))
     if not found:
         raise nothing_found(root, "Lhotse manifest", "*cuts*.jsonl.gz, or *recordings* and *supervisions*.jsonl.gz")

@@ -303,7 +303,7 @@ def test_emilia_tars(tmp_path: Path) -> None:
     assert {s.speaker: s.person for s in made.speakers.values()} == {"emilia:DE_x:S0": None, "emilia:DE_y:S0": None}
 
 
-def test_lhotse(tmp_path: Path) -> None:
+def test_lhotse(tmp_path: Path, capsys) -> None:
     from lhotse import CutSet, MonoCut, Recording, RecordingSet, SupervisionSegment, SupervisionSet
     from lhotse.audio import AudioSource
 
@@ -337,6 +337,9 @@ def test_lhotse(tmp_path: Path) -> None:
     )
     assert [(s.start, s.end) for s in cuts.recordings["c1"].segments] == [(0.0, 1.5)]  # it began before the cut
     assert cuts.audit["skipped"] == {"cut that only Lhotse can render": 1, "recording with transforms": 1}
+    (root / "cuts.jsonl.gz").rename(root / "cuts_train.jsonl.gz")
+    assert main(["prepare", "lhotse", str(root), str(tmp_path / "twice")]) == 1
+    assert "cuts_train.jsonl.gz would both be the manifest 'train'; move one" in capsys.readouterr().err
 
 
 def test_the_channel_that_lhotse_names_is_taken(tmp_path: Path) -> None:

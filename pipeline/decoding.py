@@ -171,6 +171,10 @@ def place(device: str = "auto") -> str:
             return "cpu"
         local = int(os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID") or 0)
         return f"cuda:{local % torch.cuda.device_count()}"
+    try:
+        torch.device(device)
+    except RuntimeError as e:
+        raise ConfigError(f"no device {device!r}: write auto, cpu, cuda or cuda:1") from e
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise ConfigError(f"device {device} is asked for, but torch sees no GPU; leave the device out")
     return device

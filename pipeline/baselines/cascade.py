@@ -124,13 +124,18 @@ def _row(cascade: Cascade, clip: Clip) -> dict[str, Any]:
 
 
 def as_text(segments: Sequence[Segment]) -> str:
-    """A line a segment: ``spk0 [0.00, 1.10]: hello``."""
-    return "\n".join(f"{s.speaker} [{s.start:.2f}, {s.end:.2f}]: {s.text}" for s in segments)
+    """A line a segment: ``spk0 [0.00, 1.10]: hello``, or without times where it has none."""
+
+    def label(s: Segment) -> str:
+        return f"{s.speaker} [{s.start:.2f}, {s.end:.2f}]: " if s.timed else f"{s.speaker}: "
+
+    return "\n".join((label(s) if s.speaker else "") + s.text for s in segments)
 
 
 def _beside(out: Path) -> None:
     """The rows in formats that other tools read."""
-    rows = [json.loads(line) for line in (out / f"{JOB}.jsonl").read_text(encoding="utf-8").splitlines()]
+    lines = (out / f"{JOB}.jsonl").read_text(encoding="utf-8").split("\n")  # JSON may hold other ends of lines
+    rows = [json.loads(line) for line in lines if line]
 
     def segments(field: str) -> list[Segment]:
         turns = [(r["key"], t) for r in rows for t in r[field]]

@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     try:
         return {"run": _run, "correct": _correct, "pairs": _pairs}[args.command](args)
-    except SpeakerLMError as e:
+    except (SpeakerLMError, OSError) as e:  # OSError: a folder that cannot be written
         print(f"speakerlm-baseline: {e}", file=sys.stderr)
         return 1
 
@@ -122,7 +122,7 @@ def _correct(args: argparse.Namespace) -> int:
     correct(args.decoded, args.out, llm, args.keep_words, args.limit)
     rows = compare(args.decoded, args.out, args.normaliser)
     print(format_table(rows))
-    if len(rows) == 2 and rows[0]["n_ref"] == rows[1]["n_ref"]:
+    if len(rows) == 2 and rows[0]["n_ref"] and rows[0]["n_ref"] == rows[1]["n_ref"]:
         change = rows[1]["cer"] - rows[0]["cer"]
         print(f"CER {change:+.2f} points: what the model made up, changed or left out of the words")
     return 0

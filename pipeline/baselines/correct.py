@@ -110,7 +110,7 @@ def _corrected(row: dict[str, Any], llm: Llm, keep_words: bool) -> dict[str, Any
         **row,
         "before": row["raw"],
         "answer": answer,
-        "raw": as_text(kept) if keep_words and all(s.timed for s in kept) else answer,
+        "raw": as_text(kept) if keep_words else answer,
         "hypothesis": [{"speaker": s.speaker, "start": s.start, "end": s.end, "text": s.text} for s in kept],
     }
 

@@ -69,7 +69,7 @@ def jobs_of(modes: str, n_ov: str) -> list[Job]:
         if mode != "over":
             jobs.append(Job(mode, None, mode))
             continue
-        ranges = PAPER_BINS if n_ov == "paper" else tuple(n_ov.split(","))
+        ranges = PAPER_BINS if n_ov == "paper" else tuple(part.strip() for part in n_ov.split(","))
         for text in ranges:
             jobs.append(Job("over", _range(text), "over" if len(ranges) == 1 else f"over-{text}"))
     if not jobs:
@@ -132,7 +132,8 @@ def decode(
         str(run), weights, dataset.url, dataset.fingerprint(), seed, batch, limit, asdict(guards),
         _registration(recipe, permute_vectors),
     )  # fmt: skip
-    output = Output(out, settings, _about(recipe, dataset, permute_vectors))
+    ranges = {job.name: job.range for job in jobs if job.range}
+    output = Output(out, settings, _about(recipe, dataset, permute_vectors), ranges)
     clips = clips_of(dataset)[:limit]
     batches = batches_of(clips, batch)
 

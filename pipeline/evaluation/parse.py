@@ -12,8 +12,8 @@ What counts as a label:
 2. at the start of a line: a registered name or ``spkN`` without a colon, followed by white space, text or the end
 3. at the start of a line: any other short run without sentence punctuation, followed by a colon: an unknown name, or a
    registered one in another case or width
-4. after the end of a sentence: one to three capitalised words, or two to four Chinese characters, and a colon: an
-   unknown name
+4. after the end of a sentence, where no label of the first kind stands at a line's start: one to three capitalised
+   words, or two to four Chinese characters, and a colon: an unknown name
 5. a label may be followed by times, ``Name [0.0, 1.08]: text``, or by asterisks, ``**Name**: text``
 
 A line without a label goes on with the turn before it; text before the first label has no speaker. So a colon inside
@@ -39,6 +39,8 @@ _UNKNOWN = rf"(?P<unknown>(?!\d+[:：])[^\s{_NOT_IN_NAMES}][^\n{_NOT_IN_NAMES}]{
 _SENTENCE = (
     r"(?P<sentence>(?<=[.?!。？！…] )[A-Z][\w'-]{0,19}(?: [A-Z][\w'-]{0,19}){0,2}|(?<=[。！？…])[\u4e00-\u9fff]{2,4})"
 )
+_NOTHING = r"(?P<sentence>(?!))"
+_KINDS = ("known", "line", "unknown", "sentence")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +78,9 @@ def parse(text: str, names: Sequence[str] = ()) -> Parsed:
     Cost: linear in the text, times the number of names in the worst case.
     """
     names = [n for n in dict.fromkeys(n.strip() for n in names) if n]
-    labels = list(_pattern(tuple(names)).finditer(text))
+    labels = list(_pattern(tuple(names), False).finditer(text))
+    if not any(m["known"] and text[: m.start()].rpartition("\n")[2].strip() == "" for m in labels):
+        labels = list(_pattern(tuple(names), True).finditer(text))
     starts = [m.start() for m in labels]
     turns = []
     head = text[: starts[0]] if starts else text
@@ -94,7 +98,7 @@ def is_generic(speaker: str | None) -> bool:
 
 
 def _turn(match: re.Match[str], raw: str, names: Sequence[str], last: bool) -> Turn:
-    label = _canonical(match["known"] or match["line"] or match["unknown"] or match["sentence"], names)
+    label = _canonical(next(match[kind] for kind in _KINDS if match[kind]), names)
     body = raw[match.end() - match.start() :]
     notes = []
     if match["line"]:
@@ -121,8 +125,8 @@ def _canonical(label: str, names: Sequence[str]) -> str:
     return folded.get(plain.casefold(), label.strip())
 
 
-def _pattern(names: tuple[str, ...]) -> re.Pattern[str]:
-    """The label pattern for these names, longest name first."""
+def _pattern(names: tuple[str, ...], sentences: bool) -> re.Pattern[str]:
+    """The label pattern for these names, longest name first; with rule 4 if ``sentences``."""
     times = {p: _TIMES.replace("<start", f"<{p}start").replace("<end", f"<{p}end") for p in "kus"}
     generic = r"[sS][pP][kK][ _]?\d{1,3}(?!\d)"
     known = "|".join([*(_bounded(n) for n in sorted(names, key=len, reverse=True)), rf"(?<![{_LATIN}]){generic}"])
@@ -131,7 +135,7 @@ def _pattern(names: tuple[str, ...]) -> re.Pattern[str]:
         rf"(?P<known>{known}){times['k']}{_COLON}"
         rf"|^{_SPACE}*+(?P<line>{known})(?:{behind})"
         rf"|^{_SPACE}*+{_UNKNOWN}{times['u']}{_COLON}(?!//)"
-        rf"|{_SENTENCE}{times['s']}{_COLON}(?!//)",
+        rf"|{_SENTENCE if sentences else _NOTHING}{times['s']}{_COLON}(?!//)",
         re.MULTILINE,
     )
 

@@ -210,7 +210,8 @@ def _interval(rows: Sequence[Row], table: Table, column: int, line: Sequence[Any
         return ""
     n_ov = line[table.head.index("N_ov")] if "N_ov" in table.head else None
     for r in rows:
-        if (system(r), f"{r['test_set']}, {MODE_NAMES[r['mode']]}", r["n_ov"]) == (line[0], table.title, n_ov):
+        place = (system(r), f"{r['test_set']}, {MODE_NAMES[r['mode']]}", r["n_ov"])
+        if place == (line[0], table.title, n_ov) and r.get(key) == line[column]:  # two runs may have one name
             found = (r.get("ci") or {}).get(key)
             return f"{found[0]:.2f} – {found[1]:.2f}" if found else ""
     return ""

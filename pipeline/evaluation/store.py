@@ -10,10 +10,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO, Any
 
 from shards.errors import ScoreError
@@ -76,8 +77,13 @@ class About:
 class Output:
     """A folder of decoded clips."""
 
-    def __init__(self, folder: Path, settings: Settings, about: About) -> None:
+    def __init__(
+        self, folder: Path, settings: Settings, about: About, ranges: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
         """Describe the folder, or go on in one that is described so already.
+
+        Args:
+            ranges: job → how many distractors it draws, for jobs that do; others may be added later.
 
         Raises:
             ScoreError: it holds output of other settings, or cannot be made.
@@ -89,11 +95,21 @@ class Output:
             raise ScoreError(f"{folder}: {e.strerror or e}; name a folder that can be written") from e
         path = folder / "decode.json"
         if path.exists():
-            _check_same(folder, json.loads(path.read_text(encoding="utf-8")), settings)
+            stored = json.loads(path.read_text(encoding="utf-8"))
+            _check_same(folder, stored, settings)
+            known = stored.get("ranges", {})
+            if other := [job for job, drawn in ranges.items() if known.get(job, drawn) != drawn]:
+                raise ScoreError(
+                    f"{folder} holds {other[0]} with {known[other[0]]} distractors, not {ranges[other[0]]}; give "
+                    "another folder or delete it"
+                )
+            if not ranges.items() <= known.items():
+                _write(path, {**stored, "ranges": {**known, **ranges}})
         elif any(folder.glob("*.jsonl")):
             raise ScoreError(f"{folder} holds decoded clips but no decode.json; give an empty folder")
         else:
-            _write(path, {"settings": asdict(settings), "about": asdict(about), "timing": {}})
+            content = {"settings": asdict(settings), "about": asdict(about), "ranges": dict(ranges), "timing": {}}
+            _write(path, content)
 
     def rows(self, job: str) -> dict[str, str]:
         """Key → line of every clip of a job that is decoded, by whichever process."""

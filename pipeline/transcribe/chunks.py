@@ -144,6 +144,7 @@ class Chunker:
                 a, b = max(inside, key=lambda p: p[1] - p[0])
                 return round((a + b) / 2 / WINDOW_S) * WINDOW_S
         low, high = (round(s / WINDOW_S) for s in self._rule.seconds)
+        high = max(high, low + 1)  # a range may be a single length
         smooth = np.convolve(self._probabilities, np.ones(5) / 5, mode="same")[low:high]
         return (low + int(np.argmin(smooth))) * WINDOW_S
 

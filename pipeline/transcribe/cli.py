@@ -86,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         p.error("a recording is needed, or --ui")
     try:
         return _run(args)
-    except SpeakerLMError as e:
+    except (SpeakerLMError, OSError) as e:  # OSError: a folder that turned unwritable
         print(f"speakerlm-transcribe: {e}", file=sys.stderr)
         return 1
 
@@ -166,7 +166,7 @@ def _seconds(text: str) -> tuple[float, float]:
         found = float(low), float(high or low)
     except ValueError:
         found = 0.0, 0.0
-    if not 1 <= found[0] <= found[1]:
+    if not 1 <= found[0] <= found[1] < float("inf"):
         raise ConfigError(f"--seconds {text!r} is no range such as 40-50")
     return found
 

@@ -193,7 +193,7 @@ class Transcriber:
     def _result(self, chunk: Chunk, answer: Answer, people: Enrolled, linker: Linker) -> ChunkResult:
         text, notes = readable(answer)
         if not self.registers:
-            turns = [ParsedTurn(None, text.strip(), text)]
+            turns = [ParsedTurn(None, text.strip(), text)] if text.strip() else []
         else:
             parsed = parse(text, people.names if self.options.naming == "model" else ())
             turns = [t for t in parsed.turns if t.text]

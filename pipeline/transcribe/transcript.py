@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
 
 from pipeline.decoding import Answer
 
-_CIRCLE = re.compile(r"(.{1,200}?)\1{4,}", re.DOTALL)
+TIMES, LONGEST = 5, 200  # a circle stands there so often, and has so many characters at most
 
 
 @dataclass(frozen=True)
@@ -61,12 +60,20 @@ class Transcript:
 
 
 def readable(answer: Answer) -> tuple[str, tuple[str, ...]]:
-    """An answer's text with a circle gone through once, and notes of how a guard ended it."""
+    """An answer's text with the circle at its end gone through once, and notes of how a guard ended it."""
     if answer.stop == "end":
         return answer.text, ()
-    note = (
-        "went in circles and was stopped" if answer.stop == "loop" else "was stopped at the most that its audio allows"
-    )
-    found = _CIRCLE.search(answer.text)
-    text = answer.text[: found.end(1)] if found else answer.text
-    return text, (note,)
+    if answer.stop == "limit":
+        return answer.text, ("was stopped at the most that its audio allows",)
+    return _once(answer.text), ("went in circles and was stopped",)
+
+
+def _once(text: str) -> str:
+    """The text whose end is one run of characters again and again, with that run once."""
+    for period in range(1, min(LONGEST, len(text) // TIMES) + 1):
+        begin = len(text)
+        while begin > period and text[begin - 1] == text[begin - 1 - period]:
+            begin -= 1
+        if len(text) - begin >= (TIMES - 1) * period:
+            return text[:begin]
+    return text

@@ -121,6 +121,8 @@ def test_generation_uses_its_cache(model_and_tokenizer):
 def test_devices():
     assert peak_bytes() > 2**20
     assert place("cpu") == "cpu"
+    with pytest.raises(ConfigError, match="no device 'gpu'"):
+        place("gpu")
     if not torch.cuda.is_available():
         assert place() == "cpu"
         with pytest.raises(ConfigError, match="no GPU"):

@@ -81,6 +81,18 @@ def test_what_a_model_makes_up_raises_cer_and_cannot_where_words_are_kept(cascad
     assert row["answer"].startswith("Sure!")
 
 
+def test_words_without_times_are_kept_too(cascade: Path, tmp_path: Path):
+    file = cascade / "no.jsonl"
+    row = json.loads(file.read_text()) | {"raw": "spk0: how are\nspk1 [1.50, 1.20]: you fine thanks"}
+    file.write_text(json.dumps(row) + "\n")
+    correct(cascade, tmp_path / "kept", Says("spk0: something completely different"), keep_words=True)
+    found = json.loads((tmp_path / "kept" / "no.jsonl").read_text())
+    assert "different" not in found["raw"]
+    assert " ".join(t["text"] for t in found["hypothesis"]) == "how are you fine thanks"
+    (kept,) = score_decoded(tmp_path / "kept", normaliser="en")
+    assert kept["cer"] == 0
+
+
 def test_a_long_transcript_is_asked_in_parts():
     said = [turn(f"spk{i % 2}", "word " * 20) for i in range(10)]
     parts = questions(said, most=250)

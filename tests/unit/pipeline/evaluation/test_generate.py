@@ -135,6 +135,14 @@ def test_another_mode_is_added_to_a_folder(parts: Path, decoded: Path, tmp_path:
     assert all(t.peak_bytes > 2**20 and t.wall_seconds > 0 for t in timings.values())
 
 
+def test_another_range_of_distractors_is_not_the_same_output(parts: Path, tmp_path: Path):
+    run(parts, tmp_path, modes="over", n_ov="1-2")
+    run(parts, tmp_path, modes="no,over", n_ov="1-2")
+    with pytest.raises(ScoreError, match="holds over with 1-2 distractors, not 2-3"):
+        run(parts, tmp_path, modes="over", n_ov="2-3")
+    assert [job.name for job in jobs_of("over", "1-10, 10-20")] == ["over-1-10", "over-10-20"]
+
+
 def test_how_an_answer_ended_is_told(decoded: Path):
     """A model that has learnt nothing does not stop by itself."""
     found = rows(decoded / "no.jsonl").values()

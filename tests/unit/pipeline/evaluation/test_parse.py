@@ -25,6 +25,10 @@ def turns(text, names=()):
             id="the paper's single line",
         ),
         pytest.param(
+            "spk0: I see. Question: what is it?", [], [("spk0", "I see. Question: what is it?")], id="a colon in text"
+        ),
+        pytest.param("Mike: 好的。时间：十点", ["Mike"], [("Mike", "好的。时间：十点")], id="the same in Chinese"),
+        pytest.param(
             "Mike: hi? Lucy: fine.", [], [("Mike", "hi?"), ("Lucy", "fine.")], id="single line, names not known"
         ),
         pytest.param(

@@ -197,3 +197,16 @@ def test_a_label_has_one_colour_in_all_charts_of_a_page():
     assert COLOURS[0] in both
     assert COLOURS[1] in alone
     assert COLOURS[0] not in alone
+
+
+def test_runs_of_one_name_keep_their_own_intervals(tmp_path: Path):
+    """Two seeds of one recipe, of which one got a turn wrong."""
+    folders = [decoded(tmp_path / f"seed{n}", 4) for n in (1, 2)]
+    for file in folders[1].glob("*.jsonl"):
+        lines = [json.loads(line) for line in file.read_text().splitlines()]
+        file.write_text("".join(json.dumps({**x, "raw": x["raw"] + " 多多多"}) + "\n" for x in lines))
+    rows = publish(folders, tmp_path / "out", embed=0)
+    page = Page((tmp_path / "out" / "report.html").read_text(encoding="utf-8"))
+    wanted = [f"{r['ci']['cer'][0]:.2f} – {r['ci']['cer'][1]:.2f}" for r in rows if r["mode"] == "no"]
+    assert len(set(wanted)) == 2
+    assert all(interval in page.text for interval in wanted), page.text

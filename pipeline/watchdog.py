@@ -127,7 +127,10 @@ def flight_record() -> bytes:
     import torch
 
     dump = getattr(torch._C._distributed_c10d, "_dump_nccl_trace", None)
-    return dump() if dump else b""
+    try:
+        return dump() if dump else b""
+    except RuntimeError:  # the process is about to be ended, with its stacks told: no reason to stay
+        return b""
 
 
 class CollectiveClock:

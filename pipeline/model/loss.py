@@ -83,4 +83,5 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = ctx.saved_tensors
-        return gradient * grad_outputs[0], None, None, None, None  # a scalar of fp32 makes no fp32 of a bf16 tensor
+        # In fp32: a CUDA kernel would round the factor to bf16 first, where a CPU one does not.
+        return (gradient.float() * grad_outputs[0]).to(gradient.dtype), None, None, None, None

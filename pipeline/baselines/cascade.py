@@ -59,6 +59,7 @@ class Cascade:
     recogniser: Recogniser
     diarizer: Diarizer
     language: str = "auto"  # the recogniser finds out; "data": the clip's own; else a code for all
+    details: str = ""  # what else decides the output: where weights came from, thresholds, a known number of people
 
     @property
     def id(self) -> str:
@@ -83,7 +84,7 @@ def run(
     """
     from tqdm import tqdm
 
-    identity = f"{cascade.id}, language {cascade.language}"
+    identity = f"{cascade.id}, language {cascade.language}, {cascade.details}"
     settings = Settings(
         cascade.id, hashlib.sha256(identity.encode()).hexdigest(), tests.url, tests.fingerprint, 0, 1, limit
     )

@@ -97,6 +97,7 @@ def _run(args: argparse.Namespace) -> int:
         load_recogniser(args.asr, device, args.cache),
         load_diarizer(args.diarizer, device, args.cache, threshold, args.speakers),
         args.language,
+        f"{args.asr}, {args.diarizer}, threshold {threshold}, speakers {args.speakers}",
     )
     where = launcher_environment(dict(os.environ))
     timing = run(cascade, tests, args.out, args.limit, int(where["RANK"]), int(where["WORLD_SIZE"]))
@@ -119,7 +120,7 @@ def _correct(args: argparse.Namespace) -> int:
     key = os.environ.get("OPENAI_API_KEY")
     device = "cpu" if args.llm.startswith("http") else place(args.device)
     llm = load_llm(args.llm, args.llm_model, key, device, args.cache)
-    correct(args.decoded, args.out, llm, args.keep_words, args.limit)
+    correct(args.decoded, args.out, llm, args.keep_words, args.limit, args.llm)
     rows = compare(args.decoded, args.out, args.normaliser)
     print(format_table(rows))
     if len(rows) == 2 and rows[0]["n_ref"] and rows[0]["n_ref"] == rows[1]["n_ref"]:

@@ -65,8 +65,12 @@ def correct(
     llm: Llm,
     keep_words: bool = False,
     limit: int | None = None,
+    origin: str = "",
 ) -> Timing | None:
     """Correct a cascade's ``no.jsonl``; rows as the cascade's, with its text under ``before``.
+
+    Args:
+        origin: where the model came from: two folders may end in one name.
 
     Raises:
         ScoreError: nothing is decoded there, or `out` holds output of another model.
@@ -78,7 +82,7 @@ def correct(
     rows = read_decoded(source)[:limit]
     about = describe(decoded)
     name = f"{about.get('run', decoded.name)} + {llm.id}{' (words kept)' if keep_words else ''}"
-    identity = hashlib.sha256(f"{name}\n{SYSTEM}\n{INSTRUCTION}".encode()).hexdigest()
+    identity = hashlib.sha256(f"{name}\n{origin}\n{SYSTEM}\n{INSTRUCTION}".encode()).hexdigest()
     fingerprint = hashlib.sha256(source.read_bytes()).hexdigest()
     output = Output(
         out,

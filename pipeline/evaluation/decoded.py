@@ -166,7 +166,7 @@ def describe(folder: Path) -> dict[str, Any]:
         return {}
     content = read_json(path)
     about = content.get("about", {}) if isinstance(content, dict) else None
-    if not isinstance(about, dict):
+    if not isinstance(about, dict) or not isinstance(about.get("stage"), int | None):
         raise ScoreError(f"{path} does not describe decoded clips; decode them again")
     return about
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import IO, Any
 
+from pipeline.evaluation.sources import read_json
 from shards.errors import ScoreError
 
 PARTS = "parts"
@@ -86,7 +87,7 @@ class Output:
             ranges: job → how many distractors it draws, for jobs that do; others may be added later.
 
         Raises:
-            ScoreError: it holds output of other settings, or cannot be made.
+            ScoreError: it holds output of other settings, is damaged, or cannot be made.
         """
         self.folder = folder
         try:
@@ -95,7 +96,7 @@ class Output:
             raise ScoreError(f"{folder}: {e.strerror or e}; name a folder that can be written") from e
         path = folder / "decode.json"
         if path.exists():
-            stored = json.loads(path.read_text(encoding="utf-8"))
+            stored = _read_description(path)
             _check_same(folder, stored, settings)
             known = stored.get("ranges", {})
             if other := [job for job, drawn in ranges.items() if known.get(job, drawn) != drawn]:
@@ -112,11 +113,15 @@ class Output:
             _write(path, content)
 
     def rows(self, job: str) -> dict[str, str]:
-        """Key → line of every clip of a job that is decoded, by whichever process."""
+        """Key → line of every clip of a job that is decoded, by whichever process.
+
+        Raises:
+            ScoreError: a line is damaged.
+        """
         found: dict[str, str] = {}
         for path in self._files(job):
-            for line in _whole_lines(path):
-                found.setdefault(json.loads(line)["key"], line)
+            for line, row in _objects(path, "key"):
+                found.setdefault(row["key"], line)
         return found
 
     @contextmanager
@@ -144,7 +149,7 @@ class Output:
         timings = {job: self._timing(job) for job in wanted}
         if not (self.folder / PARTS).exists():  # another process has merged meanwhile
             return None
-        content = json.loads((self.folder / "decode.json").read_text(encoding="utf-8"))
+        content = _read_description(self.folder / "decode.json")
         for job, keys in wanted.items():
             timing = timings[job]
             if timing.clips:
@@ -163,8 +168,8 @@ class Output:
     def _timing(self, job: str) -> Timing:
         total = Timing()
         for path in sorted((self.folder / PARTS).glob(f"{job}.*-of-*.timing")):
-            for line in _whole_lines(path):
-                total.add(Timing(**json.loads(line)))
+            for _, row in _objects(path, *(f.name for f in fields(Timing))):
+                total.add(Timing(**row))
         return total
 
 
@@ -191,6 +196,27 @@ def _check_same(folder: Path, stored: dict[str, Any], settings: Settings) -> Non
         raise ScoreError(
             f"{folder} holds clips decoded with another {', '.join(differing)}; give another folder or delete it"
         )
+
+
+def _read_description(path: Path) -> dict[str, Any]:
+    """``decode.json``, its parts as :class:`Output` writes them."""
+    content = read_json(path)
+    parts = content if isinstance(content, dict) else {}
+    if not all(isinstance(parts.get(name, {}), dict) for name in ("settings", "ranges")) or "timing" not in parts:
+        raise ScoreError(f"{path} does not describe decoded clips; delete its folder, or give another")
+    return parts
+
+
+def _objects(path: Path, *wanted: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Whole lines, and what they hold under the wanted names."""
+    for number, line in enumerate(_whole_lines(path), 1):
+        try:
+            row = json.loads(line)
+            yield line, {name: row[name] for name in wanted}
+        except (ValueError, KeyError, TypeError) as e:
+            raise ScoreError(
+                f"{path}: line {number} is damaged ({e}); delete this file, its clips are decoded again"
+            ) from e
 
 
 def _whole_lines(path: Path) -> list[str]:

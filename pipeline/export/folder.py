@@ -10,13 +10,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.config import ModelConfig, load_recipe
+from pipeline.config import ModelConfig, Recipe, load_recipe
 from pipeline.export.card import model_card
 from pipeline.export.code import write_code
 from pipeline.export.safetensors_file import LazyTensor, write_sharded, write_tensors
 from pipeline.export.weights import Skeleton, TensorFiles, adapter_tensors, lazy_tensors, open_tensors, skeleton
 from pipeline.finished import read_done
-from pipeline.stages import check_speech, module_of
+from pipeline.stages import STAGES, check_speech, module_of
 from shards.errors import CheckpointError, ConfigError, ModelError
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def export(
         raise ConfigError(f"{out}: {e.strerror or e}; name a folder that can be written") from e
     try:
         card = model_card(run, recipe, out.name, merge, scores)
-        _write(partial, run, recipe.model, merge, dtype, largest)
+        _write(partial, run, recipe, merge, dtype, largest)
         (partial / "README.md").write_text(card, encoding="utf-8")
         partial.rename(out)
     finally:
@@ -64,16 +64,18 @@ def export(
     return out
 
 
-def _write(folder: Path, run: Path, cfg: ModelConfig, merge: bool, dtype: str, largest: int) -> None:
+def _write(folder: Path, run: Path, recipe: Recipe, merge: bool, dtype: str, largest: int) -> None:
     from transformers import AutoConfig
 
     from pipeline.model.build import speakerlm_config
     from pipeline.model.checkpoints import resolve_checkpoint
 
+    cfg = recipe.model
     llm_folder = resolve_checkpoint(cfg.llm.checkpoint, cfg.llm.hub)
     llm_config = AutoConfig.from_pretrained(str(llm_folder))
     config = speakerlm_config(cfg, llm_config)
     config.activation_checkpointing = False
+    config.registration = STAGES[recipe.stage].registration
     bones = skeleton(config)
     own = _own_tensors(run, bones, llm_folder)
     llm = _llm_tensors(llm_folder, bones)

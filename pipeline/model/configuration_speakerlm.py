@@ -24,6 +24,7 @@ class SpeakerLMConfig(PreTrainedConfig):
         lora: dict[str, Any] | None = None,
         speaker_dim: int = 192,
         extractor: str = "",
+        registration: bool = True,
         activation_checkpointing: bool = False,
         **kwargs: Any,
     ) -> None:
@@ -40,6 +41,7 @@ class SpeakerLMConfig(PreTrainedConfig):
             lora: r, alpha, dropout, targets.
             speaker_dim: width of speaker vectors.
             extractor: id of the extractor that made them.
+            registration: it was trained to read registered names; False after stage 1.
             activation_checkpointing: recompute activations of encoder, projector and LLM in backward.
             kwargs: what every PreTrainedConfig takes.
         """
@@ -53,5 +55,6 @@ class SpeakerLMConfig(PreTrainedConfig):
         self.lora = lora or {}
         self.speaker_dim = speaker_dim
         self.extractor = extractor
+        self.registration = registration
         self.activation_checkpointing = activation_checkpointing
         super().__init__(**kwargs)

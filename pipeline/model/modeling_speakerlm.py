@@ -7,6 +7,7 @@ of each projector (nobody registered: a dummy row whose output goes nowhere), on
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -90,7 +91,11 @@ class SpeakerLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         model, info = loaded
         problems = [f"{what} {key}" for what in info for key in sorted(map(str, info[what] or ()))]
         if problems:
-            raise ModelError(f"{args[0] if args else cls.__name__}: {'; '.join(problems[:20])}")
+            more = f" and {len(problems) - 20} more" if len(problems) > 20 else ""
+            raise ModelError(
+                f"{args[0] if args else cls.__name__}: weights that are missing or do not fit: "
+                f"{'; '.join(problems[:20])}{more}: export the run again"
+            )
         model.trainable(MODULES)  # loading made new parameters: the LLM's base is frozen again
         return (model, info) if wants_info else model
 
@@ -260,15 +265,20 @@ class SpeakerLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
             audio_index: as in :meth:`forward`, into the flattened ``input_ids``.
             speaker_vectors: as in :meth:`forward`.
             speaker_index: as ``audio_index``.
-            generation_config: greedy search where there is none; the LLM's own sampling defaults are not used.
+            generation_config: greedy search where there is none; the LLM's own sampling defaults are not used. One that
+                says no end or padding token gets this model's.
             stopping_criteria: as transformers' ``generate`` takes them; they see new tokens only.
             synced_gpus: all ranks of a ZeRO-3 model generate together, each until the last has finished.
-            kwargs: for transformers' ``generate``.
+            kwargs: settings of ``generation_config``, which they win over; the rest for transformers' ``generate``.
 
         Raises:
             ModelError: the prompt and the answer together are longer than the LLM can be.
         """
-        config = generation_config or self._greedy(**kwargs)
+        config = copy.deepcopy(generation_config) or GenerationConfig(do_sample=False)
+        further = config.update(**kwargs)
+        for name in ("eos_token_id", "pad_token_id"):
+            if getattr(config, name) is None:
+                setattr(config, name, getattr(self.generation_config, name, None))
         self._check_length(input_ids.shape[1], len(audio_index), len(speaker_index), config)
         flat = self.embed(waveforms, waveform_lengths, input_ids.flatten(), audio_index, speaker_vectors, speaker_index)
         own, self.llm.generation_config = self.llm.generation_config, config
@@ -279,14 +289,10 @@ class SpeakerLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
                 generation_config=config,
                 stopping_criteria=stopping_criteria,
                 synced_gpus=synced_gpus,
+                **further,
             )
         finally:
             self.llm.generation_config = own
-
-    def _greedy(self, **kwargs: Any) -> GenerationConfig:
-        """Greedy search that ends where this model's ``generation_config.json`` says, unless ``kwargs`` do."""
-        ends = {name: getattr(self.generation_config, name, None) for name in ("eos_token_id", "pad_token_id")}
-        return GenerationConfig(**{"do_sample": False, **ends, **kwargs})
 
     def _check_length(self, prompt: int, audio: int, speakers: int, config: GenerationConfig) -> None:
         limit = getattr(self.llm.config, "max_position_embeddings", None)

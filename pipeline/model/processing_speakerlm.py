@@ -12,7 +12,7 @@ from transformers import BatchFeature, ProcessorMixin
 
 from pipeline.frames import audio_positions
 from pipeline.prompts import SYSTEM, AudioPiece, Mode, Prompt, PromptTokenizer, SpeakerPiece, prompt_pieces
-from shards.errors import AudioError, SpeakerError
+from shards.errors import AudioError, ConfigError, SpeakerError
 
 SAMPLE_RATE = 16_000
 
@@ -61,9 +61,12 @@ class SpeakerLMProcessor(ProcessorMixin):
             extractor: what made the vectors, to be compared with what the model was trained on.
 
         Raises:
-            AudioError: an audio is empty, too short, not finite or of another rate.
+            AudioError: an audio is empty, too short, not finite or of another rate, or there is none.
+            ConfigError: an unknown mode.
             SpeakerError: vectors of another extractor, width or number than audios.
         """
+        if mode is not None and mode not in set(Mode):
+            raise ConfigError(f"no mode {mode!r}; there are {', '.join(Mode)}")
         if sampling_rate != SAMPLE_RATE:
             raise AudioError(f"audio at {sampling_rate} Hz; the model takes {SAMPLE_RATE} Hz: resample it first")
         if extractor and self.extractor and extractor != self.extractor:
@@ -71,7 +74,8 @@ class SpeakerLMProcessor(ProcessorMixin):
                 f"speaker vectors of {extractor!r}, the model was trained with {self.extractor!r}: "
                 "enrol the speakers with that extractor"
             )
-        waves = list(audio) if isinstance(audio, (list, tuple)) and np.ndim(audio[0]) else [audio]
+        several = isinstance(audio, (list, tuple)) and (not len(audio) or np.ndim(audio[0]) > 0)
+        waves = list(audio) if several else [audio]
         named = [registered] * len(waves) if registered is None or isinstance(registered, Mapping) else list(registered)
         if len(named) != len(waves):
             raise SpeakerError(f"{len(waves)} audios, but registrations for {len(named)}: give one (or None) for each")
@@ -89,9 +93,11 @@ class SpeakerLMProcessor(ProcessorMixin):
         """Inputs of ``generate`` for a batch of prompts; registrations may differ from prompt to prompt.
 
         Raises:
-            AudioError: an audio is empty, too short or not finite. Says which of the batch.
+            AudioError: an audio is empty, too short or not finite, or there is none. Says which of the batch.
             SpeakerError: vectors do not fit the prompt or the model.
         """
+        if not prompts:
+            raise AudioError("no audio is given: inputs are made of at least one")
         waves = [_waveform(p, self.stride, i, len(prompts)) for i, p in enumerate(prompts)]
         vectors = [self._vectors(p) for p in prompts]
         rows = [self._row(p, len(w)) for p, w in zip(prompts, waves, strict=True)]

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from shards.arguments import natural, positive
-from shards.errors import AudioError, ConfigError, SpeakerLMError
+from shards.errors import AudioError, ConfigError, ModelError, SpeakerLMError
 
 if TYPE_CHECKING:
     from pipeline.transcribe.transcriber import Transcriber
@@ -84,6 +84,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = p.parse_args(argv)
     if not args.audio and not args.ui:
         p.error("a recording is needed, or --ui")
+    if args.ui and (args.audio or args.enrol):
+        p.error("--ui takes no recordings and no --enrol: both are given on the page")
     try:
         return _run(args)
     except (SpeakerLMError, OSError) as e:  # OSError: a folder that turned unwritable
@@ -140,7 +142,7 @@ def _one(transcriber: Transcriber, audio: Path, enrolled: Enrolled, out: Path, k
 
         try:
             transcript = transcriber.transcribe(audio, enrolled, progress)
-        except AudioError as e:  # the other recordings are not at fault
+        except (AudioError, ModelError) as e:  # the other recordings are not at fault
             print(f"speakerlm-transcribe: {e}", file=sys.stderr)
             return 1
         progress(transcript)

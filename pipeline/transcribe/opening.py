@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from pipeline.decoding import load_for_decoding
-from shards.errors import ConfigError
+from shards.errors import ConfigError, ModelError
 from shards.extractors import ARCHITECTURES, Extractor, load_extractor
 
 
@@ -25,18 +28,39 @@ def open_model(folder: Path, device: str) -> tuple[Any, Any, str, bool]:
         return network, tokenizer, recipe.model.extractor, STAGES[recipe.stage].registration
     if not (folder / "config.json").exists():
         raise ConfigError(f"{folder} is no finished run (config.yaml, done) and no exported model (config.json)")
+    from pipeline.prompts import PromptTokenizer
+
+    network = _open_exported(folder, device)
+    return network, PromptTokenizer.from_folder(folder), network.config.extractor, network.config.registration
+
+
+def _open_exported(folder: Path, device: str) -> Any:
+    """The model of an exported folder, in eval mode.
+
+    Raises:
+        ModelError: it is of another kind, damaged, or not whole.
+    """
     import torch
 
     from pipeline.model.auto import register_auto_classes
     from pipeline.model.causal_lm import bars_on_terminals_only
     from pipeline.model.modeling_speakerlm import SpeakerLMForConditionalGeneration
-    from pipeline.prompts import PromptTokenizer
 
+    try:
+        kind = json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"]
+    except (ValueError, KeyError, TypeError) as e:
+        raise ModelError(f"{folder / 'config.json'} is damaged ({e}): export the run again") from e
+    if kind != SpeakerLMForConditionalGeneration.config_class.model_type:
+        raise ModelError(f"{folder} holds a model of type {kind!r}, no SpeakerLM: name what speakerlm-export wrote")
     bars_on_terminals_only()
     register_auto_classes()  # or transformers asks whether the folder's own code may run
     dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
-    network = SpeakerLMForConditionalGeneration.from_pretrained(str(folder), dtype=dtype).to(device).eval()
-    return network, PromptTokenizer.from_folder(folder), network.config.extractor, True
+    try:
+        network = SpeakerLMForConditionalGeneration.from_pretrained(str(folder), dtype=dtype)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as e:  # a file that is missing, cut off, of other sizes
+        reason = " ".join(str(e).split())[:300]
+        raise ModelError(f"{folder} cannot be loaded ({reason}): export the run again") from e
+    return network.to(device).eval()
 
 
 def extractor_for(identity: str, device: str, cache: Path | None = None, name: str | None = None) -> Extractor:

@@ -32,7 +32,7 @@ from pipeline.transcribe.transcript import ChunkResult, Transcript, Turn, readab
 from pipeline.transcribe.vad import Vad, load_vad
 from pipeline.transcribe.voices import SAME_VOICE, Enrolled, enrol, windows
 from shards.clips import ClipRule
-from shards.errors import AudioError, ConfigError
+from shards.errors import AudioError, ConfigError, ModelError
 from shards.extractors import Extractor
 
 Naming = Literal["model", "voice", "none"]
@@ -158,7 +158,7 @@ class Transcriber:
         linker.enrol(people.names, people.vectors)
         chunker = Chunker(self._vad(), self.options.rule)
         coming = chunker.cut(blocks(Path(audio), self.options.channel))
-        fault: AudioError | None = None
+        fault: AudioError | ModelError | None = None
         while fault is None:
             batch: list[Chunk] = []
             try:
@@ -169,7 +169,13 @@ class Transcriber:
             transcript.seconds, transcript.speech = round(chunker.heard.seconds, 3), round(chunker.heard.speech, 3)
             if not batch:
                 break
-            answers = self._write([self._prompt(c, people) for c in batch])
+            try:
+                answers = self._write([self._prompt(c, people) for c in batch])
+            except ModelError as e:  # a chunk that is too long for the LLM does not cost those before it
+                if not transcript.chunks:
+                    raise
+                fault = e
+                break
             for chunk, answer in zip(batch, answers, strict=True):
                 transcript.chunks.append(self._result(chunk, answer, people, linker))
             yield transcript

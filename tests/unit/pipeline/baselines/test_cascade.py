@@ -93,6 +93,22 @@ def test_another_cascade_is_refused(dataset: Path, tmp_path: Path):
     run(Cascade(Counting(), Halves()), packed(str(dataset)), tmp_path, limit=1)
     with pytest.raises(ScoreError, match="another weights"):
         run(Cascade(Counting(), Halves(), language="zh"), packed(str(dataset)), tmp_path, limit=1)
+    with pytest.raises(ScoreError, match="another weights"):
+        run(Cascade(Counting(), Halves(), details="threshold 0.5"), packed(str(dataset)), tmp_path, limit=1)
+
+
+@pytest.mark.parametrize("other", [("--threshold", "0.5"), ("--speakers", "3"), ("--asr", "whisper@b/model")])
+def test_another_threshold_count_or_folder_of_weights_is_another_cascade(
+    dataset: Path, tmp_path: Path, monkeypatch, capsys, other: tuple[str, str]
+):
+    from pipeline.baselines import diarizers, recognisers
+
+    monkeypatch.setattr(recognisers, "load_recogniser", lambda *a: Counting())
+    monkeypatch.setattr(diarizers, "load_diarizer", lambda *a: Halves())
+    command = ["run", str(dataset), str(tmp_path), "--limit", "1", "--device", "cpu", "--asr", "whisper@a/model"]
+    assert main(command) == main(command) == 0
+    assert main([*command, *other]) == 1
+    assert "another weights" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("language", "asked"), [("auto", None), ("data", "zh"), ("fr", "fr")])

@@ -199,6 +199,49 @@ def test_generation_continues_as_teacher_forcing_predicts(model, tokenizer) -> N
     assert logits[-len(ids) - 1 : -1].argmax(-1).tolist() == ids.tolist()
 
 
+def test_generation_takes_what_transformers_does_and_ends_where_the_model_says(model, tokenizer) -> None:
+    from transformers import GenerationConfig
+
+    from pipeline.model.processing_speakerlm import SpeakerLMProcessor
+    from pipeline.prompts import Prompt, prompt_pieces
+
+    class Streamer:
+        def __init__(self) -> None:
+            self.ids: list[int] = []
+
+        def put(self, ids: torch.Tensor) -> None:
+            self.ids += ids.flatten().tolist()
+
+        def end(self) -> None:
+            pass
+
+    e = EXAMPLES[0]
+    inputs = SpeakerLMProcessor(tokenizer, 2, 16).encode(
+        [Prompt(tuple(prompt_pieces(e.mode, e.names)), e.waveform, e.vectors)]
+    )
+    model.eval()
+    free = model.generate(**inputs, max_new_tokens=6, eos_token_id=None)[0].tolist()
+    given = GenerationConfig(max_new_tokens=6, do_sample=False)
+    was = model.generation_config
+    model.generation_config = GenerationConfig(eos_token_id=free[2], pad_token_id=tokenizer.pad)
+    try:
+        ended = model.generate(**inputs, generation_config=given)[0].tolist()
+        streamer = Streamer()
+        streamed = model.generate(**inputs, generation_config=given, max_new_tokens=2, streamer=streamer)[0].tolist()
+        banned = model.generate(
+            **inputs,
+            max_new_tokens=1,
+            logits_processor=[lambda ids, scores: scores.index_fill(1, torch.tensor(free[:1]), -1e9)],
+        )[0].tolist()
+    finally:
+        model.generation_config = was
+    assert ended == free[: free.index(free[2]) + 1]
+    assert streamed == streamer.ids == free[:2]
+    assert banned[0] != free[0]
+    assert given.eos_token_id is None  # the caller's own is left alone
+    assert given.max_new_tokens == 6
+
+
 def test_too_short_audio_and_wrong_plans_are_typed_errors(model, tokenizer) -> None:
     batch = pack(EXAMPLES[:1], tokenizer)
     with pytest.raises(AudioError, match="400"):

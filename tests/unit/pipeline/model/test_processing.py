@@ -13,7 +13,7 @@ from pipeline.model.auto import register_auto_classes
 from pipeline.model.build import build_model, load_tokenizer
 from pipeline.model.processing_speakerlm import SpeakerLMProcessor
 from pipeline.prompts import Mode, Prompt, PromptTokenizer, prompt_pieces
-from shards.errors import AudioError, ModelError, SpeakerError
+from shards.errors import AudioError, ConfigError, ModelError, SpeakerError
 from tests.support.tiny import TEXTS, TinyBase, make_tokenizer, model_config
 
 DIM = 16
@@ -74,11 +74,18 @@ def test_it_is_found_by_auto_classes_and_survives_saving(base: TinyBase, tmp_pat
         (np.zeros((2, 8000), np.float32), r"shape \(2, 8000\)"),
         (np.where(np.arange(8000) == 4000, np.nan, WAVE), r"not finite from sample 4000 \(0\.25 s\)"),
         ([WAVE, np.full(8000, np.inf)], "audio 2 of 2 is not finite"),
+        ([], "no audio is given"),
+        (WAVE.tolist()[:399], "at least 400 samples"),
     ],
 )
 def test_audio_that_cannot_be_used_is_named(processor: SpeakerLMProcessor, audio: Any, says: str) -> None:
     with pytest.raises(AudioError, match=says):
         processor(audio)
+
+
+def test_an_unknown_mode_is_refused(processor: SpeakerLMProcessor) -> None:
+    with pytest.raises(ConfigError, match="no mode 'names'; there are asr, no, match, over"):
+        processor(WAVE, mode="names")
 
 
 def test_another_rate_is_refused(processor: SpeakerLMProcessor) -> None:

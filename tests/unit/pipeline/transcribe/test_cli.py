@@ -6,16 +6,18 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import soundfile
+from safetensors.torch import load_file, save_file
 
 from pipeline.export.folder import export
 from pipeline.transcribe.cli import main
 from pipeline.transcribe.opening import open_model
 from pipeline.transcribe.outputs import FORMATS, SUFFIXES
-from shards.errors import ConfigError
+from shards.errors import ConfigError, ModelError
 from shards.sample import SAMPLE_RATE
 from tests.support.speech import package_cache
 from tests.support.training import finished_run, make_base, sharpen
@@ -123,6 +125,73 @@ def test_wrong_options_are_explained(folder: Path, tmp_path: Path, capsys, more:
     line = arguments(folder, "run", tmp_path, *more)
     assert main(line) == 1
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda f: (f / "config.json").write_text("{"), "config.json is damaged"),
+        (lambda f: (f / "config.json").write_text('{"model_type": "qwen2"}'), "a model of type 'qwen2', no SpeakerLM"),
+        (lambda f: (f / "model.safetensors").unlink(), "cannot be loaded"),
+        (lambda f: (f / "model.safetensors").write_bytes(b"cut"), "cannot be loaded"),
+        (
+            lambda f: drop(f / "model.safetensors", "speaker_projector.weight"),
+            "missing or do not fit: missing_keys speaker_proj",
+        ),
+    ],
+)
+def test_a_damaged_export_is_told(folder: Path, tmp_path: Path, capsys, damage: Callable[[Path], object], message: str):
+    shutil.copytree(folder / "exported", tmp_path / "exported")
+    damage(tmp_path / "exported")
+    assert main([*arguments(folder, "run", tmp_path), "--model", str(tmp_path / "exported")]) == 1
+    assert message in capsys.readouterr().err
+
+
+def drop(path: Path, name: str) -> None:
+    """One tensor less."""
+    tensors = load_file(path)
+    del tensors[name]
+    save_file(tensors, path, metadata={"format": "pt"})
+
+
+def test_an_export_of_stage_1_registers_nobody(folder: Path, tmp_path: Path):
+    shutil.copytree(folder / "run", tmp_path / "run")
+    recipe = (tmp_path / "run" / "config.yaml").read_text()
+    assert "stage: 4" in recipe
+    (tmp_path / "run" / "config.yaml").write_text(recipe.replace("stage: 4", "stage: 1"))
+    export(tmp_path / "run", tmp_path / "exported")
+    assert [open_model(tmp_path / name, "cpu")[3] for name in ("run", "exported")] == [False, False]
+    assert open_model(folder / "exported", "cpu")[3]
+
+
+def test_a_chunk_that_the_llm_cannot_take_does_not_cost_those_before_it(
+    folder: Path, tmp_path: Path, monkeypatch, capsys
+):
+    from pipeline.transcribe import transcriber
+
+    calls = []
+
+    class Short(transcriber.Transcriber):
+        """The LLM has room for one chunk."""
+
+        def _prompt(self, chunk, people):
+            calls.append(chunk)
+            if len(calls) > 1:
+                raise ModelError("a prompt of 99 positions")
+            return super()._prompt(chunk, people)
+
+    monkeypatch.setattr(transcriber, "Transcriber", Short)
+    assert main(arguments(folder, "run", tmp_path, "--batch", "1", "--naming", "none")) == 1
+    content = json.loads((tmp_path / "meeting.json").read_text())
+    assert len(content["chunks"]) == 1
+    assert not content["complete"]
+    assert "a prompt of 99 positions; what came before it is transcribed" in capsys.readouterr().err
+
+
+def test_the_page_takes_no_recordings(folder: Path, capsys):
+    with pytest.raises(SystemExit):
+        main(["--model", str(folder / "run"), "--ui", "--enrol", "Mike=mike.wav"])
+    assert "given on the page" in capsys.readouterr().err
 
 
 def test_a_folder_without_a_model_is_refused(folder: Path, tmp_path: Path):

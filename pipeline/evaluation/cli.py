@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,7 +81,12 @@ def _score_parser() -> argparse.ArgumentParser:
     p.add_argument("--mode", choices=("asr", "no", "match", "over"), help="registration mode, for the tables")
     p.add_argument("--system", help="name of the system, for the tables (default: the hypothesis's file name)")
     p.add_argument("--per-session", action="store_true", help="print a line for every session, worst first")
-    p.add_argument("--out", type=Path, help="folder for scores.json, sessions.tsv, tables and report.html")
+    p.add_argument(
+        "--out",
+        type=Path,
+        help="folder for scores.json, sessions.tsv, tables and report.html, or, "
+        "where one side has no words, speakers.json",
+    )
     p.add_argument("--audio", type=Path, help="folder of SESSION.flac; the worst are embedded in the report")
     return p
 
@@ -121,6 +126,8 @@ def _decoded(args: argparse.Namespace) -> int:
     from pipeline.evaluation.publish import dataset_audio, publish
     from pipeline.evaluation.scores import format_table
 
+    if missing := [str(run) for run in args.runs if not (run / "train.jsonl").is_file()]:
+        raise ScoreError(f"--runs: no train.jsonl in {', '.join(missing)}; name the output folders of runs")
     audio = dataset_audio(args.datasets) if args.datasets else None
     rows = publish(args.decoded, args.out, args.runs, args.title, args.normaliser, args.show, audio)
     print(format_table(rows))
@@ -137,6 +144,8 @@ def _score(args: argparse.Namespace) -> int:
     from pipeline.evaluation.scores import Label, format_table, make_row
 
     chosen = profile(args.normaliser)
+    if args.audio and not args.audio.is_dir():
+        raise ScoreError(f"--audio {args.audio}: no such folder")
     reference = read(args.reference, args.ref_format, "reference")
     group = _grouping(args.group)
     if _wordless(reference):
@@ -155,7 +164,7 @@ def _score(args: argparse.Namespace) -> int:
             print(f"{path}: {finding}", file=sys.stderr)
         by_name = args.by_name == "yes" or (args.by_name == "auto" and names_are_shared(paired.sessions))
         scores = [score_session(s, chosen, by_name=by_name) for s in paired.sessions]
-        name = args.system if args.system and path == args.hypothesis else path.stem
+        name = args.system if args.system and path == args.hypothesis else _name(path, args)
         mode = args.mode or ("match" if by_name else "no")
         label = Label(name, None, args.test_set or args.reference.stem, args.split, mode, args.unit)
         rows.append(make_row(scores, label, chosen, args.replicates))
@@ -181,13 +190,43 @@ def _score_speakers(args: argparse.Namespace, reference: Sequence[Segment]) -> i
     from pipeline.evaluation.pairing import pair
 
     print("one side has no words: speakers are scored, not texts", file=sys.stderr)
+    found = {}
     for path in [p for p in (args.hypothesis, args.other) if p]:
         paired = pair(reference, read(path, args.hyp_format))
         for finding in paired.findings:
             print(f"{path}: {finding}", file=sys.stderr)
-        print(path.stem)
+        print(name := _name(path, args))
         _print_speakers(paired.sessions, args.collar)
+        found[name] = paired.sessions
+    if args.out:
+        _write_speakers(args.out, found, args.collar)
     return 0
+
+
+def _name(path: Path, args: argparse.Namespace) -> str:
+    """A system's name: its file's, with the folder's where two systems' files have one name."""
+    same = args.other is not None and args.hypothesis.stem == args.other.stem
+    return f"{path.resolve().parent.name}/{path.stem}" if same else path.stem
+
+
+def _write_speakers(out: Path, systems: Mapping[str, Sequence[Session]], collar: float) -> None:
+    """speakers.json: what is scored where one side has no words."""
+    import json
+    from dataclasses import asdict
+
+    from pipeline.evaluation.speakers import diarisation, has_times, speaker_figures
+
+    rows = []
+    for name, sessions in systems.items():
+        total = speaker_figures(sessions, collar)
+        each = {s.id: asdict(diarisation(s, collar)) for s in sessions if total.der and has_times(s)}
+        der = total.der and {"percent": total.der.percent, **asdict(total.der)}
+        row = {"system": name, "sessions": total.sessions, "count_accuracy": total.count_accuracy, "collar": collar}
+        rows.append({**row, "der": der, "seconds_of_sessions": each})
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / "speakers.json"
+    path.write_text(json.dumps(rows, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    print(path)
 
 
 def _print_speakers(sessions: Sequence[Session], collar: float) -> None:

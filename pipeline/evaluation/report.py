@@ -172,7 +172,11 @@ def _stage_series(rows: Sequence[Row], figure: str) -> dict[str, tuple[list[floa
     for r in sorted(rows, key=lambda r: r["stage"] or 0):
         if r["stage"] is not None and r[figure] is not None and not is_bin(r, rows):
             label = (f"{lineage(r['run'])}, " if several else "") + MODE_NAMES[r["mode"]]
-            x, y = series.setdefault(label, ([], []))
+            name, same = label, 1
+            while r["stage"] in series.get(name, ([], []))[0]:  # two runs may have one name: each is a line of its own
+                same += 1
+                name = f"{label} ({same})"
+            x, y = series.setdefault(name, ([], []))
             x.append(r["stage"])
             y.append(r[figure])
     return {k: v for k, v in series.items() if len(set(v[0])) > 1}

@@ -101,6 +101,31 @@ def test_rttm_gives_der_only(ref: str, tmp_path: Path, capsys: pytest.CaptureFix
     assert "no words" in found.err
 
 
+def test_der_is_written_where_one_side_has_no_words(ref: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    late = put(tmp_path / "late.stm", STM.replace("m2 1 A 0 2", "m2 1 A 0.5 2"))
+    for name, source in (("a", ref), ("b", late)):
+        main(["convert", source, str(tmp_path / name / "hyp"), "--to", "rttm"])
+    both = [str(tmp_path / name / "hyp") for name in "ab"]
+    capsys.readouterr()
+    assert main([ref, *both, "--out", str(tmp_path / "out")]) == 0
+    first, second = json.loads((tmp_path / "out" / "speakers.json").read_text())
+    assert (first["system"], second["system"]) == ("a/hyp", "b/hyp")
+    assert (first["der"]["percent"], first["count_accuracy"], first["sessions"]) == (0, 100, 3)
+    assert second["der"]["percent"] == pytest.approx(100 * 0.5 / 7.5)
+    assert second["seconds_of_sessions"]["m2"]["missed"] == pytest.approx(0.5)
+    assert sum(s["reference"] for s in second["seconds_of_sessions"].values()) == pytest.approx(7.5)
+
+
+def test_systems_of_one_file_name_are_told_apart(ref: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        put(tmp_path / name / "hyp.stm", STM)
+    assert main([ref, str(tmp_path / "a" / "hyp.stm"), str(tmp_path / "b" / "hyp.stm")]) == 0
+    printed = capsys.readouterr().out
+    assert "a/hyp" in printed
+    assert "b/hyp" in printed
+
+
 def test_names_decide_whether_there_is_sacer(ref: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     generic = put(tmp_path / "g.stm", STM.replace(" A ", " spk0 ").replace(" B ", " spk1 "))
     main([ref, generic])
@@ -119,6 +144,8 @@ def test_names_decide_whether_there_is_sacer(ref: str, tmp_path: Path, capsys: p
         (["decoded", "{tmp}", "--out", "{tmp}/out"], "speakerlm-decode first"),
         (["convert", "{ref}", "{tmp}/o", "--to", "ass"], "srt, vtt"),
         (["{ref}", "{ref}", "--out", "{ref}"], "File exists"),
+        (["{ref}", "{ref}", "--out", "{tmp}/o", "--audio", "{tmp}/nowhere"], "nowhere: no such folder"),
+        (["decoded", "{tmp}", "--out", "{tmp}/out", "--runs", "{tmp}"], "no train.jsonl in"),
     ],
 )
 def test_user_errors_are_one_line_and_exit_1(arguments, message, ref, tmp_path, capsys):

@@ -210,3 +210,16 @@ def test_runs_of_one_name_keep_their_own_intervals(tmp_path: Path):
     wanted = [f"{r['ci']['cer'][0]:.2f} – {r['ci']['cer'][1]:.2f}" for r in rows if r["mode"] == "no"]
     assert len(set(wanted)) == 2
     assert all(interval in page.text for interval in wanted), page.text
+
+
+def test_runs_of_one_name_are_lines_of_their_own():
+    from pipeline.evaluation.report import _stage_series
+
+    rows = [
+        {"run": "exp/stage1", "mode": "no", "n_ov": None, "stage": stage, "cpcer": 10.0 * stage + seed, "test_set": "a"}
+        for seed in (0, 1)
+        for stage in (1, 2)
+    ]
+    series = _stage_series(rows, "cpcer")
+    assert list(series.values()) == [([1, 2], [10.0, 20.0]), ([1, 2], [11.0, 21.0])]
+    assert len(series) == 2

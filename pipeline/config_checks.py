@@ -16,6 +16,7 @@ LEAST_ONE = (
     "trainer.max_steps",
     "trainer.log_every",
     "trainer.validate_every",
+    "trainer.validation_batches",
     "trainer.save_every",
     "trainer.keep_last",
     "trainer.max_bad_steps",
@@ -31,7 +32,7 @@ LEAST_ONE = (
     "model.speaker_dim",
 )
 NOT_BELOW_ZERO = (
-    "trainer.validation_batches",
+    "seed",
     "trainer.keep_best",
     "trainer.keep_every",
     "data.workers",

@@ -180,6 +180,7 @@ def resolve_deepspeed(recipe: Recipe, world_size: int) -> dict[str, Any]:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as e:
         raise ConfigError(f"DeepSpeed configuration {path}: {e}") from e
+    _check_objects(config, path)
     if "scheduler" in config:
         raise ConfigError(f"{path}: no scheduler here, the learning rate is the recipe's (optimizer.*)")
     if own := [name for name in ("tensorboard", "wandb", "csv_monitor", "comet") if name in config]:
@@ -191,6 +192,19 @@ def resolve_deepspeed(recipe: Recipe, world_size: int) -> dict[str, Any]:
     if left:
         raise ConfigError(f'{path}: nothing fills the "auto" of {", ".join(left)}; write a value')
     return resolved
+
+
+def _check_objects(config: Any, path: Path) -> None:
+    """Refuse what is no JSON object where DeepSpeed takes one, and the old name of bf16, which it takes too."""
+    if not isinstance(config, dict):
+        raise ConfigError(f"{path} is no JSON object")
+    if "bfloat16" in config:
+        raise ConfigError(f'{path}: bfloat16 is called "bf16"; rename it')
+    objects = ("bf16", "fp16", "zero_optimization", "optimizer", "data_types", "activation_checkpointing")
+    if wrong := [f"{name} is {config[name]!r}" for name in objects if not isinstance(config.get(name, {}), dict)]:
+        raise ConfigError(f"{path}: {', '.join(wrong)}; a JSON object is wanted there, or leave it out")
+    if not isinstance(config.get("optimizer", {}).get("params", {}), dict):
+        raise ConfigError(f"{path}: optimizer.params is no JSON object")
 
 
 def find_file(name: str) -> Path:

@@ -57,8 +57,12 @@ class StageData:
         data = self._recipe.data
         return told(iter(self._loader(plan, self._train, data.workers, augmenter, data.speaker_questions)))
 
-    def validation(self) -> Iterator[Sequence[Batch]]:
-        """The first ``validation_batches`` micro-batches of a plan that does not change; each sample in every mode."""
+    def validation(self) -> Iterator[tuple[Sequence[Batch], int]]:
+        """The first ``validation_batches`` micro-batches of a plan that does not change; each sample in every mode.
+
+        Yields:
+            This rank's micro-batches of a step, and how many of their samples stand for damaged ones.
+        """
         stage = STAGES[self._recipe.stage]
         modes = (Mode.NO, Mode.MATCH, Mode.OVER) if stage.registration else None
         data = replace(self._recipe.data, augment=AugmentConfig(), curriculum=[], align_epochs=False)
@@ -66,7 +70,8 @@ class StageData:
         plan = self._plan(self._validation, self._recipe.data.validation, settings)
         steps = math.ceil(self._recipe.trainer.validation_batches / self._recipe.data.micro_batches_per_step)
         loader = self._loader(plan, self._validation, min(1, self._recipe.data.workers))
-        return (step.micro_batches for step in told(islice(loader, steps), "validation "))
+        taken = told(islice(loader, steps), "validation ")
+        return ((step.micro_batches, len(step.stats.replaced)) for step in taken)
 
     def _open(self, shares: Sequence[DatasetConfig]) -> list[Dataset]:
         datasets = [open_dataset(share.path, share.extractor) for share in shares]

@@ -79,9 +79,10 @@ class Validation:
 
         table = LossTable(self._data.validation_names, MODES)
         sums, counts = table.zeros(), table.zeros()
-        gains = [0.0] * 4
+        gains, replaced = [0.0] * 4, 0
         with torch.no_grad():
-            for batches in self._data.validation():
+            for batches, others in self._data.validation():
+                replaced += others
                 for batch in batches:
                     self._beat("validation")
                     true = self._token_losses(batch)
@@ -91,11 +92,13 @@ class Validation:
                         gains = [a + b for a, b in zip(gains, self._gains(batch, true), strict=True)]
                 if anyone(self._ranks, self._stop.is_set):
                     return None
-        everyone = summed(self._ranks, [*sums, *counts, *gains])
+        *everyone, all_replaced = summed(self._ranks, [*sums, *counts, *gains, replaced])
         n = len(sums)
         sums, counts, gains = everyone[:n], everyone[n : 2 * n], everyone[2 * n :]
         row: dict[str, Any] = {"step": step, "loss": sum(sums) / max(1.0, sum(counts))}
         row["losses"] = table.means(sums, counts)
+        if all_replaced:
+            row["replaced"] = int(all_replaced)
         if self._gain and gains[2]:
             names = gains[1] / gains[3] if gains[3] else None
             row["registration_gain"] = {"names": names, "all": gains[0] / gains[2], "targets": int(gains[2])}
@@ -138,6 +141,8 @@ class Validation:
             figures = [f"{r} {rates[r]:.2f}" for r in RATES if rates.get(r) is not None]
             parts.append(f"{mode}: {' '.join(figures)}")
         parts += [f"no decode: {row['decode_left_out']}"] if "decode_left_out" in row else []
+        if n := row.get("replaced"):
+            parts.append(f"{n} samples replaced: these losses are not quite of the same data")
         parts.append(f"{row['seconds']:.1f} s, {100 * row['share']:.1f} % of the time")
         say(self._ranks, "  ".join(parts))
         losses = row["seconds"] - row["decode_seconds"]

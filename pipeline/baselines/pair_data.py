@@ -134,11 +134,11 @@ class PairData:
             where = {"made_of": self._identity, "epoch": epoch, "place": place}
             yield TextStep(self._mine(taken), where, {"epoch": epoch, "pairs": sum(map(len, taken))})
 
-    def validation(self) -> Iterator[Sequence[TextBatch]]:
-        """The first ``validation_batches`` micro-batches of an order that does not change."""
+    def validation(self) -> Iterator[tuple[Sequence[TextBatch], int]]:
+        """The first ``validation_batches`` micro-batches of an order that does not change; 0 samples are replaced."""
         size = self._recipe.data.micro_batches_per_step
         batches = self._epoch(self._validation, 0)[: self._recipe.trainer.validation_batches]
-        return (self._mine(batches[i : i + size]) for i in range(0, len(batches), size))
+        return ((self._mine(batches[i : i + size]), 0) for i in range(0, len(batches), size))
 
     def _epoch(self, pairs: Sequence[Pair], epoch: int) -> list[list[Pair]]:
         rng = keyed_rng(self._recipe.seed, NAME, epoch)

@@ -69,6 +69,8 @@ def test_saved_recipe_reads_back_equal(recipe_file: Path, tmp_path: Path) -> Non
         ("optimizer.lr_factors={encoder: 0}", ["optimizer.lr_factors.encoder", "above 0"]),
         ("data.train=[{path: a, weight: 0}]", ["weight"]),
         ("trainer.validate_every=0", ["trainer.validate_every is 0, must be at least 1"]),
+        ("trainer.validation_batches=0", ["trainer.validation_batches is 0, must be at least 1"]),
+        ("seed=-1", ["seed is -1, must be a number that is not below 0"]),
         ("trainer.save_every=0", ["trainer.save_every"]),
         ("trainer.log_every=0", ["trainer.log_every"]),
         ("trainer.max_bad_steps=0", ["trainer.max_bad_steps"]),

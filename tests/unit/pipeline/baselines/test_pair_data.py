@@ -112,7 +112,7 @@ def test_it_goes_on_where_a_state_says(folder: Path):
 def test_validation_is_the_same_every_time_and_as_much_on_every_rank(folder: Path):
     recipe = recipe_of(folder, validation=[DatasetConfig(path=str(folder / "few.jsonl"))])
     ranks = [data_of(folder, r, 2, recipe) for r in (0, 1)]
-    seen = [[[b.keys for b in step] for step in data.validation()] for data in ranks]
+    seen = [[[b.keys for b in step] for step, _ in data.validation()] for data in ranks]
     assert [len(step) for step in seen[0]] == [len(step) for step in seen[1]] == [2]
     assert sorted(k for rank in seen for step in rank for keys in step for k in keys if k) == ["k0", "k1", "k2"]
     assert ranks[0].validation_names == ("pairs",)

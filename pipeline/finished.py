@@ -86,12 +86,16 @@ def read_done(run: Path) -> dict[str, Any]:
     """The ``done`` marker of a finished run.
 
     Raises:
-        CheckpointError: the run has not finished, or there is none.
+        CheckpointError: the run has not finished, or there is none, or its marker is damaged.
     """
+    mend = "remove it and start the same command again: the stage goes on from its last checkpoint"
     try:
-        return dict(json.loads((run / DONE).read_text(encoding="utf-8")))
+        done = json.loads((run / DONE).read_text(encoding="utf-8"))
     except FileNotFoundError as e:
         state = "has not finished" if run.is_dir() else "does not exist"
         raise CheckpointError(f"{run} {state} (no {DONE} marker): run that stage to its end first") from e
     except ValueError as e:
-        raise CheckpointError(f"{run / DONE} is not readable: {e}") from e
+        raise CheckpointError(f"{run / DONE} is damaged ({e}); {mend}") from e
+    if not isinstance(done, dict) or not {"stage", "weights_sha256"} <= done.keys():
+        raise CheckpointError(f"{run / DONE} is damaged (it names no stage or no weights); {mend}")
+    return done

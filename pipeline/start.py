@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import checkpoint, finished
-from pipeline.agreement import anyone, meet
+from pipeline.agreement import agree, anyone, meet
 from pipeline.config import Recipe, dump_recipe
 from pipeline.engine import (
     Ranks,
@@ -67,13 +67,14 @@ def run_stage(recipe: Recipe, stop_after: int | None = None, stop: StopRequest |
 
 def _train(recipe: Recipe, stop: StopRequest, watchdog: Watchdog, stop_after: int | None) -> int:
     output, t = Path(recipe.output), recipe.trainer
-    before = predecessor(recipe)
     # The watchdog knows more than a collective's own limit: it must be the first.
     limit = max(t.start_timeout_seconds, t.timeout_seconds) + 60
     ranks = init_distributed(limit, nccl_environment(limit, output / "stacks"))
     if anyone(ranks, finished.is_done(output)):  # a network filesystem may show the marker to some ranks only
         say(ranks, f"{output} is done already; remove {output / finished.DONE} to train it on")
         return 0
+    # The first rank wrote the marker of the stage before; on a network filesystem others may not see it yet.
+    before = agree(ranks, lambda: predecessor(recipe) if ranks.is_first else None)[0]
     if stop.warning:
         say(ranks, f"WARNING {stop.warning}")
     if anyone(ranks, stop.is_set):

@@ -53,6 +53,22 @@ def _chain_with_a_signal_between(parts: str, runs: str) -> int:
     return _chain(parts, runs, (1, 2))
 
 
+def _chain_where_one_rank_sees_no_marker(parts: str, runs: str) -> int:
+    """As on a network filesystem whose other nodes remember for a while that a file was not there."""
+    import pipeline.finished
+    from shards.errors import CheckpointError
+
+    read = pipeline.finished.read_done
+
+    def blind(run: Path) -> dict[str, Any]:
+        if os.environ["RANK"] == "1":
+            raise CheckpointError(f"{run} has not finished")
+        return read(run)
+
+    pipeline.finished.read_done = blind
+    return _chain(parts, runs, (2,))
+
+
 def _chain_then_count(parts: str, runs: str) -> int:
     """Bytes of tensors that were not there before."""
     import gc
@@ -95,6 +111,12 @@ def test_finished_stages_are_passed_over(folder: Path) -> None:
     assert "stage1 is done already" in output
     assert "stage2 is done already" in output
     assert (folder / "runs" / "stage2" / "done").stat().st_mtime_ns == before
+
+
+def test_a_rank_that_does_not_see_the_marker_yet_takes_the_first_one_s_word(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder / "runs" / "stage1", tmp_path / "stage1")
+    run_distributed(_chain_where_one_rank_sees_no_marker, 2, parts=str(folder / "parts"), runs=str(tmp_path))
+    assert (tmp_path / "stage2" / "done").exists()
 
 
 def test_a_stage_wants_the_one_before_to_be_done(folder: Path, tmp_path: Path) -> None:

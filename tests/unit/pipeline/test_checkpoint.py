@@ -148,8 +148,12 @@ def test_done_marker(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     with pytest.raises(CheckpointError, match="has not finished"):
         read_done(tmp_path / "run")
-    write_done(tmp_path / "run", {"stage": 1})
-    assert read_done(tmp_path / "run") == {"stage": 1}
+    write_done(tmp_path / "run", {"stage": 1, "weights_sha256": "a"})
+    assert read_done(tmp_path / "run") == {"stage": 1, "weights_sha256": "a"}
+    for text in ('{"stage": 1', "[]", '{"stage": 1}'):
+        (tmp_path / "run" / "done").write_text(text)
+        with pytest.raises(CheckpointError, match=r"done is damaged .*start the same command again"):
+            read_done(tmp_path / "run")
 
 
 def test_weights_of_a_run_are_checked_before_use(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from shards.errors import SpeakerLMError
+from shards.commands import outcome
 
 COMMANDS = {
     "prepare": ("shards.corpora.prepare", "a corpus on disk, or packaged speech, as a manifest"),
@@ -40,14 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     own = argparse.ArgumentParser(prog=f"speakerlm-shards {command}", description=text)
     module.add_arguments(own)
     args = own.parse_args(argv[1:])
-    try:
-        return int(module.run(args))
-    except SpeakerLMError as error:
-        print(f"speakerlm-shards {command}: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print(f"speakerlm-shards {command}: interrupted; run it again to go on", file=sys.stderr)
-        return 130
+    return outcome(f"speakerlm-shards {command}", lambda: int(module.run(args)), "run it again to go on")
 
 
 if __name__ == "__main__":

@@ -18,7 +18,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from shards.arguments import positive
-from shards.errors import ConfigError, SpeakerLMError
+from shards.commands import outcome
+from shards.errors import ConfigError
 
 AUDIO = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".m4a")
 
@@ -68,11 +69,8 @@ def _correct_options(p: argparse.ArgumentParser) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of ``speakerlm-baseline``."""
     args = parser().parse_args(argv)
-    try:
-        return {"run": _run, "correct": _correct, "pairs": _pairs}[args.command](args)
-    except (SpeakerLMError, OSError) as e:  # OSError: a folder that cannot be written
-        print(f"speakerlm-baseline: {e}", file=sys.stderr)
-        return 1
+    work = {"run": _run, "correct": _correct, "pairs": _pairs}[args.command]
+    return outcome("speakerlm-baseline", lambda: work(args), "run it again to go on")
 
 
 def _run(args: argparse.Namespace) -> int:

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shards.arguments import natural, not_below_zero
-from shards.errors import ScoreError, SpeakerLMError
+from shards.commands import outcome
+from shards.errors import ScoreError
 
 if TYPE_CHECKING:
     from pipeline.evaluation.metrics import SessionScore
@@ -36,11 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = {"score": _score_parser, "decoded": _decoded_parser, "convert": _convert_parser}[command]()
     args = parser.parse_args(arguments[1:] if command != "score" else arguments)
     run = {"score": _score, "decoded": _decoded, "convert": _convert}[command]
-    try:
-        return run(args)
-    except (SpeakerLMError, OSError) as e:  # OSError: a folder that cannot be written
-        print(f"speakerlm-score: {e}", file=sys.stderr)
-        return 1
+    return outcome("speakerlm-score", lambda: run(args))
 
 
 def _score_parser() -> argparse.ArgumentParser:

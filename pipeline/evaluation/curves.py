@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.evaluation.charts import curve_chart, smooth
-from shards.errors import ScoreError, SpeakerLMError
+from shards.commands import outcome
+from shards.errors import ScoreError
 
 TEMPLATES = Path(__file__).parent / "templates"
 POINTS = 400  # of a line; a month of steps is averaged down to them
@@ -249,14 +250,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--by", choices=X_LABELS, default="step", help="x axis; audio compares runs whose steps differ in size"
     )
     args = p.parse_args(argv)
-    try:
-        runs = [read_run(folder, name) for folder, name in zip(args.runs, names_of(args.runs), strict=True)]
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(page(runs, args.by), encoding="utf-8")
-    except (SpeakerLMError, OSError) as e:
-        print(f"speakerlm-curves: {e}", file=sys.stderr)
-        return 1
-    print(args.out)
+    return outcome("speakerlm-curves", lambda: _write(args.runs, args.out, args.by))
+
+
+def _write(folders: Sequence[Path], out: Path, by: str) -> int:
+    runs = [read_run(folder, name) for folder, name in zip(folders, names_of(folders), strict=True)]
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(page(runs, by), encoding="utf-8")
+    print(out)
     return 0
 
 

@@ -26,6 +26,7 @@ from pipeline.engine import launcher_environment
 from pipeline.evaluation.decoded import MODES, parsed
 from pipeline.evaluation.store import About, Output, Settings, Timing
 from shards.arguments import natural, positive
+from shards.commands import outcome
 from shards.errors import ConfigError, DataError, SpeakerLMError
 
 PERMUTED = " (vectors permuted)"  # behind the name of a test set that was decoded as a control
@@ -356,13 +357,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     p.add_argument("--limit", type=positive, help="only this many clips, for a quick look")
     p.add_argument("--extractor", help="take the speaker vectors that `speakerlm-shards embed` wrote under this name")
     args = p.parse_args(argv)
-    try:
-        place = launcher_environment(dict(os.environ))
-        rank, world = int(place["RANK"]), int(place["WORLD_SIZE"])
-        timings = decode(**vars(args), rank=rank, world=world)
-    except SpeakerLMError as e:
-        print(f"speakerlm-decode: {e}", file=sys.stderr)
-        return 1
+    return outcome("speakerlm-decode", lambda: _run(args), "run it again to go on")
+
+
+def _run(args: argparse.Namespace) -> int:
+    place = launcher_environment(dict(os.environ))
+    rank, world = int(place["RANK"]), int(place["WORLD_SIZE"])
+    timings = decode(**vars(args), rank=rank, world=world)
     if timings is None:
         print(f"rank {rank} of {world}: its share is decoded; the last rank to end merges")
         return 0

@@ -7,7 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from shards.errors import ConfigError, SpeakerLMError
+from shards.commands import outcome
+from shards.errors import ConfigError
 
 UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9}
 
@@ -28,14 +29,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     p.add_argument("--max-shard-size", default="4GB", help="largest weight file, such as 500MB (default: 4GB)")
     p.add_argument("--scores", type=Path, help="scores.json to show in the model card (default: the run's own, if any)")
     args = p.parse_args(argv)
-    try:
-        largest = parse_bytes(args.max_shard_size)
-        from pipeline.export.folder import export
+    return outcome("speakerlm-export", lambda: _run(args))
 
-        export(args.run, args.out, args.merge, args.dtype, largest, args.scores)
-    except SpeakerLMError as e:
-        print(f"speakerlm-export: {e}", file=sys.stderr)
-        return 1
+
+def _run(args: argparse.Namespace) -> int:
+    largest = parse_bytes(args.max_shard_size)
+    from pipeline.export.folder import export
+
+    export(args.run, args.out, args.merge, args.dtype, largest, args.scores)
     size = sum(f.stat().st_size for f in args.out.rglob("*") if f.is_file())
     print(f"{args.out}: {size / 1e9:.3f} GB")
     return 0

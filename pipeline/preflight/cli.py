@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from shards.arguments import natural, positive
+from shards.commands import outcome
 
 ASSUMED_EFFICIENCY = 0.45
 
@@ -63,17 +64,15 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> int:
     """Exit code."""
     args = parse(arguments)
-    from shards.errors import SpeakerLMError
+    return outcome("speakerlm-preflight", lambda: _run(args))
 
-    try:
-        if args.result:
-            _rank(args)
-            return 0
-        with contextlib.redirect_stdout(sys.stderr):  # DeepSpeed logs to stdout, which is the answer's alone
-            answer = preflight(args)
-    except SpeakerLMError as e:
-        print(f"{type(e).__name__}: {e}", file=sys.stderr)
-        return 1
+
+def _run(args: argparse.Namespace) -> int:
+    if args.result:
+        _rank(args)
+        return 0
+    with contextlib.redirect_stdout(sys.stderr):  # DeepSpeed logs to stdout, which is the answer's alone
+        answer = preflight(args)
     from pipeline.preflight.report import text
 
     print(json.dumps(answer.json(), ensure_ascii=False) if args.json else text(answer))

@@ -3,7 +3,7 @@
     speakerlm-transcribe meeting.wav --model exp/stage4 --enrol Mike=mike.wav --enrol Lucy=lucy.wav --out transcripts
 
 Turns are printed as they come; at the end the transcript lies in --out as SegLST, SRT, JSON and TXT. A recording that
-breaks off is transcribed up to there, and the exit code is 1.
+breaks off is transcribed up to there, and the exit code is 1; so is one that Ctrl-C ends, with 130.
 """
 
 from __future__ import annotations
@@ -11,11 +11,13 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from shards.arguments import natural, positive
-from shards.errors import AudioError, ConfigError, ModelError, SpeakerLMError
+from shards.commands import INTERRUPTED, outcome
+from shards.errors import AudioError, ConfigError, ModelError
 
 if TYPE_CHECKING:
     from pipeline.transcribe.transcriber import Transcriber
@@ -86,11 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         p.error("a recording is needed, or --ui")
     if args.ui and (args.audio or args.enrol):
         p.error("--ui takes no recordings and no --enrol: both are given on the page")
-    try:
-        return _run(args)
-    except (SpeakerLMError, OSError) as e:  # OSError: a folder that turned unwritable
-        print(f"speakerlm-transcribe: {e}", file=sys.stderr)
-        return 1
+    return outcome("speakerlm-transcribe", lambda: _run(args))
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -117,24 +115,31 @@ def _run(args: argparse.Namespace) -> int:
         args.out.mkdir(parents=True, exist_ok=True)  # before hours of work, not after
     except OSError as e:
         raise ConfigError(f"--out {args.out}: {e.strerror or e}; name a folder that can be written") from e
-    return max(_one(transcriber, audio, enrolled, args.out, kinds) for audio in args.audio)
+    worst = 0
+    for audio in args.audio:
+        worst = max(worst, _one(transcriber, audio, enrolled, args.out, kinds))
+        if worst == INTERRUPTED:
+            break
+    return worst
 
 
 def _one(transcriber: Transcriber, audio: Path, enrolled: Enrolled, out: Path, kinds: tuple[str, ...]) -> int:
-    """One recording; 1 if it breaks off or cannot be read."""
+    """One recording; 1 if it breaks off or cannot be read, INTERRUPTED if Ctrl-C has ended it."""
     from tqdm import tqdm
 
     from pipeline.transcribe.outputs import line, write_all
     from pipeline.transcribe.stream import seconds_of
 
     total = seconds_of(audio)
-    shown = 0
+    shown, code = 0, 0
+    so_far: Transcript | None = None
     with tqdm(
         desc=audio.name, total=total and round(total), unit="s", disable=not sys.stderr.isatty(), file=sys.stderr
     ) as bar:
 
         def progress(transcript: Transcript) -> None:
-            nonlocal shown
+            nonlocal shown, so_far
+            so_far = transcript
             for turn in transcript.turns[shown:]:
                 tqdm.write(line(turn))
             shown = len(transcript.turns)
@@ -145,6 +150,10 @@ def _one(transcriber: Transcriber, audio: Path, enrolled: Enrolled, out: Path, k
         except (AudioError, ModelError) as e:  # the other recordings are not at fault
             print(f"speakerlm-transcribe: {e}", file=sys.stderr)
             return 1
+        except KeyboardInterrupt:
+            if so_far is None:
+                raise
+            transcript, code = replace(so_far, error=f"{audio}: interrupted"), INTERRUPTED
         progress(transcript)
     paths = write_all(transcript, out, kinds)
     for warning in transcript.warnings:
@@ -152,7 +161,7 @@ def _one(transcriber: Transcriber, audio: Path, enrolled: Enrolled, out: Path, k
     print(f"{len(transcript.turns)} turns in {', '.join(map(str, paths))}", file=sys.stderr)
     if transcript.error:
         print(f"speakerlm-transcribe: {transcript.error}; what came before it is transcribed", file=sys.stderr)
-    return int(transcript.error is not None)
+    return code or int(transcript.error is not None)
 
 
 def _formats(text: str) -> tuple[str, ...]:

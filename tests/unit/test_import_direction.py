@@ -10,9 +10,10 @@ FORBIDDEN = {
     "shards": ("pipeline", "launch", "tests", "deepspeed", "transformers", "peft", "torch.distributed"),
     "pipeline": ("launch", "tests"),
 }
-# What the pipeline may take from the packer: the record, where it lies, how it sounds, who speaks; errors, options.
+# What the pipeline may take from the packer: the record, where it lies, how it sounds, who speaks; and what commands share.
 SHARED = {
     "arguments",
+    "commands",
     "errors",
     "extractors",
     "sample",

@@ -20,7 +20,7 @@ from pipeline.learning.words import NAMES, write_tokenizer
 from pipeline.prompts import Mode, PromptTokenizer
 
 WORDS = {"en": ["one", "two", "six"], "it": ["uno", "due"], "zh": ["一", "二"]}
-STEPS = 200
+LOOK_EVERY, MOST_STEPS = 50, 600  # 50 with six seeds; now and then a token is lost again for a few steps
 
 
 def rotations(text: Text) -> list[Text]:
@@ -94,14 +94,20 @@ def test_one_batch_of_every_mode_is_learned_and_names_follow_their_vectors(token
     voices = torch.cat([v.expand(len(g), -1, -1) for v, g in zip(drawn, groups, strict=True)])  # of every rotation
     parameters = [*model.parameters(), *audio.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=2e-3)
-    for _ in range(STEPS):
+    learned = False
+    for step in range(1, MOST_STEPS + 1):
         losses = text_loss(model, audio, batch, 0.1, True, voices)  # new noise, or a row would be known by its own
         optimizer.zero_grad()
         torch.stack(list(losses.values())).sum().backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
-    model.eval()
-    assert right(model, audio, voices, batch, batch) == [1.0] * len(batch), "every token of every mode"
+        if step % LOOK_EVERY == 0:
+            model.eval()
+            learned = right(model, audio, voices, batch, batch) == [1.0] * len(batch)
+            if learned:
+                break
+            model.train()
+    assert learned, "every token of every mode"
     # The next rotation's vectors are shown, this one's names expected: what a permutation of the vectors does.
     names = {tokenizer.encode_piece(name)[0] for name in NAMES}
     following = [text for group in groups for text in (*group[1:], group[0])]

@@ -188,6 +188,29 @@ def test_a_chunk_that_the_llm_cannot_take_does_not_cost_those_before_it(
     assert "a prompt of 99 positions; what came before it is transcribed" in capsys.readouterr().err
 
 
+def test_an_interrupted_recording_is_written_up_to_there(folder: Path, tmp_path: Path, monkeypatch, capsys):
+    from pipeline.transcribe import transcriber
+
+    chunks = []
+
+    class Interrupted(transcriber.Transcriber):
+        def _prompt(self, chunk, people):
+            chunks.append(chunk)
+            if len(chunks) > 1:
+                raise KeyboardInterrupt
+            return super()._prompt(chunk, people)
+
+    monkeypatch.setattr(transcriber, "Transcriber", Interrupted)
+    shutil.copy(folder / "meeting.wav", tmp_path / "next.wav")
+    line = [str(tmp_path / "next.wav"), *arguments(folder, "run", tmp_path, "--batch", "1", "--naming", "none")]
+    assert main([line[1], line[0], *line[2:]]) == 130
+    content = json.loads((tmp_path / "meeting.json").read_text())
+    assert len(content["chunks"]) == 1
+    assert not content["complete"]
+    assert not (tmp_path / "next.json").exists()
+    assert "meeting.wav: interrupted; what came before it is transcribed" in capsys.readouterr().err
+
+
 def test_the_page_takes_no_recordings(folder: Path, capsys):
     with pytest.raises(SystemExit):
         main(["--model", str(folder / "run"), "--ui", "--enrol", "Mike=mike.wav"])

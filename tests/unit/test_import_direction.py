@@ -10,7 +10,7 @@ FORBIDDEN = {
     "shards": ("pipeline", "launch", "tests", "deepspeed", "transformers", "peft", "torch.distributed"),
     "pipeline": ("launch", "tests"),
 }
-# What the pipeline may take from the packer: the record, where it lies, how it sounds, who speaks; and what commands share.
+# What the pipeline may take from the packer: records, where they lie, how they sound, who speaks; what commands share.
 SHARED = {
     "arguments",
     "commands",

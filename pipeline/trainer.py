@@ -68,8 +68,8 @@ class Data(Protocol):
         """Global steps without end, from the start or from a saved state."""
         ...
 
-    def validation(self) -> Iterator[Sequence[Any]]:
-        """The same micro-batches every time; every rank gets as many."""
+    def validation(self) -> Iterator[tuple[Sequence[Any], int]]:
+        """The same micro-batches every time, and how many samples in them are replaced; every rank gets as many."""
         ...
 
     @property

@@ -129,8 +129,8 @@ class ToyData:
             yield ToyStep(self._mine(step), {"next": step + 1})
             step += 1
 
-    def validation(self) -> Iterator[list[ToyBatch]]:
-        yield self._mine(999)
+    def validation(self) -> Iterator[tuple[list[ToyBatch], int]]:
+        yield self._mine(999), 0
 
 
 def toy_recipe(

@@ -98,7 +98,7 @@ def test_the_largest_micro_batch_for_real(capsys: pytest.CaptureFixture[str], pa
 
 def test_a_rank_that_fails_says_why(capsys: pytest.CaptureFixture[str], parts: Path, tmp_path: Path) -> None:
     file = recipe_file(parts, tmp_path)
-    assert main([file, "--plan-steps", "2", "--no-checks", "--run", "9"]) == 1  # M is 3
+    assert main([file, "--plan-steps", "2", "--no-checks", "--run", "2", "data.micro_batches_per_step=1"]) == 1
     assert "ranks" in capsys.readouterr().err
 
 

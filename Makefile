@@ -15,6 +15,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 UI := .venv-ui
+# Tests that start processes of their own, one after the other; those of tests/unit run two files at a time.
+TWO_PROCESSES := tests --ignore=tests/unit --ignore=tests/faults --ignore=tests/cluster --ignore=tests/e2e/test_small.py
 PEERS := .venv-bench
 export OMP_NUM_THREADS ?= 1
 
@@ -34,7 +36,8 @@ learn: $(READY)
 	@$(BIN)/python launch/learn.py
 
 test: $(READY)
-	@$(BIN)/python -m pytest tests --ignore=tests/faults --ignore=tests/cluster --ignore=tests/e2e/test_small.py
+	@$(BIN)/python -m pytest tests/unit -n 2 --dist loadfile; units=$$?; \
+	$(BIN)/python -m pytest $(TWO_PROCESSES) && exit $$units
 
 test-faults: $(READY)
 	@$(BIN)/python -m pytest tests/faults --ignore=tests/faults/test_soak.py

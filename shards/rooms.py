@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Collection, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -9,8 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from shards.audio import load
+from shards.corpora.fetch import sha256_of
 from shards.errors import ConfigError
-from shards.manifests import Recording, read_manifest, read_speakers
+from shards.manifests import RECORDINGS, SPEAKERS, Recording, read_manifest, read_speakers
 from shards.sample import SAMPLE_RATE
 
 AUDIO_SUFFIXES = {".wav", ".flac", ".ogg", ".mp3", ".opus"}
@@ -106,6 +108,25 @@ def open_noise(kind: str) -> Noise | None:
     if kind.startswith("babble:"):
         return Babble(Path(kind.removeprefix("babble:")))
     return RecordedNoise(Path(kind))
+
+
+def recorded(noise: str, rooms: str) -> list[str]:
+    """What the two names stand for, where that is files: other ones in their place are other noise and other rooms.
+
+    Returns:
+        A hash for each that is of files: of a manifest, or of the names and sizes of a folder's recordings.
+    """
+    found = []
+    if noise.startswith("babble:"):
+        manifest = Path(noise.removeprefix("babble:"))
+        found += [sha256_of(manifest / name) for name in (RECORDINGS, SPEAKERS)]
+    for name in (noise, rooms):
+        folder = Path(name)
+        if name not in ("none", "coloured", "pyroomacoustics") and not name.startswith("babble:"):
+            files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in AUDIO_SUFFIXES)
+            told = "".join(f"{p.relative_to(folder)} {p.stat().st_size}\n" for p in files)
+            found.append(hashlib.sha256(told.encode()).hexdigest())
+    return found
 
 
 def coloured_noise(rng: np.random.Generator, length: int) -> np.ndarray:

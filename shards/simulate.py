@@ -32,7 +32,7 @@ from shards.corpora.fetch import sha256_of
 from shards.corpora.prepare import Summary
 from shards.errors import ConfigError, DataError
 from shards.manifests import RECORDINGS, SPEAKERS, Recording, SpeakerInfo, read_manifest, read_speakers, write_manifest
-from shards.rooms import Noise, Rooms, add_noise, convolve, open_noise, open_rooms
+from shards.rooms import Noise, Rooms, add_noise, convolve, open_noise, open_rooms, recorded
 from shards.sample import FORMAT_VERSION, SAMPLE_RATE
 from shards.statistics import read_statistics
 from shards.storage import LocalStorage
@@ -181,6 +181,7 @@ class _Work:
     def claim(self) -> None:
         """Make the folder this work's: what another one left there goes, what is this one's own is kept and used."""
         hashes = [sha256_of(s / name) for s in self.sources for name in (RECORDINGS, SPEAKERS)]  # words, and persons
+        hashes += recorded(self.settings.noise, self.settings.rooms)
         avoid = hashlib.sha256(repr(sorted(self.avoid)).encode()).hexdigest()
         told = json.dumps([asdict(self.settings), self.seed, hashes, avoid, FORMAT_VERSION], sort_keys=True)
         stamp, storage = f"{self.name}.made-from", LocalStorage(self.folder)

@@ -18,7 +18,7 @@ from shards.conversation import Layout, Settings, Sources, draw
 from shards.corpora.prepare import speech_and_overlap
 from shards.errors import ConfigError, DataError, StorageError
 from shards.manifests import RECORDINGS, SPEAKERS, Recording, SpeakerInfo, read_manifest, read_speakers, write_manifest
-from shards.rooms import add_noise, coloured_noise, convolve, open_noise, open_rooms, room_responses
+from shards.rooms import add_noise, coloured_noise, convolve, open_noise, open_rooms, recorded, room_responses
 from shards.sample import SAMPLE_RATE, Segment
 from shards.simulate import check_disjoint, fingerprints, render, simulate
 from shards.storage import atomic_file
@@ -241,6 +241,25 @@ def test_an_interrupted_set_goes_on_and_another_setting_starts_anew(words: Path,
     simulate([words], out, replace(SHORT, noise="coloured"), count=5)
     noisy = content(out)
     assert all(noisy[k] != v for k, v in whole.items() if k.endswith("flac"))
+
+
+def test_other_recordings_of_noise_start_anew(words: Path, tmp_path: Path) -> None:
+    noise, out = tmp_path / "noise", tmp_path / "set"
+    noise.mkdir()
+    for seconds in (3, 4):
+        soundfile.write(noise / "hum.wav", np.random.default_rng(seconds).normal(0, 0.1, seconds * 16_000), 16_000)
+        simulate([words], out, replace(SHORT, noise=str(noise)), count=3)
+        fresh = tmp_path / f"fresh{seconds}" / "set"
+        simulate([words], fresh, replace(SHORT, noise=str(noise)), count=3)
+        assert content(out) == content(fresh)
+
+
+def test_another_manifest_behind_babble_is_other_noise(words: Path, tmp_path: Path) -> None:
+    source = shutil.copytree(words, tmp_path / "words")
+    before = recorded(f"babble:{source}", "none")
+    (source / SPEAKERS).write_text((source / SPEAKERS).read_text().replace('"bob"', '"ann"'))
+    assert recorded(f"babble:{source}", "none") != before
+    assert recorded("coloured", "pyroomacoustics") == []
 
 
 def test_another_person_behind_a_voice_starts_anew(words: Path, tmp_path: Path) -> None:

@@ -181,6 +181,7 @@ class Dataset:
 
         Raises:
             ShardError, StorageError: they are not there, or those of another shard.
+            SpeakerError: they are of other weights than those of the first shard.
         """
         if self.extractor is None:
             return None
@@ -190,10 +191,29 @@ class Dataset:
             info = self.shards[shard]
             path = sidecar_path(info.name, self.extractor)
             keys = self.index(shard)["key"].to_pylist()
-            self._vectors[shard] = from_bytes(self.storage.read(path), keys, info.sha256, f"{self.url}/{path}")
+            where = f"{self.url}/{path}"
+            found, made = from_bytes(self.storage.read(path), keys, info.sha256, where)
+            if made["extractor_sha256"] != self._weights_of_vectors:
+                raise SpeakerError(
+                    f"{where}: its vectors are of other weights of {made['extractor']} than those of the first shard; "
+                    "embed was not run to its end: run it again"
+                )
+            self._vectors[shard] = found
             if len(self._vectors) > _CACHED_TABLES:
                 self._vectors.popitem(last=False)
         return self._vectors[shard]
+
+    @cached_property
+    def _weights_of_vectors(self) -> str | None:
+        """sha256 of the extractor's weights, by the packing or the first shard's sidecar; None where it is not told."""
+        if self.extractor is None:
+            packed: str | None = self.info.get("provenance", {}).get("extractor_sha256")
+            return packed
+        from shards.vectors import about, sidecar_path
+
+        path = sidecar_path(self.shards[0].name, self.extractor)
+        first: str = about(self.storage.read(path), f"{self.url}/{path}")["extractor_sha256"]
+        return first
 
     def made_with(self) -> str | None:
         """Id of the extractor of the speaker vectors; None where there are none.
@@ -220,12 +240,12 @@ class Dataset:
         from shards.speakers import SpeakerBank
 
         bank = SpeakerBank.open(self.storage, table, vectors)
-        packed = self.info.get("provenance", {}).get("extractor_sha256") if self.extractor is None else None
-        if packed and bank.extractor_sha256 and packed != bank.extractor_sha256:
+        of_samples = self._weights_of_vectors
+        if of_samples and bank.extractor_sha256 and of_samples != bank.extractor_sha256:
             raise SpeakerError(
-                f"{self.url}: the samples' vectors are of {self.info['provenance'].get('extractor')} "
-                f"({packed[:12]}), the speaker bank's of {bank.extractor} ({bank.extractor_sha256[:12]}); "
-                "vectors of two extractors cannot be mixed: pack again"
+                f"{self.url}: the samples' vectors are of {self.made_with()} ({of_samples[:12]}), the speaker bank's "
+                f"of {bank.extractor} ({bank.extractor_sha256[:12]}); vectors of two extractors cannot be mixed: "
+                + ("run embed again" if self.extractor else "pack again")
             )
         return bank
 

@@ -59,8 +59,10 @@ def about(data: bytes, where: str) -> dict[str, Any]:
     return found
 
 
-def from_bytes(data: bytes, keys: Sequence[str], shard_sha256: str, where: str) -> list[np.ndarray]:
-    """(n_speakers, dim) float16 of each sample.
+def from_bytes(
+    data: bytes, keys: Sequence[str], shard_sha256: str, where: str
+) -> tuple[list[np.ndarray], dict[str, Any]]:
+    """(n_speakers, dim) float16 of each sample, and what they were made from.
 
     Raises:
         ShardError: not of this shard.
@@ -69,7 +71,7 @@ def from_bytes(data: bytes, keys: Sequence[str], shard_sha256: str, where: str) 
     table = parquet.from_bytes(data).to_pydict()
     if made["shard_sha256"] != shard_sha256 or table["key"] != list(keys):
         raise ShardError(f"{where}: made for another shard than the one beside it; run embed again")
-    return [np.frombuffer(v, "<f2").reshape(-1, made["dim"]) for v in table["vectors"]]
+    return [np.frombuffer(v, "<f2").reshape(-1, made["dim"]) for v in table["vectors"]], made
 
 
 def made_with(dataset: Dataset) -> str | None:

@@ -5,7 +5,7 @@ import pytest
 
 from shards.cli import main
 from shards.enrolment import Enroller
-from shards.errors import ShardError
+from shards.errors import ShardError, SpeakerError
 from shards.extractors import log_mel, unit_norm
 from shards.index import open_dataset
 from shards.manifests import SPEAKERS, read_manifest
@@ -126,6 +126,8 @@ def test_a_bank_of_other_weights_or_persons_is_made_again(dataset, frames, monke
     frames.sha256 = "2" * 64
     monkeypatch.setattr("shards.embed.Worker.make_bank", lambda *_: [])
     embed(dataset)
+    with pytest.raises(SpeakerError, match=r"are of frames \(222222222222\).*bank's of frames \(111.*run embed again"):
+        open_dataset(dataset, extractor="frames").speakers  # noqa: B018
     monkeypatch.undo()
     monkeypatch.setattr("shards.enrolment.load_extractor", lambda name: PitchExtractor())
     monkeypatch.setattr("shards.embed.load_extractor", lambda name, device="cpu": frames)
@@ -139,6 +141,20 @@ def test_a_bank_of_other_weights_or_persons_is_made_again(dataset, frames, monke
     written = bank.stat().st_mtime_ns
     embed(dataset)
     assert bank.stat().st_mtime_ns == written
+
+
+def test_shards_of_two_weights_are_refused(dataset, frames):
+    """What an embed that was not run to its end leaves."""
+    embed(dataset)
+    before = {p: p.read_bytes() for p in dataset.rglob("m-000001.embeddings-frames*")}
+    frames.sha256 = "2" * 64
+    embed(dataset)
+    for path, content in before.items():
+        path.write_bytes(content)
+    opened = open_dataset(dataset, extractor="frames")
+    read_sample(opened, 0, 0)
+    with pytest.raises(SpeakerError, match=r"m-000001\.embeddings-frames\.parquet: its vectors are of other weights"):
+        read_sample(opened, 1, 0)
 
 
 def test_on_the_cpu_each_process_takes_one_core(dataset, monkeypatch):

@@ -71,6 +71,7 @@ class Saver:
         self._thread: threading.Thread | None = None
         self._error: SpeakerLMError | None = None
         self._stalled = 0.0
+        self._told: set[str] = set()
         if ranks.is_first:
             checkpoint.remove_leftovers(folder)
 
@@ -182,22 +183,35 @@ class Saver:
     def _rotate(self) -> None:
         if not self._ranks.is_first:
             return
-        for step in self._keep.doomed_of(_usable(self._folder)):
+        for step in self._keep.doomed_of(self._usable()):
             checkpoint.remove(self._folder / checkpoint.name_of(step))
         if self._upload is not None:
-            with contextlib.suppress(StorageError):  # they cost money, not training; the next rotation tries again
-                self._upload.rotate(self._keep.doomed_of)
+            try:
+                self._upload.rotate(self._keep.doomed_of, self._warn_once)
+            except StorageError as e:  # they cost money, not training; the next rotation tries again
+                say(self._ranks, f"WARNING old checkpoints may be left in {self._upload.url}: {e}")
 
-
-def _usable(folder: Path) -> list[dict[str, Any]]:
-    """Manifests of checkpoints that look whole; one that does not is neither counted nor deleted."""
-    found = []
-    for name in checkpoint.complete_names(folder):
-        with contextlib.suppress(CheckpointError, OSError):
-            manifest = checkpoint.read_manifest(folder / name)
-            if all((folder / name / f).stat().st_size == seal["bytes"] for f, seal in manifest["files"].items()):
+    def _usable(self) -> list[dict[str, Any]]:
+        """Manifests of checkpoints that look whole; one that does not is told, neither counted nor deleted."""
+        found = []
+        for name in checkpoint.complete_names(self._folder):
+            path = self._folder / name
+            try:
+                manifest = checkpoint.read_manifest(path)
+                for file, seal in manifest["files"].items():
+                    if (path / file).stat().st_size != seal["bytes"]:
+                        raise CheckpointError(f"{path / file} is not of {seal['bytes']} bytes")
+            except (CheckpointError, OSError) as e:
+                self._warn_once(f"neither counted nor deleted: {e}")
+            else:
                 found.append(manifest)
-    return found
+        return found
+
+    def _warn_once(self, text: str) -> None:
+        """What stays as it is is not told again with every checkpoint."""
+        if text not in self._told:
+            self._told.add(text)
+            say(self._ranks, f"WARNING {text}")
 
 
 def free_memory() -> int:

@@ -5,7 +5,6 @@ The order is that of the disk: the manifest comes last, so that a copy without o
 
 from __future__ import annotations
 
-import contextlib
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -54,13 +53,19 @@ class Upload:
         paths = [p.split("/") for p in self._storage.list(PREFIX)]
         return sorted(p[0] for p in paths if len(p) == 2 and p[1] == MANIFEST)
 
-    def rotate(self, doomed: Callable[[Sequence[dict[str, Any]]], list[int]]) -> None:
-        """Delete copies by the rule of the disk; the manifest goes first. Damaged ones are let alone."""
+    def rotate(self, doomed: Callable[[Sequence[dict[str, Any]]], list[int]], warn: Callable[[str], None]) -> None:
+        """Delete copies by the rule of the disk; the manifest goes first. Damaged ones are told and let alone.
+
+        Raises:
+            StorageError: the storage failed; copies that should have gone may be there still.
+        """
         manifests = []
         for name in self.names():
             where = f"{name}/{MANIFEST}"
-            with contextlib.suppress(CheckpointError):
+            try:
                 manifests.append(checkpoint.parse_manifest(self._storage.read(where), f"{self.url}/{where}"))
+            except CheckpointError as e:
+                warn(f"neither counted nor deleted: {e}")
         for step in doomed(manifests):
             name = checkpoint.name_of(step)
             self._storage.delete(f"{name}/{MANIFEST}")

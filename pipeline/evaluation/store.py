@@ -215,7 +215,7 @@ def _objects(path: Path, *wanted: str) -> Iterator[tuple[str, dict[str, Any]]]:
             yield line, {name: row[name] for name in wanted}
         except (ValueError, KeyError, TypeError) as e:
             raise ScoreError(
-                f"{path}: line {number} is damaged ({e}); delete this file, its clips are decoded again"
+                f"{path}: line {number} is damaged ({e}); delete {path.with_suffix('.*')}, its clips are decoded again"
             ) from e
 
 

@@ -213,11 +213,14 @@ def test_the_last_good_one_is_never_rotated_away(tmp_path: Path) -> None:
     assert newest_whole(tmp_path, ALONE, print) == tmp_path / "step-00000002"
 
 
-def test_a_damaged_one_does_not_count_as_kept(tmp_path: Path) -> None:
+def test_a_damaged_one_does_not_count_as_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for step in (1, 2):
         write(tmp_path, step)
     (tmp_path / "step-00000002" / MANIFEST).write_text("{")
     write(tmp_path, 3, keep_last=2)
+    told = [line for line in capsys.readouterr().out.splitlines() if "neither counted nor deleted" in line]
+    assert len(told) == 1
+    assert f"step-00000002/{MANIFEST}" in told[0]
     assert checkpoint.complete_names(tmp_path) == ["step-00000001", "step-00000002", "step-00000003"]
 
 
@@ -318,7 +321,9 @@ def test_a_failed_copy_is_told_and_stops_nothing(
     assert problem_of(tmp_path / "here" / "step-00000001") is None
 
 
-def test_a_damaged_manifest_among_the_copies_is_neither_counted_nor_deleted(tmp_path: Path) -> None:
+def test_a_damaged_manifest_among_the_copies_is_told_once_neither_counted_nor_deleted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     writer = saver(tmp_path / "here", Retention(1, 0, 0), background="always", upload=str(tmp_path / "there"))
     for step in (1, 2):
         writer.save({"w": torch.zeros(5)}, state(step))
@@ -330,6 +335,18 @@ def test_a_damaged_manifest_among_the_copies_is_neither_counted_nor_deleted(tmp_
         writer.wait()
     assert Upload(str(tmp_path / "there")).names() == ["step-00000002", "step-00000004"]
     assert damaged.exists()
+    assert capsys.readouterr().out.count(f"WARNING neither counted nor deleted: {damaged}") == 1
+
+
+def test_copies_that_cannot_be_deleted_are_told_and_stop_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def denied(*_: object) -> None:
+        raise StorageError("s3://bucket: 403 DeleteObject")
+
+    monkeypatch.setattr(Upload, "rotate", denied)
+    saver(tmp_path / "here", upload=str(tmp_path / "there")).save({"w": torch.zeros(5)}, state(1))
+    assert "old checkpoints may be left in" in capsys.readouterr().out
 
 
 def test_any_error_of_the_thread_that_saves_is_raised_where_training_is(

@@ -45,10 +45,14 @@ def test_a_damaged_line_is_named_and_what_to_do_works(tmp_path: Path, line: str)
     output = filled(tmp_path)
     path = tmp_path / "parts" / "no.0-of-2.jsonl"
     path.write_text(path.read_text() + line)
-    with pytest.raises(ScoreError, match=r"no\.0-of-2\.jsonl: line 2 is damaged.*delete this file"):
+    with pytest.raises(ScoreError, match=r"no\.0-of-2\.jsonl: line 2 is damaged.*delete .*no\.0-of-2\.\*"):
         output.rows("no")
-    path.unlink()
+    for file in path.parent.glob("no.0-of-2.*"):
+        file.unlink()
     assert set(output.rows("no")) == {"b"}
+    with output.part("no", 0, 2) as part:
+        part.append([{"key": "a", "raw": "spk0: hi"}], Timing(1, 2.0, 1.0, 10))
+    assert output.merge({"no": ["a", "b"]}) == {"no": Timing(2, 4.0, 2.0, 10)}, "decoded again, counted once"
 
 
 def test_a_damaged_timing_is_named(tmp_path: Path):

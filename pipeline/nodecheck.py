@@ -129,7 +129,10 @@ class Collector:
     def __init__(self, port: int, token: str) -> None:
         self.reports: queue.Queue[Report] = queue.Queue()
         self._token = token
-        self._server = socket.create_server(("", port), family=socket.AF_INET, backlog=1024)
+        try:
+            self._server = socket.create_server(("", port), family=socket.AF_INET, backlog=1024)
+        except OSError as e:
+            raise OSError(f"port {port} cannot be had ({e.strerror}): set another MASTER_PORT, or start again") from e
         threading.Thread(target=self._accept, daemon=True).start()
 
     def _accept(self) -> None:

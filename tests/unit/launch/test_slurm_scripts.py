@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -41,7 +42,7 @@ class Job:
         return "scontrol requeue 7" in self.called
 
 
-def run(lab: Path, ranks: str, **env: str) -> Job:
+def run(lab: Path, ranks: str, script: str = "launch/slurm/train.sbatch", **env: str) -> Job:
     """The script with these ranks; their output folder is $OUT."""
     recipe, programs = toy_recipe(lab / "run"), lab / "bin"
     save_recipe(recipe, lab / "recipe.yaml")
@@ -53,7 +54,7 @@ def run(lab: Path, ranks: str, **env: str) -> Job:
     own = {"PATH": f"{programs}:{os.environ['PATH']}", "LAB": str(lab), "OUT": str(lab / "run"), "RANKS": ranks}
     full = {**os.environ, **slurm, **own, "PYTHON": sys.executable, **env}
     full.pop("SLURM_STEP_ID", None)
-    command = ["bash", "launch/slurm/train.sbatch", str(lab / "recipe.yaml")]
+    command = ["bash", script, str(lab / "recipe.yaml")]
     done = subprocess.run(command, cwd=ROOT, env=full, capture_output=True, text=True, timeout=200, check=False)
     called = lab / "called"
     return Job(done.returncode, done.stdout + done.stderr, called.read_text() if called.exists() else "")
@@ -107,6 +108,23 @@ def test_a_bad_node_keeps_the_ranks_from_starting(tmp_path: Path) -> None:
     job = run(tmp_path, "touch $LAB/started", CHECK="1")
     assert (job.code, job.queued_again) == (1, False), job.said
     assert not (tmp_path / "started").exists()
+
+
+def test_the_ranks_meet_at_a_port_that_nobody_has(tmp_path: Path) -> None:
+    """Also when the port of this job's number is taken by another program of the node, wherever it listens."""
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_server(("", 0)) as other:
+        first, second = (s.getsockname()[1] for s in (server, other))
+        for job, taken in ((first - 20000, first), (second - 20000, second)):
+            lab = tmp_path / str(job)
+            lab.mkdir()
+            # Ports that the system gives are higher than any job's: the script's span is made as wide.
+            script = (ROOT / "launch/slurm/train.sbatch").read_text().replace("% 12000", "% 50000")
+            (lab / "train.sbatch").write_text(script)
+            said = run(
+                lab, "echo port $MASTER_PORT; exit 1", script=str(lab / "train.sbatch"), SLURM_JOB_ID=str(job)
+            ).said
+            assert f"port {taken}\n" not in said
+            assert "port " in said
 
 
 def test_not_for_ever(tmp_path: Path) -> None:

@@ -14,12 +14,15 @@ import fcntl
 import glob
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from stat import S_ISREG
+from typing import BinaryIO, Protocol, TypeVar
 
 from shards.errors import StorageError
+
+T = TypeVar("T")
 
 CONFLICT = "another process wrote something else there meanwhile; let one pack at a time write a dataset, and run again"
 _PASSING = (errno.ESTALE, errno.EIO, errno.ETIMEDOUT, errno.EAGAIN)  # a network filesystem in trouble: open again
@@ -150,18 +153,11 @@ class LocalStorage:
 
     def read(self, path: str) -> bytes:
         with _storage_errors(self.root / path):
-            return (self.root / path).read_bytes()
+            return retried((self.root / path).read_bytes)
 
     def read_range(self, path: str, offset: int, length: int) -> bytes:
-        for pause in (*_PAUSES, None):
-            try:
-                return _read_at(f"{self.url}/{path}", offset, length)
-            except OSError as error:
-                if pause is None or error.errno not in _PASSING:
-                    with _storage_errors(self.root / path):
-                        raise
-                time.sleep(pause)
-        raise AssertionError("the last attempt returns or raises")
+        with _storage_errors(self.root / path):
+            return retried(lambda: _read_at(f"{self.url}/{path}", offset, length))
 
     def read_ranges(self, path: str, ranges: Sequence[tuple[int, int]]) -> Iterator[bytes]:
         with _storage_errors(self.root / path), (self.root / path).open("rb", buffering=0) as file:
@@ -204,11 +200,15 @@ class LocalStorage:
         return removed
 
     def exists(self, path: str) -> bool:
-        return (self.root / path).is_file()
+        with _storage_errors(self.root / path):  # Path.is_file would take a filesystem in trouble for a missing file
+            try:
+                return S_ISREG(retried((self.root / path).stat).st_mode)
+            except (FileNotFoundError, NotADirectoryError):
+                return False
 
     def size(self, path: str) -> int:
         with _storage_errors(self.root / path):
-            return (self.root / path).stat().st_size
+            return retried((self.root / path).stat).st_size
 
     def list(self, prefix: str = "") -> Iterator[str]:
         folder = self.root / prefix.rpartition("/")[0]
@@ -222,6 +222,22 @@ class LocalStorage:
 
     def local_path(self, path: str) -> Path | None:
         return self.root / path
+
+
+def retried(work: Callable[[], T]) -> T:
+    """Do it; again after a pause where a network filesystem stumbles.
+
+    Raises:
+        OSError: it goes on stumbling, or the error is of another kind.
+    """
+    for pause in _PAUSES:
+        try:
+            return work()
+        except OSError as error:
+            if error.errno not in _PASSING:
+                raise
+        time.sleep(pause)
+    return work()
 
 
 def _open_locked(path: Path, wait: bool) -> BinaryIO:

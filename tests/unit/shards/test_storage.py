@@ -3,6 +3,7 @@ import fcntl
 import os
 import pickle
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -67,6 +68,30 @@ def test_an_error_while_creating_leaves_nothing(storage):
     with pytest.raises(ZeroDivisionError), storage.create("x.tar") as file:
         file.write(b"12" * (1 // 0))
     assert list(storage.list()) == []
+
+
+@pytest.mark.parametrize(("stumbles", "call"), [(1, "read"), (1, "exists"), (1, "size"), (9, "read"), (9, "exists")])
+def test_a_network_filesystem_that_stumbles_is_asked_again(tmp_path, monkeypatch, stumbles, call):
+    (tmp_path / "x").write_bytes(b"12345")
+    monkeypatch.setattr("shards.storage._PAUSES", (0.0, 0.0))
+    name = "read_bytes" if call == "read" else "stat"
+    real, left = getattr(Path, name), [stumbles]
+
+    def stale(path, *arguments, **named):
+        if path.name == "x" and left[0]:
+            left[0] -= 1
+            raise OSError(errno.ESTALE, "Stale file handle")
+        return real(path, *arguments, **named)
+
+    monkeypatch.setattr(Path, name, stale)
+    ask = getattr(LocalStorage(tmp_path), call)
+    if stumbles == 1:
+        assert ask("x") == {"read": b"12345", "exists": True, "size": 5}[call]
+    else:
+        with pytest.raises(StorageError, match="x: Stale file handle"):
+            ask("x")
+    assert not LocalStorage(tmp_path).exists("y")
+    assert not LocalStorage(tmp_path / "x").exists("y")
 
 
 def test_a_missing_file_is_a_storage_error_with_its_path(storage):

@@ -33,6 +33,8 @@ READ_ATTEMPTS = 5  # of a read whose stream breaks off or comes short
 CONNECT_TIMEOUT_S, READ_TIMEOUT_S = 10, 60  # without a byte
 CONNECTIONS = 16  # ranges read at once
 _MAKING = threading.RLock()  # making a client takes a while, and is not safe in two threads at once
+# A worker forked while another thread holds the lock would wait for ever: nobody in it gives it back.
+os.register_at_fork(before=_MAKING.acquire, after_in_parent=_MAKING.release, after_in_child=_MAKING.release)
 READ_BYTES = 8 << 20  # of a file that is read as a stream
 _ADVICE = {  # error code: what it means and what to do
     "NoSuchBucket": "there is no such bucket; create it, or correct the URL or AWS_ENDPOINT_URL",

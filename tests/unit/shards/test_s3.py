@@ -1,7 +1,10 @@
 """S3 faults, one by one and at random, against a server in this process."""
 
 import json
+import multiprocessing
+import sys
 import threading
+import time
 
 import pytest
 
@@ -106,6 +109,28 @@ def test_short_reads_that_last(s3):
     s3.faults[:] = ["short"] * 99
     with pytest.raises(StorageError, match="s3://bucket/p/x: the server keeps sending less"):
         storage().read_range("x", 0, 100)
+
+
+def test_a_process_forked_while_another_thread_makes_a_client_can_read(s3, monkeypatch):
+    """A loader's worker is forked while the thread that copies checkpoints opens its first connection."""
+    write(b"12345")
+    began, real = threading.Event(), shards.s3._new_client
+
+    def slow():
+        began.set()
+        time.sleep(0.5)
+        return real()
+
+    monkeypatch.setattr(shards.s3, "_new_client", slow)
+    thread = threading.Thread(target=lambda: storage().client)
+    thread.start()
+    assert began.wait(10)
+    worker = multiprocessing.get_context("fork").Process(target=lambda: sys.exit(storage().read("x") != b"12345"))
+    worker.start()
+    worker.join(30)
+    worker.kill()
+    thread.join()
+    assert worker.exitcode == 0
 
 
 def test_many_ranges_are_in_flight_at_once(s3):

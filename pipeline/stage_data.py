@@ -14,6 +14,7 @@ from pipeline.agreement import agree
 from pipeline.config import AugmentConfig, DatasetConfig, Recipe
 from pipeline.data.augment import Augmenter
 from pipeline.data.collate import Batch
+from pipeline.data.identity import check_same
 from pipeline.data.loader import Loader, SampleReader, StepBatches
 from pipeline.data.plan import Plan, PlanSettings
 from pipeline.data.rows import DatasetSource
@@ -82,6 +83,11 @@ class StageData:
                     f"{dataset.url}: its speaker vectors are of {made}, the recipe's model.extractor is "
                     f"{self._recipe.model.extractor}; name that one, or embed with it and set the dataset's extractor"
                 )
+            if STAGES[self._recipe.stage].registration and dataset.speakers is None:
+                raise ConfigError(
+                    f"{dataset.url}: has no speaker bank, and stage {self._recipe.stage} registers speakers who are "
+                    "absent; copy the dataset whole, or pack it with enrolment clips"
+                )
         counts = 0 in (self._ranks.local_rank, self._ranks.rank)
         agree(self._ranks, lambda: self._count_tokens(datasets) if counts else None)
         if self._recipe.data.shard_cache:
@@ -106,8 +112,16 @@ class StageData:
         )
 
     def _plan(self, datasets: Sequence[Dataset], shares: Sequence[DatasetConfig], settings: PlanSettings) -> Plan:
-        sources = [DatasetSource(d, self._tokenizer.hash, self._lengths) for d in datasets]
-        return Plan(sources, shares, settings, TokenCounter(self._tokenizer))
+        """The same plan on every rank; each reads its data for itself. Collective."""
+        plans: list[Plan] = []
+
+        def made_of() -> dict[str, Any]:
+            sources = [DatasetSource(d, self._tokenizer.hash, self._lengths) for d in datasets]
+            plans.append(Plan(sources, shares, settings, TokenCounter(self._tokenizer)))
+            return plans[0].identity
+
+        check_same(agree(self._ranks, made_of))
+        return plans[0]
 
     def _loader(
         self,

@@ -55,6 +55,7 @@ class SpeakerBank:
         columns = table.to_pydict()
         metadata = {k.decode(): v.decode() for k, v in (table.schema.metadata or {}).items()}
         self.extractor, self.extractor_sha256 = metadata.get("extractor"), metadata.get("extractor_sha256")
+        self._vectors_sha256 = metadata.get(_SHA256.decode())
         self.vectors = vectors
         self.ids: list[str] = columns["speaker"]
         self.corpora: list[str] = columns["corpus"]
@@ -92,6 +93,12 @@ class SpeakerBank:
     def dim(self) -> int:
         """Numbers in a vector."""
         return int(self.vectors.shape[1])
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash over who is in it and the vectors: all that :meth:`candidates` goes by."""
+        who = [self.ids, self.corpora, self.persons, self.sessions, self._vectors_sha256]
+        return hashlib.sha256(json.dumps(who).encode()).hexdigest()
 
     def row(self, speaker: str) -> int:
         """Row of a speaker id.

@@ -14,7 +14,8 @@ from shards.errors import PlanError
 if TYPE_CHECKING:
     from pipeline.data.plan import PlanSettings, Stream
 
-_CONTENT = {"fingerprint": "its shards", "hours": "hours", "exclude": "exclude list"}  # decide who is in an epoch
+# Decide who is in an epoch, and with whom: other distractors make other micro-batches.
+_CONTENT = {"fingerprint": "its shards", "bank": "its speaker bank", "hours": "hours", "exclude": "exclude list"}
 _SHARE = {"weight": "weight", "epochs": "epochs"}  # decide how often it is its turn
 
 
@@ -42,6 +43,7 @@ def identity(sources: Sequence[Source], streams: Sequence[Stream], settings: Pla
         {
             "name": source.name,
             "fingerprint": source.fingerprint,
+            "bank": source.bank.fingerprint if source.bank and settings.registration else None,
             "weight": stream.share.weight,
             "epochs": stream.share.epochs,
             "hours": stream.share.hours,
@@ -69,6 +71,18 @@ def dataset_differences(old: dict[str, Any], new: dict[str, Any]) -> Iterator[st
         return
     for before, after in zip(old["datasets"], new["datasets"], strict=True):
         yield from _changes(before, after, _CONTENT | _SHARE)
+
+
+def check_same(identities: Sequence[dict[str, Any]]) -> None:
+    """Raise PlanError where a rank's plan is not the first one's: they would leave samples out, or learn them twice."""
+    first = identities[0]
+    for rank, other in enumerate(identities):
+        if other != first:
+            differences = [*recipe_differences(first, other), *dataset_differences(first, other)]
+            raise PlanError(
+                f"rank {rank} sees other data than rank 0: {'; '.join(differences)}. Give every node the same files, "
+                "and start when nobody writes to them"
+            )
 
 
 def matched_places(old: dict[str, Any], new: dict[str, Any]) -> list[dict[str, Any] | None]:
@@ -104,7 +118,7 @@ def _require_boundary(name: str, change: str, place: dict[str, Any]) -> None:
 
 def _changes(before: dict[str, Any], after: dict[str, Any], names: dict[str, str]) -> Iterator[str]:
     for name, what in names.items():
-        if before[name] != after[name]:
+        if name in before and before[name] != after[name]:  # states of earlier versions say nothing of the bank
             yield f"dataset {before['name']}: {what} changed ({before[name]} → {after[name]})"
 
 

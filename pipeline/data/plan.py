@@ -300,7 +300,7 @@ class Plan:
         ]
         self.step = 0
         self.replaced: list[dict[str, Any]] = []  # samples whose bytes were bad, as far as this plan was told
-        self._identity = identity(sources, self.streams, settings)
+        self.identity = identity(sources, self.streams, settings)  # what it is made of, as JSON
         self._offset = keyed_uniform(settings.seed, "mixture")
 
     def __iter__(self) -> Iterator[GlobalStep]:
@@ -319,7 +319,7 @@ class Plan:
         """Where the plan stands and what it was made of, as JSON. Knows nothing of ranks or workers."""
         return {
             "version": STATE_VERSION,
-            **self._identity,
+            **self.identity,
             "step": self.step,
             "streams": [s.state_dict() for s in self.streams],
             "replaced": self.replaced,
@@ -337,16 +337,16 @@ class Plan:
         """
         if state.get("version") != STATE_VERSION:
             raise PlanError(f"the data state has version {state.get('version')}, this code reads {STATE_VERSION}")
-        changed = list(recipe_differences(state, self._identity))
+        changed = list(recipe_differences(state, self.identity))
         if not accept_dataset_change:
-            changed += dataset_differences(state, self._identity)
+            changed += dataset_differences(state, self.identity)
         if changed:
             raise PlanError(
                 "the data position cannot be resumed, because the plan is another one: " + "; ".join(changed) + ". "
                 "Restore what changed, or start a new run from the weights of this one; datasets alone may be changed "
                 "between two epochs, with --accept-dataset-change"
             )
-        places = matched_places(state, self._identity)
+        places = matched_places(state, self.identity)
         self.step, self.replaced = state["step"], list(state["replaced"])
         for stream, saved in zip(self.streams, places, strict=True):
             if saved is not None:

@@ -45,6 +45,11 @@ class Bank(Protocol):
         """Global speaker id of every row."""
         ...
 
+    @property
+    def fingerprint(self) -> str:
+        """Changes when other candidates may come out."""
+        ...
+
     def candidates(self, exclude_speakers: Collection[str], exclude_sessions: Collection[str] = ()) -> np.ndarray:
         """Rows, ascending, that are surely none of these speakers and were not heard in these sessions."""
         ...

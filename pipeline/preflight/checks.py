@@ -163,18 +163,18 @@ def _datasets(recipe: Recipe, tokenizer_hash: str | None) -> Iterator[Check]:
 
     for share in [*recipe.data.train, *recipe.data.validation]:
         try:
-            dataset = open_dataset(share.path)
+            dataset = open_dataset(share.path, share.extractor)
             first = dataset.shards[0]
             dataset.storage.read_range(f"shards/{first.name}.tar", 0, 512)
+            made_with, bank = dataset.made_with(), dataset.speakers
         except (SpeakerLMError, IndexError) as e:
             yield Check("FAIL", "dataset", f"{share.path}: {e or 'holds no shard'}")
             continue
         hours = sum(s.seconds for s in dataset.shards) / 3600
         said = f"{share.path}: {hours:,.2f} h in {len(dataset.shards)} shards"
-        made_with = dataset.info.get("provenance", {}).get("extractor")
         if made_with is not None and made_with != recipe.model.extractor:
             yield Check("FAIL", "dataset", f"{said}; its vectors are of {made_with}, not {recipe.model.extractor}")
-        elif STAGES[recipe.stage].registration and dataset.speakers is None:
+        elif STAGES[recipe.stage].registration and bank is None:
             yield Check("FAIL", "dataset", f"{said}; it has no speaker bank, and this stage registers speakers")
         else:
             yield Check("ok", "dataset", said)

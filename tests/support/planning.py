@@ -35,6 +35,10 @@ class FakeBank:
 
     ids: Sequence[str]
 
+    @property
+    def fingerprint(self) -> str:
+        return " ".join(self.ids)
+
     def candidates(self, exclude_speakers: Collection[str], exclude_sessions: Collection[str] = ()) -> np.ndarray:
         return np.array([i for i, s in enumerate(self.ids) if s not in exclude_speakers], dtype=np.int64)
 

@@ -1,5 +1,6 @@
 """A recipe that takes the speaker vectors of another extractor than the one that packed the data."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -119,6 +120,18 @@ def test_vectors_that_are_not_there_stop_the_run_before_it_begins(packed, tokeni
             StageData(recipe(packed, "mean", "mean-of-frames"), RANKS, tokenizer)
     finally:
         path.write_bytes(data)
+
+
+def test_a_dataset_without_its_speaker_bank_stops_a_stage_that_registers(packed, tokenizer, tmp_path):
+    """As an incomplete copy has none: Over would silently be Match."""
+    shutil.copytree(packed / "o", tmp_path / "o")
+    (tmp_path / "o" / "speakers.parquet").unlink()
+    copied = recipe(packed, None, "pitch")
+    copied.data.train = copied.data.validation = [DatasetConfig(path=str(tmp_path / "o"))]
+    with pytest.raises(ConfigError, match=r"/o: has no speaker bank, and stage 4 registers speakers"):
+        StageData(copied, RANKS, tokenizer)
+    copied.stage = 1
+    next(StageData(copied, RANKS, tokenizer).train(None))
 
 
 def test_samples_that_validation_cannot_read_are_told(tmp_path, capsys):

@@ -30,7 +30,7 @@ from pipeline.config import Recipe, changes
 from pipeline.engine import Ranks, parameter_numel
 from pipeline.training_state import read_slices, write_slices
 from shards.errors import CheckpointError
-from shards.storage import atomic_file
+from shards.storage import atomic_file, retried
 
 if TYPE_CHECKING:
     import torch
@@ -83,6 +83,11 @@ def name_of(step: int) -> str:
     return f"{PREFIX}{step:08d}"
 
 
+def rank_file(rank: int) -> str:
+    """Name of a rank's slices in a checkpoint."""
+    return f"state-{rank:05d}.safetensors"
+
+
 def partial_of(folder: Path, step: int) -> Path:
     """Where a checkpoint is written before it has its name."""
     return folder / f".{name_of(step)}.partial"
@@ -102,7 +107,7 @@ def write_rank_file(folder: Path, held: Snapshot, rank: int) -> dict[str, Any]:
     """Write one rank's file; returns its part of the manifest."""
     from safetensors.torch import save_file
 
-    name = f"state-{rank:05d}.safetensors"
+    name = rank_file(rank)
     save_file(held.tensors, str(folder / name))
     return {"file": name, "slices": held.slices, **seal(folder / name)}
 
@@ -222,25 +227,31 @@ def problem_of(checkpoint: Path) -> str | None:
     """Why a checkpoint cannot be used, or None. Reads every byte.
 
     Raises:
-        CheckpointError: it is of another version of this code, which is no damage.
+        CheckpointError: it is of another version of this code, or cannot be read at this moment; neither is damage.
     """
+    path = checkpoint / MANIFEST
     try:
-        manifest = read_manifest(checkpoint)
-    except CheckpointError as e:
-        return str(e)
-    if manifest["format"] != FORMAT:
-        raise CheckpointError(
-            f"{checkpoint} has format {manifest['format']}, this code reads {FORMAT}: go on with the version that "
-            "wrote it, or set another output"
-        )
-    for name, expected in manifest["files"].items():
         try:
-            found = seal(checkpoint / name)
-        except OSError as e:
-            return f"{checkpoint / name}: {e.strerror}"
-        if found != expected:
-            sizes = f"{found['bytes']} of {expected['bytes']} bytes"
-            return f"{checkpoint / name}: content is not what was written ({sizes})"
+            manifest = parse_manifest(retried(path.read_bytes), str(path))
+        except CheckpointError as e:
+            return str(e)
+        if manifest["format"] != FORMAT:
+            raise CheckpointError(
+                f"{checkpoint} has format {manifest['format']}, this code reads {FORMAT}: go on with the version that "
+                "wrote it, or set another output"
+            )
+        for name, expected in manifest["files"].items():
+            path = checkpoint / name
+            found = retried(lambda: seal(path))  # noqa: B023 - called at once
+            if found != expected:
+                return f"{path}: content is not what was written ({found['bytes']} of {expected['bytes']} bytes)"
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as e:
+        return f"{path}: {e.strerror}"
+    except OSError as e:
+        raise CheckpointError(
+            f"{path}: {e.strerror or e}. What cannot be read may be whole, so it is not passed over: start again when "
+            f"the filesystem is well, or move {checkpoint} away to resume from the one before"
+        ) from e
     return None
 
 

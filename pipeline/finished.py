@@ -22,16 +22,19 @@ if TYPE_CHECKING:
 DONE = "done"
 
 
-def save_weights(path: Path, engine: Any, ranks: Ranks, source: Path | None, metadata: dict[str, str]) -> str:
+def save_weights(path: Path, engine: Any, ranks: Ranks, source: Path | None, bases: dict[str, str]) -> str:
     """Gather all but the LLM's base weights to rank 0, one parameter at a time, and write them as fp32. Collective.
 
     Args:
         source: weights that this stage started from; what it did not train is copied from there in fp32, not taken from
             the (perhaps bf16) copy of the forward pass.
-        metadata: strings kept in the safetensors header.
+        bases: hashes of what the run loaded, kept in the safetensors header; ``init_from`` is that of ``source``.
 
     Returns:
         sha256 of the file, on every rank.
+
+    Raises:
+        CheckpointError: ``source`` is no longer the file that this stage started from.
     """
     tensors: dict[str, torch.Tensor] = {}
     for name, p in engine.module.named_parameters():
@@ -39,14 +42,20 @@ def save_weights(path: Path, engine: Any, ranks: Ranks, source: Path | None, met
             full = gather_parameter(p, master=True)
             if ranks.is_first:
                 tensors[name] = full
-    return str(agree(ranks, lambda: _write_weights(path, tensors, source, metadata) if ranks.is_first else "")[0])
+    return str(agree(ranks, lambda: _write_weights(path, tensors, source, bases) if ranks.is_first else "")[0])
 
 
-def _write_weights(path: Path, tensors: dict[str, torch.Tensor], source: Path | None, metadata: dict[str, str]) -> str:
+def _write_weights(path: Path, tensors: dict[str, torch.Tensor], source: Path | None, bases: dict[str, str]) -> str:
     from safetensors.torch import load_file, save_file
 
     if source is not None:
+        if seal(source)["sha256"] != bases["init_from"]:  # days have passed since it was loaded
+            raise CheckpointError(
+                f"{source} is not the file any more that this stage started from, and what this stage did not train "
+                "is in it: put it back and start the same command again, which goes on from the last checkpoint"
+            )
         tensors = {**load_file(source), **tensors}
+    metadata = {"format": "pt", "bases": json.dumps(bases, sort_keys=True)}
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.partial")
     save_file({name: t.contiguous() for name, t in tensors.items()}, str(temporary), metadata=metadata)

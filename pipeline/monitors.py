@@ -7,6 +7,7 @@ and without the CSV rows of steps that come again. The full record is ``train.js
 from __future__ import annotations
 
 import os
+import threading
 import uuid
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from pipeline.engine import Ranks, say
 from shards.errors import ConfigError
 
 Event = tuple[str, float, int]
+CLOSE_SECONDS = 60.0  # for what is left to send, where the network is slow or gone
 FIELDS = ("loss", "lr", "grad_norm", "mfu", "hfu", "peak_gib", "seconds", "wait_seconds", "model_tflop")
 
 
@@ -77,16 +79,30 @@ class Monitors:
             )
 
     def close(self) -> None:
-        """Send what is left; the next stage of this process opens its own."""
+        """Send what is left, for a while; the next stage of this process opens its own."""
         master, self._master = self._master, None
         if master is None:
             return
-        if master.tb_monitor is not None:
-            master.tb_monitor.summary_writer.close()
-        if master.wandb_monitor is not None:
-            import wandb
+        troubles: list[str] = []
 
-            wandb.finish()
+        def send() -> None:
+            try:
+                if master.tb_monitor is not None:
+                    master.tb_monitor.summary_writer.close()
+                if master.wandb_monitor is not None:
+                    import wandb
+
+                    wandb.finish()
+            except Exception as e:  # noqa: BLE001 - a picture of the run is not worth the run
+                troubles.append(f"{type(e).__name__}: {e}")
+
+        thread = threading.Thread(target=send, name="monitors", daemon=True)
+        thread.start()
+        thread.join(CLOSE_SECONDS)
+        if thread.is_alive():
+            troubles.append(f"they did not close within {CLOSE_SECONDS:.0f} s")
+        if troubles:
+            say(self._ranks, f"WARNING the monitors may lack the end of the run ({troubles[0]}); train.jsonl has it")
 
 
 def enabled(settings: MonitorConfig) -> bool:

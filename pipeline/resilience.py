@@ -48,6 +48,8 @@ class StopRequest:
         self._owner = os.getpid()
         self._began = time.time()
         self._end = math.inf
+        self.cut_short = False  # a stage was stopped by --max-steps: the next one does not begin
+        self.margin = 0.0  # seconds between the moment to stop and the end of the job
         self.warning = ""  # for the user, where a limit is not kept as it was given
 
     def at_the_latest(self, limit: float | None, margin: float) -> StopRequest:
@@ -56,12 +58,13 @@ class StopRequest:
         A margin as long as the job would stop it before its first step, again and again: it is at most a quarter of
         the time that was left at the start. What was asked for first stays: a later stage has no more time.
         """
-        ends = [] if limit is None else [self._began + limit]
+        ends, self.margin = [] if limit is None else [self._began + limit], margin
         job = os.environ.get("SLURM_JOB_END_TIME", "")
         if job.isdecimal():
             left = max(0.0, float(job) - self._began)
             kept = min(margin, MOST_MARGIN * left)
             ends.append(float(job) - kept)
+            self.margin = kept
             if kept < margin:
                 self.warning = (
                     f"the job has {left:.0f} s left, too few for trainer.stop_margin_seconds {margin:.0f}: it saves "

@@ -1,8 +1,9 @@
-"""When checkpoints are written and by whom: in a thread where memory allows, then copied away, then rotated.
+"""When checkpoints are written and by whom: in a thread where memory allows, then rotated.
 
 Training stops for the copy of this rank's slices into CPU memory. The thread writes, syncs and hashes the file; the
 threads of all ranks agree over a process group of their own; rank 0 commits. A kill in the middle leaves a folder
-without a name. What went wrong in the thread is raised in the main thread of every rank after the same step.
+without a name. What went wrong in the thread is raised in the main thread of every rank after the same step. Then
+:mod:`pipeline.copies` takes over.
 """
 
 from __future__ import annotations
@@ -13,16 +14,16 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from pipeline import checkpoint
-from pipeline.agreement import agree
+from pipeline.agreement import agree, host_group
 from pipeline.checkpoint import RunState, Snapshot
+from pipeline.copies import Copies
 from pipeline.engine import Ranks, say
 from pipeline.upload import Upload
-from shards.errors import CheckpointError, SpeakerLMError, StorageError
+from shards.errors import CheckpointError, SpeakerLMError
 
 SPARE = 2.0  # a background save wants so many times its size as free memory
 
@@ -63,11 +64,10 @@ class Saver:
             background: ``auto``, ``always`` or ``never``.
             limit: seconds that the threads may wait for each other.
         """
-        import torch
-
         self._folder, self._ranks, self._keep = folder, ranks, keep
-        self._background, self._upload = background, upload
-        self._group = torch.distributed.new_group(backend="gloo", timeout=timedelta(seconds=limit))
+        self._background = background
+        self._group = host_group(limit)
+        self._copies = Copies(folder, ranks, upload, keep.doomed_of, limit) if upload else None
         self._thread: threading.Thread | None = None
         self._error: SpeakerLMError | None = None
         self._stalled = 0.0
@@ -96,7 +96,8 @@ class Saver:
         began = time.perf_counter()
         try:
             held: list[Snapshot] = []
-            sizes = agree(self._ranks, lambda: self._prepare(engine, state, held))
+            agree(self._ranks, lambda: self._prepare(state) if self._ranks.is_first else None)
+            sizes = agree(self._ranks, lambda: self._hold(engine, held))  # apart: under ZeRO-1 and -2 it is collective
             copied = time.perf_counter() - began
             if self._in_background(sizes):
                 self._thread = threading.Thread(target=self._guarded, args=(held, state, copied), name="saver")
@@ -122,12 +123,21 @@ class Saver:
             error, self._error = self._error, None
             raise error
 
-    def _prepare(self, engine: Any, state: RunState, held: list[Snapshot]) -> tuple[int, int]:
+    def copied(self, seconds: float) -> bool:
+        """Whether nothing is being copied to the run's second home any more; waits at most so long."""
+        return self._copies is None or self._copies.ended(seconds)
+
+    def catch_up(self) -> bool:
+        """Begin to copy the newest checkpoint, if it was left out; whether it was. Collective."""
+        return self._copies is not None and self._copies.catch_up(self._group)
+
+    def _prepare(self, state: RunState) -> None:
+        partial = checkpoint.partial_of(self._folder, state.step)
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+
+    def _hold(self, engine: Any, held: list[Snapshot]) -> tuple[int, int]:
         """Copy this rank's slices; (bytes, free memory of this machine)."""
-        if self._ranks.is_first:
-            partial = checkpoint.partial_of(self._folder, state.step)
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir(parents=True)
         held.append(checkpoint.snapshot(engine, self._ranks))
         return held[0].bytes, free_memory()
 
@@ -162,34 +172,21 @@ class Saver:
             held.clear()
         seconds = time.perf_counter() - began
         say(self._ranks, f"saved {self._folder / checkpoint.name_of(state.step)} ({copied:.1f} s + {seconds:.1f} s)")
-        self._copy_away(state.step)
         agree(self._ranks, self._rotate, self._group)
+        if self._copies is not None:
+            self._copies.start(state.step, self._group)
 
     def _commit(self, state: RunState, written: Sequence[dict[str, Any]]) -> None:
         if self._ranks.is_first:
             checkpoint.commit(self._folder, state, written)
 
-    def _copy_away(self, step: int) -> None:
-        """A copy that fails is told and tried again with the next checkpoint; the one on disk is whole."""
-        if self._upload is None:
-            return
-        path, upload = self._folder / checkpoint.name_of(step), self._upload
-        try:
-            agree(self._ranks, lambda: upload.put_rank_file(path, self._ranks.rank), self._group)
-            agree(self._ranks, lambda: upload.commit(path) if self._ranks.is_first else None, self._group)
-        except StorageError as e:
-            say(self._ranks, f"WARNING the checkpoint of step {step} is not in {upload.url}: {e}")
-
     def _rotate(self) -> None:
         if not self._ranks.is_first:
             return
+        copied = self._copies.step if self._copies else None
         for step in self._keep.doomed_of(self._usable()):
-            checkpoint.remove(self._folder / checkpoint.name_of(step))
-        if self._upload is not None:
-            try:
-                self._upload.rotate(self._keep.doomed_of, self._warn_once)
-            except StorageError as e:  # they cost money, not training; the next rotation tries again
-                say(self._ranks, f"WARNING old checkpoints may be left in {self._upload.url}: {e}")
+            if step != copied:  # it goes with the next rotation
+                checkpoint.remove(self._folder / checkpoint.name_of(step))
 
     def _usable(self) -> list[dict[str, Any]]:
         """Manifests of checkpoints that look whole; one that does not is told, neither counted nor deleted."""

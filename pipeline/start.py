@@ -42,8 +42,7 @@ def run_stages(recipes: Sequence[Recipe], stop_after: int | None = None) -> int:
     stop = StopRequest().install()
     for recipe in recipes:
         code = run_stage(recipe, stop_after, stop)
-        cut_short = stop_after is not None and not finished.is_done(Path(recipe.output))
-        if code != 0 or cut_short:
+        if code != 0 or stop.cut_short:
             return code
         _reclaim()
     return 0
@@ -94,9 +93,10 @@ def _train(recipe: Recipe, stop: StopRequest, watchdog: Watchdog, stop_after: in
         run = Run(recipe, ranks, engine, data, stop, bases, source, stop_after, meter, watchdog)
         trainer = Trainer(run)
         code = trainer.train()
-        trainer.monitors.close()
+        stop.cut_short = not trainer.finished  # not by the marker, which a rank of another node may not see yet
         release(engine)
         meet(ranks)  # nobody leaves while another may still speak to it
+        trainer.monitors.close()
         return code
 
 

@@ -8,7 +8,6 @@ over N ranks, hence ``backward(sum · N / T, scale_wrt_gas=False)``.
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import time
 from collections.abc import Iterator, Sequence
@@ -114,7 +113,7 @@ class Trainer:
         self.norm, self.health = GradientNorm(run.engine), Health()
         self.validated: tuple[int, dict[str, float | None]] | None = None  # step and figures of the last validation
         self.step, self.plan_state = self._resume()
-        self.saved_at = self.step
+        self.saved_at, self.finished = self.step, False
         self.steps = self._steps()
         self.validation = Validation(run)
         self.monitors = Monitors(run.recipe, run.ranks, self.step)
@@ -126,6 +125,10 @@ class Trainer:
 
     def train(self) -> int:
         """Update until the stage ends or somebody asks to stop; returns the process's exit code."""
+        code = self._updates()
+        return code if self._copies_ended() else REQUEUE
+
+    def _updates(self) -> int:
         last = min(self.settings.max_steps, self.run.stop_after or self.settings.max_steps)
         stopped = anyone(self.ranks, self.run.stop.is_set) or (self._validation_due() and self.validate())
         while self.step < last and not stopped:
@@ -255,11 +258,11 @@ class Trainer:
             return REQUEUE
         self.run.watchdog.beat("writing the weights", warm=False)
         path = self.output / "weights" / "model.safetensors"
-        metadata = {"format": "pt", "bases": json.dumps(self.run.bases, sort_keys=True)}
-        digest = finished.save_weights(path, self.engine, self.ranks, self.run.source, metadata)
+        digest = finished.save_weights(path, self.engine, self.ranks, self.run.source, self.run.bases)
         if self.ranks.is_first:
             done = {"stage": self.recipe.stage, "step": self.step, "weights_sha256": digest, "bases": self.run.bases}
             finished.write_done(self.output, done)
+        self.finished = True
         say(self.ranks, f"stage {self.recipe.stage} is done: {path}")
         return 0
 
@@ -289,6 +292,24 @@ class Trainer:
         self.save()
         self.saver.wait()
         return self.finish()
+
+    def _copies_ended(self) -> bool:
+        """Let the copies to the second home come to an end; once somebody asks to stop, for half of the margin.
+
+        Collective: a signal may reach one rank alone.
+        """
+        began = time.monotonic()
+        while self.upload is not None:
+            late = self.run.stop.is_set and time.monotonic() - began > self.run.stop.margin / 2
+            flags = [float(not self.saver.copied(1.0)), float(late)]
+            copying, gives_up = agreement.sums(self.ranks, flags, self.hosts)
+            self.run.watchdog.beat("copying the last checkpoint away")
+            if not copying and not self.saver.catch_up():
+                break
+            if copying and gives_up:
+                say(self.ranks, f"WARNING no time is left to copy the last checkpoint to {self.upload.url}")
+                return False
+        return True
 
     def _open_output(self) -> dict[str, Log]:
         """The run's folder with its resolved recipe and its logs."""

@@ -12,12 +12,13 @@ from typing import Any
 
 from pipeline import checkpoint
 from pipeline.agreement import agree
-from pipeline.checkpoint import MANIFEST, PREFIX
+from pipeline.checkpoint import MANIFEST, PREFIX, RECIPE
 from pipeline.engine import Ranks
-from shards.errors import CheckpointError
+from shards.errors import CheckpointError, StorageError
 from shards.storage import open_storage
 
 BLOCK = 1 << 22
+Doomed = Callable[[Sequence[dict[str, Any]]], list[int]]  # manifests → steps to delete
 
 
 class Upload:
@@ -31,29 +32,37 @@ class Upload:
         """Copy one rank's file of a checkpoint.
 
         Raises:
-            StorageError: after retries.
+            StorageError: after retries; or the file cannot be read here.
         """
-        for file in path.glob(f"state-{rank:05d}.*"):
-            self._put(path, file.name)
+        self._put(path, checkpoint.rank_file(rank))
 
     def commit(self, path: Path) -> None:
-        """Copy what is left of it, the manifest last."""
+        """Copy what is left of it, and the manifest last, when all that it lists is there.
+
+        Raises:
+            StorageError: after retries; or a file has not come there whole.
+        """
         manifest = checkpoint.read_manifest(path)
-        for name in manifest["files"]:
-            if not name.startswith("state-"):
-                self._put(path, name)
+        self._put(path, RECIPE)
+        for name, seal in manifest["files"].items():
+            there = self._storage.size(f"{path.name}/{name}")
+            if there != seal["bytes"]:
+                raise StorageError(f"{self.url}/{path.name}/{name}: {there} bytes arrived of {seal['bytes']}")
         self._put(path, MANIFEST)
 
     def _put(self, path: Path, name: str) -> None:
-        with (path / name).open("rb") as source, self._storage.create(f"{path.name}/{name}", wait=True) as target:
-            shutil.copyfileobj(source, target, BLOCK)
+        try:
+            with (path / name).open("rb") as source, self._storage.create(f"{path.name}/{name}", wait=True) as target:
+                shutil.copyfileobj(source, target, BLOCK)
+        except OSError as e:
+            raise StorageError(f"{path / name}: {e.strerror or e}") from e
 
     def names(self) -> list[str]:
         """Committed copies, oldest first."""
         paths = [p.split("/") for p in self._storage.list(PREFIX)]
         return sorted(p[0] for p in paths if len(p) == 2 and p[1] == MANIFEST)
 
-    def rotate(self, doomed: Callable[[Sequence[dict[str, Any]]], list[int]], warn: Callable[[str], None]) -> None:
+    def rotate(self, doomed: Doomed, warn: Callable[[str], None]) -> None:
         """Delete copies by the rule of the disk; the manifest goes first. Damaged ones are told and let alone.
 
         Raises:

@@ -26,7 +26,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
-def _chain(parts: str, runs: str, stages: tuple[int, ...], **changes: Any) -> int:
+def _chain(parts: str, runs: str, stages: tuple[int, ...], stop_after: int | None = None, **changes: Any) -> int:
     from pipeline.start import run_stages
 
     recipes = []
@@ -35,7 +35,7 @@ def _chain(parts: str, runs: str, stages: tuple[int, ...], **changes: Any) -> in
         recipe.data.validation = []
         recipe.init_from = str(Path(runs) / f"stage{n - 1}") if n > 1 else None
         recipes.append(replace(recipe, **changes))
-    return run_stages(recipes)
+    return run_stages(recipes, stop_after)
 
 
 def _chain_with_a_signal_between(parts: str, runs: str) -> int:
@@ -67,6 +67,14 @@ def _chain_where_one_rank_sees_no_marker(parts: str, runs: str) -> int:
 
     pipeline.finished.read_done = blind
     return _chain(parts, runs, (2,))
+
+
+def _chain_where_one_rank_never_sees_a_marker(parts: str, runs: str) -> int:
+    import pipeline.finished
+
+    if os.environ["RANK"] == "1":
+        pipeline.finished.is_done = lambda run: False
+    return _chain(parts, runs, (2, 3), stop_after=3)
 
 
 def _chain_then_count(parts: str, runs: str) -> int:
@@ -117,6 +125,18 @@ def test_a_rank_that_does_not_see_the_marker_yet_takes_the_first_one_s_word(fold
     shutil.copytree(folder / "runs" / "stage1", tmp_path / "stage1")
     run_distributed(_chain_where_one_rank_sees_no_marker, 2, parts=str(folder / "parts"), runs=str(tmp_path))
     assert (tmp_path / "stage2" / "done").exists()
+
+
+def test_all_ranks_go_on_to_the_next_stage_or_none(folder: Path, tmp_path: Path) -> None:
+    """With --max-steps, which may end a stage early, the end of its steps or not at all."""
+    shutil.copytree(folder / "runs" / "stage1", tmp_path / "stage1")
+    parts = str(folder / "parts")
+    run_distributed(_chain, 1, parts=parts, runs=str(tmp_path), stages=(2, 3), stop_after=2)
+    assert not (tmp_path / "stage2" / "done").exists()
+    assert not (tmp_path / "stage3").exists()
+    run_distributed(_chain_where_one_rank_never_sees_a_marker, 2, parts=parts, runs=str(tmp_path))
+    assert (tmp_path / "stage2" / "done").exists()
+    assert (tmp_path / "stage3" / "done").exists()
 
 
 def test_a_stage_wants_the_one_before_to_be_done(folder: Path, tmp_path: Path) -> None:

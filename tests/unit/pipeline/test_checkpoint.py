@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import threading
 from collections.abc import Iterator
@@ -48,6 +49,14 @@ def saver(folder: Path, keep: Retention | None = None, background: str = "never"
 
 def state(step: int, loss: float | None = None) -> RunState:
     return RunState(4, step, {"next": step}, {"llm": "abc"}, "name: x\n", validation={"loss": loss})
+
+
+def save_and_copy(writer: Saver, *steps: int) -> None:
+    """Each step's checkpoint, when the one before has come to its second home."""
+    for step in steps:
+        writer.save({"w": torch.full((50,), float(step))}, state(step))
+        writer.wait()
+        assert writer.copied(30)
 
 
 def write(folder: Path, step: int, keep_last: int = 3) -> Path:
@@ -213,6 +222,31 @@ def test_the_last_good_one_is_never_rotated_away(tmp_path: Path) -> None:
     assert newest_whole(tmp_path, ALONE, print) == tmp_path / "step-00000002"
 
 
+@pytest.mark.parametrize("stumble", [1, 99])
+def test_what_cannot_be_read_now_is_neither_passed_over_nor_set_aside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stumble: int
+) -> None:
+    """A network filesystem that has just failed over: reading again helps, or nothing is touched."""
+    for step in (1, 2):
+        write(tmp_path, step)
+    monkeypatch.setattr("shards.storage._PAUSES", (0.0, 0.0))
+    left, real = [stumble], checkpoint.seal
+
+    def stale(path: Path) -> dict:
+        if "step-00000002" in str(path) and left[0]:
+            left[0] -= 1
+            raise OSError(errno.ESTALE, "Stale file handle")
+        return real(path)
+
+    monkeypatch.setattr(checkpoint, "seal", stale)
+    if stumble == 1:
+        assert newest_whole(tmp_path, ALONE, print) == tmp_path / "step-00000002"
+    else:
+        with pytest.raises(CheckpointError, match=r"step-00000002.*Stale file handle.*start again"):
+            newest_whole(tmp_path, ALONE, print)
+    assert checkpoint.complete_names(tmp_path) == ["step-00000001", "step-00000002"]
+
+
 def test_a_damaged_one_does_not_count_as_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for step in (1, 2):
         write(tmp_path, step)
@@ -279,9 +313,7 @@ def test_auto_looks_at_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_a_lost_disk_goes_on_from_the_copy(tmp_path: Path) -> None:
     here, there = tmp_path / "here", tmp_path / "there"
-    writer = saver(here, Retention(2, 0, 0), upload=str(there))
-    for step in (1, 2, 3):
-        writer.save({"w": torch.full((5,), float(step))}, state(step))
+    save_and_copy(saver(here, Retention(2, 0, 0), upload=str(there)), 1, 2, 3)
     upload = Upload(str(there))
     assert upload.names() == ["step-00000002", "step-00000003"]
     assert newest_anywhere(tmp_path / "new", ALONE, upload, print) == tmp_path / "new" / "step-00000003"
@@ -290,9 +322,7 @@ def test_a_lost_disk_goes_on_from_the_copy(tmp_path: Path) -> None:
 
 
 def test_a_copy_without_manifest_does_not_count_and_a_damaged_one_is_named(tmp_path: Path) -> None:
-    writer = saver(tmp_path / "here", upload=str(tmp_path / "there"))
-    for step in (1, 2, 3):
-        writer.save({"w": torch.zeros(5)}, state(step))
+    save_and_copy(saver(tmp_path / "here", upload=str(tmp_path / "there")), 1, 2, 3)
     (tmp_path / "there" / "step-00000003" / MANIFEST).unlink()
     (tmp_path / "there" / "step-00000002" / "recipe.yaml").write_text("x")
     warnings: list[str] = []
@@ -304,35 +334,80 @@ def test_a_copy_without_manifest_does_not_count_and_a_damaged_one_is_named(tmp_p
 
 def test_the_manifest_is_copied_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     order: list[str] = []
-    monkeypatch.setattr(Upload, "_put", lambda self, path, name: order.append(name))
-    saver(tmp_path / "here", upload=str(tmp_path / "there")).save({"w": torch.zeros(5)}, state(1))
+    real = Upload._put
+
+    def put(self: Upload, path: Path, name: str) -> None:
+        order.append(name)
+        real(self, path, name)
+
+    monkeypatch.setattr(Upload, "_put", put)
+    save_and_copy(saver(tmp_path / "here", upload=str(tmp_path / "there")), 1)
     assert order == ["state-00000.safetensors", "recipe.yaml", MANIFEST]
 
 
+@pytest.mark.parametrize("error", [StorageError("503 after 5 attempts"), KeyError("a fault of a library")])
 def test_a_failed_copy_is_told_and_stops_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception
 ) -> None:
     def down(*_: object) -> None:
-        raise StorageError("s3://bucket: 503 after 5 attempts")
+        raise error
 
     monkeypatch.setattr(Upload, "_put", down)
-    saver(tmp_path / "here", upload=str(tmp_path / "there")).save({"w": torch.zeros(5)}, state(1))
-    assert "WARNING the checkpoint of step 1 is not in" in capsys.readouterr().out
+    save_and_copy(saver(tmp_path / "here", upload=str(tmp_path / "there")), 1)
+    told = capsys.readouterr().out
+    assert "WARNING the checkpoint of step 1 is not in" in told
+    assert str(error) in told
     assert problem_of(tmp_path / "here" / "step-00000001") is None
+
+
+def test_a_copy_counts_only_when_the_file_of_every_rank_has_come_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Another node may not see the folder that rank 0 has just given its name."""
+    monkeypatch.setattr(Upload, "put_rank_file", lambda *_: None)
+    save_and_copy(saver(tmp_path / "here", upload=str(tmp_path / "there")), 1)
+    assert "state-00000.safetensors" in capsys.readouterr().out
+    assert Upload(str(tmp_path / "there")).names() == []
+    monkeypatch.undo()
+    with pytest.raises(StorageError, match=r"gone/state-00003\.safetensors: No such file"):
+        Upload(str(tmp_path / "there")).put_rank_file(tmp_path / "gone", 3)
+
+
+def test_no_save_waits_for_a_storage_that_does_not_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is being copied stays on disk, what comes meanwhile is left out and told, and the last is copied at last."""
+    answers, real = threading.Event(), Upload.put_rank_file
+
+    def slow(self: Upload, path: Path, rank: int) -> None:
+        assert answers.wait(30)
+        real(self, path, rank)
+
+    monkeypatch.setattr(Upload, "put_rank_file", slow)
+    writer = saver(tmp_path / "here", Retention(1, 0, 0), upload=str(tmp_path / "there"))
+    for step in (1, 2, 3):
+        writer.save({"w": torch.zeros(5)}, state(step))
+    assert not writer.copied(0.01)
+    assert checkpoint.complete_names(tmp_path / "here") == ["step-00000001", "step-00000003"]
+    assert capsys.readouterr().out.count("that of step 1 is still on its way there") == 2
+    answers.set()
+    assert writer.copied(30)
+    assert writer.catch_up()
+    assert writer.copied(30)
+    assert not writer.catch_up()
+    assert Upload(str(tmp_path / "there")).names() == ["step-00000003"]
+    save_and_copy(writer, 4)
+    assert checkpoint.complete_names(tmp_path / "here") == ["step-00000004"]
 
 
 def test_a_damaged_manifest_among_the_copies_is_told_once_neither_counted_nor_deleted(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     writer = saver(tmp_path / "here", Retention(1, 0, 0), background="always", upload=str(tmp_path / "there"))
-    for step in (1, 2):
-        writer.save({"w": torch.zeros(5)}, state(step))
-        writer.wait()
+    save_and_copy(writer, 1, 2)
     damaged = tmp_path / "there" / "step-00000002" / MANIFEST
     damaged.write_text('{"format": 2, "st')
-    for step in (3, 4):
-        writer.save({"w": torch.zeros(5)}, state(step))
-        writer.wait()
+    save_and_copy(writer, 3, 4)
     assert Upload(str(tmp_path / "there")).names() == ["step-00000002", "step-00000004"]
     assert damaged.exists()
     assert capsys.readouterr().out.count(f"WARNING neither counted nor deleted: {damaged}") == 1
@@ -345,7 +420,7 @@ def test_copies_that_cannot_be_deleted_are_told_and_stop_nothing(
         raise StorageError("s3://bucket: 403 DeleteObject")
 
     monkeypatch.setattr(Upload, "rotate", denied)
-    saver(tmp_path / "here", upload=str(tmp_path / "there")).save({"w": torch.zeros(5)}, state(1))
+    save_and_copy(saver(tmp_path / "here", upload=str(tmp_path / "there")), 1)
     assert "old checkpoints may be left in" in capsys.readouterr().out
 
 
@@ -355,8 +430,8 @@ def test_any_error_of_the_thread_that_saves_is_raised_where_training_is(
     def broken(*_: object) -> None:
         raise KeyError("a fault of a library")
 
-    monkeypatch.setattr(Upload, "_put", broken)
-    writer = saver(tmp_path / "here", background="always", upload=str(tmp_path / "there"))
+    monkeypatch.setattr(checkpoint, "commit", broken)
+    writer = saver(tmp_path / "here", background="always")
     writer.save({"w": torch.zeros(5)}, state(1))
     with pytest.raises(CheckpointError, match="step 1 was not finished: KeyError: 'a fault of a library'"):
         writer.wait()
@@ -385,8 +460,7 @@ def test_stages_with_one_place_for_copies_leave_each_others_alone(tmp_path: Path
     for number, steps in ((1, (5, 6)), (2, (1, 2))):
         folder, upload = stage(number)
         assert newest_anywhere(folder, ALONE, upload, print) is None
-        for step in steps:
-            Saver(folder, ALONE, Retention(1, 0, 0), "never", upload, 30).save({"w": torch.zeros(5)}, state(step))
+        save_and_copy(Saver(folder, ALONE, Retention(1, 0, 0), "never", upload, 30), *steps)
     assert [stage(n)[1].names() for n in (1, 2)] == [["step-00000006"], ["step-00000002"]]
     assert (tmp_path / "there" / "exp" / "stage1" / "step-00000006" / MANIFEST).exists()
 
@@ -427,9 +501,7 @@ def test_copies_in_s3_whose_requests_fail(tmp_path: Path, monkeypatch: pytest.Mo
         monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
         server.plague(0.2, 1, ["500", "503", "reset"])
         writer = saver(tmp_path / "here", Retention(2, 0, 0), background="always", upload="s3://bucket/run")
-        for step in (1, 2, 3):
-            writer.save({"w": torch.full((50,), float(step))}, state(step))
-            writer.wait()
+        save_and_copy(writer, 1, 2, 3)
         upload = Upload("s3://bucket/run")
         assert upload.names() == ["step-00000002", "step-00000003"]
         found = newest_anywhere(tmp_path / "new", ALONE, upload, print)

@@ -2,12 +2,17 @@ from __future__ import annotations
 
 import csv
 import json
+import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
+from pipeline import monitors
 from pipeline.config import MonitorConfig, load_recipe
-from pipeline.monitors import cut_csv, train_events, validation_events, wandb_environment
+from pipeline.engine import Ranks
+from pipeline.monitors import Monitors, cut_csv, train_events, validation_events, wandb_environment
 from shards.errors import ConfigError
 from tests.support.distributed import report, run_distributed, run_ranks
 
@@ -142,3 +147,25 @@ def test_monitors_in_deepspeeds_file_are_refused(tmp_path: Path) -> None:
     recipe = load_recipe("launch/recipes/tiny/stage1.yaml", [f"deepspeed={path}"])
     with pytest.raises(ConfigError, match=r"no tensorboard here, monitors are the recipe's \(monitor\.\*\)"):
         resolve_deepspeed(recipe, 1)
+
+
+@pytest.mark.parametrize(
+    ("fault", "says"), [("raises", "OSError: no route to host"), ("hangs", "did not close within")]
+)
+def test_monitors_that_do_not_close_cost_the_run_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], fault: str, says: str
+) -> None:
+    def close() -> None:
+        if fault == "raises":
+            raise OSError("no route to host")
+        released.wait(30)
+
+    released = threading.Event()
+    monkeypatch.setattr(monitors, "CLOSE_SECONDS", 0.2 if fault == "hangs" else 30.0)
+    opened = object.__new__(Monitors)
+    opened._ranks = Ranks(0, 1, 0, torch.device("cpu"))
+    writer = SimpleNamespace(close=close)
+    opened._master = SimpleNamespace(tb_monitor=SimpleNamespace(summary_writer=writer), wandb_monitor=None)
+    opened.close()
+    released.set()
+    assert says in capsys.readouterr().out

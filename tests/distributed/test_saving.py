@@ -1,0 +1,79 @@
+"""Two ranks save and copy away, and one of them has trouble with it."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+from pipeline.resilience import FAILED, REQUEUE
+from pipeline.upload import Upload
+from tests.support.distributed import report, run_distributed, run_ranks
+
+
+def _no_room(folder: str) -> int:
+    """ZeRO-2, whose slices are gathered together, and rank 0 cannot make the checkpoint's folder."""
+    from pipeline import saver
+    from pipeline.engine import init_distributed
+    from pipeline.resilience import guarded
+    from tests.support.toy import toy_recipe, toy_trainer
+
+    def full(*_: object) -> None:
+        raise OSError(122, "Disk quota exceeded")
+
+    saver.Saver._prepare = full  # type: ignore[method-assign]
+    recipe = toy_recipe(Path(folder), deepspeed="ds_configs/zero2.json")
+    return guarded(lambda: toy_trainer(recipe, init_distributed(30)).train(), str)
+
+
+def _copy_slowly(folder: str, there: str, seconds: float, stop: bool = False) -> int:
+    """Each copy of rank 1's file takes a while; perhaps rank 1 is asked to stop in the last step."""
+    from pipeline.engine import init_distributed
+    from tests.support.toy import ToyData, toy_recipe, toy_trainer
+
+    put, load = Upload.put_rank_file, ToyData.train
+
+    def slow(self: Upload, path: Path, rank: int) -> None:
+        time.sleep(seconds * rank)
+        put(self, path, rank)
+
+    Upload.put_rank_file = slow  # type: ignore[method-assign]
+    recipe = toy_recipe(Path(folder), save_every=1, upload=there)
+    trainer = toy_trainer(recipe, init_distributed(30))
+    trainer.run.stop.margin = 2.0
+
+    def stopped(self: ToyData, state: dict | None) -> object:
+        for number, step in enumerate(load(self, state), 1):
+            if stop and number == 6 and self.ranks.rank == 1:
+                trainer.run.stop.signal = 15
+            yield step
+
+    ToyData.train = stopped  # type: ignore[method-assign, assignment]
+    trainer.steps = trainer._steps()
+    code = trainer.train()
+    if stop:
+        os._exit(code)  # as run_stage does: the thread is still at it
+    return code
+
+
+def test_what_one_rank_cannot_prepare_ends_all_with_its_words(tmp_path: Path) -> None:
+    fates = run_ranks(_no_room, 2, 90, folder=str(tmp_path))
+    assert [f.code for f in fates] == [FAILED, FAILED], report(fates)
+    assert all("rank 0: [Errno 122] Disk quota exceeded" in f.output for f in fates), report(fates)
+
+
+def test_the_last_checkpoint_comes_to_its_second_home_before_the_run_ends(tmp_path: Path) -> None:
+    there = str(tmp_path / "there")
+    outputs = run_distributed(_copy_slowly, 2, folder=str(tmp_path / "run"), there=there, seconds=1.0)
+    assert "that of step 1 is still on its way there" in outputs[0]
+    assert Upload(f"{there}/{tmp_path.name}/run").names()[-1] == "step-00000006"
+
+
+def test_a_stop_does_not_wait_for_copies_longer_than_half_of_its_margin(tmp_path: Path) -> None:
+    arguments = {"folder": str(tmp_path / "run"), "there": str(tmp_path / "there"), "seconds": 60.0, "stop": True}
+    began = time.monotonic()
+    fates = run_ranks(_copy_slowly, 2, 55, **arguments)
+    assert [f.code for f in fates] == [REQUEUE, REQUEUE], report(fates)
+    assert time.monotonic() - began < 55
+    assert "no time is left to copy the last checkpoint" in fates[0].output
+    assert (tmp_path / "run" / "checkpoints" / "step-00000006" / "manifest.json").exists()

@@ -10,9 +10,11 @@ import atexit
 import multiprocessing
 import signal
 import threading
+import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from functools import partial
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -27,6 +29,27 @@ def init_worker(_: int) -> None:
     torch.set_num_threads(1)
 
 
+def until_quiet(limit: float = 0.5) -> None:
+    """Wait until no other thread of this process runs, at most so many seconds.
+
+    After a collective, gloo's and NCCL's threads give back tensors, for which they take the interpreter's lock over its
+    list of threads, without the GIL. A process that is forked in that moment never starts: Python 3.11 takes the lock
+    in the child before it renews it (``PyOS_AfterFork_Child``). Seen once in some thousand forks behind collectives.
+    """
+    me, end = str(threading.get_native_id()), time.monotonic() + limit
+    while time.monotonic() < end:
+        time.sleep(0.01)
+        if not any(_runs(task) for task in Path("/proc/self/task").iterdir() if task.name != me):
+            return
+
+
+def _runs(task: Path) -> bool:
+    try:
+        return (task / "stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()[0] == "R"
+    except OSError:  # it has ended meanwhile
+        return False
+
+
 def owned(start: Callable[[], Iterator[T]]) -> Generator[T, None, None]:
     """Go through an iterator whose start starts processes, and see to it that they end. Close it when done with it.
 
@@ -35,6 +58,7 @@ def owned(start: Callable[[], Iterator[T]]) -> Generator[T, None, None]:
     """
     before = set(multiprocessing.active_children())
     handler = signal.getsignal(signal.SIGCHLD)
+    until_quiet()
     items = start()
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGCHLD, handler)

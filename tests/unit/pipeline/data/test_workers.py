@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+
+import pytest
+
+from pipeline.data.workers import owned, until_quiet
+
+
+@pytest.fixture
+def busy():
+    """A thread that computes without the GIL until it is told to stop."""
+    stop, started = threading.Event(), threading.Event()
+
+    def compute() -> None:
+        while not stop.is_set():
+            started.set()
+            hashlib.pbkdf2_hmac("sha256", b"x", b"y", 20_000)
+
+    thread = threading.Thread(target=compute)
+    thread.start()
+    assert started.wait(10)
+    yield stop
+    stop.set()
+    thread.join()
+
+
+def test_quiet_is_when_no_other_thread_runs(busy: threading.Event) -> None:
+    timer = threading.Timer(0.3, busy.set)
+    began = time.monotonic()
+    timer.start()
+    until_quiet(30)
+    assert busy.is_set()
+    assert time.monotonic() - began < 30
+
+
+def test_no_process_waits_for_ever_for_it(busy: threading.Event) -> None:
+    until_quiet(0.1)
+    assert not busy.is_set()
+
+
+def test_processes_are_started_when_it_is_quiet(busy: threading.Event, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.data.workers.until_quiet", busy.set)
+    stopped = []
+
+    def start():
+        stopped.append(busy.is_set())
+        return iter([1, 2])
+
+    assert list(owned(start)) == [1, 2]
+    assert stopped == [True]

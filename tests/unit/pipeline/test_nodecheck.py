@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -63,6 +64,15 @@ def nodes(*started: subprocess.Popen[str]) -> Iterator[list[tuple[int, str]]]:
     finally:
         for p in started:
             p.kill()
+
+
+def test_a_port_that_is_taken_is_named(recipe: Path) -> None:
+    with socket.create_server(("", 0)) as server:
+        port = server.getsockname()[1]
+        with nodes(node("n0", 0, port, str(recipe), "--init-from", "x", count=1)) as ends:
+            assert ends[0][0] == 1, ends
+            assert f"BAD NODE n0: OSError: port {port} cannot be had" in ends[0][1]
+            assert "set another MASTER_PORT" in ends[0][1]
 
 
 def test_nodes_that_are_alike(recipe: Path) -> None:

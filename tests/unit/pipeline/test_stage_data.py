@@ -10,6 +10,7 @@ import torch
 from pipeline.config import DataConfig, DatasetConfig, Recipe, RegistrationConfig, TrainerConfig, load_recipe
 from pipeline.engine import Ranks
 from pipeline.evaluation.generate import Job, open_test_set
+from pipeline.preflight.checks import all_checks
 from pipeline.prompts import Mode, PromptTokenizer
 from pipeline.stage_data import StageData
 from shards.cli import main
@@ -98,6 +99,12 @@ def test_another_extractor_than_the_model_was_made_for_is_refused(packed, tokeni
         StageData(recipe(packed, None, "mean-of-frames"), RANKS, tokenizer)
     with pytest.raises(ConfigError, match="speaker vectors are of mean-of-frames"):
         StageData(recipe(packed, "mean", "pitch"), RANKS, tokenizer)
+
+
+def test_preflight_looks_at_the_vectors_that_training_takes(packed):
+    for extractor, named, verdict in (("mean", "mean-of-frames", "ok"), (None, "mean-of-frames", "FAIL")):
+        found = [c for c in all_checks(recipe(packed, extractor, named), 1, None, 1) if c.what == "dataset"]
+        assert [c.verdict for c in found] == [verdict] * 2, found
 
 
 def test_decoding_takes_the_vectors_that_the_run_was_trained_with(packed):

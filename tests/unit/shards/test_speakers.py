@@ -157,12 +157,29 @@ def test_distractors_are_never_a_person_of_the_clip() -> None:
     assert bank.candidates(["p:bob"], ["none"]).tolist() == [0, 1, 3]
 
 
-def test_the_fingerprint_changes_with_whoever_may_be_drawn(folder: Path, tmp_path: Path) -> None:
+def test_the_fingerprint_changes_with_whoever_may_be_drawn() -> None:
     one = ("p:ann", "ann", ["s1"], [1.0, 0.0])
     changed = [("p:bob", *one[1:]), (one[0], None, *one[2:]), (*one[:2], ["s2"], one[3])]
     found = [bank_of(row).fingerprint for row in (one, one, *changed)]
     assert found[0] == found[1]
     assert len(set(found)) == 4
+
+
+def test_the_fingerprint_changes_with_the_vectors(folder: Path, tmp_path: Path) -> None:
+    """A threshold on their cosine decides who may be the same person."""
+
+    class Rolled(PitchExtractor):
+        def embed(self, waves):
+            return np.roll(super().embed(waves), 1, axis=1)
+
+    banks = []
+    for name, extractor in (("one", PitchExtractor()), ("same", PitchExtractor()), ("rolled", Rolled())):
+        build_bank(Enroller([folder], extractor), open_storage(tmp_path / name))
+        banks.append(SpeakerBank.open(open_storage(tmp_path / name)))
+    one, same, rolled = banks
+    assert one.ids == rolled.ids
+    assert (one.vectors != rolled.vectors).any()
+    assert one.fingerprint == same.fingerprint != rolled.fingerprint
 
 
 def test_unknown_persons_come_from_elsewhere_or_sound_different() -> None:

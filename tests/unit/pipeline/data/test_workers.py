@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import threading
-import time
 
 import pytest
 
@@ -29,11 +29,9 @@ def busy():
 
 def test_quiet_is_when_no_other_thread_runs(busy: threading.Event) -> None:
     timer = threading.Timer(0.3, busy.set)
-    began = time.monotonic()
     timer.start()
-    until_quiet(30)
+    until_quiet(math.inf)
     assert busy.is_set()
-    assert time.monotonic() - began < 30
 
 
 def test_no_process_waits_for_ever_for_it(busy: threading.Event) -> None:

@@ -13,7 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.config import AugmentConfig, DatasetConfig, PhaseConfig, RegistrationConfig
-from pipeline.data.identity import check_same
 from pipeline.data.plan import PlanSettings
 from pipeline.prompts import Mode
 from shards.errors import PlanError
@@ -363,33 +362,6 @@ def test_a_state_of_another_plan_is_refused_with_what_changed(change: dict, says
     )
     with pytest.raises(PlanError, match=says):
         plan.load_state_dict(state)
-
-
-def test_a_state_that_says_nothing_of_the_speaker_bank_is_taken() -> None:
-    """It was saved by an earlier version."""
-    state = next(iter(make_plan(make_source(40)))).state
-    del state["datasets"][0]["bank"]
-    plan = make_plan(make_source(40))
-    plan.load_state_dict(state)
-    assert plan.step == 1
-
-
-def test_the_speaker_bank_counts_where_speakers_are_registered_alone() -> None:
-    other = make_source(40)
-    other.bank = FakeBank(["made:S0"])
-    state = next(iter(make_plan(make_source(40), registration=False))).state
-    plan = make_plan(other, registration=False)
-    plan.load_state_dict(state)
-    assert plan.step == 1
-
-
-def test_ranks_that_see_other_data_are_told_apart() -> None:
-    bank = make_source(40)
-    bank.bank = FakeBank(["made:S0"])
-    same, other = make_plan(make_source(40)).identity, make_plan(bank).identity
-    check_same([same, same])
-    with pytest.raises(PlanError, match="rank 2 sees other data than rank 0: dataset made: its speaker bank changed"):
-        check_same([same, same, other])
 
 
 def test_settings_of_speed_alone_may_change_on_resume() -> None:

@@ -30,11 +30,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.loader_peers import Peer, energon, floor, lhotse_shar, ours, streaming, webdataset, whole
 from pipeline.model.checkpoints import make_tokenizer
 from pipeline.prompts import PromptTokenizer
-from shards.audio import encode_flac
-from shards.index import Dataset, open_dataset
+from shards.sound.audio import encode_flac
+from shards.dataset.index import Dataset, open_dataset
 from shards.sample import SAMPLE_RATE, Sample, Segment
-from shards.storage import LocalStorage
-from shards.writer import write_dataset_json, write_shard
+from shards.storage.local import LocalStorage
+from shards.dataset.writer import write_dataset_json, write_shard
 
 TARGETS = {"over_floor": 1.45}
 TEXT = "今天下午三点我们开会"

@@ -1,6 +1,6 @@
 """The loaders that benchmarks/loader.py compares: each writes the same FLAC bytes in its own form and reads them.
 
-All decode through :func:`shards.audio.decode` and give audio and metadata. A peer that is not installed (see
+All decode through :func:`shards.sound.audio.decode` and give audio and metadata. A peer that is not installed (see
 benchmarks/requirements.txt) raises an ImportError when it is made.
 """
 
@@ -29,9 +29,9 @@ from pipeline.data.plan import Plan, PlanSettings
 from pipeline.data.rows import DatasetSource
 from pipeline.lengths import TokenCounter, build_lengths
 from pipeline.prompts import PromptTokenizer
-from shards.audio import decode
-from shards.index import Dataset
-from shards.reader import read_sample
+from shards.sound.audio import decode
+from shards.dataset.index import Dataset
+from shards.dataset.reader import read_sample
 from shards.sample import SAMPLE_RATE, Sample
 
 

@@ -28,7 +28,7 @@ from pipeline.data.rows import DatasetSource
 from pipeline.lengths import TokenCounter, build_lengths
 from pipeline.model.checkpoints import make_tokenizer
 from pipeline.prompts import PromptTokenizer
-from shards.index import Dataset, open_dataset
+from shards.dataset.index import Dataset, open_dataset
 from tests.support.datasets import make_dataset
 from tests.support.latency import far
 from tests.support.rgw import gateway

@@ -28,10 +28,10 @@ from fastcrc import crc32
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from shards.audio import encode_flac
+from shards.sound.audio import encode_flac
 from shards.cli import main as shards_main
 from shards.errors import SpeakerLMError
-from shards.manifests import RECORDINGS, Recording, read_manifest, write_manifest
+from shards.manifests.manifest import RECORDINGS, Recording, read_manifest, write_manifest
 from shards.sample import SAMPLE_RATE, Segment
 
 PER_SHARD = 1000
@@ -146,7 +146,7 @@ def embedding_factor(manifest: Path, seconds: float) -> float | None:
     """Seconds of speech that one core embeds in a second; None where the weights cannot be had."""
     import torch
 
-    from shards.extractors import load_extractor, log_mel
+    from shards.voices.extractors import load_extractor, log_mel
 
     torch.set_num_threads(1)
     try:

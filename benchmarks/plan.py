@@ -17,8 +17,8 @@ from unittest import mock
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from shards.manifests import Recording, recording_to_json
-from shards.parts import LineTable, Parts
+from shards.manifests.manifest import Recording, recording_to_json
+from shards.packing.partition import LineTable, Parts
 from shards.sample import Segment
 
 LIMIT_GB = 2.0

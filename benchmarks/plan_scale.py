@@ -27,7 +27,7 @@ from pipeline.data.plan import Plan, PlanSettings
 from pipeline.data.report import distinct_sessions
 from pipeline.data.rows import DatasetSource
 from pipeline.lengths import LENGTHS_VERSION, TokenCounter, _schema
-from shards.index import INDEX_SCHEMA, Dataset, ShardInfo, ShardRecord, dataset_json, index_to_bytes
+from shards.dataset.index import INDEX_SCHEMA, Dataset, ShardInfo, ShardRecord, dataset_json, index_to_bytes
 from tests.support.planning import CharTokenizer
 
 TARGETS = {"seconds": 10.0, "peak_gb": 1.0, "sessions": 0.9}

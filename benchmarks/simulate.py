@@ -25,11 +25,11 @@ import soundfile
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from shards import simulate as module
-from shards.audio import encode_flac, load
-from shards.conversation import Settings, Sources, draw
-from shards.manifests import Recording, SpeakerInfo
-from shards.rooms import open_noise, open_rooms
+from shards.simulation import simulate as module
+from shards.sound.audio import encode_flac, load
+from shards.simulation.conversation import Settings, Sources, draw
+from shards.manifests.manifest import Recording, SpeakerInfo
+from shards.simulation.rooms import open_noise, open_rooms
 from shards.sample import SAMPLE_RATE, Segment
 
 SPEAKERS, UTTERANCES = 40, 10

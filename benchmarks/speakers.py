@@ -21,7 +21,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from shards.enrolment import Enroller
+from shards.voices.enrolment import Enroller
 
 TARGETS = {"eer_percent": 1.0, "eer_same_language_percent": 1.0}  # at most
 KINDS = ("same voice", "same person, other language", "other person, same language", "other person, other language")
@@ -38,7 +38,7 @@ class Voice:
 
 def read_voices(enroller: Enroller, clips: int) -> dict[str, Voice]:
     """Speaker id → voice, at most `clips` clips each."""
-    from shards.enrolment import load_clip
+    from shards.voices.enrolment import load_clip
 
     voices = {}
     for speaker in enroller.heard():

@@ -30,7 +30,7 @@ from pipeline.config import Recipe, changes
 from pipeline.engine import Ranks, parameter_numel
 from pipeline.training_state import read_slices, write_slices
 from shards.errors import CheckpointError
-from shards.storage import atomic_file, retried
+from shards.storage.local import atomic_file, retried
 
 if TYPE_CHECKING:
     import torch

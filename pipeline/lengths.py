@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from pipeline.data.rows import Row
-    from shards.index import Dataset, ShardInfo
-    from shards.storage import Storage
+    from shards.dataset.index import Dataset, ShardInfo
+    from shards.storage.local import Storage
 
 LENGTHS_VERSION = "2"
 _A_PROCESS = 8  # shards that are worth the start of a process
@@ -146,7 +146,7 @@ def _builder(dataset: Dataset, tokenizer: Tokenizer, cache: Path | None, _: str)
 
 
 def _build(dataset: Dataset, storage: Storage, tokenizer: Tokenizer, number: int) -> bool:
-    from shards.reader import read_meta
+    from shards.dataset.reader import read_meta
 
     shard = dataset.shards[number]
     path = lengths_path(shard, tokenizer.hash)
@@ -181,7 +181,7 @@ def read_lengths(dataset: Dataset, shard: int, tokenizer_hash: str, cache: Path 
 
 def lengths_storage(dataset: Dataset, cache: Path | None) -> Storage:
     """Where the lengths of a dataset lie."""
-    from shards.storage import open_storage
+    from shards.storage.local import open_storage
 
     return dataset.storage if cache is None else open_storage(cache / dataset.fingerprint()[:12])
 
@@ -223,7 +223,7 @@ def _schema() -> pa.Schema:
 
 
 def _to_bytes(table: pa.Table, shard: ShardInfo) -> bytes:
-    from shards import parquet
+    from shards.dataset import parquet
 
     metadata = {"shard_sha256": shard.sha256, "version": LENGTHS_VERSION}
     return parquet.to_bytes(table.replace_schema_metadata(metadata))
@@ -233,7 +233,7 @@ def _read(storage: Storage, path: str, shard: ShardInfo) -> pa.Table | None:
     """The table; None where it is damaged, of another version or of another state of the shard: build it again."""
     import pyarrow as pa
 
-    from shards import parquet
+    from shards.dataset import parquet
 
     try:
         table = parquet.from_bytes(storage.read(path))

@@ -22,9 +22,9 @@ from pipeline.engine import Ranks
 from pipeline.lengths import TokenCounter, build_lengths
 from pipeline.prompts import Mode, PromptTokenizer
 from pipeline.stages import STAGES
-from shards.cache import cached
+from shards.dataset.cache import cached
 from shards.errors import ConfigError
-from shards.index import Dataset, open_dataset
+from shards.dataset.index import Dataset, open_dataset
 
 VALIDATION_SEED = (
     0  # of every run: what runs of different seeds are worth is told by the same samples in the same modes

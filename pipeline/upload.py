@@ -15,7 +15,7 @@ from pipeline.agreement import agree
 from pipeline.checkpoint import MANIFEST, PREFIX, RECIPE
 from pipeline.engine import Ranks
 from shards.errors import CheckpointError, StorageError
-from shards.storage import open_storage
+from shards.storage.local import open_storage
 
 BLOCK = 1 << 22
 Doomed = Callable[[Sequence[dict[str, Any]]], list[int]]  # manifests → steps to delete

@@ -10,17 +10,17 @@ from collections.abc import Sequence
 from shards.commands import outcome
 
 COMMANDS = {
-    "prepare": ("shards.corpora.prepare", "a corpus on disk, or packaged speech, as a manifest"),
-    "pseudo-speakers": ("shards.pseudo_speakers", "recordings again at other speeds, as speakers of their own"),
-    "clips": ("shards.clips", "long recordings cut into clips"),
-    "statistics": ("shards.statistics", "how people take turns in a corpus, for simulate"),
-    "simulate": ("shards.simulate", "conversations mixed from single-speaker recordings"),
-    "pack": ("shards.pack", "a manifest packed into shards"),
-    "embed": ("shards.embed", "speaker vectors of another extractor beside packed shards"),
-    "overlap": ("shards.overlap", "what training and test data share and must not"),
-    "verify": ("shards.verify", "every byte, count and duration of a dataset checked"),
-    "view": ("shards.view", "a shard as a web page to hear and look at"),
-    "info": ("shards.info", "what a dataset holds"),
+    "prepare": ("shards.prepare", "a corpus on disk, or packaged speech, as a manifest"),
+    "pseudo-speakers": ("shards.simulation.pseudo_speakers", "recordings again at other speeds, as speakers of their own"),
+    "clips": ("shards.manifests.clips", "long recordings cut into clips"),
+    "statistics": ("shards.simulation.statistics", "how people take turns in a corpus, for simulate"),
+    "simulate": ("shards.simulation.simulate", "conversations mixed from single-speaker recordings"),
+    "pack": ("shards.packing.pack", "a manifest packed into shards"),
+    "embed": ("shards.packing.embed", "speaker vectors of another extractor beside packed shards"),
+    "overlap": ("shards.dataset.overlap", "what training and test data share and must not"),
+    "verify": ("shards.dataset.verify", "every byte, count and duration of a dataset checked"),
+    "view": ("shards.dataset.view", "a shard as a web page to hear and look at"),
+    "info": ("shards.dataset.info", "what a dataset holds"),
 }
 
 

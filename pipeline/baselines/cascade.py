@@ -158,9 +158,9 @@ def packed(url: str) -> TestSet:
         StorageError, ShardError: it cannot be opened.
     """
     from pipeline.prompts import Mode, speaker_labels
-    from shards.audio import decode
-    from shards.index import open_dataset
-    from shards.reader import read_sample
+    from shards.sound.audio import decode
+    from shards.dataset.index import open_dataset
+    from shards.dataset.reader import read_sample
 
     dataset = open_dataset(url)
     places = {
@@ -188,7 +188,7 @@ def recordings(paths: Sequence[Path], reference: Path | None, language: str | No
         DataError: the reference is of none of them.
         ScoreError: the reference cannot be read.
     """
-    from shards.audio import load
+    from shards.sound.audio import load
 
     files = {p.stem: p for p in paths}
     if len(files) < len(paths):

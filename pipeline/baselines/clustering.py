@@ -15,7 +15,7 @@ from pipeline.baselines.parts import Turn
 from pipeline.transcribe.vad import WINDOW, Vad, speech
 from pipeline.transcribe.voices import windows
 from shards.errors import ConfigError
-from shards.extractors import Extractor
+from shards.voices.extractors import Extractor
 from shards.sample import SAMPLE_RATE
 
 THRESHOLD = 0.65  # cosine distance; chosen on training conversations, see docs/baselines.md

@@ -50,7 +50,7 @@ def load_diarizer(
     kind, _, source = name.partition("@")
     if kind == "clustering":
         from pipeline.transcribe.vad import load_vad
-        from shards.extractors import load_extractor
+        from shards.voices.extractors import load_extractor
 
         extractor = load_extractor(source or "campplus", cache=cache, device=device)
         return Clustering(extractor, lambda: load_vad(cache=cache), threshold, count)

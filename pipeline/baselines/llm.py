@@ -161,7 +161,7 @@ def load_llm(source: str, model: str | None, key: str | None, device: str, cache
             raise ConfigError(f"{source}: say which model to ask there (--llm-model)")
         return Endpoint(source, model, key)
     if source == "smollm2":
-        from shards.package_weights import smollm2
+        from shards.weights.package_weights import smollm2
 
         return Transformers(str(smollm2(cache)), device)
     return Transformers(source, device)

@@ -58,7 +58,7 @@ class Whisper:
             from faster_whisper import WhisperModel
         except ImportError as error:
             raise missing("faster-whisper", self.id, EXTRA, error) from error
-        from shards.package_weights import whisper_base
+        from shards.weights.package_weights import whisper_base
 
         kind = "cuda" if device.startswith("cuda") else "cpu"
         folder = source or str(whisper_base(cache))

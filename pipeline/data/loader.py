@@ -33,9 +33,9 @@ from pipeline.data.report import report
 from pipeline.data.workers import init_worker, owned
 from pipeline.frames import perturbed_samples
 from pipeline.prompts import PromptTokenizer
-from shards.audio import decode
+from shards.sound.audio import decode
 from shards.errors import AudioError, DataError, SpeakerError, SpeakerLMError, StorageError, TrainingError
-from shards.index import Dataset
+from shards.dataset.index import Dataset
 from shards.sample import Sample
 
 

@@ -9,8 +9,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from shards.errors import DataError, StorageError
-from shards.index import Dataset
-from shards.reader import Place, locate
+from shards.dataset.index import Dataset
+from shards.dataset.reader import Place, locate
 
 READS = 16  # in flight in a process
 

@@ -136,7 +136,7 @@ def open_plan(recipe: Recipe, tokenizer: Any) -> Plan:
     from pipeline.data.plan import PlanSettings
     from pipeline.data.rows import DatasetSource
     from pipeline.lengths import TokenCounter, build_lengths
-    from shards.index import open_dataset
+    from shards.dataset.index import open_dataset
 
     data = recipe.data
     cache = Path(data.lengths_cache) if data.lengths_cache else None

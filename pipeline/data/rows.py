@@ -13,7 +13,7 @@ import numpy as np
 from pipeline.data.keyed import keyed_rng, keyed_uniform
 from pipeline.lengths import read_lengths
 from shards.errors import PlanError, ShardError
-from shards.index import Dataset
+from shards.dataset.index import Dataset
 from shards.sample import SAMPLE_RATE
 
 

@@ -221,8 +221,8 @@ def prompt_of(dataset: Any, shard: int, row: int, job: Job, seed: int, recipe: A
     from pipeline.data.registration import draw_registration
     from pipeline.data.rows import Row
     from pipeline.prompts import Mode, Prompt, prompt_pieces, speaker_labels
-    from shards.audio import decode as decode_audio
-    from shards.reader import read_sample
+    from shards.sound.audio import decode as decode_audio
+    from shards.dataset.reader import read_sample
 
     sample = read_sample(dataset, shard, row)
     key = ("decode", seed, sample.key)
@@ -283,7 +283,7 @@ def clips_of(dataset: Any) -> list[Clip]:
 
 def _hours(recipe: Any) -> float | None:
     """Hours of training data, as far as the datasets are in reach."""
-    from shards.index import open_dataset
+    from shards.dataset.index import open_dataset
 
     try:
         return sum(d.hours if d.hours is not None else open_dataset(d.path).hours for d in recipe.data.train)
@@ -293,7 +293,7 @@ def _hours(recipe: Any) -> float | None:
 
 def open_test_set(url: str, extractor: str | None, recipe: Any, jobs: Sequence[Job]) -> Any:
     """The test set, with vectors of the extractor that the model was trained with where names are registered."""
-    from shards.index import open_dataset
+    from shards.dataset.index import open_dataset
 
     dataset = open_dataset(url, extractor)
     if not any(j.mode in ("match", "over") for j in jobs):

@@ -17,9 +17,9 @@ import numpy as np
 
 from pipeline.learning.optimize import optimize
 from pipeline.prompts import Mode, PromptTokenizer, target_pieces
-from shards.audio import decode
-from shards.index import open_dataset
-from shards.reader import read_sample
+from shards.sound.audio import decode
+from shards.dataset.index import open_dataset
+from shards.dataset.reader import read_sample
 from shards.sample import Sample
 
 if TYPE_CHECKING:

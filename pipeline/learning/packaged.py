@@ -43,7 +43,7 @@ def write_whisper(folder: Path, cache: Path | None = None) -> None:
     """Whisper-base's encoder, fp16 as in the package, in Whisper's layout of transformers."""
     from pipeline.learning.ctranslate2_file import whisper_encoder
     from pipeline.model.whisper_folder import whisper_conf, write_whisper_folder
-    from shards.package_weights import whisper_base
+    from shards.weights.package_weights import whisper_base
 
     state = whisper_encoder(whisper_base(cache) / "model.bin")
     write_whisper_folder(folder, state, whisper_conf(512, 6, 8))
@@ -59,7 +59,7 @@ def write_smollm2(folder: Path, cache: Path | None = None) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     from pipeline.prompts import PromptTokenizer
-    from shards.package_weights import smollm2
+    from shards.weights.package_weights import smollm2
 
     path = smollm2(cache)
     where: dict[str, Any] = {"gguf_file": path.name}

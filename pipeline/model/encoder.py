@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from pipeline.model.host import within
 from shards.errors import ModelError
-from shards.funasr_modules import funasr_module
+from shards.voices.funasr_modules import funasr_module
 
 if TYPE_CHECKING:
     from pipeline.model.checkpoints import SenseVoiceCheckpoint

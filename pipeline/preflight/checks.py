@@ -159,7 +159,7 @@ def _disk(recipe: Recipe, trained: int) -> Iterator[Check]:
 def _datasets(recipe: Recipe, tokenizer_hash: str | None) -> Iterator[Check]:
     """Every dataset can be opened, its first shard read, and its token lengths are there."""
     from pipeline.lengths import missing_lengths
-    from shards.index import open_dataset
+    from shards.dataset.index import open_dataset
 
     for share in [*recipe.data.train, *recipe.data.validation]:
         try:

@@ -17,7 +17,7 @@ from pipeline.frames import encoder_frames
 from pipeline.lengths import TokenCounter, build_lengths, missing_lengths
 from pipeline.stages import STAGES
 from shards.errors import PlanError
-from shards.index import Dataset, open_dataset
+from shards.dataset.index import Dataset, open_dataset
 from shards.sample import SAMPLE_RATE
 
 

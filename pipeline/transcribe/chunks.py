@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.transcribe.vad import START, WINDOW, WINDOW_S, Vad, speech
-from shards.clips import ClipRule, silences
+from shards.manifests.clips import ClipRule, silences
 from shards.sample import SAMPLE_RATE
 
 MARGIN_S = 0.2  # of silence kept around speech

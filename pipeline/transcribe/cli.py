@@ -100,7 +100,7 @@ def _run(args: argparse.Namespace) -> int:
     if twice := {a.stem for a in args.audio if [b.stem for b in args.audio].count(a.stem) > 1}:
         raise ConfigError(f"recordings of one name would be written to one file: {', '.join(sorted(twice))}")
     from pipeline.transcribe.transcriber import Options, Transcriber
-    from shards.clips import ClipRule
+    from shards.manifests.clips import ClipRule
 
     low, high = _seconds(args.seconds)
     rule = ClipRule((low, high), (low * 0.75, high * 1.2))

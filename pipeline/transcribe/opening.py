@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 
 from pipeline.decoding import load_for_decoding
 from shards.errors import ConfigError, ModelError
-from shards.extractors import ARCHITECTURES, Extractor, load_extractor
+from shards.voices.extractors import ARCHITECTURES, Extractor, load_extractor
 
 
 def open_model(folder: Path, device: str) -> tuple[Any, Any, str, bool]:
@@ -68,7 +68,7 @@ def extractor_for(identity: str, device: str, cache: Path | None = None, name: s
 
     Args:
         identity: what the model says of it.
-        name: where its weights are, as ``NAME@SOURCE`` of :func:`~shards.extractors.load_extractor`; None: by the id.
+        name: where its weights are, as ``NAME@SOURCE`` of :func:`~shards.voices.extractors.load_extractor`; None: by the id.
 
     Raises:
         ConfigError: none of that id is known here, or another one was given.

@@ -13,7 +13,7 @@ import numpy as np
 import soundfile
 import soxr
 
-from shards.audio import MAX_CHANNELS, RATES
+from shards.sound.audio import MAX_CHANNELS, RATES
 from shards.errors import AudioError
 from shards.sample import SAMPLE_RATE
 

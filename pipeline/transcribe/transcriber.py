@@ -31,9 +31,9 @@ from pipeline.transcribe.stream import blocks
 from pipeline.transcribe.transcript import ChunkResult, Transcript, Turn, readable
 from pipeline.transcribe.vad import Vad, load_vad
 from pipeline.transcribe.voices import SAME_VOICE, Enrolled, enrol, windows
-from shards.clips import ClipRule
+from shards.manifests.clips import ClipRule
 from shards.errors import AudioError, ConfigError, ModelError
-from shards.extractors import Extractor
+from shards.voices.extractors import Extractor
 
 Naming = Literal["model", "voice", "none"]
 NAMINGS: tuple[Naming, ...] = ("model", "voice", "none")

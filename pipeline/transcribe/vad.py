@@ -19,7 +19,7 @@ import numpy as np
 
 from shards.errors import ConfigError
 from shards.sample import SAMPLE_RATE
-from shards.vad_weights import silero_weights
+from shards.weights.vad_weights import silero_weights
 
 WINDOW = 512  # samples
 WINDOW_S = WINDOW / SAMPLE_RATE

@@ -1,6 +1,6 @@
 """Voices in audio: short windows of speech as speaker vectors, and people enrolled from clips.
 
-An enrolment clip is cut to its speech, in pieces of 2–10 s as for training (:mod:`shards.enrolment`); the vector is the
+An enrolment clip is cut to its speech, in pieces of 2–10 s as for training (:mod:`shards.voices.enrolment`); the vector is the
 unit-normalised mean of the pieces' vectors, over all clips that are given under one name.
 """
 
@@ -15,10 +15,10 @@ import numpy as np
 from pipeline.transcribe.stream import blocks
 from pipeline.transcribe.vad import WINDOW, Vad, speech
 from shards.errors import ConfigError, SpeakerError
-from shards.extractors import Extractor, log_mel, unit_norm
+from shards.voices.extractors import Extractor, log_mel, unit_norm
 from shards.sample import SAMPLE_RATE
 
-MIN_CLIP_S, MAX_CLIP_S = 2.0, 10.0  # the paper's enrolment clips, as in shards/enrolment.py
+MIN_CLIP_S, MAX_CLIP_S = 2.0, 10.0  # the paper's enrolment clips, as in shards/voices/enrolment.py
 WINDOW_S, HOP_S = 1.5, 0.75  # of speech that a vector is made from while people are told apart
 LONGEST_S = 600.0  # of an enrolment clip; more is not read
 # Cosines of CAM++ between means of windows of nine packaged speakers: 0.73 and more for one person, 0.57 and less for

@@ -14,10 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from shards.errors import ConfigError
-from shards.manifests import Recording, SpeakerInfo
-
-_NOT_CORPORA = {"audio_files", "audit", "fetch", "generic", "long_audio"}
-_NOT_CORPORA |= {"meetings", "prepare", "source", "text", "utterances"}
+from shards.manifests.manifest import Recording, SpeakerInfo
 
 
 @dataclass(frozen=True)
@@ -25,7 +22,7 @@ class Options:
     """What the command line says. A corpus with a layout of its own needs none of it."""
 
     workers: int = 1  # threads or processes that open audio
-    text: str | None = None  # a policy of shards.corpora.text; None: the corpus's own
+    text: str | None = None  # a policy of shards.manifests.text; None: the corpus's own
     name: str = ""  # generic formats: the corpus's name in keys and speaker ids; "": that of the folder
     language: str = "und"  # generic formats
     session_speakers: bool = False  # generic formats: speaker ids are those of a session and used again in others
@@ -54,7 +51,7 @@ def in_order(speakers: Mapping[str, SpeakerInfo]) -> Iterator[SpeakerInfo]:
 
 def corpus_names() -> list[str]:
     """Corpora that `prepare` knows, as written on the command line."""
-    return sorted(m.name.replace("_", "-") for m in pkgutil.iter_modules(__path__) if m.name not in _NOT_CORPORA)
+    return sorted(m.name.replace("_", "-") for m in pkgutil.iter_modules(__path__))
 
 
 def find_corpus(name: str) -> Callable[[Path, Path, Options], Iterable[Prepared]]:

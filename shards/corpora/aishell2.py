@@ -15,12 +15,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from shards.corpora import Options, Prepared
-from shards.corpora.audio_files import audio_by_stem
-from shards.corpora.audit import Audit
-from shards.corpora.meetings import nothing_found
-from shards.corpora.utterances import Utterance, Utterances
-from shards.manifests import SpeakerInfo
-from shards.textfiles import read_table
+from shards.manifests.audio_files import audio_by_stem
+from shards.manifests.audit import Audit
+from shards.manifests.meetings import nothing_found
+from shards.manifests.utterances import Utterance, Utterances
+from shards.manifests.manifest import SpeakerInfo
+from shards.manifests.textfiles import read_table
 
 CORPUS = "aishell2"
 SPLITS = {"train": "data", "dev": "dev", "test": "test"}

@@ -15,9 +15,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from shards.corpora import Options, Prepared
-from shards.corpora.meetings import NOT_SPEAKERS, Meetings, Track, nothing_found
-from shards.manifests import SpeakerInfo
-from shards.textgrid import Tier
+from shards.manifests.meetings import NOT_SPEAKERS, Meetings, Track, nothing_found
+from shards.manifests.manifest import SpeakerInfo
+from shards.manifests.textgrid import Tier
 
 CORPUS = "aishell4"
 SPLITS = {"train": ("train_L", "train_M", "train_S"), "test": ("test",)}

@@ -16,9 +16,9 @@ import re
 from pathlib import Path
 
 from shards.corpora import Options, Prepared
-from shards.corpora.meetings import Meetings, Track, nothing_found
-from shards.manifests import SpeakerInfo
-from shards.textgrid import Tier
+from shards.manifests.meetings import Meetings, Track, nothing_found
+from shards.manifests.manifest import SpeakerInfo
+from shards.manifests.textgrid import Tier
 
 CORPUS = "aishell5"
 SPLITS = {

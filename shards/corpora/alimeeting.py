@@ -19,10 +19,10 @@ from functools import partial
 from pathlib import Path
 
 from shards.corpora import Options, Prepared
-from shards.corpora.audio_files import audio_by_stem
-from shards.corpora.meetings import Meetings, Track, first_with_prefix, nothing_found
-from shards.manifests import SpeakerInfo
-from shards.textgrid import Tier
+from shards.manifests.audio_files import audio_by_stem
+from shards.manifests.meetings import Meetings, Track, first_with_prefix, nothing_found
+from shards.manifests.manifest import SpeakerInfo
+from shards.manifests.textgrid import Tier
 
 CORPUS = "alimeeting"
 _SPEAKER = re.compile(r"(?:.*_)?(?P<gender>[FM])_(?P<speaker>SPK\d+)")

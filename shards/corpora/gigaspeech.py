@@ -11,8 +11,8 @@ import re
 from pathlib import Path
 
 from shards.corpora import Options, Prepared
-from shards.corpora.long_audio import LongAudio
-from shards.corpora.meetings import nothing_found
+from shards.manifests.long_audio import LongAudio
+from shards.manifests.meetings import nothing_found
 
 SUBSETS = {f"train-{size}": f"{{{size.upper()}}}" for size in ("xl", "l", "m", "s", "xs")}
 SUBSETS |= {"dev": "{DEV}", "test": "{TEST}"}

@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from shards.corpora import Options, Prepared
-from shards.corpora.audit import Audit
-from shards.corpora.generic import Generic, RawSegment, Session, corpus_name
-from shards.corpora.meetings import nothing_found
+from shards.manifests.audit import Audit
+from shards.manifests.generic import Generic, RawSegment, Session, corpus_name
+from shards.manifests.meetings import nothing_found
 from shards.errors import DataError
-from shards.textfiles import read_text
+from shards.manifests.textfiles import read_text
 
 
 def prepare(root: Path, out: Path, options: Options) -> list[Prepared]:

@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from shards.corpora import Options, Prepared
-from shards.corpora.audit import Audit
-from shards.corpora.generic import Generic, RawSegment, Session, corpus_name
-from shards.corpora.meetings import nothing_found
-from shards.textfiles import read_table
+from shards.manifests.audit import Audit
+from shards.manifests.generic import Generic, RawSegment, Session, corpus_name
+from shards.manifests.meetings import nothing_found
+from shards.manifests.textfiles import read_table
 
 
 def prepare(root: Path, out: Path, options: Options) -> list[Prepared]:

@@ -16,13 +16,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from shards.corpora import Options, Prepared
-from shards.corpora.audio_files import audio_by_stem
-from shards.corpora.audit import Audit
-from shards.corpora.generic import Generic, RawSegment, Session, corpus_name
-from shards.corpora.meetings import NOT_SPEAKERS, nothing_found
+from shards.manifests.audio_files import audio_by_stem
+from shards.manifests.audit import Audit
+from shards.manifests.generic import Generic, RawSegment, Session, corpus_name
+from shards.manifests.meetings import NOT_SPEAKERS, nothing_found
 from shards.errors import DataError, ManifestError
-from shards.textfiles import read_text
-from shards.textgrid import read_textgrid
+from shards.manifests.textfiles import read_text
+from shards.manifests.textgrid import read_textgrid
 
 _LABEL = re.compile(r"^<[^<>\s]*,[^<>\s]*>\s*")  # <o,f0,male>: the optional field of NIST's STM, no word
 Found = Iterator[tuple[str, RawSegment]]  # (session, segment)

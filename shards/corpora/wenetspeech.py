@@ -13,8 +13,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from shards.corpora import Options, Prepared
-from shards.corpora.long_audio import LongAudio
-from shards.corpora.meetings import nothing_found
+from shards.manifests.long_audio import LongAudio
+from shards.manifests.meetings import nothing_found
 
 SUBSETS = {"train-l": "L", "train-m": "M", "train-s": "S", "dev": "DEV", "test-net": "TEST_NET"}
 SUBSETS |= {"test-meeting": "TEST_MEETING"}

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from shards.index import open_dataset
-from shards.storage import open_storage
+from shards.dataset.index import open_dataset
+from shards.storage.local import open_storage
 from tests.support.campaign import STEPS, TEST, Campaign
 from tests.support.distributed import ROOT
 from tests.support.faults import checkpoints, rows, same_run

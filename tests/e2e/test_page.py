@@ -17,7 +17,7 @@ import soundfile
 from pipeline.engine import free_port
 from pipeline.transcribe.transcriber import Options, Transcriber
 from pipeline.transcribe.ui import serve
-from shards.clips import ClipRule
+from shards.manifests.clips import ClipRule
 from shards.errors import ConfigError
 from shards.sample import SAMPLE_RATE
 from tests.support.speech import package_cache

@@ -6,12 +6,12 @@ import sys
 
 import pytest
 
-import shards.s3_upload
+import shards.storage.s3_upload
 from shards.cli import main
 from shards.errors import StorageError
-from shards.index import open_dataset
-from shards.reader import read_meta, read_sample
-from shards.storage import open_storage
+from shards.dataset.index import open_dataset
+from shards.dataset.reader import read_meta, read_sample
+from shards.storage.local import open_storage
 from tests.support.noise import make_noise_manifest
 
 OPTIONS = ["--no-speakers", "--samples-per-shard", "8"]
@@ -19,7 +19,7 @@ OPTIONS = ["--no-speakers", "--samples-per-shard", "8"]
 
 @pytest.fixture
 def parts(monkeypatch):
-    monkeypatch.setattr(shards.s3_upload, "PART_BYTES", 5 << 20)
+    monkeypatch.setattr(shards.storage.s3_upload, "PART_BYTES", 5 << 20)
 
 
 @pytest.fixture(scope="module")

@@ -16,9 +16,9 @@ import torch
 
 from pipeline.learning.packaged import LLM, WHISPER, write_parts
 from pipeline.prompts import Mode, PromptTokenizer
-from shards.audio import load
+from shards.sound.audio import load
 from shards.corpora import packaged_speech
-from shards.corpora.fetch import fetch_debian
+from shards.weights.fetch import fetch_debian
 from shards.errors import FetchError
 from shards.sample import SAMPLE_RATE
 from tests.support.speech import ROOT, package_cache

@@ -15,7 +15,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from shards.cli import main
-from shards.manifests import Recording, read_manifest, read_speakers, write_manifest
+from shards.manifests.manifest import Recording, read_manifest, read_speakers, write_manifest
 from tests.support.distributed import CPU, ROOT
 from tests.support.rgw import Gateway
 from tests.support.speech import package_cache

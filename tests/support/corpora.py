@@ -11,7 +11,7 @@ import numpy as np
 import soundfile
 
 from shards.cli import main
-from shards.manifests import Recording, SpeakerInfo, read_manifest, read_speakers
+from shards.manifests.manifest import Recording, SpeakerInfo, read_manifest, read_speakers
 
 Marks = Mapping[str, Iterable[tuple[float, float, str]]]  # tier → (start, end, mark)
 

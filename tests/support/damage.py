@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from shards.index import Dataset, open_dataset
-from shards.reader import read_sample
+from shards.dataset.index import Dataset, open_dataset
+from shards.dataset.reader import read_sample
 from shards.sample import Sample
-from shards.writer import write_dataset_json, write_shard
+from shards.dataset.writer import write_dataset_json, write_shard
 
 BLOCK = 512
 

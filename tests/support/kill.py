@@ -89,17 +89,17 @@ class Killer:
 
     def instrument(self, part_bytes: int | None) -> None:
         """Wrap what the phases are; a small `part_bytes` makes uploads of many parts of small shards."""
-        import shards.pack
-        import shards.s3_upload
-        from shards.s3 import S3Storage
-        from shards.s3_upload import Upload
-        from shards.storage import LocalStorage
-        from shards.writer import ShardWriter
+        import shards.packing.pack
+        import shards.storage.s3_upload
+        from shards.storage.s3 import S3Storage
+        from shards.storage.s3_upload import Upload
+        from shards.storage.local import LocalStorage
+        from shards.dataset.writer import ShardWriter
 
         if part_bytes:
-            shards.s3_upload.PART_BYTES = part_bytes
-        self._wrap(shards.pack, "plan", "planning")
-        self._wrap(shards.pack, "merge", "merge")
+            shards.storage.s3_upload.PART_BYTES = part_bytes
+        self._wrap(shards.packing.pack, "plan", "planning")
+        self._wrap(shards.packing.pack, "merge", "merge")
         self._wrap(Upload, "_send_part", "upload")
         self._wrap(Upload, "finish", "complete")
         for storage in (LocalStorage, S3Storage):

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from shards.manifests import Recording, SpeakerInfo, write_manifest
+from shards.manifests.manifest import Recording, SpeakerInfo, write_manifest
 from shards.sample import SAMPLE_RATE, Segment
 
 

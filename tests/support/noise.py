@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from shards.manifests import Recording, write_manifest
+from shards.manifests.manifest import Recording, write_manifest
 from shards.sample import SAMPLE_RATE, Segment
 
 

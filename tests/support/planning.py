@@ -12,7 +12,7 @@ from pipeline.data.plan import GlobalStep, Plan, PlannedSample, PlanSettings
 from pipeline.data.rows import DatasetSource, Row
 from pipeline.lengths import TokenCounter, build_lengths
 from pipeline.prompts import Mode, PromptTokenizer
-from shards.index import Dataset
+from shards.dataset.index import Dataset
 from shards.sample import SAMPLE_RATE
 
 

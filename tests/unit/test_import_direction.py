@@ -31,7 +31,7 @@ SHARED = {
     "package_weights",
     "parquet",
 }
-ONLY_HERE = {"boto3": "shards/s3.py", "botocore": "shards/s3.py"}
+ONLY_HERE = {"boto3": "shards/storage/s3.py", "botocore": "shards/storage/s3.py"}
 
 
 def imported(path: Path) -> set[str]:

@@ -27,7 +27,7 @@ from pipeline.evaluation.decoded import check_times, hypothesis, parsed, referen
 from pipeline.evaluation.records import Segment
 from pipeline.evaluation.sources import read_json, read_text, seconds
 from shards.errors import ManifestError, ScoreError
-from shards.textgrid import read_textgrid
+from shards.manifests.textgrid import read_textgrid
 
 SUFFIXES = {
     ".json": "seglst", ".seglst": "seglst", ".stm": "stm", ".rttm": "rttm", ".textgrid": "textgrid", ".txt": "raw",

@@ -26,8 +26,8 @@ from pipeline.lengths import (
 )
 from pipeline.prompts import Mode, PromptTokenizer, prompt_pieces, target_pieces
 from shards.errors import PlanError, ShardError, StorageError
-from shards.index import open_dataset
-from shards.reader import read_sample
+from shards.dataset.index import open_dataset
+from shards.dataset.reader import read_sample
 from tests.support.datasets import make_dataset
 from tests.support.s3 import fake_s3
 from tests.support.tiny import TEXTS, make_tokenizer
@@ -101,7 +101,7 @@ def test_processes_of_two_runs_at_once_write_what_one_would(tmp_path, tokenizer)
     code = f"""
 from pipeline.lengths import build_lengths
 from pipeline.prompts import PromptTokenizer
-from shards.index import open_dataset
+from shards.dataset.index import open_dataset
 import sys
 if __name__ == "__main__":
     tokenizer = PromptTokenizer.from_folder({str(tmp_path / "tokenizer")!r})

@@ -15,9 +15,9 @@ from pipeline.prompts import Mode, PromptTokenizer
 from pipeline.stage_data import StageData
 from shards.cli import main
 from shards.errors import ConfigError, DataError
-from shards.extractors import log_mel, unit_norm
-from shards.index import open_dataset
-from shards.reader import read_sample
+from shards.voices.extractors import log_mel, unit_norm
+from shards.dataset.index import open_dataset
+from shards.dataset.reader import read_sample
 from tests.support.damage import Damage
 from tests.support.datasets import make_dataset
 from tests.support.manifests import make_manifest
@@ -46,8 +46,8 @@ def packed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
     make_manifest(folder / "m", 9, seconds=2.5)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("shards.enrolment.load_extractor", lambda name: PitchExtractor())
-        patch.setattr("shards.embed.load_extractor", lambda name, device="cpu": Mean())
+        patch.setattr("shards.voices.enrolment.load_extractor", lambda name: PitchExtractor())
+        patch.setattr("shards.packing.embed.load_extractor", lambda name, device="cpu": Mean())
         assert main(["pack", str(folder / "m"), str(folder / "o"), "--samples-per-shard", "4"]) == 0
         assert main(["embed", str(folder / "o"), "--manifest", str(folder / "m"), "--extractor", "mean"]) == 0
     return folder

@@ -57,6 +57,6 @@ def test_errors_made_on_purpose_have_no_traceback(tmp_path, capsys):
 
 
 def test_other_errors_are_bugs_and_are_not_hidden(tmp_path, monkeypatch):
-    monkeypatch.setattr("shards.info.open_dataset", lambda _: 1 // 0)
+    monkeypatch.setattr("shards.dataset.info.open_dataset", lambda _: 1 // 0)
     with pytest.raises(ZeroDivisionError):
         main(["info", str(tmp_path)])

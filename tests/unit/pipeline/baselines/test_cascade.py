@@ -15,7 +15,7 @@ from pipeline.evaluation.cli import main as score
 from pipeline.evaluation.formats.read import read
 from pipeline.evaluation.scores import score_decoded
 from shards.errors import ConfigError, DataError, ScoreError
-from shards.package_weights import conversation
+from shards.weights.package_weights import conversation
 from tests.support.datasets import make_dataset
 from tests.support.speech import package_cache
 

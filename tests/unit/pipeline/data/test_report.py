@@ -15,8 +15,8 @@ from pipeline.config import RegistrationConfig, load_recipe
 from pipeline.data.report import SPEAKERLM_7B, distinct_sessions, estimated_flops, open_plan, plan_report
 from pipeline.prompts import PromptTokenizer
 from shards.cli import main as shards
-from shards.index import open_dataset
-from shards.manifests import Recording, write_manifest
+from shards.dataset.index import open_dataset
+from shards.manifests.manifest import Recording, write_manifest
 from shards.sample import SAMPLE_RATE, Segment
 from tests.support.datasets import make_dataset
 from tests.support.manifests import tone

@@ -15,9 +15,9 @@ from pipeline.evaluation.generate import PAPER_BINS, Job, decode, default_modes,
 from pipeline.evaluation.scores import score_decoded
 from pipeline.prompts import Mode, prompt_pieces
 from shards.errors import CheckpointError, ConfigError, DataError, ScoreError
-from shards.index import open_dataset
-from shards.storage import LocalStorage
-from shards.writer import write_dataset_json, write_shard
+from shards.dataset.index import open_dataset
+from shards.storage.local import LocalStorage
+from shards.dataset.writer import write_dataset_json, write_shard
 from tests.support.datasets import make_dataset, make_sample
 from tests.support.training import DIM, finished_run, make_parts
 

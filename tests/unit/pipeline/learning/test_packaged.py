@@ -15,7 +15,7 @@ from pipeline.model.whisper_encoder import WhisperSpeechEncoder
 from pipeline.model.whisper_folder import read_whisper_folder, whisper_conf, write_whisper_folder
 from pipeline.model.whisper_frontend import WhisperFrontend
 from shards.errors import FetchError, ModelError
-from shards.package_weights import whisper_base
+from shards.weights.package_weights import whisper_base
 from tests.support.speech import package_cache
 from tests.support.voices import clips
 

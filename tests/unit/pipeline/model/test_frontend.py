@@ -11,8 +11,8 @@ import torch
 from pipeline.frames import fbank_frames, lfr_frames
 from pipeline.model.checkpoints import FRONTEND_CONF, write_mvn
 from pipeline.model.frontend import Frontend
-from shards.audio import load
-from shards.corpora.fetch import fetch_debian
+from shards.sound.audio import load
+from shards.weights.fetch import fetch_debian
 from shards.corpora.packaged_speech import PACKAGES
 from shards.errors import AudioError, ModelError
 from tests.support.fbank import fbank64

@@ -10,7 +10,7 @@ from pipeline.lengths import missing_lengths
 from pipeline.model.build import load_tokenizer
 from pipeline.preflight.work import Typical, work_from_plan, work_from_sizes
 from shards.errors import PlanError
-from shards.index import open_dataset
+from shards.dataset.index import open_dataset
 from tests.support.training import make_parts, tiny_recipe
 
 STAGE4 = CHECKOUT / "launch" / "recipes" / "speakerlm-7b" / "stage4.yaml"

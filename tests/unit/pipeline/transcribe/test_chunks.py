@@ -6,7 +6,7 @@ import numpy as np
 
 from pipeline.transcribe.chunks import Chunker
 from pipeline.transcribe.vad import WINDOW
-from shards.clips import ClipRule
+from shards.manifests.clips import ClipRule
 from shards.sample import SAMPLE_RATE
 
 

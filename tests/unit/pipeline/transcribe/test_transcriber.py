@@ -12,7 +12,7 @@ import soundfile
 
 from pipeline.decoding import Answer
 from pipeline.transcribe.transcriber import Options, Transcriber
-from shards.clips import ClipRule
+from shards.manifests.clips import ClipRule
 from shards.errors import AudioError, ConfigError, SpeakerError
 from shards.sample import SAMPLE_RATE
 from tests.support.speech import package_cache

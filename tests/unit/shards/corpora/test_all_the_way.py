@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from shards.audio import decode
+from shards.sound.audio import decode
 from shards.cli import main
-from shards.index import open_dataset
-from shards.manifests import read_manifest
-from shards.reader import read_sample
+from shards.dataset.index import open_dataset
+from shards.manifests.manifest import read_manifest
+from shards.dataset.reader import read_sample
 from tests.support.corpora import grid, prepare
 from tests.support.manifests import tone
 from tests.support.speech import PitchExtractor
@@ -44,7 +44,7 @@ def meeting(root: Path, session: str, cast: list[str], seconds: int) -> None:
 def test_alimeeting_becomes_a_dataset(tmp_path: Path, monkeypatch, capsys) -> None:
     meeting(tmp_path / "in", "R0003_M0046", ["SPK0093", "SPK0094"], 120)
     meeting(tmp_path / "in", "R0004_M0047", ["SPK0093", "SPK0095"], 100)
-    monkeypatch.setattr("shards.enrolment.load_extractor", lambda *_, **__: PitchExtractor())
+    monkeypatch.setattr("shards.voices.enrolment.load_extractor", lambda *_, **__: PitchExtractor())
     made = prepare("alimeeting", tmp_path / "in", tmp_path / "m")
     assert main(["clips", str(tmp_path / "m/train-far"), str(tmp_path / "clips")]) == 0
     clips = list(read_manifest(tmp_path / "clips"))

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from shards.audio import load
+from shards.sound.audio import load
 from shards.cli import main
 from tests.support.corpora import audio, grid, prepare
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from shards.audio import load
+from shards.sound.audio import load
 from shards.cli import main
 from tests.support.corpora import audio, prepare
 

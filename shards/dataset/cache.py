@@ -1,0 +1,100 @@
+"""A copy of remote shards on a node's own disk, for datasets that fit there whole.
+
+The first process of a node that reads from a shard copies it in the background; until the copy is whole, and where it
+cannot be made, ranges come from the remote storage. A copy is locked while it is written, checked against the shard's
+sha256, and renamed into place, so ranks of a node share copies and a killed process leaves nothing that is taken for
+one. Nothing is ever evicted: a dataset that does not fit is not cached at all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from shards.errors import StorageError
+from shards.dataset.index import Dataset, ShardInfo
+from shards.storage.s3 import READ_BYTES
+from shards.storage.local import LocalStorage, Storage, atomic_file
+
+
+class CachedStorage:
+    """A dataset's storage that reads ranges of its shards from local copies. Everything else goes to the storage."""
+
+    def __init__(self, remote: Storage, folder: Path, shards: Sequence[ShardInfo]) -> None:
+        self._remote, self._local = remote, LocalStorage(folder)
+        self._shards = {s.tar: s for s in shards}
+        self._busy: threading.Thread | None = None
+        self._failed: str | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or "_remote" not in self.__dict__:
+            raise AttributeError(name)
+        return getattr(self._remote, name)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_busy": None}
+
+    @property
+    def failure(self) -> str | None:
+        """Why this process has stopped to copy."""
+        return self._failed
+
+    def read_range(self, path: str, offset: int, length: int) -> bytes:
+        """:meth:`Storage.read_range`."""
+        shard = self._shards.get(path)
+        if shard is None:
+            return self._remote.read_range(path, offset, length)
+        if self._local.exists(path):
+            return self._local.read_range(path, offset, length)
+        self._begin(shard)
+        return self._remote.read_range(path, offset, length)
+
+    def read_ranges(self, path: str, ranges: Sequence[tuple[int, int]]) -> Iterator[bytes]:
+        """:meth:`Storage.read_ranges`."""
+        return (self._local if self._local.exists(path) else self._remote).read_ranges(path, ranges)
+
+    def wait(self) -> None:
+        """Until the copy that this process is making is made."""
+        if self._busy is not None:
+            self._busy.join()
+
+    def _begin(self, shard: ShardInfo) -> None:
+        """Copy a shard in the background, one at a time."""
+        if self._failed or (self._busy is not None and self._busy.is_alive()):
+            return
+        self._busy = threading.Thread(target=self._copy, args=(shard,), daemon=True, name="shard-cache")
+        self._busy.start()
+
+    def _copy(self, shard: ShardInfo) -> None:
+        digest = hashlib.sha256()
+        spans = [(i, min(READ_BYTES, shard.bytes - i)) for i in range(0, shard.bytes, READ_BYTES)]
+        try:
+            with atomic_file(self._local.root / shard.tar) as file:
+                for data in self._remote.read_ranges(shard.tar, spans):
+                    digest.update(data)
+                    file.write(data)
+                if digest.hexdigest() != shard.sha256:  # the reader tells which samples are bad
+                    raise StorageError(f"{self._remote.url}/{shard.tar}: the copy has another sha256 than was packed")
+        except StorageError as error:
+            if not isinstance(error.__cause__, BlockingIOError):  # then another process is making this copy
+                self._failed = str(error)
+                print(f"no more shards are cached by this process: {error}", file=sys.stderr)
+
+
+def cached(dataset: Dataset, folder: str | os.PathLike[str], limit: float) -> float:
+    """Read a remote dataset through copies in ``folder``, if its shards fit into ``limit`` bytes.
+
+    Returns:
+        The bytes that they may take, 0 where the dataset is local or does not fit.
+    """
+    size = sum(s.bytes for s in dataset.shards)
+    if dataset.storage.local_path("") is not None or size > limit:
+        return 0
+    place = Path(folder) / f"{dataset.name}-{dataset.fingerprint()[:12]}"
+    dataset.storage = CachedStorage(dataset.storage, place, dataset.shards)
+    return size

@@ -1,0 +1,161 @@
+"""Samples by position, through the index: ranged reads, every byte checked against its crc32.
+
+The tar's own headers are not read: a tar that was cut or whose headers are damaged reads elsewhere as a shorter shard
+without an error. Here a sample is what the index says, or a :class:`ShardError` that names shard, key and offset.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from fastcrc import crc32
+
+from shards.errors import DataError, ManifestError, ShardError
+from shards.dataset.index import MEMBERS, Dataset
+from shards.sample import Sample, parse_meta
+from shards.storage.local import Storage
+
+_GAP = 2 << 20  # bytes that take less time to read and drop than one more request
+_TOGETHER = 8 << 20  # bytes of such a read at most
+
+
+def read_sample(dataset: Dataset, shard: int, row: int) -> Sample:
+    """The sample in this row of this shard's index, by one ranged read.
+
+    Raises:
+        ShardError: bytes are missing or differ from what was packed.
+        StorageError: the storage failed, after retries.
+    """
+    place = locate(dataset, shard, row)
+    return place.parse(place.read(dataset.storage))
+
+
+def locate(dataset: Dataset, shard: int, row: int) -> Place:
+    """Where the bytes of a sample lie. Opens the shard's index, where it is not in memory yet.
+
+    Raises:
+        ShardError, StorageError: the index cannot be read, or points outside the tar.
+    """
+    key = dataset.index(shard)["key"][row].as_py()
+    vectors = dataset.vectors(shard)
+    entry = dataset.spans(shard)[row].tolist()
+    wanted = [e for e in zip(MEMBERS, entry, strict=True) if e[1][0] != -1 and (vectors is None or e[0] != "npy")]
+    info = dataset.shards[shard]
+    tar = f"{dataset.url}/{info.tar}"
+    spans = tuple(_Span.within(info.bytes, tar, key, member, *span) for member, span in wanted)
+    first = min(s.offset for s in spans)
+    length = max(s.offset + s.length for s in spans) - first
+    return Place(key, info.tar, first, length, spans, None if vectors is None else vectors[row])
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a sample lies, and what its bytes must be. May be read in another thread."""
+
+    key: str
+    tar: str  # path in the dataset
+    offset: int
+    length: int
+    spans: tuple[_Span, ...]
+    vectors: np.ndarray | None  # in place of those in the tar
+
+    def read(self, storage: Storage) -> bytes:
+        """All of the sample's bytes; fewer where the tar is cut."""
+        return storage.read_range(self.tar, self.offset, self.length)
+
+    def parse(self, data: bytes) -> Sample:
+        """The sample, if the bytes are what was packed.
+
+        Raises:
+            ShardError: they are not.
+        """
+        view = memoryview(data)
+        members = {s.member: s.check(bytes(view[s.offset - self.offset :][: s.length])) for s in self.spans}
+        try:
+            sample = Sample.from_members(self.key, members)
+        except (DataError, ValueError, KeyError, TypeError) as error:
+            raise ShardError(f"{self.spans[0].where}: not a sample ({error})") from error
+        return sample if self.vectors is None else sample.with_embeddings(self.vectors)
+
+
+def read_meta(dataset: Dataset, shard: int) -> list[dict[str, Any]]:
+    """``KEY.json`` of every sample of a shard, in the index's order, with the key added as ``key``.
+
+    Raises:
+        ShardError, StorageError: as :func:`read_sample`.
+    """
+    columns = ["key", "json_offset", "json_length", "json_crc32"]
+    spans = [_Span.of(dataset, shard, e, "json") for e in dataset.index(shard).select(columns).to_pylist()]
+    remote = dataset.storage.local_path("") is None
+    read = _read_together(dataset.storage, dataset.shards[shard].tar, spans, _GAP if remote else 0)
+    metas = []
+    for span, data in zip(spans, read, strict=True):
+        try:
+            metas.append({"key": span.key} | parse_meta(span.key, span.check(data)))
+        except (ManifestError, ValueError) as error:
+            raise ShardError(f"{span.where}: {error}") from error
+    return metas
+
+
+def _read_together(storage: Storage, tar: str, spans: Sequence[_Span], gap: int) -> Iterator[bytes]:
+    """Bytes of spans in order. Those less than `gap` bytes apart are one read, and what lies between is dropped."""
+    groups: list[list[_Span]] = []
+    end = 0
+    for span in spans:
+        first = groups[-1][0].offset if groups else 0
+        if not groups or not first <= span.offset <= end + gap or span.offset + span.length - first > _TOGETHER:
+            groups.append([])
+            end = span.offset
+        groups[-1].append(span)
+        end = max(end, span.offset + span.length)
+    ranges = [(g[0].offset, max(s.offset + s.length for s in g) - g[0].offset) for g in groups]
+    for group, data in zip(groups, storage.read_ranges(tar, ranges), strict=True):
+        view = memoryview(data)
+        yield from (bytes(view[s.offset - group[0].offset :][: s.length]) for s in group)
+
+
+@dataclass(frozen=True, slots=True)
+class _Span:
+    """Where one member's data lie in a tar, and what they must be."""
+
+    tar: str
+    key: str
+    member: str
+    offset: int
+    length: int
+    crc32: int
+
+    @classmethod
+    def of(cls, dataset: Dataset, shard: int, entry: dict[str, Any], member: str) -> _Span:
+        """The span that an index row gives for a member; one that does not lie in the tar is a ShardError."""
+        info = dataset.shards[shard]
+        span = (entry[f"{member}_{what}"] for what in ("offset", "length", "crc32"))
+        return cls.within(info.bytes, f"{dataset.url}/{info.tar}", entry["key"], member, *span)
+
+    @classmethod
+    def within(cls, size: int, tar: str, key: str, member: str, offset: int, length: int, crc32: int) -> _Span:
+        """A span of a tar of this size; one that does not lie in it is a ShardError."""
+        span = cls(tar, key, member, offset, length, crc32)
+        if not 0 <= offset <= offset + length <= size:
+            raise ShardError(f"{span.where}: {length} bytes do not lie in a tar of {size}; the index is wrong")
+        return span
+
+    @property
+    def where(self) -> str:
+        """For error messages."""
+        return f"{self.tar}: {self.key}.{self.member} at offset {self.offset}"
+
+    def check(self, data: bytes) -> bytes:
+        """`data` itself, if they are what was packed."""
+        if len(data) != self.length:
+            raise ShardError(f"{self.where}: {len(data)} of {self.length} bytes; the tar is cut, copy or pack it again")
+        found = crc32.iso_hdlc(data)
+        if found != self.crc32:
+            raise ShardError(
+                f"{self.where}: crc32 {found:08x}, the index says {self.crc32:08x}; "
+                "the tar is damaged or belongs to another index, copy or pack it again"
+            )
+        return data

@@ -1,0 +1,212 @@
+"""``speakerlm-shards clips MANIFEST OUT``: long recordings → clips of 40–50 s, cut where nobody speaks.
+
+From the last cut on, a length is drawn from the range, and the cut goes to the point nearest to it, within the range,
+at which nobody speaks. Where there is none, the search widens to 30–60 s, and then to the beginning of a segment that
+the fewest others cross. A segment belongs to the clip in which it begins, wholly: the clip's audio goes on to its end,
+and what is then heard in a clip of segments that belong to another one is counted. Every segment is in a clip, so a
+test set that is cut covers all speech. No audio is read or written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from shards.arguments import natural, positive
+from shards.manifests.audio_files import audio_info
+from shards.errors import ConfigError
+from shards.manifests.manifest import Recording, read_manifest, read_speakers, write_manifest
+from shards.sample import Segment
+
+AWAY_FROM_SPEECH_S = 0.2  # a cut keeps this distance from speech where the silence is long enough
+
+
+@dataclass(frozen=True)
+class ClipRule:
+    """Lengths in seconds."""
+
+    seconds: tuple[float, float] = (40.0, 50.0)
+    widened: tuple[float, float] = (30.0, 60.0)
+
+    def __str__(self) -> str:
+        (a, b), (c, d) = self.seconds, self.widened
+        return f"{a:g}-{b:g} s, cut in silence; else {c:g}-{d:g} s; else where the fewest segments are crossed"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of the command."""
+    rule = ClipRule()
+    parser.add_argument("manifest", type=Path, help="manifest folder of long recordings")
+    parser.add_argument("out", type=Path, help="folder for the manifest of clips; audio stays where it is")
+    parser.add_argument("--seconds", type=_pair, default=rule.seconds, metavar="MIN-MAX")
+    parser.add_argument("--widened", type=_pair, default=rule.widened, metavar="MIN-MAX", help="where no silence is")
+    parser.add_argument("--seed", type=natural, default=0)
+    parser.add_argument("--passes", type=positive, default=1, help="cut everything so many different ways")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Cut, write the manifest, print one line."""
+    rule = ClipRule(args.seconds, args.widened)
+    if not 0 < rule.widened[0] <= rule.seconds[0] <= rule.seconds[1] <= rule.widened[1]:
+        raise ConfigError(f"clip lengths {rule.seconds} do not lie inside the wider range {rule.widened}")
+    counted = _Counted(rule)
+    told = {"clip_rule": str(rule), "seed": args.seed, "passes": args.passes}
+    clips = counted.over(read_manifest(args.manifest), args.seed, args.passes)
+    write_manifest(args.out, clips, read_speakers(args.manifest), lambda: told | counted.result())
+    result = counted.result()
+    print(
+        f"{args.out}: {result['clips']} clips, {result['hours']} h, from {result['recordings']} recordings; "
+        f"{result['seconds_of_speech_that_belongs_to_another_clip']} s of speech belong to another clip, "
+        f"{result['clips_longer_than_the_range']} clips are longer than {rule.widened[1]:g} s"
+    )
+    return 0
+
+
+class _Counted:
+    """Cuts recordings one after the other and counts what came of it."""
+
+    def __init__(self, rule: ClipRule) -> None:
+        self.rule = rule
+        self.recordings = self.clips = self.long = self.crossed = 0
+        self.seconds = self.foreign = self.worst = 0.0
+
+    def over(self, recordings: Iterable[Recording], seed: int, passes: int) -> Iterator[Recording]:
+        """Clips of all passes."""
+        for recording in recordings:
+            self.recordings += 1
+            for number in range(passes):
+                for clip in cut(recording, self.rule, seed, number):
+                    self._add(clip, foreign_seconds(clip, recording))
+                    yield clip
+
+    def _add(self, clip: Recording, foreign: float) -> None:
+        seconds = clip.duration or 0.0
+        self.clips += 1
+        self.long += seconds > self.rule.widened[1]
+        self.crossed += foreign > 0
+        self.seconds, self.foreign, self.worst = (
+            self.seconds + seconds,
+            self.foreign + foreign,
+            max(self.worst, foreign),
+        )
+
+    def result(self) -> dict[str, Any]:
+        """For the audit."""
+        return {
+            "recordings": self.recordings,
+            "clips": self.clips,
+            "hours": round(self.seconds / 3600, 4),
+            "seconds_of_speech_that_belongs_to_another_clip": round(self.foreign, 2),
+            "most_of_it_in_one_clip": round(self.worst, 2),
+            "clips_with_such_speech": self.crossed,
+            "clips_longer_than_the_range": self.long,
+        }
+
+
+def cut(recording: Recording, rule: ClipRule, seed: int, number: int = 0) -> list[Recording]:
+    """Clips of a recording that hold speech, in order of time; pass `number` draws other lengths."""
+    digest = hashlib.sha256(recording.key.encode()).digest()
+    rng = np.random.default_rng([seed, number, int.from_bytes(digest[:8], "big")])
+    total = recording.duration
+    if total is None:
+        total = audio_info(Path(recording.audio)).seconds - recording.start
+    edges = cut_points(recording.segments, total, rule, rng)
+    clips = []
+    for first, last in pairwise(edges):
+        own = [s for s in recording.segments if first <= s.start < last]
+        if not own:
+            continue
+        end = min(total, max(last, *(s.end for s in own)))
+        suffix = f"-p{number}" if number else ""
+        clips.append(
+            replace(
+                recording,
+                key=f"{recording.key}-{round((recording.start + first) * 1000):09d}{suffix}",
+                start=recording.start + first,
+                duration=end - first,
+                segments=tuple(replace(s, start=s.start - first, end=min(s.end, end) - first) for s in own),
+            )
+        )
+    return clips
+
+
+def cut_points(segments: Sequence[Segment], total: float, rule: ClipRule, rng: np.random.Generator) -> list[float]:
+    """Ascending points from 0 to `total`; the last stretch may be shorter than the rule says."""
+    pauses = silences(segments, total)
+    points = [0.0]
+    while total - points[-1] > rule.seconds[1]:
+        origin = points[-1]
+        goal = origin + rng.uniform(*rule.seconds)
+        for low, high in (rule.seconds, rule.widened):
+            found = [p for pause in pauses if (p := _nearest(pause, goal, origin + low, origin + high)) is not None]
+            if found:
+                break
+        else:
+            found = _fewest_crossed(segments, origin + rule.widened[0], min(total, origin + rule.widened[1]))
+            found = found or _next_chance(segments, pauses, origin + rule.widened[1], total)
+        points.append(min(found, key=lambda p: abs(p - goal)))
+        if total - points[-1] <= 0:
+            return points
+    return [*points, total]
+
+
+def silences(segments: Iterable[Segment], total: float) -> list[tuple[float, float]]:
+    """Stretches (start, end) of 0–`total` in which nobody speaks, in order."""
+    found = []
+    reached = 0.0
+    for start, end in sorted((s.start, s.end) for s in segments):
+        if start > reached:
+            found.append((reached, start))
+        reached = max(reached, end)
+    if total > reached:
+        found.append((reached, total))
+    return found
+
+
+def foreign_seconds(clip: Recording, origin: Recording) -> float:
+    """Seconds of segments of `origin` that are heard in the clip but do not belong to it."""
+    first = clip.start - origin.start
+    last = first + (clip.duration or 0.0)
+    own = {(s.speaker, round(s.start + first, 6)) for s in clip.segments}
+    return sum(
+        max(0.0, min(s.end, last) - max(s.start, first))
+        for s in origin.segments
+        if (s.speaker, round(s.start, 6)) not in own
+    )
+
+
+def _nearest(pause: tuple[float, float], goal: float, low: float, high: float) -> float | None:
+    """The point of a pause nearest to `goal` and within [low, high]."""
+    inset = min(AWAY_FROM_SPEECH_S, (pause[1] - pause[0]) / 2)
+    first, last = max(pause[0] + inset, low), min(pause[1] - inset, high)
+    return min(max(goal, first), last) if first <= last else None
+
+
+def _fewest_crossed(segments: Sequence[Segment], low: float, high: float) -> list[float]:
+    """Starts of segments in [low, high] that the fewest other segments cross; a cut there halves none that begins."""
+    points = sorted({s.start for s in segments if low <= s.start <= high})
+    crossed = [sum(s.start < p < s.end for s in segments) for p in points]
+    return [p for p, n in zip(points, crossed, strict=True) if n == min(crossed)]
+
+
+def _next_chance(
+    segments: Sequence[Segment], pauses: Sequence[tuple[float, float]], after: float, total: float
+) -> list[float]:
+    """Where nothing begins in the whole range: the first pause or beginning after it, or the end."""
+    starts = [s.start for s in segments if s.start > after]
+    return [min([*starts, *(p for p, _ in pauses if p > after), total])]
+
+
+def _pair(text: str) -> tuple[float, float]:
+    first, _, last = text.partition("-")
+    try:
+        return float(first), float(last)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a range like 40-50") from error

@@ -1,0 +1,118 @@
+"""What the generic formats share: sessions with raw segments become recordings, checked and counted."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from shards.corpora import Options
+from shards.manifests.audio_files import AudioInfo
+from shards.manifests.audit import Audit, clean_segments
+from shards.manifests.source import Source
+from shards.errors import AudioError
+from shards.manifests.manifest import UNKNOWN, Recording, SpeakerInfo
+from shards.sample import Segment
+
+
+@dataclass(frozen=True, slots=True)
+class RawSegment:
+    """As the format has it. Seconds from the beginning of the session's part; `end` None is the part's end."""
+
+    speaker: str | None
+    start: float
+    end: float | None
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """One stretch of an audio file and what is said in it."""
+
+    key: str
+    audio: Path
+    segments: tuple[RawSegment, ...]
+    session: str = ""  # "": the key
+    start: float = 0.0
+    duration: float | None = None  # None: to the end of the file
+    channel: int | None = None
+    language: str | None = None
+
+
+@dataclass
+class Generic(Source[Session]):
+    """One manifest of sessions of a corpus without a file of its own.
+
+    A speaker's id becomes ``CORPUS:ID``, with ``--session-speakers`` ``CORPUS:SESSION:ID`` of an unknown person. What
+    has no speaker is ``CORPUS:unknown``. Policy ``raw`` unless the command line says otherwise.
+    """
+
+    corpus: str
+    split: str
+    sessions: Iterable[Session]
+    options: Options
+    genders: Mapping[str, str] = field(default_factory=dict)  # speaker as the format names it → f or m
+    policy: str = "raw"
+    audit: Audit = field(default_factory=Audit)
+    _keys: set[str] = field(default_factory=set)
+
+    def _files(self) -> tuple[Iterable[tuple[Path, Session]], int | None]:
+        return ((s.audio, s) for s in self.sessions), None
+
+    def _recording(self, s: Session, info: AudioInfo | AudioError) -> Recording | None:
+        if isinstance(info, AudioError):
+            self.audit.skip("recording whose audio cannot be read", str(info))
+            return None
+        key, session = re.sub(r"[./\\\s]", "_", s.key), s.session or s.key
+        if key in self._keys:
+            self.audit.skip("recording whose key occurred before", key)
+            return None
+        if not 0 <= s.start < info.seconds:
+            self.audit.skip("recording outside its audio file", f"{key}: {s.start:g} s of {info.seconds:.2f} s")
+            return None
+        duration = min(info.seconds - s.start, info.seconds if s.duration is None else s.duration)
+        words = any(r.text.strip() for r in s.segments)
+        raw = [
+            Segment(self._id(r.speaker, session), r.start, duration if r.end is None else r.end, r.text)
+            for r in s.segments
+        ]
+        segments = clean_segments(raw, duration, self.text, self.audit, key, words=words)
+        if not segments:
+            self.audit.skip("recording without speech", key)
+            return None
+        language = s.language or self.options.language
+        spoken = {x.speaker for x in segments}
+        for r, given in zip(s.segments, raw, strict=True):
+            if given.speaker in spoken and r.speaker:
+                self._add(given.speaker, r.speaker, language)
+        for speaker in sorted({x.speaker for x in raw} - spoken):
+            self.audit.skip("speaker without speech", f"{key}: {speaker}")
+        self._keys.add(key)
+        return Recording(
+            key=key,
+            corpus=self.corpus,
+            split=self.split,
+            session=session,
+            language=language,
+            audio=str(s.audio.absolute()),
+            segments=segments,
+            start=s.start,
+            duration=duration,
+            channel=(s.channel or 0) if info.channels > 1 else None,
+        )
+
+    def _id(self, speaker: str | None, session: str) -> str:
+        if not speaker:
+            return f"{self.corpus}:{UNKNOWN}"
+        return f"{self.corpus}:{session}:{speaker}" if self.options.session_speakers else f"{self.corpus}:{speaker}"
+
+    def _add(self, speaker: str, own: str, language: str) -> None:
+        if speaker not in self.speakers:
+            person = None if self.options.session_speakers else speaker
+            self.speakers[speaker] = SpeakerInfo(speaker, self.corpus, language, self.genders.get(own), person)
+
+
+def corpus_name(root: Path, options: Options) -> str:
+    """The corpus's name: as the command line says, or as the folder is called; without what an id cannot hold."""
+    return re.sub(r"[^\w-]+", "-", options.name or root.absolute().name.partition(".")[0]).strip("-") or "corpus"

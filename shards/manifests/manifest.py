@@ -1,0 +1,198 @@
+"""What a corpus says about itself, before any audio is read: recordings and speakers.
+
+A manifest is a folder:
+
+==================== ==========================================================================
+``recordings.jsonl`` one :class:`Recording` a line
+``speakers.jsonl``   one :class:`SpeakerInfo` a line
+``audit.json``       what its maker did and counted: kept, dropped and why. Goes into the dataset's
+                     provenance; the keys ``clip_rule`` and ``normaliser`` are named there
+==================== ==========================================================================
+
+Audio paths inside the folder are written relative to it, so that the folder can be moved.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from shards.errors import ManifestError
+from shards.sample import Segment
+from shards.storage.local import atomic_file
+
+RECORDINGS, SPEAKERS, AUDIT = "recordings.jsonl", "speakers.jsonl", "audit.json"
+T = TypeVar("T")
+_TEXTS = ("key", "corpus", "split", "session", "language", "audio")
+UNKNOWN = "unknown"  # the speaker "CORPUS:unknown" is anybody: speech to transcribe, not to enrol or to mix from
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """One stretch of audio that becomes one sample, or is cut into clips that do."""
+
+    key: str
+    corpus: str
+    split: str
+    session: str
+    language: str
+    audio: str  # path, absolute or relative to the manifest's folder; absolute after `read_manifest`
+    segments: tuple[Segment, ...]  # seconds from `start` of this recording
+    start: float = 0.0  # where in the audio file this recording begins, seconds
+    duration: float | None = None  # seconds; None: to the end of the file
+    channel: int | None = None  # 0-based; None: mix down
+    sources: tuple[str, ...] = ()  # keys of the recordings it was mixed from; enrolment avoids them
+
+    @property
+    def speakers(self) -> tuple[str, ...]:
+        """Speaker ids in order of first appearance."""
+        return tuple(dict.fromkeys(s.speaker for s in self.segments))
+
+
+@dataclass(frozen=True, slots=True)
+class SpeakerInfo:
+    """One speaker id. Two ids of one person share `person`; None means that nobody knows who it is."""
+
+    speaker: str  # global id, as in segments
+    corpus: str
+    language: str
+    gender: str | None = None
+    person: str | None = None
+
+
+def is_known(speaker: str) -> bool:
+    """Whether a speaker id is one voice, and not ``CORPUS:unknown``."""
+    return not speaker.endswith(f":{UNKNOWN}")
+
+
+def recording_to_json(recording: Recording) -> dict[str, Any]:
+    """The recording as plain JSON types; what equals its default is left out."""
+    record = asdict(recording)
+    record["segments"] = [asdict(s) for s in recording.segments]
+    record["sources"] = list(recording.sources)
+    defaults: dict[str, Any] = {"start": 0.0, "duration": None, "channel": None, "sources": []}
+    return {k: v for k, v in record.items() if k not in defaults or v != defaults[k]}
+
+
+def recording_from_json(record: dict[str, Any]) -> Recording:
+    """Inverse of :func:`recording_to_json`.
+
+    Raises:
+        TypeError, KeyError, ValueError: an unknown or missing field, or one of another type than it should be.
+    """
+    segments = tuple(
+        Segment(_text(str(s["speaker"])), float(s["start"]), float(s["end"]), _text(str(s["text"])))
+        for s in record["segments"]
+    )
+    fields = record | {"segments": segments, "sources": tuple(map(_text, record.get("sources", ())))}
+    fields |= {name: _text(fields[name], name) for name in _TEXTS}
+    for name in ("start", "duration"):
+        if fields.get(name) is not None:
+            fields[name] = float(fields[name])
+            if not math.isfinite(fields[name]):
+                raise ValueError(f"{name} is {fields[name]}, expected seconds")
+    if type(fields.get("channel", 0)) not in (int, type(None)):
+        raise TypeError(f"channel is {fields['channel']!r}, expected a number from 0 on, or null")
+    return Recording(**fields)
+
+
+def speaker_from_json(record: dict[str, Any]) -> SpeakerInfo:
+    """One line of ``speakers.jsonl``. Errors as :func:`recording_from_json`."""
+    for name in ("speaker", "corpus", "language", "gender", "person"):
+        if name in ("speaker", "corpus", "language") or record.get(name) is not None:
+            _text(record[name], name)
+    return SpeakerInfo(**record)
+
+
+def _text(value: object, name: str = "a text") -> str:
+    """The value, a string that can be written: half a character (a lone surrogate, ``\\ud83d``) is a ValueError."""
+    if not isinstance(value, str):
+        raise TypeError(f"{name} is {value!r}, expected a string")
+    value.encode()
+    return value
+
+
+def read_manifest(folder: str | Path) -> Iterator[Recording]:
+    """Recordings of a manifest folder, one at a time; `audio` comes back absolute."""
+    folder = Path(folder)
+    root = folder.absolute()
+    for recording in _read_lines(folder / RECORDINGS, recording_from_json):
+        yield replace(recording, audio=os.path.normpath(root / recording.audio))
+
+
+def read_speakers(folder: str | Path) -> Iterator[SpeakerInfo]:
+    """Speakers of a manifest folder."""
+    return _read_lines(Path(folder) / SPEAKERS, speaker_from_json)
+
+
+def write_manifest(
+    folder: str | Path,
+    recordings: Iterable[Recording],
+    speakers: Iterable[SpeakerInfo],
+    audit: dict[str, Any] | Callable[[], dict[str, Any]],
+) -> int:
+    """Write a manifest folder and return the number of recordings.
+
+    ``recordings.jsonl`` is put in place last: a folder without it is not a manifest. `speakers` and an `audit` that is
+    a function are looked at after the last recording, so both may be counted while the recordings pass.
+
+    Raises:
+        ManifestError: something in it cannot be written as UTF-8.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    count = 0
+
+    def lines() -> Iterator[bytes]:
+        nonlocal count
+        for recording in recordings:
+            count += 1
+            yield _line(recording_to_json(replace(recording, audio=_relative(recording.audio, folder))))
+
+    with atomic_file(folder / RECORDINGS) as file:
+        file.writelines(lines())
+        with atomic_file(folder / SPEAKERS) as other:
+            other.writelines(_line(asdict(s)) for s in speakers)
+        with atomic_file(folder / AUDIT) as other:
+            told = audit() if callable(audit) else audit
+            other.write(
+                json.dumps(told, ensure_ascii=False, sort_keys=True, indent=1).encode(errors="backslashreplace") + b"\n"
+            )
+    return count
+
+
+def _line(record: dict[str, Any]) -> bytes:
+    line = json.dumps(record, ensure_ascii=False, separators=(",", ":"))
+    try:
+        return line.encode() + b"\n"
+    except UnicodeEncodeError as error:
+        place = ascii(line[max(0, error.start - 40) : error.end + 10])
+        raise ManifestError(f"half a character (a lone surrogate) in {place} of {line[:60]!a}; mend it") from error
+
+
+def _relative(audio: str, folder: Path) -> str:
+    """The path relative to `folder` where it lies inside, otherwise absolute. A relative path is taken as given."""
+    path, root = Path(audio), folder.absolute()
+    if path.is_absolute() and path.is_relative_to(root):
+        return path.relative_to(root).as_posix()
+    return audio
+
+
+def _read_lines(path: Path, parse: Callable[[dict[str, Any]], T]) -> Iterator[T]:
+    try:
+        file = path.open(encoding="utf-8")
+    except OSError as error:
+        raise ManifestError(f"{path}: {error.strerror}; a manifest folder holds {RECORDINGS} and {SPEAKERS}") from error
+    with file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
+                yield parse(json.loads(line))
+            except (ValueError, KeyError, TypeError) as error:
+                raise ManifestError(f"{path}:{number}: {type(error).__name__}: {error}") from error

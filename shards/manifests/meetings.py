@@ -1,0 +1,98 @@
+"""Meetings annotated in TextGrid files, one interval tier a speaker: what AliMeeting, AISHELL-4 and AISHELL-5 share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from shards.corpora import Options
+from shards.manifests.audio_files import AudioInfo
+from shards.manifests.audit import Audit, clean_segments
+from shards.manifests.source import Source
+from shards.errors import AudioError, ManifestError
+from shards.manifests.manifest import Recording, SpeakerInfo
+from shards.sample import Segment
+from shards.manifests.textgrid import Tier, read_textgrid
+
+NOT_SPEAKERS = {"", "sil", "silence", "noise", "overlap", "comment", "comments", "note", "notes"}
+
+
+@dataclass(frozen=True)
+class Track:
+    """One audio file of a session and the TextGrids that say what is in it."""
+
+    key: str
+    session: str
+    audio: Path
+    channel: int | None
+    grids: tuple[Path, ...]
+
+
+@dataclass
+class Meetings(Source[Track]):
+    """One manifest of tracks. `speaker_of` gives the speaker of a tier, None where the tier is not one."""
+
+    corpus: str
+    split: str
+    tracks: Sequence[Track]
+    speaker_of: Callable[[Track, Path, Tier], SpeakerInfo | None]
+    options: Options
+    language: str = "zh"
+    policy: str = "plain"
+    audit: Audit = field(default_factory=Audit)
+
+    def _files(self) -> tuple[Iterable[tuple[Path, Track]], int | None]:
+        return ((t.audio, t) for t in self.tracks), len(self.tracks)
+
+    def _recording(self, track: Track, info: AudioInfo | AudioError) -> Recording | None:
+        if isinstance(info, AudioError):
+            self.audit.skip("recording whose audio cannot be read", str(info))
+            return None
+        try:
+            raw, speakers = self._read(track)
+        except ManifestError as error:  # with one speaker's words missing, the session is of no use
+            self.audit.skip("recording whose TextGrid cannot be read", str(error))
+            return None
+        segments = clean_segments(raw, info.seconds, self.text, self.audit, track.key)
+        spoken = {s.speaker for s in segments}
+        for speaker in sorted(set(speakers) - spoken):
+            self.audit.skip("speaker without speech", f"{track.key}: {speaker}")
+        if not segments:
+            self.audit.skip("recording without speech", track.key)
+            return None
+        self.speakers |= {s: speakers[s] for s in spoken}
+        return Recording(
+            key=track.key,
+            corpus=self.corpus,
+            split=self.split,
+            session=track.session,
+            language=self.language,
+            audio=str(track.audio.absolute()),
+            segments=segments,
+            duration=info.seconds,
+            channel=track.channel if info.channels > 1 else None,
+        )
+
+    def _read(self, track: Track) -> tuple[list[Segment], dict[str, SpeakerInfo]]:
+        raw, speakers = [], {}
+        for path in track.grids:
+            for tier in read_textgrid(path):
+                info = self.speaker_of(track, path, tier)
+                if info is None:
+                    if any(i.mark for i in tier.intervals):
+                        self.audit.skip("tier that is not a speaker", f"{path}: {tier.name!r}")
+                    continue
+                speakers[info.speaker] = info
+                raw += [Segment(info.speaker, i.start, i.end, i.mark) for i in tier.intervals]
+        return raw, speakers
+
+
+def first_with_prefix(stems: Iterable[str], prefix: str) -> str | None:
+    """The first name, in order, that is the prefix or goes on with an underscore."""
+    return next((s for s in sorted(stems) if s == prefix or s.startswith(f"{prefix}_")), None)
+
+
+def nothing_found(root: Path, corpus: str, expected: str) -> ManifestError:
+    """The error for a folder that is not the corpus."""
+    return ManifestError(f"{root}: no {corpus} there; expected {expected}")

@@ -1,0 +1,63 @@
+"""Corpora of one file per utterance: what AISHELL-1, AISHELL-2 and the generic formats share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from shards.corpora import Options
+from shards.manifests.audio_files import AudioInfo
+from shards.manifests.audit import Audit
+from shards.manifests.source import Source
+from shards.errors import AudioError
+from shards.manifests.manifest import Recording, SpeakerInfo
+from shards.sample import Segment
+
+
+@dataclass(frozen=True, slots=True)
+class Utterance:
+    """One file with one speaker and one text."""
+
+    key: str
+    path: Path
+    speaker: SpeakerInfo
+    session: str
+    text: str
+
+
+@dataclass
+class Utterances(Source[Utterance]):
+    """One manifest of them."""
+
+    corpus: str
+    split: str
+    language: str
+    items: Iterable[Utterance]
+    options: Options
+    policy: str = "plain"  # where the command line names none
+    audit: Audit = field(default_factory=Audit)
+
+    def _files(self) -> tuple[Iterable[tuple[Path, Utterance]], int | None]:
+        return ((u.path, u) for u in self.items), None
+
+    def _recording(self, u: Utterance, info: AudioInfo | AudioError) -> Recording | None:
+        if isinstance(info, AudioError):
+            self.audit.skip("utterance whose audio cannot be read", str(info))
+            return None
+        text = self.text(u.text)
+        if not text:
+            self.audit.skip("utterance without words", f"{u.key}: {u.text[:40]!r}")
+            return None
+        speaker = self.speakers.setdefault(u.speaker.speaker, u.speaker).speaker
+        return Recording(
+            key=u.key,
+            corpus=self.corpus,
+            split=self.split,
+            session=u.session,
+            language=self.language,
+            audio=str(u.path.absolute()),
+            segments=(Segment(speaker, 0.0, info.seconds, text),),
+            duration=info.seconds,
+            channel=0 if info.channels > 1 else None,
+        )

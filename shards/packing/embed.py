@@ -1,0 +1,196 @@
+"""``speakerlm-shards embed``: speaker vectors of another extractor beside packed shards; no tar is touched.
+
+The clips that a sample's vectors are made from are those that packing drew: the same manifests and seed. A shard's
+vectors are one file, whole or not there, so the same command goes on where it was interrupted. Each device has a
+process of its own, and that a pool of processes which read audio and compute its features.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from shards.arguments import natural
+from shards.voices.enrolment import Enroller
+from shards.errors import ConfigError, ShardError
+from shards.voices.extractors import load_extractor
+from shards.voices.features import feature_readers
+from shards.dataset.index import Dataset, ShardInfo, open_dataset
+from shards.manifests.manifest import RECORDINGS, SPEAKERS
+from shards.packing.pack import file_sha256, line_of
+from shards.packing.packer import stop_above
+from shards.packing.partition import LineTable, Parts, read_recordings
+from shards.dataset.speaker_bank import build_bank, made_from
+from shards.dataset.vectors import about, bank_paths, sidecar_path, skipped_clips_path, to_bytes
+from shards.workers import spread
+
+SKIPPED = "skipped_clips"  # in a sidecar's metadata, beside what it was made from
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of the command."""
+    add = parser.add_argument
+    add("dataset", help="folder or s3://bucket/prefix")
+    add("--manifest", type=Path, required=True, help="the one that was packed")
+    add("--enrol", metavar="DIR[,DIR]", help="as it was for pack (default: the manifest)")
+    add("--extractor", required=True, help="name of a speaker embedding extractor")
+    add(
+        "--devices",
+        default="cpu",
+        metavar="DEVICE[,DEVICE]",
+        help="cpu,cpu … (a core) or cuda:0,cuda:1 …; a process each",
+    )
+    add("--readers", type=natural, default=0, help="processes that read audio, for each device (0: the device's own)")
+    add("--max-bad-share", type=float, default=0.01, help="share of samples or speakers without usable enrolment clips")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Make what is missing, print one line of JSON."""
+    from tqdm import tqdm
+
+    dataset = open_dataset(args.dataset)
+    job, table, parts = plan(args, dataset)
+    made = [job.made(dataset, info) for info in dataset.shards]
+    missing = [s for s, skipped in enumerate(made) if skipped is None]
+    clips = dict.fromkeys(line_of(c) for skipped in made for c in skipped or ())
+    work = ((s, table.offsets(parts.lines(int(dataset.shards[s].name.rpartition("-")[2])))) for s in missing)
+    with tqdm(total=len(missing), unit="shard", disable=None) as bar:
+        for skipped in spread(partial(Worker, job), args.devices.split(","), work):
+            clips |= dict.fromkeys(map(line_of, skipped))
+            bar.update()
+    bank = bank_paths(args.extractor)
+    if missing or made_from(dataset.storage, bank[0]) != job.of_bank:
+        with Worker(job, args.devices.split(",")[0]) as worker:
+            clips |= dict.fromkeys(map(line_of, worker.make_bank(bank)))
+        dataset.storage.write_atomic(skipped_clips_path(args.extractor), b"".join(clips))
+    told = {"command": "embed", "dataset": dataset.url, "extractor": args.extractor, "shards": len(dataset.shards)}
+    print(json.dumps(told | {"skipped": len(dataset.shards) - len(missing), "skipped_clips": len(clips)}))
+    return 0
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every process knows."""
+
+    url: str
+    manifest: Path
+    enrol: tuple[str, ...]
+    seed: int
+    extractor: str
+    about: dict[str, Any]  # goes into every sidecar, with the shard's sha256
+    of_bank: dict[str, Any]  # goes into the bank
+    readers: int
+    max_bad_share: float
+
+    def describe(self, shard: ShardInfo) -> dict[str, Any]:
+        """Metadata of a shard's sidecar."""
+        return self.about | {"shard_sha256": shard.sha256}
+
+    def made(self, dataset: Dataset, shard: ShardInfo) -> list[dict[str, str]] | None:
+        """The clips that a shard's sidecar passed over; None where it is not there, or made from something else."""
+        path = sidecar_path(shard.name, self.extractor)
+        if not dataset.storage.exists(path):
+            return None
+        try:
+            found = about(dataset.storage.read(path), path)
+        except ShardError:
+            return None  # damaged: work to be done again
+        skipped: list[dict[str, str]] = found.pop(SKIPPED, [])
+        return skipped if found == self.describe(shard) else None
+
+
+def plan(args: argparse.Namespace, dataset: Dataset) -> tuple[Job, LineTable, Parts]:
+    """Check that manifest and enrolment are those of the dataset.
+
+    Raises:
+        ConfigError: they are not, or the dataset was packed without speakers.
+    """
+    config = dataset.info["provenance"].get("config", {})
+    enrol = tuple(args.enrol.split(",")) if args.enrol else (str(args.manifest),)
+    table = LineTable(args.manifest)
+    if not config.get("extractor"):
+        raise ConfigError(f"{dataset.url} was packed without speakers; there are no vectors to replace")
+    if config["manifest_sha256"] != table.sha256:
+        raise ConfigError(f"{args.manifest} is not the manifest that {dataset.url} was packed from; name that one")
+    if config["enrol_sha256"] != [file_sha256(Path(e) / RECORDINGS) for e in enrol]:
+        raise ConfigError(
+            f"--enrol {','.join(enrol)} is not what {dataset.url} was packed with; name the same manifests"
+        )
+    extractor = load_extractor(args.extractor)
+    made = {"extractor": extractor.id, "extractor_sha256": extractor.sha256, "dim": extractor.dim}
+    made |= {"enrol_sha256": config["enrol_sha256"], "seed": config["seed"]}
+    of_bank = made | {"speakers_sha256": [file_sha256(Path(e) / SPEAKERS) for e in enrol]}
+    job = Job(
+        url=dataset.url,
+        manifest=args.manifest,
+        enrol=enrol,
+        seed=config["seed"],
+        extractor=args.extractor,
+        about=made,
+        of_bank=of_bank,
+        readers=args.readers,
+        max_bad_share=args.max_bad_share,
+    )
+    return job, table, Parts(len(table), config["parts"], config["seed"])
+
+
+class Worker:
+    """One device: makes one shard's vectors after the other. Use as a context manager."""
+
+    def __init__(self, job: Job, device: str) -> None:
+        import torch
+
+        if device == "cpu":
+            torch.set_num_threads(1)  # as in pack: sums in one order, and devices "cpu,cpu" share the cores
+        self.job, self._stack = job, ExitStack()
+        self.dataset = open_dataset(job.url)
+        self.enroller = Enroller(job.enrol, load_extractor(job.extractor, device=device), job.seed)
+        self._features = self._stack.enter_context(feature_readers(job.readers))
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+    def __call__(self, shard: int, offsets: Sequence[int]) -> list[dict[str, str]]:
+        """Write the vectors of a shard; the enrolment clips that were passed over.
+
+        Raises:
+            ShardError: the manifest gives other samples than the shard holds.
+            SpeakerError, AudioError: a sample's own speech, where there is no other, that this extractor cannot use.
+            DataError: of too many samples no enrolment clip can be used.
+        """
+        info = self.dataset.shards[shard]
+        keys = self.dataset.index(shard)["key"].to_pylist()
+        packed = set(keys)
+        recordings = [r for r in read_recordings(self.job.manifest, offsets) if r.key in packed]
+        if [r.key for r in recordings] != keys:
+            raise ShardError(f"{self.dataset.url}/{info.index}: its samples are not those of this part of the manifest")
+        self.enroller.passed_over()  # what is listed from here on is of this shard
+        before = self.enroller.unenrolled
+        self.enroller.prepare(recordings, self._features)
+        vectors = [self.enroller.embed(r) for r in recordings]
+        skipped = self.enroller.passed_over()
+        stop_above(int(self.job.max_bad_share * self.dataset.samples), self.enroller.unenrolled - before, skipped)
+        data = to_bytes(keys, vectors, self.job.describe(info) | {SKIPPED: skipped})
+        self.dataset.storage.write_atomic(sidecar_path(info.name, self.job.extractor), data)
+        return skipped
+
+    def make_bank(self, paths: tuple[str, str]) -> list[dict[str, str]]:
+        """Write the speaker bank; what was passed over for it."""
+        return build_bank(
+            self.enroller,
+            self.dataset.storage,
+            *paths,
+            batched=True,
+            features=self._features,
+            max_bad_share=self.job.max_bad_share,
+            made_from=self.job.of_bank,
+        )

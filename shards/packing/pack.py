@@ -1,0 +1,348 @@
+"""``speakerlm-shards pack``: a manifest → a dataset, exactly once, whatever is killed in between.
+
+The unit of work is a part (= a shard, see :mod:`shards.packing.partition`). A part is whole when its index is in place; whole parts
+are skipped on a rerun, so running the same command again finishes what was interrupted, with the same bytes for any
+number of workers or tasks. Whoever finds all parts whole merges them: quarantine list, speaker bank, ``dataset.json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from shards.voices import enrolment
+from shards.arguments import natural, positive
+from shards.errors import ConfigError, DataError, ManifestError, ShardError, StorageError
+from shards.dataset.index import DATASET, Dataset, ShardInfo, dataset_json, open_dataset, tar_path
+from shards.manifests.manifest import AUDIT, SPEAKERS
+from shards.packing.packer import CORE, OTHERWISE, PACKING, Packer, PartWorker, Result, stop_above
+from shards.packing.partition import LineTable, Parts
+from shards.packing.scan import remove_table, shared_table, stored_table
+from shards.storage.local import open_storage
+from shards.dataset.vectors import skipped_clips_path
+from shards.workers import spread
+
+QUARANTINE = "quarantine.jsonl"
+_OF_BANK = "speakers_sha256"  # the one part of the configuration that the shards do not depend on
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of the command."""
+    add = parser.add_argument
+    add("manifest", type=Path, help="folder with recordings.jsonl and speakers.jsonl")
+    add("out", help="folder or s3://bucket/prefix of the dataset")
+    add("--name", help="name of the dataset and its shards (default: the manifest folder's)")
+    add("--seed", type=natural, default=1, help="of the permutation and of the draw of enrolment clips")
+    add("--samples-per-shard", type=positive, default=10_000, help="fewer, where the bytes are reached first")
+    add("--bytes-per-shard", type=float, default=1e9, help="about; estimated from the lengths in the manifest")
+    add("--workers", type=positive, default=1, help="processes; the bytes do not depend on it")
+    add("--part", metavar="I/N", help="pack the I-th of N shares (from 0); default: the Slurm array's, or all of it")
+    add("--enrol", metavar="DIR[,DIR]", help="manifests that enrolment speech is taken from (default: this one)")
+    add("--extractor", default="campplus", help="speaker embedding extractor")
+    add("--devices", metavar="DEVICE[,DEVICE]", help="cuda:0,cuda:1 …: a process each; --workers read audio for it")
+    add("--no-speakers", action="store_true", help="no embeddings and no speaker bank, as for plain ASR")
+    add(
+        "--audio-check",
+        choices=("crc", "decode"),
+        default="crc",
+        help="of copied FLAC: its frames' crc, or also decode",
+    )
+    add("--max-bad-share", type=float, default=0.01, help="share of unusable recordings above which the run stops")
+    add("--dry-run", action="store_true", help="say what would be packed, and write nothing")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Pack what is missing, merge if all is there, print one line of JSON."""
+    number, of = _task(args.part)
+    packer, table, parts = plan(args, tasks=of)
+    mine = parts.share(number, of)
+    if args.dry_run:
+        print(json.dumps({"dry_run": True} | _outline(table, parts, mine)))
+        return 0
+    _refuse_another(packer)
+    places = args.devices.split(",") if args.devices else [CORE] * args.workers
+    readers = args.workers if args.devices else 0
+    done = pack_parts(packer, table, parts, mine, places, readers=readers, max_bad_share=args.max_bad_share)
+    merged = merge(replace(packer, device=places[0]) if args.devices else packer, parts, args.max_bad_share)
+    if merged:
+        remove_table(packer.storage, packer.name)
+    print(
+        json.dumps(
+            {
+                "command": "pack",
+                "dataset": packer.out,
+                "shards": len(mine),
+                "skipped": done.skipped,
+                "samples": done.samples,
+                "hours": round(done.seconds / 3600, 4),
+                "quarantined": done.quarantined,
+                "self_enrolled": done.self_enrolled,
+                "skipped_clips": len(done.skipped_clips),
+                "merged": merged,
+            }
+        )
+    )
+    return 0
+
+
+def plan(args: argparse.Namespace, tasks: int = 1) -> tuple[Packer, LineTable, Parts]:
+    """Read the manifest, once for all tasks, and work out its parts."""
+    if args.bytes_per_shard <= 0:
+        raise ConfigError("--bytes-per-shard must be positive")
+    name = args.name or args.manifest.resolve().name
+    if not name or set(name) & set("/\\. "):
+        raise ConfigError(f"--name {name!r}: a name holds no dot, slash or space")
+    table = _table(args.manifest, args.out, name, alone=tasks == 1, dry=args.dry_run)
+    parts = Parts.plan(table, args.seed, args.samples_per_shard, args.bytes_per_shard)
+    enrol = tuple(args.enrol.split(",")) if args.enrol else (str(args.manifest),)
+    extractor = None if args.no_speakers else args.extractor
+    packer = Packer(
+        manifest=args.manifest,
+        out=args.out,
+        name=name,
+        seed=args.seed,
+        manifest_sha256=table.sha256,
+        parts=parts.count,
+        extractor=extractor,
+        extractor_sha256=enrolment.load_extractor(extractor).sha256 if extractor else None,
+        enrol=() if args.no_speakers else enrol,
+        enrol_sha256=() if args.no_speakers else tuple(_sha256(e, table) for e in enrol),
+        speakers_sha256=() if args.no_speakers else tuple(file_sha256(Path(e) / SPEAKERS) for e in enrol),
+        decode_copied=args.audio_check == "decode",
+    )
+    return packer, table, parts
+
+
+def _table(manifest: Path, out: str, name: str, *, alone: bool, dry: bool) -> LineTable:
+    """The manifest's lines. One task of several scans them for all; a dry run writes nothing."""
+    if alone:
+        return LineTable(manifest)
+    storage = open_storage(out)
+    return (
+        stored_table(manifest, storage, name) or LineTable(manifest) if dry else shared_table(manifest, storage, name)
+    )
+
+
+def _sha256(enrol: str, table: LineTable) -> str:
+    path = LineTable.file(enrol)
+    return table.sha256 if path.absolute() == table.path.absolute() else file_sha256(path)
+
+
+@dataclass
+class Totals:
+    """Over the parts of this run, those that were whole already included."""
+
+    skipped: int = 0
+    samples: int = 0
+    seconds: float = 0.0
+    quarantined: int = 0
+    self_enrolled: int = 0
+    unenrolled: int = 0
+    skipped_clips: set[tuple[str, str]] = field(default_factory=set)  # file and reason
+
+    def add(self, result: Result) -> None:
+        """Count one part."""
+        self.skipped += result.skipped
+        self.samples += result.record.info.samples
+        self.seconds += result.record.info.seconds
+        self.quarantined += len(result.record.quarantine)
+        self.self_enrolled += result.record.self_enrolled
+        self.unenrolled += result.record.unenrolled
+        self.skipped_clips |= {(c["file"], c["reason"]) for c in result.record.skipped_clips}
+
+
+def pack_parts(
+    packer: Packer,
+    table: LineTable,
+    parts: Parts,
+    mine: range,
+    places: Sequence[str] = (CORE,),
+    *,
+    readers: int = 0,
+    max_bad_share: float = 0.01,
+) -> Totals:
+    """Make these parts whole, by a process for each of these places, and `readers` more for each to read audio.
+
+    Raises:
+        DataError: a larger share than `max_bad_share` of these parts' recordings is unusable, or not enrolled because
+            the speaker's clips are. Whole parts stay.
+    """
+    from tqdm import tqdm
+
+    total = sum(parts.size(p) for p in mine)
+    max_bad = int(max_bad_share * total)
+    jobs = ((part, table.offsets(parts.lines(part)), max_bad) for part in mine)
+    done = Totals()
+    with (
+        tqdm(total=total, unit="rec", disable=None, desc=packer.name) as bar,
+        closing(spread(partial(PartWorker, packer, readers), places, jobs)) as whole,
+    ):
+        for result in whole:
+            done.add(result)
+            record = result.record
+            stop_above(max_bad, done.quarantined + done.unenrolled, record.quarantine + record.skipped_clips)
+            bar.set_postfix_str(f"{done.seconds / 3600:.1f} h, {done.quarantined} bad", refresh=False)
+            bar.update(record.info.samples + len(record.quarantine))
+    return done
+
+
+def merge(packer: Packer, parts: Parts, max_bad_share: float = 0.01) -> bool:
+    """If all parts are whole, write what stands above them: lists of what was left out, bank, ``dataset.json`` last.
+
+    Returns False where parts are missing. Run twice, or by two tasks at once, it writes the same bytes.
+
+    Args:
+        max_bad_share: of the speakers, how many the bank may lack because none of their clips can be used.
+    """
+    storage = packer.storage
+    before = storage.version(DATASET)
+    _refuse_another(packer)
+    shards: list[ShardInfo] = []
+    self_enrolled = 0
+    clips: dict[bytes, None] = {}  # lines of the list; one clip is wanted by many parts
+    with tempfile.TemporaryFile() as bad:  # of a large corpus these are millions
+        for part in range(parts.count):
+            record = packer.whole(part)
+            if record is None:
+                return False
+            shards += [record.info] if record.info.samples else []
+            self_enrolled += record.self_enrolled
+            clips |= dict.fromkeys(line_of(c) for c in record.skipped_clips)
+            bad.writelines(line_of(b) for b in record.quarantine)
+        if not shards:
+            raise DataError(f"{packer.manifest}: not one recording could be packed; the shards' indexes say why")
+        if _merged(packer, shards):
+            return True
+        bad.seek(0)
+        with storage.create(QUARANTINE, wait=True) as out:
+            shutil.copyfileobj(bad, out)
+    if packer.enroller is not None:
+        from shards.dataset.speaker_bank import build_bank
+
+        of_bank = build_bank(packer.enroller, storage, batched=packer.device is not None, max_bad_share=max_bad_share)
+        clips |= dict.fromkeys(line_of(c) for c in of_bank)
+        with storage.create(skipped_clips_path(None), wait=True) as out:
+            out.write(b"".join(clips))
+    storage.clean(tar_path(f"{packer.name}-").removesuffix(".tar"))
+    about = provenance(packer) | {"self_enrolled": self_enrolled}
+    storage.commit(DATASET, dataset_json(packer.name, shards, about), before)
+    return True
+
+
+def line_of(told: dict[str, str]) -> bytes:
+    """Of a list of what was left out."""
+    return json.dumps(told, ensure_ascii=False).encode() + b"\n"
+
+
+def _merged(packer: Packer, shards: list[ShardInfo]) -> bool:
+    """Whether ``dataset.json`` is there and describes these shards."""
+    dataset = _dataset(packer)
+    return dataset is not None and dataset.shards == tuple(shards) and _config_of(dataset) == _config(packer)
+
+
+def _refuse_another(packer: Packer) -> None:
+    """Raise :class:`ConfigError` where the output holds a dataset made from something else.
+
+    What is told of speakers may be another: then the bank is written anew, and the shards stay.
+    """
+    dataset = _dataset(packer)
+    if dataset is not None and _config_of(dataset) | {_OF_BANK: None} != _config(packer) | {_OF_BANK: None}:
+        raise ConfigError(f"{packer.out} holds the dataset {dataset.name}, packed {OTHERWISE}")
+
+
+def _dataset(packer: Packer) -> Dataset | None:
+    """What lies at the output, if it is whole."""
+    try:
+        return open_dataset(packer.out)
+    except (ShardError, StorageError):
+        return None
+
+
+def _config_of(dataset: Dataset) -> dict[str, Any]:
+    config: dict[str, Any] = dataset.info["provenance"].get("config", {})
+    return config
+
+
+def provenance(packer: Packer) -> dict[str, Any]:
+    """What a dataset was made from and by what."""
+    extractor = packer.enroller.extractor if packer.enroller else None
+    try:
+        audit = json.loads((packer.manifest / AUDIT).read_bytes())
+    except (OSError, ValueError):
+        audit = {}  # a manifest made by other tools need not have one
+    return {
+        "extractor": extractor.id if extractor else None,
+        "extractor_sha256": extractor.sha256 if extractor else None,
+        "extractor_dim": extractor.dim if extractor else 0,
+        "clip_rule": audit.get("clip_rule"),
+        "normaliser": audit.get("normaliser"),
+        "tool_version": _tool_version(),
+        "seed": packer.seed,
+        "config": _config(packer),
+    }
+
+
+def _config(packer: Packer) -> dict[str, Any]:
+    """What determines the dataset's bytes, but for the audio; nothing of where things lie on this machine."""
+    config = {
+        k: v for k, v in asdict(packer).items() if k not in ("out", "manifest", "enrol", "decode_copied", "device")
+    }
+    lists = {"enrol_sha256": list(packer.enrol_sha256), _OF_BANK: list(packer.speakers_sha256)}
+    return config | lists | {"packing": PACKING}
+
+
+def _task(part: str | None) -> tuple[int, int]:
+    """This task's number and the number of tasks, from --part or from a Slurm array."""
+    env = os.environ
+    if part is None and "SLURM_ARRAY_TASK_ID" in env:
+        first, last, count = (int(env[f"SLURM_ARRAY_TASK_{k}"]) for k in ("MIN", "MAX", "COUNT"))
+        if last - first + 1 != count:
+            raise ConfigError("this Slurm array has gaps or a step; give --part I/N instead")
+        return int(env["SLURM_ARRAY_TASK_ID"]) - first, count
+    try:
+        number, of = (int(x) for x in (part or "0/1").split("/"))
+    except ValueError as error:
+        raise ConfigError(f"--part {part!r}: write I/N, as 0/8") from error
+    if not 0 <= number < of:
+        raise ConfigError(f"--part {part}: I counts from 0 to N-1")
+    return number, of
+
+
+def _outline(table: LineTable, parts: Parts, mine: range) -> dict[str, Any]:
+    return {
+        "recordings": len(table),
+        "shards": parts.count,
+        "this_task": [mine.start, mine.stop],
+        "samples_per_shard": -(-len(table) // parts.count),
+        "estimated_bytes_per_shard": int(table.estimate_bytes() * len(table) / parts.count),
+    }
+
+
+def file_sha256(path: Path) -> str:
+    """Of a manifest."""
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            for block in iter(partial(file.read, 1 << 20), b""):
+                digest.update(block)
+    except OSError as error:
+        raise ManifestError(f"{path}: {error.strerror}; --enrol names manifest folders") from error
+    return digest.hexdigest()
+
+
+def _tool_version() -> str:
+    try:
+        return version("speakerlm-pretrain")
+    except PackageNotFoundError:
+        return "unknown"

@@ -1,0 +1,210 @@
+"""One part of a manifest → one shard: what every packing process does, alone or beside others."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from shards.errors import AudioError, ConfigError, DataError, ManifestError, ShardError, SpeakerError
+from shards.dataset.index import ShardRecord, index_from_bytes, index_path, tar_path
+from shards.manifests.manifest import Recording
+from shards.packing.partition import read_recordings
+from shards.sample import FORMAT_VERSION, Sample
+from shards.storage.local import Storage, open_storage
+from shards.dataset.writer import ShardWriter
+
+if TYPE_CHECKING:
+    from shards.voices.enrolment import Features
+    from shards.dataset.speaker_bank import Enroller
+
+CORE = "core"  # a place that is no device
+OTHERWISE = (
+    "from another manifest, seed or configuration, or by another version of this program; "
+    "give the same ones, name another output, or delete the dataset"
+)
+PACKING = 2  # counts up where the same inputs give other bytes than before, so that one dataset is of one packing
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A part that is whole."""
+
+    part: int
+    record: ShardRecord
+    skipped: bool
+
+
+@dataclass(frozen=True)
+class Packer:
+    """Everything that a process needs to pack any part; small, and safe to hand to another process."""
+
+    manifest: Path
+    out: str
+    name: str
+    seed: int
+    manifest_sha256: str
+    parts: int
+    extractor: str | None  # None: no embeddings
+    extractor_sha256: str | None  # of its weights: vectors of two models never meet in one dataset
+    enrol: tuple[str, ...]
+    enrol_sha256: tuple[str, ...]
+    speakers_sha256: tuple[str, ...]  # of who they say speaks: in the bank, and in no shard
+    decode_copied: bool = False  # changes no bytes, only what is quarantined
+    device: str | None = None  # where embeddings are computed in batches; None: on the CPU, one by one
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in self.__dict__.items() if k not in ("storage", "enroller")}
+
+    @cached_property
+    def storage(self) -> Storage:
+        """Where the dataset is written."""
+        return open_storage(self.out)
+
+    @cached_property
+    def enroller(self) -> Enroller | None:
+        """Turns a recording into its speakers' vectors; loads the extractor's weights."""
+        if self.extractor is None:
+            return None
+        import torch
+
+        from shards.dataset.speaker_bank import Enroller, load_extractor
+
+        torch.set_num_threads(1)  # sums in one order, whatever the number of workers
+        extractor = load_extractor(self.extractor, device=self.device) if self.device else self.extractor
+        return Enroller(list(self.enrol), extractor, self.seed)
+
+    def shard_name(self, part: int) -> str:
+        """Name of the shard that a part becomes."""
+        return f"{self.name}-{part:06d}"
+
+    def inputs(self, part: int) -> str:
+        """Hash of all that determines a part's bytes, but for the audio files themselves."""
+        given = [FORMAT_VERSION, PACKING, self.name, self.seed, self.manifest_sha256, part, self.parts]
+        return hashlib.sha256(json.dumps([*given, self.extractor_sha256, self.enrol_sha256]).encode()).hexdigest()
+
+    def whole(self, part: int) -> ShardRecord | None:
+        """The record of a part that is whole, or None.
+
+        Raises:
+            ConfigError: the shard is there, but made from something else.
+        """
+        name = self.shard_name(part)
+        if not self.storage.exists(index_path(name)):
+            return None
+        try:
+            _, record = index_from_bytes(self.storage.read(index_path(name)), index_path(name))
+        except ShardError:
+            return None  # a damaged index is work to be done again
+        if record.inputs != self.inputs(part):
+            raise ConfigError(f"{self.out}/{index_path(name)} was packed {OTHERWISE}")
+        tar = tar_path(name)
+        if not self.storage.exists(tar) or self.storage.size(tar) != record.info.bytes:
+            return None
+        return record
+
+    def pack(self, part: int, offsets: Sequence[int], max_bad: int, features: Features | None = None) -> Result:
+        """Make a part whole.
+
+        Args:
+            features: reads what the extractor of a device takes; None reads it here.
+
+        Raises:
+            DataError: more than `max_bad` recordings of it are unusable, or cannot be enrolled from other speech than
+                their own because those clips are. Nothing is left of the part.
+            StorageError: the output failed.
+        """
+        record = self.whole(part)
+        if record:
+            return Result(part, record, skipped=True)
+        enroller = self.enroller
+        before = (enroller.own_speech, enroller.unenrolled) if enroller else (0, 0)
+        if enroller:
+            enroller.passed_over()  # what is listed from here on is of this part
+            if self.device:
+                enroller.prepare(read_recordings(self.manifest, offsets), features)
+        with ShardWriter(self.storage, self.shard_name(part), inputs=self.inputs(part)) as writer:
+            for recording in read_recordings(self.manifest, offsets):
+                try:
+                    writer.write(make_sample(recording, enroller, decode_copied=self.decode_copied))
+                except (AudioError, ManifestError, SpeakerError) as error:
+                    bad = {"file": recording.audio, "key": recording.key, "reason": str(error)}
+                    writer.quarantine.append(bad)
+                writer.unenrolled = enroller.unenrolled - before[1] if enroller else 0
+                if (count := len(writer.quarantine) + writer.unenrolled) > max_bad:
+                    stop_above(max_bad, count, writer.quarantine + (enroller.passed_over() if enroller else []))
+            if enroller:
+                writer.self_enrolled, writer.skipped_clips = enroller.own_speech - before[0], enroller.passed_over()
+        assert writer.record is not None
+        return Result(part, writer.record, skipped=False)
+
+
+class PartWorker:
+    """Packs one part after the other in one process. Use as a context manager."""
+
+    def __init__(self, packer: Packer, readers: int, place: str) -> None:
+        self.packer = replace(packer, device=None if place == CORE else place)
+        self._readers, self._stack = readers, ExitStack()
+
+    def __enter__(self) -> PartWorker:
+        if self._readers and self.packer.extractor:
+            from shards.voices.features import feature_readers
+
+            self._features = self._stack.enter_context(feature_readers(self._readers))
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+    def __call__(self, part: int, offsets: Sequence[int], max_bad: int) -> Result:
+        """:meth:`Packer.pack`."""
+        return self.packer.pack(part, offsets, max_bad, self._features)
+
+    _features: Features | None = None
+
+
+def make_sample(recording: Recording, enroller: Enroller | None, *, decode_copied: bool = False) -> Sample:
+    """Audio, segments in order, and a vector per speaker.
+
+    Raises:
+        AudioError, ManifestError, SpeakerError: what is wrong with this recording.
+    """
+    from shards.sound.audio import load_flac
+
+    audio, num_samples = load_flac(
+        recording.audio,
+        channel=recording.channel,
+        start=recording.start,
+        duration=recording.duration,
+        decode_copied=decode_copied,
+    )
+    sample = Sample(
+        key=recording.key,
+        corpus=recording.corpus,
+        split=recording.split,
+        session=recording.session,
+        language=recording.language,
+        start=recording.start,
+        num_samples=num_samples,
+        segments=tuple(sorted(recording.segments, key=lambda s: (s.start, s.end))),
+        audio=audio,
+    )
+    if enroller is None:
+        return sample
+    sample.validate()  # before its voices are looked for
+    return sample.with_embeddings(enroller.embed(recording))
+
+
+def stop_above(max_bad: int, count: int, examples: Sequence[dict[str, str]]) -> None:
+    """Raise :class:`DataError` where more recordings are quarantined, or not enrolled, than allowed."""
+    if count > max_bad:
+        reasons = "; ".join(f"{b['key']}: {b['reason']}" for b in examples[:3])
+        raise DataError(
+            f"{count} recordings cannot be used or enrolled, {max_bad} are allowed: {reasons} …; "
+            "mend the input or raise --max-bad-share, and run again: whole shards are kept"
+        )

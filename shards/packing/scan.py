@@ -1,0 +1,164 @@
+"""The manifest is scanned by one task of an array; the others take the table of its lines from beside the output.
+
+Scanning 300 million lines takes minutes. The table is one file, ``plan/NAME.lines``: 4 KiB with a JSON object, then
+where each record begins (little-endian int64). It appears when it is whole, is used by whoever finds the manifest as it
+was when it was scanned (size and time of change), and goes when the dataset is merged. ``plan/NAME.claim`` says that a
+task is scanning: its content changes every few seconds, by which others know, without comparing clocks, that it lives.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from shards.errors import StorageError
+from shards.packing.partition import LineTable
+from shards.spool import Spool
+from shards.storage.local import Storage
+
+VERSION = 1
+HEADER = 4096  # bytes
+BEAT_S = 20.0  # between two signs of life of a scanning task
+DEAD_S = 120.0  # without one: another task takes over
+POLL_S = 5.0
+_READ = 8 << 20
+
+
+def shared_table(folder: Path, storage: Storage, name: str) -> LineTable:
+    """The lines of a manifest: out of the file beside the output, or scanned and written there. Waits for a scan."""
+    claim = _Claim(storage, f"plan/{name}.claim")
+    while True:
+        table = stored_table(folder, storage, name)
+        if table is not None:
+            return table
+        if claim.take():
+            with claim.held():
+                before = _identity(folder)
+                table = LineTable(folder)
+                with contextlib.suppress(StorageError):  # the others scan for themselves then
+                    _write(table, storage, name, before)
+            return table
+        if claim.wait() and stored_table(folder, storage, name) is None:
+            return LineTable(folder)  # what the other one scanned is not what lies here
+
+
+def stored_table(folder: Path, storage: Storage, name: str) -> LineTable | None:
+    """The table beside the output, where it is there and the manifest has not changed since."""
+    path = _path(name)
+    if not storage.exists(path):
+        return None
+    try:
+        header: dict[str, Any] = json.loads(storage.read_range(path, 0, HEADER))
+        if header.pop("version") != VERSION or header["manifest"] != _identity(folder):
+            return None
+        local = storage.local_path(path)
+        file = local.open("rb") if local else _download(storage, path)
+        offsets = Spool.reading(file, np.int64, HEADER, header["recordings"])
+    except (StorageError, OSError, ValueError, KeyError, TypeError):
+        return None  # it went meanwhile, or is no table: scanning is always right
+    return LineTable(folder, (offsets, header["sha256"]))
+
+
+def remove_table(storage: Storage, name: str) -> None:
+    """When the dataset is there, nobody needs it any more."""
+    storage.delete(_path(name))
+
+
+def _path(name: str) -> str:
+    return f"plan/{name}.lines"
+
+
+def _identity(folder: Path) -> list[int]:
+    """What changes when the manifest is written."""
+    try:
+        stat = LineTable.file(folder).stat()
+    except OSError:
+        return []  # the scan says what is wrong
+    return [stat.st_size, stat.st_mtime_ns]
+
+
+def _write(table: LineTable, storage: Storage, name: str, manifest: list[int]) -> None:
+    about = {"version": VERSION, "manifest": manifest, "sha256": table.sha256, "recordings": len(table)}
+    with storage.create(_path(name), wait=True) as file:
+        file.write(json.dumps(about).encode().ljust(HEADER))
+        for block in table.blocks():
+            file.write(block.astype("<i8").tobytes())
+
+
+def _download(storage: Storage, path: str) -> BinaryIO:
+    file = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the table)
+    size = storage.size(path)
+    for block in storage.read_ranges(path, [(first, _READ) for first in range(0, size, _READ)]):
+        file.write(block)
+    file.flush()
+    return file
+
+
+class _Claim:
+    """Who scans."""
+
+    def __init__(self, storage: Storage, path: str) -> None:
+        self._storage, self._path = storage, path
+        self._me = f"{os.uname().nodename} {os.getpid()} {time.time_ns()}"
+        self._dead: str | None = None  # version of a claim that has not changed for long
+
+    def take(self) -> bool:
+        """Whether it is now ours: there was none, or its holder is dead."""
+        seen = self._storage.version(self._path)
+        if seen is not None and seen != self._dead:
+            return False
+        with contextlib.suppress(StorageError):  # another one was quicker
+            self._storage.commit(self._path, self._content(0), seen)
+            return True
+        return False
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Show life until the end of the block, then let go."""
+        ended = threading.Event()
+
+        def beat() -> None:
+            number = 0
+            while not ended.wait(BEAT_S):
+                number += 1
+                with contextlib.suppress(StorageError):
+                    self._storage.write_atomic(self._path, self._content(number))
+
+        thread = threading.Thread(target=beat, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+            with contextlib.suppress(StorageError):
+                self._storage.delete(self._path)
+
+    def wait(self) -> bool:
+        """Until its holder lets go (True) or has shown no life for long (False)."""
+        seen, since = self._storage.version(self._path), time.monotonic()
+        if seen:
+            print(f"{self._storage.url}: another task scans the manifest; waiting for it", file=sys.stderr)
+        while seen is not None:
+            time.sleep(POLL_S)
+            now = self._storage.version(self._path)
+            if now != seen:
+                seen, since = now, time.monotonic()
+            elif time.monotonic() - since > DEAD_S:
+                self._dead = seen
+                return False
+        return True
+
+    def _content(self, number: int) -> bytes:
+        return f"{self._me} {number}\n".encode()

@@ -1,0 +1,171 @@
+"""``speakerlm-shards pseudo-speakers MANIFEST OUT``: recordings again at other speeds, as speakers of their own.
+
+Resampling moves pitch and formants as if another vocal tract spoke, as in Kaldi's speed perturbation for speaker
+recognition (Yamamoto et al. 2019, "Speaker augmentation and bandwidth extension for deep speaker embedding"). The
+pseudo-speaker of ``it-menardi`` at 1.14 is called ``it-menardi@1.14``, and nobody knows the person: two versions of a
+voice may meet in a conversation, and are registered beside each other only where their vectors differ enough.
+
+Which recordings are taken can be chosen by key, so that takes or voices can be kept from training. The ones at speed 1
+are those of MANIFEST, with their audio where it is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soxr
+from tqdm import tqdm
+
+from shards.arguments import positive
+from shards.sound.audio import encode_flac, load
+from shards.corpora import in_order
+from shards.prepare import Summary
+from shards.errors import ConfigError, ManifestError
+from shards.manifests.manifest import Recording, SpeakerInfo, is_known, read_manifest, read_speakers, write_manifest
+from shards.sample import SAMPLE_RATE
+from shards.workers import killed_workers_told
+
+SLOWEST, FASTEST = 0.5, 2.0
+PEAK = 0.98
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of the command."""
+    add = parser.add_argument
+    glob: dict[str, Any] = {"nargs": "+", "default": [], "metavar": "GLOB"}
+    add("manifest", type=Path, help="manifest folder of recordings with one speaker each")
+    add("out", type=Path, help="folder for audio and manifest")
+    add("--speeds", type=float, nargs="+", default=[], help="such as 0.88 1.14: higher is faster, and higher in pitch")
+    add("--only", **glob, help="keys of the recordings to take, such as 'it-*' (default: all)")
+    add("--without", **glob, help="keys of the recordings to leave out")
+    add("--workers", type=positive, default=os.cpu_count() or 1)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the manifest and print one line."""
+    audit = pseudo_speakers(args.manifest, args.out, args.speeds, args.only, args.without, args.workers)
+    print(
+        f"{args.out}: {audit['recordings']} recordings, {audit['num_speakers']} speakers, "
+        f"{audit['pseudo_speakers']} of them pseudo-speakers, {audit['hours']:.2f} h"
+    )
+    return 0
+
+
+def pseudo_speakers(
+    manifest: Path,
+    out: Path,
+    speeds: Sequence[float] = (),
+    only: Sequence[str] = (),
+    without: Sequence[str] = (),
+    workers: int = 1,
+) -> dict[str, Any]:
+    """Write the chosen recordings of a manifest and their versions at other speeds; returns the audit.
+
+    Args:
+        speeds: factors of pitch and tempo; 1 is among the results anyway and not allowed here.
+        only: globs of keys to take; none: all.
+        without: globs of keys to leave out.
+
+    Raises:
+        ConfigError: a speed that is 1 or out of range, or a glob that no key matches.
+        ManifestError: a recording of several or unknown speakers.
+    """
+    if wrong := [s for s in speeds if not SLOWEST <= s <= FASTEST or s == 1.0]:
+        raise ConfigError(f"--speeds: {wrong[0]:g} is not between {SLOWEST} and {FASTEST}, or is 1")
+    chosen = chosen_by_key(list(read_manifest(manifest)), only, without)
+    for recording in chosen:
+        if len(recording.speakers) != 1 or not is_known(recording.speakers[0]):
+            raise ManifestError(f"{manifest}: {recording.key} is not of one known speaker")
+    known = {s.speaker: s for s in read_speakers(manifest)}
+    counted, heard = Summary(), dict[str, SpeakerInfo]()
+    jobs = [(r, speed, out / "audio") for r in chosen for speed in dict.fromkeys(speeds)]
+
+    def made() -> Iterator[Recording]:
+        with killed_workers_told(), ProcessPoolExecutor(max(1, workers)) as pool:
+            changed = tqdm(pool.map(_make, jobs, chunksize=16), "audio", len(jobs), disable=None)
+            for recording in (*chosen, *changed):
+                (speaker,) = recording.speakers
+                voice = known.get(speaker.partition("@")[0])
+                if speaker in known:
+                    heard[speaker] = known[speaker]
+                elif voice is not None:
+                    heard[speaker] = replace(voice, speaker=speaker, person=None)
+                yield recording
+
+    def audit() -> dict[str, Any]:
+        return counted.result() | {
+            "speeds": sorted(set(speeds)),
+            "pseudo_speakers": sum("@" in s for s in heard),
+            "only": list(only),
+            "without": list(without),
+            "made_by": f"pseudo-speakers: recordings of {manifest} resampled, pitch and formants moved with the tempo",
+        }
+
+    write_manifest(out, counted.over(made()), in_order(heard), audit)
+    return audit()
+
+
+def chosen_by_key(
+    recordings: Sequence[Recording], only: Sequence[str] = (), without: Sequence[str] = ()
+) -> list[Recording]:
+    """Those whose key matches one of the globs `only` (none: all) and none of `without`.
+
+    Raises:
+        ConfigError: a glob that matches no key, as a typing error would, or nothing is left.
+    """
+    for glob in (*only, *without):
+        if not any(fnmatchcase(r.key, glob) for r in recordings):
+            raise ConfigError(f"no key of the manifest matches {glob!r}")
+    taken = [r for r in recordings if not only or any(fnmatchcase(r.key, g) for g in only)]
+    taken = [r for r in taken if not any(fnmatchcase(r.key, g) for g in without)]
+    if not taken:
+        raise ConfigError("--only and --without leave no recording")
+    return taken
+
+
+def change_speed(wave: np.ndarray, speed: float) -> np.ndarray:
+    """(n,) at 16 kHz → (about n / speed,): `speed` times as fast, every frequency `speed` times as high."""
+    changed = np.asarray(soxr.resample(wave, SAMPLE_RATE * speed, SAMPLE_RATE, quality="HQ"), np.float32)
+    peak = float(np.abs(changed).max(initial=0.0))
+    return changed * np.float32(PEAK / peak) if peak > PEAK else changed
+
+
+def _digits(speed: float) -> str:
+    """Of a speed in names: two decimals, more where it has more, so that no two speeds are called alike."""
+    short = f"{speed:.2f}"
+    return short if float(short) == speed else repr(speed)
+
+
+def _make(job: tuple[Recording, float, Path]) -> Recording:
+    """Write one recording at another speed."""
+    recording, speed, folder = job
+    wave = load(recording.audio, channel=recording.channel, start=recording.start, duration=recording.duration)
+    wave = change_speed(wave, speed)
+    name = f"x{_digits(speed).replace('.', '')}"  # a key holds no dot
+    path = folder / name / f"{recording.key}-{name}.flac"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(encode_flac(wave))
+    seconds = len(wave) / SAMPLE_RATE
+    segments = tuple(
+        replace(s, speaker=f"{s.speaker}@{_digits(speed)}", start=s.start / speed, end=min(s.end / speed, seconds))
+        for s in recording.segments
+    )
+    return replace(
+        recording,
+        key=path.stem,
+        session=path.stem,
+        audio=str(path.absolute()),
+        segments=segments,
+        start=0.0,
+        duration=seconds,
+        channel=None,
+        sources=(recording.key, *recording.sources),
+    )

@@ -1,0 +1,298 @@
+"""Local folders and ``s3://bucket/prefix`` (:mod:`shards.storage.s3`) behind one small interface.
+
+A storage is a root; all paths are relative to it, with forward slashes. A file appears under its name whole or not at
+all, and a write that is cut off leaves at most a hidden temporary file (local) or an open multipart upload (S3), which
+the next attempt takes over or :meth:`Storage.clean` removes. Whatever fails after retries is a :class:`StorageError`:
+it is never the fault of one sample.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import glob
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from stat import S_ISREG
+from typing import BinaryIO, Protocol, TypeVar
+
+from shards.errors import StorageError
+
+T = TypeVar("T")
+
+CONFLICT = "another process wrote something else there meanwhile; let one pack at a time write a dataset, and run again"
+_PASSING = (errno.ESTALE, errno.EIO, errno.ETIMEDOUT, errno.EAGAIN)  # a network filesystem in trouble: open again
+_PAUSES = (0.5, 2.0, 8.0)  # seconds between attempts
+_HINTS = {  # what to do about an error of the operating system
+    errno.ENOSPC: "free some space or name another output, and run again: what is whole is kept",
+    errno.EDQUOT: "free some of the quota or name another output, and run again: what is whole is kept",
+    errno.EROFS: "the filesystem is read-only; name another output",
+    errno.EACCES: "this user may not; change the permissions or name another output",
+    errno.EPERM: "this user may not; change the permissions or name another output",
+    errno.ENOTDIR: "a part of the path is a file; name another output",
+}
+
+
+class Storage(Protocol):
+    """What the rest of the code knows about a place for files."""
+
+    url: str
+
+    def read(self, path: str) -> bytes:
+        """The whole file."""
+        ...
+
+    def read_range(self, path: str, offset: int, length: int) -> bytes:
+        """`length` bytes from `offset`; fewer where the file ends before, none where it ends before `offset`."""
+        ...
+
+    def read_ranges(self, path: str, ranges: Sequence[tuple[int, int]]) -> Iterator[bytes]:
+        """:meth:`read_range` for many (offset, length) of one file, in order."""
+        ...
+
+    def stream(self, path: str) -> AbstractContextManager[BinaryIO]:
+        """The whole file as a stream, for reading front to back."""
+        ...
+
+    def create(self, path: str, *, wait: bool = False) -> AbstractContextManager[BinaryIO]:
+        """A file to write; it appears under its name when the block ends without an error, otherwise never.
+
+        Where another process is writing it, that is a StorageError, or with `wait` a wait.
+        """
+        ...
+
+    def write_atomic(self, path: str, data: bytes) -> None:
+        """Put `data` in place whole; a second writer waits for the first."""
+        ...
+
+    def version(self, path: str) -> str | None:
+        """What :meth:`commit` compares: changes whenever the file is written. None where there is no file."""
+        ...
+
+    def commit(self, path: str, data: bytes, version: str | None) -> None:
+        """:meth:`write_atomic`, provided that the file still is of this version.
+
+        Raises:
+            StorageError: another process wrote something else there meanwhile. The same bytes are no error.
+        """
+        ...
+
+    def clean(self, prefix: str) -> list[str]:
+        """Remove what killed writers of files that begin with `prefix` left behind; what it was."""
+        ...
+
+    def exists(self, path: str) -> bool:
+        """Whether the file is there."""
+        ...
+
+    def size(self, path: str) -> int:
+        """Bytes of the file."""
+        ...
+
+    def list(self, prefix: str = "") -> Iterator[str]:
+        """Paths that begin with `prefix`, sorted; temporary files are left out."""
+        ...
+
+    def delete(self, path: str) -> None:
+        """Remove the file; a missing one is no error."""
+        ...
+
+    def local_path(self, path: str) -> Path | None:
+        """Where the file lies on this machine, for memory-mapping; None where it does not."""
+        ...
+
+
+def open_storage(url: str | Path) -> Storage:
+    """The storage at a local folder or at ``s3://bucket/prefix``."""
+    text = str(url)
+    if text.startswith("s3://"):
+        from shards.storage.s3 import S3Storage
+
+        return S3Storage(text)
+    if "://" in text:
+        raise StorageError(f"{text}: only local folders and s3:// are known")
+    return LocalStorage(text)
+
+
+@contextmanager
+def atomic_file(path: Path, *, wait: bool = False) -> Iterator[BinaryIO]:
+    """A local binary file that is synced to disk and renamed into place at the end of the block.
+
+    The temporary file has a fixed name, so that a rerun takes over what a killed process left. It is locked while it
+    is written: another writer gets a StorageError, or waits its turn with `wait`.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    with _storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = _open_locked(temporary, wait)
+    try:
+        with _storage_errors(path):
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+            temporary.rename(path)
+            _sync_folder(path.parent)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    finally:
+        with contextlib.suppress(OSError):  # what is left in the buffer after a full disk; the error is already raised
+            file.close()
+
+
+class LocalStorage:
+    """A folder."""
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root)
+        self.url = str(root)
+
+    def read(self, path: str) -> bytes:
+        with _storage_errors(self.root / path):
+            return retried((self.root / path).read_bytes)
+
+    def read_range(self, path: str, offset: int, length: int) -> bytes:
+        with _storage_errors(self.root / path):
+            return retried(lambda: _read_at(f"{self.url}/{path}", offset, length))
+
+    def read_ranges(self, path: str, ranges: Sequence[tuple[int, int]]) -> Iterator[bytes]:
+        with _storage_errors(self.root / path), (self.root / path).open("rb", buffering=0) as file:
+            for offset, length in ranges:
+                yield _pread(file.fileno(), offset, length)
+
+    @contextmanager
+    def stream(self, path: str) -> Iterator[BinaryIO]:
+        with _storage_errors(self.root / path), (self.root / path).open("rb") as file:
+            yield file
+
+    def create(self, path: str, *, wait: bool = False) -> AbstractContextManager[BinaryIO]:
+        return atomic_file(self.root / path, wait=wait)
+
+    def write_atomic(self, path: str, data: bytes) -> None:
+        with atomic_file(self.root / path, wait=True) as file:
+            file.write(data)
+
+    def version(self, path: str) -> str | None:
+        try:
+            stat = (self.root / path).stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return f"{stat.st_ino}-{stat.st_mtime_ns}-{stat.st_size}"
+
+    def commit(self, path: str, data: bytes, version: str | None) -> None:
+        with atomic_file(self.root / path, wait=True) as file:
+            if self.version(path) != version and self.read(path) != data:
+                raise StorageError(f"{self.root / path}: {CONFLICT}")
+            file.write(data)
+
+    def clean(self, prefix: str) -> list[str]:
+        folder, _, name = prefix.rpartition("/")
+        removed = []
+        for path in sorted((self.root / folder).glob(f".{glob.escape(name)}*.tmp")):
+            with _storage_errors(path), path.open("rb") as file, contextlib.suppress(BlockingIOError):
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # a living writer keeps its file
+                path.unlink(missing_ok=True)
+                removed.append(path.relative_to(self.root).as_posix())
+        return removed
+
+    def exists(self, path: str) -> bool:
+        with _storage_errors(self.root / path):  # Path.is_file would take a filesystem in trouble for a missing file
+            try:
+                return S_ISREG(retried((self.root / path).stat).st_mode)
+            except (FileNotFoundError, NotADirectoryError):
+                return False
+
+    def size(self, path: str) -> int:
+        with _storage_errors(self.root / path):
+            return retried((self.root / path).stat).st_size
+
+    def list(self, prefix: str = "") -> Iterator[str]:
+        folder = self.root / prefix.rpartition("/")[0]
+        with _storage_errors(folder):
+            paths = sorted(p.relative_to(self.root).as_posix() for p in folder.rglob("*") if p.is_file())
+        yield from (p for p in paths if p.startswith(prefix) and not p.rpartition("/")[2].startswith("."))
+
+    def delete(self, path: str) -> None:
+        with _storage_errors(self.root / path):
+            (self.root / path).unlink(missing_ok=True)
+
+    def local_path(self, path: str) -> Path | None:
+        return self.root / path
+
+
+def retried(work: Callable[[], T]) -> T:
+    """Do it; again after a pause where a network filesystem stumbles.
+
+    Raises:
+        OSError: it goes on stumbling, or the error is of another kind.
+    """
+    for pause in _PAUSES:
+        try:
+            return work()
+        except OSError as error:
+            if error.errno not in _PASSING:
+                raise
+        time.sleep(pause)
+    return work()
+
+
+def _open_locked(path: Path, wait: bool) -> BinaryIO:
+    while True:
+        file = os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT, 0o666), "wb", buffering=1 << 20)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError as error:
+            file.close()
+            raise StorageError(f"{path}: another process is writing it; run one packer per part") from error
+        except OSError as error:
+            if error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP):  # a filesystem without locks
+                file.close()
+                raise
+        with contextlib.suppress(FileNotFoundError):
+            if os.fstat(file.fileno()).st_ino == path.stat().st_ino:
+                file.truncate()
+                return file
+        file.close()  # the former holder renamed it between our open and our lock
+
+
+def _read_at(path: str, offset: int, length: int) -> bytes:
+    """A loader does this for every sample: no Path, no file object."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return _pread(descriptor, offset, length)
+    finally:
+        os.close(descriptor)
+
+
+def _pread(descriptor: int, offset: int, length: int) -> bytes:
+    """Like os.pread, which may return less than asked for before the end of the file."""
+    data = os.pread(descriptor, length, offset)
+    while 0 < len(data) < length:
+        more = os.pread(descriptor, length - len(data), offset + len(data))
+        if not more:
+            break
+        data += more
+    return data
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _storage_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        hint = _HINTS.get(error.errno or 0)
+        raise StorageError(
+            f"{error.filename or path}: {error.strerror or error}{f'; {hint}' if hint else ''}"
+        ) from error

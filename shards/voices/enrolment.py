@@ -1,0 +1,346 @@
+"""Enrolment: which speech stands for a speaker, and the vector made from it.
+
+A speaker's single-voice speech in the enrolment manifests is cut into clips of 2–10 s; short utterances are joined
+until they make 2 s. A vector is the unit-normalised mean of a few clips' embeddings, drawn anew for every recording
+(by seed and key), so that the vectors of one speaker differ from sample to sample as they would between enrolments.
+
+No clip is used that the recording itself contains: not its own key, not a key in its `sources`, not the same span of
+the same session. Where a speaker has no other speech, the recording's own segments are used and counted.
+
+A clip that cannot be read, or gives no vector, is passed over for the speaker's next one, and listed; of joined
+utterances only the one that cannot be read is left out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice, pairwise
+from pathlib import Path
+
+import numpy as np
+
+from shards.sound.audio import load
+from shards.errors import DataError, SpeakerError
+from shards.voices.extractors import MIN_SECONDS, Extractor, load_extractor, log_mel, unit_norm
+from shards.manifests.manifest import Recording, SpeakerInfo, is_known, read_manifest, read_speakers
+from shards.sample import SAMPLE_RATE
+
+MIN_CLIP_S, MAX_CLIP_S = 2.0, 10.0
+QUANTUM = SAMPLE_RATE // 4
+CLIPS_PER_SPEAKER = 16  # kept apart from others of the speaker: only these are embedded
+CLIPS_PER_VECTOR = 4
+PIECES_KEPT = 64  # of a speaker, long ones and short ones each: what is held in memory grows with the speakers only
+VECTORS_KEPT = 100_000
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A stretch of an audio file; times in seconds into the file, which are those of the session."""
+
+    key: str
+    session: str
+    audio: str
+    channel: int | None
+    start: float
+    end: float
+
+    @property
+    def seconds(self) -> float:
+        return self.end - self.start
+
+    def load(self) -> np.ndarray:
+        """(n,) float32 at 16 kHz."""
+        return load(self.audio, channel=self.channel, start=self.start, duration=self.seconds)
+
+
+Clip = tuple[Piece, ...]  # one after the other
+Features = Callable[[Sequence[Clip]], Iterable[np.ndarray | DataError]]
+PREPARED = 2048  # clips whose features are in memory together: about 400 MB
+
+
+class Enroller:
+    """Speaker vectors for recordings, from enrolment manifests.
+
+    Args:
+        manifests: folders with `recordings.jsonl` and `speakers.jsonl`; all speech in them may be used.
+        extractor: a name for :func:`shards.voices.extractors.load_extractor`, or an extractor; loaded at the first use.
+        seed: of the order of clips and of the draw per recording.
+    """
+
+    def __init__(self, manifests: Sequence[str | Path], extractor: str | Extractor = "campplus", seed: int = 0) -> None:
+        self.seed = seed
+        self._extractor = extractor
+        self.speakers: dict[str, SpeakerInfo] = {}
+        self.manifests = tuple(manifests)
+        self._voices: dict[str, _Voice] = {}
+        self._clips: dict[str, list[Clip]] = {}
+        self._vectors: OrderedDict[Clip, np.ndarray] = OrderedDict()
+        self.own_speech = 0  # vectors for which there was no other speech than the recording's own
+        self.unenrolled = 0  # recordings with such a vector though there are clips: none of them can be used
+        self._unusable: dict[Clip, _Unusable] = {}  # clips that give no vector
+        self._passed_over: dict[Clip, _Unusable] = {}  # those that were wanted since they were last told
+        for folder in manifests:
+            self.speakers |= {s.speaker: s for s in read_speakers(folder)}
+            for recording in read_manifest(folder):
+                for speaker, piece in _single_voice(recording):
+                    self._voices.setdefault(speaker, _Voice()).add(piece, seed)
+
+    @cached_property
+    def extractor(self) -> Extractor:
+        """The speaker model."""
+        return load_extractor(self._extractor) if isinstance(self._extractor, str) else self._extractor
+
+    def embed(self, recording: Recording) -> np.ndarray:
+        """(n_speakers, dim) float16 of unit norm, in order of first appearance in the recording.
+
+        Raises:
+            SpeakerError: a speaker with less than 0.1 s of speech, here and elsewhere.
+            AudioError: no enrolment audio that can be read, and the recording's own cannot either.
+        """
+        segments = sorted(recording.segments, key=lambda s: (s.start, s.end))  # as in the sample
+        speakers = dict.fromkeys(s.speaker for s in segments)
+        if not speakers:
+            return np.zeros((0, self.extractor.dim), np.float16)
+        found = [self._vector(recording, speaker) for speaker in speakers]
+        self.own_speech += sum(own for _, own, _ in found)
+        self.unenrolled += any(unusable for *_, unusable in found)
+        return np.stack([vector for vector, *_ in found]).astype(np.float16)
+
+    def clips(self, speaker: str) -> list[Clip]:
+        """All enrolment clips of a speaker, in the seed's order."""
+        if speaker not in self._clips:
+            pieces = self._voices[speaker].pieces() if speaker in self._voices else []
+            self._clips[speaker] = _cut(pieces, self._rng(speaker))
+        return self._clips[speaker]
+
+    def mean(self, clips: Sequence[Clip]) -> np.ndarray:
+        """(dim,) float32: unit-normalised mean of the clips' unit vectors. Each clip is embedded once."""
+        return unit_norm(np.mean([self._embedding(clip) for clip in clips], axis=0))
+
+    def sessions(self) -> dict[str, list[str]]:
+        """Speaker → sessions of the enrolment manifests in which the speaker is heard. Reads the manifests again."""
+        found: dict[str, set[str]] = {}
+        for folder in self.manifests:
+            for recording in read_manifest(folder):
+                for speaker, piece in _single_voice(recording):
+                    found.setdefault(speaker, set()).add(piece.session)
+        return {speaker: sorted(sessions) for speaker, sessions in found.items()}
+
+    def heard(self) -> list[str]:
+        """Speakers with enrolment speech, sorted."""
+        return sorted(self._voices)
+
+    def prepare(self, recordings: Iterable[Recording], features: Features | None = None) -> None:
+        """Embed all clips that these recordings need together, so that an accelerator gets them in batches.
+
+        A clip that cannot be read is left for :meth:`embed`, which takes another one.
+
+        Args:
+            features: clips → what the extractor takes, or an error, in order; None loads them here, one by one.
+        """
+        wanted: dict[Clip, None] = {}
+        for recording in recordings:
+            for speaker in recording.speakers:
+                clips = self._drawn(recording, speaker) or self._own(recording, speaker)
+                wanted |= dict.fromkeys(clips[:CLIPS_PER_VECTOR])
+        self.prepare_clips(wanted, features)
+
+    def prepare_clips(self, wanted: Iterable[Clip], features: Features | None = None) -> None:
+        """:meth:`prepare` for clips."""
+        missing = [c for c in wanted if c not in self._vectors]
+        missing.sort(key=lambda clip: sum(p.seconds for p in clip))
+        for first in range(0, len(missing), PREPARED):
+            clips = missing[first : first + PREPARED]
+            pairs = zip(clips, (features or load_features)(clips), strict=True)
+            whole = [(clip, f) for clip, f in pairs if isinstance(f, np.ndarray)]
+            if whole:
+                try:
+                    vectors = self.extractor.embed_features([f for _, f in whole])
+                    unit_norm(vectors)  # looks only: to divide once more would change the last bits
+                except SpeakerError:  # one of them gives no vector: taken one by one, `embed` passes it over
+                    continue
+                for (clip, _), vector in zip(whole, vectors, strict=True):
+                    self._keep(clip, vector)
+
+    def usable(self, clips: Iterable[Clip], count: int) -> list[Clip]:
+        """The first `count` clips that give a vector; what is left out is told by :meth:`passed_over`."""
+        return list(islice((part for clip in clips if (part := self._usable_part(clip))), count))
+
+    def passed_over(self) -> list[dict[str, str]]:
+        """Clips passed over since this was last asked: file, key and reason of each."""
+        told = [
+            {
+                "file": x.piece.audio,
+                "key": x.piece.key,
+                "reason": f"enrolment clip at {x.piece.start:.2f} s: {x.reason}",
+            }
+            for x in self._passed_over.values()
+        ]
+        self._passed_over = {}
+        return told
+
+    def _usable_part(self, clip: Clip) -> Clip:
+        """The clip; of joined pieces those that can be read; nothing where that gives no vector."""
+        if clip not in self._unusable:
+            try:
+                self._embedding(clip)
+            except DataError as error:
+                rest = tuple(piece for piece in clip if _can_be_read(piece))
+                lost = next((piece for piece in clip if piece not in rest), clip[0])
+                self._unusable[clip] = _Unusable(lost, str(error), rest if rest != clip else ())
+            else:
+                return clip
+        found = self._passed_over[clip] = self._unusable[clip]
+        return self._usable_part(found.rest) if found.rest else ()
+
+    def _vector(self, recording: Recording, speaker: str) -> tuple[np.ndarray, bool, bool]:
+        """A speaker's vector; whether it is of the recording's own speech, and that because no clip can be used."""
+        drawn = self._drawn(recording, speaker)
+        clips = self.usable(drawn, CLIPS_PER_VECTOR)
+        if clips:
+            return self.mean(clips), False, False
+        own = self._own(recording, speaker)
+        if sum(p.seconds for p in own[0]) < MIN_SECONDS:
+            raise SpeakerError(f"{recording.key}: {speaker} has less than {MIN_SECONDS} s of speech to enrol from")
+        return self.mean(own[:CLIPS_PER_VECTOR]), True, bool(drawn)
+
+    def _drawn(self, recording: Recording, speaker: str) -> list[Clip]:
+        """Clips for a speaker's vector in a recording: those drawn for it, then what stands in for unusable ones.
+
+        The draw does not ask which ones are usable: it would depend on what this process has met before.
+        """
+        clips = [c for c in self.clips(speaker) if not _contained(c, recording)]
+        order = self._rng(recording.key, speaker).permutation(len(clips[:CLIPS_PER_SPEAKER]))
+        return [clips[i] for i in order] + clips[CLIPS_PER_SPEAKER:]
+
+    def _own(self, recording: Recording, speaker: str) -> list[Clip]:
+        """Clips of what the speaker says in the recording itself."""
+        return _cut([p for s, p in _pieces_of(recording) if s == speaker], self._rng(recording.key, speaker))
+
+    def _embedding(self, clip: Clip) -> np.ndarray:
+        if clip not in self._vectors:
+            try:
+                self._keep(clip, self.extractor.embed([load_clip(clip)])[0])
+            except SpeakerError as error:
+                raise SpeakerError(f"enrolment clip {clip[0].audio} at {clip[0].start:.2f} s: {error}") from error
+        self._vectors.move_to_end(clip)
+        return self._vectors[clip]
+
+    def _keep(self, clip: Clip, vector: np.ndarray) -> None:
+        self._vectors[clip] = vector
+        if len(self._vectors) > VECTORS_KEPT:
+            self._vectors.popitem(last=False)
+
+    def _rng(self, *words: str) -> np.random.Generator:
+        digest = hashlib.sha256("\n".join(words).encode()).digest()
+        return np.random.default_rng([self.seed, int.from_bytes(digest[:8], "big")])
+
+
+@dataclass(frozen=True)
+class _Unusable:
+    """A clip that gives no vector."""
+
+    piece: Piece  # which cannot be read
+    reason: str
+    rest: Clip  # the other pieces that were joined to it
+
+
+class _Voice:
+    """Some pieces of one speaker: all, or those of the smallest hash where there are more than are kept."""
+
+    def __init__(self) -> None:
+        self._heaps: tuple[list[tuple[int, int, Piece]], ...] = ([], [])  # short, long: (-hash, number, piece)
+        self._count = 0
+
+    def add(self, piece: Piece, seed: int) -> None:
+        heap = self._heaps[piece.seconds >= MIN_CLIP_S]
+        self._count += 1
+        name = f"{seed}\n{piece.key}\n{piece.start}".encode()
+        entry = (-int.from_bytes(hashlib.blake2b(name, digest_size=8).digest(), "big"), self._count, piece)
+        if len(heap) < PIECES_KEPT:
+            heapq.heappush(heap, entry)
+        else:
+            heapq.heappushpop(heap, entry)
+
+    def pieces(self) -> list[Piece]:
+        """In the order in which they came."""
+        return [piece for _, _, piece in sorted((e for heap in self._heaps for e in heap), key=lambda e: e[1])]
+
+
+def load_clip(clip: Clip) -> np.ndarray:
+    """(n,) float32 at 16 kHz; from 2 s on a whole number of quarter seconds, so that many clips share a batch."""
+    wave = np.concatenate([piece.load() for piece in clip])
+    if wave.size < MIN_CLIP_S * SAMPLE_RATE:
+        return wave
+    return wave[: wave.size // QUANTUM * QUANTUM]
+
+
+def _can_be_read(piece: Piece) -> bool:
+    try:
+        return bool(piece.load().size)
+    except DataError:
+        return False
+
+
+def load_features(clips: Sequence[Clip]) -> Iterator[np.ndarray | DataError]:
+    """Audio of clips → what an extractor's network takes."""
+    for clip in clips:
+        try:
+            yield log_mel(load_clip(clip))
+        except DataError as error:
+            yield error
+
+
+def _pieces_of(recording: Recording) -> Iterator[tuple[str, Piece]]:
+    """(speaker, piece) of every segment."""
+    for s in recording.segments:
+        first, last = recording.start + s.start, recording.start + s.end
+        yield s.speaker, Piece(recording.key, recording.session, recording.audio, recording.channel, first, last)
+
+
+def _single_voice(recording: Recording) -> Iterator[tuple[str, Piece]]:
+    """(speaker, piece) of the segments during which nobody else speaks, where it is known whose they are."""
+    segments = recording.segments
+    for segment, (speaker, piece) in zip(segments, _pieces_of(recording), strict=True):
+        alone = not any(s.speaker != speaker and s.start < segment.end and segment.start < s.end for s in segments)
+        if alone and is_known(speaker):
+            yield speaker, piece
+
+
+def _cut(pieces: Sequence[Piece], rng: np.random.Generator) -> list[Clip]:
+    """Pieces of one speaker → clips of 2–10 s in random order; less than 2 s only where there is no more.
+
+    Long pieces are halved, thirded … evenly. Joined short ones come in only where single ones are too few.
+    """
+    order = [pieces[i] for i in rng.permutation(len(pieces))]
+    clips: list[Clip] = [(part,) for piece in order if piece.seconds >= MIN_CLIP_S for part in _even(piece)]
+    if len(clips) >= CLIPS_PER_SPEAKER:
+        return clips
+    joined: list[Piece] = []
+    for piece in order:
+        if piece.seconds < MIN_CLIP_S:
+            joined.append(piece)
+            if sum(p.seconds for p in joined) >= MIN_CLIP_S:
+                clips.append(tuple(joined))
+                joined = []
+    return clips or ([tuple(joined)] if joined else [])
+
+
+def _even(piece: Piece) -> list[Piece]:
+    count = max(1, int(np.ceil(piece.seconds / MAX_CLIP_S)))
+    edges = np.linspace(piece.start, piece.end, count + 1)
+    return [Piece(piece.key, piece.session, piece.audio, piece.channel, float(a), float(b)) for a, b in pairwise(edges)]
+
+
+def _contained(clip: Clip, recording: Recording) -> bool:
+    """Whether the recording holds speech of the clip, or was mixed from it."""
+    keys = {recording.key, *recording.sources}
+    end = float("inf") if recording.duration is None else recording.start + recording.duration
+    return any(
+        p.key in keys or (p.session == recording.session and p.start < end and recording.start < p.end) for p in clip
+    )

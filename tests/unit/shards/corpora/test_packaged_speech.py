@@ -1,0 +1,136 @@
+"""The packaged speech: conditioning, texts, and the real packages."""
+
+import gzip
+import hashlib
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from shards.sound.audio import load
+from shards.cli import main
+from shards.simulation.conditioning import condition, frame_levels, high_pass, set_level, speech_bounds
+from shards.corpora import corpus_names, find_corpus, packaged_speech
+from shards.corpora.packaged_speech import DIGITS, SYLLABLES, VOICES, Voice, _digit_tasks, clean_text, read_texts
+from shards.errors import AudioError, ConfigError, ManifestError
+from shards.manifests.manifest import read_manifest, read_speakers
+from shards.sample import SAMPLE_RATE
+from tests.support.manifests import tone
+from tests.support.speech import package_cache
+
+
+def quiet(seconds: float) -> np.ndarray:
+    return 1e-4 * np.random.default_rng(1).standard_normal(round(seconds * SAMPLE_RATE))
+
+
+def test_speech_is_found_and_a_click_is_not_speech() -> None:
+    click = 0.5 * np.ones(300)
+    wave = np.concatenate([click, quiet(0.3), tone(0.5), quiet(0.4)]).astype(np.float32)
+    first, last = speech_bounds(wave)
+    assert first / SAMPLE_RATE == pytest.approx(0.31, abs=0.04)
+    assert last / SAMPLE_RATE == pytest.approx(0.83, abs=0.04)
+
+
+def test_a_final_plosive_stays() -> None:
+    burst = 0.1 * np.random.default_rng(0).standard_normal(SAMPLE_RATE * 6 // 100)
+    wave = np.concatenate([quiet(0.1), tone(0.4), quiet(0.1), burst, quiet(0.2)]).astype(np.float32)
+    assert speech_bounds(wave)[1] / SAMPLE_RATE == pytest.approx(0.68, abs=0.03)
+
+
+def test_tightly_cut_speech_is_left_whole() -> None:
+    wave = tone(0.4).astype(np.float32)
+    assert speech_bounds(wave) == (0, len(wave))
+
+
+def test_silence_is_an_error() -> None:
+    with pytest.raises(AudioError, match="silence"):
+        condition(np.zeros(SAMPLE_RATE, np.float32))
+
+
+def test_offset_and_hum_go_and_speech_stays() -> None:
+    speech = tone(1.0, pitch=300.0)
+    hum = 0.2 + 0.1 * np.sin(2 * np.pi * 30 * np.arange(SAMPLE_RATE) / SAMPLE_RATE)
+    clean = high_pass((speech + hum).astype(np.float32))
+    assert abs(clean.mean()) < 1e-3
+    assert np.sqrt(np.mean((clean - speech)[1600:-1600] ** 2)) < 0.02
+
+
+def test_level() -> None:
+    for gain in (0.01, 1.0):
+        assert frame_levels(set_level((tone(0.5) * gain).astype(np.float32))).max() == pytest.approx(-26, abs=0.6)
+    assert np.abs(set_level(np.eye(1, 1600, 5, dtype=np.float32)[0])).max() <= 1.0
+
+
+@pytest.mark.parametrize(
+    ("raw", "clean"),
+    [
+        (" Agent  logged in. ", "Agent logged in."),
+        ("[this is a simple beep tone]", ""),
+        ("<beep ascending>", ""),
+        ("slash [/]", "slash"),
+        ("Spiacente, [quello] non è", "Spiacente, quello non è"),
+        ("In order to...", "In order to"),
+    ],
+)
+def test_texts_lose_notes_only(raw: str, clean: str) -> None:
+    assert clean_text(raw) == clean
+
+
+def test_the_first_of_two_texts_counts(tmp_path: Path) -> None:
+    path = tmp_path / "name_1/usr/share/doc/name/core-sounds-es.txt.gz"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(gzip.compress(b"; comment\n\ndigits/0: cero\ndigits/0: diez\n"))
+    skipped: Counter[str] = Counter()
+    assert read_texts(tmp_path / "name_1", "es", skipped) == {"digits/0": "cero"}
+    assert sum(skipped.values()) == 1
+
+
+def test_a_digit_that_says_something_else_is_refused() -> None:
+    voice = Voice("v", "p", "en", None, "package", "folder", ".wav", "texts")
+    files = {f"digits/{d}": Path(f"{d}.wav") for d in range(10)}
+    texts = {f"digits/{d}": f" {w.title()}." for d, w in enumerate(DIGITS["en"])}
+    assert [t.text for t in _digit_tasks(voice, files, texts)] == DIGITS["en"]
+    with pytest.raises(ManifestError, match=r"digits/3 says 'Five', expected 'three'"):
+        list(_digit_tasks(voice, files, texts | {"digits/3": "Five"}))
+    with pytest.raises(ManifestError, match=r"digits/9 is missing"):
+        list(_digit_tasks(voice, {k: v for k, v in files.items() if k != "digits/9"}, texts))
+
+
+def test_tables_agree() -> None:
+    assert len(VOICES) == 10
+    assert len({v.person for v in VOICES}) == 9
+    assert {len(words) for words in DIGITS.values()} == {10}
+    assert len(set(SYLLABLES)) == 10
+    packages = {p.name for p in packaged_speech.PACKAGES}
+    assert {v.package for v in VOICES} | {v.texts for v in VOICES if v.texts} == packages
+
+
+def test_corpora_are_found_by_file_name() -> None:
+    assert "packaged-speech" in corpus_names()
+    assert all(callable(find_corpus(name)) for name in corpus_names())  # helpers beside them are no corpora
+    assert not {"fetch", "prepare", "source"} & set(corpus_names())
+    with pytest.raises(ConfigError, match=r"known are .*packaged-speech"):
+        find_corpus("fetch")
+
+
+def test_real_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two small packages, all the way to manifests: real words, no speech of one kind in the other."""
+    voices = tuple(v for v in VOICES if v.name in ("es-co", "zh-gcin5"))
+    monkeypatch.setattr(packaged_speech, "VOICES", voices)
+    monkeypatch.setattr(
+        packaged_speech, "PACKAGES", [p for p in packaged_speech.PACKAGES if p.name in {v.package for v in voices}]
+    )
+    assert main(["prepare", "packaged-speech", str(package_cache()), str(tmp_path), "--workers", "2"]) == 0
+    digits, prompts = (list(read_manifest(tmp_path / name)) for name in ("digits", "prompts"))
+    assert [r.segments[0].text for r in digits] == DIGITS["es"] + DIGITS["zh"]
+    assert all(0.2 < (r.duration or 0) < 0.8 for r in digits)
+    assert {s.speaker for s in read_speakers(tmp_path / "digits")} == {v.speaker for v in voices}
+    assert len(prompts) > 300
+    assert all(r.segments[0].end == pytest.approx(r.duration) for r in prompts)
+    heard = [hashlib.sha256(Path(r.audio).read_bytes()).digest() for r in [*digits, *prompts]]
+    assert len(set(heard[:20])) == 20
+    assert not set(heard[:20]) & set(heard[20:])
+    wave = load(digits[0].audio)
+    assert len(wave) == round((digits[0].duration or 0) * SAMPLE_RATE)
+    assert -30 < frame_levels(wave).max() < -15

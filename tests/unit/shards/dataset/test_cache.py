@@ -1,0 +1,110 @@
+"""Whole shards on a node's disk: same bytes, shared by ranks, none that is not whole, none beyond the limit."""
+
+from __future__ import annotations
+
+import fcntl
+import pickle
+
+import pytest
+
+from shards.dataset.cache import CachedStorage, cached
+from shards.dataset.index import open_dataset
+from shards.dataset.reader import read_meta, read_sample
+from tests.support.datasets import make_dataset
+from tests.support.s3 import fake_s3
+
+
+@pytest.fixture
+def remote(tmp_path, monkeypatch):
+    """A dataset on S3, its server, and the same dataset on disk."""
+    local = make_dataset(tmp_path / "data", samples=16)
+    with fake_s3() as server:
+        for name, value in (("ENDPOINT_URL", server.endpoint), ("ACCESS_KEY_ID", "id"), ("SECRET_ACCESS_KEY", "s")):
+            monkeypatch.setenv(f"AWS_{name}", value)
+        for path in local.storage.list():
+            server.objects[f"p/{path}"] = local.storage.read(path)
+        yield open_dataset("s3://bucket/p"), server, local
+
+
+def gets(server, dataset) -> int:
+    """Requests for shards since the last call."""
+    tars = sum(".tar" in path for method, path, _ in server.requests if method == "GET")
+    server.requests.clear()
+    return tars
+
+
+def test_the_second_reading_needs_no_request_and_gives_the_same_samples(remote, tmp_path):
+    dataset, server, local = remote
+    assert cached(dataset, tmp_path / "cache", 1e9) == sum(s.bytes for s in dataset.shards)
+    for _ in range(2):
+        for shard in range(2):
+            assert read_sample(dataset, shard, 3).members() == read_sample(local, shard, 3).members()
+            dataset.storage.wait()
+        first, server.requests[:] = gets(server, dataset), []
+    assert first == 0
+    other = pickle.loads(pickle.dumps(dataset))  # another process of the node
+    assert read_sample(other, 1, 5).members() == read_sample(local, 1, 5).members()
+    assert read_meta(other, 0) == read_meta(local, 0)
+    assert gets(server, dataset) == 0
+
+
+def test_what_does_not_fit_and_what_is_local_is_not_cached(remote, tmp_path):
+    dataset, _, local = remote
+    assert cached(dataset, tmp_path / "cache", sum(s.bytes for s in dataset.shards) - 1) == 0
+    assert cached(local, tmp_path / "cache", 1e9) == 0
+    assert not isinstance(dataset.storage, CachedStorage)
+    read_sample(dataset, 0, 0)
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_copy_that_a_killed_process_left_half_made_is_made_anew(remote, tmp_path):
+    dataset, _, local = remote
+    cached(dataset, tmp_path / "cache", 1e9)
+    folder = dataset.storage._local.root
+    half = folder / "shards" / f".{dataset.shards[0].name}.tar.tmp"
+    half.parent.mkdir(parents=True)
+    half.write_bytes(b"x" * 100_000)
+    assert read_sample(dataset, 0, 1).members() == read_sample(local, 0, 1).members()
+    dataset.storage.wait()
+    assert (folder / dataset.shards[0].tar).read_bytes() == local.storage.read(local.shards[0].tar)
+    assert not half.exists()
+
+
+def test_a_copy_that_another_rank_is_making_is_left_to_it(remote, tmp_path):
+    dataset, server, local = remote
+    cached(dataset, tmp_path / "cache", 1e9)
+    path = dataset.storage._local.root / "shards" / f".{dataset.shards[0].name}.tar.tmp"
+    path.parent.mkdir(parents=True)
+    with path.open("wb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        for row in (0, 1):
+            assert read_sample(dataset, 0, row).members() == read_sample(local, 0, row).members()
+            dataset.storage.wait()
+    assert dataset.storage.failure is None
+    assert gets(server, dataset) == 2
+
+
+def test_a_shard_that_is_not_what_was_packed_is_not_cached_and_its_samples_are_still_told(remote, tmp_path, capsys):
+    dataset, server, local = remote
+    cached(dataset, tmp_path / "cache", 1e9)
+    tar = f"p/{dataset.shards[0].tar}"
+    data = bytearray(server.objects[tar])
+    data[-2000] ^= 1  # behind the samples that are read here
+    server.objects[tar] = bytes(data)
+    assert read_sample(dataset, 0, 0).members() == read_sample(local, 0, 0).members()
+    dataset.storage.wait()
+    assert not dataset.storage._local.exists(dataset.shards[0].tar)
+    assert "sha256" in dataset.storage.failure
+    assert "no more shards are cached" in capsys.readouterr().err
+
+
+def test_a_full_disk_leaves_the_remote_storage(remote, tmp_path, monkeypatch, capsys):
+    dataset, _, local = remote
+    cached(dataset, tmp_path / "cache", 1e9)
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / dataset.storage._local.root.name).write_text("a file where the folder should be")
+    for row in (0, 1):
+        assert read_sample(dataset, 0, row).members() == read_sample(local, 0, row).members()
+        dataset.storage.wait()
+    assert dataset.storage.failure
+    assert capsys.readouterr().err.count("no more shards") == 1

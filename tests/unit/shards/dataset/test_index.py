@@ -1,0 +1,122 @@
+import json
+import pickle
+from dataclasses import replace
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from shards.errors import ShardError, StorageError
+from shards.dataset.index import INDEX_SCHEMA, index_from_bytes, index_to_bytes, open_dataset
+from tests.support.datasets import make_dataset
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    return make_dataset(tmp_path / "d", samples=11, samples_per_shard=4)
+
+
+def test_totals(dataset):
+    assert [s.samples for s in dataset.shards] == [4, 4, 3]
+    assert dataset.samples == dataset.info["samples"] == 11
+    num_samples = sum(sum(dataset.index(i)["num_samples"].to_pylist()) for i in range(3))
+    assert dataset.hours == pytest.approx(num_samples / 16_000 / 3600)
+
+
+def test_index_rows(dataset):
+    table = dataset.index(2)
+    assert table.schema.equals(INDEX_SCHEMA)
+    assert table["key"].to_pylist() == ["synthetic-00008", "synthetic-00009", "synthetic-00010"]
+    assert table["npy_offset"].null_count == 0
+
+
+def test_without_embeddings_and_bank(tmp_path):
+    dataset = make_dataset(tmp_path, samples=2, dim=0)
+    assert dataset.index(0)["npy_offset"].null_count == 2
+    assert dataset.speakers is None
+
+
+def test_the_bank_is_opened(dataset):
+    assert dataset.speakers is not None
+    assert dataset.speakers.dim == 192
+    assert dataset.speakers is dataset.speakers
+
+
+def test_fingerprint_follows_content_and_not_place(tmp_path):
+    one = make_dataset(tmp_path / "1", samples=3)
+    assert make_dataset(tmp_path / "2", samples=3).fingerprint() == one.fingerprint()
+    assert make_dataset(tmp_path / "3", samples=3, seed=1).fingerprint() != one.fingerprint()
+
+
+def test_tables_are_kept_and_not_carried_along(dataset):
+    assert dataset.index(1) is dataset.index(1)
+    assert dataset.speakers is not None
+    assert len(pickle.dumps(dataset)) < 3_000
+    assert pickle.loads(pickle.dumps(dataset)).index(1).equals(dataset.index(1))
+
+
+def test_no_dataset(tmp_path):
+    with pytest.raises(StorageError, match=r"dataset\.json"):
+        open_dataset(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"format_version": 99}'])
+def test_a_damaged_description(tmp_path, content):
+    (tmp_path / "dataset.json").write_text(content)
+    with pytest.raises(ShardError, match=r"dataset\.json"):
+        open_dataset(tmp_path)
+
+
+def edit(dataset, shard, change):
+    """Replace a shard's index by an edited one."""
+    path = dataset.shards[shard].index
+    table, record = index_from_bytes(dataset.storage.read(path), path)
+    dataset.storage.write_atomic(path, index_to_bytes(*change(table, record)))
+    return open_dataset(dataset.url)
+
+
+def test_an_index_with_rows_missing(dataset):
+    dataset = edit(dataset, 1, lambda table, record: (table.slice(1), record))
+    with pytest.raises(ShardError, match=r"synthetic-000001.*3 rows.*4 samples"):
+        dataset.index(1)
+
+
+def test_an_index_of_another_tar(dataset):
+    dataset = edit(dataset, 1, lambda t, record: (t, replace(record, info=replace(record.info, sha256="0" * 64))))
+    with pytest.raises(ShardError, match=r"synthetic-000001.*swapped"):
+        dataset.index(1)
+
+
+def test_swapped_indexes(dataset):
+    a, b = (dataset.shards[i].index for i in (0, 1))
+    first, second = dataset.storage.read(a), dataset.storage.read(b)
+    dataset.storage.write_atomic(a, second)
+    dataset.storage.write_atomic(b, first)
+    for shard in (0, 1):
+        with pytest.raises(ShardError, match="swapped"):
+            open_dataset(dataset.url).index(shard)
+
+
+def test_damaged_and_foreign_parquet(dataset, tmp_path):
+    path = dataset.shards[0].index
+    whole = dataset.storage.read(path)
+    other = pa.BufferOutputStream()
+    pq.write_table(pa.table({"key": ["x"]}), other)
+    for content in (b"", whole[:-10], whole[:100], other.getvalue().to_pybytes()):
+        dataset.storage.write_atomic(path, content)
+        with pytest.raises(ShardError, match=r"synthetic-000000\.parquet"):
+            open_dataset(dataset.url).index(0)
+
+
+def test_an_index_of_another_format_version(dataset, monkeypatch):
+    data = dataset.storage.read(dataset.shards[0].index)
+    monkeypatch.setattr("shards.dataset.index.FORMAT_VERSION", 99)
+    with pytest.raises(ShardError, match="format version"):
+        index_from_bytes(data, "x")
+
+
+def test_bytes_are_a_function_of_the_content(dataset):
+    path = dataset.shards[0].index
+    data = dataset.storage.read(path)
+    assert index_to_bytes(*index_from_bytes(data, path)) == data
+    assert json.loads(dataset.storage.read("dataset.json")) == dataset.info

@@ -1,0 +1,115 @@
+import json
+from dataclasses import replace
+
+import pytest
+import soundfile
+
+from shards.cli import main
+from shards.dataset.index import open_dataset
+from shards.manifests.manifest import SpeakerInfo, read_manifest, write_manifest
+from shards.dataset.overlap import overlap
+from tests.support.manifests import make_manifest
+from tests.support.speech import PitchExtractor
+
+
+@pytest.fixture
+def train(tmp_path):
+    make_manifest(tmp_path / "train", 12)
+    return packed(tmp_path, "train")
+
+
+def packed(root, name, *options):
+    assert main(["pack", str(root / name), str(root / f"{name}-shards"), "--samples-per-shard", "5", *options]) == 0
+    return open_dataset(root / f"{name}-shards")
+
+
+@pytest.fixture(autouse=True)
+def extractor(monkeypatch):
+    monkeypatch.setattr("shards.voices.enrolment.load_extractor", lambda name: PitchExtractor())
+
+
+def other(root, changes, *, person=lambda s: f"other-{s}"):
+    """A test set made from the training manifest: other keys, and `changes` to each recording."""
+    records = []
+    for r in read_manifest(root / "train"):
+        segments = tuple(replace(s, speaker=f"new:{s.speaker[-2:]}") for s in r.segments)
+        made = replace(r, key=f"test-{r.key}", session=f"new-{r.session}", segments=segments, corpus="new")
+        records += [changes(r, made)] if changes(r, made) else []
+    names = {s.speaker for r in records for s in r.segments}
+    write_manifest(root / "test", records, [SpeakerInfo(s, "new", "zh", None, person(s)) for s in sorted(names)], {})
+    return packed(root, "test")
+
+
+def louder(r, made, root):
+    """Other audio of the same length."""
+    wave = soundfile.read(r.audio)[0]
+    path = root / f"{made.key}.wav"
+    soundfile.write(path, wave * 0.5, soundfile.info(r.audio).samplerate, subtype="PCM_16")
+    return replace(made, audio=str(path))
+
+
+def counts(found):
+    return {kind: (leak.samples, len(leak.of_b)) for kind, leak in found.items()}
+
+
+def test_nothing_is_shared(train, tmp_path, capsys):
+    test = other(tmp_path, lambda r, made: louder(r, made, tmp_path))
+    assert counts(overlap(train, test)) == {"audio": (0, 0), "session": (0, 0), "speaker": (0, 0)}
+    assert main(["overlap", train.url, test.url]) == 0
+
+
+def test_the_same_audio_under_other_names_and_encodings(train, tmp_path, capsys):
+    """Of twelve recordings three; one of them was copied into the training shard, here it is encoded again."""
+
+    def three(r, made):
+        if r.key[-3:] not in ("000", "001", "003"):
+            return None
+        if r.key[-3:] != "000":
+            return made
+        wave, rate = soundfile.read(r.audio, dtype="int16")
+        soundfile.write(tmp_path / "again.wav", wave, rate, subtype="PCM_16")
+        return replace(made, audio=str(tmp_path / "again.wav"))
+
+    test = other(tmp_path, three)
+    found = overlap(train, test)
+    assert counts(found) == {"audio": (3, 3), "session": (0, 0), "speaker": (0, 0)}
+    assert sorted(found["audio"].examples)[0] == "audio: synthetic-000 of train is test-synthetic-000 of test"
+    capsys.readouterr()
+    assert main(["overlap", train.url, test.url]) == 1
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["leaks"] == ["audio"]
+    assert main(["overlap", train.url, test.url, "--allow", "audio"]) == 0
+
+
+def test_sessions_and_speakers(train, tmp_path):
+    def change(r, made):
+        made = louder(r, made, tmp_path)
+        if r.key == "synthetic-004":  # session-1, speakers 4 and 0
+            return replace(made, session="session-1", corpus="synthetic", segments=r.segments)
+        return replace(made, session="session-0") if r.key == "synthetic-000" else None  # of another corpus
+
+    test = other(tmp_path, change)
+    found = overlap(train, test)
+    assert found["session"].of_b == {"synthetic/session-1"}
+    assert found["session"].samples == 3
+    assert found["speaker"].of_b == {"synthetic:S4", "synthetic:S0"}
+    assert found["audio"].samples == 0
+
+
+def test_another_id_of_the_same_person(train, tmp_path):
+    test = other(tmp_path, lambda r, made: louder(r, made, tmp_path), person=lambda s: f"person-{s[-1]}")
+    found = overlap(train, test)
+    assert found["speaker"].of_b == {f"new:S{i}" for i in range(5)}
+    assert found["speaker"].samples == 12
+
+
+def test_flac_without_a_hash_is_decoded(train, tmp_path):
+    test = other(tmp_path, lambda r, made: made if r.key.endswith("000") else None)
+    tar = tmp_path / "train-shards" / "shards"
+    for path in tar.glob("*.tar"):
+        data = path.read_bytes()
+        at = data.find(b"fLaC")
+        while at >= 0:
+            data = data[: at + 26] + bytes(16) + data[at + 42 :]
+            at = data.find(b"fLaC", at + 4)
+        path.write_bytes(data)
+    assert overlap(train, test)["audio"].samples == 1

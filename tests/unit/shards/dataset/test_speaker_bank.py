@@ -1,0 +1,198 @@
+"""The speaker bank: a vector a speaker beside a dataset, and who may be a distractor."""
+
+from __future__ import annotations
+
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from shards.voices.enrolment import Enroller
+from shards.errors import SpeakerError
+from shards.voices.extractors import unit_norm
+from shards.dataset.index import open_dataset
+from shards.dataset.speaker_bank import SCHEMA, SpeakerBank, build_bank
+from shards.storage.local import open_storage
+from tests.support.datasets import make_dataset
+from tests.support.enrolment import two_voices
+from tests.support.speech import PitchExtractor
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return two_voices(tmp_path)
+
+
+def test_bank_round_trip(folder: Path, tmp_path: Path) -> None:
+    storage = open_storage(tmp_path / "dataset")
+    build_bank(Enroller([folder], PitchExtractor()), storage)
+    bank = SpeakerBank.open(storage)
+    assert bank.ids == ["toy:a", "toy:b"]
+    assert (len(bank), bank.dim, bank.row("toy:b")) == (2, 8, 1)
+    assert isinstance(bank.vectors, np.memmap)
+    assert bank.vectors.dtype == np.float16
+    assert bank.vectors.argmax(1).tolist() == [1, 4]
+    assert bank.sessions[0] == ["a0", "a1", "a2", "a3"]
+    table = pq.read_table(tmp_path / "dataset" / "speakers.parquet")
+    assert table["num_clips"].to_pylist() == [4, 2]
+    assert table.schema.metadata[b"extractor"] == b"pitch"
+    with pytest.raises(SpeakerError, match="no speaker 'toy:z'"):
+        bank.row("toy:z")
+
+
+def test_a_damaged_clip_costs_the_bank_that_clip_only(folder: Path, tmp_path: Path) -> None:
+    (folder / "a1.flac").write_bytes(b"")
+    storage = open_storage(tmp_path / "dataset")
+    (told,) = build_bank(Enroller([folder], PitchExtractor()), storage)
+    assert told["file"] == str(folder / "a1.flac")
+    assert SpeakerBank.open(storage).ids == ["toy:a", "toy:b"]
+    assert pq.read_table(tmp_path / "dataset" / "speakers.parquet")["num_clips"].to_pylist() == [3, 2]
+
+
+def test_a_speaker_without_a_usable_clip_is_left_out_and_listed_but_not_many(folder: Path, tmp_path: Path) -> None:
+    for path in folder.glob("b*.flac"):
+        path.unlink()
+    storage = open_storage(tmp_path / "dataset")
+    told = build_bank(Enroller([folder], PitchExtractor()), storage)
+    assert SpeakerBank.open(storage).ids == ["toy:a"]
+    assert told[-1]["key"] == "toy:b"
+    assert "left out of speakers.parquet" in told[-1]["reason"]
+    for path in folder.glob("a*.flac"):
+        path.unlink()
+    other = open_storage(tmp_path / "other")
+    with pytest.raises(SpeakerError, match=r"2 of 2 speakers .*, 1 may lack one.*: no such file.*--max-bad-share"):
+        build_bank(Enroller([folder], PitchExtractor()), other)
+    with pytest.raises(SpeakerError, match=r"nobody can be enrolled .*: no such file"):
+        build_bank(Enroller([folder], PitchExtractor()), other, max_bad_share=1)
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_damaged_bank_is_named(folder: Path, tmp_path: Path) -> None:
+    storage = open_storage(tmp_path / "dataset")
+    build_bank(Enroller([folder], PitchExtractor()), storage)
+    whole = (tmp_path / "dataset/speakers.npy").read_bytes()
+    for damaged in (whole[:-7], b"nonsense", b""):
+        (tmp_path / "dataset/speakers.npy").write_bytes(damaged)
+        with pytest.raises(SpeakerError, match=r"speakers.npy"):
+            SpeakerBank.open(storage)
+
+
+def test_a_bank_with_a_vector_that_is_not_finite_is_refused(folder: Path, tmp_path: Path) -> None:
+    storage = open_storage(tmp_path / "dataset")
+    build_bank(Enroller([folder], PitchExtractor()), storage)
+    vectors = np.load(tmp_path / "dataset/speakers.npy")
+    vectors[1, 3] = np.nan
+    np.save(tmp_path / "dataset/speakers.npy", vectors)
+    bank = SpeakerBank.open(storage)  # so that verify can list all of them
+    with pytest.raises(SpeakerError, match=r"speakers.npy: 1 vectors are not finite, the first is row 1"):
+        bank.candidates(["toy:a"])
+
+
+class Remote:
+    """A storage that is not on this machine and counts what is read."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.url, self.reads = folder, "s3://bucket/data", list[str]()
+
+    def read(self, path: str) -> bytes:
+        self.reads.append(path)
+        return (self.folder / path).read_bytes()
+
+    def local_path(self, path: str) -> None:
+        return None
+
+
+def test_a_remote_bank_is_fetched_once_per_node(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "node"))
+    build_bank(Enroller([folder], PitchExtractor()), open_storage(tmp_path / "dataset"))
+    remote = Remote(tmp_path / "dataset")
+    with ThreadPoolExecutor(4) as pool:
+        banks = list(pool.map(lambda _: SpeakerBank.open(remote), range(8)))  # type: ignore[arg-type]
+    assert remote.reads.count("speakers.npy") == 1
+    assert all(isinstance(b.vectors, np.memmap) and np.array_equal(b.vectors, banks[0].vectors) for b in banks)
+    assert banks[0].extractor == "pitch"
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "another node"))
+    (tmp_path / "dataset/speakers.npy").write_bytes(b"of a write that was cut off")
+    with pytest.raises(SpeakerError, match=r"not the vectors that speakers.parquet was written for"):
+        SpeakerBank.open(Remote(tmp_path / "dataset"))  # type: ignore[arg-type]
+
+
+def test_a_bank_of_another_extractor_is_refused(folder: Path, tmp_path: Path) -> None:
+    """Packed with one extractor, and its bank written anew with other weights."""
+    dataset = make_dataset(tmp_path / "dataset", samples=4)
+    path = tmp_path / "dataset/dataset.json"
+    path.write_text(path.read_text().replace('"extractor_sha256": null', f'"extractor_sha256": "{"0" * 64}"'))
+    build_bank(Enroller([folder], PitchExtractor()), dataset.storage)
+    assert open_dataset(dataset.url).speakers is not None
+
+    class Other(PitchExtractor):
+        id, sha256 = "other", "1" * 64
+
+    build_bank(Enroller([folder], Other()), dataset.storage)
+    with pytest.raises(SpeakerError, match="vectors of two extractors cannot be mixed"):
+        _ = open_dataset(dataset.url).speakers
+
+
+def bank_of(*rows: tuple[str, str | None, list[str], list[float]]) -> SpeakerBank:
+    same = {"language": "zh", "num_clips": 1, "seconds": 2.0}
+    table = pa.Table.from_pylist(
+        [same | {"speaker": s, "corpus": s.split(":")[0], "person": p, "sessions": ss} for s, p, ss, _ in rows], SCHEMA
+    )
+    return SpeakerBank(table, unit_norm(np.array([v for *_, v in rows])).astype(np.float16), "test")
+
+
+def test_distractors_are_never_a_person_of_the_clip() -> None:
+    bank = bank_of(
+        ("p:en-ann", "ann", ["s1"], [1, 0]),
+        ("p:es-ann", "ann", ["s2"], [0, 1]),
+        ("p:bob", "bob", ["s3"], [1, 0]),
+        ("p:cyd", "cyd", ["s1", "s4"], [1, 0]),
+    )
+    assert bank.candidates(["p:en-ann"]).tolist() == [2, 3]
+    assert bank.candidates(["p:en-ann"], ["s1"]).tolist() == [2]
+    assert bank.candidates(["p:bob"], ["none"]).tolist() == [0, 1, 3]
+
+
+def test_the_fingerprint_changes_with_whoever_may_be_drawn() -> None:
+    one = ("p:ann", "ann", ["s1"], [1.0, 0.0])
+    changed = [("p:bob", *one[1:]), (one[0], None, *one[2:]), (*one[:2], ["s2"], one[3])]
+    found = [bank_of(row).fingerprint for row in (one, one, *changed)]
+    assert found[0] == found[1]
+    assert len(set(found)) == 4
+
+
+def test_the_fingerprint_changes_with_the_vectors(folder: Path, tmp_path: Path) -> None:
+    """A threshold on their cosine decides who may be the same person."""
+
+    class Rolled(PitchExtractor):
+        def embed(self, waves):
+            return np.roll(super().embed(waves), 1, axis=1)
+
+    banks = []
+    for name, extractor in (("one", PitchExtractor()), ("same", PitchExtractor()), ("rolled", Rolled())):
+        build_bank(Enroller([folder], extractor), open_storage(tmp_path / name))
+        banks.append(SpeakerBank.open(open_storage(tmp_path / name)))
+    one, same, rolled = banks
+    assert one.ids == rolled.ids
+    assert (one.vectors != rolled.vectors).any()
+    assert one.fingerprint == same.fingerprint != rolled.fingerprint
+
+
+def test_unknown_persons_come_from_elsewhere_or_sound_different() -> None:
+    bank = bank_of(
+        ("four:m1:1", None, ["m1"], [1, 0]),
+        ("four:m2:1", None, ["m2"], [0.9, 0.1]),  # may well be the same person
+        ("four:m3:1", None, ["m3"], [0, 1]),
+        ("four:m4:known", "kim", ["m4"], [1, 0]),  # known, but nobody knows who m1:1 is
+        ("ali:x", "x", ["a"], [1, 0]),  # another corpus
+    )
+    assert bank.candidates(["four:m1:1"], ["m1"]).tolist() == [2, 4]
+    assert bank.rejected == 2
+    assert bank.candidates(["four:m1:1"], threshold=1.1).tolist() == [1, 2, 3, 4]
+    assert bank.candidates(["ali:x"]).tolist() == [0, 1, 2, 3]
+    assert bank.candidates(["four:m4:known"]).tolist() == [2, 4]
+    assert bank.candidates(["four:m9:1"]).tolist() == [4]  # not in the bank: no cosine, so only other corpora

@@ -1,0 +1,119 @@
+"""The page of a shard: everything it shows is inside it and true."""
+
+import base64
+import re
+import tempfile
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from shards.sound.audio import decode
+from shards.cli import main
+from shards.dataset.index import Dataset, open_dataset
+from shards.dataset.reader import read_sample
+from shards.dataset.view import choose, cosines
+from tests.support.datasets import make_dataset
+from tests.support.s3 import fake_s3
+
+
+class Page(HTMLParser):
+    """Sources, bars, rows of text, cells."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.sources: list[str] = []
+        self.bars: list[float] = []
+        self.words: list[str] = []
+        self.cells: list[str] = []
+        self._inside: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        told = dict(attrs)
+        if tag == "audio":
+            self.sources.append(told["src"] or "")
+        elif tag == "rect":
+            self.bars.append(float(told["data-at"] or "nan"))
+        self._inside.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        while self._inside and self._inside.pop() != tag:
+            pass
+
+    def handle_data(self, data: str) -> None:
+        if self._inside[-2:] == ["li", "span"]:
+            self.words.append(data)
+        elif self._inside[-1:] == ["td"]:
+            self.cells.append(data)
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Dataset:
+    texts = ("今天<b>下午</b>开会", 'good & "morning"')
+    return make_dataset(tmp_path / "data", samples=7, speakers_per_sample=(2, 3), texts=texts)
+
+
+def test_the_page_holds_audio_turns_words_and_cosines(dataset: Dataset, tmp_path: Path) -> None:
+    out = tmp_path / "page.html"
+    assert main(["view", dataset.url, str(out), "--samples", "3"]) == 0
+    text = out.read_text()
+    page = Page(text)
+    samples = [read_sample(dataset, 0, row) for row in (0, 3, 6)]
+    assert [base64.b64decode(s.partition(",")[2]) for s in page.sources] == [s.audio for s in samples]
+    assert len(decode(base64.b64decode(page.sources[0].partition(",")[2]))) == samples[0].num_samples
+    assert page.words == [x.text for s in samples for x in s.segments]  # markup in words is text
+    assert sorted(page.bars) == sorted(round(x.start, 3) for s in samples for x in s.segments)
+    first = samples[0].embeddings
+    assert first is not None
+    vectors = first.astype(np.float32)
+    assert page.cells[: len(vectors)] == [f"{v:.2f}" for v in vectors[0] @ vectors.T]
+    assert not re.search(r"(?:src|href)=\"(?!data:)|url\(|@import|https?://", text)  # nothing is fetched from elsewhere
+
+
+def test_cosines_with_the_bank(dataset: Dataset) -> None:
+    sample = read_sample(dataset, 0, 0)
+    found = cosines(sample, dataset)
+    assert found is not None
+    assert sample.embeddings is not None
+    for i, speaker in enumerate(sample.speakers):
+        theirs = np.asarray(dataset.speakers.vectors[dataset.speakers.row(speaker)], np.float32)  # type: ignore[union-attr]
+        expected = theirs @ sample.embeddings[i].astype(np.float32)
+        assert found.bank[i] == pytest.approx(float(expected), abs=2e-3)
+        assert found.own[i][i] == pytest.approx(1, abs=1e-5)
+
+
+def test_named_samples_and_wrong_names(dataset: Dataset, tmp_path: Path, capsys) -> None:
+    keys = dataset.index(0)["key"].to_pylist()
+    assert choose(dataset, 0, 3, [keys[4], keys[1]]) == [4, 1]
+    assert main(["view", dataset.url, str(tmp_path / "p.html"), "--key", "nobody"]) == 1
+    assert "holds no sample 'nobody'" in capsys.readouterr().err
+    assert main(["view", dataset.url, str(tmp_path / "p.html"), "--shard", "5"]) == 1
+    assert "has shards 0 to 0" in capsys.readouterr().err
+
+
+def test_without_speaker_vectors(tmp_path: Path) -> None:
+    plain = make_dataset(tmp_path / "asr", samples=2, speakers_per_sample=(1, 1), dim=0)
+    assert main(["view", plain.url, str(tmp_path / "p.html")]) == 0
+    text = (tmp_path / "p.html").read_text()
+    assert text.count("no speaker vectors") == 2
+    assert len(Page(text).sources) == 2
+
+
+def test_a_shard_on_s3(dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with fake_s3() as server:
+        for name, value in (("ENDPOINT_URL", server.endpoint), ("ACCESS_KEY_ID", "id"), ("SECRET_ACCESS_KEY", "s")):
+            monkeypatch.setenv(f"AWS_{name}", value)
+        monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "node"))
+        root = Path(dataset.url)
+        for path in (p for p in root.rglob("*") if p.is_file()):
+            server.objects[f"data/{path.relative_to(root).as_posix()}"] = path.read_bytes()
+        assert main(["view", "s3://bucket/data", str(tmp_path / "s3.html")]) == 0
+        assert main(["view", dataset.url, str(tmp_path / "local.html")]) == 0
+        assert open_dataset("s3://bucket/data").samples == 7
+    there, here = (Page((tmp_path / f"{n}.html").read_text()) for n in ("s3", "local"))
+    assert there.sources == here.sources
+    assert there.words == here.words
+    assert there.cells == here.cells

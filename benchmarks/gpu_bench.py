@@ -134,7 +134,7 @@ class Bench:
 
 def shape(small: bool) -> dict[str, Any]:
     """Arguments of SpeakerLMConfig."""
-    from pipeline.model.checkpoints import sensevoice_conf
+    from pipeline.model.sensevoice_folder import sensevoice_conf
     from pipeline.preflight.shapes import ENCODERS, LLMS
 
     llm = dict(LLMS["Qwen2.5-7B-Instruct"])

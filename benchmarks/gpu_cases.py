@@ -149,8 +149,8 @@ def beside_plain_text(b: Bench, positions: int) -> dict[str, Any]:
 def deepspeed_step(b: Bench, positions: int) -> dict[str, Any]:
     """Stage 4 through the engine that trains, ZeRO-3 on one rank, in place of a bare AdamW."""
     from benchmarks.micro_batches import checkpointing
-    from pipeline.config import DataConfig, DatasetConfig, LlmConfig, ModelConfig, Recipe
-    from pipeline.engine import init_distributed, initialize, resolve_deepspeed
+    from pipeline.recipe.schema import DataConfig, DatasetConfig, LlmConfig, ModelConfig, Recipe
+    from pipeline.ranks.launch import init_distributed, initialize, resolve_deepspeed
     from pipeline.stages import STAGES
 
     init_distributed(300)

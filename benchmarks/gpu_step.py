@@ -75,7 +75,7 @@ def _ratio(a: dict[str, Any] | None, b: dict[str, Any] | None) -> float | None:
 def missing() -> str | None:
     """Name of a package that the benchmark needs and this Python has not: found before the clock starts."""
     try:
-        for name in ("torch", "transformers", "peft", "deepspeed", "omegaconf", "pipeline.engine"):
+        for name in ("torch", "transformers", "peft", "deepspeed", "omegaconf", "pipeline.ranks.launch"):
             importlib.import_module(name)
         import torch
 

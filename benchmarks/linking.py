@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 
-from pipeline.decoding import Answer
+from pipeline.decode.ask import Answer
 from pipeline.prompts import Prompt
 from pipeline.transcribe.transcriber import Options, Transcriber
 from pipeline.transcribe.transcript import Turn

@@ -28,7 +28,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.loader_peers import Peer, energon, floor, lhotse_shar, ours, streaming, webdataset, whole
-from pipeline.model.checkpoints import make_tokenizer
+from pipeline.model.sensevoice_folder import make_tokenizer
 from pipeline.prompts import PromptTokenizer
 from shards.sound.audio import encode_flac
 from shards.dataset.index import Dataset, open_dataset

@@ -23,11 +23,11 @@ from typing import Any
 import numpy as np
 from torch.utils.data import DataLoader, IterableDataset
 
-from pipeline.config import DataConfig, DatasetConfig, RegistrationConfig
+from pipeline.recipe.schema import DataConfig, DatasetConfig, RegistrationConfig
 from pipeline.data.loader import Loader, SampleReader
 from pipeline.data.plan import Plan, PlanSettings
-from pipeline.data.rows import DatasetSource
-from pipeline.lengths import TokenCounter, build_lengths
+from pipeline.data.index_rows import DatasetSource
+from pipeline.data.lengths import TokenCounter, build_lengths
 from pipeline.prompts import PromptTokenizer
 from shards.sound.audio import decode
 from shards.dataset.index import Dataset

@@ -21,12 +21,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from pipeline.config import DataConfig, DatasetConfig, RegistrationConfig
+from pipeline.recipe.schema import DataConfig, DatasetConfig, RegistrationConfig
 from pipeline.data.loader import Loader, SampleReader
 from pipeline.data.plan import Plan, PlanSettings
-from pipeline.data.rows import DatasetSource
-from pipeline.lengths import TokenCounter, build_lengths
-from pipeline.model.checkpoints import make_tokenizer
+from pipeline.data.index_rows import DatasetSource
+from pipeline.data.lengths import TokenCounter, build_lengths
+from pipeline.model.sensevoice_folder import make_tokenizer
 from pipeline.prompts import PromptTokenizer
 from shards.dataset.index import Dataset, open_dataset
 from tests.support.datasets import make_dataset

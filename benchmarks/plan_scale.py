@@ -22,11 +22,11 @@ import pyarrow.parquet as pq
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from pipeline.config import DataConfig, DatasetConfig
+from pipeline.recipe.schema import DataConfig, DatasetConfig
 from pipeline.data.plan import Plan, PlanSettings
 from pipeline.data.report import distinct_sessions
-from pipeline.data.rows import DatasetSource
-from pipeline.lengths import LENGTHS_VERSION, TokenCounter, _schema
+from pipeline.data.index_rows import DatasetSource
+from pipeline.data.lengths import LENGTHS_VERSION, TokenCounter, _schema
 from shards.dataset.index import INDEX_SCHEMA, Dataset, ShardInfo, ShardRecord, dataset_json, index_to_bytes
 from tests.support.planning import CharTokenizer
 

@@ -39,7 +39,7 @@ def model_of_size(width: int) -> Any:
     """SpeakerLM with random weights: an encoder of 4 + 1 layers of 128, an LLM of 4 layers of this width."""
     import torch
 
-    from pipeline.model.checkpoints import sensevoice_conf
+    from pipeline.model.sensevoice_folder import sensevoice_conf
     from pipeline.model.configuration_speakerlm import SpeakerLMConfig
     from pipeline.model.modeling_speakerlm import SpeakerLMForConditionalGeneration
     from pipeline.stages import STAGES
@@ -146,14 +146,14 @@ def _resident(name: str) -> float:
 
 def loop_times(steps: int, limit: float) -> list[float]:
     """Milliseconds a step that Trainer.update takes besides forward, backward and engine.step; one process, gloo."""
-    from pipeline.engine import init_distributed, initialize, resolve_deepspeed
+    from pipeline.ranks.launch import init_distributed, initialize, resolve_deepspeed
     from pipeline.flops import Meter
     from pipeline.model.build import load_tokenizer
-    from pipeline.resilience import StopRequest
-    from pipeline.stage_data import StageData
+    from pipeline.ranks.stop import StopRequest
+    from pipeline.train.stage_data import StageData
     from pipeline.stages import STAGES
-    from pipeline.start import build
-    from pipeline.trainer import Run, Trainer
+    from pipeline.train.run_stage import build
+    from pipeline.train.trainer import Run, Trainer
     from tests.support.training import make_parts, tiny_recipe
 
     ranks = init_distributed(60)

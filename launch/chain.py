@@ -21,7 +21,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # this checkout wins over any other package called pipeline or shards
 
-from pipeline.engine import free_port  # noqa: E402
+from pipeline.ranks.launch import free_port  # noqa: E402
 
 BIN = Path(sys.executable).parent
 STAGES = (1, 2, 3, 4)
@@ -121,7 +121,7 @@ def training_steps(out: Path, how: Training) -> Iterator[Step]:
     seed = ("--seed", str(how.seed)) if how.seed is not None else ()
     yield Step(
         "stage 0: tiny stand-ins for SenseVoice and Qwen2.5",
-        (sys.executable, "-m", "pipeline.learning", str(out / "data"), str(out / "models"), *seed)
+        (sys.executable, "-m", "pipeline.standins", str(out / "data"), str(out / "models"), *seed)
         + ("--encoder-steps", str(how.encoder_steps), "--llm-steps", str(how.llm_steps))
         + ("--turns", str(how.llm_turns), "--words", str(how.llm_words))
         + ("--no-share", f"{how.llm_no_share:.4f}"),
@@ -157,7 +157,7 @@ def _decoding(out: Path, stage: int, test: str, how: Training, modes: str, contr
     scored = decoded(out, stage, test, control)
     return Step(
         f"stage {stage}: decode {test}" + ", vectors permuted" * control,
-        (sys.executable, "-m", "pipeline.evaluation.generate", str(out / "exp" / f"stage{stage}"))
+        (sys.executable, "-m", "pipeline.decode.test_set", str(out / "exp" / f"stage{stage}"))
         + (str(out / "data" / test), str(scored), "--modes", modes, "--n-ov", how.n_ov)
         + ("--batch", str(how.decode_batch), "--max-new-tokens", str(how.max_new_tokens))
         + ("--permute-vectors",) * control,
@@ -202,7 +202,7 @@ def last_rows(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], Mappin
 
 def control_line(rows: Sequence[Mapping[str, Any]], test: str) -> str:
     """Are names read from vectors? saCER and CER of the last stage, and what a permutation of the vectors does."""
-    from pipeline.evaluation.generate import PERMUTED
+    from pipeline.decode.test_set import PERMUTED
 
     last = last_rows(rows)
     parts = []

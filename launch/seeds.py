@@ -27,7 +27,7 @@ CONTROL_RATIO, CONTROL_CER = 2.0, 2.0  # permuted vectors: saCER at least so man
 
 def targets(rows: Sequence[Mapping[str, Any]], tests: Sequence[str]) -> str:
     """The targets beside the last stage's figures, as a table."""
-    from pipeline.evaluation.generate import PERMUTED
+    from pipeline.decode.test_set import PERMUTED
 
     last = last_rows(rows)
     lines = [["test set", "figure", "reached", "target", "met"]]

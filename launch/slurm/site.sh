@@ -15,7 +15,7 @@ SCORE_SBATCH=(--gpus-per-node=1 --cpus-per-task=8 --time=12:00:00)
 
 MAX_RESTARTS=200                     # of one training job; whoever needs more looks first
 DECODE=(--modes "no,match,over")     # options of speakerlm-decode
-NODECHECK=(--disk-gb 50 --skew 2.0)  # options of python -m pipeline.nodecheck
+NODECHECK=(--disk-gb 50 --skew 2.0)  # options of python -m pipeline.ranks.nodecheck
 
 # Every job's environment. Credentials are not set here: boto3 finds them in ~/.aws or in the node's role.
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} TOKENIZERS_PARALLELISM=false PYTHONUNBUFFERED=1

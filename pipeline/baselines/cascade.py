@@ -21,11 +21,11 @@ import numpy as np
 
 from pipeline.baselines.join import join
 from pipeline.baselines.parts import Diarizer, Recogniser, Turn
-from pipeline.decoding import peak_bytes
+from pipeline.decode.ask import peak_bytes
 from pipeline.evaluation.formats.read import read
 from pipeline.evaluation.formats.write import dumps
 from pipeline.evaluation.records import Segment, in_time_order
-from pipeline.evaluation.store import About, Output, Settings, Timing
+from pipeline.decode.store import About, Output, Settings, Timing
 from shards.errors import ConfigError, DataError
 from shards.sample import SAMPLE_RATE
 

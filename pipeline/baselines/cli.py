@@ -78,8 +78,8 @@ def _run(args: argparse.Namespace) -> int:
     from pipeline.baselines.clustering import THRESHOLD
     from pipeline.baselines.diarizers import load_diarizer
     from pipeline.baselines.recognisers import load_recogniser
-    from pipeline.decoding import place
-    from pipeline.engine import launcher_environment
+    from pipeline.decode.ask import place
+    from pipeline.ranks.launch import launcher_environment
 
     files = [Path(d) for d in args.data if Path(d).suffix.lower() in AUDIO]
     if files and len(files) < len(args.data):
@@ -112,7 +112,7 @@ def _run(args: argparse.Namespace) -> int:
 def _correct(args: argparse.Namespace) -> int:
     from pipeline.baselines.correct import compare, correct
     from pipeline.baselines.llm import load_llm
-    from pipeline.decoding import place
+    from pipeline.decode.ask import place
     from pipeline.evaluation.scores import format_table
 
     key = os.environ.get("OPENAI_API_KEY")

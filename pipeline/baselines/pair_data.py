@@ -19,10 +19,10 @@ import torch
 from torch import Tensor
 
 from pipeline.baselines.llm import chat_ids
-from pipeline.config import AugmentConfig, DatasetConfig, Recipe
+from pipeline.recipe.schema import AugmentConfig, DatasetConfig, Recipe
 from pipeline.data.keyed import keyed_rng
 from pipeline.data.packing import pack
-from pipeline.engine import Ranks
+from pipeline.ranks.launch import Ranks
 from pipeline.prompts import Mode, PromptTokenizer
 from shards.errors import ConfigError, DataError, PlanError
 

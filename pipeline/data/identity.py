@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from pipeline.data.rows import Source
+from pipeline.data.index_rows import Source
 from shards.errors import PlanError
 
 if TYPE_CHECKING:

@@ -21,15 +21,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.config import DataConfig, DatasetConfig, PhaseConfig
+from pipeline.recipe.schema import DataConfig, DatasetConfig, PhaseConfig
 from pipeline.data.augment import draw_speed
 from pipeline.data.identity import dataset_differences, identity, matched_places, recipe_differences
 from pipeline.data.keyed import keyed_rng, keyed_seed, keyed_uniform
 from pipeline.data.packing import pack
 from pipeline.data.registration import VectorSource, draw_mode, draw_registration
-from pipeline.data.rows import Row, Selection, Source, read_exclude_list
+from pipeline.data.index_rows import Row, Selection, Source, read_exclude_list
 from pipeline.frames import audio_positions, encoder_frames, perturbed_samples
-from pipeline.lengths import TokenCounter
+from pipeline.data.lengths import TokenCounter
 from pipeline.prompts import Mode
 from shards.errors import PlanError
 

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from pipeline.config import RegistrationConfig
+from pipeline.recipe.schema import RegistrationConfig
 from pipeline.data.keyed import keyed_rng, keyed_uniform
 from pipeline.data.names import corpus_names, pool_names
-from pipeline.data.rows import Bank, Row
+from pipeline.data.index_rows import Bank, Row
 from pipeline.prompts import Mode
 
 # Where a registered vector comes from: ("clip", place among the clip's speakers) or ("bank", dataset number, row).

@@ -16,7 +16,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import Recipe
+from pipeline.recipe.schema import Recipe
 from pipeline.data.plan import GlobalStep, MicroBatch, Plan
 from pipeline.flops import Load, Sizes, count
 from pipeline.frames import audio_positions
@@ -134,8 +134,8 @@ def open_plan(recipe: Recipe, tokenizer: Any) -> Plan:
     """The training plan of a recipe, from its start. Lengths are counted where they are not there yet."""
     from pipeline.data.augment import Noises
     from pipeline.data.plan import PlanSettings
-    from pipeline.data.rows import DatasetSource
-    from pipeline.lengths import TokenCounter, build_lengths
+    from pipeline.data.index_rows import DatasetSource
+    from pipeline.data.lengths import TokenCounter, build_lengths
     from shards.dataset.index import open_dataset
 
     data = recipe.data
@@ -163,7 +163,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--ranks", type=int, help="micro-batches that run side by side; default: all of a step")
     args = parser.parse_intermixed_args(arguments)
-    from pipeline.config import load_recipe
+    from pipeline.recipe.schema import load_recipe
     from shards.errors import SpeakerLMError
 
     try:

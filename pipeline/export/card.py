@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import Recipe, load_recipe
-from pipeline.finished import DONE
+from pipeline.recipe.schema import Recipe, load_recipe
+from pipeline.checkpoint.final_weights import DONE
 from pipeline.stages import STAGES
 from shards.errors import ConfigError, ScoreError, SpeakerLMError
 

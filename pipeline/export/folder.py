@@ -10,12 +10,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.config import ModelConfig, Recipe, load_recipe
+from pipeline.recipe.schema import ModelConfig, Recipe, load_recipe
 from pipeline.export.card import model_card
 from pipeline.export.code import write_code
 from pipeline.export.safetensors_file import LazyTensor, write_sharded, write_tensors
 from pipeline.export.weights import Skeleton, TensorFiles, adapter_tensors, lazy_tensors, open_tensors, skeleton
-from pipeline.finished import read_done
+from pipeline.checkpoint.final_weights import read_done
 from pipeline.stages import STAGES, check_speech, module_of
 from shards.errors import CheckpointError, ConfigError, ModelError
 
@@ -68,7 +68,7 @@ def _write(folder: Path, run: Path, recipe: Recipe, merge: bool, dtype: str, lar
     from transformers import AutoConfig
 
     from pipeline.model.build import speakerlm_config
-    from pipeline.model.checkpoints import resolve_checkpoint
+    from pipeline.model.sensevoice_folder import resolve_checkpoint
 
     cfg = recipe.model
     llm_folder = resolve_checkpoint(cfg.llm.checkpoint, cfg.llm.hub)

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from pipeline.config import ModelConfig, Recipe, load_recipe
+from pipeline.recipe.schema import ModelConfig, Recipe, load_recipe
 from pipeline.model.causal_lm import load_llm
-from pipeline.model.checkpoints import (
+from pipeline.model.sensevoice_folder import (
     SENSEVOICE_FILES,
     SenseVoiceCheckpoint,
     fingerprint_weights,

@@ -19,7 +19,7 @@ from shards.errors import ModelError
 from shards.voices.funasr_modules import funasr_module
 
 if TYPE_CHECKING:
-    from pipeline.model.checkpoints import SenseVoiceCheckpoint
+    from pipeline.model.sensevoice_folder import SenseVoiceCheckpoint
 
 
 def encoder_class(name: str) -> type[nn.Module]:

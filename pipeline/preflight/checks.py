@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import Recipe
+from pipeline.recipe.schema import Recipe
 from pipeline.stages import STAGES
 from shards.errors import SpeakerLMError
 
@@ -131,7 +131,7 @@ def _checkpoints(recipe: Recipe) -> Iterator[Check]:
 
 
 def _start(recipe: Recipe) -> Iterator[Check]:
-    from pipeline.finished import read_done
+    from pipeline.checkpoint.final_weights import read_done
 
     stage = STAGES[recipe.stage]
     if stage.starts_from is None:
@@ -158,7 +158,7 @@ def _disk(recipe: Recipe, trained: int) -> Iterator[Check]:
 
 def _datasets(recipe: Recipe, tokenizer_hash: str | None) -> Iterator[Check]:
     """Every dataset can be opened, its first shard read, and its token lengths are there."""
-    from pipeline.lengths import missing_lengths
+    from pipeline.data.lengths import missing_lengths
     from shards.dataset.index import open_dataset
 
     for share in [*recipe.data.train, *recipe.data.validation]:

@@ -86,8 +86,8 @@ def preflight(args: argparse.Namespace) -> Any:
     Raises:
         SpeakerLMError: no answer can be given; says why.
     """
-    from pipeline.config import load_recipe
-    from pipeline.engine import dtype_name, resolve_deepspeed
+    from pipeline.recipe.schema import load_recipe
+    from pipeline.ranks.launch import dtype_name, resolve_deepspeed
     from pipeline.preflight.checks import all_checks
     from pipeline.preflight.report import Preflight, make_estimate
     from pipeline.preflight.shapes import empty_model
@@ -170,7 +170,7 @@ def _work(args: argparse.Namespace, recipe: Any, tokenizer: Any) -> Any:
 
 
 def _steps_done(recipe: Any) -> int:
-    from pipeline.checkpoint import complete_names
+    from pipeline.checkpoint.format import complete_names
 
     names = complete_names(Path(recipe.output) / "checkpoints")
     return min(recipe.trainer.max_steps, int(names[-1].removeprefix("step-"))) if names else 0
@@ -178,8 +178,8 @@ def _steps_done(recipe: Any) -> int:
 
 def _rank(args: argparse.Namespace) -> None:
     """What a rank of --run does: the same recipe and work again, then the micro-batch for real."""
-    from pipeline.config import load_recipe
-    from pipeline.engine import dtype_name, resolve_deepspeed
+    from pipeline.recipe.schema import load_recipe
+    from pipeline.ranks.launch import dtype_name, resolve_deepspeed
     from pipeline.preflight.memory import activations
     from pipeline.preflight.rehearse import measure
     from pipeline.preflight.shapes import empty_model
@@ -220,7 +220,7 @@ def _load(recipe: Any, tokenizer: Any, planned: Any) -> dict[str, Any]:
 
 def _beside(estimate: Any, found: dict[str, Any], recipe: Any, model: Any, ranks: int) -> dict[str, Any]:
     """Rows (estimated, measured, unit) of a rehearsal; memory is estimated for as many ranks as ran."""
-    from pipeline.engine import dtype_name, resolve_deepspeed
+    from pipeline.ranks.launch import dtype_name, resolve_deepspeed
     from pipeline.flops import Sizes, count
     from pipeline.preflight.memory import GIB
     from pipeline.preflight.memory import estimate as estimate_memory

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.engine import zero_stage
+from pipeline.ranks.launch import zero_stage
 from pipeline.flops import Load
 from pipeline.preflight.live import LiveBytes
 

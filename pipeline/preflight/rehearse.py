@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import Recipe
+from pipeline.recipe.schema import Recipe
 from pipeline.flops import Load
 from shards.errors import TrainingError
 
@@ -47,9 +47,9 @@ def measure(recipe: Recipe, batch: Any, load: Load, result: Path) -> None:
     """
     import torch
 
-    from pipeline.engine import init_distributed, initialize, resolve_deepspeed
+    from pipeline.ranks.launch import init_distributed, initialize, resolve_deepspeed
     from pipeline.preflight.memory import inputs_of
-    from pipeline.start import build
+    from pipeline.train.run_stage import build
 
     ranks = init_distributed(recipe.trainer.timeout_seconds)
     ds_config = resolve_deepspeed(recipe, ranks.world_size) | {"gradient_accumulation_steps": 1}
@@ -119,7 +119,7 @@ class _Gauge:
     def __exit__(self, *error: Any) -> None:
         import torch
 
-        from pipeline.meters import peak_gib
+        from pipeline.train.train_log import peak_gib
 
         if self._live is not None:
             self._live.__exit__(*error)

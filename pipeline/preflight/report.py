@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from pipeline.cards import Card
-from pipeline.config import Recipe
-from pipeline.engine import dtype_name, zero_stage
+from pipeline.recipe.schema import Recipe
+from pipeline.ranks.launch import dtype_name, zero_stage
 from pipeline.flops import Load, Sizes, count
-from pipeline.meters import duration
+from pipeline.train.train_log import duration
 from pipeline.preflight.memory import GIB, Memory, estimate
 from pipeline.preflight.work import Work
 from pipeline.stages import STAGES, module_of

@@ -9,12 +9,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import DatasetConfig, Recipe
+from pipeline.recipe.schema import DatasetConfig, Recipe
 from pipeline.data.plan import MicroBatch, Plan, PlanSettings
-from pipeline.data.rows import DatasetSource
+from pipeline.data.index_rows import DatasetSource
 from pipeline.flops import Load
 from pipeline.frames import encoder_frames
-from pipeline.lengths import TokenCounter, build_lengths, missing_lengths
+from pipeline.data.lengths import TokenCounter, build_lengths, missing_lengths
 from pipeline.stages import STAGES
 from shards.errors import PlanError
 from shards.dataset.index import Dataset, open_dataset

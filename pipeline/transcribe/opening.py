@@ -8,7 +8,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from pipeline.decoding import load_for_decoding
+from pipeline.decode.ask import load_for_decoding
 from shards.errors import ConfigError, ModelError
 from shards.voices.extractors import ARCHITECTURES, Extractor, load_extractor
 
@@ -20,7 +20,7 @@ def open_model(folder: Path, device: str) -> tuple[Any, Any, str, bool]:
         ModelError, ConfigError, CheckpointError: neither a finished run nor an exported model.
     """
     if (folder / "config.yaml").exists():
-        from pipeline.finished import read_done
+        from pipeline.checkpoint.final_weights import read_done
         from pipeline.stages import STAGES
 
         read_done(folder)

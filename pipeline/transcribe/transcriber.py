@@ -19,7 +19,7 @@ from typing import Literal
 
 import numpy as np
 
-from pipeline.decoding import Answer, Guards, ask, place
+from pipeline.decode.ask import Answer, Guards, ask, place
 from pipeline.evaluation.parse import Turn as ParsedTurn
 from pipeline.evaluation.parse import parse
 from pipeline.prompts import Mode, Prompt, prompt_pieces

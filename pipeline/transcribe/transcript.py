@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from pipeline.decoding import Answer
+from pipeline.decode.ask import Answer
 
 TIMES, LONGEST = 5, 200  # a circle stands there so often, and has so many characters at most
 

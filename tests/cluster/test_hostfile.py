@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.engine import free_port
+from pipeline.ranks.launch import free_port
 from tests.support import sshd
 from tests.support.campaign import Campaign
 from tests.support.distributed import CPU, ROOT, run_command

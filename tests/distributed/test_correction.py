@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from pipeline.baselines.correct import INSTRUCTION, SYSTEM
-from pipeline.resilience import FAILED
+from pipeline.ranks.stop import FAILED
 from tests.support.distributed import report, run_command, run_distributed, run_ranks
 from tests.support.tiny import make_base
 from tests.support.training import sharpen
@@ -61,10 +61,10 @@ def _make(folder: str) -> None:
 
 def _train(root: str, output: str, steps: int = 6, die_at: int | None = None, more: list[str] | None = None) -> int:
     """The recipe that people start, in this rank."""
-    from pipeline.config import load_recipe
-    from pipeline.engine import CHECKOUT
-    from pipeline.start import run_stages
-    from pipeline.trainer import Trainer
+    from pipeline.recipe.schema import load_recipe
+    from pipeline.ranks.launch import CHECKOUT
+    from pipeline.train.run_stage import run_stages
+    from pipeline.train.trainer import Trainer
 
     if die_at is not None and os.environ["RANK"] == "1":
         update = Trainer.update

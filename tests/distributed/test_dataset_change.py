@@ -7,7 +7,7 @@ import os
 import shutil
 from pathlib import Path
 
-from pipeline.resilience import FAILED
+from pipeline.ranks.stop import FAILED
 from tests.support.distributed import report, run_distributed, run_ranks
 from tests.support.training import make_parts, tiny_recipe
 
@@ -16,7 +16,7 @@ def _train(
     parts: str, run: str, data: str, accept: bool = False, stop_after: int | None = None, exclude: str = ""
 ) -> int:
     """With a list of excluded samples that is another file on every node, as one in /tmp is."""
-    from pipeline.start import run_stages
+    from pipeline.train.run_stage import run_stages
 
     recipe = tiny_recipe(Path(parts), Path(run), stage=1, max_steps=9, validate_every=100, save_every=100)
     recipe.data.validation = []

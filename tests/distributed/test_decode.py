@@ -37,7 +37,7 @@ def alone(parts: Path) -> Path:
 
 
 def command(parts: Path, out: Path) -> list[str]:
-    return ["-m", "pipeline.evaluation.generate", str(parts / "run"), str(parts / "test"), str(out), *OPTIONS]
+    return ["-m", "pipeline.decode.test_set", str(parts / "run"), str(parts / "test"), str(out), *OPTIONS]
 
 
 def texts(folder: Path) -> dict[str, bytes]:

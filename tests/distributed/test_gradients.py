@@ -12,7 +12,7 @@ from tests.support.distributed import run_distributed
 
 
 def _train(output: str, deepspeed: str, log_every: int = 1) -> int:
-    from pipeline.engine import init_distributed
+    from pipeline.ranks.launch import init_distributed
     from tests.support.toy import toy_recipe, toy_trainer
 
     recipe = toy_recipe(Path(output), deepspeed=deepspeed, log_every=log_every)

@@ -6,15 +6,15 @@ import os
 import time
 from pathlib import Path
 
-from pipeline.resilience import FAILED, REQUEUE
-from pipeline.upload import Upload
+from pipeline.ranks.stop import FAILED, REQUEUE
+from pipeline.checkpoint.mirror import Upload
 from tests.support.distributed import report, run_distributed, run_ranks
 
 
 def _train_zero2(folder: str) -> int:
     """Its slices are gathered by all ranks together."""
-    from pipeline.engine import init_distributed
-    from pipeline.resilience import guarded
+    from pipeline.ranks.launch import init_distributed
+    from pipeline.ranks.stop import guarded
     from tests.support.toy import toy_recipe, toy_trainer
 
     recipe = toy_recipe(Path(folder), deepspeed="ds_configs/zero2.json")
@@ -23,7 +23,7 @@ def _train_zero2(folder: str) -> int:
 
 def _copy_slowly(folder: str, there: str, seconds: float, stop: bool = False) -> int:
     """Each copy of rank 1's file takes a while; perhaps rank 1 is asked to stop in the last step."""
-    from pipeline.engine import init_distributed
+    from pipeline.ranks.launch import init_distributed
     from tests.support.toy import ToyData, toy_recipe, toy_trainer
 
     put, load = Upload.put_rank_file, ToyData.train

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import DatasetConfig, OptimizerConfig, Recipe
+from pipeline.recipe.schema import DatasetConfig, OptimizerConfig, Recipe
 from tests.support.distributed import run_distributed
 from tests.support.training import DIM, FixedModes, make_parts, tiny_recipe
 
@@ -30,7 +30,7 @@ def _factored_recipe(parts: str, output: str, factors: str) -> Recipe:
 
 
 def _train_with_zero3(parts: str, output: str, factors: str) -> int:
-    from pipeline.start import run_stage
+    from pipeline.train.run_stage import run_stage
 
     return run_stage(_factored_recipe(parts, output, factors))
 
@@ -39,9 +39,9 @@ def _train_plainly(parts: str, output: str, factors: str) -> None:
     """The same three steps without DeepSpeed: one process, one graph a step, torch's AdamW and clipping."""
     import torch
 
-    from pipeline.engine import init_distributed, lr_at
+    from pipeline.ranks.launch import init_distributed, lr_at
     from pipeline.model.build import build_model, load_tokenizer, own_state_dict, save_own_weights, set_trainable
-    from pipeline.stage_data import StageData
+    from pipeline.train.stage_data import StageData
     from pipeline.stages import STAGES, module_of
 
     recipe = _factored_recipe(parts, output, factors)
@@ -94,8 +94,8 @@ def test_two_ranks_equal_one_plain_process(parts: Path, tmp_path: Path, factors:
 
 def _straight_and_resumed(parts: str, output: str) -> None:
     """Six steps at once; and three steps, a new engine, three steps. All that is drawn at random is on."""
-    from pipeline.config import AugmentConfig
-    from pipeline.start import run_stage
+    from pipeline.recipe.schema import AugmentConfig
+    from pipeline.train.run_stage import run_stage
 
     for name, stops in (("straight", (None,)), ("resumed", (3, None))):
         for stop_after in stops:
@@ -130,7 +130,7 @@ def _unequal_ranks(parts: str) -> None:
     import torch
 
     from pipeline.data.collate import empty_batch
-    from pipeline.engine import init_distributed, initialize, resolve_deepspeed
+    from pipeline.ranks.launch import init_distributed, initialize, resolve_deepspeed
     from pipeline.model import modeling_speakerlm
     from pipeline.model.build import build_model, load_tokenizer, set_trainable
     from pipeline.model.loss import token_losses_sum
@@ -192,13 +192,13 @@ def test_unequal_ranks_do_not_hang(parts: Path) -> None:
 
 
 def _learn_one_batch(parts: str, output: str) -> int:
-    from pipeline.engine import init_distributed, initialize, resolve_deepspeed
-    from pipeline.finished import read_done
+    from pipeline.ranks.launch import init_distributed, initialize, resolve_deepspeed
+    from pipeline.checkpoint.final_weights import read_done
     from pipeline.model.build import load_tokenizer
     from pipeline.prompts import Mode
-    from pipeline.resilience import StopRequest
-    from pipeline.start import build, run_stage
-    from pipeline.trainer import Run, Trainer
+    from pipeline.ranks.stop import StopRequest
+    from pipeline.train.run_stage import build, run_stage
+    from pipeline.train.trainer import Run, Trainer
 
     recipe = _overfit_recipe(parts, output)
     first = replace(recipe, stage=1, init_from=None, output=recipe.init_from)
@@ -226,7 +226,7 @@ def _overfit_recipe(parts: str, output: str) -> Recipe:
 def _decode_the_batch(parts: str, output: str) -> None:
     """What the finished run says to the batch that it learnt, a line a sample: mode, reference, hypothesis."""
     from pipeline.data.loader import SampleReader
-    from pipeline.engine import init_distributed
+    from pipeline.ranks.launch import init_distributed
     from pipeline.model.build import load_finished_run
     from pipeline.prompts import Mode, target_pieces
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.resilience import FAILED, REQUEUE
+from pipeline.ranks.stop import FAILED, REQUEUE
 from tests.support.distributed import report, run_distributed, run_ranks
 from tests.support.training import make_parts, tiny_recipe
 
@@ -27,7 +27,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _chain(parts: str, runs: str, stages: tuple[int, ...], stop_after: int | None = None, **changes: Any) -> int:
-    from pipeline.start import run_stages
+    from pipeline.train.run_stage import run_stages
 
     recipes = []
     for n in stages:
@@ -40,40 +40,40 @@ def _chain(parts: str, runs: str, stages: tuple[int, ...], stop_after: int | Non
 
 def _chain_with_a_signal_between(parts: str, runs: str) -> int:
     """Rank 0 is asked to stop when stage 1 has ended and stage 2 has not begun."""
-    import pipeline.start
+    import pipeline.train.run_stage
 
-    release, alone = pipeline.start.release, os.environ["RANK"] == "0"
+    release, alone = pipeline.train.run_stage.release, os.environ["RANK"] == "0"
 
     def release_and_signal(engine: Any) -> None:
         release(engine)
         if alone:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    pipeline.start.release = release_and_signal
+    pipeline.train.run_stage.release = release_and_signal
     return _chain(parts, runs, (1, 2))
 
 
 def _chain_where_one_rank_sees_no_marker(parts: str, runs: str) -> int:
     """As on a network filesystem whose other nodes remember for a while that a file was not there."""
-    import pipeline.finished
+    import pipeline.checkpoint.final_weights
     from shards.errors import CheckpointError
 
-    read = pipeline.finished.read_done
+    read = pipeline.checkpoint.final_weights.read_done
 
     def blind(run: Path) -> dict[str, Any]:
         if os.environ["RANK"] == "1":
             raise CheckpointError(f"{run} has not finished")
         return read(run)
 
-    pipeline.finished.read_done = blind
+    pipeline.checkpoint.final_weights.read_done = blind
     return _chain(parts, runs, (2,))
 
 
 def _chain_where_one_rank_never_sees_a_marker(parts: str, runs: str) -> int:
-    import pipeline.finished
+    import pipeline.checkpoint.final_weights
 
     if os.environ["RANK"] == "1":
-        pipeline.finished.is_done = lambda run: False
+        pipeline.checkpoint.final_weights.is_done = lambda run: False
     return _chain(parts, runs, (2, 3), stop_after=3)
 
 

@@ -7,15 +7,15 @@ import os
 import signal
 from pathlib import Path
 
-from pipeline.resilience import FAILED, REQUEUE
+from pipeline.ranks.stop import FAILED, REQUEUE
 from tests.support.distributed import report, run_distributed, run_ranks
 
 
 def _train(folder: str, trouble: str = "", at: int = 4, victim: int = 1) -> int:
     """The toy run; at the start of step ``at`` something happens to one rank."""
-    from pipeline.engine import init_distributed
-    from pipeline.resilience import guarded
-    from pipeline.start import advice
+    from pipeline.ranks.launch import init_distributed
+    from pipeline.ranks.stop import guarded
+    from pipeline.train.run_stage import advice
     from tests.support.toy import ToyData, toy_recipe, toy_trainer
 
     load = ToyData.train

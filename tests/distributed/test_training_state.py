@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.engine import CHECKOUT
+from pipeline.ranks.launch import CHECKOUT
 from tests.support.cpu_adam import compiled_adam, environment
 from tests.support.distributed import report, run_distributed, run_ranks
 
 
 def train_straight_and_in_two_parts(folder: str, deepspeed: str = "tests/support/zero3_gathers.json") -> None:
     """6 steps at once; and 3 steps, a new engine, 3 steps."""
-    from pipeline.engine import init_distributed
+    from pipeline.ranks.launch import init_distributed
     from tests.support.toy import toy_recipe, toy_trainer
 
     ranks = init_distributed(60)
@@ -28,7 +28,7 @@ def train_straight_and_in_two_parts(folder: str, deepspeed: str = "tests/support
 
 def resume_alone(folder: str) -> None:
     """The second half of a run that two ranks began, on one rank."""
-    from pipeline.engine import init_distributed
+    from pipeline.ranks.launch import init_distributed
     from tests.support.toy import toy_recipe, toy_trainer
 
     assert toy_trainer(toy_recipe(Path(folder)), init_distributed(60), dropout=0.3).train() == 0

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.resilience import REQUEUE
+from pipeline.ranks.stop import REQUEUE
 from tests.support.distributed import report, run_distributed, run_ranks
 from tests.support.training import make_parts, tiny_recipe
 
@@ -34,8 +34,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _train(parts: str, runs: str, settings: dict[str, dict[str, Any]]) -> int:
-    from pipeline.decoding import Guards
-    from pipeline.start import run_stage
+    from pipeline.decode.ask import Guards
+    from pipeline.train.run_stage import run_stage
 
     Guards.limit = lambda self, num_samples: 6 + num_samples % 17  # type: ignore[method-assign]  # unequal work
     for name, trainer in settings.items():
@@ -111,9 +111,9 @@ def test_checkpoints_carry_the_figures(folder: Path) -> None:
 
 def _train_and_stop(parts: str, output: str, how: str, stop: bool) -> int:
     """On rank 1 a stop request comes while it decodes for the second time."""
-    from pipeline.resilience import StopRequest
-    from pipeline.small_decode import SmallDecode
-    from pipeline.start import run_stage
+    from pipeline.ranks.stop import StopRequest
+    from pipeline.train.validation_decode import SmallDecode
+    from pipeline.train.run_stage import run_stage
 
     calls: list[int] = []
     real = SmallDecode._answer

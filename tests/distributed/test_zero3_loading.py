@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.config import LlmConfig
+from pipeline.recipe.schema import LlmConfig
 from tests.support.distributed import run_distributed
 from tests.support.memory import Watch
 from tests.support.training import tiny_recipe
@@ -40,7 +40,7 @@ def _load(parts: str) -> None:
     import torch
     from safetensors import safe_open
 
-    from pipeline.engine import init_distributed, resolve_deepspeed
+    from pipeline.ranks.launch import init_distributed, resolve_deepspeed
     from pipeline.model.build import build_model, set_trainable
     from pipeline.stages import STAGES, module_of
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import soundfile
 
-from pipeline.engine import free_port
+from pipeline.ranks.launch import free_port
 from pipeline.transcribe.transcriber import Options, Transcriber
 from pipeline.transcribe.ui import serve
 from shards.manifests.clips import ClipRule

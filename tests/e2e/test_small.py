@@ -14,7 +14,7 @@ import pytest
 import soundfile
 import torch
 
-from pipeline.learning.packaged import LLM, WHISPER, write_parts
+from pipeline.standins.packaged import LLM, WHISPER, write_parts
 from pipeline.prompts import Mode, PromptTokenizer
 from shards.sound.audio import load
 from shards.corpora import packaged_speech

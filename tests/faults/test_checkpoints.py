@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.resilience import FAILED
+from pipeline.ranks.stop import FAILED
 from tests.support.distributed import report, run_distributed, run_ranks
 from tests.support.faults import Trouble, checkpoints, history, rows, same_run, train
 from tests.support.filesystems import mounted
@@ -78,8 +78,8 @@ def test_a_checkpoint_of_something_else(unfinished: Path, change: dict, words: s
 
 
 def _real_run(parts: str, output: str, stop_after: int | None, swap: bool) -> int:
-    from pipeline.config import DatasetConfig
-    from pipeline.start import run_stage
+    from pipeline.recipe.schema import DatasetConfig
+    from pipeline.train.run_stage import run_stage
     from tests.support.training import tiny_recipe
 
     recipe = tiny_recipe(Path(parts), Path(output), validate_every=100)
@@ -133,7 +133,7 @@ def test_a_read_only_output(tmp_path: Path) -> None:
 
 
 def test_two_runs_on_one_output(tmp_path: Path) -> None:
-    from pipeline.output import LOCK
+    from pipeline.train.run_lock import LOCK
 
     code = f"""
 import fcntl, json, os, time

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.resilience import FAILED
+from pipeline.ranks.stop import FAILED
 from tests.support.distributed import report, run_distributed, run_ranks
 from tests.support.faults import STEPS, Trouble, history, rows, same_run, train
 

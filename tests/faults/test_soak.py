@@ -19,8 +19,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import DatasetConfig
-from pipeline.resilience import FAILED, REQUEUE
+from pipeline.recipe.schema import DatasetConfig
+from pipeline.ranks.stop import FAILED, REQUEUE
 from tests.support.datasets import make_dataset
 from tests.support.distributed import report, run_distributed, run_ranks
 from tests.support.faults import rows
@@ -45,8 +45,8 @@ class Part:
 
 def soak(parts: str, output: str, seed: int = 1, part: Part | None = None, start: int = 0) -> int:
     """A run, or its start number ``start``; writes down which samples each step saw."""
-    from pipeline.stage_data import StageData
-    from pipeline.start import run_stage
+    from pipeline.train.stage_data import StageData
+    from pipeline.train.run_stage import run_stage
 
     recipe = tiny_recipe(Path(parts), Path(output), max_steps=STEPS, save_every=STEPS // 15, keep_last=3)
     recipe.data.validation = []
@@ -82,7 +82,7 @@ def alone(parts: str, folder: Path, seed: int) -> None:
 
 def hold_out(parts: str, runs: list[str]) -> None:
     """The loss of finished runs' weights on data that none has seen: the validation before a next first step."""
-    from pipeline.start import run_stage
+    from pipeline.train.run_stage import run_stage
 
     for run in runs:
         output = Path(run) / "held-out"

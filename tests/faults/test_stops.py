@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.resilience import FAILED, REQUEUE
+from pipeline.ranks.stop import FAILED, REQUEUE
 from tests.support.distributed import report, run_distributed, run_ranks
 from tests.support.faults import Trouble, checkpoints, history, rows, same_run, train
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline import checkpoint
-from pipeline.checkpoint import RunState
-from pipeline.engine import Ranks
-from pipeline.saver import Retention, Saver
-from pipeline.upload import Upload
+from pipeline.checkpoint import format as checkpoint
+from pipeline.checkpoint.format import RunState
+from pipeline.ranks.launch import Ranks
+from pipeline.checkpoint.saver import Retention, Saver
+from pipeline.checkpoint.mirror import Upload
 
 ALONE = Ranks(0, 1, 0, torch.device("cpu"))
 

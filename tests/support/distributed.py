@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.engine import free_port
+from pipeline.ranks.launch import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 CPU = {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "TOKENIZERS_PARALLELISM": "false"}

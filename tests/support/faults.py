@@ -30,11 +30,11 @@ class Trouble:
 
 def train(folder: str, trouble: Trouble | None = None, stage: int = 4, bases: str = "toy", **settings: Any) -> int:
     """The toy run in this rank; its exit code. ``settings`` are of the trainer, but for ``seed``."""
-    from pipeline.engine import init_distributed
-    from pipeline.output import locked
-    from pipeline.resilience import guarded
-    from pipeline.start import advice
-    from pipeline.watchdog import Watchdog
+    from pipeline.ranks.launch import init_distributed
+    from pipeline.train.run_lock import locked
+    from pipeline.ranks.stop import guarded
+    from pipeline.train.run_stage import advice
+    from pipeline.ranks.watchdog import Watchdog
     from tests.support.toy import toy_recipe, toy_trainer
 
     output, seed = Path(folder), settings.pop("seed", 1)
@@ -76,7 +76,7 @@ def install(trouble: Trouble, trainer: Any) -> None:
         return not trainer.engine.module.training
 
     def stop_twice() -> None:
-        from pipeline import checkpoint
+        from pipeline.checkpoint import format as checkpoint
 
         _before(trainer, "_forward", here.now, _stop)
         _before(checkpoint, "write_rank_file", lambda: trainer.run.stop.is_set, _stop)
@@ -156,7 +156,7 @@ def _kill_in_save(point: str, step: int) -> None:
     """Kill while the checkpoint of the step is written; by then the trainer may be further."""
     import shutil
 
-    from pipeline import checkpoint
+    from pipeline.checkpoint import format as checkpoint
 
     def of_that_step(path: Any) -> bool:
         return checkpoint.name_of(step) in str(path)
@@ -224,7 +224,7 @@ def weights(run: Path) -> dict[str, Any]:
 
 def checkpoints(run: Path) -> list[int]:
     """Steps of the committed ones."""
-    from pipeline.checkpoint import complete_names
+    from pipeline.checkpoint.format import complete_names
 
     return [int(name.rpartition("-")[2]) for name in complete_names(run / "checkpoints")]
 

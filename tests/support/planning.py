@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from pipeline.config import DataConfig, DatasetConfig, RegistrationConfig
+from pipeline.recipe.schema import DataConfig, DatasetConfig, RegistrationConfig
 from pipeline.data.plan import GlobalStep, Plan, PlannedSample, PlanSettings
-from pipeline.data.rows import DatasetSource, Row
-from pipeline.lengths import TokenCounter, build_lengths
+from pipeline.data.index_rows import DatasetSource, Row
+from pipeline.data.lengths import TokenCounter, build_lengths
 from pipeline.prompts import Mode, PromptTokenizer
 from shards.dataset.index import Dataset
 from shards.sample import SAMPLE_RATE

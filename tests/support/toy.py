@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pipeline.config import DataConfig, DatasetConfig, LlmConfig, ModelConfig, OptimizerConfig, Recipe, TrainerConfig
-from pipeline.engine import Ranks, check_optimizer, dtype_name, initialize, resolve_deepspeed
-from pipeline.resilience import StopRequest
+from pipeline.recipe.schema import DataConfig, DatasetConfig, LlmConfig, ModelConfig, OptimizerConfig, Recipe, TrainerConfig
+from pipeline.ranks.launch import Ranks, check_optimizer, dtype_name, initialize, resolve_deepspeed
+from pipeline.ranks.stop import StopRequest
 from pipeline.stages import STAGES, module_of
-from pipeline.trainer import Run, Trainer
+from pipeline.train.trainer import Run, Trainer
 
 _TRAINER: dict[str, Any] = {"validate_every": 3, "save_every": 3, "log_every": 2, "save_in_background": "never"}
 WORDS, WIDTH = 11, 7  # odd, so that nothing divides evenly among ranks

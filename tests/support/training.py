@@ -7,10 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import DataConfig, DatasetConfig, OptimizerConfig, Recipe, RegistrationConfig, TrainerConfig
-from pipeline.engine import CHECKOUT, Ranks
+from pipeline.recipe.schema import DataConfig, DatasetConfig, OptimizerConfig, Recipe, RegistrationConfig, TrainerConfig
+from pipeline.ranks.launch import CHECKOUT, Ranks
 from pipeline.prompts import Mode
-from pipeline.stage_data import StageData
+from pipeline.train.stage_data import StageData
 from shards.weights.fetch import sha256_of
 from tests.support.datasets import make_dataset
 from tests.support.tiny import TinyBase, make_base, model_config
@@ -63,8 +63,8 @@ def tiny_recipe(parts: Path, output: Path, stage: int = 4, dropout: float = 0.0,
 
 def finished_run(parts: Path, **model_settings: Any) -> Path:
     """``PARTS/run``: a run of stage 4 that has finished without learning anything; with other settings of the model."""
-    from pipeline.config import save_recipe
-    from pipeline.finished import write_done
+    from pipeline.recipe.schema import save_recipe
+    from pipeline.checkpoint.final_weights import write_done
     from pipeline.model.build import WEIGHTS, build_model, own_state_dict, save_own_weights
 
     run = parts / "run"

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from pipeline.decoding import Answer
+from pipeline.decode.ask import Answer
 from pipeline.prompts import Prompt
 from shards.sound.audio import load
 from shards.weights.fetch import fetch_debian

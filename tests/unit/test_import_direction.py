@@ -71,7 +71,7 @@ def test_object_storage_has_one_door() -> None:
 
 def test_the_check_sees_a_wrong_import(tmp_path: Path) -> None:
     bad = tmp_path / "bad.py"
-    bad.write_text("def f():\n    from pipeline.trainer import train\n    import torch.distributed as d\n")
+    bad.write_text("def f():\n    from pipeline.train.trainer import train\n    import torch.distributed as d\n")
     names = imported(bad)
     assert any(is_in(n, "pipeline") for n in names)
     assert any(is_in(n, "torch.distributed") for n in names)

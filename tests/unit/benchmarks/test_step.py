@@ -16,7 +16,7 @@ import torch
 from benchmarks.gpu_bench import shape
 from benchmarks.gpu_bundle import BUILT, WHEELS, copy_code, pinned
 from benchmarks.micro_batches import Lengths, checkpointing, clips, full, micro_batch, padded_loss, utterances
-from pipeline.engine import CHECKOUT
+from pipeline.ranks.launch import CHECKOUT
 from pipeline.flops import Load
 from pipeline.model.configuration_speakerlm import SpeakerLMConfig
 from pipeline.model.modeling_speakerlm import SpeakerLMForConditionalGeneration

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.config import load_recipe
+from pipeline.recipe.schema import load_recipe
 from shards.cli import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -152,7 +152,7 @@ def test_no_test_voice_or_take_is_chosen_for_training(load: Any, tmp_path: Path)
 
 
 def rows(shift: float) -> list[dict[str, Any]]:
-    from pipeline.evaluation.generate import PERMUTED
+    from pipeline.decode.test_set import PERMUTED
 
     def row(test: str, mode: str, cer: float, cpcer: float, sacer: float | None) -> dict[str, Any]:
         figures = {"cer": cer + shift, "cpcer": cpcer + shift, "sacer": None if sacer is None else sacer + shift}

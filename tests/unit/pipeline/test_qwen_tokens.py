@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.model.checkpoints import QWEN_PATTERN
+from pipeline.model.sensevoice_folder import QWEN_PATTERN
 from pipeline.prompts import AudioPiece, Mode, PromptTokenizer, SpeakerPiece, prompt_pieces, target_pieces
 from shards.sample import Segment
 from tests.support.qwen import SPECIAL, qwen_ranks, write_qwen_tokenizer

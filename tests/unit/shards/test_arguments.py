@@ -6,7 +6,7 @@ import argparse
 
 import pytest
 
-from pipeline.evaluation.generate import main as decode
+from pipeline.decode.test_set import main as decode
 from pipeline.transcribe.cli import main as transcribe
 from shards.arguments import natural, not_below_zero, positive
 from shards.cli import main as shards

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from pipeline.baselines.pair_data import PairData, TextStep
-from pipeline.config import AugmentConfig, DatasetConfig, Recipe, load_recipe
-from pipeline.engine import CHECKOUT, Ranks
+from pipeline.recipe.schema import AugmentConfig, DatasetConfig, Recipe, load_recipe
+from pipeline.ranks.launch import CHECKOUT, Ranks
 from pipeline.prompts import PromptTokenizer
 from pipeline.stages import check_speech
 from shards.errors import ConfigError, DataError, PlanError

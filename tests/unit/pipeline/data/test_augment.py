@@ -8,7 +8,7 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.config import AugmentConfig
+from pipeline.recipe.schema import AugmentConfig
 from pipeline.data.augment import Augmenter, Noises, add_noise, change_speed, draw_speed
 from pipeline.frames import encoder_frames, perturbed_samples
 from shards.errors import ConfigError

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.config import LlmConfig, RegistrationConfig, load_recipe
+from pipeline.recipe.schema import LlmConfig, RegistrationConfig, load_recipe
 from pipeline.data.loader import Loader, SampleReader
 from pipeline.data.plan import Plan, PlanSettings
-from pipeline.data.rows import DatasetSource
-from pipeline.engine import CHECKOUT
-from pipeline.lengths import TokenCounter, build_lengths
+from pipeline.data.index_rows import DatasetSource
+from pipeline.ranks.launch import CHECKOUT
+from pipeline.data.lengths import TokenCounter, build_lengths
 from pipeline.model.build import build_model
 from pipeline.prompts import Mode, PromptTokenizer
 from tests.support.architectures import make_causal_lm

@@ -18,7 +18,7 @@ import soundfile
 
 from pipeline.data.loader import Loader, SampleReader
 from pipeline.prompts import Mode, PromptTokenizer
-from pipeline.stage_data import told
+from pipeline.train.stage_data import told
 from shards.sound.audio import decode, encode_flac
 from shards.errors import DataError, ShardError
 from shards.dataset.index import Dataset, index_from_bytes, index_to_bytes, open_dataset

@@ -13,7 +13,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline.config import AugmentConfig, RegistrationConfig
+from pipeline.recipe.schema import AugmentConfig, RegistrationConfig
 from pipeline.data.augment import Augmenter
 from pipeline.data.loader import Loader, SampleReader
 from pipeline.prompts import PromptTokenizer

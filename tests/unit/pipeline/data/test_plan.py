@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.config import AugmentConfig, DatasetConfig, PhaseConfig, RegistrationConfig
+from pipeline.recipe.schema import AugmentConfig, DatasetConfig, PhaseConfig, RegistrationConfig
 from pipeline.data.plan import PlanSettings
 from pipeline.prompts import Mode
 from shards.errors import PlanError

@@ -8,11 +8,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pipeline.config import RegistrationConfig
+from pipeline.recipe.schema import RegistrationConfig
 from pipeline.data.keyed import keyed_rng, keyed_seed, keyed_uniform
 from pipeline.data.names import POOLS, corpus_names, pool_names
 from pipeline.data.registration import draw_mode, draw_registration
-from pipeline.data.rows import Row
+from pipeline.data.index_rows import Row
 from pipeline.evaluation.parse import parse
 from pipeline.prompts import Mode
 from shards.errors import PlanError

@@ -11,7 +11,7 @@ import pytest
 import soundfile
 
 import pipeline.data.report
-from pipeline.config import RegistrationConfig, load_recipe
+from pipeline.recipe.schema import RegistrationConfig, load_recipe
 from pipeline.data.report import SPEAKERLM_7B, distinct_sessions, estimated_flops, open_plan, plan_report
 from pipeline.prompts import PromptTokenizer
 from shards.cli import main as shards

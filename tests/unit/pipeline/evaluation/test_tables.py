@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from pipeline.evaluation.generate import PAPER_BINS
+from pipeline.decode.test_set import PAPER_BINS
 from pipeline.evaluation.paper import PUBLISHED, canonical, published
 from pipeline.evaluation.tables import About, all_tables, is_bin, lineage, result_blocks, results, scaling
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.support.finished import make_finished_run
+from tests.support.finished_runs import make_finished_run
 from tests.support.tiny import TinyBase, make_base, model_config
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from pipeline.config import LlmConfig
+from pipeline.recipe.schema import LlmConfig
 from pipeline.export.cli import main
 from pipeline.export.folder import export
 from pipeline.model.build import WEIGHTS, load_finished_run
@@ -20,7 +20,7 @@ from pipeline.model.modeling_speakerlm import SpeakerLMForConditionalGeneration
 from pipeline.prompts import Mode
 from shards.errors import CheckpointError, ConfigError, ModelError
 from tests.support.architectures import make_causal_lm
-from tests.support.finished import make_finished_run, seal
+from tests.support.finished_runs import make_finished_run, seal
 from tests.support.packed import example, pack
 from tests.support.tiny import TinyBase, make_base, model_config
 

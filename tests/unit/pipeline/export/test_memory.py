@@ -9,9 +9,9 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from pipeline.config import LlmConfig
+from pipeline.recipe.schema import LlmConfig
 from tests.support.architectures import make_causal_lm
-from tests.support.finished import make_finished_run
+from tests.support.finished_runs import make_finished_run
 from tests.support.tiny import make_base, model_config
 
 # A small export first: imports and warm-up are not what is measured. Reading the LLM whole shows that the scale works.

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline.config import LlmConfig
+from pipeline.recipe.schema import LlmConfig
 from pipeline.model.build import build_model, load_tokenizer, set_trainable
 from pipeline.model.processing_speakerlm import SpeakerLMProcessor
 from pipeline.prompts import Mode, Prompt, prompt_pieces

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.config import DataConfig, DatasetConfig, LlmConfig, Recipe, save_recipe
+from pipeline.recipe.schema import DataConfig, DatasetConfig, LlmConfig, Recipe, save_recipe
 from pipeline.model.build import (
     WEIGHTS,
     build_model,

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.model.checkpoints import make_encoder, read_sensevoice_folder, sensevoice_conf
+from pipeline.model.sensevoice_folder import make_encoder, read_sensevoice_folder, sensevoice_conf
 from pipeline.model.encoder import FunasrEncoder, sinusoidal_positions
 from shards.errors import ModelError
 

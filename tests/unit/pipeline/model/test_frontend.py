@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pipeline.frames import fbank_frames, lfr_frames
-from pipeline.model.checkpoints import FRONTEND_CONF, write_mvn
+from pipeline.model.sensevoice_folder import FRONTEND_CONF, write_mvn
 from pipeline.model.frontend import Frontend
 from shards.sound.audio import load
 from shards.weights.fetch import fetch_debian

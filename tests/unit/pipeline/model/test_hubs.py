@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.config import EncoderConfig, LlmConfig, save_recipe
+from pipeline.recipe.schema import EncoderConfig, LlmConfig, save_recipe
 from pipeline.model.build import build_model
 from tests.support.hub import model_hub
 from tests.support.tiny import TinyBase, model_config
@@ -21,7 +21,7 @@ from tests.support.training import tiny_recipe
 SCRIPT = """
 import sys
 import torch
-from pipeline.config import load_recipe
+from pipeline.recipe.schema import load_recipe
 from pipeline.model.build import build_model, load_tokenizer
 from shards.errors import ModelError
 

@@ -14,7 +14,7 @@ from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperModel
 from transformers.models.whisper.modeling_whisper import sinusoids
 
 from pipeline import flops
-from pipeline.config import EncoderConfig, ModelConfig
+from pipeline.recipe.schema import EncoderConfig, ModelConfig
 from pipeline.export.folder import export
 from pipeline.frames import encoder_frames, windows
 from pipeline.model.build import build_model, load_finished_run, load_tokenizer
@@ -27,7 +27,7 @@ from pipeline.model.whisper_frontend import WhisperFrontend
 from pipeline.prompts import Mode
 from pipeline.stages import STAGES
 from shards.errors import AudioError, ModelError
-from tests.support.finished import make_finished_run
+from tests.support.finished_runs import make_finished_run
 from tests.support.packed import example, pack
 from tests.support.tiny import TinyBase, model_config
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.config import save_recipe
-from pipeline.engine import CHECKOUT
+from pipeline.recipe.schema import save_recipe
+from pipeline.ranks.launch import CHECKOUT
 from pipeline.preflight.checks import all_checks
 from pipeline.preflight.cli import main
 from tests.support.training import make_parts, tiny_recipe

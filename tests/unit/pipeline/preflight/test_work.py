@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import load_recipe
-from pipeline.engine import CHECKOUT
-from pipeline.lengths import missing_lengths
+from pipeline.recipe.schema import load_recipe
+from pipeline.ranks.launch import CHECKOUT
+from pipeline.data.lengths import missing_lengths
 from pipeline.model.build import load_tokenizer
 from pipeline.preflight.work import Typical, work_from_plan, work_from_sizes
 from shards.errors import PlanError

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from pipeline.decoding import Answer
+from pipeline.decode.ask import Answer
 from pipeline.transcribe.transcriber import Options, Transcriber
 from shards.manifests.clips import ClipRule
 from shards.errors import AudioError, ConfigError, SpeakerError

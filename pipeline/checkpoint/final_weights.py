@@ -1,0 +1,110 @@
+"""The end of a stage: its weights, and the ``done`` marker that the next stage starts from.
+
+A finished run has ``weights/model.safetensors`` (fp32, everything but the LLM's base) and, written last, ``done``.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.ranks.collectives import agree
+from pipeline.checkpoint.format import seal, sync_folder, write_atomic
+from pipeline.ranks.launch import Ranks
+from pipeline.stages import module_of
+from pipeline.checkpoint.training_state import gather_parameter
+from shards.errors import CheckpointError
+
+if TYPE_CHECKING:
+    import torch
+
+DONE = "done"
+
+
+def save_weights(path: Path, engine: Any, ranks: Ranks, source: Path | None, bases: dict[str, str]) -> str:
+    """Gather all but the LLM's base weights to rank 0, one parameter at a time, and write them as fp32. Collective.
+
+    Args:
+        source: weights that this stage started from; what it did not train is copied from there in fp32, not taken from
+            the (perhaps bf16) copy of the forward pass.
+        bases: hashes of what the run loaded, kept in the safetensors header; ``init_from`` is that of ``source``.
+
+    Returns:
+        sha256 of the file, on every rank.
+
+    Raises:
+        CheckpointError: ``source`` is no longer the file that this stage started from.
+    """
+    tensors: dict[str, torch.Tensor] = {}
+    for name, p in engine.module.named_parameters():
+        if module_of(name) != "llm" and (p.requires_grad or source is None):
+            full = gather_parameter(p, master=True)
+            if ranks.is_first:
+                tensors[name] = full
+    return str(agree(ranks, lambda: _write_weights(path, tensors, source, bases) if ranks.is_first else "")[0])
+
+
+def _write_weights(path: Path, tensors: dict[str, torch.Tensor], source: Path | None, bases: dict[str, str]) -> str:
+    from safetensors.torch import load_file, save_file
+
+    if source is not None:
+        if seal(source)["sha256"] != bases["init_from"]:  # days have passed since it was loaded
+            raise CheckpointError(
+                f"{source} is not the file any more that this stage started from, and what this stage did not train "
+                "is in it: put it back and start the same command again, which goes on from the last checkpoint"
+            )
+        tensors = {**load_file(source), **tensors}
+    metadata = {"format": "pt", "bases": json.dumps(bases, sort_keys=True)}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.partial")
+    save_file({name: t.contiguous() for name, t in tensors.items()}, str(temporary), metadata=metadata)
+    digest = str(seal(temporary)["sha256"])
+    temporary.replace(path)
+    sync_folder(path.parent)
+    return digest
+
+
+def check_weights(path: Path, sha256: str | None, ranks: Ranks) -> str:
+    """Hash of a weights file. Collective.
+
+    Raises:
+        CheckpointError: on every rank, if it is not the file that its run wrote (``sha256``; None: any file will do).
+    """
+
+    def check() -> str:
+        found = str(seal(path)["sha256"])
+        if found != (sha256 or found):
+            raise CheckpointError(f"{path} is not the file that its run wrote: it was changed or damaged")
+        return found
+
+    return str(agree(ranks, lambda: check() if ranks.is_first else "")[0])
+
+
+def write_done(run: Path, content: dict[str, Any]) -> None:
+    """Mark a run as finished: the last thing that a stage does."""
+    write_atomic(run / DONE, json.dumps(content, indent=1))
+
+
+def is_done(run: Path) -> bool:
+    """Whether a stage has ended there."""
+    return (run / DONE).exists()
+
+
+def read_done(run: Path) -> dict[str, Any]:
+    """The ``done`` marker of a finished run.
+
+    Raises:
+        CheckpointError: the run has not finished, or there is none, or its marker is damaged.
+    """
+    mend = "remove it and start the same command again: the stage goes on from its last checkpoint"
+    try:
+        done = json.loads((run / DONE).read_text(encoding="utf-8"))
+    except FileNotFoundError as e:
+        state = "has not finished" if run.is_dir() else "does not exist"
+        raise CheckpointError(f"{run} {state} (no {DONE} marker): run that stage to its end first") from e
+    except ValueError as e:
+        raise CheckpointError(f"{run / DONE} is damaged ({e}); {mend}") from e
+    if not isinstance(done, dict) or not {"stage", "weights_sha256"} <= done.keys():
+        raise CheckpointError(f"{run / DONE} is damaged (it names no stage or no weights); {mend}")
+    return done

@@ -1,0 +1,380 @@
+"""Checkpoints that are whole or not there.
+
+A checkpoint is a folder ``checkpoints/step-00001200/``:
+
+=============================  ==================================================================================
+``state-00000.safetensors`` …  one file a rank: its slices of the training state (:mod:`pipeline.checkpoint.training_state`)
+``recipe.yaml``                the resolved recipe
+``manifest.json``              step, plan state, bases, which file holds which elements, size and sha256 of each file
+=============================  ==================================================================================
+
+It is written under a temporary name; the manifest comes last, after every file is on disk, and then the folder gets its
+name. On resume the newest whole one is used, on any number of ranks; broken ones are named and set aside. When and by
+whom they are written is :mod:`pipeline.checkpoint.saver`'s business.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.ranks.collectives import agree
+from pipeline.recipe.schema import Recipe, changes
+from pipeline.ranks.launch import Ranks, parameter_numel
+from pipeline.checkpoint.training_state import read_slices, write_slices
+from shards.errors import CheckpointError
+from shards.storage.local import atomic_file, retried
+
+if TYPE_CHECKING:
+    import torch
+
+FORMAT = 2
+MANIFEST = "manifest.json"
+RECIPE = "recipe.yaml"
+PREFIX = "step-"
+FIXED = {  # settings that a run keeps for life, beside those that the plan and the sizes of parameters hold
+    "seed",
+    "model.extractor",
+    "model.speaker_dim",
+    "model.encoder.class_name",
+    *(f"model.lora.{name}" for name in ("r", "alpha", "targets")),
+    *(f"model.projector.{name}" for name in ("layers", "heads", "ffn", "stride")),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class RunState:
+    """What a checkpoint holds besides tensors."""
+
+    stage: int
+    step: int  # global steps made, skipped ones included
+    plan: dict[str, Any]  # where the data stream goes on
+    bases: dict[str, Any]  # hashes of what was loaded and is not saved: the LLM, the encoder, the run it started from
+    recipe: str  # resolved, YAML
+    health: dict[str, Any] = field(default_factory=lambda: {"updates": 0})  # of :class:`pipeline.train.spikes.Health`
+    validation: dict[str, float | None] | None = None  # figures of these very weights, where they were validated
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A rank's slices of the training state, copied to CPU memory: training may go on while they are written."""
+
+    tensors: dict[str, torch.Tensor]  # "parameter|kind" → flat fp32
+    slices: dict[str, tuple[int, int]]  # parameter → elements [start, end)
+
+    @property
+    def bytes(self) -> int:
+        """Size in memory and, about, on disk."""
+        return sum(t.numel() * t.element_size() for t in self.tensors.values())
+
+
+# ------------------------------------------------------------------------------------------------------------- saving
+
+
+def name_of(step: int) -> str:
+    """Folder of the checkpoint after a step."""
+    return f"{PREFIX}{step:08d}"
+
+
+def rank_file(rank: int) -> str:
+    """Name of a rank's slices in a checkpoint."""
+    return f"state-{rank:05d}.safetensors"
+
+
+def partial_of(folder: Path, step: int) -> Path:
+    """Where a checkpoint is written before it has its name."""
+    return folder / f".{name_of(step)}.partial"
+
+
+def snapshot(engine: Any, ranks: Ranks) -> Snapshot:
+    """This rank's share. Collective under ZeRO-1 and -2."""
+    tensors: dict[str, torch.Tensor] = {}
+    slices: dict[str, tuple[int, int]] = {}
+    for parameter, kind, start, tensor in read_slices(engine, ranks.rank, ranks.world_size):
+        tensors[f"{parameter}|{kind}"] = tensor
+        slices[parameter] = (start, start + tensor.numel())
+    return Snapshot(tensors, slices)
+
+
+def write_rank_file(folder: Path, held: Snapshot, rank: int) -> dict[str, Any]:
+    """Write one rank's file; returns its part of the manifest."""
+    from safetensors.torch import save_file
+
+    name = rank_file(rank)
+    save_file(held.tensors, str(folder / name))
+    return {"file": name, "slices": held.slices, **seal(folder / name)}
+
+
+def commit(folder: Path, state: RunState, written: Sequence[dict[str, Any]]) -> Path:
+    """Manifest, then name. ``written``: what :func:`write_rank_file` returned on each rank."""
+    partial, final = partial_of(folder, state.step), folder / name_of(state.step)
+    recipe = partial / RECIPE
+    recipe.write_text(state.recipe, encoding="utf-8")
+    files = {w["file"]: {"bytes": w["bytes"], "sha256": w["sha256"]} for w in written}
+    files[recipe.name] = seal(recipe)
+    slices: dict[str, list[list[Any]]] = {}
+    for w in written:
+        for parameter, (start, end) in w["slices"].items():
+            slices.setdefault(parameter, []).append([w["file"], start, end])
+    manifest = {
+        "format": FORMAT,
+        "stage": state.stage,
+        "step": state.step,
+        "world_size": len(written),
+        "validation": state.validation,
+        "health": state.health,
+        "plan": state.plan,
+        "bases": state.bases,
+        "slices": slices,
+        "files": files,
+    }
+    write_atomic(partial / MANIFEST, json.dumps(manifest, indent=1))
+    give_name(partial, final)
+    return final
+
+
+def give_name(partial: Path, final: Path) -> None:
+    """The moment from which a checkpoint counts."""
+    if final.exists():  # of the same step: never trusted, or it would not be written again
+        remove(final)
+    partial.rename(final)
+    sync_folder(final.parent)
+
+
+def remove(checkpoint: Path) -> None:
+    """Take a checkpoint's name away first: a kill in the middle leaves nothing that looks like one."""
+    doomed = checkpoint.with_name(f".{checkpoint.name}.removed")
+    shutil.rmtree(doomed, ignore_errors=True)
+    checkpoint.rename(doomed)
+    shutil.rmtree(doomed, ignore_errors=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """What a kill left of a save or of a removal."""
+    for path in [*folder.glob(f".{PREFIX}*.partial"), *folder.glob(f".{PREFIX}*.removed")]:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def seal(path: Path) -> dict[str, Any]:
+    """Size and hash of a file, once it is on disk."""
+    digest = hashlib.sha256()
+    with path.open("rb") as f:
+        while block := f.read(1 << 22):
+            digest.update(block)
+        os.fsync(f.fileno())
+    return {"bytes": path.stat().st_size, "sha256": digest.hexdigest()}
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Write a small file so that it is there whole or not at all."""
+    with atomic_file(path, wait=True) as f:
+        f.write(text.encode())
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames inside a folder durable."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+# ------------------------------------------------------------------------------------------------------------ loading
+
+
+def complete_names(folder: Path) -> list[str]:
+    """Names of committed checkpoints, oldest first. A folder without its final name was never committed."""
+    return sorted(p.name for p in folder.glob(f"{PREFIX}*") if p.is_dir()) if folder.is_dir() else []
+
+
+def read_manifest(checkpoint: Path) -> dict[str, Any]:
+    """The manifest.
+
+    Raises:
+        CheckpointError: there is none, it is damaged, or of another version of this code.
+    """
+    path = checkpoint / MANIFEST
+    try:
+        return parse_manifest(path.read_bytes(), str(path))
+    except OSError as e:
+        raise CheckpointError(f"{path}: {e}") from e
+
+
+def parse_manifest(text: bytes, where: str) -> dict[str, Any]:
+    """The manifest in a file's bytes.
+
+    Raises:
+        CheckpointError: they are none; names ``where`` they came from.
+    """
+    try:
+        manifest = json.loads(text)
+    except ValueError as e:
+        raise CheckpointError(f"{where}: {e}") from e
+    if not isinstance(manifest, dict) or not manifest.keys() >= {"format", "files", "step"}:
+        raise CheckpointError(f"{where}: is not a checkpoint's manifest")
+    return manifest
+
+
+def problem_of(checkpoint: Path) -> str | None:
+    """Why a checkpoint cannot be used, or None. Reads every byte.
+
+    Raises:
+        CheckpointError: it is of another version of this code, or cannot be read at this moment; neither is damage.
+    """
+    path = checkpoint / MANIFEST
+    try:
+        try:
+            manifest = parse_manifest(retried(path.read_bytes), str(path))
+        except CheckpointError as e:
+            return str(e)
+        if manifest["format"] != FORMAT:
+            raise CheckpointError(
+                f"{checkpoint} has format {manifest['format']}, this code reads {FORMAT}: go on with the version that "
+                "wrote it, or set another output"
+            )
+        for name, expected in manifest["files"].items():
+            path = checkpoint / name
+            found = retried(lambda: seal(path))  # noqa: B023 - called at once
+            if found != expected:
+                return f"{path}: content is not what was written ({found['bytes']} of {expected['bytes']} bytes)"
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as e:
+        return f"{path}: {e.strerror}"
+    except OSError as e:
+        raise CheckpointError(
+            f"{path}: {e.strerror or e}. What cannot be read may be whole, so it is not passed over: start again when "
+            f"the filesystem is well, or move {checkpoint} away to resume from the one before"
+        ) from e
+    return None
+
+
+def newest_whole(folder: Path, ranks: Ranks, warn: Callable[[str], None]) -> Path | None:
+    """The newest usable checkpoint, the same on every rank; None where there is none at all. Collective.
+
+    Broken ones that are newer lose their name (``broken-step-…``): they are of a future that will be written anew, and
+    rotation must not count them.
+
+    Raises:
+        CheckpointError: there are checkpoints, but every one is broken.
+    """
+
+    def choose() -> str | None:
+        names = complete_names(folder)
+        broken: list[str] = []
+        for name in reversed(names):
+            problem = problem_of(folder / name)
+            if problem is None:
+                for other in broken:
+                    _set_aside(folder / other)
+                return name
+            warn(f"checkpoint {name} is broken and passed over: {problem}")
+            broken.append(name)
+        if names:
+            raise CheckpointError(f"every checkpoint in {folder} is broken; move the folder away to start from step 0")
+        return None
+
+    name = agree(ranks, lambda: choose() if ranks.is_first else None)[0]
+    return folder / name if name else None
+
+
+def _set_aside(checkpoint: Path) -> None:
+    aside = checkpoint.with_name(f"broken-{checkpoint.name}")
+    shutil.rmtree(aside, ignore_errors=True)
+    with contextlib.suppress(OSError):  # on a read-only disk nothing will be rotated either
+        checkpoint.rename(aside)
+
+
+def load(
+    checkpoint: Path, engine: Any, ranks: Ranks, recipe: Recipe, bases: dict[str, Any], warn: Callable[[str], None]
+) -> RunState:
+    """Put a checkpoint into a freshly initialised engine of any world size. Collective.
+
+    ``warn`` is told every other setting that is not what it was.
+
+    Raises:
+        CheckpointError: it belongs to another stage, other base weights or another model.
+    """
+    manifest = read_manifest(checkpoint)
+    if manifest["stage"] != recipe.stage:
+        raise CheckpointError(
+            f"{checkpoint} is of stage {manifest['stage']}, this run is stage {recipe.stage}: set another output"
+        )
+    changed = [name for name, value in bases.items() if manifest["bases"].get(name) != value]
+    if changed:
+        raise CheckpointError(
+            f"{checkpoint} was trained on another {' and '.join(changed)} than this run loads: "
+            "restore it, or set another output"
+        )
+    saved_recipe = (checkpoint / RECIPE).read_text(encoding="utf-8")
+    _check_recipe(checkpoint, saved_recipe, recipe, warn)
+    with _SliceReader(checkpoint, manifest) as reader:
+        reader.check({n: parameter_numel(p) for n, p in engine.module.named_parameters() if p.requires_grad})
+        write_slices(engine, ranks.rank, manifest["health"]["updates"], reader.read)
+    named = {name: manifest[name] for name in ("stage", "step", "plan", "bases", "health")}
+    return RunState(recipe=saved_recipe, validation=manifest.get("validation"), **named)
+
+
+def _check_recipe(checkpoint: Path, saved: str, recipe: Recipe, warn: Callable[[str], None]) -> None:
+    changed = {k: f"{k} was {old}, is {new}" for k, (old, new) in changes(saved, recipe).items()}
+    if fixed := [text for key, text in changed.items() if key in FIXED]:
+        raise CheckpointError(
+            f"{checkpoint} is of another recipe: {'; '.join(fixed)}. Restore it, or set another output"
+        )
+    if changed:
+        warn(f"the recipe is not that of {checkpoint}: {'; '.join(changed.values())}")
+
+
+class _SliceReader:
+    """Any range of elements of any parameter, from however many files hold it."""
+
+    def __init__(self, checkpoint: Path, manifest: dict[str, Any]) -> None:
+        from safetensors import safe_open
+
+        self._checkpoint = checkpoint
+        self._slices = manifest["slices"]
+        self._files = {
+            name: safe_open(str(checkpoint / name), framework="pt")
+            for name in manifest["files"]
+            if name.endswith(".safetensors")
+        }
+
+    def __enter__(self) -> _SliceReader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._files.clear()
+
+    def check(self, sizes: dict[str, int]) -> None:
+        """Raise unless the checkpoint holds exactly these parameters with so many elements."""
+        saved = {name: sum(end - start for _, start, end in parts) for name, parts in self._slices.items()}
+        if odd := sorted(saved.keys() ^ sizes.keys()):
+            raise CheckpointError(
+                f"{self._checkpoint} holds other trainable parameters than this run, such as {odd[0]}"
+            )
+        if other := [name for name in sizes if saved[name] != sizes[name]]:
+            raise CheckpointError(
+                f"{self._checkpoint} is of another model size: {other[0]} has {saved[other[0]]} elements there, "
+                f"{sizes[other[0]]} here"
+            )
+
+    def read(self, name: str, kind: str, start: int, end: int) -> torch.Tensor:
+        """Elements [start, end) as a flat fp32 tensor."""
+        import torch
+
+        out = torch.empty(end - start, dtype=torch.float32)
+        covered = 0
+        for file, first, last in self._slices[name]:
+            a, b = max(start, first), min(end, last)
+            if a < b:
+                out[a - start : b - start] = self._files[file].get_slice(f"{name}|{kind}")[a - first : b - first]
+                covered += b - a
+        if covered != end - start:
+            raise CheckpointError(f"{self._checkpoint}: {name}: elements {start}–{end} are not all there")
+        return out

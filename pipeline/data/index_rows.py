@@ -1,0 +1,187 @@
+"""What the plan knows of a sample, and where it reads it: index and lengths, never audio."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from pipeline.data.keyed import keyed_rng, keyed_uniform
+from pipeline.data.lengths import read_lengths
+from shards.errors import PlanError, ShardError
+from shards.dataset.index import Dataset
+from shards.sample import SAMPLE_RATE
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One sample of a dataset, as its index and its lengths describe it."""
+
+    key: str
+    shard: int
+    row: int
+    session: str
+    num_samples: int  # audio at 16 kHz
+    speakers: tuple[str, ...]  # in order of first appearance
+    turns: tuple[int, ...]  # turns of each of them
+    text_tokens: int  # of all turns' texts, without names
+    asr_tokens: int  # of the same speech as a bare transcript
+
+    @property
+    def seconds(self) -> float:
+        """Audio length."""
+        return self.num_samples / SAMPLE_RATE
+
+
+class Bank(Protocol):
+    """Voices that a sample may be given as distractors."""
+
+    @property
+    def ids(self) -> Sequence[str]:
+        """Global speaker id of every row."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes when other candidates may come out."""
+        ...
+
+    def candidates(self, exclude_speakers: Collection[str], exclude_sessions: Collection[str] = ()) -> np.ndarray:
+        """Rows, ascending, that are surely none of these speakers and were not heard in these sessions."""
+        ...
+
+
+class Source(Protocol):
+    """A dataset as the plan sees it."""
+
+    name: str
+    fingerprint: str  # changes when the data change
+    shard_seconds: Sequence[float]
+    shard_samples: Sequence[int]
+    bank: Bank | None
+
+    def rows(self, shard: int) -> list[Row]:
+        """All samples of a shard, in its order."""
+        ...
+
+
+class DatasetSource:
+    """A packed dataset with its lengths for one tokenizer. Reads an index when asked for it, keeps the last few."""
+
+    def __init__(self, dataset: Dataset, tokenizer_hash: str, lengths_cache: Path | None = None) -> None:
+        self.dataset = dataset
+        self.name = dataset.name
+        self.fingerprint = dataset.fingerprint()
+        self.shard_seconds: Sequence[float] = [s.seconds for s in dataset.shards]
+        self.shard_samples: Sequence[int] = [s.samples for s in dataset.shards]
+        self.bank: Bank | None = dataset.speakers
+        self._tokenizer_hash = tokenizer_hash
+        self._lengths_cache = lengths_cache
+        self._cached = lru_cache(maxsize=8)(self._read)
+
+    def rows(self, shard: int) -> list[Row]:
+        """All samples of a shard, in its order."""
+        return self._cached(shard)
+
+    def _read(self, shard: int) -> list[Row]:
+        index = self.dataset.index(shard).select(["key", "session", "num_samples", "speakers"]).to_pydict()
+        lengths = read_lengths(self.dataset, shard, self._tokenizer_hash, self._lengths_cache).to_pydict()
+        if index["key"] != lengths["key"]:
+            raise ShardError(
+                f"{self.name}, shard {self.dataset.shards[shard].name}: the lengths beside it are of other samples; "
+                "delete the .lengths-*.parquet files of this shard and start again"
+            )
+        return [
+            Row(
+                key=index["key"][i],
+                shard=shard,
+                row=i,
+                session=index["session"][i],
+                num_samples=index["num_samples"][i],
+                speakers=tuple(index["speakers"][i]),
+                turns=tuple(np.bincount(lengths["turn_speakers"][i], minlength=len(index["speakers"][i])).tolist()),
+                text_tokens=sum(lengths["text_tokens"][i]),
+                asr_tokens=lengths["asr_tokens"][i],
+            )
+            for i in range(len(index["key"]))
+        ]
+
+
+class Selection:
+    """Which shards and rows of a dataset belong to a run: a subset by hours, less an exclude list.
+
+    The subset takes whole shards in a seeded order, and of the last one rows in a seeded order, until the hours are
+    full. Subsets of one seed are nested: 212 h lie inside 694 h. Cost: the list of shards, and rows of one shard.
+    """
+
+    def __init__(self, source: Source, seed: int, hours: float | None = None, exclude: Collection[str] = ()) -> None:
+        self._source = source
+        self._seed = seed
+        self.exclude = frozenset(exclude)
+        self.shards = list(range(len(source.shard_seconds)))
+        self._cut: dict[int, frozenset[str]] = {}  # shard → keys kept, where not all are
+        if hours is not None:
+            self._take(hours * 3600)
+
+    def banned(self) -> frozenset[int]:
+        """Rows of the speaker bank that are on the exclude list: nobody may be given them as distractors."""
+        ids = self._source.bank.ids if self.exclude and self._source.bank else ()
+        return frozenset(row for row, speaker in enumerate(ids) if speaker in self.exclude)
+
+    def rows(self, shard: int) -> list[Row]:
+        """The rows of a shard that belong to the run."""
+        rows = self._source.rows(shard)
+        kept = self._cut.get(shard)
+        if kept is not None:
+            rows = [r for r in rows if r.key in kept]
+        return [r for r in rows if not self._excluded(r)] if self.exclude else rows
+
+    def _excluded(self, row: Row) -> bool:
+        return row.key in self.exclude or row.session in self.exclude or not self.exclude.isdisjoint(row.speakers)
+
+    def _take(self, seconds: float) -> None:
+        total = sum(self._source.shard_seconds)
+        if seconds > total * 1.001:
+            raise PlanError(
+                f"dataset {self._source.name}: {seconds / 3600:g} hours wanted, it has {total / 3600:.2f}; lower hours"
+            )
+        order = keyed_rng(self._seed, "subset", self._source.name).permutation(len(self.shards))
+        chosen = []
+        for shard in order.tolist():
+            if seconds <= 0:
+                break
+            chosen.append(shard)
+            if self._source.shard_seconds[shard] > seconds:
+                self._cut[shard] = self._first_rows(shard, seconds)
+            seconds -= self._source.shard_seconds[shard]
+        self.shards = sorted(chosen)
+
+    def _first_rows(self, shard: int, seconds: float) -> frozenset[str]:
+        """Keys of a shard in seeded order until the seconds are full; the one that crosses the line is in."""
+        kept = set()
+        draw = {r.key: keyed_uniform(self._seed, "subset", self._source.name, r.key) for r in self._source.rows(shard)}
+        for row in sorted(self._source.rows(shard), key=lambda r: draw[r.key]):
+            if seconds <= 0:
+                break
+            kept.add(row.key)
+            seconds -= row.seconds
+        return frozenset(kept)
+
+
+def read_exclude_list(path: str | Path) -> frozenset[str]:
+    """Keys, sessions and speakers, one a line; ``#`` begins a comment.
+
+    Raises:
+        PlanError: the file cannot be read.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except OSError as e:
+        raise PlanError(f"exclude list {path}: {e.strerror or e}; correct data.train[].exclude") from e
+    except UnicodeDecodeError as e:
+        raise PlanError(f"exclude list {path}: not UTF-8 ({e}); write it as UTF-8") from e
+    return frozenset(text for line in lines if (text := line.split("#", 1)[0].strip()))

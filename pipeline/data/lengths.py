@@ -1,0 +1,246 @@
+"""Exact lengths of everything a micro-batch holds, without touching the audio.
+
+Text: tokens of every piece of prompt and target. The tokens of a sample's own text are counted once for a dataset and
+tokenizer and lie beside its shards, in ``shards/NAME-000000.lengths-<tokenizer hash>-<shard hash>-2.parquet``.
+Positions of the audio come from its number of samples: :mod:`pipeline.frames`, which the model uses too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from pipeline.prompts import Mode, SpeakerPiece, TextPiece, prompt_pieces, target_pieces, turn_text
+from shards.errors import PlanError, StorageError
+from shards.sample import Segment
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from pipeline.data.index_rows import Row
+    from shards.dataset.index import Dataset, ShardInfo
+    from shards.storage.local import Storage
+
+LENGTHS_VERSION = "2"
+_A_PROCESS = 8  # shards that are worth the start of a process
+
+
+class Tokenizer(Protocol):
+    """What counting needs of a PromptTokenizer."""
+
+    prefix: tuple[int, ...]
+    suffix: tuple[int, ...]
+
+    @property
+    def hash(self) -> str:
+        """Names the tokens that it makes."""
+        ...
+
+    def encode_piece(self, text: str) -> tuple[int, ...]:
+        """Ids of a piece of text, tokenised by itself."""
+        ...
+
+    def encode_common(self, text: str) -> tuple[int, ...]:
+        """The same, remembered."""
+        ...
+
+
+class TokenCounter:
+    """Tokens of prompts and targets. Text is tokenised piece by piece, so lengths of pieces add up exactly."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._encode = tokenizer.encode_common
+        self._template = len(tokenizer.prefix) + len(tokenizer.suffix)
+
+    def text(self, text: str) -> int:
+        """Tokens of one piece of text."""
+        return len(self._encode(text))
+
+    def prompt(self, mode: Mode, names: Sequence[str], audio: int) -> int:
+        """Positions of the prompt: chat template, text, one a registered speaker, ``audio`` for the audio."""
+        total = self._template
+        for piece in prompt_pieces(mode, names):
+            match piece:
+                case TextPiece():
+                    total += self.text(piece.text)
+                case SpeakerPiece():
+                    total += 1
+                case _:
+                    total += audio
+        return total
+
+    def target(self, mode: Mode, row: Row, names: Mapping[str, str]) -> int:
+        """Tokens of the target with its end-of-turn token; ``names``: speaker id → registered name."""
+        if mode is Mode.ASR:
+            return row.asr_tokens + 1
+        labels = [f"spk{i}" if mode is Mode.NO else names[s] for i, s in enumerate(row.speakers)]
+        heads = sum(n * (self.text(label) + self.text(":")) for label, n in zip(labels, row.turns, strict=True))
+        return heads + row.text_tokens + 1
+
+
+def lengths_path(shard: ShardInfo, tokenizer_hash: str) -> str:
+    """Where a shard's lengths lie in its dataset; a shard that is packed anew has others."""
+    return f"shards/{shard.name}.lengths-{tokenizer_hash[:12]}-{shard.sha256[:8]}-{LENGTHS_VERSION}.parquet"
+
+
+def missing_lengths(dataset: Dataset, tokenizer_hash: str, cache: Path | None = None) -> list[int]:
+    """Numbers of the shards without lengths. Remote ones are listed; local ones are read too, as a disk may lie."""
+    storage = lengths_storage(dataset, cache)
+    there = frozenset(storage.list("shards/")) if cache is None or cache.exists() else frozenset()
+    paths = [lengths_path(shard, tokenizer_hash) for shard in dataset.shards]
+    local = storage.local_path("") is not None
+    return [
+        number
+        for number, (shard, path) in enumerate(zip(dataset.shards, paths, strict=True))
+        if path not in there or (local and _read(storage, path, shard) is None)
+    ]
+
+
+def build_lengths(
+    dataset: Dataset, tokenizer: Tokenizer, cache: Path | None = None, *, workers: int = 1, begin_at: float = 0.0
+) -> int:
+    """Write the lengths of every shard that has none yet; returns how many were written.
+
+    A file appears whole or not at all and its content does not depend on who writes it, so several runs and nodes may
+    do this at the same time. Each looks again before it counts a shard, so those that begin at different places share
+    the work.
+
+    Args:
+        cache: local folder to use instead of the dataset's own, for a dataset that cannot be written to.
+        workers: processes at most.
+        begin_at: share of the missing shards after which to begin; those before it come last.
+
+    Raises:
+        ShardError, StorageError: a shard cannot be read, or its lengths cannot be written.
+        ConfigError: a process was killed.
+    """
+    from tqdm import tqdm
+
+    from shards.workers import spread
+
+    missing = missing_lengths(dataset, tokenizer.hash, cache)
+    if not missing:
+        return 0
+    turn = int(begin_at * len(missing))
+    jobs = ((number,) for number in missing[turn:] + missing[:turn])
+    places = [""] * max(1, min(workers, len(missing) // _A_PROCESS))
+    written = 0
+    name = f"counting tokens of {dataset.name}"
+    with (
+        tqdm(total=len(missing), desc=name, unit=" shards", disable=None, delay=2) as bar,
+        closing(spread(partial(_builder, dataset, tokenizer, cache), places, jobs)) as results,
+    ):
+        for wrote in results:
+            written += wrote
+            bar.update()
+    return written
+
+
+@contextmanager
+def _builder(dataset: Dataset, tokenizer: Tokenizer, cache: Path | None, _: str) -> Iterator[Callable[[int], bool]]:
+    """What a process does with the number of a shard: whether it had to write."""
+    yield partial(_build, dataset, lengths_storage(dataset, cache), tokenizer)
+
+
+def _build(dataset: Dataset, storage: Storage, tokenizer: Tokenizer, number: int) -> bool:
+    from shards.dataset.reader import read_meta
+
+    shard = dataset.shards[number]
+    path = lengths_path(shard, tokenizer.hash)
+    if storage.exists(path) and _read(storage, path, shard) is not None:
+        return False  # another run was faster
+    table = _count(read_meta(dataset, number), tokenizer)
+    try:
+        storage.write_atomic(path, _to_bytes(table, shard))
+    except StorageError as e:
+        raise StorageError(f"{e}; if the dataset is read-only, give a local folder for the lengths") from e
+    return True
+
+
+def read_lengths(dataset: Dataset, shard: int, tokenizer_hash: str, cache: Path | None = None) -> pa.Table:
+    """Lengths of a shard, a row a sample in the index's order.
+
+    Columns: ``key``; ``text_tokens`` list<int32>, of each segment's text as its turn holds it, line end included;
+    ``turn_speakers`` list<int16>, the place of each segment's speaker in the sample's speakers; ``asr_tokens`` int32,
+    of the bare transcript.
+
+    Raises:
+        PlanError: they were not built, or for another state of the shard.
+    """
+    info = dataset.shards[shard]
+    storage = lengths_storage(dataset, cache)
+    path = lengths_path(info, tokenizer_hash)
+    table = _read(storage, path, info) if storage.exists(path) else None
+    if table is None:
+        raise PlanError(f"{storage.url}/{path}: no token lengths of this shard; build_lengths has not run for it")
+    return table
+
+
+def lengths_storage(dataset: Dataset, cache: Path | None) -> Storage:
+    """Where the lengths of a dataset lie."""
+    from shards.storage.local import open_storage
+
+    return dataset.storage if cache is None else open_storage(cache / dataset.fingerprint()[:12])
+
+
+def _count(metas: list[dict[str, Any]], tokenizer: Tokenizer) -> pa.Table:
+    """Token counts of the samples of a shard, from their ``KEY.json``."""
+    import pyarrow as pa
+
+    rows = []
+    for meta in metas:
+        segments = [Segment(**s) for s in meta["segments"]]
+        place = {s: i for i, s in enumerate(meta["speakers"])}
+        transcript = target_pieces(Mode.ASR, segments, {})
+        rows.append(
+            {
+                "key": meta["key"],
+                "text_tokens": [
+                    len(tokenizer.encode_piece(turn_text(s.text, last=i == len(segments) - 1)))
+                    for i, s in enumerate(segments)
+                ],
+                "turn_speakers": [place[s.speaker] for s in segments],
+                "asr_tokens": sum(len(tokenizer.encode_piece(text)) for text in transcript),
+            }
+        )
+    return pa.Table.from_pylist(rows, schema=_schema())
+
+
+def _schema() -> pa.Schema:
+    import pyarrow as pa
+
+    return pa.schema(
+        [
+            pa.field("key", pa.string(), nullable=False),
+            pa.field("text_tokens", pa.list_(pa.int32()), nullable=False),
+            pa.field("turn_speakers", pa.list_(pa.int16()), nullable=False),
+            pa.field("asr_tokens", pa.int32(), nullable=False),
+        ]
+    )
+
+
+def _to_bytes(table: pa.Table, shard: ShardInfo) -> bytes:
+    from shards.dataset import parquet
+
+    metadata = {"shard_sha256": shard.sha256, "version": LENGTHS_VERSION}
+    return parquet.to_bytes(table.replace_schema_metadata(metadata))
+
+
+def _read(storage: Storage, path: str, shard: ShardInfo) -> pa.Table | None:
+    """The table; None where it is damaged, of another version or of another state of the shard: build it again."""
+    import pyarrow as pa
+
+    from shards.dataset import parquet
+
+    try:
+        table = parquet.from_bytes(storage.read(path))
+    except (pa.ArrowException, OSError):
+        return None
+    metadata = table.schema.metadata or {}
+    fits = (
+        metadata.get(b"shard_sha256") == shard.sha256.encode() and metadata.get(b"version") == LENGTHS_VERSION.encode()
+    )
+    return table if fits and table.num_rows == shard.samples else None

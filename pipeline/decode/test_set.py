@@ -1,0 +1,380 @@
+"""Decode a packed test set with a finished run: one JSON line a clip, scored later by other code.
+
+``OUT/{mode}.jsonl`` holds what the model wrote, how it ended, and what it should have written. Which voices are
+registered under which names is a pure function of (seed, clip key), so two models meet the same prompts. Batches are
+drawn up before they are shared among processes, so any number of them writes the same text: ``torchrun``, ``srun`` or
+plain ``python`` start them, each holds a whole model, and none waits for another. A decoded batch is not decoded again:
+an interrupted run goes on where it stopped, with as many processes as you like, and refuses to go on with another
+model, dataset, seed or batch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from pipeline.decode.ask import Answer, peak_bytes
+from pipeline.ranks.launch import launcher_environment
+from pipeline.evaluation.decoded import MODES, parsed
+from pipeline.decode.store import About, Output, Settings, Timing
+from shards.arguments import natural, positive
+from shards.commands import outcome
+from shards.errors import ConfigError, DataError, SpeakerLMError
+
+PERMUTED = " (vectors permuted)"  # behind the name of a test set that was decoded as a control
+PAPER_BINS = ("1-10", "10-20", "20-30", "30-40", "40-50", "50-60", "60-70", "70-80", "80-90", "90-100")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One file of output: a mode, and for Over-Regist how many distractors."""
+
+    mode: str
+    n_ov: tuple[int, int] | None = None
+    name: str = ""  # of the file, without .jsonl
+
+    @property
+    def range(self) -> str | None:
+        """``1-50``."""
+        return f"{self.n_ov[0]}-{self.n_ov[1]}" if self.n_ov else None
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """Where a clip lies in the dataset."""
+
+    key: str
+    shard: int
+    row: int
+    samples: int
+
+
+def jobs_of(modes: str, n_ov: str) -> list[Job]:
+    """``asr,no,over`` and ``1-50`` (or several ranges, or ``paper``) as jobs.
+
+    Raises:
+        ConfigError: an unknown mode, or a range that is none.
+    """
+    jobs = []
+    for mode in [m.strip() for m in modes.split(",") if m.strip()]:
+        if mode not in MODES:
+            raise ConfigError(f"--modes: {mode!r} is none of {', '.join(MODES)}")
+        if mode != "over":
+            jobs.append(Job(mode, None, mode))
+            continue
+        ranges = PAPER_BINS if n_ov == "paper" else tuple(part.strip() for part in n_ov.split(","))
+        for text in ranges:
+            jobs.append(Job("over", _range(text), "over" if len(ranges) == 1 else f"over-{text}"))
+    if not jobs:
+        raise ConfigError("--modes names no mode")
+    return jobs
+
+
+def default_modes(stage: int) -> str:
+    """What a stage was trained for."""
+    from pipeline.stages import STAGES
+
+    return "no,match,over" if STAGES[stage].registration else "asr"
+
+
+def decode(
+    run: Path,
+    dataset_url: str,
+    out: Path,
+    modes: str = "auto",
+    n_ov: str = "1-50",
+    batch: int = 8,
+    seed: int = 1,
+    device: str = "auto",
+    max_new_tokens: int = 1024,
+    limit: int | None = None,
+    permute_vectors: bool = False,
+    extractor: str | None = None,
+    rank: int = 0,
+    world: int = 1,
+) -> dict[str, Timing] | None:
+    """Decode this process's share of a dataset with a finished run, as in the module's docstring.
+
+    Args:
+        modes: as ``asr,no,over``, or ``auto``: what the stage was trained for.
+        n_ov: range of distractors of Over-Regist, see :func:`jobs_of`.
+        batch: clips decoded together. Batches are drawn up before they are shared among processes.
+        max_new_tokens: of any answer; most are held shorter by their audio, see :class:`pipeline.decode.ask.Guards`.
+        limit: only the first clips in order of key, for a quick look.
+        permute_vectors: a control: every name gets the vector of the next one; saCER has to rise and CER to stay.
+        extractor: whose vectors ``embed`` wrote beside the shards; None: those of the packing, or where these
+            are not the model's, those that the run was trained with.
+        rank: which of `world` processes this is.
+
+    Returns:
+        Timing by job, of all processes, where this one ended last; None where others are still at work.
+
+    Raises:
+        ScoreError: ``out`` holds output of other settings.
+        ModelError, DataError, StorageError: run or dataset cannot be used.
+    """
+    from pipeline.decode.ask import Guards, ask, load_for_decoding, place
+    from pipeline.checkpoint.final_weights import read_done
+
+    weights = str(read_done(run)["weights_sha256"])
+    model, tokenizer, recipe = load_for_decoding(run, place(device))
+    jobs = jobs_of(modes if modes != "auto" else default_modes(recipe.stage), n_ov)
+    dataset = open_test_set(dataset_url, extractor, recipe, jobs)
+    guards = Guards(max_new_tokens=max_new_tokens)
+    settings = Settings(
+        str(run), weights, dataset.url, dataset.fingerprint(), seed, batch, limit, asdict(guards),
+        _registration(recipe, permute_vectors),
+    )  # fmt: skip
+    ranges = {job.name: job.range for job in jobs if job.range}
+    output = Output(out, settings, _about(recipe, dataset, permute_vectors), ranges)
+    clips = clips_of(dataset)[:limit]
+    batches = batches_of(clips, batch)
+
+    def read(job: Job, clip: Clip) -> tuple[dict[str, Any], Any]:
+        row, prompt = prompt_of(dataset, clip.shard, clip.row, job, seed, recipe)
+        return row, permuted(prompt) if permute_vectors else prompt
+
+    write = partial(ask, model, tokenizer, guards=guards)
+    for job in jobs:
+        _decode_share(_Share(job, batches[rank::world], rank, world), output, read, write)
+    return output.merge({job.name: [c.key for c in clips] for job in jobs})
+
+
+def _registration(recipe: Any, permuted: bool) -> dict[str, Any]:
+    """What names are drawn from, and whether vectors lie."""
+    names = {k: v for k, v in asdict(recipe.data.registration).items() if k in ("names", "name_pools")}
+    return names | ({"permuted": True} if permuted else {})
+
+
+def _about(recipe: Any, dataset: Any, permuted: bool) -> About:
+    """What the figures will be of."""
+    test_set = dataset.name + (PERMUTED if permuted else "")
+    return About(recipe.name, recipe.stage, test_set, recipe.model.extractor, _hours(recipe))
+
+
+def batches_of(clips: Sequence[Clip], batch: int) -> list[list[Clip]]:
+    """Which clips are decoded together, the longest first: a function of clips and batch, whoever decodes them."""
+    ordered = sorted(clips, key=lambda c: (-c.samples, c.key))
+    return [ordered[i : i + batch] for i in range(0, len(ordered), batch)]
+
+
+@dataclass(frozen=True)
+class _Share:
+    """What one process decodes of a job."""
+
+    job: Job
+    batches: Sequence[Sequence[Clip]]
+    rank: int
+    world: int
+
+
+def _decode_share(
+    share: _Share,
+    output: Output,
+    read: Callable[[Job, Clip], tuple[dict[str, Any], Any]],
+    write: Callable[[list[Any]], list[Answer]],
+) -> None:
+    """Append what is missing of a share. A batch of which a clip is missing is decoded whole, for the same text."""
+    done = output.rows(share.job.name).keys()
+    todo = [b for b in share.batches if any(c.key not in done for c in b)]
+    if not todo:
+        return
+
+    def read_all(clips: Sequence[Clip]) -> list[tuple[dict[str, Any], Any]]:
+        return [read(share.job, c) for c in clips]
+
+    with (
+        output.part(share.job.name, share.rank, share.world) as part,
+        _progress(share, sum(map(len, share.batches)) - sum(map(len, todo))) as bar,
+        ThreadPoolExecutor(1) as reader,  # the next batch is read while this one is decoded
+    ):
+        coming = reader.submit(read_all, todo[0])
+        for i, clips in enumerate(todo):
+            started = time.monotonic()
+            asked = coming.result()
+            if i + 1 < len(todo):
+                coming = reader.submit(read_all, todo[i + 1])
+            answers = write([prompt for _, prompt in asked])
+            rows = [answered(row, answer) for (row, _), answer in zip(asked, answers, strict=True)]
+            timing = Timing(len(rows), sum(r["duration"] for r in rows), time.monotonic() - started, peak_bytes())
+            part.append([r for r in rows if r["key"] not in done], timing)
+            bar.update(len(clips))
+
+
+def prompt_of(dataset: Any, shard: int, row: int, job: Job, seed: int, recipe: Any) -> tuple[dict[str, Any], Any]:
+    """One clip's part of the output row, and its prompt: that of mode no where nobody speaks, as in training.
+
+    Raises:
+        DataError: the clip has no vector of somebody who is to be registered.
+    """
+    import numpy as np
+
+    from pipeline.data.keyed import keyed_rng
+    from pipeline.data.registration import draw_registration
+    from pipeline.data.index_rows import Row
+    from pipeline.prompts import Mode, Prompt, prompt_pieces, speaker_labels
+    from shards.sound.audio import decode as decode_audio
+    from shards.dataset.reader import read_sample
+
+    sample = read_sample(dataset, shard, row)
+    key = ("decode", seed, sample.key)
+    n_ov = int(keyed_rng(*key, "n_ov", job.range).integers(job.n_ov[0], job.n_ov[1] + 1)) if job.n_ov else None
+    described = Row(sample.key, shard, row, sample.session, sample.num_samples, sample.speakers, (), 0, 0)
+    drawn = draw_registration(described, Mode(job.mode), recipe.data.registration, dataset.speakers, 0, key, n_ov)
+    if drawn.names and sample.embeddings is None:
+        raise DataError(f"{dataset.url}: {sample.key} has no speaker embeddings; modes match and over need them")
+    vectors = [
+        dataset.speakers.vectors[s[2]] if len(s) == 3 else sample.embeddings[s[1]]  # type: ignore[index]
+        for s in drawn.sources
+    ]
+    names_of = drawn.target_names or {}
+    labels = speaker_labels(drawn.mode, sample.segments, names_of)
+    result = {
+        "key": sample.key,
+        "session": sample.session,
+        "corpus": sample.corpus,
+        "split": sample.split,
+        "language": sample.language,
+        "duration": sample.duration,
+        "mode": job.mode,
+        "n_ov": len(drawn.names) - len(sample.speakers) if job.mode == "over" else None,
+        "names": list(drawn.names),
+        "name_of": dict(names_of),
+        "reference": [{**asdict(s), "speaker": labels.get(s.speaker)} for s in sample.segments],
+    }
+    stacked = np.stack(vectors).astype(np.float32) if vectors else None
+    return result, Prompt(tuple(prompt_pieces(drawn.mode, drawn.names)), decode_audio(sample.audio), stacked)
+
+
+def permuted(prompt: Any) -> Any:
+    """The same prompt in which each registered name stands before the vector of the next; the last before the first."""
+    from dataclasses import replace
+
+    import numpy as np
+
+    return prompt if prompt.vectors is None else replace(prompt, vectors=np.roll(prompt.vectors, -1, axis=0))
+
+
+def answered(row: dict[str, Any], answer: Answer) -> dict[str, Any]:
+    """Add what the model wrote, as it stands and as turns, and how it ended."""
+    if row["mode"] == "asr":
+        turns = [{"speaker": None, "text": answer.text.strip()}]
+    else:
+        turns = [{"speaker": s.speaker, "text": s.text} for s in parsed(row["key"], answer.text, row["names"])[0]]
+    return {**row, "raw": answer.text, "stop": answer.stop, "tokens": answer.tokens, "hypothesis": turns}
+
+
+def clips_of(dataset: Any) -> list[Clip]:
+    """Every clip in order of key."""
+    found = []
+    for shard in range(len(dataset.shards)):
+        table = dataset.index(shard).select(["key", "num_samples"]).to_pydict()
+        found += [Clip(k, shard, i, n) for i, (k, n) in enumerate(zip(table["key"], table["num_samples"], strict=True))]
+    return sorted(found, key=lambda c: c.key)
+
+
+def _hours(recipe: Any) -> float | None:
+    """Hours of training data, as far as the datasets are in reach."""
+    from shards.dataset.index import open_dataset
+
+    try:
+        return sum(d.hours if d.hours is not None else open_dataset(d.path).hours for d in recipe.data.train)
+    except SpeakerLMError:
+        return None
+
+
+def open_test_set(url: str, extractor: str | None, recipe: Any, jobs: Sequence[Job]) -> Any:
+    """The test set, with vectors of the extractor that the model was trained with where names are registered."""
+    from shards.dataset.index import open_dataset
+
+    dataset = open_dataset(url, extractor)
+    if not any(j.mode in ("match", "over") for j in jobs):
+        return dataset
+    if extractor is None and dataset.made_with() != recipe.model.extractor:
+        trained = {d.extractor for d in (*recipe.data.train, *recipe.data.validation) if d.extractor}
+        dataset = open_dataset(url, min(trained, default=None))  # one at most: a run's vectors are of one model
+    if (made_with := dataset.made_with()) != recipe.model.extractor:
+        raise DataError(
+            f"{dataset.url}: embeddings are of {made_with!r}, the run was trained with {recipe.model.extractor!r}; "
+            "pack the test set with that extractor, or embed it and name its vectors (--extractor)"
+        )
+    if any(j.mode == "over" for j in jobs) and dataset.speakers is None:
+        raise DataError(f"{dataset.url} has no speaker bank to draw distractors from; mode over needs one")
+    return dataset
+
+
+def _range(text: str) -> tuple[int, int]:
+    low, _, high = text.strip().partition("-")
+    if not (low.isdigit() and (high or low).isdigit() and 1 <= int(low) <= int(high or low)):
+        raise ConfigError(f"--n-ov: {text!r} is no range such as 1-50")
+    return int(low), int(high or low)
+
+
+def _progress(share: _Share, done: int) -> Any:
+    """A bar on the first process's terminal, nothing elsewhere."""
+    from tqdm import tqdm
+
+    total = sum(map(len, share.batches))
+    silent = share.rank != 0 or not sys.stderr.isatty()
+    return tqdm(desc=share.job.name, total=total, initial=done, unit="clip", disable=silent)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of ``speakerlm-decode``."""
+    p = argparse.ArgumentParser(prog="speakerlm-decode", description="Decode a packed test set with a finished run.")
+    p.add_argument("run", type=Path, help="folder of a finished run")
+    p.add_argument("dataset_url", metavar="dataset", help="packed test set: a folder or s3://bucket/prefix")
+    p.add_argument("out", type=Path, help="folder for one JSON Lines file a mode; decoding goes on where it stopped")
+    p.add_argument("--modes", default="auto", help="of asr, no, match, over (default: what the run was trained for)")
+    p.add_argument(
+        "--n-ov",
+        default="1-50",
+        help="distractors of Over-Regist, drawn from this range; several ranges, or 'paper' for the paper's ten bins, "
+        "give one file each (default: 1-50)",
+    )
+    p.add_argument("--batch", type=positive, default=8, help="clips decoded together; more is faster, takes memory")
+    p.add_argument("--seed", type=natural, default=1, help="of names and distractors; keep it to compare models")
+    p.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 …; bfloat16 on a GPU")
+    p.add_argument(
+        "--max-new-tokens",
+        type=positive,
+        default=1024,
+        help="of any answer; most are held shorter by the length of their audio",
+    )
+    p.add_argument(
+        "--permute-vectors",
+        action="store_true",
+        help="a control for match and over: every name gets the vector of the next one",
+    )
+    p.add_argument("--limit", type=positive, help="only this many clips, for a quick look")
+    p.add_argument("--extractor", help="take the speaker vectors that `speakerlm-shards embed` wrote under this name")
+    args = p.parse_args(argv)
+    return outcome("speakerlm-decode", lambda: _run(args), "run it again to go on")
+
+
+def _run(args: argparse.Namespace) -> int:
+    place = launcher_environment(dict(os.environ))
+    rank, world = int(place["RANK"]), int(place["WORLD_SIZE"])
+    timings = decode(**vars(args), rank=rank, world=world)
+    if timings is None:
+        print(f"rank {rank} of {world}: its share is decoded; the last rank to end merges")
+        return 0
+    for name, t in timings.items():
+        factor = "–" if t.real_time_factor is None else f"{t.real_time_factor:.3f}"
+        print(
+            f"{name}: {t.clips} clips, {t.audio_seconds / 3600:.3f} h of audio, real-time factor {factor}, "
+            f"at most {t.peak_bytes / 2**30:.2f} GiB a process"
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

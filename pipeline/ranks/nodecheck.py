@@ -1,0 +1,289 @@
+"""`python -m pipeline.ranks.nodecheck`: nodes are looked at before a run starts, and the bad one is named.
+
+    srun --ntasks-per-node=1 python -m pipeline.ranks.nodecheck RECIPE [key=value …]
+
+One process a node. The first listens where the ranks will meet (MASTER_ADDR:MASTER_PORT); each other one asks it for
+the time, looks around, and reports. Looked at: disk, datasets (S3 or local), clock, versions of packages and of this
+code, the output folder (the same one everywhere), cards. What every node lacks (a dataset, room in the output, a time
+that they agree on) is told as common to all: no node is at fault then. Exit codes: 0; 1: something is wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import queue
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import uuid
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipeline.recipe.schema import Recipe, load_recipes
+from pipeline.ranks.launch import CHECKOUT, launcher_environment
+from pipeline.ranks.nodefacts import Fact, cards, dataset, disk, versions
+from shards.errors import SpeakerLMError
+
+PINGS = 5
+ANSWER_S = 5.0  # within which a node answers a ping
+
+
+@dataclass
+class Report:
+    """What one node says of itself."""
+
+    node: str
+    faults: list[str] = field(default_factory=list)
+    outside: dict[str, str] = field(
+        default_factory=dict
+    )  # faults that may lie outside the node, by what they are about
+    said: list[str] = field(default_factory=list)
+    same: dict[str, str] = field(default_factory=dict)  # what must be equal on all nodes
+    clock: float = 0.0  # seconds that this node's clock is ahead of the first node's
+
+    def add(self, facts: Sequence[Fact]) -> None:
+        """Sort facts into what is wrong and what is only said."""
+        for fact in facts:
+            if fact.about and not fact.ok:
+                self.outside[fact.about] = fact.text
+            else:
+                (self.said if fact.ok else self.faults).append(fact.text)
+
+
+def look(recipes: Sequence[Recipe], disk_gb: float) -> Report:
+    """Everything that a node can tell alone. A check that fails keeps none of the others from being made."""
+    report = Report(os.environ.get("SLURMD_NODENAME") or socket.gethostname(), same=versions(CHECKOUT))
+    first = recipes[0]
+    report.add([disk(Path(first.output), disk_gb, about=first.output), disk(Path(tempfile.gettempdir()), 1.0)])
+    if first.data.shard_cache:
+        report.add([disk(Path(first.data.shard_cache), first.data.shard_cache_gb)])
+    paths = {d.path for r in recipes for d in [*r.data.train, *r.data.validation]}
+    report.add([dataset(path) for path in sorted(paths)])
+    facts, same = cards(int(os.environ.get("SLURM_GPUS_ON_NODE") or 0))
+    report.add(facts)
+    report.same |= same
+    return report
+
+
+def judge(reports: Sequence[Report], expected: Sequence[str], skew: float) -> tuple[dict[str, list[str]], list[str]]:
+    """Node → what is wrong with it (only nodes with a fault), and what is wrong with all of them alike.
+
+    Args:
+        expected: names of all nodes; one that sent no report is at fault.
+        skew: seconds that a clock may differ from the median of all.
+    """
+    wrong: dict[str, list[str]] = {r.node: list(r.faults) for r in reports}
+    for name in expected:
+        wrong.setdefault(name, ["sent no report: it hangs, cannot reach the first node, or did not start"])
+    common = _outside(reports, wrong) + _clocks(reports, skew, wrong)
+    for name in sorted({name for r in reports for name in r.same}):
+        found = {r.node: r.same.get(name, "missing") for r in reports}
+        usual = Counter(found.values()).most_common(1)[0][0]  # of equally many, the first node's
+        for node, value in found.items():
+            if value != usual:
+                wrong[node].append(f"{name} is {value}, elsewhere {usual}")
+    return {node: faults for node, faults in wrong.items() if faults}, common
+
+
+def _outside(reports: Sequence[Report], wrong: dict[str, list[str]]) -> list[str]:
+    """Faults outside the nodes: of all of them alike, which are returned, or of some, to whom they are written."""
+    common = []
+    for about in dict.fromkeys(about for r in reports for about in r.outside):
+        told = {r.node: r.outside[about] for r in reports if about in r.outside}
+        if len(told) == len(reports) > 1:
+            common.append(next(iter(told.values())))
+            continue
+        for node, text in told.items():
+            wrong[node].append(text)
+    return common
+
+
+def _clocks(reports: Sequence[Report], skew: float, wrong: dict[str, list[str]]) -> list[str]:
+    """A clock is off where most others agree; where no majority does, nobody can say which one is right."""
+    median = statistics.median(r.clock for r in reports)
+    off = {r.node: r.clock - median for r in reports if abs(r.clock - median) > skew}
+    if 2 * len(off) >= len(reports) > 1:
+        clocks = ", ".join(f"{r.node} {r.clock:+.1f} s" for r in reports)
+        return [f"the clocks do not agree: {clocks}: start chrony or ntpd on every node, and look at its server"]
+    for node, seconds in off.items():
+        wrong[node].append(f"its clock is {seconds:+.1f} s off the others': start chrony or ntpd there")
+    return []
+
+
+# -------------------------------------------------------------------------------------------------------- conversation
+
+
+class Collector:
+    """The first node: answers pings with its time and the name of a file, and takes reports."""
+
+    def __init__(self, port: int, token: str) -> None:
+        self.reports: queue.Queue[Report] = queue.Queue()
+        self._token = token
+        try:
+            self._server = socket.create_server(("", port), family=socket.AF_INET, backlog=1024)
+        except OSError as e:
+            raise OSError(f"port {port} cannot be had ({e.strerror}): set another MASTER_PORT, or start again") from e
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        while True:
+            connection, _ = self._server.accept()
+            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        with connection, connection.makefile("rw", encoding="utf-8") as lines:
+            for line in lines:
+                said = json.loads(line)
+                if said:
+                    self.reports.put(Report(**said))
+                print(json.dumps([time.time(), self._token]), file=lines, flush=True)
+
+    def wait(self, count: int, seconds: float) -> list[Report]:
+        """That many reports, or those that came in time."""
+        end = time.monotonic() + seconds
+        got: list[Report] = []
+        while len(got) < count and (left := end - time.monotonic()) > 0:
+            try:
+                got.append(self.reports.get(timeout=left))
+            except queue.Empty:
+                break
+        return got
+
+
+def tell(address: tuple[str, int], make: Any, seconds: float) -> None:
+    """A node that is not the first: ask for the time, look around, report.
+
+    Raises:
+        OSError: the first node cannot be reached.
+    """
+    with _connect(address, seconds) as connection, connection.makefile("rw", encoding="utf-8") as lines:
+        connection.settimeout(ANSWER_S)
+
+        def ask(said: Any) -> tuple[float, str]:
+            print(json.dumps(said), file=lines, flush=True)
+            at, token = json.loads(lines.readline() or "null")
+            return float(at), str(token)
+
+        offsets = []
+        for _ in range(PINGS):
+            before = time.time()
+            at, token = ask(None)
+            after = time.time()
+            offsets.append((after - before, (before + after) / 2 - at))
+        report = make()
+        report.clock = min(offsets)[1]  # of the quickest answer: wrong by half its time at most
+        report.add([seen(token)])
+        ask(asdict(report))
+
+
+def seen(token: str) -> Fact:
+    """Whether the file that the first node wrote into the output folder is there too."""
+    folder = Path(token).parent
+    try:
+        there = Path(token).name in os.listdir(folder)  # noqa: PTH208 - a listing is not cached as a lookup is
+    except OSError:
+        there = False
+    return Fact(there, f"{folder} is " + ("shared" if there else "not the first node's: runs need a shared filesystem"))
+
+
+def _connect(address: tuple[str, int], seconds: float) -> socket.socket:
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            return socket.create_connection(address, timeout=ANSWER_S)
+        except OSError as e:
+            if time.monotonic() > end:
+                raise OSError(f"cannot reach {address[0]}:{address[1]} ({e})") from e
+            time.sleep(0.2)
+
+
+# --------------------------------------------------------------------------------------------------------------- main
+
+
+def node_names(world_size: int) -> list[str]:
+    """Names of all nodes of this Slurm step; empty where there is none."""
+    nodes = os.environ.get("SLURM_STEP_NODELIST") or os.environ.get("SLURM_JOB_NODELIST")
+    if not nodes or shutil.which("scontrol") is None:
+        return []
+    done = subprocess.run(["scontrol", "show", "hostnames", nodes], capture_output=True, text=True, check=False)
+    names = done.stdout.split()
+    return names if len(names) == world_size else []
+
+
+def first_node(recipes: Sequence[Recipe], args: argparse.Namespace, port: int, world_size: int) -> int:
+    """Collect, judge, print. Exit code."""
+    folder = Path(recipes[0].output).absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    token = folder / f".nodecheck-{uuid.uuid4().hex[:12]}"
+    token.touch()
+    try:
+        collector = Collector(port, str(token))
+        own = look(recipes, args.disk_gb)
+        reports = [own, *collector.wait(world_size - 1, args.timeout)]
+    finally:
+        token.unlink()
+    wrong, common = judge(reports, node_names(world_size), args.skew)
+    for r in reports:
+        state = "BAD" if r.node in wrong else "not at fault" if common else "ok"
+        print(f"node {r.node}: {state}, clock {r.clock:+.3f} s; " + "; ".join(r.said))
+    missing = world_size - len(reports)
+    if missing:
+        print(f"{missing} of {world_size} nodes sent no report within {args.timeout:.0f} s", file=sys.stderr)
+    elif not wrong and not common:
+        same = ", ".join(f"{name} {value}" for name, value in sorted(own.same.items()))
+        print(f"{world_size} nodes are alike: {same}")
+    for line in advice(wrong, common, world_size):
+        print(line, file=sys.stderr)
+    return 1 if wrong or common or missing else 0
+
+
+def advice(wrong: dict[str, list[str]], common: Sequence[str], world_size: int) -> list[str]:
+    """What to read and to do. To leave nodes out is of use only where others are known to be better."""
+    lines = [f"BAD NODE {node}: {fault}" for node, faults in wrong.items() for fault in faults]
+    lines += [f"ALL {world_size} NODES: {fault}" for fault in common]
+    if common:
+        lines.append("what all nodes have in common is no node's fault: repair that; to leave nodes out does not help")
+    elif 0 < len(wrong) < world_size:
+        lines.append(f"leave them out and submit again: sbatch --exclude={','.join(wrong)} …")
+    elif wrong and world_size > 1:
+        lines.append("every node has a fault of its own: other nodes may be no better, so look at what they say")
+    return lines
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit code of this node's process."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recipe", type=Path, help="options of launch/train.py may follow, only --stages is looked at")
+    parser.add_argument("overrides", nargs="*", metavar="key=value")
+    parser.add_argument("--stages", metavar="A-B")
+    parser.add_argument("--disk-gb", type=float, default=50.0, help="free space wanted where the output is")
+    parser.add_argument("--skew", type=float, default=2.0, help="seconds that clocks may differ")
+    parser.add_argument("--timeout", type=float, default=180.0, help="seconds within which every node must report")
+    args, rest = parser.parse_known_args(argv)
+    overrides = [*args.overrides, *(text for text in rest if "=" in text and not text.startswith("-"))]
+    place = launcher_environment(dict(os.environ))
+    address = (place["MASTER_ADDR"], int(place["MASTER_PORT"]))
+    try:
+        recipes = load_recipes(args.recipe, args.stages, overrides)
+        if place["RANK"] == "0":
+            return first_node(recipes, args, address[1], int(place["WORLD_SIZE"]))
+        tell(address, lambda: look(recipes, args.disk_gb), args.timeout)
+    except (SpeakerLMError, OSError, ValueError, TypeError) as e:
+        name = os.environ.get("SLURMD_NODENAME") or socket.gethostname()
+        print(f"BAD NODE {name}: {type(e).__name__}: {e}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,259 @@
+"""A run that hangs is ended, with the stacks of every rank; a rank that lags is named.
+
+Each rank has a thread that ends the process when nothing was reported for too long. Ranks report at moments that they
+reach together, so their limits run out together and each shows where it stands. A limit of the collectives alone
+would show nothing: whoever waits in one is not the one that hangs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import os
+import socket
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from pipeline.ranks.collectives import agree
+from pipeline.ranks.launch import Ranks
+from pipeline.ranks.stop import FAILED
+
+NCCL_RECORD = "nccl-rank-"  # and the rank: names of files that torchfrtrace reads
+GRACE = 5.0  # seconds that other ranks get to show their stacks, before this one's end breaks their connections
+ARM_AGAIN = 1.0  # seconds that the last resort may be due too early; less than GRACE
+LAG = 1.5  # a straggler needs so many times the others' median …
+LEAST_LAG = 0.02  # … and so many seconds a step more
+
+
+class Watchdog:
+    """Ends this process when :meth:`beat` is not called in time. Without :meth:`start` it does nothing."""
+
+    def __init__(self, start_limit: float = 3600.0, limit: float = 600.0, folder: Path | None = None) -> None:
+        """Limits in seconds, until the first step has ended and afterwards; ``folder`` for files of stacks."""
+        self._start_limit, self._limit, self._folder = start_limit, limit, folder
+        self._what = "start-up"
+        self._deadline = time.monotonic() + start_limit
+        self._warm = False
+        self._armed = 0.0  # when the last resort is due
+        self._stopped = threading.Event()
+        self._advice: Callable[[], str] = str
+
+    @contextlib.contextmanager
+    def watching(self, advice: Callable[[], str]) -> Iterator[Watchdog]:
+        """Watch this process during the block."""
+        self._advice = advice
+        thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+        self._deadline = time.monotonic() + self._start_limit
+        self._arm()
+        thread.start()
+        try:
+            yield self
+        finally:
+            self._stopped.set()
+            thread.join()
+            faulthandler.cancel_dump_traceback_later()
+
+    @property
+    def limit(self) -> float:
+        """Seconds that may pass now."""
+        return self._limit if self._warm else self._start_limit
+
+    def beat(self, what: str, *, warm: bool | None = None) -> None:
+        """Something was reached; what comes next. ``warm``: from here on the short limit holds (or again the long)."""
+        if warm is not None:
+            self._warm = warm
+        self._what = what
+        self._deadline = time.monotonic() + self.limit
+        self._arm()
+
+    def note(self, what: str) -> None:
+        """What this rank does now, without more time for it."""
+        self._what = what
+
+    def _arm(self) -> None:
+        """The last resort: a thread of C that also ends a process whose interpreter is blocked."""
+        due = self._deadline + 2 * GRACE
+        if not self._stopped.is_set() and not 0 <= due - self._armed < ARM_AGAIN:  # it starts a thread each time
+            self._armed = due
+            faulthandler.dump_traceback_later(self.limit + 2 * GRACE, exit=True, file=sys.__stderr__ or 2)
+
+    def _watch(self) -> None:
+        while not self._stopped.wait(min(1.0, max(0.05, self._deadline - time.monotonic()))):
+            if time.monotonic() > self._deadline:
+                self._end()
+
+    def _end(self) -> None:
+        rank = os.environ.get("RANK", "0")
+        stacks = self._stacks()
+        where = ""
+        if self._folder is not None:
+            with contextlib.suppress(OSError):
+                self._folder.mkdir(parents=True, exist_ok=True)
+                path = self._folder / f"rank-{int(rank):05d}.txt"
+                path.write_text(stacks, encoding="utf-8")
+                where = f" (also in {path})"
+        text = (
+            f"[rank {rank}] TrainingError: nothing happened for {self.limit:.0f} s during {self._what}. The stacks of "
+            f"this rank{where}; the rank whose main thread is not in a collective keeps the others waiting. "
+            f"{self._advice()}\n{stacks}"
+        )
+        with contextlib.suppress(OSError):
+            os.write(2, text.encode(errors="replace"))
+        if self._folder is not None and (record := flight_record()):
+            with contextlib.suppress(OSError):
+                (self._folder / f"{NCCL_RECORD}{int(rank)}").write_bytes(record)
+        time.sleep(min(GRACE, self.limit))
+        os._exit(FAILED)
+
+    @staticmethod
+    def _stacks() -> str:
+        with tempfile.TemporaryFile() as file:
+            faulthandler.dump_traceback(file, all_threads=True)
+            file.seek(0)
+            return file.read().decode(errors="replace")
+
+
+def flight_record() -> bytes:
+    """What NCCL remembers of its collectives, for ``torchfrtrace``; nothing where torch has no NCCL.
+
+    NCCL would write it after a limit of its own, which this process does not live to see.
+    """
+    import torch
+
+    dump = getattr(torch._C._distributed_c10d, "_dump_nccl_trace", None)
+    try:
+        return dump() if dump else b""
+    except RuntimeError:  # the process is about to be ended, with its stacks told: no reason to stay
+        return b""
+
+
+class CollectiveClock:
+    """Seconds that this process spent waiting in collectives, so that a rank's own time can be told from the others'.
+
+    On a CPU a collective returns when it is done. On a GPU it is only queued: there the clock sees what holds up the
+    host (data, storage, Python, a throttled CPU), not a slow GPU.
+    """
+
+    NAMES = ("all_reduce", "all_gather_into_tensor", "all_gather", "reduce_scatter_tensor", "reduce_scatter")
+    MORE = ("reduce", "broadcast", "barrier", "all_gather_coalesced", "all_reduce_coalesced")
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def install(self) -> CollectiveClock:
+        """Wrap the calls of DeepSpeed's backend. Where it keeps them elsewhere nothing is counted, nothing else."""
+        import deepspeed.comm.comm
+
+        backend = getattr(deepspeed.comm.comm, "cdb", None)
+        for name in (*self.NAMES, *self.MORE):
+            call = getattr(backend, name, None)
+            if call is not None:
+                setattr(backend, name, self._timed(getattr(call, "untimed", call)))
+        return self
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Count the time of the block."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds += time.perf_counter() - began
+
+    def _timed(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            with self.waiting():
+                handle = call(*args, **kwargs)
+            return _TimedHandle(handle, self) if hasattr(handle, "wait") else handle
+
+        timed.untimed = call  # type: ignore[attr-defined]
+        return timed
+
+
+class _TimedHandle:
+    """An asynchronous collective whose wait is counted."""
+
+    def __init__(self, handle: Any, clock: CollectiveClock) -> None:
+        self._handle, self._clock = handle, clock
+
+    def wait(self, *args: Any) -> Any:
+        with self._clock.waiting():
+            return self._handle.wait(*args)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._handle, name)
+
+
+class OwnTime:
+    """Seconds of own work from step to step, of every rank, and the rank that keeps the others waiting."""
+
+    def __init__(self, ranks: Ranks) -> None:
+        self._hosts = agree(ranks, socket.gethostname)
+        self._clock = CollectiveClock().install()
+        self.waiting = self._clock.waiting  # for a collective of one's own
+        self._began: float | None = None  # of the first lap nothing is known: it holds the start-up
+        self._waited = 0.0
+        self._sums = [0.0] * ranks.world_size
+        self._count = 0
+        self.laps: tuple[float, ...] = ()  # the last one of every rank
+
+    def lap(self) -> float:
+        """Own seconds of this rank since the last :meth:`start`."""
+        if self._began is None:
+            return 0.0
+        return max(0.0, time.perf_counter() - self._began - (self._clock.seconds - self._waited))
+
+    def start(self, everyone: Sequence[float]) -> None:
+        """All ranks have met; their laps were these."""
+        if self._began is not None:
+            self._sums = [a + b for a, b in zip(self._sums, everyone, strict=True)]
+            self._count += 1
+        self.laps = tuple(everyone)
+        self._began, self._waited = time.perf_counter(), self._clock.seconds
+
+    def forget(self) -> None:
+        """The lap that runs holds something else than a step."""
+        self._began = None
+
+    def straggler(self) -> str | None:
+        """Who has lagged since the last call, in words."""
+        sums, count = self._sums, self._count
+        self._sums, self._count = [0.0] * len(sums), 0
+        rank = slowest(sums, count)
+        if rank is None:
+            return None
+        others = median(s for r, s in enumerate(sums) if r != rank)
+        return (
+            f"rank {rank} on {self._hosts[rank]} keeps the others waiting: {sums[rank] / count:.2f} s of own work a "
+            f"step, the others' median is {others / count:.2f} s"
+        )
+
+
+def slowest(own_seconds: Sequence[float], steps: int) -> int | None:
+    """The rank whose own work over these steps keeps the others waiting; None where all are about as fast."""
+    if len(own_seconds) < 2 or not steps:
+        return None
+    worst = max(range(len(own_seconds)), key=own_seconds.__getitem__)
+    usual = median(s for r, s in enumerate(own_seconds) if r != worst)
+    lags = own_seconds[worst] > LAG * usual and own_seconds[worst] - usual > LEAST_LAG * steps
+    return worst if lags else None
+
+
+def nccl_environment(limit: float, folder: Path) -> dict[str, str]:
+    """Settings of torch's NCCL backend: a collective past its limit ends the process and leaves its flight record.
+
+    Read such a record with ``torchfrtrace``. What the user has set stays.
+    """
+    return {
+        "TORCH_NCCL_ASYNC_ERROR_HANDLING": "1",
+        "TORCH_NCCL_HEARTBEAT_TIMEOUT_SEC": str(int(limit) + 60),
+        "TORCH_NCCL_DUMP_ON_TIMEOUT": "1",
+        "TORCH_FR_BUFFER_SIZE": "20000",  # collectives that are remembered
+        "TORCH_FR_DUMP_TEMP_FILE": str(folder / NCCL_RECORD),
+    }

@@ -1,0 +1,166 @@
+"""What a recipe must not say although its types are right."""
+
+from __future__ import annotations
+
+import math
+from operator import attrgetter
+from typing import TYPE_CHECKING
+
+from pipeline.stages import CORRECTION, MODULES, STAGES, stage_of
+from shards.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pipeline.recipe.schema import DataConfig, Recipe, RegistrationConfig, TrainerConfig
+
+LEAST_ONE = (
+    "trainer.max_steps",
+    "trainer.log_every",
+    "trainer.validate_every",
+    "trainer.validation_batches",
+    "trainer.save_every",
+    "trainer.keep_last",
+    "trainer.max_bad_steps",
+    "data.micro_batches_per_step",
+    "data.max_positions",
+    "data.max_frames",
+    "data.window_shards",
+    "data.prefetch_steps",
+    "model.projector.stride",
+    "model.projector.layers",
+    "model.projector.heads",
+    "model.lora.r",
+    "model.speaker_dim",
+)
+NOT_BELOW_ZERO = (
+    "seed",
+    "trainer.keep_best",
+    "trainer.keep_every",
+    "data.workers",
+    "data.speaker_questions",
+    "data.max_consecutive_replacements",
+    "data.shard_cache_gb",
+    "optimizer.start_lr",
+    "optimizer.final_lr",
+    "optimizer.warmup_steps",
+    "optimizer.weight_decay",
+    "optimizer.clip",
+)
+ABOVE_ZERO = (
+    "optimizer.peak_lr",
+    "optimizer.eps",
+    "trainer.start_timeout_seconds",
+    "trainer.timeout_seconds",
+)
+
+
+def check(r: Recipe, where: str) -> None:
+    """Refuse contradictions that types cannot express.
+
+    Raises:
+        ConfigError: all of them, after ``where``.
+    """
+    problems = []
+    if r.stage not in (CORRECTION.number, *STAGES):
+        problems.append(f"stage is {r.stage}, there are stages {sorted(STAGES)}, and 0 for a corrector of text")
+    elif stage_of(r.stage).starts_from and not r.init_from:
+        problems.append(
+            f"stage {r.stage} continues stage {STAGES[r.stage].starts_from}: set init_from to its run folder"
+        )
+    if not r.data.train:
+        problems.append("data.train is empty: name at least one packed dataset")
+    if any(d.weight <= 0 for d in r.data.train):
+        problems.append("data.train: every weight must be above 0")
+    problems += _registration_problems(r.data.registration)
+    if r.model.encoder.type not in ("sensevoice", "whisper"):
+        problems.append(f"model.encoder.type is {r.model.encoder.type!r}, must be sensevoice or whisper")
+    problems += _data_problems(r.data)
+    problems += _size_problems(r)
+    problems += _trainer_problems(r.trainer)
+    for module, factor in r.optimizer.lr_factors.items():
+        if module not in MODULES or not factor > 0:
+            problems.append(f"optimizer.lr_factors.{module} is {factor}; a factor above 0 for one of {list(MODULES)}")
+    if r.optimizer.warmup_steps >= r.trainer.max_steps:
+        problems.append(
+            f"optimizer.warmup_steps ({r.optimizer.warmup_steps}) leaves no step of trainer.max_steps "
+            f"({r.trainer.max_steps}) to train at full rate"
+        )
+    if problems:
+        raise ConfigError(f"{where}: " + "; ".join(problems))
+
+
+def _size_problems(r: Recipe) -> list[str]:
+    """Numbers that are too small to mean anything; not-a-number is one."""
+    bounds = (
+        (LEAST_ONE, "at least 1", lambda v: v >= 1),
+        (NOT_BELOW_ZERO, "a number that is not below 0", lambda v: 0 <= v < math.inf),
+        (ABOVE_ZERO, "a number above 0", lambda v: 0 < v < math.inf),
+    )
+    problems = []
+    for keys, wanted, fits in bounds:
+        values = [(key, attrgetter(key)(r)) for key in keys]
+        problems += [f"{key} is {value}, must be {wanted}" for key, value in values if not fits(value)]
+    betas = r.optimizer.betas
+    if len(betas) != 2 or not all(0 <= b < 1 for b in betas):
+        problems.append(f"optimizer.betas is {betas}; two numbers from 0 to below 1 are wanted")
+    return problems
+
+
+def _trainer_problems(t: TrainerConfig) -> list[str]:
+    """Contradictions of the loop's settings."""
+    choices = {
+        "save_in_background": (t.save_in_background, ("auto", "always", "never")),
+        "decode_how": (t.decode_how, ("auto", "local", "together")),
+        "best_by": (t.best_by, ("loss", "cer", "cpcer", "sacer")),
+    }
+    problems = [
+        f"trainer.{name} is {value!r}, must be {', '.join(known[:-1])} or {known[-1]}"
+        for name, (value, known) in choices.items()
+        if value not in known
+    ]
+    if t.best_by != "loss" and not t.decode_clips:
+        problems.append(f"trainer.best_by is {t.best_by}, but trainer.decode_clips is 0: nothing is decoded")
+    if not 0 < t.validation_share <= 1:
+        problems.append("trainer.validation_share must be above 0 and at most 1")
+    if t.decode_clips < 0 or t.decode_batch < 1 or t.decode_tokens < 1:
+        problems.append("trainer.decode_clips must not be below 0, decode_batch and decode_tokens at least 1")
+    return problems
+
+
+def _registration_problems(registration: RegistrationConfig) -> list[str]:
+    problems, shares = [], registration.mode_shares
+    if not 0 < registration.max_distractors <= 100:
+        problems.append("data.registration.max_distractors must be 1..100")
+    if registration.names not in ("pools", "corpus"):
+        problems.append(f"data.registration.names is {registration.names!r}, must be pools or corpus")
+    if len(shares) != 3 or min(shares) < 0 or not 0 < sum(shares) < math.inf:
+        problems.append(
+            f"data.registration.mode_shares is {shares}; it needs three numbers (Match, No, Over), none below 0, "
+            "one above"
+        )
+    return problems
+
+
+def _data_problems(data: DataConfig) -> list[str]:
+    """Contradictions of mixture, curriculum and augmentation."""
+    problems = []
+    steps = [p.from_step for p in data.curriculum]
+    if steps != sorted(set(steps)) or any(s < 1 for s in steps):
+        problems.append(f"data.curriculum begins at steps {steps}; they must be 1 or more and ascend")
+    for p in data.curriculum:
+        if p.weights is not None and (len(p.weights) != len(data.train) or min(p.weights) < 0 or not any(p.weights)):
+            problems.append(
+                f"data.curriculum from step {p.from_step}: weights {p.weights}; one a dataset of data.train is wanted, "
+                "none below 0 and one above"
+            )
+        if p.max_seconds is not None and p.max_seconds <= 0:
+            problems.append(f"data.curriculum from step {p.from_step}: max_seconds must be above 0")
+    if any(d.epochs is not None and d.epochs < 1 for d in data.train):
+        problems.append("data.train: epochs must be at least 1, or null")
+    a = data.augment
+    if not a.speeds or not all(0.5 <= s <= 2 for s in a.speeds):
+        problems.append(f"data.augment.speeds is {a.speeds}, must be one or more factors between 0.5 and 2")
+    if not 0 <= a.noise_probability <= 1 or len(a.noise_snr) != 2 or a.noise_snr[0] > a.noise_snr[1]:
+        problems.append("data.augment: noise_probability must be 0..1, noise_snr the least and the most dB")
+    if min(a.frame_masks, a.mel_masks) < 0 or min(a.frame_mask_width, a.mel_mask_width) < 0:
+        problems.append("data.augment: masks and their widths must not be below 0")
+    return problems

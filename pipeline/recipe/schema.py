@@ -1,0 +1,353 @@
+"""Typed recipes: YAML files with dotted overrides (``optimizer.peak_lr=3e-5``), checked by OmegaConf.
+
+A recipe file may begin with ``extends: other.yaml`` (a path relative to itself); its own values win. An unknown key is
+an error that names the nearest known one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
+
+from pipeline.recipe.checks import check
+from shards.errors import ConfigError
+
+
+@dataclass
+class EncoderConfig:
+    """Speech encoder. With a checkpoint, class and sizes come from its own configuration."""
+
+    type: str = "sensevoice"  # sensevoice: FunASR's; whisper: the encoder of transformers' Whisper
+    checkpoint: str | None = None  # folder in the layout of SenseVoice (model.pt, …) or Whisper, or a hub id
+    hub: str = "modelscope"  # where an id is looked up: modelscope, huggingface
+    class_name: str = "SenseVoiceEncoderSmall"  # of FunASR
+    config: dict[str, Any] = field(default_factory=dict)  # the class's arguments, where there is no checkpoint
+    dropout: float | None = None  # overrides the three dropout rates of the checkpoint's config
+
+
+@dataclass
+class ProjectorConfig:
+    """2 Transformer layers at the encoder's width, then a strided convolution to the LLM's; widths, stride are ours."""
+
+    layers: int = 2
+    heads: int = 8
+    ffn: int = 2048
+    dropout: float = 0.1
+    stride: int = 2
+
+
+@dataclass
+class LoraConfig:
+    """LoRA on the LLM; rank and targets are not in the paper."""
+
+    r: int = 16
+    alpha: int = 32
+    dropout: float = 0.05
+    targets: list[str] = field(
+        default_factory=lambda: ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    )
+
+
+@dataclass
+class LlmConfig:
+    """Any transformers causal LM with its tokenizer."""
+
+    checkpoint: str = MISSING  # local folder or hub id
+    hub: str = "huggingface"
+
+
+@dataclass
+class ModelConfig:
+    """SpeakerLM."""
+
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    projector: ProjectorConfig = field(default_factory=ProjectorConfig)
+    llm: LlmConfig = field(default_factory=LlmConfig)
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    speaker_dim: int = 192
+    speaker_init_std: float | None = None  # of the speaker projector's weights at the start; None: PyTorch's
+    extractor: str = MISSING  # id of the speaker embedding extractor; a dataset made with another one is refused
+    activation_checkpointing: bool = False
+
+
+@dataclass
+class DatasetConfig:
+    """A packed dataset and its share of the mixture."""
+
+    path: str = MISSING  # local folder or s3://bucket/prefix
+    weight: float = 1.0  # share of micro-batches among the datasets of this stage
+    epochs: int | None = None  # leaves the mixture after so many; None: stays
+    hours: float | None = None  # a seeded, nested subset; None: all of it
+    exclude: str | None = None  # file with one key, session or speaker a line
+    extractor: str | None = None  # whose vectors `embed` wrote beside the shards; None: those of the packing
+
+
+@dataclass
+class RegistrationConfig:
+    """The draw of PAPER's training: a third No, a third Match, a third Over with 1..max distractors."""
+
+    mode_shares: list[float] = field(default_factory=lambda: [1.0, 1.0, 1.0])  # of Match, No, Over, relative
+    max_distractors: int = 50
+    names: str = "pools"  # "pools": drawn per sample, so that the model must read the embedding; "corpus": speaker ids
+    name_pools: list[str] = field(default_factory=lambda: ["zh", "en"])
+
+
+@dataclass
+class AugmentConfig:
+    """What is done to training audio, drawn per sample and epoch. All of it is off: the paper names none."""
+
+    speeds: list[float] = field(default_factory=lambda: [1.0])  # a sample draws one; pitch moves too
+    noise: str | None = None  # folder with 16 kHz mono recordings of noise
+    noise_probability: float = 0.5
+    noise_snr: list[float] = field(default_factory=lambda: [5.0, 20.0])  # dB, drawn uniformly between
+    frame_masks: int = 0  # SpecAugment on the encoder's features: spans of frames (60 ms each), set to the mean
+    frame_mask_width: int = 12  # widths are drawn from 0 to this
+    mel_masks: int = 0  # and bands of mel channels
+    mel_mask_width: int = 30
+
+
+@dataclass
+class PhaseConfig:
+    """A phase of a curriculum: holds until the next begins. What it leaves out is as without a curriculum."""
+
+    from_step: int = MISSING  # first step, counted from 1
+    weights: list[float] | None = None  # of data.train, in its order; 0: not in this phase
+    max_seconds: float | None = None  # longer samples are left out of the windows that begin in this phase
+
+
+@dataclass
+class DataConfig:
+    """What is streamed, and how it is packed into global steps."""
+
+    train: list[DatasetConfig] = field(default_factory=list)
+    validation: list[DatasetConfig] = field(default_factory=list)
+    registration: RegistrationConfig = field(default_factory=RegistrationConfig)
+    micro_batches_per_step: int = 4  # M: fixes the samples of a global step for any world size N <= M
+    max_positions: int = 6000  # LLM positions a micro-batch, the paper's "6 K tokens"
+    max_frames: int = 12000  # padded encoder frames a micro-batch (16.67 a second)
+    window_shards: int = 4  # shards shuffled together
+    curriculum: list[PhaseConfig] = field(default_factory=list)
+    align_epochs: bool = False  # a step ends with an epoch and is saved: there a dataset may be changed
+    accept_dataset_change: bool = False  # resume although datasets are others; between two of their epochs
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    workers: int = 2  # loader processes a rank
+    speaker_questions: int = 0  # audio positions a turn that are asked who speaks; not in the paper: questions.py
+    prefetch_steps: int = 2
+    max_consecutive_replacements: int = 100
+    lengths_cache: str | None = None  # folder for token lengths, where a dataset cannot be written to
+    shard_cache: str | None = None  # local folder of a node for whole shards of remote datasets that fit
+    shard_cache_gb: float = 100.0
+
+
+@dataclass
+class OptimizerConfig:
+    """AdamW. Betas and weight decay are not in the paper."""
+
+    start_lr: float = 1e-5
+    peak_lr: float = 5e-5
+    final_lr: float = 1e-6
+    warmup_steps: int = 2000
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.95])
+    eps: float = 1e-8
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    lr_factors: dict[str, float] = field(default_factory=dict)  # of the rates above, by module: {encoder: 0.1}
+
+
+@dataclass
+class TrainerConfig:
+    """The loop."""
+
+    max_steps: int = 1_000_000
+    log_every: int = 10
+    validate_every: int = 10_000
+    validation_batches: int = 50
+    validation_share: float = (
+        0.05  # of the run's time: the decode is left out where validation would take more; 1: never
+    )
+    decode_clips: int = 0  # of the validation sets, decoded in each mode of the stage and scored; 0: none
+    decode_batch: int = 8
+    decode_tokens: int = 1024  # longest answer; most are held shorter by their audio
+    decode_how: str = "auto"  # local: each rank with a copy of the weights; together: no memory; auto: what fits
+    decode_normaliser: str = "paper-zh"  # of the scores; en, mixed, m2met: see docs/scores.md
+    save_every: int = 10_000
+    keep_last: int = 3
+    keep_best: int = 1  # checkpoints of the lowest figure on validation data that stay besides
+    best_by: str = "loss"  # that figure: loss, or cer, cpcer, sacer of the small decode
+    keep_every: int = 0  # checkpoints whose step is a multiple of it stay for ever; 0: none
+    save_in_background: str = "auto"  # auto: where the machine has memory for it; always, never
+    upload: str | None = None  # s3://bucket/prefix or a folder that gets a copy of every checkpoint, under RUN/STAGE
+    max_bad_steps: int = 10  # so many steps in a row whose loss or gradient is not finite end the run
+    save_bad_batches: bool = False  # write the micro-batches of skipped steps and spikes to OUTPUT/bad
+    deterministic: bool = False
+    module_norms: bool = True  # gradient norm of each module in the steps that are logged
+    overfit_one_batch: bool = False  # repeat the first global step: its loss must go to 0
+    start_timeout_seconds: float = 3600.0  # nothing happens for so long before the first step has ended: a hang
+    timeout_seconds: float = 900.0  # the same afterwards; a save or a validation batch may take as long as a step
+    time_limit_seconds: float | None = None  # save and stop so long after the process's start, to be started again
+    stop_margin_seconds: float = 300.0  # under Slurm: before the job's end; at most a quarter of its time
+
+
+@dataclass
+class MonitorConfig:
+    """Pictures of the run besides its own logs, by DeepSpeed's monitors; they get the steps that are logged."""
+
+    tensorboard: bool = False
+    csv: bool = False
+    wandb: bool = False
+    wandb_project: str = "speakerlm"
+    wandb_team: str | None = None
+    wandb_group: str | None = None
+    wandb_offline: bool = False  # keep it in OUTPUT/monitor; `wandb sync` sends it
+
+
+@dataclass
+class Recipe:
+    """Everything that makes a run what it is. Saved, resolved, beside every checkpoint."""
+
+    name: str = MISSING
+    stage: int = MISSING
+    output: str = MISSING  # folder of this stage's run
+    root: str = "."  # other settings may say ${root}/…, so that one override moves a whole run
+    init_from: str | None = None  # finished run that this one continues; a stage that starts from another needs it
+    init_from_any: bool = False  # take its weights though it has no done marker, or is of another stage (--init-from)
+    seed: int = 1
+    deepspeed: str = "ds_configs/zero3.json"
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    monitor: MonitorConfig = field(default_factory=MonitorConfig)
+
+
+def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe file, apply ``a.b=c`` overrides, check it.
+
+    Raises:
+        ConfigError: the file is missing, a key is unknown, a value has the wrong type or contradicts another.
+    """
+    merged = OmegaConf.structured(Recipe)
+    for layer in [*_layers(Path(path)), *(_override(text) for text in overrides)]:
+        merged = _merge(merged, *layer)
+    try:
+        recipe = OmegaConf.to_object(merged)
+    except MissingMandatoryValue as e:
+        raise ConfigError(f"{path}: {e.full_key} has no value; set it in the recipe or as an override") from e
+    except OmegaConfBaseException as e:  # ${…} of what is not there
+        raise ConfigError(f"{path}: {e.full_key}: {str(e.msg or e).splitlines()[0]}") from e
+    assert isinstance(recipe, Recipe)
+    check(recipe, str(path))
+    return recipe
+
+
+def load_recipes(
+    path: str | Path, stages: str | None = None, overrides: Sequence[str] = (), init_from: str | None = None
+) -> list[Recipe]:
+    """One recipe, or with ``stages`` such as ``2`` or ``1-4`` the files ``stageN.yaml`` of a folder in this order.
+
+    Args:
+        init_from: run whose weights the first one takes, whatever its stage and without a ``done`` marker.
+
+    Raises:
+        ConfigError: one is missing or wrong, or two share an output.
+    """
+    files = [Path(path)]
+    if stages is not None:
+        first, _, last = stages.partition("-")
+        if not (first.isdecimal() and (last or first).isdecimal() and int(first) <= int(last or first)):
+            raise ConfigError(f"stages {stages!r}: write one, such as 2, or a range, such as 1-4")
+        folder = Path(path) if Path(path).is_dir() else Path(path).parent
+        files = [folder / f"stage{n}.yaml" for n in range(int(first), int(last or first) + 1)]
+    start = [f"init_from={init_from}", "init_from_any=true"] if init_from else []
+    recipes = [load_recipe(file, [*overrides, *(start if i == 0 else [])]) for i, file in enumerate(files)]
+    if len({r.output for r in recipes}) < len(recipes):
+        raise ConfigError(f"stages {stages} of {path} share an output; write ${{stage}} into it")
+    return recipes
+
+
+def save_recipe(recipe: Recipe, path: Path) -> None:
+    """Write the resolved recipe as YAML that :func:`load_recipe` reads back to an equal one."""
+    path.write_text(dump_recipe(recipe), encoding="utf-8")
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """The resolved recipe as YAML text."""
+    return OmegaConf.to_yaml(OmegaConf.structured(recipe))
+
+
+def changes(old_yaml: str, recipe: Recipe) -> dict[str, tuple[Any, Any]]:
+    """Dotted key → (old, new value) where a recipe is not the one that was dumped; a key that is gone or new has None.
+
+    Raises:
+        ConfigError: the old text is not a recipe.
+    """
+    loaded = OmegaConf.to_container(OmegaConf.create(old_yaml))
+    if not isinstance(loaded, dict):
+        raise ConfigError("the saved recipe holds no mapping of settings")
+    old, new = _flat(loaded), _flat(dataclasses.asdict(recipe))
+    return {k: (old.get(k), new.get(k)) for k in sorted(old.keys() | new.keys()) if old.get(k) != new.get(k)}
+
+
+def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(node, dict):
+        return {prefix.rstrip("."): node}
+    return {k: v for name, child in node.items() for k, v in _flat(child, f"{prefix}{name}.").items()}
+
+
+def _layers(path: Path) -> list[tuple[str, DictConfig]]:
+    """The files that make up a recipe, base first."""
+    if path.is_dir():
+        raise ConfigError(f"{path} is a folder: name a file in it, or its stages (--stages 1-4)")
+    try:
+        loaded = OmegaConf.load(path)
+    except FileNotFoundError as e:
+        raise ConfigError(f"no recipe at {path}") from e
+    except Exception as e:
+        raise ConfigError(f"{path} is not readable YAML: {' '.join(str(e).split())}") from e
+    if not isinstance(loaded, DictConfig):
+        raise ConfigError(f"{path} holds no mapping of settings")
+    base = loaded.pop("extends", None)
+    return [*(_layers(path.parent / base) if base else []), (str(path), loaded)]
+
+
+def _override(text: str) -> tuple[str, DictConfig]:
+    if "=" not in text:
+        raise ConfigError(f"override {text!r} is not of the form section.key=value")
+    try:
+        return f"override {text!r}", OmegaConf.from_dotlist([text])
+    except Exception as e:  # of its YAML parser, or of its own grammar
+        raise ConfigError(f"override {text!r}: {' '.join(str(e).split())}") from e
+
+
+def _merge(base: DictConfig, where: str, layer: DictConfig) -> DictConfig:
+    try:
+        merged = OmegaConf.merge(base, layer)
+    except ConfigKeyError as e:
+        known = _known_keys(Recipe)
+        near = difflib.get_close_matches(str(e.full_key), known, n=1, cutoff=0.4)
+        hint = f"; did you mean {near[0]}?" if near else f"; known keys: {', '.join(known)}"
+        raise ConfigError(f"{where}: unknown key {e.full_key}{hint}") from e
+    except OmegaConfBaseException as e:
+        reason = str(e.msg or e).splitlines()[0]
+        raise ConfigError(f"{where}: {e.full_key or 'not a mapping'}: {reason}") from e
+    assert isinstance(merged, DictConfig)
+    return merged
+
+
+def _known_keys(cls: type, prefix: str = "") -> list[str]:
+    """All dotted keys of a config class."""
+    keys = []
+    for f in dataclasses.fields(cls):
+        default = f.default_factory() if f.default_factory is not dataclasses.MISSING else f.default
+        if dataclasses.is_dataclass(default):
+            keys += _known_keys(type(default), f"{prefix}{f.name}.")
+        else:
+            keys.append(prefix + f.name)
+    return keys

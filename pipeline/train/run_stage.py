@@ -1,0 +1,192 @@
+"""From a recipe to a running stage: processes, model, engine, data, trainer, in the order of their needs."""
+
+from __future__ import annotations
+
+import gc
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline.checkpoint import format as checkpoint
+from pipeline.checkpoint import final_weights as finished
+from pipeline.ranks.collectives import agree, anyone, meet
+from pipeline.recipe.schema import Recipe, dump_recipe
+from pipeline.ranks.launch import (
+    Ranks,
+    check_optimizer,
+    describe,
+    dtype_name,
+    init_distributed,
+    initialize,
+    release,
+    resolve_deepspeed,
+    say,
+    trainable_table,
+)
+from pipeline.flops import Meter
+from pipeline.train.run_lock import locked
+from pipeline.ranks.rank_log import logged
+from pipeline.ranks.stop import REQUEUE, StopRequest, guarded, leave
+from pipeline.stages import CORRECTION, stage_of
+from pipeline.train.trainer import Data, Run, Trainer
+from pipeline.ranks.watchdog import Watchdog, nccl_environment
+from shards.errors import CheckpointError
+
+
+def run_stages(recipes: Sequence[Recipe], stop_after: int | None = None) -> int:
+    """Train stages one after the other in this process, one of N. Returns the exit code of the last that ran.
+
+    They share one request to stop: a signal at the end of a stage stops before the next, and a time limit counts from
+    the start of the first.
+    """
+    stop = StopRequest().install()
+    for recipe in recipes:
+        code = run_stage(recipe, stop_after, stop)
+        if code != 0 or stop.cut_short:
+            return code
+        _reclaim()
+    return 0
+
+
+def run_stage(recipe: Recipe, stop_after: int | None = None, stop: StopRequest | None = None) -> int:
+    """Train one stage in this process, one of N. Returns the exit code, or leaves at once after a fault."""
+    t, output = recipe.trainer, Path(recipe.output)
+    stop = (stop or StopRequest().install()).at_the_latest(t.time_limit_seconds, t.stop_margin_seconds)
+
+    def told() -> str:
+        return advice(output)
+
+    limits = Watchdog(t.start_timeout_seconds, t.timeout_seconds, output / "stacks")
+    with logged(output), limits.watching(told) as watchdog:
+        code = guarded(lambda: _train(recipe, stop, watchdog, stop_after), told)
+        if code != 0:
+            leave(code)
+        return code
+
+
+def _train(recipe: Recipe, stop: StopRequest, watchdog: Watchdog, stop_after: int | None) -> int:
+    output, t = Path(recipe.output), recipe.trainer
+    # The watchdog knows more than a collective's own limit: it must be the first.
+    limit = max(t.start_timeout_seconds, t.timeout_seconds) + 60
+    ranks = init_distributed(limit, nccl_environment(limit, output / "stacks"))
+    if anyone(ranks, finished.is_done(output)):  # a network filesystem may show the marker to some ranks only
+        say(ranks, f"{output} is done already; remove {output / finished.DONE} to train it on")
+        return 0
+    # The first rank wrote the marker of the stage before; on a network filesystem others may not see it yet.
+    before = agree(ranks, lambda: predecessor(recipe) if ranks.is_first else None)[0]
+    if stop.warning:
+        say(ranks, f"WARNING {stop.warning}")
+    if anyone(ranks, stop.is_set):
+        return REQUEUE
+    ds_config = resolve_deepspeed(recipe, ranks.world_size)
+    say(ranks, describe(dump_recipe(recipe), ds_config))
+    if t.deterministic:
+        _be_deterministic()
+    stage = stage_of(recipe.stage)
+    with locked(output, ranks):
+        model, source, bases = build(recipe, ds_config, ranks, before)
+        say(ranks, trainable_table(model, stage.trains))
+        engine = initialize(model, ds_config, recipe.optimizer.lr_factors)
+        check_optimizer(engine, model)
+        data = open_data(recipe, ranks)
+        meter = None if stage is CORRECTION else Meter.of(model, stage.trains, ranks.world_size)
+        run = Run(recipe, ranks, engine, data, stop, bases, source, stop_after, meter, watchdog)
+        trainer = Trainer(run)
+        code = trainer.train()
+        stop.cut_short = not trainer.finished  # not by the marker, which a rank of another node may not see yet
+        release(engine)
+        meet(ranks)  # nobody leaves while another may still speak to it
+        trainer.monitors.close()
+        return code
+
+
+def predecessor(recipe: Recipe) -> dict[str, Any] | None:
+    """The ``done`` marker of the run that this one continues; None where it starts from the public checkpoints.
+
+    Raises:
+        CheckpointError: that run has not finished, or is of another stage than this one continues.
+    """
+    if recipe.init_from is None:
+        return None
+    path, wanted = Path(recipe.init_from), stage_of(recipe.stage).starts_from
+    if recipe.init_from_any:
+        return {"weights_sha256": None}
+    done = finished.read_done(path)
+    if done["stage"] not in (wanted, recipe.stage):
+        raise CheckpointError(
+            f"{path} is stage {done['stage']}, stage {recipe.stage} continues stage {wanted}; "
+            "--init-from takes any run's weights"
+        )
+    return done
+
+
+def build(
+    recipe: Recipe, ds_config: dict[str, Any], ranks: Ranks, before: dict[str, Any] | None
+) -> tuple[Any, Path | None, dict[str, str]]:
+    """The model with this stage's weights and trainable set; the file of own weights it started from; hashes of bases.
+
+    Args:
+        before: ``done`` marker of the run in ``init_from``; without a hash its weights are taken unseen.
+
+    Raises:
+        CheckpointError: the weights of the run it starts from were damaged.
+        ModelError: weights that do not fit.
+    """
+    import torch
+
+    from pipeline.model.build import WEIGHTS, build_model, load_own_weights, set_trainable
+
+    stage, make = stage_of(recipe.stage), build_model
+    if stage is CORRECTION:
+        from pipeline.baselines.corrector import build_corrector
+
+        make = build_corrector  # type: ignore[assignment]
+    model: Any = make(recipe.model, ds_config=ds_config, dtype=getattr(torch, dtype_name(ds_config)), seed=recipe.seed)
+    bases = dict(model.bases)
+    source = None
+    if recipe.init_from and before:
+        source = Path(recipe.init_from) / WEIGHTS
+        bases["init_from"] = finished.check_weights(source, before["weights_sha256"], ranks)
+        load_own_weights(model, Path(recipe.init_from))
+    set_trainable(model, stage)
+    model.to(ranks.device)
+    return model, source, bases
+
+
+def open_data(recipe: Recipe, ranks: Ranks) -> Data:
+    """What the stage trains on: packed audio, or pairs of transcripts."""
+    from pipeline.model.build import load_tokenizer
+
+    tokenizer = load_tokenizer(recipe.model)
+    if recipe.stage == CORRECTION.number:
+        from pipeline.baselines.pair_data import PairData
+
+        return PairData(recipe, ranks, tokenizer)
+    from pipeline.train.stage_data import StageData
+
+    return StageData(recipe, ranks, tokenizer)
+
+
+def advice(output: Path) -> str:
+    """What to do after a fault that this rank did not cause."""
+    names = checkpoint.complete_names(output / "checkpoints")
+    where = f"it resumes from step {int(names[-1].removeprefix('step-'))}" if names else "it starts from step 0"
+    return f"Start the same command again: {where}."
+
+
+def _reclaim() -> None:
+    """The memory of a stage that has ended, for the next one: an engine holds itself in circles."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _be_deterministic() -> None:
+    """Bit-equal repetition on a GPU too, at some cost; on a CPU it is so anyway."""
+    import torch
+
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)

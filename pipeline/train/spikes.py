@@ -1,0 +1,153 @@
+"""Steps whose numbers are wrong: skipped where they are not finite, reported where they leap.
+
+All ranks see the same sums and norms, so they judge alike without asking each other. What is kept here goes into the
+checkpoint: a resumed run judges as the run would have that was never cut.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.ranks.collectives import agree
+from pipeline.ranks.launch import Ranks
+from shards.errors import TrainingError
+
+if TYPE_CHECKING:
+    import torch
+
+SIGMAS = 6.0
+HORIZON = 100  # steps that mean and deviation look back
+WARM = 20  # steps before anything counts as a leap
+MOST_FILES = 100  # of micro-batches in one run
+
+
+@dataclass
+class Average:
+    """Exponentially weighted mean and variance; the first ``HORIZON`` values weigh alike."""
+
+    count: int = 0
+    mean: float = 0.0
+    variance: float = 0.0
+
+    def leap(self, value: float) -> float:
+        """By how many deviations ``value`` lies above the mean; 0 while there are too few values."""
+        if self.count < WARM:
+            return 0.0
+        return (value - self.mean) / self._deviation()
+
+    def add(self, value: float) -> None:
+        """Take a value in, a leap only as far as ``SIGMAS``: one must not hide the next."""
+        if self.count >= WARM:
+            most = SIGMAS * self._deviation()
+            value = min(max(value, self.mean - most), self.mean + most)
+        self.count += 1
+        share = 1 / min(self.count, HORIZON)
+        off = value - self.mean
+        self.mean += share * off
+        self.variance = (1 - share) * (self.variance + share * off * off)
+
+    def _deviation(self) -> float:
+        return max(math.sqrt(self.variance), 0.01 * abs(self.mean), 1e-12)
+
+
+@dataclass
+class Health:
+    """Counts of updates and skipped steps, and what loss and gradient norm usually are."""
+
+    updates: int = 0  # steps that changed the weights
+    skipped: int = 0
+    in_a_row: int = 0  # skipped ones since the last update
+    loss: Average = field(default_factory=Average)
+    norm: Average = field(default_factory=Average)
+
+    def judge(self, loss: float, norm: float, applied: bool) -> str | None:
+        """Count one step; ``"skipped"``, ``"spike"`` or None for a usual one.
+
+        Raises:
+            TrainingError: the update was made although the loss is not finite: the weights are spoilt.
+        """
+        if not applied:
+            self.skipped += 1
+            self.in_a_row += 1
+            return "skipped"
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise TrainingError(
+                f"DeepSpeed made an update with loss {loss} and gradient norm {norm}: the weights in memory are "
+                "spoilt, the checkpoints are not; set bf16.check_grad_overflow in the DeepSpeed configuration"
+            )
+        self.updates += 1
+        self.in_a_row = 0
+        leaps = max(self.loss.leap(loss), self.norm.leap(norm)) >= SIGMAS
+        self.loss.add(loss)
+        self.norm.add(norm)
+        return "spike" if leaps else None
+
+    def state_dict(self) -> dict[str, Any]:
+        """As JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> Health:
+        """The inverse of :meth:`state_dict`."""
+        return cls(**{**state, "loss": Average(**state["loss"]), "norm": Average(**state["norm"])})
+
+
+@dataclass(frozen=True)
+class Suspect:
+    """A micro-batch of a step that went wrong, as every rank gets to know it."""
+
+    rank: int
+    place: int  # number of the micro-batch in the global step
+    dataset: str
+    mode: str
+    loss: float  # per target token
+    keys: tuple[str, ...]
+
+    def row(self) -> dict[str, Any]:
+        """For a log."""
+        return {**asdict(self), "loss": self.loss if math.isfinite(self.loss) else str(self.loss)}
+
+
+def suspects(ranks: Ranks, batches: Sequence[Any], losses: Sequence[torch.Tensor], why: str) -> list[Suspect]:
+    """Whom to look at, the same list on every rank, worst first. Collective.
+
+    For a skipped step the micro-batches whose loss is not finite; all of them where only the gradient is not. For a
+    spike all of them.
+    """
+    mine = [
+        Suspect(
+            ranks.rank,
+            i * ranks.world_size + ranks.rank,
+            b.dataset,
+            str(b.mode),
+            float(loss) / max(1, b.num_targets),
+            tuple(b.keys),
+        )
+        for i, (b, loss) in enumerate(zip(batches, losses, strict=True))
+        if b.weight > 0
+    ]
+    everyone = [s for rank in agree(ranks, lambda: mine) for s in rank]
+    broken = [s for s in everyone if not math.isfinite(s.loss)]
+    if why == "skipped" and broken:
+        return broken
+    return sorted(everyone, key=lambda s: -s.loss)
+
+
+def save_batch(folder: Path, step: int, suspect: Suspect, batch: Any, seed: int) -> Path | None:
+    """Write a micro-batch so that ``model(**torch.load(path)["inputs"])`` repeats its forward pass; None if too many.
+
+    Args:
+        seed: what ``torch.manual_seed`` was given before the forward pass.
+    """
+    import torch
+
+    folder.mkdir(parents=True, exist_ok=True)
+    if sum(1 for _ in folder.iterdir()) >= MOST_FILES:
+        return None
+    path = folder / f"step-{step:08d}-batch-{suspect.place:04d}.pt"
+    torch.save({**suspect.row(), "keys": list(suspect.keys), "step": step, "seed": seed, "inputs": batch}, path)
+    return path

@@ -1,0 +1,161 @@
+"""What a run is worth on data that it does not learn from: losses, registration gain, a small decode.
+
+Every rank does the same in every round, whatever it holds. The **registration gain** is the loss per target token with
+the registered voices exchanged among their names, minus the loss with the true ones: how much the model loses when the
+embeddings lie. At 0 it reads names, not voices.
+
+Losses are always computed. The decode costs more and is left out where validation would take more than its share of
+the run's time; both are reported.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from pipeline.ranks.collectives import anyone
+from pipeline.ranks.collectives import sums as summed
+from pipeline.ranks.launch import say
+from pipeline.train.train_log import LossTable
+from pipeline.train.validation_decode import RATES, SmallDecode
+from pipeline.stages import stage_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pipeline.train.trainer import Run
+
+MODES = ("asr", "no", "match", "over")
+
+
+class Validation:
+    """The validations of one stage's run."""
+
+    def __init__(self, run: Run) -> None:
+        recipe = run.recipe
+        self._settings, self._ranks, self._engine, self._data = recipe.trainer, run.ranks, run.engine, run.data
+        self._stop, self._beat = run.stop, run.watchdog.beat
+        self._gain = stage_of(recipe.stage).registration
+        self._decode: SmallDecode | None = None
+        if recipe.trainer.decode_clips and run.data.validation_names:
+            sets, tokenizer = run.data.validation_sets, run.data.tokenizer
+            self._decode = SmallDecode(recipe, run.ranks, run.engine, sets, tokenizer)
+        self._began = time.perf_counter()
+        self._spent = self._decode_cost = 0.0
+
+    def run(self, step: int, final: bool = False) -> dict[str, Any] | None:
+        """One row of ``validation.jsonl``; None where somebody asked to stop meanwhile: it is given up then.
+
+        Args:
+            final: the stage ends here; the decode is not left out.
+        """
+        began = time.perf_counter()
+        self._engine.module.eval()
+        row = self._losses(step)
+        if row is None:
+            return None
+        losses_done = time.perf_counter()
+        scores = None
+        if self._decode is not None:
+            if final or self._affordable(losses_done - began):
+                scores = self._decode.run(step, lambda: self._stop.is_set, self._beat)
+                if scores is None:
+                    return None
+                self._decode_cost = time.perf_counter() - losses_done
+            else:
+                row["decode_left_out"] = self._reason()
+        self._spent += time.perf_counter() - began
+        row["scores"] = scores
+        row["seconds"] = round(time.perf_counter() - began, 3)
+        row["decode_seconds"] = round(time.perf_counter() - losses_done, 3)
+        row["share"] = round(self._spent / (time.perf_counter() - self._began), 4)
+        self._tell(row)
+        return row
+
+    def _losses(self, step: int) -> dict[str, Any] | None:
+        """Losses per dataset and mode, and the gain."""
+        import torch
+
+        table = LossTable(self._data.validation_names, MODES)
+        sums, counts = table.zeros(), table.zeros()
+        gains, replaced = [0.0] * 4, 0
+        with torch.no_grad():
+            for batches, others in self._data.validation():
+                replaced += others
+                for batch in batches:
+                    self._beat("validation")
+                    true = self._token_losses(batch)
+                    table.add(sums, batch, float(true.sum()))
+                    table.add(counts, batch, batch.num_targets)
+                    if self._gain:
+                        gains = [a + b for a, b in zip(gains, self._gains(batch, true), strict=True)]
+                if anyone(self._ranks, self._stop.is_set):
+                    return None
+        *everyone, all_replaced = summed(self._ranks, [*sums, *counts, *gains, replaced])
+        n = len(sums)
+        sums, counts, gains = everyone[:n], everyone[n : 2 * n], everyone[2 * n :]
+        row: dict[str, Any] = {"step": step, "loss": sum(sums) / max(1.0, sum(counts))}
+        row["losses"] = table.means(sums, counts)
+        if all_replaced:
+            row["replaced"] = int(all_replaced)
+        if self._gain and gains[2]:
+            names = gains[1] / gains[3] if gains[3] else None
+            row["registration_gain"] = {"names": names, "all": gains[0] / gains[2], "targets": int(gains[2])}
+        return row
+
+    def _token_losses(self, batch: Any) -> Tensor:
+        """(T,) fp64 on the host; nothing of an empty micro-batch."""
+        losses: Tensor = self._engine(**batch.to(self._ranks.device).model_inputs(), each_token=True).token_losses
+        return losses.double().cpu() * batch.weight
+
+    def _gains(self, batch: Any, true: Tensor) -> Sequence[float]:
+        """Differences of loss of all targets that can tell, and of those in labels; how many these are."""
+        exchanged, telling = batch.exchanged()
+        difference = self._token_losses(exchanged) - true
+        in_labels = telling & batch.labels
+        weight = float(batch.weight > 0)
+        chosen = [float(difference[telling].sum()), float(difference[in_labels].sum())]
+        return [weight * v for v in (*chosen, float(telling.sum()), float(in_labels.sum()))]
+
+    def _affordable(self, losses: float) -> bool:
+        """Whether the decode fits its share of the time so far; the first rank's clock decides."""
+        elapsed = time.perf_counter() - self._began
+        share = self._settings.validation_share
+        fits = share == 1 or self._spent + losses + self._decode_cost <= share * elapsed
+        return anyone(self._ranks, fits and self._ranks.is_first)
+
+    def _reason(self) -> str:
+        cost = f"the last one took {self._decode_cost:.0f} s" if self._decode_cost else "too early in the run"
+        share = 100 * self._settings.validation_share
+        return f"validation may take {share:g} % of the time (trainer.validation_share); {cost}"
+
+    def _tell(self, row: dict[str, Any]) -> None:
+        """The line on the terminal, and a warning where losses alone take more than the share."""
+        parts = [f"validation at step {row['step']}: loss {row['loss']:.4f}"]
+        parts += [f"{name} {value:.4f}" for name, value in row["losses"].items()]
+        if gain := row.get("registration_gain"):
+            names = "" if gain["names"] is None else f"{gain['names']:+.4f} a name token, "
+            parts.append(f"registration gain {names}{gain['all']:+.4f} a token")
+        for mode, rates in (row["scores"] or {}).items():
+            figures = [f"{r} {rates[r]:.2f}" for r in RATES if rates.get(r) is not None]
+            parts.append(f"{mode}: {' '.join(figures)}")
+        parts += [f"no decode: {row['decode_left_out']}"] if "decode_left_out" in row else []
+        if n := row.get("replaced"):
+            parts.append(f"{n} samples replaced: these losses are not quite of the same data")
+        parts.append(f"{row['seconds']:.1f} s, {100 * row['share']:.1f} % of the time")
+        say(self._ranks, "  ".join(parts))
+        losses = row["seconds"] - row["decode_seconds"]
+        if row["step"] and row["share"] > self._settings.validation_share and losses > row["decode_seconds"]:
+            say(
+                self._ranks,
+                f"WARNING validation takes {100 * row['share']:.1f} % of the time, more than "
+                f"trainer.validation_share {100 * self._settings.validation_share:g} %: raise trainer.validate_every "
+                "or lower trainer.validation_batches",
+            )
+
+
+def figures(row: dict[str, Any]) -> dict[str, float | None]:
+    """What checkpoints may be compared by: the loss, and where clips were decoded the rates over all modes."""
+    rates = (row["scores"] or {}).get("all", {})
+    return {"loss": row["loss"], **{rate: rates.get(rate) for rate in RATES}}

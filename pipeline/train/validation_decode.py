@@ -1,0 +1,244 @@
+"""A fixed set of clips, decoded and scored in the middle of training.
+
+Clips, names and distractors are those of ``speakerlm-decode``: a function of seed and key. Where the model is in ZeRO-3
+partitions there are two ways:
+
+- **local**: the weights are gathered once, each rank decodes its batches with a whole copy and waits for nobody. Every
+  card must hold the copy beside what training keeps there.
+- **together**: the partitioned model generates; each token is a collective of all ranks, which go on until the last of
+  them has finished. Slow, but it needs no memory. A rank without a batch answers a stand-in question.
+
+With ZeRO-2 or less every rank has the whole model anyway.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.ranks.collectives import agree, anyone
+from pipeline.recipe.schema import Recipe
+from pipeline.data.keyed import keyed_uniform
+from pipeline.ranks.launch import Ranks, parameter_numel, say
+from pipeline.decode.test_set import Clip, Job, answered, clips_of, default_modes, jobs_of, prompt_of
+from pipeline.checkpoint.saver import free_memory
+from pipeline.checkpoint.training_state import is_partitioned
+from shards.errors import DataError, StorageError
+
+if TYPE_CHECKING:
+    from pipeline.prompts import Prompt, PromptTokenizer
+    from shards.dataset.index import Dataset
+
+RATES = ("cer", "cpcer", "sacer")
+SPARE = 1.3  # a local decode wants so many times the size of the weights: caches of keys and values, activations
+GATHERED = 64  # parameters that are whole at the same time while the copy is made
+
+
+@dataclass(frozen=True)
+class Question:
+    """A clip in a mode."""
+
+    dataset: int
+    job: Job
+    clip: Clip
+
+
+class SmallDecode:
+    """Decodes and scores the same clips each time."""
+
+    def __init__(
+        self, recipe: Recipe, ranks: Ranks, engine: Any, datasets: Sequence[Dataset], tokenizer: PromptTokenizer
+    ) -> None:
+        self._recipe, self._ranks, self._engine = recipe, ranks, engine
+        self._datasets, self._tokenizer = datasets, tokenizer
+        self._folder = Path(recipe.output) / "decoded"
+        self._batches = batches_of(questions(recipe, datasets), recipe.trainer.decode_batch)
+
+    def run(self, step: int, stop: Callable[[], bool], beat: Callable[[str], None]) -> dict[str, Any] | None:
+        """Rates by mode, and over ``all`` of them; None where somebody asked to stop. Collective.
+
+        What was said goes to ``OUTPUT/decoded/step-…/MODE.jsonl``, which ``speakerlm-score`` reads.
+        """
+        rows: list[dict[str, Any]] = []
+        faults: list[str] = []
+        world, rank = self._ranks.world_size, self._ranks.rank
+        began = time.perf_counter()
+
+        def interrupt() -> bool:
+            beat("the small decode")
+            return stop()
+
+        with self._model() as (model, synced):
+            for first in range(0, len(self._batches), world):
+                mine = self._batches[first + rank] if first + rank < len(self._batches) else []
+                rows += self._answer(model, mine, synced, faults, interrupt)
+                if anyone(self._ranks, stop()):
+                    return None
+        everyone = agree(self._ranks, lambda: (rows, faults))
+        rows = sorted((r for part, _ in everyone for r in part), key=lambda r: (r["mode"], r["key"]))
+        left_out = [f for _, part in everyone for f in part]
+        if left_out:
+            say(self._ranks, f"WARNING the small decode left out {len(left_out)} clips, first: {left_out[0]}")
+        agree(self._ranks, lambda: self._write(step, rows) if self._ranks.is_first else None)
+        scores = rates(rows, self._recipe.trainer.decode_normaliser)
+        way = "together" if synced else "local"
+        say(self._ranks, f"decoded {len(rows)} answers ({way}) in {time.perf_counter() - began:.1f} s")
+        return scores
+
+    def _answer(
+        self, model: Any, batch: Sequence[Question], synced: bool, faults: list[str], interrupt: Callable[[], bool]
+    ) -> list[dict[str, Any]]:
+        """Decode one batch; what cannot be read is left out. Where ranks go together, something is always decoded."""
+        from pipeline.decode.ask import Guards, ask
+
+        asked = []
+        for q in batch:
+            try:
+                asked.append(prompt_of(self._datasets[q.dataset], q.clip.shard, q.clip.row, q.job, SEED, self._recipe))
+            except StorageError:
+                raise
+            except DataError as e:
+                faults.append(f"{q.clip.key}: {e}")
+        prompts = [prompt for _, prompt in asked]
+        if synced and not prompts:
+            prompts = [_stand_in()]
+        guards = Guards(max_new_tokens=self._recipe.trainer.decode_tokens)
+        answers = ask(model, self._tokenizer, prompts, guards, synced, interrupt)
+        return [answered(row, answer) for (row, _), answer in zip(asked, answers, strict=False)]
+
+    @contextmanager
+    def _model(self) -> Iterator[tuple[Any, bool]]:
+        """What to ask, and whether all ranks must ask together. Collective."""
+        model = self._engine.module
+        if not any(is_partitioned(p) for p in model.parameters()):
+            yield model, False
+        elif self._ranks.world_size > 1 and not self._fits(model):
+            yield model, True
+        else:
+            copy = whole_copy(model)
+            yield copy, False
+            del copy
+
+    def _fits(self, model: Any) -> bool:
+        """Whether every rank has the memory for a copy, or the recipe says so."""
+        how = self._recipe.trainer.decode_how
+        if how != "auto":
+            return how == "local"
+        wanted = SPARE * sum(parameter_numel(p) * p.element_size() for p in model.parameters())
+        places = agree(self._ranks, lambda: (socket.gethostname(), _free(self._ranks)))
+        hosts = [host for host, _ in places]
+        on_cpu = self._ranks.device.type == "cpu"  # there ranks of a machine share its memory
+        return all(free > wanted * (hosts.count(host) if on_cpu else 1) for host, free in places)
+
+    def _write(self, step: int, rows: Sequence[dict[str, Any]]) -> None:
+        folder = self._folder / f"step-{step:08d}"
+        folder.mkdir(parents=True, exist_ok=True)
+        for mode in sorted({r["mode"] for r in rows}):
+            lines = [json.dumps(r, ensure_ascii=False) for r in rows if r["mode"] == mode]
+            (folder / f"{mode}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+SEED = 1  # of names and distractors, as speakerlm-decode's
+
+
+def questions(recipe: Recipe, datasets: Sequence[Dataset]) -> list[Question]:
+    """``decode_clips`` clips with speech, spread over the datasets, each in every mode of the stage."""
+    wanted, jobs = (
+        recipe.trainer.decode_clips,
+        jobs_of(default_modes(recipe.stage), f"1-{recipe.data.registration.max_distractors}"),
+    )
+    chosen = []
+    for number, dataset in enumerate(datasets):
+        share = wanted // len(datasets) + (number < wanted % len(datasets))
+        clips = sorted(_with_speech(dataset), key=lambda c: keyed_uniform("small decode", c.key))
+        chosen += [Question(number, job, clip) for clip in clips[:share] for job in jobs]
+    return chosen
+
+
+def batches_of(asked: Sequence[Question], size: int) -> list[list[Question]]:
+    """Batches of one mode, the longest clips first, so that ranks that go together have about the same to do."""
+    ordered = sorted(asked, key=lambda q: (q.job.name, -q.clip.samples, q.dataset, q.clip.key))
+    batches: list[list[Question]] = []
+    for q in ordered:
+        if not batches or len(batches[-1]) == size or batches[-1][0].job != q.job:
+            batches.append([])
+        batches[-1].append(q)
+    return sorted(batches, key=lambda b: -b[0].clip.samples)
+
+
+def rates(rows: Sequence[dict[str, Any]], normaliser: str) -> dict[str, Any]:
+    """CER, cpCER and saCER in percent by mode, and over all modes that have them; with the number of clips."""
+    from pipeline.evaluation.edits import Edits
+    from pipeline.evaluation.normalize import profile
+    from pipeline.evaluation.scores import score_rows
+
+    chosen = profile(normaliser)
+    scored = list(zip([r["mode"] for r in rows], score_rows(rows, chosen), strict=True))
+    out: dict[str, Any] = {}
+    for mode in (*dict.fromkeys(m for m, _ in scored), "all"):
+        scores = [s for m, s in scored if mode in (m, "all")]
+        out[mode] = {"clips": len(scores)}
+        for rate in RATES:
+            edits = [e for s in scores if (e := getattr(s, rate)) is not None]
+            out[mode][rate] = sum(edits, Edits()).percent if edits else None
+    return out
+
+
+def whole_copy(model: Any) -> Any:
+    """A ZeRO-3 model with whole weights of its own, that no hook of DeepSpeed touches. Collective.
+
+    Only :data:`GATHERED` parameters are whole twice at a time.
+    """
+    import deepspeed
+    import torch
+    from accelerate import init_empty_weights
+
+    with init_empty_weights(include_buffers=False):
+        copy = type(model)(model.config)
+    named = list(model.named_parameters(remove_duplicate=False))
+    made: dict[int, Any] = {}
+    for first in range(0, len(named), GATHERED):
+        part = [p for _, p in named[first : first + GATHERED] if id(p) not in made]
+        with deepspeed.zero.GatheredParameters(part):
+            for p in part:
+                whole = p.detach().clone().to(model.device)
+                made[id(p)] = torch.nn.Parameter(whole, requires_grad=False)
+    for name, p in named:
+        owner, _, leaf = name.rpartition(".")
+        copy.get_submodule(owner)._parameters[leaf] = made[id(p)]
+    for name, buffer in model.named_buffers():
+        owner, _, leaf = name.rpartition(".")
+        copy.get_submodule(owner)._buffers[leaf] = buffer
+    return copy.eval()
+
+
+def _with_speech(dataset: Dataset) -> list[Clip]:
+    """Clips in which somebody speaks: only they have a reference."""
+    speaking = [dataset.index(shard).column("speakers").to_pylist() for shard in range(len(dataset.shards))]
+    return [c for c in clips_of(dataset) if speaking[c.shard][c.row]]
+
+
+def _stand_in() -> Prompt:
+    """What a rank without a batch asks: half a second of silence."""
+    import numpy as np
+
+    from pipeline.prompts import Mode, Prompt, prompt_pieces
+    from shards.sample import SAMPLE_RATE
+
+    return Prompt(tuple(prompt_pieces(Mode.ASR)), np.zeros(SAMPLE_RATE // 2, np.float32))
+
+
+def _free(ranks: Ranks) -> float:
+    """Bytes that a copy may take here: of the card, what torch holds and does not use counts as free."""
+    if ranks.device.type == "cpu":
+        return float(free_memory())
+    import torch
+
+    torch.cuda.empty_cache()
+    return float(torch.cuda.mem_get_info()[0])

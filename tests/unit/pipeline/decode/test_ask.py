@@ -1,0 +1,129 @@
+"""What stops a model that does not stop by itself, and that answers do not depend on their neighbours' ends."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.decode.ask import Guards, Watch, ask, peak_bytes, place
+from pipeline.prompts import Mode, Prompt, prompt_pieces
+from shards.errors import ConfigError
+
+EOS = 0
+
+
+def feed(rows: list[list[int]], limits: list[int] | None = None, **guards: int) -> tuple[list[int], list[bool]]:
+    """Lengths and loops after these tokens, which all rows get step by step; a row that has ended gets end tokens."""
+    longest = max(map(len, rows))
+    watch = Watch(limits or [1000] * len(rows), EOS, Guards(**guards))
+    ids = torch.tensor([row + [EOS] * (longest - len(row)) for row in rows])
+    for step in range(1, longest + 1):
+        watch(ids[:, :step], None)
+    return watch.ends()
+
+
+def test_a_loop_is_found_when_it_has_gone_round_too_often():
+    said = [9, 8, 7, 6, 5]
+    lengths, loops = feed([said + [1, 2, 3] * 40, said + [4] * 60, list(range(1, 90))])
+    assert loops == [True, True, False]
+    assert lengths[0] == len(said) + 3 * 11  # ten times are allowed
+    assert lengths[1] == len(said) + 16  # a short n-gram needs sixteen tokens
+
+
+@pytest.mark.parametrize("period", [1, 2, 5, 17, 64])
+def test_loops_of_any_length_up_to_the_longest_are_found(period: int):
+    gram = list(range(1, period + 1))
+    assert feed([gram * 30])[1] == [True]
+    assert feed([gram * 10])[1] == [False]
+
+
+def test_longer_n_grams_are_left_to_the_limit():
+    assert feed([list(range(1, 66)) * 20], limits=[900]) == ([900], [False])
+
+
+def test_a_row_that_has_ended_is_not_taken_for_a_loop():
+    lengths, loops = feed([[1, 2, EOS], list(range(1, 80))])
+    assert (lengths, loops) == ([3, 0], [False, False])
+
+
+def test_the_limit_grows_with_the_audio():
+    guards = Guards(tokens_per_second=10, least_tokens=5, max_new_tokens=100)
+    assert [guards.limit(n * 16_000) for n in (0, 1, 3, 60)] == [5, 15, 35, 100]
+
+
+def test_each_row_has_its_own_limit():
+    assert feed([list(range(1, 30))] * 2, limits=[7, 20]) == ([7, 20], [False, False])
+
+
+@pytest.fixture(scope="module")
+def model_and_tokenizer(tmp_path_factory: pytest.TempPathFactory):
+    from pipeline.model.build import build_model, load_tokenizer
+    from tests.support.tiny import make_base, model_config
+
+    config = model_config(make_base(tmp_path_factory.mktemp("base")))
+    return build_model(config), load_tokenizer(config)
+
+
+def prompt(seconds: float, seed: int = 0) -> Prompt:
+    wave = np.random.default_rng(seed).standard_normal(int(seconds * 16_000)).astype(np.float32) * 0.1
+    return Prompt(tuple(prompt_pieces(Mode.NO)), wave)
+
+
+def test_a_model_that_never_ends_is_cut_off_by_its_audio(model_and_tokenizer):
+    model, tokenizer = model_and_tokenizer
+    guards = Guards(tokens_per_second=10, least_tokens=2, repeats=1000, shortest_run=1000)
+    short, long = ask(model, tokenizer, [prompt(0.5), prompt(2.0, 1)], guards)
+    assert (short.stop, short.tokens) == ("limit", 7)
+    assert (long.stop, long.tokens) == ("limit", 22)
+    assert ask(model, tokenizer, [], guards) == []
+
+
+def test_a_model_that_runs_in_circles_is_cut_off(model_and_tokenizer):
+    """The output layer is bent so that one token always wins."""
+    model, tokenizer = model_and_tokenizer
+    head = model.llm.get_output_embeddings().weight
+    kept = head.detach().clone()
+    token = tokenizer.encode_piece("yes")[0]
+    hidden: list[torch.Tensor] = []
+    hook = model.llm.get_decoder().register_forward_hook(
+        lambda _m, _i, out: hidden.append(out.last_hidden_state[0, -1])
+    )
+    try:
+        ask(model, tokenizer, [prompt(1.0)], Guards(max_new_tokens=1))
+        with torch.no_grad():
+            head.zero_()
+            head[token] = hidden[0]
+        (answer,) = ask(model, tokenizer, [prompt(1.0)])
+    finally:
+        hook.remove()
+        with torch.no_grad():
+            head.copy_(kept)
+    assert answer.stop == "loop"
+    assert answer.tokens == 16
+    assert answer.text == (tokenizer.decode([token]) * 16).strip()
+
+
+def test_generation_uses_its_cache(model_and_tokenizer):
+    """After the prompt, one position goes through the LLM for each token."""
+    model, tokenizer = model_and_tokenizer
+    widths: list[int] = []
+    layer = model.llm.get_decoder().layers[0]
+    hook = layer.register_forward_hook(lambda _m, args, _out: widths.append(args[0].shape[1]))
+    try:
+        (answer,) = ask(model, tokenizer, [prompt(0.5)], Guards(max_new_tokens=5, repeats=1000))
+    finally:
+        hook.remove()
+    assert widths[0] > 5
+    assert widths[1:] == [1] * (answer.tokens - 1)
+
+
+def test_devices():
+    assert peak_bytes() > 2**20
+    assert place("cpu") == "cpu"
+    with pytest.raises(ConfigError, match="no device 'gpu'"):
+        place("gpu")
+    if not torch.cuda.is_available():
+        assert place() == "cpu"
+        with pytest.raises(ConfigError, match="no GPU"):
+            place("cuda")

@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pipeline.ranks.stop import FAILED
+from pipeline.ranks.watchdog import CollectiveClock, Watchdog, nccl_environment, slowest
+from tests.support.distributed import ROOT
+
+
+def run(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False, timeout=60
+    )
+
+
+def test_a_process_that_stands_still_shows_its_stacks_and_ends(tmp_path: Path) -> None:
+    result = run(f"""
+import time
+from pathlib import Path
+from pipeline.ranks.watchdog import Watchdog
+def stuck_here():
+    time.sleep(50)
+with Watchdog(60, 0.3, Path({str(tmp_path)!r})).watching(lambda: "Start again.") as dog:
+    dog.beat("step 7", warm=True)
+    stuck_here()
+""")
+    assert result.returncode == FAILED
+    assert "[rank 0] TrainingError: nothing happened for 0 s during step 7" in result.stderr
+    assert "Start again." in result.stderr
+    assert "in stuck_here" in result.stderr
+    assert "in stuck_here" in (tmp_path / "rank-00000.txt").read_text()
+
+
+def test_a_blocked_interpreter_is_ended_too() -> None:
+    """A call into C that keeps the interpreter's lock stops every Python thread, the watchdog's as well."""
+    result = run("""
+import ctypes
+from pipeline.ranks import watchdog
+watchdog.GRACE = 0.1
+with watchdog.Watchdog(60, 0.3).watching(str) as dog:
+    dog.beat("step 1", warm=True)
+    ctypes.PyDLL(None).sleep(50)
+""")
+    assert result.returncode == FAILED
+    assert "Timeout" in result.stderr
+
+
+def test_the_limit_is_long_at_the_start_and_short_afterwards() -> None:
+    dog = Watchdog(100.0, 5.0)
+    assert dog.limit == 100.0
+    dog.beat("validation")
+    assert dog.limit == 100.0
+    dog.beat("loading data", warm=True)
+    assert dog.limit == 5.0
+    dog.beat("weights", warm=False)
+    assert dog.limit == 100.0
+
+
+def test_who_reports_in_time_lives_on() -> None:
+    with Watchdog(0.4, 0.4).watching(str) as dog:
+        for _ in range(6):
+            time.sleep(0.1)
+            dog.beat("working")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "rank"),
+    [([1.0, 1.1, 3.0], 2), ([1.0, 1.1, 1.2], None), ([0.010, 0.030], None), ([0.1, 0.9], 1), ([5.0], None)],
+)
+def test_the_straggler_is_much_slower_than_the_others(seconds: list[float], rank: int | None) -> None:
+    assert slowest(seconds, steps=4) == rank
+
+
+def test_waiting_in_a_collective_is_not_own_time() -> None:
+    class Handle:
+        def wait(self) -> str:
+            time.sleep(0.05)
+            return "done"
+
+        def is_completed(self) -> bool:
+            return True
+
+    clock = CollectiveClock()
+    handle = clock._timed(Handle)()
+    assert handle.is_completed()
+    before = clock.seconds
+    assert handle.wait() == "done"
+    assert clock.seconds - before >= 0.05
+
+
+def test_nccl_leaves_a_flight_record(tmp_path: Path) -> None:
+    env = nccl_environment(900.0, tmp_path)
+    assert env["TORCH_NCCL_DUMP_ON_TIMEOUT"] == "1"
+    assert env["TORCH_FR_DUMP_TEMP_FILE"].startswith(str(tmp_path))
+    assert int(env["TORCH_NCCL_HEARTBEAT_TIMEOUT_SEC"]) > 900
+
+
+def test_a_hang_leaves_what_nccl_remembers(tmp_path: Path) -> None:
+    """Played by a function of torch's name: this torch may have no NCCL."""
+    result = run(f"""
+import time, torch
+from pathlib import Path
+from pipeline.ranks.watchdog import Watchdog
+torch._C._distributed_c10d._dump_nccl_trace = lambda: b"collectives"
+with Watchdog(60, 0.3, Path({str(tmp_path)!r})).watching(str) as dog:
+    dog.beat("step 7", warm=True)
+    time.sleep(50)
+""")
+    assert result.returncode == FAILED, result.stderr
+    assert (tmp_path / "nccl-rank-0").read_bytes() == b"collectives"

@@ -1,0 +1,142 @@
+"""Recipes: what is read, what is refused, and in which words."""
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.recipe.schema import Recipe, changes, dump_recipe, load_recipe, load_recipes, save_recipe
+from shards.errors import ConfigError
+
+MINIMAL = """
+name: x
+stage: 1
+output: out
+model: {extractor: campplus, llm: {checkpoint: llm}}
+data: {train: [{path: data}]}
+trainer: {max_steps: 100}
+optimizer: {warmup_steps: 10}
+"""
+ROOT = Path(__file__).resolve().parents[4]
+
+
+@pytest.fixture
+def recipe_file(tmp_path: Path) -> Path:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(MINIMAL)
+    return path
+
+
+def test_defaults_and_overrides(recipe_file: Path) -> None:
+    recipe = load_recipe(recipe_file, ["optimizer.peak_lr=3e-4", "model.lora.r=8"])
+    assert recipe.optimizer.peak_lr == 3e-4
+    assert recipe.model.lora.r == 8
+    assert recipe.optimizer.start_lr == 1e-5
+    assert recipe.data.train[0].weight == 1.0
+
+
+def test_the_more_special_file_wins(recipe_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    special = tmp_path / "sub" / "special.yaml"
+    special.write_text("extends: ../recipe.yaml\nname: y\noptimizer: {warmup_steps: 20}\n")
+    recipe = load_recipe(special)
+    assert (recipe.name, recipe.optimizer.warmup_steps, recipe.output) == ("y", 20, "out")
+
+
+def test_saved_recipe_reads_back_equal(recipe_file: Path, tmp_path: Path) -> None:
+    recipe = load_recipe(recipe_file)
+    save_recipe(recipe, tmp_path / "saved.yaml")
+    assert load_recipe(tmp_path / "saved.yaml") == recipe
+    assert isinstance(recipe, Recipe)
+    assert "peak_lr" in dump_recipe(recipe)
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("optimizer.peak_learning_rate=1", ["optimizer.peak_learning_rate", "optimizer.peak_lr"]),
+        ("trainer.max_step=3", ["trainer.max_steps"]),
+        ("optimizer.peak_lr=fast", ["optimizer.peak_lr", "fast"]),
+        ("nonsense", ["section.key=value"]),
+        ("data.train=[]", ["data.train"]),
+        ("stage=7", ["stage is 7"]),
+        ("stage=2", ["init_from"]),
+        ("data.registration.max_distractors=500", ["1..100"]),
+        ("data.registration.mode_shares=[1, 1]", ["mode_shares", "three", "Match, No, Over"]),
+        ("data.registration.mode_shares=[0, 0, 0]", ["mode_shares", "one above"]),
+        ("data.registration.mode_shares=[1, -1, 1]", ["mode_shares", "below 0"]),
+        ("optimizer.warmup_steps=100", ["warmup_steps", "max_steps"]),
+        ("optimizer.lr_factors={llm: 0.1}", ["optimizer.lr_factors.llm", "audio_projector"]),
+        ("optimizer.lr_factors={encoder: 0}", ["optimizer.lr_factors.encoder", "above 0"]),
+        ("data.train=[{path: a, weight: 0}]", ["weight"]),
+        ("trainer.validate_every=0", ["trainer.validate_every is 0, must be at least 1"]),
+        ("trainer.validation_batches=0", ["trainer.validation_batches is 0, must be at least 1"]),
+        ("seed=-1", ["seed is -1, must be a number that is not below 0"]),
+        ("trainer.save_every=0", ["trainer.save_every"]),
+        ("trainer.log_every=0", ["trainer.log_every"]),
+        ("trainer.max_bad_steps=0", ["trainer.max_bad_steps"]),
+        ("data.window_shards=0", ["data.window_shards"]),
+        ("data.workers=-1", ["data.workers is -1", "not below 0"]),
+        ("data.max_positions=0", ["data.max_positions"]),
+        ("model.projector.stride=0", ["model.projector.stride"]),
+        ("model.lora.r=0", ["model.lora.r"]),
+        ("optimizer.peak_lr=.nan", ["optimizer.peak_lr is nan", "above 0"]),
+        ("optimizer.clip=-1", ["optimizer.clip"]),
+        ("optimizer.betas=[0.9]", ["optimizer.betas", "two numbers"]),
+        ("output=${rot}/x", ["output", "rot"]),
+        ("output=${", ["output=${"]),
+        ("output=[", ["output=["]),
+        ("data.train=[{pth: a}]", ["pth"]),
+    ],
+)
+def test_what_cannot_be_used_is_refused(recipe_file: Path, override: str, words: list[str]) -> None:
+    with pytest.raises(ConfigError) as e:
+        load_recipe(recipe_file, [override])
+    assert all(w in str(e.value) for w in words), str(e.value)
+    assert "\n" not in str(e.value)
+
+
+def test_missing_things_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no recipe at"):
+        load_recipe(tmp_path / "absent.yaml")
+    with pytest.raises(ConfigError, match="is a folder: name a file in it"):
+        load_recipe(tmp_path)
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("a: [1\n")
+    with pytest.raises(ConfigError, match="YAML"):
+        load_recipe(broken)
+    unset = tmp_path / "unset.yaml"
+    unset.write_text(MINIMAL.replace("output: out", ""))
+    with pytest.raises(ConfigError, match="output has no value"):
+        load_recipe(unset)
+
+
+def test_a_chain_of_stages_is_their_files_in_order(tmp_path: Path) -> None:
+    for n in (1, 2, 3):
+        (tmp_path / f"stage{n}.yaml").write_text(
+            MINIMAL.replace("stage: 1", f"stage: {n}").replace("out\n", "out/stage${stage}\n")
+            + f"init_from: out/{n - 1}"
+        )
+    assert [r.output for r in load_recipes(tmp_path, "2-3")] == ["out/stage2", "out/stage3"]
+    assert [r.stage for r in load_recipes(tmp_path / "stage1.yaml", "2")] == [2]
+    first, second = load_recipes(tmp_path, "2-3", init_from="elsewhere")
+    assert (first.init_from, first.init_from_any) == ("elsewhere", True)
+    assert (second.init_from, second.init_from_any) == ("out/2", False)
+
+
+@pytest.mark.parametrize(
+    ("stages", "overrides", "message"),
+    [("4-2", [], "write one"), ("a", [], "write one"), ("1-2", ["output=same"], "share an output")],
+)
+def test_a_chain_that_cannot_be_is_refused(tmp_path: Path, stages: str, overrides: list[str], message: str) -> None:
+    for n in (1, 2):
+        (tmp_path / f"stage{n}.yaml").write_text(MINIMAL.replace("stage: 1", f"stage: {n}") + "init_from: x")
+    with pytest.raises(ConfigError, match=message):
+        load_recipes(tmp_path, stages, overrides)
+
+
+def test_changes_between_recipes_are_told_by_their_dotted_names(recipe_file: Path) -> None:
+    old = dump_recipe(load_recipe(recipe_file))
+    assert changes(old, load_recipe(recipe_file)) == {}
+    new = load_recipe(recipe_file, ["optimizer.peak_lr=1", "trainer.upload=s3://b/p"])
+    assert changes(old, new) == {"optimizer.peak_lr": (5e-5, 1.0), "trainer.upload": (None, "s3://b/p")}
+    assert changes(old.replace("seed: 1\n", ""), new)["seed"] == (None, 1)  # a setting that did not exist then

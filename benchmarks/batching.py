@@ -22,10 +22,11 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from pipeline.recipe.schema import DataConfig
-from pipeline.data.plan import GlobalStep, MicroBatch, Plan, PlannedSample
-from pipeline.data.report import PlanReport, estimated_flops, report
 from pipeline.data.index_rows import Row
+from pipeline.data.plan import Plan
+from pipeline.data.planned import GlobalStep, MicroBatch, PlannedSample
+from pipeline.data.report import PlanReport, estimated_flops, report
+from pipeline.recipe.schema import DataConfig
 from pipeline.stages import STAGES
 from shards.sample import SAMPLE_RATE
 from tests.support.planning import FakeBank, FakeSource, make_plan

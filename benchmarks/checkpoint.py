@@ -61,8 +61,8 @@ class Times:
 
 def make_recipe(folder: Path) -> Any:
     """Base models, packed data and a stage-1 recipe over them."""
-    from pipeline.recipe.schema import save_recipe
     from pipeline.model.sensevoice_folder import make_encoder, make_llm, make_tokenizer
+    from pipeline.recipe.load import save_recipe
     from tests.support.datasets import make_dataset
     from tests.support.tiny import TEXTS, TinyBase, model_config, tokenizer_size
     from tests.support.training import DIM, tiny_recipe
@@ -83,11 +83,13 @@ def make_recipe(folder: Path) -> Any:
 
 def train(recipe: Any, rounds: int, steps: int) -> tuple[dict[str, Times], dict[str, int]]:
     """Steps and saves in turns: times, and the bytes of a checkpoint of each kind."""
-    from pipeline.ranks.launch import check_optimizer, init_distributed, initialize, resolve_deepspeed
     from pipeline.model.build import load_tokenizer
+    from pipeline.ranks.launch import init_distributed
     from pipeline.ranks.stop import StopRequest
-    from pipeline.train.stage_data import StageData
+    from pipeline.recipe.deepspeed import resolve_deepspeed
+    from pipeline.train.engine import check_optimizer, initialize
     from pipeline.train.run_stage import build
+    from pipeline.train.stage_data import StageData
     from pipeline.train.trainer import Run, Trainer
 
     ranks = init_distributed(600)

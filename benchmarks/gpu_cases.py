@@ -149,9 +149,11 @@ def beside_plain_text(b: Bench, positions: int) -> dict[str, Any]:
 def deepspeed_step(b: Bench, positions: int) -> dict[str, Any]:
     """Stage 4 through the engine that trains, ZeRO-3 on one rank, in place of a bare AdamW."""
     from benchmarks.micro_batches import checkpointing
+    from pipeline.ranks.launch import init_distributed
+    from pipeline.recipe.deepspeed import resolve_deepspeed
     from pipeline.recipe.schema import DataConfig, DatasetConfig, LlmConfig, ModelConfig, Recipe
-    from pipeline.ranks.launch import init_distributed, initialize, resolve_deepspeed
     from pipeline.stages import STAGES
+    from pipeline.train.engine import initialize
 
     init_distributed(300)
     checkpointing(b.model, True)

@@ -36,10 +36,10 @@ from pipeline.transcribe.transcriber import Options, Transcriber
 from pipeline.transcribe.transcript import Turn
 from pipeline.transcribe.vad import Vad, load_vad
 from pipeline.transcribe.voices import speech_pieces
-from shards.sound.audio import load
-from shards.voices.extractors import load_extractor
 from shards.manifests.manifest import read_manifest
 from shards.sample import SAMPLE_RATE
+from shards.sound.audio import load
+from shards.voices.extractors import load_extractor
 
 ROOT = Path(__file__).resolve().parents[1]
 LEAST = {"unregistered": 0.95, "registered": 0.97}

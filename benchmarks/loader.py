@@ -30,11 +30,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.loader_peers import Peer, energon, floor, lhotse_shar, ours, streaming, webdataset, whole
 from pipeline.model.sensevoice_folder import make_tokenizer
 from pipeline.prompts import PromptTokenizer
-from shards.sound.audio import encode_flac
 from shards.dataset.index import Dataset, open_dataset
-from shards.sample import SAMPLE_RATE, Sample, Segment
-from shards.storage.local import LocalStorage
 from shards.dataset.writer import write_dataset_json, write_shard
+from shards.sample import SAMPLE_RATE, Sample, Segment
+from shards.sound.audio import encode_flac
+from shards.storage.local import LocalStorage
 
 TARGETS = {"over_floor": 1.45}
 TEXT = "今天下午三点我们开会"

@@ -23,16 +23,17 @@ from typing import Any
 import numpy as np
 from torch.utils.data import DataLoader, IterableDataset
 
-from pipeline.recipe.schema import DataConfig, DatasetConfig, RegistrationConfig
-from pipeline.data.loader import Loader, SampleReader
-from pipeline.data.plan import Plan, PlanSettings
 from pipeline.data.index_rows import DatasetSource
 from pipeline.data.lengths import TokenCounter, build_lengths
+from pipeline.data.loader import Loader, SampleReader
+from pipeline.data.plan import Plan
+from pipeline.data.planned import PlanSettings
 from pipeline.prompts import PromptTokenizer
-from shards.sound.audio import decode
+from pipeline.recipe.schema import DataConfig, DatasetConfig, RegistrationConfig
 from shards.dataset.index import Dataset
 from shards.dataset.reader import read_sample
 from shards.sample import SAMPLE_RATE, Sample
+from shards.sound.audio import decode
 
 
 @dataclass(frozen=True)

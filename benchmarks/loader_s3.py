@@ -21,13 +21,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from pipeline.recipe.schema import DataConfig, DatasetConfig, RegistrationConfig
-from pipeline.data.loader import Loader, SampleReader
-from pipeline.data.plan import Plan, PlanSettings
 from pipeline.data.index_rows import DatasetSource
 from pipeline.data.lengths import TokenCounter, build_lengths
+from pipeline.data.loader import Loader, SampleReader
+from pipeline.data.plan import Plan
+from pipeline.data.planned import PlanSettings
 from pipeline.model.sensevoice_folder import make_tokenizer
 from pipeline.prompts import PromptTokenizer
+from pipeline.recipe.schema import DataConfig, DatasetConfig, RegistrationConfig
 from shards.dataset.index import Dataset, open_dataset
 from tests.support.datasets import make_dataset
 from tests.support.latency import far

@@ -28,11 +28,11 @@ from fastcrc import crc32
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from shards.sound.audio import encode_flac
 from shards.cli import main as shards_main
 from shards.errors import SpeakerLMError
 from shards.manifests.manifest import RECORDINGS, Recording, read_manifest, write_manifest
 from shards.sample import SAMPLE_RATE, Segment
+from shards.sound.audio import encode_flac
 
 PER_SHARD = 1000
 COPY_PEER, ENCODE_PEER = "webdataset.ShardWriter, copy", "lhotse shar export, encode"

@@ -25,12 +25,12 @@ import soundfile
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from shards.simulation import simulate as module
-from shards.sound.audio import encode_flac, load
-from shards.simulation.conversation import Settings, Sources, draw
 from shards.manifests.manifest import Recording, SpeakerInfo
-from shards.simulation.rooms import open_noise, open_rooms
 from shards.sample import SAMPLE_RATE, Segment
+from shards.simulation import simulate as module
+from shards.simulation.conversation import Settings, Sources, draw
+from shards.simulation.rooms import open_noise, open_rooms
+from shards.sound.audio import encode_flac, load
 
 SPEAKERS, UTTERANCES = 40, 10
 TARGETS = {"dry": 500.0, "rooms and noise": 150.0}  # hours per core-hour

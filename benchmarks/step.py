@@ -39,9 +39,9 @@ def model_of_size(width: int) -> Any:
     """SpeakerLM with random weights: an encoder of 4 + 1 layers of 128, an LLM of 4 layers of this width."""
     import torch
 
-    from pipeline.model.sensevoice_folder import sensevoice_conf
     from pipeline.model.configuration_speakerlm import SpeakerLMConfig
     from pipeline.model.modeling_speakerlm import SpeakerLMForConditionalGeneration
+    from pipeline.model.sensevoice_folder import sensevoice_conf
     from pipeline.stages import STAGES
 
     llm = {
@@ -146,13 +146,15 @@ def _resident(name: str) -> float:
 
 def loop_times(steps: int, limit: float) -> list[float]:
     """Milliseconds a step that Trainer.update takes besides forward, backward and engine.step; one process, gloo."""
-    from pipeline.ranks.launch import init_distributed, initialize, resolve_deepspeed
     from pipeline.flops import Meter
     from pipeline.model.build import load_tokenizer
+    from pipeline.ranks.launch import init_distributed
     from pipeline.ranks.stop import StopRequest
-    from pipeline.train.stage_data import StageData
+    from pipeline.recipe.deepspeed import resolve_deepspeed
     from pipeline.stages import STAGES
+    from pipeline.train.engine import initialize
     from pipeline.train.run_stage import build
+    from pipeline.train.stage_data import StageData
     from pipeline.train.trainer import Run, Trainer
     from tests.support.training import make_parts, tiny_recipe
 

@@ -55,13 +55,13 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> int:
     """Exit code of the run."""
     args = parse(arguments)
-    from pipeline.recipe.schema import dump_recipe, load_recipes
+    from pipeline.recipe.load import dump_recipe, load_recipes
     from shards.errors import SpeakerLMError
 
     try:
         recipes = load_recipes(args.recipe, args.stages, args.overrides + args.flags, args.init_from)
         for recipe in recipes if args.dry_run else ():
-            from pipeline.ranks.launch import describe, resolve_deepspeed
+            from pipeline.recipe.deepspeed import describe, resolve_deepspeed
 
             print(describe(dump_recipe(recipe), resolve_deepspeed(recipe, int(os.environ.get("WORLD_SIZE", "1")))))
     except SpeakerLMError as e:

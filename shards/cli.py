@@ -11,7 +11,10 @@ from shards.commands import outcome
 
 COMMANDS = {
     "prepare": ("shards.prepare", "a corpus on disk, or packaged speech, as a manifest"),
-    "pseudo-speakers": ("shards.simulation.pseudo_speakers", "recordings again at other speeds, as speakers of their own"),
+    "pseudo-speakers": (
+        "shards.simulation.pseudo_speakers",
+        "recordings at other speeds, as new speakers",
+    ),
     "clips": ("shards.manifests.clips", "long recordings cut into clips"),
     "statistics": ("shards.simulation.statistics", "how people take turns in a corpus, for simulate"),
     "simulate": ("shards.simulation.simulate", "conversations mixed from single-speaker recordings"),

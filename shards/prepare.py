@@ -10,9 +10,9 @@ from typing import Any
 
 from shards.arguments import positive
 from shards.corpora import Options, corpus_names, find_corpus
-from shards.manifests.text import POLICIES
 from shards.errors import ManifestError
 from shards.manifests.manifest import Recording, write_manifest
+from shards.manifests.text import POLICIES
 
 SPEAKERS_LISTED = 10_000  # with their seconds; of more, only the number is in the audit
 

@@ -22,10 +22,10 @@ import numpy as np
 from pipeline.baselines.join import join
 from pipeline.baselines.parts import Diarizer, Recogniser, Turn
 from pipeline.decode.ask import peak_bytes
+from pipeline.decode.store import About, Output, Settings, Timing
 from pipeline.evaluation.formats.read import read
 from pipeline.evaluation.formats.write import dumps
 from pipeline.evaluation.records import Segment, in_time_order
-from pipeline.decode.store import About, Output, Settings, Timing
 from shards.errors import ConfigError, DataError
 from shards.sample import SAMPLE_RATE
 
@@ -158,9 +158,9 @@ def packed(url: str) -> TestSet:
         StorageError, ShardError: it cannot be opened.
     """
     from pipeline.prompts import Mode, speaker_labels
-    from shards.sound.audio import decode
     from shards.dataset.index import open_dataset
     from shards.dataset.reader import read_sample
+    from shards.sound.audio import decode
 
     dataset = open_dataset(url)
     places = {

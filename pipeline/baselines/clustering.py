@@ -15,8 +15,8 @@ from pipeline.baselines.parts import Turn
 from pipeline.transcribe.vad import WINDOW, Vad, speech
 from pipeline.transcribe.voices import windows
 from shards.errors import ConfigError
-from shards.voices.extractors import Extractor
 from shards.sample import SAMPLE_RATE
+from shards.voices.extractors import Extractor
 
 THRESHOLD = 0.65  # cosine distance; chosen on training conversations, see docs/baselines.md
 

@@ -19,11 +19,11 @@ import torch
 from torch import Tensor
 
 from pipeline.baselines.llm import chat_ids
-from pipeline.recipe.schema import AugmentConfig, DatasetConfig, Recipe
 from pipeline.data.keyed import keyed_rng
 from pipeline.data.packing import pack
-from pipeline.ranks.launch import Ranks
 from pipeline.prompts import Mode, PromptTokenizer
+from pipeline.ranks.launch import Ranks
+from pipeline.recipe.schema import AugmentConfig, DatasetConfig, Recipe
 from shards.errors import ConfigError, DataError, PlanError
 
 NAME = "pairs"  # in logs

@@ -9,11 +9,11 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.ranks.collectives import agree
 from pipeline.checkpoint.format import seal, sync_folder, write_atomic
+from pipeline.checkpoint.training_state import gather_parameter
+from pipeline.ranks.collectives import agree
 from pipeline.ranks.launch import Ranks
 from pipeline.stages import module_of
-from pipeline.checkpoint.training_state import gather_parameter
 from shards.errors import CheckpointError
 
 if TYPE_CHECKING:

@@ -3,7 +3,7 @@
 A checkpoint is a folder ``checkpoints/step-00001200/``:
 
 =============================  ==================================================================================
-``state-00000.safetensors`` …  one file a rank: its slices of the training state (:mod:`pipeline.checkpoint.training_state`)
+``state-00000.safetensors`` …  one file a rank: its slices of :mod:`pipeline.checkpoint.training_state`
 ``recipe.yaml``                the resolved recipe
 ``manifest.json``              step, plan state, bases, which file holds which elements, size and sha256 of each file
 =============================  ==================================================================================
@@ -25,10 +25,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.ranks.collectives import agree
-from pipeline.recipe.schema import Recipe, changes
-from pipeline.ranks.launch import Ranks, parameter_numel
 from pipeline.checkpoint.training_state import read_slices, write_slices
+from pipeline.ranks.collectives import agree
+from pipeline.ranks.launch import Ranks
+from pipeline.recipe.load import changes
+from pipeline.recipe.schema import Recipe
+from pipeline.train.engine import parameter_numel
 from shards.errors import CheckpointError
 from shards.storage.local import atomic_file, retried
 

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.checkpoint import format as checkpoint
-from pipeline.ranks.collectives import agree
 from pipeline.checkpoint.format import MANIFEST, PREFIX, RECIPE
+from pipeline.ranks.collectives import agree
 from pipeline.ranks.launch import Ranks
 from shards.errors import CheckpointError, StorageError
-from shards.storage.local import open_storage
+from shards.storage.interface import open_storage
 
 BLOCK = 1 << 22
 Doomed = Callable[[Sequence[dict[str, Any]]], list[int]]  # manifests → steps to delete

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.checkpoint import format as checkpoint
+from pipeline.checkpoint.mirror import Doomed, Upload
 from pipeline.ranks.collectives import agree, host_group, sums
 from pipeline.ranks.launch import Ranks, say
 from pipeline.ranks.stop import StopRequest
-from pipeline.checkpoint.mirror import Doomed, Upload
 from shards.errors import SpeakerLMError, StorageError
 
 LOOK = 1.0  # seconds between two looks whether a copy has ended

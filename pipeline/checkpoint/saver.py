@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.checkpoint import format as checkpoint
-from pipeline.ranks.collectives import agree, host_group
 from pipeline.checkpoint.format import RunState, Snapshot
+from pipeline.checkpoint.mirror import Upload
 from pipeline.checkpoint.mirror_thread import Copies
+from pipeline.ranks.collectives import agree, host_group
 from pipeline.ranks.launch import Ranks, say
 from pipeline.ranks.stop import StopRequest
-from pipeline.checkpoint.mirror import Upload
 from shards.errors import CheckpointError, SpeakerLMError
 
 SPARE = 2.0  # a background save wants so many times its size as free memory

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.data.plan import PlannedSample
+from pipeline.data.planned import PlannedSample
 from pipeline.data.questions import answer, questioned
 from pipeline.frames import audio_positions
 from pipeline.prompts import (

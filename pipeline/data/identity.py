@@ -12,7 +12,8 @@ from pipeline.data.index_rows import Source
 from shards.errors import PlanError
 
 if TYPE_CHECKING:
-    from pipeline.data.plan import PlanSettings, Stream
+    from pipeline.data.plan import Stream
+    from pipeline.data.planned import PlanSettings
 
 # Decide who is in an epoch, and with whom: other distractors make other micro-batches.
 _CONTENT = {"fingerprint": "its shards", "bank": "its speaker bank", "hours": "hours", "exclude": "exclude list"}

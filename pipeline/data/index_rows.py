@@ -12,8 +12,8 @@ import numpy as np
 
 from pipeline.data.keyed import keyed_rng, keyed_uniform
 from pipeline.data.lengths import read_lengths
-from shards.errors import PlanError, ShardError
 from shards.dataset.index import Dataset
+from shards.errors import PlanError, ShardError
 from shards.sample import SAMPLE_RATE
 
 

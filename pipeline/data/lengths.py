@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from pipeline.data.index_rows import Row
     from shards.dataset.index import Dataset, ShardInfo
-    from shards.storage.local import Storage
+    from shards.storage.interface import Storage
 
 LENGTHS_VERSION = "2"
 _A_PROCESS = 8  # shards that are worth the start of a process
@@ -181,7 +181,7 @@ def read_lengths(dataset: Dataset, shard: int, tokenizer_hash: str, cache: Path 
 
 def lengths_storage(dataset: Dataset, cache: Path | None) -> Storage:
     """Where the lengths of a dataset lie."""
-    from shards.storage.local import open_storage
+    from shards.storage.interface import open_storage
 
     return dataset.storage if cache is None else open_storage(cache / dataset.fingerprint()[:12])
 

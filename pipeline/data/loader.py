@@ -27,16 +27,17 @@ from torch.utils.data import DataLoader
 
 from pipeline.data.augment import Augmenter
 from pipeline.data.collate import Batch, LoadedSample, collate, empty_batch
-from pipeline.data.plan import GlobalStep, MicroBatch, Plan, PlannedSample
+from pipeline.data.plan import Plan
+from pipeline.data.planned import GlobalStep, MicroBatch, PlannedSample
 from pipeline.data.readahead import ReadAhead
 from pipeline.data.report import report
 from pipeline.data.workers import init_worker, owned
 from pipeline.frames import perturbed_samples
 from pipeline.prompts import PromptTokenizer
-from shards.sound.audio import decode
-from shards.errors import AudioError, DataError, SpeakerError, SpeakerLMError, StorageError, TrainingError
 from shards.dataset.index import Dataset
+from shards.errors import AudioError, DataError, SpeakerError, SpeakerLMError, StorageError, TrainingError
 from shards.sample import Sample
+from shards.sound.audio import decode
 
 
 @dataclass(frozen=True, slots=True)

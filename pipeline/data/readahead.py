@@ -8,9 +8,9 @@ from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-from shards.errors import DataError, StorageError
 from shards.dataset.index import Dataset
 from shards.dataset.reader import Place, locate
+from shards.errors import DataError, StorageError
 
 READS = 16  # in flight in a process
 

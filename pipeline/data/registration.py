@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from pipeline.recipe.schema import RegistrationConfig
+from pipeline.data.index_rows import Bank, Row
 from pipeline.data.keyed import keyed_rng, keyed_uniform
 from pipeline.data.names import corpus_names, pool_names
-from pipeline.data.index_rows import Bank, Row
 from pipeline.prompts import Mode
+from pipeline.recipe.schema import RegistrationConfig
 
 # Where a registered vector comes from: ("clip", place among the clip's speakers) or ("bank", dataset number, row).
 VectorSource = tuple[str, int] | tuple[str, int, int]

@@ -16,11 +16,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from pipeline.recipe.schema import Recipe
-from pipeline.data.plan import GlobalStep, MicroBatch, Plan
+from pipeline.data.plan import Plan
+from pipeline.data.planned import GlobalStep, MicroBatch
 from pipeline.flops import Load, Sizes, count
 from pipeline.frames import audio_positions
 from pipeline.prompts import Mode
+from pipeline.recipe.schema import Recipe
 from pipeline.stages import STAGES
 from shards.sample import SAMPLE_RATE
 
@@ -133,9 +134,9 @@ def _imbalance(steps: Sequence[GlobalStep], ranks: int, cost: Cost) -> float:
 def open_plan(recipe: Recipe, tokenizer: Any) -> Plan:
     """The training plan of a recipe, from its start. Lengths are counted where they are not there yet."""
     from pipeline.data.augment import Noises
-    from pipeline.data.plan import PlanSettings
     from pipeline.data.index_rows import DatasetSource
     from pipeline.data.lengths import TokenCounter, build_lengths
+    from pipeline.data.planned import PlanSettings
     from shards.dataset.index import open_dataset
 
     data = recipe.data
@@ -163,7 +164,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--ranks", type=int, help="micro-batches that run side by side; default: all of a step")
     args = parser.parse_intermixed_args(arguments)
-    from pipeline.recipe.schema import load_recipe
+    from pipeline.recipe.load import load_recipe
     from shards.errors import SpeakerLMError
 
     try:

@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.decode.ask import Answer, peak_bytes
-from pipeline.ranks.launch import launcher_environment
-from pipeline.evaluation.decoded import MODES, parsed
 from pipeline.decode.store import About, Output, Settings, Timing
+from pipeline.evaluation.decoded import MODES, parsed
+from pipeline.ranks.launch import launcher_environment
 from shards.arguments import natural, positive
 from shards.commands import outcome
 from shards.errors import ConfigError, DataError, SpeakerLMError
@@ -121,8 +121,8 @@ def decode(
         ScoreError: ``out`` holds output of other settings.
         ModelError, DataError, StorageError: run or dataset cannot be used.
     """
-    from pipeline.decode.ask import Guards, ask, load_for_decoding, place
     from pipeline.checkpoint.final_weights import read_done
+    from pipeline.decode.ask import Guards, ask, load_for_decoding, place
 
     weights = str(read_done(run)["weights_sha256"])
     model, tokenizer, recipe = load_for_decoding(run, place(device))
@@ -217,12 +217,12 @@ def prompt_of(dataset: Any, shard: int, row: int, job: Job, seed: int, recipe: A
     """
     import numpy as np
 
+    from pipeline.data.index_rows import Row
     from pipeline.data.keyed import keyed_rng
     from pipeline.data.registration import draw_registration
-    from pipeline.data.index_rows import Row
     from pipeline.prompts import Mode, Prompt, prompt_pieces, speaker_labels
-    from shards.sound.audio import decode as decode_audio
     from shards.dataset.reader import read_sample
+    from shards.sound.audio import decode as decode_audio
 
     sample = read_sample(dataset, shard, row)
     key = ("decode", seed, sample.key)

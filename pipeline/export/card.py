@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.recipe.schema import Recipe, load_recipe
 from pipeline.checkpoint.final_weights import DONE
+from pipeline.recipe.load import load_recipe
+from pipeline.recipe.schema import Recipe
 from pipeline.stages import STAGES
 from shards.errors import ConfigError, ScoreError, SpeakerLMError
 

@@ -10,12 +10,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.recipe.schema import ModelConfig, Recipe, load_recipe
+from pipeline.checkpoint.final_weights import read_done
 from pipeline.export.card import model_card
 from pipeline.export.code import write_code
 from pipeline.export.safetensors_file import LazyTensor, write_sharded, write_tensors
 from pipeline.export.weights import Skeleton, TensorFiles, adapter_tensors, lazy_tensors, open_tensors, skeleton
-from pipeline.checkpoint.final_weights import read_done
+from pipeline.recipe.load import load_recipe
+from pipeline.recipe.schema import ModelConfig, Recipe
 from pipeline.stages import STAGES, check_speech, module_of
 from shards.errors import CheckpointError, ConfigError, ModelError
 

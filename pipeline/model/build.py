@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from pipeline.recipe.schema import ModelConfig, Recipe, load_recipe
 from pipeline.model.causal_lm import load_llm
+from pipeline.model.configuration_speakerlm import SpeakerLMConfig
+from pipeline.model.encoders import build_encoder, dropout_names, feature_width
+from pipeline.model.modeling_speakerlm import SpeakerLMForConditionalGeneration
 from pipeline.model.sensevoice_folder import (
     SENSEVOICE_FILES,
     SenseVoiceCheckpoint,
@@ -24,12 +26,11 @@ from pipeline.model.sensevoice_folder import (
     read_sensevoice_folder,
     resolve_checkpoint,
 )
-from pipeline.model.configuration_speakerlm import SpeakerLMConfig
-from pipeline.model.encoders import build_encoder, dropout_names, feature_width
-from pipeline.model.modeling_speakerlm import SpeakerLMForConditionalGeneration
 from pipeline.model.whisper_encoder import WHISPER
 from pipeline.model.whisper_folder import WHISPER_FILES, WhisperCheckpoint, read_whisper_folder
 from pipeline.prompts import PromptTokenizer
+from pipeline.recipe.load import load_recipe
+from pipeline.recipe.schema import ModelConfig, Recipe
 from pipeline.stages import Stage, check_speech, module_of
 from shards.errors import ModelError
 

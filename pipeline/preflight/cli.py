@@ -86,11 +86,11 @@ def preflight(args: argparse.Namespace) -> Any:
     Raises:
         SpeakerLMError: no answer can be given; says why.
     """
-    from pipeline.recipe.schema import load_recipe
-    from pipeline.ranks.launch import dtype_name, resolve_deepspeed
     from pipeline.preflight.checks import all_checks
     from pipeline.preflight.report import Preflight, make_estimate
     from pipeline.preflight.shapes import empty_model
+    from pipeline.recipe.deepspeed import dtype_name, resolve_deepspeed
+    from pipeline.recipe.load import load_recipe
     from pipeline.stages import STAGES, check_speech
 
     recipe = load_recipe(args.recipe, args.overrides)
@@ -178,11 +178,11 @@ def _steps_done(recipe: Any) -> int:
 
 def _rank(args: argparse.Namespace) -> None:
     """What a rank of --run does: the same recipe and work again, then the micro-batch for real."""
-    from pipeline.recipe.schema import load_recipe
-    from pipeline.ranks.launch import dtype_name, resolve_deepspeed
     from pipeline.preflight.memory import activations
     from pipeline.preflight.rehearse import measure
     from pipeline.preflight.shapes import empty_model
+    from pipeline.recipe.deepspeed import dtype_name, resolve_deepspeed
+    from pipeline.recipe.load import load_recipe
     from pipeline.stages import STAGES, check_speech
 
     recipe = load_recipe(args.recipe, args.overrides)
@@ -220,10 +220,10 @@ def _load(recipe: Any, tokenizer: Any, planned: Any) -> dict[str, Any]:
 
 def _beside(estimate: Any, found: dict[str, Any], recipe: Any, model: Any, ranks: int) -> dict[str, Any]:
     """Rows (estimated, measured, unit) of a rehearsal; memory is estimated for as many ranks as ran."""
-    from pipeline.ranks.launch import dtype_name, resolve_deepspeed
     from pipeline.flops import Sizes, count
     from pipeline.preflight.memory import GIB
     from pipeline.preflight.memory import estimate as estimate_memory
+    from pipeline.recipe.deepspeed import dtype_name, resolve_deepspeed
     from pipeline.stages import STAGES
 
     ds_config = resolve_deepspeed(recipe, ranks)

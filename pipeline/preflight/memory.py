@@ -12,9 +12,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.ranks.launch import zero_stage
 from pipeline.flops import Load
 from pipeline.preflight.live import LiveBytes
+from pipeline.recipe.deepspeed import zero_stage
 
 GIB = 2**30
 CONTEXT = int(1.5 * GIB)  # assumed: CUDA's context, NCCL's buffers, cuBLAS's workspace

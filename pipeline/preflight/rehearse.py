@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.recipe.schema import Recipe
 from pipeline.flops import Load
+from pipeline.recipe.schema import Recipe
 from shards.errors import TrainingError
 
 STEPS = 3  # timed, after one that is not
@@ -47,8 +47,10 @@ def measure(recipe: Recipe, batch: Any, load: Load, result: Path) -> None:
     """
     import torch
 
-    from pipeline.ranks.launch import init_distributed, initialize, resolve_deepspeed
     from pipeline.preflight.memory import inputs_of
+    from pipeline.ranks.launch import init_distributed
+    from pipeline.recipe.deepspeed import resolve_deepspeed
+    from pipeline.train.engine import initialize
     from pipeline.train.run_stage import build
 
     ranks = init_distributed(recipe.trainer.timeout_seconds)

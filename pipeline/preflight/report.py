@@ -7,13 +7,13 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from pipeline.cards import Card
-from pipeline.recipe.schema import Recipe
-from pipeline.ranks.launch import dtype_name, zero_stage
 from pipeline.flops import Load, Sizes, count
-from pipeline.train.train_log import duration
 from pipeline.preflight.memory import GIB, Memory, estimate
 from pipeline.preflight.work import Work
+from pipeline.recipe.deepspeed import dtype_name, zero_stage
+from pipeline.recipe.schema import Recipe
 from pipeline.stages import STAGES, module_of
+from pipeline.train.train_log import duration
 
 WIRE = 0.7  # share of a link's data-sheet speed that collectives reach, assumed
 

@@ -9,15 +9,16 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from pipeline.recipe.schema import DatasetConfig, Recipe
-from pipeline.data.plan import MicroBatch, Plan, PlanSettings
 from pipeline.data.index_rows import DatasetSource
+from pipeline.data.lengths import TokenCounter, build_lengths, missing_lengths
+from pipeline.data.plan import Plan
+from pipeline.data.planned import MicroBatch, PlanSettings
 from pipeline.flops import Load
 from pipeline.frames import encoder_frames
-from pipeline.data.lengths import TokenCounter, build_lengths, missing_lengths
+from pipeline.recipe.schema import DatasetConfig, Recipe
 from pipeline.stages import STAGES
-from shards.errors import PlanError
 from shards.dataset.index import Dataset, open_dataset
+from shards.errors import PlanError
 from shards.sample import SAMPLE_RATE
 
 

@@ -29,9 +29,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.recipe.schema import Recipe, load_recipes
-from pipeline.ranks.launch import CHECKOUT, launcher_environment
+from pipeline.ranks.launch import launcher_environment
 from pipeline.ranks.nodefacts import Fact, cards, dataset, disk, versions
+from pipeline.recipe.deepspeed import CHECKOUT
+from pipeline.recipe.load import load_recipes
+from pipeline.recipe.schema import Recipe
 from shards.errors import SpeakerLMError
 
 PINGS = 5

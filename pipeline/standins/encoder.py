@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.standins.optimize import optimize
 from pipeline.prompts import Mode, PromptTokenizer, target_pieces
-from shards.sound.audio import decode
+from pipeline.standins.optimize import optimize
 from shards.dataset.index import open_dataset
 from shards.dataset.reader import read_sample
 from shards.sample import Sample
+from shards.sound.audio import decode
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,8 +44,8 @@ def read_utterances(data: Path, name: str, tokenizer: PromptTokenizer) -> list[U
     """All samples of a packed dataset as features and frame targets."""
     import torch
 
-    from pipeline.model.sensevoice_folder import FRONTEND_CONF
     from pipeline.model.frontend import Frontend
+    from pipeline.model.sensevoice_folder import FRONTEND_CONF
 
     frontend = Frontend([0.0] * 560, [1.0] * 560, FRONTEND_CONF)
     dataset, out = open_dataset(str(data / name)), []
@@ -80,8 +80,8 @@ def train_encoder(data: Path, out: Path, steps: int, seed: int) -> None:
     import torch
     from torch.nn import functional
 
-    from pipeline.model.sensevoice_folder import sensevoice_conf, write_sensevoice_folder
     from pipeline.model.encoder import FunasrEncoder
+    from pipeline.model.sensevoice_folder import sensevoice_conf, write_sensevoice_folder
 
     torch.manual_seed(seed)
     torch.set_num_threads(1)

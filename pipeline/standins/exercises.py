@@ -18,8 +18,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-from pipeline.standins.words import NAMES
 from pipeline.prompts import AudioPiece, Mode, PromptTokenizer, SpeakerPiece, prompt_pieces, target_pieces
+from pipeline.standins.words import NAMES
 from shards.sample import Segment
 
 MOST_VOICES = 10  # of one made-up conversation, registered ones included

@@ -19,9 +19,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.prompts import PromptTokenizer
 from pipeline.standins.exercises import MOST_VOICES, PAUSE, Text, draw_exercises, make_text
 from pipeline.standins.optimize import optimize
-from pipeline.prompts import PromptTokenizer
 
 if TYPE_CHECKING:
     from torch import Tensor

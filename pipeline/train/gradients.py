@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from pipeline.checkpoint.training_state import is_partitioned, local_range, trainable_parameters
 from pipeline.ranks.collectives import sums
 from pipeline.ranks.launch import Ranks
 from pipeline.stages import MODULES, module_of
-from pipeline.checkpoint.training_state import is_partitioned, local_range, trainable_parameters
 
 
 def module_norms(engine: Any, ranks: Ranks) -> dict[str, float]:

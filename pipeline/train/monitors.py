@@ -12,10 +12,10 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from pipeline.ranks.collectives import agree
 from pipeline.checkpoint.format import write_atomic
-from pipeline.recipe.schema import MonitorConfig, Recipe
+from pipeline.ranks.collectives import agree
 from pipeline.ranks.launch import Ranks, say
+from pipeline.recipe.schema import MonitorConfig, Recipe
 from shards.errors import ConfigError
 
 Event = tuple[str, float, int]

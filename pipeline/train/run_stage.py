@@ -8,29 +8,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.checkpoint import format as checkpoint
 from pipeline.checkpoint import final_weights as finished
-from pipeline.ranks.collectives import agree, anyone, meet
-from pipeline.recipe.schema import Recipe, dump_recipe
-from pipeline.ranks.launch import (
-    Ranks,
-    check_optimizer,
-    describe,
-    dtype_name,
-    init_distributed,
-    initialize,
-    release,
-    resolve_deepspeed,
-    say,
-    trainable_table,
-)
+from pipeline.checkpoint import format as checkpoint
 from pipeline.flops import Meter
-from pipeline.train.run_lock import locked
+from pipeline.ranks.collectives import agree, anyone, meet
+from pipeline.ranks.launch import Ranks, init_distributed, say
 from pipeline.ranks.rank_log import logged
 from pipeline.ranks.stop import REQUEUE, StopRequest, guarded, leave
-from pipeline.stages import CORRECTION, stage_of
-from pipeline.train.trainer import Data, Run, Trainer
 from pipeline.ranks.watchdog import Watchdog, nccl_environment
+from pipeline.recipe.deepspeed import describe, dtype_name, resolve_deepspeed
+from pipeline.recipe.load import dump_recipe
+from pipeline.recipe.schema import Recipe
+from pipeline.stages import CORRECTION, stage_of
+from pipeline.train.engine import check_optimizer, initialize, release, trainable_table
+from pipeline.train.run_lock import locked
+from pipeline.train.trainer import Data, Run, Trainer
 from shards.errors import CheckpointError
 
 

@@ -10,21 +10,22 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from pipeline.ranks.collectives import agree
-from pipeline.recipe.schema import AugmentConfig, DatasetConfig, Recipe
 from pipeline.data.augment import Augmenter
 from pipeline.data.collate import Batch
 from pipeline.data.identity import check_same
-from pipeline.data.loader import Loader, SampleReader, StepBatches
-from pipeline.data.plan import Plan, PlanSettings
 from pipeline.data.index_rows import DatasetSource
-from pipeline.ranks.launch import Ranks
 from pipeline.data.lengths import TokenCounter, build_lengths
+from pipeline.data.loader import Loader, SampleReader, StepBatches
+from pipeline.data.plan import Plan
+from pipeline.data.planned import PlanSettings
 from pipeline.prompts import Mode, PromptTokenizer
+from pipeline.ranks.collectives import agree
+from pipeline.ranks.launch import Ranks
+from pipeline.recipe.schema import AugmentConfig, DatasetConfig, Recipe
 from pipeline.stages import STAGES
 from shards.dataset.cache import cached
-from shards.errors import ConfigError
 from shards.dataset.index import Dataset, open_dataset
+from shards.errors import ConfigError
 
 VALIDATION_SEED = (
     0  # of every run: what runs of different seeds are worth is told by the same samples in the same modes

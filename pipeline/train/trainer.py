@@ -16,23 +16,25 @@ from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from pipeline.ranks import collectives as agreement
-from pipeline.checkpoint import format as checkpoint
 from pipeline.checkpoint import final_weights as finished
-from pipeline.ranks.collectives import anyone, host_group, merged
-from pipeline.recipe.schema import Recipe, dump_recipe
-from pipeline.ranks.launch import Ranks, lr_at, say, set_lr
+from pipeline.checkpoint import format as checkpoint
+from pipeline.checkpoint.mirror import newest_anywhere, open_upload
+from pipeline.checkpoint.saver import Retention, Saver
 from pipeline.flops import Meter
+from pipeline.ranks import collectives as agreement
+from pipeline.ranks.collectives import anyone, host_group, merged
+from pipeline.ranks.launch import Ranks, say
+from pipeline.ranks.stop import REQUEUE, StopRequest
+from pipeline.ranks.watchdog import OwnTime, Watchdog
+from pipeline.recipe.load import dump_recipe
+from pipeline.recipe.schema import Recipe
+from pipeline.train.async_reads import GradientNorm, Taken
+from pipeline.train.engine import lr_at, set_lr
 from pipeline.train.gradients import module_norms
+from pipeline.train.monitors import Monitors
 from pipeline.train.spikes import Health, save_batch, suspects
 from pipeline.train.train_log import Log, LossTable, Status, StepRecord, StepSize, finite, peak_gib, row
-from pipeline.train.monitors import Monitors
-from pipeline.train.async_reads import GradientNorm, Taken
-from pipeline.ranks.stop import REQUEUE, StopRequest
-from pipeline.checkpoint.saver import Retention, Saver
-from pipeline.checkpoint.mirror import newest_anywhere, open_upload
 from pipeline.train.validation import MODES, Validation, figures
-from pipeline.ranks.watchdog import OwnTime, Watchdog
 from shards.errors import TrainingError
 
 if TYPE_CHECKING:

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 from pipeline.ranks.collectives import anyone
 from pipeline.ranks.collectives import sums as summed
 from pipeline.ranks.launch import say
+from pipeline.stages import stage_of
 from pipeline.train.train_log import LossTable
 from pipeline.train.validation_decode import RATES, SmallDecode
-from pipeline.stages import stage_of
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -22,13 +22,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.ranks.collectives import agree, anyone
-from pipeline.recipe.schema import Recipe
-from pipeline.data.keyed import keyed_uniform
-from pipeline.ranks.launch import Ranks, parameter_numel, say
-from pipeline.decode.test_set import Clip, Job, answered, clips_of, default_modes, jobs_of, prompt_of
 from pipeline.checkpoint.saver import free_memory
 from pipeline.checkpoint.training_state import is_partitioned
+from pipeline.data.keyed import keyed_uniform
+from pipeline.decode.test_set import Clip, Job, answered, clips_of, default_modes, jobs_of, prompt_of
+from pipeline.ranks.collectives import agree, anyone
+from pipeline.ranks.launch import Ranks, say
+from pipeline.recipe.schema import Recipe
+from pipeline.train.engine import parameter_numel
 from shards.errors import DataError, StorageError
 
 if TYPE_CHECKING:

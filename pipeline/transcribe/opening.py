@@ -68,7 +68,7 @@ def extractor_for(identity: str, device: str, cache: Path | None = None, name: s
 
     Args:
         identity: what the model says of it.
-        name: where its weights are, as ``NAME@SOURCE`` of :func:`~shards.voices.extractors.load_extractor`; None: by the id.
+        name: where its weights are, as ``NAME@SOURCE`` of :func:`load_extractor`; None: by the id.
 
     Raises:
         ConfigError: none of that id is known here, or another one was given.

@@ -13,9 +13,9 @@ import numpy as np
 import soundfile
 import soxr
 
-from shards.sound.audio import MAX_CHANNELS, RATES
 from shards.errors import AudioError
 from shards.sample import SAMPLE_RATE
+from shards.sound.audio import MAX_CHANNELS, RATES
 
 BLOCK_S = 10.0
 

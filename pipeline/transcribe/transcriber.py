@@ -31,8 +31,8 @@ from pipeline.transcribe.stream import blocks
 from pipeline.transcribe.transcript import ChunkResult, Transcript, Turn, readable
 from pipeline.transcribe.vad import Vad, load_vad
 from pipeline.transcribe.voices import SAME_VOICE, Enrolled, enrol, windows
-from shards.manifests.clips import ClipRule
 from shards.errors import AudioError, ConfigError, ModelError
+from shards.manifests.clips import ClipRule
 from shards.voices.extractors import Extractor
 
 Naming = Literal["model", "voice", "none"]

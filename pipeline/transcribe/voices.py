@@ -1,7 +1,7 @@
 """Voices in audio: short windows of speech as speaker vectors, and people enrolled from clips.
 
-An enrolment clip is cut to its speech, in pieces of 2–10 s as for training (:mod:`shards.voices.enrolment`); the vector is the
-unit-normalised mean of the pieces' vectors, over all clips that are given under one name.
+An enrolment clip is cut to its speech, in pieces of 2–10 s as for training (:mod:`shards.voices.enrolment`); the vector
+is the unit-normalised mean of the pieces' vectors, over all clips that are given under one name.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import numpy as np
 from pipeline.transcribe.stream import blocks
 from pipeline.transcribe.vad import WINDOW, Vad, speech
 from shards.errors import ConfigError, SpeakerError
-from shards.voices.extractors import Extractor, log_mel, unit_norm
 from shards.sample import SAMPLE_RATE
+from shards.voices.extractors import Extractor, log_mel, unit_norm
 
 MIN_CLIP_S, MAX_CLIP_S = 2.0, 10.0  # the paper's enrolment clips, as in shards/voices/enrolment.py
 WINDOW_S, HOP_S = 1.5, 0.75  # of speech that a vector is made from while people are told apart

@@ -17,10 +17,10 @@ from pathlib import Path
 from shards.corpora import Options, Prepared
 from shards.manifests.audio_files import audio_by_stem
 from shards.manifests.audit import Audit
-from shards.manifests.meetings import nothing_found
-from shards.manifests.utterances import Utterance, Utterances
 from shards.manifests.manifest import SpeakerInfo
+from shards.manifests.meetings import nothing_found
 from shards.manifests.textfiles import read_table
+from shards.manifests.utterances import Utterance, Utterances
 
 CORPUS = "aishell2"
 SPLITS = {"train": "data", "dev": "dev", "test": "test"}

@@ -15,8 +15,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from shards.corpora import Options, Prepared
-from shards.manifests.meetings import NOT_SPEAKERS, Meetings, Track, nothing_found
 from shards.manifests.manifest import SpeakerInfo
+from shards.manifests.meetings import NOT_SPEAKERS, Meetings, Track, nothing_found
 from shards.manifests.textgrid import Tier
 
 CORPUS = "aishell4"

@@ -16,8 +16,8 @@ import re
 from pathlib import Path
 
 from shards.corpora import Options, Prepared
-from shards.manifests.meetings import Meetings, Track, nothing_found
 from shards.manifests.manifest import SpeakerInfo
+from shards.manifests.meetings import Meetings, Track, nothing_found
 from shards.manifests.textgrid import Tier
 
 CORPUS = "aishell5"

@@ -20,8 +20,8 @@ from pathlib import Path
 
 from shards.corpora import Options, Prepared
 from shards.manifests.audio_files import audio_by_stem
-from shards.manifests.meetings import Meetings, Track, first_with_prefix, nothing_found
 from shards.manifests.manifest import SpeakerInfo
+from shards.manifests.meetings import Meetings, Track, first_with_prefix, nothing_found
 from shards.manifests.textgrid import Tier
 
 CORPUS = "alimeeting"

@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from shards.corpora import Options, Prepared
+from shards.errors import DataError
 from shards.manifests.audit import Audit
 from shards.manifests.generic import Generic, RawSegment, Session, corpus_name
 from shards.manifests.meetings import nothing_found
-from shards.errors import DataError
 from shards.manifests.textfiles import read_text
 
 

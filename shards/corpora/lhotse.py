@@ -18,10 +18,10 @@ from types import ModuleType
 from typing import Any
 
 from shards.corpora import Options, Prepared
+from shards.errors import ConfigError, DataError, ManifestError
 from shards.manifests.audit import Audit
 from shards.manifests.generic import Generic, RawSegment, Session, corpus_name
 from shards.manifests.meetings import nothing_found
-from shards.errors import ConfigError, DataError, ManifestError
 
 _ENDS = (".jsonl.gz", ".jsonl")
 

@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from shards.corpora import Options, Prepared, in_order
-from shards.manifests.audit import Audit
 from shards.corpora.lhotse import lhotse_module
+from shards.errors import ManifestError
+from shards.manifests.audit import Audit
+from shards.manifests.manifest import Recording, SpeakerInfo
 from shards.manifests.meetings import nothing_found
 from shards.manifests.text import TextPolicy
-from shards.errors import ManifestError
-from shards.manifests.manifest import Recording, SpeakerInfo
-from shards.sample import Segment
 from shards.manifests.textfiles import keyed_lines, read_text
+from shards.sample import Segment
 
 CORPUS = "librispeech"
 PARTS = ("train-clean-100", "train-clean-360", "train-other-500", "dev-clean", "dev-other", "test-clean", "test-other")

@@ -9,7 +9,7 @@ Yields three manifests:
 ============= =======================================================================================================
 
 Every voice said each digit once, so sets mixed from ``digits`` hold the same takes: new conversations of known words,
-not new speech. Audio is trimmed tightly and brought to one level (:mod:`shards.simulation.conditioning`) and written as FLAC.
+not new speech. Audio is trimmed tightly and brought to one level (:mod:`shards.simulation.conditioning`), as FLAC.
 What a digit file says is checked against the package's own text where there is one. Texts are as the packages have
 them, with punctuation, case and digits, unless another policy is asked for; annotations in brackets are removed.
 """
@@ -28,14 +28,14 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from shards.sound.audio import encode_flac, load
-from shards.simulation.conditioning import condition
 from shards.corpora import Options, Prepared
-from shards.weights.fetch import DebianPackage, fetch_debian
-from shards.manifests.text import TextPolicy
 from shards.errors import AudioError, ManifestError
 from shards.manifests.manifest import Recording, SpeakerInfo
+from shards.manifests.text import TextPolicy
 from shards.sample import SAMPLE_RATE, Segment
+from shards.simulation.conditioning import condition
+from shards.sound.audio import encode_flac, load
+from shards.weights.fetch import DebianPackage, fetch_debian
 from shards.workers import killed_workers_told
 
 CORPUS = "packaged-speech"

@@ -20,13 +20,13 @@ from typing import Self
 
 from tqdm import tqdm
 
-from shards.sound.audio import encode_flac, load
 from shards.corpora import Options, Prepared
+from shards.errors import AudioError
 from shards.manifests.audio_files import SUFFIXES
 from shards.manifests.audit import Audit
 from shards.manifests.generic import Generic, RawSegment, Session, corpus_name
 from shards.manifests.meetings import nothing_found
-from shards.errors import AudioError
+from shards.sound.audio import encode_flac, load
 from shards.storage.local import LocalStorage
 
 _TARS = (".tar", ".tar.gz", ".tgz")

@@ -16,11 +16,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from shards.corpora import Options, Prepared
+from shards.errors import DataError, ManifestError
 from shards.manifests.audio_files import audio_by_stem
 from shards.manifests.audit import Audit
 from shards.manifests.generic import Generic, RawSegment, Session, corpus_name
 from shards.manifests.meetings import NOT_SPEAKERS, nothing_found
-from shards.errors import DataError, ManifestError
 from shards.manifests.textfiles import read_text
 from shards.manifests.textgrid import read_textgrid
 

@@ -16,10 +16,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from shards.errors import StorageError
 from shards.dataset.index import Dataset, ShardInfo
+from shards.errors import StorageError
+from shards.storage.interface import Storage
+from shards.storage.local import LocalStorage, atomic_file
 from shards.storage.s3 import READ_BYTES
-from shards.storage.local import LocalStorage, Storage, atomic_file
 
 
 class CachedStorage:

@@ -20,7 +20,7 @@ import pyarrow as pa
 from shards.dataset import parquet
 from shards.errors import ShardError, SpeakerError, SpeakerLMError
 from shards.sample import FORMAT_VERSION, SAMPLE_RATE
-from shards.storage.local import Storage, open_storage
+from shards.storage.interface import Storage, open_storage
 
 if TYPE_CHECKING:
     from shards.dataset.speaker_bank import SpeakerBank

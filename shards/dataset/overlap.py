@@ -21,11 +21,11 @@ from typing import Any
 import numpy as np
 
 from shards.arguments import natural
-from shards.sound.audio import decode
-from shards.errors import ShardError
-from shards.sound.flac import STREAMINFO_BYTES, stream_info
 from shards.dataset.index import Dataset, open_dataset
+from shards.errors import ShardError
 from shards.manifests.manifest import is_known
+from shards.sound.audio import decode
+from shards.sound.flac import STREAMINFO_BYTES, stream_info
 
 KINDS = ("audio", "session", "speaker")
 

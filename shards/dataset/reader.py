@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from fastcrc import crc32
 
-from shards.errors import DataError, ManifestError, ShardError
 from shards.dataset.index import MEMBERS, Dataset
+from shards.errors import DataError, ManifestError, ShardError
 from shards.sample import Sample, parse_meta
-from shards.storage.local import Storage
+from shards.storage.interface import Storage
 
 _GAP = 2 << 20  # bytes that take less time to read and drop than one more request
 _TOGETHER = 8 << 20  # bytes of such a read at most

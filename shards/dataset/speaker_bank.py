@@ -21,10 +21,11 @@ import numpy as np
 import pyarrow as pa
 
 from shards.dataset import parquet
-from shards.voices.enrolment import CLIPS_PER_SPEAKER, Enroller, Features
 from shards.errors import SpeakerError
+from shards.storage.interface import Storage
+from shards.storage.local import LocalStorage
+from shards.voices.enrolment import CLIPS_PER_SPEAKER, Enroller, Features
 from shards.voices.extractors import Extractor, load_extractor
-from shards.storage.local import LocalStorage, Storage
 
 __all__ = ["Enroller", "Extractor", "SpeakerBank", "build_bank", "load_extractor"]
 

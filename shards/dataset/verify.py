@@ -15,12 +15,12 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from shards.sound.audio import decode
-from shards.errors import DataError, ShardError, StorageError
 from shards.dataset.index import MEMBERS, Dataset, open_dataset
-from shards.packing.partition import key_hash
 from shards.dataset.reader import read_sample
+from shards.errors import DataError, ShardError, StorageError
+from shards.packing.partition import key_hash
 from shards.sample import Sample
+from shards.sound.audio import decode
 from shards.spool import Spool, doubles
 
 UNIT_NORM = 0.01  # float16 rounds a unit vector by far less

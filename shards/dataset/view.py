@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 
 from shards.arguments import natural, positive
-from shards.sound.audio import decode
-from shards.errors import ConfigError
 from shards.dataset.index import Dataset, open_dataset
 from shards.dataset.reader import read_sample
+from shards.errors import ConfigError
 from shards.sample import SAMPLE_RATE, Sample
+from shards.sound.audio import decode
 from shards.storage.local import LocalStorage
 
 COLOURS = ("#2563a8", "#c2571a", "#2e7d4f", "#8a3fa0", "#a8842a", "#0f7f8c", "#b3304f", "#5b6570")

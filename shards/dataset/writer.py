@@ -17,7 +17,6 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 from fastcrc import crc32
 
-from shards.errors import ManifestError
 from shards.dataset.index import (
     DATASET,
     INDEX_SCHEMA,
@@ -28,8 +27,9 @@ from shards.dataset.index import (
     index_to_bytes,
     tar_path,
 )
+from shards.errors import ManifestError
 from shards.sample import SAMPLE_RATE, Sample
-from shards.storage.local import Storage
+from shards.storage.interface import Storage
 
 BLOCK, RECORD = tarfile.BLOCKSIZE, tarfile.RECORDSIZE  # a tar's size is a multiple of the latter
 

@@ -12,9 +12,9 @@ from typing import TypeVar
 import soundfile
 from tqdm import tqdm
 
-from shards.sound.audio import MAX_FRAMES, load, open_sound
 from shards.errors import AudioError, DataError
 from shards.sample import SAMPLE_RATE
+from shards.sound.audio import MAX_FRAMES, load, open_sound
 
 SUFFIXES = (".wav", ".flac", ".opus", ".ogg", ".mp3", ".m4a", ".g722", ".gsm", ".sph", ".aac")
 _AHEAD = 512

@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 
 from shards.arguments import natural, positive
-from shards.manifests.audio_files import audio_info
 from shards.errors import ConfigError
+from shards.manifests.audio_files import audio_info
 from shards.manifests.manifest import Recording, read_manifest, read_speakers, write_manifest
 from shards.sample import Segment
 

@@ -10,10 +10,10 @@ from typing import Any
 from tqdm import tqdm
 
 from shards.corpora import Options, Prepared
-from shards.manifests.audit import Audit, clean_segments
-from shards.manifests.text import TextPolicy
 from shards.errors import ConfigError, ManifestError
+from shards.manifests.audit import Audit, clean_segments
 from shards.manifests.manifest import UNKNOWN, Recording
+from shards.manifests.text import TextPolicy
 from shards.sample import Segment
 
 

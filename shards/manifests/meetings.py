@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from shards.corpora import Options
+from shards.errors import AudioError, ManifestError
 from shards.manifests.audio_files import AudioInfo
 from shards.manifests.audit import Audit, clean_segments
-from shards.manifests.source import Source
-from shards.errors import AudioError, ManifestError
 from shards.manifests.manifest import Recording, SpeakerInfo
-from shards.sample import Segment
+from shards.manifests.source import Source
 from shards.manifests.textgrid import Tier, read_textgrid
+from shards.sample import Segment
 
 NOT_SPEAKERS = {"", "sil", "silence", "noise", "overlap", "comment", "comments", "note", "notes"}
 

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from shards.corpora import Options, Prepared, in_order
+from shards.errors import AudioError
 from shards.manifests.audio_files import AudioInfo, with_info
 from shards.manifests.audit import Audit
-from shards.manifests.text import TextPolicy
-from shards.errors import AudioError
 from shards.manifests.manifest import Recording, SpeakerInfo
+from shards.manifests.text import TextPolicy
 
 T = TypeVar("T")
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from shards.corpora import Options
+from shards.errors import AudioError
 from shards.manifests.audio_files import AudioInfo
 from shards.manifests.audit import Audit
-from shards.manifests.source import Source
-from shards.errors import AudioError
 from shards.manifests.manifest import Recording, SpeakerInfo
+from shards.manifests.source import Source
 from shards.sample import Segment
 
 

@@ -17,17 +17,17 @@ from pathlib import Path
 from typing import Any
 
 from shards.arguments import natural
-from shards.voices.enrolment import Enroller
-from shards.errors import ConfigError, ShardError
-from shards.voices.extractors import load_extractor
-from shards.voices.features import feature_readers
 from shards.dataset.index import Dataset, ShardInfo, open_dataset
+from shards.dataset.speaker_bank import build_bank, made_from
+from shards.dataset.vectors import about, bank_paths, sidecar_path, skipped_clips_path, to_bytes
+from shards.errors import ConfigError, ShardError
 from shards.manifests.manifest import RECORDINGS, SPEAKERS
 from shards.packing.pack import file_sha256, line_of
 from shards.packing.packer import stop_above
 from shards.packing.partition import LineTable, Parts, read_recordings
-from shards.dataset.speaker_bank import build_bank, made_from
-from shards.dataset.vectors import about, bank_paths, sidecar_path, skipped_clips_path, to_bytes
+from shards.voices.enrolment import Enroller
+from shards.voices.extractors import load_extractor
+from shards.voices.features import feature_readers
 from shards.workers import spread
 
 SKIPPED = "skipped_clips"  # in a sidecar's metadata, beside what it was made from

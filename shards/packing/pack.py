@@ -1,8 +1,9 @@
 """``speakerlm-shards pack``: a manifest → a dataset, exactly once, whatever is killed in between.
 
-The unit of work is a part (= a shard, see :mod:`shards.packing.partition`). A part is whole when its index is in place; whole parts
-are skipped on a rerun, so running the same command again finishes what was interrupted, with the same bytes for any
-number of workers or tasks. Whoever finds all parts whole merges them: quarantine list, speaker bank, ``dataset.json``.
+The unit of work is a part (= a shard, see :mod:`shards.packing.partition`). A part is whole when its index is in place;
+whole parts are skipped on a rerun, so running the same command again finishes what was interrupted, with the same bytes
+for any number of workers or tasks. Whoever finds all parts whole merges them: quarantine list, speaker bank,
+``dataset.json``.
 """
 
 from __future__ import annotations
@@ -21,16 +22,16 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from shards.voices import enrolment
 from shards.arguments import natural, positive
-from shards.errors import ConfigError, DataError, ManifestError, ShardError, StorageError
 from shards.dataset.index import DATASET, Dataset, ShardInfo, dataset_json, open_dataset, tar_path
+from shards.dataset.vectors import skipped_clips_path
+from shards.errors import ConfigError, DataError, ManifestError, ShardError, StorageError
 from shards.manifests.manifest import AUDIT, SPEAKERS
 from shards.packing.packer import CORE, OTHERWISE, PACKING, Packer, PartWorker, Result, stop_above
 from shards.packing.partition import LineTable, Parts
 from shards.packing.scan import remove_table, shared_table, stored_table
-from shards.storage.local import open_storage
-from shards.dataset.vectors import skipped_clips_path
+from shards.storage.interface import open_storage
+from shards.voices import enrolment
 from shards.workers import spread
 
 QUARANTINE = "quarantine.jsonl"

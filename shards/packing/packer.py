@@ -11,17 +11,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from shards.errors import AudioError, ConfigError, DataError, ManifestError, ShardError, SpeakerError
 from shards.dataset.index import ShardRecord, index_from_bytes, index_path, tar_path
+from shards.dataset.writer import ShardWriter
+from shards.errors import AudioError, ConfigError, DataError, ManifestError, ShardError, SpeakerError
 from shards.manifests.manifest import Recording
 from shards.packing.partition import read_recordings
 from shards.sample import FORMAT_VERSION, Sample
-from shards.storage.local import Storage, open_storage
-from shards.dataset.writer import ShardWriter
+from shards.storage.interface import Storage, open_storage
 
 if TYPE_CHECKING:
-    from shards.voices.enrolment import Features
     from shards.dataset.speaker_bank import Enroller
+    from shards.voices.enrolment import Features
 
 CORE = "core"  # a place that is no device
 OTHERWISE = (

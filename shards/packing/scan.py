@@ -25,7 +25,7 @@ import numpy as np
 from shards.errors import StorageError
 from shards.packing.partition import LineTable
 from shards.spool import Spool
-from shards.storage.local import Storage
+from shards.storage.interface import Storage
 
 VERSION = 1
 HEADER = 4096  # bytes

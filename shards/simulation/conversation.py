@@ -2,9 +2,9 @@
 
 After the simulated conversations of Landini et al. (2022, arXiv 2204.00890): whole utterances of single speakers are
 put on one time line; between turns lies a pause, or the next speaker begins before the last has ended. Pauses and
-overlaps come from the statistics of a real corpus (:mod:`shards.simulation.statistics`) or from exponential distributions; without
-pause and overlap it is plain concatenation. A turn is one or more utterances of one speaker with short pauses between
-them. A layout is a pure function of (sources, settings, seed, number).
+overlaps come from the statistics of a real corpus (:mod:`shards.simulation.statistics`) or from exponential
+distributions; without pause and overlap it is plain concatenation. A turn is one or more utterances of one speaker with
+short pauses between them. A layout is a pure function of (sources, settings, seed, number).
 """
 
 from __future__ import annotations

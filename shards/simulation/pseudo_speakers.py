@@ -25,12 +25,12 @@ import soxr
 from tqdm import tqdm
 
 from shards.arguments import positive
-from shards.sound.audio import encode_flac, load
 from shards.corpora import in_order
-from shards.prepare import Summary
 from shards.errors import ConfigError, ManifestError
 from shards.manifests.manifest import Recording, SpeakerInfo, is_known, read_manifest, read_speakers, write_manifest
+from shards.prepare import Summary
 from shards.sample import SAMPLE_RATE
+from shards.sound.audio import encode_flac, load
 from shards.workers import killed_workers_told
 
 SLOWEST, FASTEST = 0.5, 2.0

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from shards.sound.audio import load
-from shards.weights.fetch import sha256_of
 from shards.errors import ConfigError
 from shards.manifests.manifest import RECORDINGS, SPEAKERS, Recording, read_manifest, read_speakers
 from shards.sample import SAMPLE_RATE
+from shards.sound.audio import load
+from shards.weights.fetch import sha256_of
 
 AUDIO_SUFFIXES = {".wav", ".flac", ".ogg", ".mp3", ".opus"}
 BABBLE_VOICES = 6

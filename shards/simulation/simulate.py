@@ -25,17 +25,25 @@ import numpy as np
 from tqdm import tqdm
 
 from shards.arguments import natural, positive
-from shards.sound.audio import encode_flac, load
-from shards.simulation.conversation import Fingerprint, Layout, Settings, Sources, draw
 from shards.corpora import in_order
-from shards.weights.fetch import sha256_of
-from shards.prepare import Summary
 from shards.errors import ConfigError, DataError
-from shards.manifests.manifest import RECORDINGS, SPEAKERS, Recording, SpeakerInfo, read_manifest, read_speakers, write_manifest
-from shards.simulation.rooms import Noise, Rooms, add_noise, convolve, open_noise, open_rooms, recorded
+from shards.manifests.manifest import (
+    RECORDINGS,
+    SPEAKERS,
+    Recording,
+    SpeakerInfo,
+    read_manifest,
+    read_speakers,
+    write_manifest,
+)
+from shards.prepare import Summary
 from shards.sample import FORMAT_VERSION, SAMPLE_RATE
+from shards.simulation.conversation import Fingerprint, Layout, Settings, Sources, draw
+from shards.simulation.rooms import Noise, Rooms, add_noise, convolve, open_noise, open_rooms, recorded
 from shards.simulation.statistics import read_statistics
+from shards.sound.audio import encode_flac, load
 from shards.storage.local import LocalStorage
+from shards.weights.fetch import sha256_of
 from shards.workers import killed_workers_told
 
 FILES_PER_FOLDER = 1000

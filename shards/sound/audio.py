@@ -14,8 +14,8 @@ import soundfile
 import soxr
 
 from shards.errors import AudioError
-from shards.sound.flac import STREAMINFO_BYTES, stream_info, whole_samples, with_samples
 from shards.sample import SAMPLE_RATE
+from shards.sound.flac import STREAMINFO_BYTES, stream_info, whole_samples, with_samples
 
 MAX_CHANNELS = 64  # more is not a microphone array but a damaged header
 RATES = (4_000, 384_000)

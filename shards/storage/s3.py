@@ -24,9 +24,9 @@ from typing import Any, BinaryIO, cast
 import urllib3
 
 from shards.errors import StorageError
+from shards.storage.local import CONFLICT
 from shards.storage.s3_ranges import RangeReader
 from shards.storage.s3_upload import UPLOADS, Upload
-from shards.storage.local import CONFLICT
 
 REQUEST_ATTEMPTS = 8  # with pauses that double up to 20 s: two minutes of an unwell server
 READ_ATTEMPTS = 5  # of a read whose stream breaks off or comes short

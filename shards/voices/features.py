@@ -9,8 +9,8 @@ from functools import partial
 
 import numpy as np
 
-from shards.voices.enrolment import Clip, Features, load_features
 from shards.errors import DataError
+from shards.voices.enrolment import Clip, Features, load_features
 from shards.workers import killed_workers_told, process_pool
 
 CLIPS_A_JOB = 16

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from shards.dataset.index import open_dataset
-from shards.storage.local import open_storage
+from shards.storage.interface import open_storage
 from tests.support.campaign import STEPS, TEST, Campaign
 from tests.support.distributed import ROOT
 from tests.support.faults import checkpoints, rows, same_run

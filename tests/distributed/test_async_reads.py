@@ -36,8 +36,8 @@ def steps_of(deepspeed: str, folder: str) -> None:
     """Three steps, the second of them with a loss that is not finite; what each reads, and when."""
     import torch
 
-    from pipeline.train import async_reads as readback
     from pipeline.ranks.launch import init_distributed
+    from pipeline.train import async_reads as readback
     from tests.support.toy import toy_recipe, toy_trainer
 
     ranks = init_distributed(60)

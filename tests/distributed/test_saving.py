@@ -6,8 +6,8 @@ import os
 import time
 from pathlib import Path
 
-from pipeline.ranks.stop import FAILED, REQUEUE
 from pipeline.checkpoint.mirror import Upload
+from pipeline.ranks.stop import FAILED, REQUEUE
 from tests.support.distributed import report, run_distributed, run_ranks
 
 

@@ -39,10 +39,11 @@ def _train_plainly(parts: str, output: str, factors: str) -> None:
     """The same three steps without DeepSpeed: one process, one graph a step, torch's AdamW and clipping."""
     import torch
 
-    from pipeline.ranks.launch import init_distributed, lr_at
     from pipeline.model.build import build_model, load_tokenizer, own_state_dict, save_own_weights, set_trainable
-    from pipeline.train.stage_data import StageData
+    from pipeline.ranks.launch import init_distributed
     from pipeline.stages import STAGES, module_of
+    from pipeline.train.engine import lr_at
+    from pipeline.train.stage_data import StageData
 
     recipe = _factored_recipe(parts, output, factors)
     o = recipe.optimizer
@@ -130,12 +131,14 @@ def _unequal_ranks(parts: str) -> None:
     import torch
 
     from pipeline.data.collate import empty_batch
-    from pipeline.ranks.launch import init_distributed, initialize, resolve_deepspeed
     from pipeline.model import modeling_speakerlm
     from pipeline.model.build import build_model, load_tokenizer, set_trainable
     from pipeline.model.loss import token_losses_sum
     from pipeline.prompts import Mode
+    from pipeline.ranks.launch import init_distributed
+    from pipeline.recipe.deepspeed import resolve_deepspeed
     from pipeline.stages import STAGES
+    from pipeline.train.engine import initialize
 
     recipe = tiny_recipe(Path(parts), Path(parts) / "unused")
     recipe.data = replace(
@@ -192,11 +195,13 @@ def test_unequal_ranks_do_not_hang(parts: Path) -> None:
 
 
 def _learn_one_batch(parts: str, output: str) -> int:
-    from pipeline.ranks.launch import init_distributed, initialize, resolve_deepspeed
     from pipeline.checkpoint.final_weights import read_done
     from pipeline.model.build import load_tokenizer
     from pipeline.prompts import Mode
+    from pipeline.ranks.launch import init_distributed
     from pipeline.ranks.stop import StopRequest
+    from pipeline.recipe.deepspeed import resolve_deepspeed
+    from pipeline.train.engine import initialize
     from pipeline.train.run_stage import build, run_stage
     from pipeline.train.trainer import Run, Trainer
 
@@ -226,9 +231,9 @@ def _overfit_recipe(parts: str, output: str) -> Recipe:
 def _decode_the_batch(parts: str, output: str) -> None:
     """What the finished run says to the batch that it learnt, a line a sample: mode, reference, hypothesis."""
     from pipeline.data.loader import SampleReader
-    from pipeline.ranks.launch import init_distributed
     from pipeline.model.build import load_finished_run
     from pipeline.prompts import Mode, target_pieces
+    from pipeline.ranks.launch import init_distributed
 
     model, tokenizer, recipe = load_finished_run(Path(output) / "stage4")
     ranks = init_distributed(60)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.ranks.launch import CHECKOUT
+from pipeline.recipe.deepspeed import CHECKOUT
 from tests.support.cpu_adam import compiled_adam, environment
 from tests.support.distributed import report, run_distributed, run_ranks
 

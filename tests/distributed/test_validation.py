@@ -112,8 +112,8 @@ def test_checkpoints_carry_the_figures(folder: Path) -> None:
 def _train_and_stop(parts: str, output: str, how: str, stop: bool) -> int:
     """On rank 1 a stop request comes while it decodes for the second time."""
     from pipeline.ranks.stop import StopRequest
-    from pipeline.train.validation_decode import SmallDecode
     from pipeline.train.run_stage import run_stage
+    from pipeline.train.validation_decode import SmallDecode
 
     calls: list[int] = []
     real = SmallDecode._answer

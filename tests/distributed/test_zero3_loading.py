@@ -40,8 +40,9 @@ def _load(parts: str) -> None:
     import torch
     from safetensors import safe_open
 
-    from pipeline.ranks.launch import init_distributed, resolve_deepspeed
     from pipeline.model.build import build_model, set_trainable
+    from pipeline.ranks.launch import init_distributed
+    from pipeline.recipe.deepspeed import resolve_deepspeed
     from pipeline.stages import STAGES, module_of
 
     recipe = tiny_recipe(Path(parts), Path(parts) / "unused")

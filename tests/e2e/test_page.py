@@ -17,8 +17,8 @@ import soundfile
 from pipeline.ranks.launch import free_port
 from pipeline.transcribe.transcriber import Options, Transcriber
 from pipeline.transcribe.ui import serve
-from shards.manifests.clips import ClipRule
 from shards.errors import ConfigError
+from shards.manifests.clips import ClipRule
 from shards.sample import SAMPLE_RATE
 from tests.support.speech import package_cache
 from tests.support.voices import PEOPLE, Reference, enrolment, extractor, talk

@@ -13,8 +13,8 @@ import shards.storage.s3
 from pipeline.data.loader import Loader, SampleReader
 from pipeline.data.readahead import READS
 from pipeline.prompts import PromptTokenizer
-from shards.errors import StorageError
 from shards.dataset.index import Dataset, open_dataset
+from shards.errors import StorageError
 from tests.support.datasets import make_dataset
 from tests.support.latency import far
 from tests.support.planning import make_data, packed_plan

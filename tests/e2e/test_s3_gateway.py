@@ -8,10 +8,10 @@ import pytest
 
 import shards.storage.s3_upload
 from shards.cli import main
-from shards.errors import StorageError
 from shards.dataset.index import open_dataset
 from shards.dataset.reader import read_meta, read_sample
-from shards.storage.local import open_storage
+from shards.errors import StorageError
+from shards.storage.interface import open_storage
 from tests.support.noise import make_noise_manifest
 
 OPTIONS = ["--no-speakers", "--samples-per-shard", "8"]

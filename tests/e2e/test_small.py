@@ -14,13 +14,13 @@ import pytest
 import soundfile
 import torch
 
-from pipeline.standins.packaged import LLM, WHISPER, write_parts
 from pipeline.prompts import Mode, PromptTokenizer
-from shards.sound.audio import load
+from pipeline.standins.packaged import LLM, WHISPER, write_parts
 from shards.corpora import packaged_speech
-from shards.weights.fetch import fetch_debian
 from shards.errors import FetchError
 from shards.sample import SAMPLE_RATE
+from shards.sound.audio import load
+from shards.weights.fetch import fetch_debian
 from tests.support.speech import ROOT, package_cache
 
 pytestmark = pytest.mark.timeout(900)

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.recipe.schema import save_recipe
 from pipeline.ranks.launch import free_port
 from pipeline.ranks.stop import FAILED, REQUEUE
+from pipeline.recipe.load import save_recipe
 from tests.support.distributed import CPU, ROOT, report, run_command, run_distributed, run_ranks
 from tests.support.training import make_parts, tiny_recipe
 
@@ -129,8 +129,8 @@ def test_srun_starts_it_by_the_variables_of_slurm(parts: Path, tmp_path: Path) -
 
 def _with_workers(parts: str, output: str, trouble: str, rank_of_trouble: int = 1) -> int:
     """Four real steps with a loader process a rank."""
-    from pipeline.train.stage_data import StageData
     from pipeline.train.run_stage import run_stage
+    from pipeline.train.stage_data import StageData
 
     recipe = tiny_recipe(Path(parts), Path(output), stage=1, max_steps=6, save_every=1, validate_every=100)
     recipe.data.workers, recipe.data.validation, recipe.data.prefetch_steps = 1, [], 1

@@ -19,8 +19,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.recipe.schema import DatasetConfig
 from pipeline.ranks.stop import FAILED, REQUEUE
+from pipeline.recipe.schema import DatasetConfig
 from tests.support.datasets import make_dataset
 from tests.support.distributed import report, run_distributed, run_ranks
 from tests.support.faults import rows
@@ -45,8 +45,8 @@ class Part:
 
 def soak(parts: str, output: str, seed: int = 1, part: Part | None = None, start: int = 0) -> int:
     """A run, or its start number ``start``; writes down which samples each step saw."""
-    from pipeline.train.stage_data import StageData
     from pipeline.train.run_stage import run_stage
+    from pipeline.train.stage_data import StageData
 
     recipe = tiny_recipe(Path(parts), Path(output), max_steps=STEPS, save_every=STEPS // 15, keep_last=3)
     recipe.data.validation = []

@@ -10,9 +10,9 @@ import torch
 
 from pipeline.checkpoint import format as checkpoint
 from pipeline.checkpoint.format import RunState
-from pipeline.ranks.launch import Ranks
-from pipeline.checkpoint.saver import Retention, Saver
 from pipeline.checkpoint.mirror import Upload
+from pipeline.checkpoint.saver import Retention, Saver
+from pipeline.ranks.launch import Ranks
 
 ALONE = Ranks(0, 1, 0, torch.device("cpu"))
 

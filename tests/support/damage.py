@@ -9,8 +9,8 @@ from unittest.mock import patch
 
 from shards.dataset.index import Dataset, open_dataset
 from shards.dataset.reader import read_sample
-from shards.sample import Sample
 from shards.dataset.writer import write_dataset_json, write_shard
+from shards.sample import Sample
 
 BLOCK = 512
 

@@ -12,11 +12,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from shards.sound.audio import encode_flac
 from shards.dataset.index import Dataset, open_dataset
-from shards.sample import SAMPLE_RATE, Sample, Segment
-from shards.storage.local import LocalStorage
 from shards.dataset.writer import write_dataset_json, write_shard
+from shards.sample import SAMPLE_RATE, Sample, Segment
+from shards.sound.audio import encode_flac
+from shards.storage.local import LocalStorage
 
 TEXTS = ("今天下午开会", "你好", "我们先讨论第一个问题", "good morning everyone", "可以的没有问题", "好")
 SPEAKERS_SCHEMA = pa.schema(

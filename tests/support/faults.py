@@ -31,10 +31,10 @@ class Trouble:
 def train(folder: str, trouble: Trouble | None = None, stage: int = 4, bases: str = "toy", **settings: Any) -> int:
     """The toy run in this rank; its exit code. ``settings`` are of the trainer, but for ``seed``."""
     from pipeline.ranks.launch import init_distributed
-    from pipeline.train.run_lock import locked
     from pipeline.ranks.stop import guarded
-    from pipeline.train.run_stage import advice
     from pipeline.ranks.watchdog import Watchdog
+    from pipeline.train.run_lock import locked
+    from pipeline.train.run_stage import advice
     from tests.support.toy import toy_recipe, toy_trainer
 
     output, seed = Path(folder), settings.pop("seed", 1)

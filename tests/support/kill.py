@@ -91,10 +91,10 @@ class Killer:
         """Wrap what the phases are; a small `part_bytes` makes uploads of many parts of small shards."""
         import shards.packing.pack
         import shards.storage.s3_upload
+        from shards.dataset.writer import ShardWriter
+        from shards.storage.local import LocalStorage
         from shards.storage.s3 import S3Storage
         from shards.storage.s3_upload import Upload
-        from shards.storage.local import LocalStorage
-        from shards.dataset.writer import ShardWriter
 
         if part_bytes:
             shards.storage.s3_upload.PART_BYTES = part_bytes

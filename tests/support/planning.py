@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from pipeline.recipe.schema import DataConfig, DatasetConfig, RegistrationConfig
-from pipeline.data.plan import GlobalStep, Plan, PlannedSample, PlanSettings
 from pipeline.data.index_rows import DatasetSource, Row
 from pipeline.data.lengths import TokenCounter, build_lengths
+from pipeline.data.plan import Plan
+from pipeline.data.planned import GlobalStep, PlannedSample, PlanSettings
 from pipeline.prompts import Mode, PromptTokenizer
+from pipeline.recipe.schema import DataConfig, DatasetConfig, RegistrationConfig
 from shards.dataset.index import Dataset
 from shards.sample import SAMPLE_RATE
 

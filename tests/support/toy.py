@@ -11,10 +11,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pipeline.recipe.schema import DataConfig, DatasetConfig, LlmConfig, ModelConfig, OptimizerConfig, Recipe, TrainerConfig
-from pipeline.ranks.launch import Ranks, check_optimizer, dtype_name, initialize, resolve_deepspeed
+from pipeline.ranks.launch import Ranks
 from pipeline.ranks.stop import StopRequest
+from pipeline.recipe.deepspeed import dtype_name, resolve_deepspeed
+from pipeline.recipe.schema import (
+    DataConfig,
+    DatasetConfig,
+    LlmConfig,
+    ModelConfig,
+    OptimizerConfig,
+    Recipe,
+    TrainerConfig,
+)
 from pipeline.stages import STAGES, module_of
+from pipeline.train.engine import check_optimizer, initialize
 from pipeline.train.trainer import Run, Trainer
 
 _TRAINER: dict[str, Any] = {"validate_every": 3, "save_every": 3, "log_every": 2, "save_in_background": "never"}

@@ -7,9 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.recipe.schema import DataConfig, DatasetConfig, OptimizerConfig, Recipe, RegistrationConfig, TrainerConfig
-from pipeline.ranks.launch import CHECKOUT, Ranks
 from pipeline.prompts import Mode
+from pipeline.ranks.launch import Ranks
+from pipeline.recipe.deepspeed import CHECKOUT
+from pipeline.recipe.schema import DataConfig, DatasetConfig, OptimizerConfig, Recipe, RegistrationConfig, TrainerConfig
 from pipeline.train.stage_data import StageData
 from shards.weights.fetch import sha256_of
 from tests.support.datasets import make_dataset
@@ -63,9 +64,9 @@ def tiny_recipe(parts: Path, output: Path, stage: int = 4, dropout: float = 0.0,
 
 def finished_run(parts: Path, **model_settings: Any) -> Path:
     """``PARTS/run``: a run of stage 4 that has finished without learning anything; with other settings of the model."""
-    from pipeline.recipe.schema import save_recipe
     from pipeline.checkpoint.final_weights import write_done
     from pipeline.model.build import WEIGHTS, build_model, own_state_dict, save_own_weights
+    from pipeline.recipe.load import save_recipe
 
     run = parts / "run"
     recipe = tiny_recipe(parts, run)

@@ -14,11 +14,11 @@ import soundfile
 
 from pipeline.decode.ask import Answer
 from pipeline.prompts import Prompt
-from shards.sound.audio import load
-from shards.weights.fetch import fetch_debian
 from shards.corpora.packaged_speech import NOT_SPEECH, PACKAGES, VOICES
-from shards.voices.extractors import Extractor, load_extractor
 from shards.sample import SAMPLE_RATE
+from shards.sound.audio import load
+from shards.voices.extractors import Extractor, load_extractor
+from shards.weights.fetch import fetch_debian
 from tests.support.speech import package_cache
 
 PEOPLE = ("it-carlo", "fr-june", "ru-ivrvoice")

@@ -16,10 +16,10 @@ import torch
 from benchmarks.gpu_bench import shape
 from benchmarks.gpu_bundle import BUILT, WHEELS, copy_code, pinned
 from benchmarks.micro_batches import Lengths, checkpointing, clips, full, micro_batch, padded_loss, utterances
-from pipeline.ranks.launch import CHECKOUT
 from pipeline.flops import Load
 from pipeline.model.configuration_speakerlm import SpeakerLMConfig
 from pipeline.model.modeling_speakerlm import SpeakerLMForConditionalGeneration
+from pipeline.recipe.deepspeed import CHECKOUT
 
 
 def test_packed_and_padded_hold_the_same_samples_and_give_the_same_loss() -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.recipe.schema import load_recipe
+from pipeline.recipe.load import load_recipe
 from shards.cli import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.recipe.schema import load_recipe, save_recipe
+from pipeline.recipe.load import load_recipe, save_recipe
 from tests.support.toy import toy_recipe
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -10,9 +10,11 @@ import pytest
 import torch
 
 from pipeline.baselines.pair_data import PairData, TextStep
-from pipeline.recipe.schema import AugmentConfig, DatasetConfig, Recipe, load_recipe
-from pipeline.ranks.launch import CHECKOUT, Ranks
 from pipeline.prompts import PromptTokenizer
+from pipeline.ranks.launch import Ranks
+from pipeline.recipe.deepspeed import CHECKOUT
+from pipeline.recipe.load import load_recipe
+from pipeline.recipe.schema import AugmentConfig, DatasetConfig, Recipe
 from pipeline.stages import check_speech
 from shards.errors import ConfigError, DataError, PlanError
 from tests.support.tiny import TEXTS, make_tokenizer

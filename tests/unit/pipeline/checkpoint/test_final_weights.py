@@ -9,9 +9,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from pipeline.checkpoint.final_weights import save_weights
 from pipeline.checkpoint.format import seal
 from pipeline.ranks.launch import Ranks
-from pipeline.checkpoint.final_weights import save_weights
 from shards.errors import CheckpointError
 
 ALONE = Ranks(0, 1, 0, torch.device("cpu"))

@@ -11,11 +11,12 @@ import pytest
 import torch
 
 from pipeline.checkpoint import format as checkpoint
-from pipeline.ranks.collectives import merged
-from pipeline.checkpoint.format import MANIFEST, newest_whole, problem_of
-from pipeline.recipe.schema import DatasetConfig, Recipe, dump_recipe
 from pipeline.checkpoint.final_weights import check_weights, read_done, write_done
+from pipeline.checkpoint.format import MANIFEST, newest_whole, problem_of
 from pipeline.checkpoint.saver import Retention
+from pipeline.ranks.collectives import merged
+from pipeline.recipe.load import dump_recipe
+from pipeline.recipe.schema import DatasetConfig, Recipe
 from shards.errors import CheckpointError
 from tests.support.checkpoints import ALONE, engine_of_tensors, one_process, saver, state  # noqa: F401 - fixtures
 

@@ -10,9 +10,9 @@ import torch
 
 from pipeline.checkpoint import format as checkpoint
 from pipeline.checkpoint.format import MANIFEST, problem_of
-from pipeline.ranks.stop import StopRequest
-from pipeline.checkpoint.saver import Retention, Saver
 from pipeline.checkpoint.mirror import Upload, newest_anywhere, open_upload
+from pipeline.checkpoint.saver import Retention, Saver
+from pipeline.ranks.stop import StopRequest
 from shards.errors import CheckpointError, StorageError
 from tests.support.checkpoints import ALONE, engine_of_tensors, one_process, saver, state  # noqa: F401 - fixtures
 from tests.support.s3 import fake_s3

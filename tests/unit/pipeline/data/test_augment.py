@@ -8,9 +8,9 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.recipe.schema import AugmentConfig
 from pipeline.data.augment import Augmenter, Noises, add_noise, change_speed, draw_speed
 from pipeline.frames import encoder_frames, perturbed_samples
+from pipeline.recipe.schema import AugmentConfig
 from shards.errors import ConfigError
 
 

@@ -7,14 +7,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.recipe.schema import LlmConfig, RegistrationConfig, load_recipe
-from pipeline.data.loader import Loader, SampleReader
-from pipeline.data.plan import Plan, PlanSettings
 from pipeline.data.index_rows import DatasetSource
-from pipeline.ranks.launch import CHECKOUT
 from pipeline.data.lengths import TokenCounter, build_lengths
+from pipeline.data.loader import Loader, SampleReader
+from pipeline.data.plan import Plan
+from pipeline.data.planned import PlanSettings
 from pipeline.model.build import build_model
 from pipeline.prompts import Mode, PromptTokenizer
+from pipeline.recipe.deepspeed import CHECKOUT
+from pipeline.recipe.load import load_recipe
+from pipeline.recipe.schema import LlmConfig, RegistrationConfig
 from tests.support.architectures import make_causal_lm
 from tests.support.datasets import make_dataset
 from tests.support.planning import samples_of

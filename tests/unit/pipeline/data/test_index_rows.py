@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.recipe.schema import DatasetConfig
 from pipeline.data.index_rows import Selection, read_exclude_list
+from pipeline.recipe.schema import DatasetConfig
 from shards.errors import PlanError
 from tests.support.planning import make_plan, make_source, samples_of
 

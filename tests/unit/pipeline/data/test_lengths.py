@@ -15,7 +15,6 @@ import pytest
 
 import pipeline.data.lengths
 from pipeline.data.index_rows import DatasetSource
-from pipeline.frames import audio_positions, encoder_frames, fbank_frames, lfr_frames
 from pipeline.data.lengths import (
     TokenCounter,
     build_lengths,
@@ -24,10 +23,11 @@ from pipeline.data.lengths import (
     missing_lengths,
     read_lengths,
 )
+from pipeline.frames import audio_positions, encoder_frames, fbank_frames, lfr_frames
 from pipeline.prompts import Mode, PromptTokenizer, prompt_pieces, target_pieces
-from shards.errors import PlanError, ShardError, StorageError
 from shards.dataset.index import open_dataset
 from shards.dataset.reader import read_sample
+from shards.errors import PlanError, ShardError, StorageError
 from tests.support.datasets import make_dataset
 from tests.support.s3 import fake_s3
 from tests.support.tiny import TEXTS, make_tokenizer

@@ -17,8 +17,8 @@ import torch
 
 from pipeline.data.loader import Loader, SampleReader
 from pipeline.prompts import Mode, PromptTokenizer
-from shards.errors import DataError, PlanError, SpeakerError, StorageError, TrainingError
 from shards.dataset.index import index_from_bytes, index_to_bytes, open_dataset
+from shards.errors import DataError, PlanError, SpeakerError, StorageError, TrainingError
 from tests.support.datasets import make_dataset
 from tests.support.planning import make_data, packed_plan, samples_of
 from tests.support.tiny import TEXTS, make_tokenizer

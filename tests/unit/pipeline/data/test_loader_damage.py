@@ -19,10 +19,10 @@ import soundfile
 from pipeline.data.loader import Loader, SampleReader
 from pipeline.prompts import Mode, PromptTokenizer
 from pipeline.train.stage_data import told
-from shards.sound.audio import decode, encode_flac
-from shards.errors import DataError, ShardError
 from shards.dataset.index import Dataset, index_from_bytes, index_to_bytes, open_dataset
 from shards.dataset.reader import read_sample
+from shards.errors import DataError, ShardError
+from shards.sound.audio import decode, encode_flac
 from tests.support.damage import Damage, packed_with
 from tests.support.datasets import make_dataset
 from tests.support.planning import packed_plan

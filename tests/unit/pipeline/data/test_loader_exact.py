@@ -13,10 +13,10 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline.recipe.schema import AugmentConfig, RegistrationConfig
 from pipeline.data.augment import Augmenter
 from pipeline.data.loader import Loader, SampleReader
 from pipeline.prompts import PromptTokenizer
+from pipeline.recipe.schema import AugmentConfig, RegistrationConfig
 from tests.support.datasets import make_dataset
 from tests.support.planning import make_data, packed_plan
 from tests.support.tiny import TEXTS, make_tokenizer

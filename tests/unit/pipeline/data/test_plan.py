@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.recipe.schema import AugmentConfig, DatasetConfig, PhaseConfig, RegistrationConfig
-from pipeline.data.plan import PlanSettings
+from pipeline.data.planned import PlanSettings
 from pipeline.prompts import Mode
+from pipeline.recipe.schema import AugmentConfig, DatasetConfig, PhaseConfig, RegistrationConfig
 from shards.errors import PlanError
 from tests.support.planning import FakeBank, make_data, make_plan, make_source, samples_of
 

@@ -8,13 +8,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pipeline.recipe.schema import RegistrationConfig
+from pipeline.data.index_rows import Row
 from pipeline.data.keyed import keyed_rng, keyed_seed, keyed_uniform
 from pipeline.data.names import POOLS, corpus_names, pool_names
 from pipeline.data.registration import draw_mode, draw_registration
-from pipeline.data.index_rows import Row
 from pipeline.evaluation.parse import parse
 from pipeline.prompts import Mode
+from pipeline.recipe.schema import RegistrationConfig
 from shards.errors import PlanError
 from tests.support.datasets import make_dataset
 from tests.support.planning import FakeBank

@@ -11,9 +11,10 @@ import pytest
 import soundfile
 
 import pipeline.data.report
-from pipeline.recipe.schema import RegistrationConfig, load_recipe
 from pipeline.data.report import SPEAKERLM_7B, distinct_sessions, estimated_flops, open_plan, plan_report
 from pipeline.prompts import PromptTokenizer
+from pipeline.recipe.load import load_recipe
+from pipeline.recipe.schema import RegistrationConfig
 from shards.cli import main as shards
 from shards.dataset.index import open_dataset
 from shards.manifests.manifest import Recording, write_manifest

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 
 import pipeline.decode.ask
-from pipeline.recipe.schema import load_recipe
 from pipeline.decode.test_set import PAPER_BINS, Job, decode, default_modes, jobs_of, main, prompt_of
 from pipeline.evaluation.scores import score_decoded
 from pipeline.prompts import Mode, prompt_pieces
-from shards.errors import CheckpointError, ConfigError, DataError, ScoreError
+from pipeline.recipe.load import load_recipe
 from shards.dataset.index import open_dataset
-from shards.storage.local import LocalStorage
 from shards.dataset.writer import write_dataset_json, write_shard
+from shards.errors import CheckpointError, ConfigError, DataError, ScoreError
+from shards.storage.local import LocalStorage
 from tests.support.datasets import make_dataset, make_sample
 from tests.support.training import DIM, finished_run, make_parts
 

@@ -12,12 +12,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from pipeline.recipe.schema import LlmConfig
 from pipeline.export.cli import main
 from pipeline.export.folder import export
 from pipeline.model.build import WEIGHTS, load_finished_run
 from pipeline.model.modeling_speakerlm import SpeakerLMForConditionalGeneration
 from pipeline.prompts import Mode
+from pipeline.recipe.schema import LlmConfig
 from shards.errors import CheckpointError, ConfigError, ModelError
 from tests.support.architectures import make_causal_lm
 from tests.support.finished_runs import make_finished_run, seal

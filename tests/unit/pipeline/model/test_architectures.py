@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline.recipe.schema import LlmConfig
 from pipeline.model.build import build_model, load_tokenizer, set_trainable
 from pipeline.model.processing_speakerlm import SpeakerLMProcessor
 from pipeline.prompts import Mode, Prompt, prompt_pieces
+from pipeline.recipe.schema import LlmConfig
 from pipeline.stages import STAGES
 from shards.errors import ModelError
 from tests.support.architectures import make_causal_lm

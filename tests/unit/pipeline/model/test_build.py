@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.recipe.schema import DataConfig, DatasetConfig, LlmConfig, Recipe, save_recipe
 from pipeline.model.build import (
     WEIGHTS,
     build_model,
@@ -20,6 +19,8 @@ from pipeline.model.build import (
     save_own_weights,
 )
 from pipeline.model.modeling_speakerlm import SpeakerLMForConditionalGeneration
+from pipeline.recipe.load import save_recipe
+from pipeline.recipe.schema import DataConfig, DatasetConfig, LlmConfig, Recipe
 from pipeline.stages import MODULES, module_of
 from shards.errors import ModelError
 from tests.support.tiny import TinyBase, make_base, make_llm, model_config, tokenizer_size

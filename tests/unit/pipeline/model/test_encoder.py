@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.model.sensevoice_folder import make_encoder, read_sensevoice_folder, sensevoice_conf
 from pipeline.model.encoder import FunasrEncoder, sinusoidal_positions
+from pipeline.model.sensevoice_folder import make_encoder, read_sensevoice_folder, sensevoice_conf
 from shards.errors import ModelError
 
 

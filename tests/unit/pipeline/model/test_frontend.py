@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from pipeline.frames import fbank_frames, lfr_frames
-from pipeline.model.sensevoice_folder import FRONTEND_CONF, write_mvn
 from pipeline.model.frontend import Frontend
-from shards.sound.audio import load
-from shards.weights.fetch import fetch_debian
+from pipeline.model.sensevoice_folder import FRONTEND_CONF, write_mvn
 from shards.corpora.packaged_speech import PACKAGES
 from shards.errors import AudioError, ModelError
+from shards.sound.audio import load
+from shards.weights.fetch import fetch_debian
 from tests.support.fbank import fbank64
 from tests.support.speech import package_cache
 

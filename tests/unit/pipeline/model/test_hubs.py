@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.recipe.schema import EncoderConfig, LlmConfig, save_recipe
 from pipeline.model.build import build_model
+from pipeline.recipe.load import save_recipe
+from pipeline.recipe.schema import EncoderConfig, LlmConfig
 from tests.support.hub import model_hub
 from tests.support.tiny import TinyBase, model_config
 from tests.support.training import tiny_recipe
@@ -21,7 +22,7 @@ from tests.support.training import tiny_recipe
 SCRIPT = """
 import sys
 import torch
-from pipeline.recipe.schema import load_recipe
+from pipeline.recipe.load import load_recipe
 from pipeline.model.build import build_model, load_tokenizer
 from shards.errors import ModelError
 

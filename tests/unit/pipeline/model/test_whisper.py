@@ -14,7 +14,6 @@ from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperModel
 from transformers.models.whisper.modeling_whisper import sinusoids
 
 from pipeline import flops
-from pipeline.recipe.schema import EncoderConfig, ModelConfig
 from pipeline.export.folder import export
 from pipeline.frames import encoder_frames, windows
 from pipeline.model.build import build_model, load_finished_run, load_tokenizer
@@ -25,6 +24,7 @@ from pipeline.model.whisper_encoder import WhisperSpeechEncoder
 from pipeline.model.whisper_folder import read_whisper_folder, whisper_conf, write_whisper_folder
 from pipeline.model.whisper_frontend import WhisperFrontend
 from pipeline.prompts import Mode
+from pipeline.recipe.schema import EncoderConfig, ModelConfig
 from pipeline.stages import STAGES
 from shards.errors import AudioError, ModelError
 from tests.support.finished_runs import make_finished_run

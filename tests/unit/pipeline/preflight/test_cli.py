@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from pipeline.recipe.schema import save_recipe
-from pipeline.ranks.launch import CHECKOUT
 from pipeline.preflight.checks import all_checks
 from pipeline.preflight.cli import main
+from pipeline.recipe.deepspeed import CHECKOUT
+from pipeline.recipe.load import save_recipe
 from tests.support.training import make_parts, tiny_recipe
 
 STAGE4 = str(CHECKOUT / "launch" / "recipes" / "speakerlm-7b" / "stage4.yaml")

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.recipe.schema import load_recipe
-from pipeline.ranks.launch import CHECKOUT
 from pipeline.data.lengths import missing_lengths
 from pipeline.model.build import load_tokenizer
 from pipeline.preflight.work import Typical, work_from_plan, work_from_sizes
-from shards.errors import PlanError
+from pipeline.recipe.deepspeed import CHECKOUT
+from pipeline.recipe.load import load_recipe
 from shards.dataset.index import open_dataset
+from shards.errors import PlanError
 from tests.support.training import make_parts, tiny_recipe
 
 STAGE4 = CHECKOUT / "launch" / "recipes" / "speakerlm-7b" / "stage4.yaml"

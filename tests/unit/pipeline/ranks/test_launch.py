@@ -9,21 +9,12 @@ from typing import ClassVar
 
 import pytest
 
-from pipeline.recipe.schema import DataConfig, DatasetConfig, LlmConfig, ModelConfig, OptimizerConfig, Recipe, load_recipe
-from pipeline.ranks.launch import (
-    CHECKOUT,
-    accumulation_steps,
-    check_card,
-    check_optimizer,
-    dtype_name,
-    first_host,
-    launcher_environment,
-    lr_at,
-    resolve_deepspeed,
-    trainable_table,
-    zero_stage,
-)
+from pipeline.ranks.launch import check_card, first_host, launcher_environment
+from pipeline.recipe.deepspeed import CHECKOUT, accumulation_steps, dtype_name, resolve_deepspeed, zero_stage
+from pipeline.recipe.load import load_recipe
+from pipeline.recipe.schema import DataConfig, DatasetConfig, LlmConfig, ModelConfig, OptimizerConfig, Recipe
 from pipeline.stages import STAGES
+from pipeline.train.engine import check_optimizer, lr_at, trainable_table
 from shards.errors import ConfigError, TrainingError
 
 PAPER = OptimizerConfig()

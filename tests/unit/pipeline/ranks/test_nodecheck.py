@@ -14,11 +14,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from pipeline.ranks import nodecheck
-from pipeline.ranks import nodefacts
-from pipeline.recipe.schema import save_recipe
+from pipeline.ranks import nodecheck, nodefacts
 from pipeline.ranks.launch import free_port
 from pipeline.ranks.nodecheck import Report, judge, tell
+from pipeline.recipe.load import save_recipe
 from tests.support.datasets import make_dataset
 from tests.support.toy import toy_recipe
 

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.recipe.schema import Recipe, changes, dump_recipe, load_recipe, load_recipes, save_recipe
+from pipeline.recipe.load import changes, dump_recipe, load_recipe, load_recipes, save_recipe
+from pipeline.recipe.schema import Recipe
 from shards.errors import ConfigError
 
 MINIMAL = """

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from pipeline.data.names import POOLS
+from pipeline.prompts import Mode, PromptTokenizer
 from pipeline.standins.encoder import SPEAKER_DIM, frame_voices
 from pipeline.standins.exercises import (
     MATCH_UNTIL,
@@ -20,7 +21,6 @@ from pipeline.standins.exercises import (
 )
 from pipeline.standins.llm import attention_mask
 from pipeline.standins.words import NAMES, words_by_language, write_tokenizer
-from pipeline.prompts import Mode, PromptTokenizer
 from shards.sample import SAMPLE_RATE, Sample, Segment
 from tests.support.datasets import make_dataset
 

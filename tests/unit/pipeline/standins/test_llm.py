@@ -14,10 +14,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from pipeline.prompts import Mode, PromptTokenizer
 from pipeline.standins.exercises import MOST_VOICES, Exercise, Text, make_text
 from pipeline.standins.llm import SPEAKER_DIM, MadeUpAudio, attention_mask, new_llm, pointing_loss, text_loss
 from pipeline.standins.words import NAMES, write_tokenizer
-from pipeline.prompts import Mode, PromptTokenizer
 
 WORDS = {"en": ["one", "two", "six"], "it": ["uno", "due"], "zh": ["一", "二"]}
 LOOK_EVERY, MOST_STEPS = 50, 600  # 50 with six seeds; now and then a token is lost again for a few steps

@@ -9,9 +9,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from pipeline.train import monitors
-from pipeline.recipe.schema import MonitorConfig, load_recipe
 from pipeline.ranks.launch import Ranks
+from pipeline.recipe.load import load_recipe
+from pipeline.recipe.schema import MonitorConfig
+from pipeline.train import monitors
 from pipeline.train.monitors import Monitors, cut_csv, train_events, validation_events, wandb_environment
 from shards.errors import ConfigError
 from tests.support.distributed import report, run_distributed, run_ranks
@@ -140,7 +141,7 @@ def test_wandb_gets_one_id_for_all_starts(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_monitors_in_deepspeeds_file_are_refused(tmp_path: Path) -> None:
-    from pipeline.ranks.launch import resolve_deepspeed
+    from pipeline.recipe.deepspeed import resolve_deepspeed
 
     path = tmp_path / "ds.json"
     path.write_text(json.dumps({"tensorboard": {"enabled": True}}))

@@ -7,17 +7,18 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.recipe.schema import DataConfig, DatasetConfig, Recipe, RegistrationConfig, TrainerConfig, load_recipe
-from pipeline.ranks.launch import Ranks
 from pipeline.decode.test_set import Job, open_test_set
 from pipeline.preflight.checks import all_checks
 from pipeline.prompts import Mode, PromptTokenizer
+from pipeline.ranks.launch import Ranks
+from pipeline.recipe.load import load_recipe
+from pipeline.recipe.schema import DataConfig, DatasetConfig, Recipe, RegistrationConfig, TrainerConfig
 from pipeline.train.stage_data import StageData
 from shards.cli import main
-from shards.errors import ConfigError, DataError
-from shards.voices.extractors import log_mel, unit_norm
 from shards.dataset.index import open_dataset
 from shards.dataset.reader import read_sample
+from shards.errors import ConfigError, DataError
+from shards.voices.extractors import log_mel, unit_norm
 from tests.support.damage import Damage
 from tests.support.datasets import make_dataset
 from tests.support.manifests import make_manifest

@@ -12,8 +12,8 @@ import soundfile
 
 from pipeline.decode.ask import Answer
 from pipeline.transcribe.transcriber import Options, Transcriber
-from shards.manifests.clips import ClipRule
 from shards.errors import AudioError, ConfigError, SpeakerError
+from shards.manifests.clips import ClipRule
 from shards.sample import SAMPLE_RATE
 from tests.support.speech import package_cache
 from tests.support.voices import PEOPLE, Reference, Said, clips, enrolment, extractor, talk

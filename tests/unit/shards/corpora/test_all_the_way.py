@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from shards.sound.audio import decode
 from shards.cli import main
 from shards.dataset.index import open_dataset
-from shards.manifests.manifest import read_manifest
 from shards.dataset.reader import read_sample
+from shards.manifests.manifest import read_manifest
+from shards.sound.audio import decode
 from tests.support.corpora import grid, prepare
 from tests.support.manifests import tone
 from tests.support.speech import PitchExtractor

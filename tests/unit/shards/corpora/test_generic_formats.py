@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from shards.sound.audio import load
 from shards.cli import main
-from shards.weights.fetch import Wheel, fetch_wheel_member
 from shards.simulation.statistics import estimate
+from shards.sound.audio import load
+from shards.weights.fetch import Wheel, fetch_wheel_member
 from tests.support.corpora import audio, grid, prepare
 from tests.support.speech import package_cache
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from shards.sound.audio import load
 from shards.cli import main
+from shards.sound.audio import load
 from tests.support.corpora import audio, grid, prepare
 
 

@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from shards.sound.audio import load
 from shards.cli import main
-from shards.simulation.conditioning import condition, frame_levels, high_pass, set_level, speech_bounds
 from shards.corpora import corpus_names, find_corpus, packaged_speech
 from shards.corpora.packaged_speech import DIGITS, SYLLABLES, VOICES, Voice, _digit_tasks, clean_text, read_texts
 from shards.errors import AudioError, ConfigError, ManifestError
 from shards.manifests.manifest import read_manifest, read_speakers
 from shards.sample import SAMPLE_RATE
+from shards.simulation.conditioning import condition, frame_levels, high_pass, set_level, speech_bounds
+from shards.sound.audio import load
 from tests.support.manifests import tone
 from tests.support.speech import package_cache
 

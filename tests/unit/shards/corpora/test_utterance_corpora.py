@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from shards.sound.audio import load
 from shards.cli import main
+from shards.sound.audio import load
 from tests.support.corpora import audio, prepare
 
 

@@ -6,8 +6,8 @@ import soundfile
 
 from shards.cli import main
 from shards.dataset.index import open_dataset
-from shards.manifests.manifest import SpeakerInfo, read_manifest, write_manifest
 from shards.dataset.overlap import overlap
+from shards.manifests.manifest import SpeakerInfo, read_manifest, write_manifest
 from tests.support.manifests import make_manifest
 from tests.support.speech import PitchExtractor
 

@@ -4,10 +4,10 @@ import tarfile
 import pyarrow as pa
 import pytest
 
-from shards.sound.audio import decode
-from shards.errors import ShardError, StorageError
 from shards.dataset.index import Dataset, index_from_bytes, index_to_bytes, open_dataset
 from shards.dataset.reader import read_meta, read_sample
+from shards.errors import ShardError, StorageError
+from shards.sound.audio import decode
 from shards.storage.s3 import S3Storage
 from tests.support.damage import Damage
 from tests.support.datasets import make_dataset

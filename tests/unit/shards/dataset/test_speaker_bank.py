@@ -11,12 +11,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from shards.voices.enrolment import Enroller
-from shards.errors import SpeakerError
-from shards.voices.extractors import unit_norm
 from shards.dataset.index import open_dataset
 from shards.dataset.speaker_bank import SCHEMA, SpeakerBank, build_bank
-from shards.storage.local import open_storage
+from shards.errors import SpeakerError
+from shards.storage.interface import open_storage
+from shards.voices.enrolment import Enroller
+from shards.voices.extractors import unit_norm
 from tests.support.datasets import make_dataset
 from tests.support.enrolment import two_voices
 from tests.support.speech import PitchExtractor

@@ -7,9 +7,9 @@ import pytest
 from shards.cli import main
 from shards.dataset.index import open_dataset
 from shards.dataset.reader import read_sample
-from shards.storage.local import LocalStorage
 from shards.dataset.verify import dataset_faults, shard_faults
 from shards.dataset.writer import write_dataset_json, write_shard
+from shards.storage.local import LocalStorage
 from tests.support.damage import Damage
 from tests.support.datasets import make_dataset
 

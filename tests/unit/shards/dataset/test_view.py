@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from shards.sound.audio import decode
 from shards.cli import main
 from shards.dataset.index import Dataset, open_dataset
 from shards.dataset.reader import read_sample
 from shards.dataset.view import choose, cosines
+from shards.sound.audio import decode
 from tests.support.datasets import make_dataset
 from tests.support.s3 import fake_s3
 

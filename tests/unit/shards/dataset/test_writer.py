@@ -6,11 +6,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from shards.errors import ManifestError, ShardError
 from shards.dataset.index import index_from_bytes
 from shards.dataset.reader import read_sample
-from shards.storage.local import LocalStorage
 from shards.dataset.writer import ShardWriter, write_shard
+from shards.errors import ManifestError, ShardError
+from shards.storage.local import LocalStorage
 from tests.support.datasets import make_dataset, make_sample
 
 POOL = ("synthetic:A", "synthetic:B", "synthetic:C", "synthetic:D")

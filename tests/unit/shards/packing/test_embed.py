@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 
 from shards.cli import main
-from shards.voices.enrolment import Enroller
-from shards.errors import ShardError, SpeakerError
-from shards.voices.extractors import log_mel, unit_norm
 from shards.dataset.index import open_dataset
-from shards.manifests.manifest import SPEAKERS, read_manifest
 from shards.dataset.reader import read_sample
+from shards.errors import ShardError, SpeakerError
+from shards.manifests.manifest import SPEAKERS, read_manifest
+from shards.voices.enrolment import Enroller
+from shards.voices.extractors import log_mel, unit_norm
 from tests.support.manifests import make_manifest
 from tests.support.speech import PitchExtractor
 

@@ -8,11 +8,11 @@ import soundfile
 
 import shards.storage.local
 from shards.cli import main
-from shards.errors import StorageError
 from shards.dataset.index import index_from_bytes, open_dataset
+from shards.dataset.reader import read_sample
+from shards.errors import StorageError
 from shards.manifests.manifest import RECORDINGS, SPEAKERS
 from shards.packing.packer import Packer
-from shards.dataset.reader import read_sample
 from shards.storage.local import LocalStorage
 from tests.support.manifests import make_manifest
 

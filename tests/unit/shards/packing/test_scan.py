@@ -13,9 +13,9 @@ from shards.cli import main
 from shards.errors import ManifestError
 from shards.manifests.manifest import RECORDINGS
 from shards.packing.partition import LineTable
-from shards.storage.s3 import S3Storage
 from shards.packing.scan import shared_table, stored_table
 from shards.storage.local import LocalStorage
+from shards.storage.s3 import S3Storage
 from tests.support.manifests import make_manifest
 from tests.support.s3 import fake_s3
 

@@ -13,8 +13,8 @@ import soundfile
 from shards.cli import main
 from shards.errors import ConfigError, ManifestError
 from shards.manifests.manifest import Recording, SpeakerInfo, read_manifest, read_speakers, write_manifest
-from shards.simulation.pseudo_speakers import change_speed, chosen_by_key, pseudo_speakers
 from shards.sample import SAMPLE_RATE, Segment
+from shards.simulation.pseudo_speakers import change_speed, chosen_by_key, pseudo_speakers
 from tests.support.manifests import tone
 
 
@@ -59,7 +59,9 @@ def test_no_two_speeds_are_called_alike(words: Path, tmp_path: Path) -> None:
 
 
 def test_a_killed_worker_is_told(words: Path, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr("shards.simulation.pseudo_speakers.change_speed", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+    monkeypatch.setattr(
+        "shards.simulation.pseudo_speakers.change_speed", lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+    )
     with pytest.raises(ConfigError, match="a worker process was killed"):
         pseudo_speakers(words, tmp_path / "out", [0.9], workers=2)
 

@@ -12,15 +12,31 @@ import numpy as np
 import pytest
 import soundfile
 
-from shards.sound.audio import load
 from shards.cli import main
-from shards.simulation.conversation import Layout, Settings, Sources, draw
-from shards.prepare import speech_and_overlap
 from shards.errors import ConfigError, DataError, StorageError
-from shards.manifests.manifest import RECORDINGS, SPEAKERS, Recording, SpeakerInfo, read_manifest, read_speakers, write_manifest
-from shards.simulation.rooms import add_noise, coloured_noise, convolve, open_noise, open_rooms, recorded, room_responses
+from shards.manifests.manifest import (
+    RECORDINGS,
+    SPEAKERS,
+    Recording,
+    SpeakerInfo,
+    read_manifest,
+    read_speakers,
+    write_manifest,
+)
+from shards.prepare import speech_and_overlap
 from shards.sample import SAMPLE_RATE, Segment
+from shards.simulation.conversation import Layout, Settings, Sources, draw
+from shards.simulation.rooms import (
+    add_noise,
+    coloured_noise,
+    convolve,
+    open_noise,
+    open_rooms,
+    recorded,
+    room_responses,
+)
 from shards.simulation.simulate import check_disjoint, fingerprints, render, simulate
+from shards.sound.audio import load
 from shards.storage.local import atomic_file
 from tests.support.manifests import tone
 

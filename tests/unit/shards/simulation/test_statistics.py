@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from shards.cli import main
-from shards.simulation.conversation import Settings, Sources, Utterance, draw
 from shards.errors import ConfigError, ManifestError
 from shards.manifests.manifest import Recording, SpeakerInfo, read_manifest, write_manifest
 from shards.sample import SAMPLE_RATE, Segment
+from shards.simulation.conversation import Settings, Sources, Utterance, draw
 from shards.simulation.statistics import QUANTILES, Statistics, estimate, read_statistics
 
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from shards.sound.audio import decode, encode_flac, load, load_flac
 from shards.errors import AudioError
+from shards.sound.audio import decode, encode_flac, load, load_flac
 from shards.sound.flac import with_samples
 from tests.support.manifests import tone
 

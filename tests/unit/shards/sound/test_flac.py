@@ -5,10 +5,10 @@ import pytest
 import soundfile
 from fastcrc import crc8, crc16
 
-from shards.sound.audio import decode, load, load_flac
-from shards.manifests.clips import ClipRule, cut
-from shards.manifests.audio_files import AudioInfo, audio_info
 from shards.errors import AudioError
+from shards.manifests.audio_files import AudioInfo, audio_info
+from shards.manifests.clips import ClipRule, cut
+from shards.sound.audio import decode, load, load_flac
 from shards.sound.flac import stream_info, whole_samples
 from tests.support.manifests import recording, tone
 

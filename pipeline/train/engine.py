@@ -1,0 +1,115 @@
+"""The DeepSpeed engine of a stage: learning rate, parameter groups, trainable set, release.
+
+torch and deepspeed are imported inside functions, so that ``--help`` and ``--dry-run`` cost nothing.
+"""
+
+from __future__ import annotations
+
+import functools
+import gc
+import math
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from pipeline.recipe.schema import OptimizerConfig
+from pipeline.stages import module_of
+from shards.errors import TrainingError
+
+if TYPE_CHECKING:
+    pass
+
+LR_FACTOR = "lr_factor"  # key of a parameter group
+
+
+def lr_at(step: int, o: OptimizerConfig, max_steps: int) -> float:
+    """Learning rate of update ``step`` (from 0): linear from start_lr to peak_lr, then a cosine to final_lr.
+
+    ``lr = start + (peak - start) · s / W`` for s < W; ``lr = final + (peak - final) · (1 + cos πt) / 2`` afterwards,
+    with t from 0 at s = W to 1 at the last update.
+    """
+    if step < o.warmup_steps:
+        return o.start_lr + (o.peak_lr - o.start_lr) * step / o.warmup_steps
+    t = min(1.0, (step - o.warmup_steps) / max(1, max_steps - 1 - o.warmup_steps))
+    return o.final_lr + (o.peak_lr - o.final_lr) * (1 + math.cos(math.pi * t)) / 2
+
+
+def set_lr(engine: Any, lr: float) -> None:
+    """Every parameter group gets ``lr`` for the next update, times its own factor (``optimizer.lr_factors``)."""
+    for group in engine.optimizer.param_groups:
+        group["lr"] = lr * group[LR_FACTOR]
+
+
+def initialize(model: Any, ds_config: dict[str, Any], lr_factors: Mapping[str, float] = MappingProxyType({})) -> Any:
+    """A DeepSpeed engine that updates exactly the parameters with ``requires_grad``.
+
+    ``lr_factors``: of the learning rate, by module (:mod:`pipeline.stages`); parameters of one factor are one group.
+    """
+    import deepspeed
+
+    groups: dict[float, list[Any]] = {}
+    for name, p in model.named_parameters():
+        if p.requires_grad:
+            groups.setdefault(lr_factors.get(module_of(name), 1.0), []).append(p)
+    if not groups:
+        raise TrainingError("no parameter is trainable in this stage")
+    given = [{"params": params, LR_FACTOR: factor} for factor, params in groups.items()]
+    engine, *_ = deepspeed.initialize(model=model, model_parameters=given, config=ds_config)
+    return engine
+
+
+def release(engine: Any) -> None:
+    """End an engine, so that its memory goes with the last name for it.
+
+    DeepSpeed 0.19 keeps modules in a stack and in a cache of its own for as long as the process lives, and leaves
+    classes that hold the optimizer in modules; an activation that is a default of FunASR's is part of every encoder.
+    """
+    from deepspeed.runtime.zero import parameter_offload
+
+    modules = list(engine.module.modules())
+    engine.destroy()
+    for module in modules:
+        for name in ("pre_bwd_fn", "post_bwd_fn"):
+            vars(module).pop(name, None)
+    getattr(parameter_offload, "FWD_MODULE_STACK", []).clear()
+    for cache in [o for o in gc.get_objects() if isinstance(o, functools._lru_cache_wrapper)]:
+        if str(getattr(cache, "__qualname__", "")).startswith("PartitionedParameterCoordinator."):
+            cache.cache_clear()
+
+
+def parameter_numel(p: Any) -> int:
+    """Elements of the whole parameter, also where ZeRO-3 holds only a slice of it here."""
+    return int(getattr(p, "ds_numel", p.numel()))
+
+
+def trainable_table(model: Any, declared: frozenset[str]) -> str:
+    """Parameters a module, learning and frozen; raises where ``requires_grad`` is not what the stage declares."""
+    counts: dict[str, list[int]] = {}
+    wrong = []
+    for name, p in model.named_parameters():
+        module = module_of(name)
+        counts.setdefault(module, [0, 0])[0 if p.requires_grad else 1] += parameter_numel(p)
+        if p.requires_grad != (module in declared):
+            wrong.append(name)
+    if wrong:
+        raise TrainingError(
+            f"{len(wrong)} parameters do not follow the stage's trainable set {sorted(declared)}, first: {wrong[0]}"
+        )
+    missing = declared - counts.keys()
+    if missing:
+        raise TrainingError(f"the stage trains {sorted(missing)}, but the model has no such module")
+    rows = [f"  {m:<18}{'learns' if a else 'frozen':<8}{a + b:>15,}" for m, (a, b) in counts.items()]
+    return "\n".join(["trainable set:", *rows])
+
+
+def check_optimizer(engine: Any, model: Any) -> None:
+    """The optimizer holds the trainable parameters, all of them, and nothing else (by number of elements)."""
+    wanted = sum(parameter_numel(p) for p in model.parameters() if p.requires_grad)
+    zero3 = getattr(engine.optimizer, "fp16_groups", None)
+    if zero3 is not None and hasattr(engine.optimizer, "fp32_partitioned_groups_flat"):
+        held = sum(parameter_numel(p) for group in zero3 for p in group)
+    else:
+        groups = getattr(engine.optimizer, "bit16_groups", None) or [g["params"] for g in engine.optimizer.param_groups]
+        held = sum(parameter_numel(p) for group in groups for p in group)
+    if held != wanted:
+        raise TrainingError(f"the optimizer holds {held:,} parameters, the stage trains {wanted:,}")

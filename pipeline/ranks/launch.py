@@ -37,9 +37,6 @@ class Ranks:
         return self.rank == 0
 
 
-# --------------------------------------------------------------------------------------------------------- processes
-
-
 def launcher_environment(env: dict[str, str]) -> dict[str, str]:
     """The five variables of torch's ``env://`` rendezvous, whoever started this process.
 
@@ -153,15 +150,6 @@ def _use_plain_gloo(deepspeed: Any) -> None:
     ops = getattr(deepspeed.ops, "__compatible_ops__", None)
     if isinstance(ops, dict) and "deepspeed_shm_comm" in ops:
         ops["deepspeed_shm_comm"] = False
-
-
-# ----------------------------------------------------------------------------------------------------- configuration
-
-
-# ------------------------------------------------------------------------------------------------------ learning rate
-
-
-# ------------------------------------------------------------------------------------------------------------- engine
 
 
 def say(ranks: Ranks, text: str) -> None:

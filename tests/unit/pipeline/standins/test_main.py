@@ -63,7 +63,7 @@ def test_both_done_is_written_down(tmp_path, monkeypatch, no_words):
 SCRIPT = """
 import sys
 import pipeline.standins.__main__ as command
-from tests.unit.pipeline.learning.test_main import _wait_for_kill
+from tests.unit.pipeline.standins.test_main import _wait_for_kill
 command.words_by_language, command.write_tokenizer = (lambda data: {}), (lambda out, words: None)
 command.train_encoder = command.train_llm = _wait_for_kill
 if __name__ == "__main__":

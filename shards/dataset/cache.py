@@ -9,8 +9,8 @@ one. Nothing is ever evicted: a dataset that does not fit is not cached at all.
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
-import sys
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -21,6 +21,8 @@ from shards.errors import StorageError
 from shards.storage.interface import Storage
 from shards.storage.local import LocalStorage, atomic_file
 from shards.storage.s3 import READ_BYTES
+
+logger = logging.getLogger(__name__)
 
 
 class CachedStorage:
@@ -84,7 +86,7 @@ class CachedStorage:
         except StorageError as error:
             if not isinstance(error.__cause__, BlockingIOError):  # then another process is making this copy
                 self._failed = str(error)
-                print(f"no more shards are cached by this process: {error}", file=sys.stderr)
+                logger.warning("this process caches no more shards: %s", error)
 
 
 def cached(dataset: Dataset, folder: str | os.PathLike[str], limit: float) -> float:

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
-import sys
 import tempfile
 import threading
 import time
@@ -33,6 +33,8 @@ BEAT_S = 20.0  # between two signs of life of a scanning task
 DEAD_S = 120.0  # without one: another task takes over
 POLL_S = 5.0
 _READ = 8 << 20
+
+logger = logging.getLogger(__name__)
 
 
 def shared_table(folder: Path, storage: Storage, name: str) -> LineTable:
@@ -149,7 +151,7 @@ class _Claim:
         """Until its holder lets go (True) or has shown no life for long (False)."""
         seen, since = self._storage.version(self._path), time.monotonic()
         if seen:
-            print(f"{self._storage.url}: another task scans the manifest; waiting for it", file=sys.stderr)
+            logger.info("%s: waiting for another task that scans the manifest", self._storage.url)
         while seen is not None:
             time.sleep(POLL_S)
             now = self._storage.version(self._path)

@@ -1,14 +1,16 @@
-"""How commands end."""
+"""Exit codes, error lines and log messages of commands."""
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 
-from shards.commands import outcome
+from shards.commands import command_logging, outcome
 from shards.errors import AudioError
 
 
-def test_an_exit_code_is_handed_on(capsys: pytest.CaptureFixture[str]):
+def test_exit_code_is_returned(capsys: pytest.CaptureFixture[str]):
     assert [outcome("x", lambda code=code: code) for code in (0, 3)] == [0, 3]
     assert capsys.readouterr() == ("", "")
 
@@ -21,7 +23,7 @@ def test_an_exit_code_is_handed_on(capsys: pytest.CaptureFixture[str]):
         (KeyboardInterrupt(), 130, "\nx: interrupted; run it again\n"),
     ],
 )
-def test_what_its_user_caused_is_a_line(error: BaseException, code: int, says: str, capsys):
+def test_user_errors_are_one_line_on_stderr(error: BaseException, code: int, says: str, capsys):
     def work() -> int:
         raise error
 
@@ -29,6 +31,26 @@ def test_what_its_user_caused_is_a_line(error: BaseException, code: int, says: s
     assert capsys.readouterr().err == says
 
 
-def test_a_defect_keeps_its_traceback():
+def test_programming_errors_keep_their_traceback():
     with pytest.raises(ZeroDivisionError):
         outcome("x", lambda: 1 // 0)
+
+
+def test_log_messages_go_to_stderr_with_the_program_name(capsys: pytest.CaptureFixture[str]):
+    def work() -> int:
+        logging.getLogger("shards.somewhere").info("packed %d samples", 3)
+        logging.getLogger("pipeline.somewhere").warning("skipped %s", "a.wav")
+        logging.getLogger("shards.somewhere").debug("not shown")
+        logging.getLogger("another.library").info("not shown")
+        return 0
+
+    outcome("x", work)
+    assert capsys.readouterr() == ("", "x: packed 3 samples\nx: warning: skipped a.wav\n")
+
+
+def test_logging_is_restored_after_a_command(capsys: pytest.CaptureFixture[str]):
+    package = logging.getLogger("shards")
+    before = (package.level, list(package.handlers))
+    with command_logging("x"):
+        assert package.level == logging.INFO
+    assert (package.level, list(package.handlers)) == before

@@ -32,10 +32,10 @@ import numpy as np
 
 from pipeline.decode.ask import Answer
 from pipeline.prompts import Prompt
+from pipeline.transcribe.enrolment import speech_pieces
 from pipeline.transcribe.transcriber import Options, Transcriber
 from pipeline.transcribe.transcript import Turn
 from pipeline.transcribe.vad import Vad, load_vad
-from pipeline.transcribe.voices import speech_pieces
 from shards.manifests.manifest import read_manifest
 from shards.sample import SAMPLE_RATE
 from shards.sound.audio import load

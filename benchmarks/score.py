@@ -17,10 +17,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from pipeline.evaluation.edits import Edits
-from pipeline.evaluation.metrics import Tokens, cp_edits, score_session, streams
+from pipeline.evaluation.edit_distance import Edits
 from pipeline.evaluation.normalize import profile
 from pipeline.evaluation.records import Segment, Session
+from pipeline.evaluation.session_scores import Tokens, cp_edits, score_session, streams
 
 LIMIT = 1.2
 NONE = profile("none")

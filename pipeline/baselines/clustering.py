@@ -1,6 +1,6 @@
 """Diarization of parts that packages deliver: Silero VAD, CAM++ vectors of short windows, agglomerative clustering
 
-Speech is cut into windows of 1.5 s every 0.75 s (:mod:`pipeline.transcribe.voices`), windows are joined by scipy's
+Speech is cut into windows of 1.5 s every 0.75 s (:mod:`pipeline.transcribe.enrolment`), windows are joined by scipy's
 average linkage over cosine distance until groups are further apart than a threshold, and where two neighbouring windows
 are of two groups the turn ends halfway between their centres. Overlapped speech goes to one voice.
 """
@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from pipeline.baselines.parts import Turn
+from pipeline.transcribe.enrolment import windows
 from pipeline.transcribe.vad import WINDOW, Vad, speech
-from pipeline.transcribe.voices import windows
 from shards.errors import ConfigError
 from shards.sample import SAMPLE_RATE
 from shards.voices.extractors import Extractor

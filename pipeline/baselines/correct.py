@@ -22,7 +22,7 @@ from pipeline.baselines.llm import Llm
 from pipeline.baselines.transfer import transfer
 from pipeline.decode.ask import peak_bytes
 from pipeline.decode.store import About, Output, Settings, Timing
-from pipeline.evaluation.decoded import describe, hypothesis, parsed, read_decoded, reference
+from pipeline.evaluation.decoded_rows import describe, hypothesis, parsed, read_decoded, reference
 from pipeline.evaluation.records import Segment
 from pipeline.evaluation.scores import score_decoded
 

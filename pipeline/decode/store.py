@@ -17,7 +17,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import IO, Any
 
-from pipeline.evaluation.sources import read_json
+from pipeline.evaluation.files import read_json
 from shards.errors import ScoreError
 
 PARTS = "parts"

@@ -23,7 +23,7 @@ from typing import Any
 
 from pipeline.decode.ask import Answer, peak_bytes
 from pipeline.decode.store import About, Output, Settings, Timing
-from pipeline.evaluation.decoded import MODES, parsed
+from pipeline.evaluation.decoded_rows import MODES, parsed
 from pipeline.ranks.launch import launcher_environment
 from shards.arguments import natural, positive
 from shards.commands import outcome

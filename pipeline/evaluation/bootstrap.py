@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pipeline.evaluation.edits import Edits
-from pipeline.evaluation.metrics import SessionScore
+from pipeline.evaluation.edit_distance import Edits
+from pipeline.evaluation.session_scores import SessionScore
 from shards.errors import ScoreError
 
 if TYPE_CHECKING:

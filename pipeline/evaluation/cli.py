@@ -17,9 +17,9 @@ from shards.commands import outcome
 from shards.errors import ScoreError
 
 if TYPE_CHECKING:
-    from pipeline.evaluation.metrics import SessionScore
     from pipeline.evaluation.normalize import Profile
     from pipeline.evaluation.records import Segment, Session
+    from pipeline.evaluation.session_scores import SessionScore
 
 PROFILES = "m2met, paper-zh, en, mixed or none; +nofiller drops hesitations"
 COMMANDS = ("decoded", "convert")
@@ -133,12 +133,12 @@ def _decoded(args: argparse.Namespace) -> int:
 
 
 def _score(args: argparse.Namespace) -> int:
-    from pipeline.evaluation.decoded import oddities, registered
+    from pipeline.evaluation.decoded_rows import oddities, registered
     from pipeline.evaluation.formats import read
-    from pipeline.evaluation.metrics import names_are_shared, score_session
     from pipeline.evaluation.normalize import profile
     from pipeline.evaluation.pairing import pair
     from pipeline.evaluation.scores import Label, format_table, make_row
+    from pipeline.evaluation.session_scores import names_are_shared, score_session
 
     chosen = profile(args.normaliser)
     if args.audio and not args.audio.is_dir():
@@ -211,7 +211,7 @@ def _write_speakers(out: Path, systems: Mapping[str, Sequence[Session]], collar:
     import json
     from dataclasses import asdict
 
-    from pipeline.evaluation.speakers import diarisation, has_times, speaker_figures
+    from pipeline.evaluation.speaker_metrics import diarisation, has_times, speaker_figures
 
     rows = []
     for name, sessions in systems.items():
@@ -229,7 +229,7 @@ def _write_speakers(out: Path, systems: Mapping[str, Sequence[Session]], collar:
 def _print_speakers(sessions: Sequence[Session], collar: float) -> None:
     """Speaker count, use of names, and DER."""
     from pipeline.evaluation.scores import cell
-    from pipeline.evaluation.speakers import speaker_figures
+    from pipeline.evaluation.speaker_metrics import speaker_figures
 
     found = speaker_figures(sessions, collar)
     print(f"speaker count right: {cell(found.count_accuracy)} % of {found.sessions} sessions")
@@ -247,8 +247,8 @@ def _print_details(
     name: str, sessions: Sequence[Session], scores: Sequence[SessionScore], args: argparse.Namespace, chosen: Profile
 ) -> None:
     """What does not fit into a row: kinds of errors, ORC-CER, speakers, DER, single sessions."""
-    from pipeline.evaluation.metrics import total
     from pipeline.evaluation.scores import cell, markdown
+    from pipeline.evaluation.session_scores import total
 
     sums = total(scores)
     lines = [[name, "%", "insertions", "deletions", "substitutions", f"reference ({chosen.token}s)"]]
@@ -274,8 +274,8 @@ def _print_details(
 
 
 def _orc(sessions: Sequence[Session], chosen: Profile) -> tuple[Any, bool]:
-    from pipeline.evaluation.edits import Edits
-    from pipeline.evaluation.metrics import Tokens, orc_edits, streams
+    from pipeline.evaluation.edit_distance import Edits
+    from pipeline.evaluation.session_scores import Tokens, orc_edits, streams
 
     split = Tokens(chosen)
     found = [orc_edits(split.segments(s.reference), streams(split.segments(s.hypothesis))) for s in sessions]
@@ -303,8 +303,8 @@ def _write(args: argparse.Namespace, rows: list[Any], systems: Sequence[Any], ch
     """scores.json, sessions.tsv, tables and the report."""
     from pipeline.evaluation.pairing import audio_in
     from pipeline.evaluation.report import look_at, names_table, write_report
+    from pipeline.evaluation.result_tables import all_tables, write_tables
     from pipeline.evaluation.scores import write_scores
-    from pipeline.evaluation.tables import all_tables, write_tables
 
     args.out.mkdir(parents=True, exist_ok=True)
     write_scores(rows, args.out / "scores.json")

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.evaluation.decoded import decoded_files, decoded_session, describe, read_decoded
+from pipeline.evaluation.decoded_rows import decoded_files, decoded_session, describe, read_decoded
 from pipeline.evaluation.normalize import profile
 from pipeline.evaluation.report import Audio, ScoredSet, look_at, names_table, write_report
+from pipeline.evaluation.result_tables import MODE_NAMES, About, all_tables, write_tables
 from pipeline.evaluation.scores import (
     DEFAULT_PROFILE,
     Row,
     score_decoded,
     write_scores,
 )
-from pipeline.evaluation.tables import MODE_NAMES, About, all_tables, write_tables
 
 
 def publish(

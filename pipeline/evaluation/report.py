@@ -12,13 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.evaluation.charts import line_chart, loss_chart
-from pipeline.evaluation.details import Confusion, Detail, detail
-from pipeline.evaluation.metrics import SessionScore, score_session
+from pipeline.evaluation.error_analysis import Confusion, Detail, detail
 from pipeline.evaluation.normalize import Profile
 from pipeline.evaluation.records import Session
-from pipeline.evaluation.scores import Row, cell
-from pipeline.evaluation.speakers import Speakers, speaker_figures
-from pipeline.evaluation.tables import (
+from pipeline.evaluation.result_tables import (
     MODE_NAMES,
     WORDS,
     About,
@@ -31,6 +28,9 @@ from pipeline.evaluation.tables import (
     results,
     system,
 )
+from pipeline.evaluation.scores import Row, cell
+from pipeline.evaluation.session_scores import SessionScore, score_session
+from pipeline.evaluation.speaker_metrics import Speakers, speaker_figures
 from pipeline.evaluation.timeline import timeline
 
 TEMPLATES = Path(__file__).parent / "templates"

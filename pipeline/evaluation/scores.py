@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.evaluation.bootstrap import intervals
-from pipeline.evaluation.decoded import decoded_files, decoded_session, describe, n_ov_range, read_decoded
-from pipeline.evaluation.metrics import SessionScore, score_session, total
+from pipeline.evaluation.decoded_rows import decoded_files, decoded_session, describe, n_ov_range, read_decoded
 from pipeline.evaluation.normalize import Profile, profile
+from pipeline.evaluation.session_scores import SessionScore, score_session, total
 
 Row = dict[str, Any]
 

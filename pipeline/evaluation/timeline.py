@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 
 from pipeline.evaluation.charts import COLOURS
-from pipeline.evaluation.details import NOBODY, Bar, Detail
+from pipeline.evaluation.error_analysis import NOBODY, Bar, Detail
 
 
 def timeline(d: Detail) -> str:

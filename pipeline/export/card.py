@@ -123,7 +123,7 @@ def _stage_line(recipe: Recipe, run: Path) -> str:
 
 
 def _scores(path: Path, asked: bool) -> str:
-    from pipeline.evaluation.tables import results
+    from pipeline.evaluation.result_tables import results
 
     if not path.is_file():
         if asked:

@@ -175,7 +175,7 @@ def batches_of(asked: Sequence[Question], size: int) -> list[list[Question]]:
 
 def rates(rows: Sequence[dict[str, Any]], normaliser: str) -> dict[str, Any]:
     """CER, cpCER and saCER in percent by mode, and over all modes that have them; with the number of clips."""
-    from pipeline.evaluation.edits import Edits
+    from pipeline.evaluation.edit_distance import Edits
     from pipeline.evaluation.normalize import profile
     from pipeline.evaluation.scores import score_rows
 

@@ -20,9 +20,9 @@ from shards.commands import INTERRUPTED, outcome
 from shards.errors import AudioError, ConfigError, ModelError
 
 if TYPE_CHECKING:
+    from pipeline.transcribe.enrolment import Enrolled
     from pipeline.transcribe.transcriber import Transcriber
     from pipeline.transcribe.transcript import Transcript
-    from pipeline.transcribe.voices import Enrolled
 
 FORMATS = ("seglst", "srt", "json", "txt")
 
@@ -127,8 +127,8 @@ def _one(transcriber: Transcriber, audio: Path, enrolled: Enrolled, out: Path, k
     """One recording; 1 if it breaks off or cannot be read, INTERRUPTED if Ctrl-C has ended it."""
     from tqdm import tqdm
 
+    from pipeline.transcribe.audio_stream import seconds_of
     from pipeline.transcribe.outputs import line, write_all
-    from pipeline.transcribe.stream import seconds_of
 
     total = seconds_of(audio)
     shown, code = 0, 0

@@ -4,8 +4,8 @@
     transcript = transcriber.transcribe("meeting.wav", [("Mike", "mike.wav"), ("Lucy", "lucy.wav")])
 
 With people enrolled, their vectors are in the prompt and the model writes their names. Whoever it names otherwise, and
-everybody where nobody is enrolled, is named by voice (:mod:`pipeline.transcribe.link`). Times of turns are estimated
-(:mod:`pipeline.transcribe.align`), and said to be.
+everybody where nobody is enrolled, is named by voice (:mod:`pipeline.transcribe.link_speakers`). Times of turns are
+estimated (:mod:`pipeline.transcribe.turn_times`), and said to be.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from pipeline.decode.ask import Answer, Guards, ask, place
 from pipeline.evaluation.parse import Turn as ParsedTurn
 from pipeline.evaluation.parse import parse
 from pipeline.prompts import Mode, Prompt, prompt_pieces
-from pipeline.transcribe.align import align, proportional
+from pipeline.transcribe.audio_stream import blocks
 from pipeline.transcribe.chunks import Chunk, Chunker
-from pipeline.transcribe.link import Linker
-from pipeline.transcribe.opening import extractor_for, open_model
-from pipeline.transcribe.stream import blocks
+from pipeline.transcribe.enrolment import SAME_VOICE, Enrolled, enrol, windows
+from pipeline.transcribe.link_speakers import Linker
+from pipeline.transcribe.load_model import extractor_for, open_model
 from pipeline.transcribe.transcript import ChunkResult, Transcript, Turn, readable
+from pipeline.transcribe.turn_times import align, proportional
 from pipeline.transcribe.vad import Vad, load_vad
-from pipeline.transcribe.voices import SAME_VOICE, Enrolled, enrol, windows
 from shards.errors import AudioError, ConfigError, ModelError
 from shards.manifests.clips import ClipRule
 from shards.voices.extractors import Extractor
@@ -116,7 +116,7 @@ class Transcriber:
         return self._load_extractor()
 
     def enrol(self, clips: Iterable[tuple[str, str | Path]]) -> Enrolled:
-        """People from (name, audio file); see :func:`pipeline.transcribe.voices.enrol`."""
+        """People from (name, audio file); see :func:`pipeline.transcribe.enrolment.enrol`."""
         listed = [(name, Path(path)) for name, path in clips]
         if not listed:
             return NOBODY

@@ -15,8 +15,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from pipeline.transcribe.audio_stream import seconds_of
 from pipeline.transcribe.outputs import clock, write_all
-from pipeline.transcribe.stream import seconds_of
 from pipeline.transcribe.transcriber import Transcriber
 from pipeline.transcribe.transcript import Transcript
 from shards.errors import ConfigError, SpeakerLMError

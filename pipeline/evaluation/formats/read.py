@@ -23,9 +23,9 @@ import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from pipeline.evaluation.decoded import check_times, hypothesis, parsed, reference, rows
+from pipeline.evaluation.decoded_rows import check_times, hypothesis, parsed, reference, rows
+from pipeline.evaluation.files import read_json, read_text, seconds
 from pipeline.evaluation.records import Segment
-from pipeline.evaluation.sources import read_json, read_text, seconds
 from shards.errors import ManifestError, ScoreError
 from shards.manifests.textgrid import read_textgrid
 

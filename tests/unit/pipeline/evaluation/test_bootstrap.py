@@ -5,8 +5,8 @@ import random
 import pytest
 
 from pipeline.evaluation.bootstrap import compare, intervals
-from pipeline.evaluation.edits import Edits
-from pipeline.evaluation.metrics import SessionScore
+from pipeline.evaluation.edit_distance import Edits
+from pipeline.evaluation.session_scores import SessionScore
 from shards.errors import ScoreError
 
 

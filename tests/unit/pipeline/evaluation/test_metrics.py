@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.evaluation.edits import KALDI_CELLS, Edits, align, count, encode
-from pipeline.evaluation.metrics import Tokens, names_are_shared, orc_edits, score_session, streams, total
+from pipeline.evaluation.edit_distance import KALDI_CELLS, Edits, align, count, encode
 from pipeline.evaluation.normalize import profile
 from pipeline.evaluation.records import Segment, Session
+from pipeline.evaluation.session_scores import Tokens, names_are_shared, orc_edits, score_session, streams, total
 from tests.support.scoring import plain_cer, plain_cp, plain_distance, plain_orc, plain_sa, random_session
 
 NONE = profile("none")

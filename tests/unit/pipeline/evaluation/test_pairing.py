@@ -2,11 +2,11 @@
 
 import pytest
 
-from pipeline.evaluation.edits import Edits
-from pipeline.evaluation.metrics import score_session, total
+from pipeline.evaluation.edit_distance import Edits
 from pipeline.evaluation.normalize import profile
 from pipeline.evaluation.pairing import pair, self_overlaps
 from pipeline.evaluation.records import Segment
+from pipeline.evaluation.session_scores import score_session, total
 from shards.errors import ScoreError
 
 REF = [Segment("a", "A", "一二"), Segment("b", "A", "三")]

@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 from pipeline.evaluation.charts import loss_chart
-from pipeline.evaluation.details import detail, spans
+from pipeline.evaluation.error_analysis import detail, spans
 from pipeline.evaluation.normalize import profile
 from pipeline.evaluation.publish import publish
 from pipeline.evaluation.records import Segment, Session

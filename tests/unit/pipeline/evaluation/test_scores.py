@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.evaluation.decoded import decoded_session, read_decoded
+from pipeline.evaluation.decoded_rows import decoded_session, read_decoded
 from pipeline.evaluation.scores import (
     KEYS,
     cell,

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from pipeline.export.folder import export
 from pipeline.transcribe.cli import main
-from pipeline.transcribe.opening import open_model
+from pipeline.transcribe.load_model import open_model
 from pipeline.transcribe.outputs import FORMATS, SUFFIXES
 from shards.errors import ConfigError, ModelError
 from shards.sample import SAMPLE_RATE
@@ -55,7 +55,7 @@ def enrolled(folder: Path) -> list[str]:
 def test_an_exported_folder_opens_without_a_question(folder: Path):
     """transformers asks on the terminal before it runs code out of a folder; ours needs none of it."""
     where = str(folder / "exported")
-    code = f"import pathlib, pipeline.transcribe.opening as o; o.open_model(pathlib.Path({where!r}), 'cpu')"
+    code = f"import pathlib, pipeline.transcribe.load_model as o; o.open_model(pathlib.Path({where!r}), 'cpu')"
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stderr

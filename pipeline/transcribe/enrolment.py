@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.transcribe.stream import blocks
+from pipeline.transcribe.audio_stream import blocks
 from pipeline.transcribe.vad import WINDOW, Vad, speech
 from shards.errors import ConfigError, SpeakerError
 from shards.sample import SAMPLE_RATE

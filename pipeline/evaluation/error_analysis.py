@@ -1,6 +1,6 @@
 """One session looked at closely: alignment per speaker, who was taken for whom, and when.
 
-Nothing here changes a score; it shows where the errors of :mod:`pipeline.evaluation.metrics` are.
+Nothing here changes a score; it shows where the errors of :mod:`pipeline.evaluation.session_scores` are.
 """
 
 from __future__ import annotations
@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pipeline.evaluation.edits import Edits, Kind, align
-from pipeline.evaluation.metrics import Pair, SessionScore, Tokens, score_session, streams
+from pipeline.evaluation.edit_distance import Edits, Kind, align
 from pipeline.evaluation.normalize import Profile
 from pipeline.evaluation.records import Segment, Session
+from pipeline.evaluation.session_scores import Pair, SessionScore, Tokens, score_session, streams
 
 NOBODY = "(nobody)"
 

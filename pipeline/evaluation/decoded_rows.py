@@ -11,9 +11,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline.evaluation.files import json_lines, read_json, read_text, seconds
 from pipeline.evaluation.parse import parse
 from pipeline.evaluation.records import Segment, Session
-from pipeline.evaluation.sources import json_lines, read_json, read_text, seconds
 from shards.errors import ScoreError
 
 MODES = ("asr", "no", "match", "over")

@@ -6,7 +6,7 @@ import random
 import pytest
 
 from pipeline.evaluation.records import Segment, Session
-from pipeline.evaluation.speakers import NameUse, diarisation, has_times, name_use, speaker_figures
+from pipeline.evaluation.speaker_metrics import NameUse, diarisation, has_times, name_use, speaker_figures
 
 
 def session(reference, hypothesis, names=None):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline.transcribe.link import CLEARLY, Linker
+from pipeline.transcribe.link_speakers import CLEARLY, Linker
 
 THRESHOLD = 0.5
 ANN, BEA, CEM, NOBODY = np.eye(4)

@@ -7,8 +7,8 @@ import json
 import pytest
 
 from pipeline.decode.test_set import PAPER_BINS
-from pipeline.evaluation.paper import PUBLISHED, canonical, published
-from pipeline.evaluation.tables import About, all_tables, is_bin, lineage, result_blocks, results, scaling
+from pipeline.evaluation.published_results import PUBLISHED, canonical, published
+from pipeline.evaluation.result_tables import About, all_tables, is_bin, lineage, result_blocks, results, scaling
 
 
 def row(run="slm-stage4", stage=4, test_set="AliMeeting-Test", mode="no", n_ov=None, cer=20.0, **more):

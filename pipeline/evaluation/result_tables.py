@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.evaluation.decoded import MODES
-from pipeline.evaluation.paper import NORMALISER, SPLITS, TITLES, UNIT, Published, canonical, published
+from pipeline.evaluation.decoded_rows import MODES
+from pipeline.evaluation.published_results import NORMALISER, SPLITS, TITLES, UNIT, Published, canonical, published
 from pipeline.evaluation.scores import Row, cell, markdown
 
 MODE_NAMES = {"asr": "ASR", "no": "No-Regist", "match": "Match-Regist", "over": "Over-Regist"}

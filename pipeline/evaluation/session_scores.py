@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from pipeline.evaluation.edits import Edits, count, distance, encode
+from pipeline.evaluation.edit_distance import Edits, count, distance, encode
 from pipeline.evaluation.normalize import Profile
 from pipeline.evaluation.parse import is_generic
 from pipeline.evaluation.records import Segment, Session, in_time_order

@@ -28,15 +28,18 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from shards.manifests.manifest import Recording, SpeakerInfo
 from shards.sample import SAMPLE_RATE, Segment
 from shards.simulation import simulate as module
-from shards.simulation.conversation import Settings, Sources, draw
-from shards.simulation.rooms import open_noise, open_rooms
+from shards.simulation.conversation import draw
+from shards.simulation.noise import open_noise
+from shards.simulation.rooms import open_rooms
+from shards.simulation.settings import SimulationSettings
+from shards.simulation.utterance_pool import UtterancePool
 from shards.sound.audio import encode_flac, load
 
 SPEAKERS, UTTERANCES = 40, 10
 TARGETS = {"dry": 500.0, "rooms and noise": 150.0}  # hours per core-hour
 
 
-def make_sources(folder: Path) -> Sources:
+def make_sources(folder: Path) -> UtterancePool:
     """400 utterances of 40 speakers."""
     rng = np.random.default_rng(0)
     recordings = []
@@ -48,10 +51,10 @@ def make_sources(folder: Path) -> Sources:
             soundfile.write(path, np.convolve(wave, np.ones(4) / 4, "same"), SAMPLE_RATE)
             segment = (Segment(f"b:{speaker}", 0.0, seconds, "x"),)
             recordings.append(Recording(path.stem, "b", "all", path.stem, "en", str(path), segment, duration=seconds))
-    return Sources(recordings, [SpeakerInfo(f"b:{s}", "b", "en", None, f"{s}") for s in range(SPEAKERS)])
+    return UtterancePool(recordings, [SpeakerInfo(f"b:{s}", "b", "en", None, f"{s}") for s in range(SPEAKERS)])
 
 
-def kinds(folder: Path, sources: Sources) -> dict[str, Callable[[int], int]]:
+def kinds(folder: Path, sources: UtterancePool) -> dict[str, Callable[[int], int]]:
     """Name → function that makes conversation k and returns its samples."""
     noise = folder / "noise"
     noise.mkdir()
@@ -59,7 +62,7 @@ def kinds(folder: Path, sources: Sources) -> dict[str, Callable[[int], int]]:
     for number in range(4):
         soundfile.write(noise / f"{number}.wav", rng.standard_normal(60 * SAMPLE_RATE) * 0.05, SAMPLE_RATE)
     rooms, sound = open_rooms("pyroomacoustics"), open_noise(str(noise))
-    dry, wet = Settings(), replace(Settings(), rooms="pyroomacoustics", noise=str(noise))
+    dry, wet = SimulationSettings(), replace(SimulationSettings(), rooms="pyroomacoustics", noise=str(noise))
 
     def floor(k: int) -> int:
         layout = draw(sources, dry, 0, k)
@@ -69,7 +72,7 @@ def kinds(folder: Path, sources: Sources) -> dict[str, Callable[[int], int]]:
             mixed[: len(wave)] += wave
         return len(encode_flac(mixed)) and layout.num_samples
 
-    def simulated(settings: Settings, use_rooms: object, use_noise: object) -> Callable[[int], int]:
+    def simulated(settings: SimulationSettings, use_rooms: object, use_noise: object) -> Callable[[int], int]:
         def make(k: int) -> int:
             layout = draw(sources, settings, 0, k)
             encode_flac(module.render(layout, settings, use_noise, use_rooms))  # type: ignore[arg-type]

@@ -16,7 +16,7 @@ COMMANDS = {
         "recordings at other speeds, as new speakers",
     ),
     "clips": ("shards.manifests.clips", "long recordings cut into clips"),
-    "statistics": ("shards.simulation.statistics", "how people take turns in a corpus, for simulate"),
+    "statistics": ("shards.simulation.turn_statistics", "how people take turns in a corpus, for simulate"),
     "simulate": ("shards.simulation.simulate", "conversations mixed from single-speaker recordings"),
     "pack": ("shards.packing.pack", "a manifest packed into shards"),
     "embed": ("shards.packing.embed", "speaker vectors of another extractor beside packed shards"),

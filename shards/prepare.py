@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from shards.arguments import positive
-from shards.corpora import Options, corpus_names, find_corpus
+from shards.corpora import corpus_names, find_corpus
 from shards.errors import ManifestError
-from shards.manifests.manifest import Recording, write_manifest
-from shards.manifests.text import POLICIES
-
-SPEAKERS_LISTED = 10_000  # with their seconds; of more, only the number is in the audit
+from shards.manifests.manifest import write_manifest
+from shards.manifests.prepared import PrepareOptions
+from shards.manifests.summary import Summary
+from shards.manifests.text_policy import POLICIES
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of the command."""
+    """PrepareOptions of the command."""
     add = parser.add_argument
     add("corpus", help=f"one of: {', '.join(corpus_names())}")
     add("root", type=Path, help="folder (or file) of the corpus; for packaged-speech, the download cache")
@@ -35,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prepare the corpus and print what each manifest holds and lacks."""
-    options = Options(args.workers, args.text, args.name, args.language, args.session_speakers, args.audio)
+    options = PrepareOptions(args.workers, args.text, args.name, args.language, args.session_speakers, args.audio)
     made = 0
     for prepared in find_corpus(args.corpus)(args.root, args.out, options):
         counted = Summary()
@@ -67,62 +66,3 @@ def told(folder: Path, audit: dict[str, Any]) -> list[str]:
     for kind in ("skipped", "changed"):
         lines += [f"  {kind} {count} × {reason}" for reason, count in audit.get(kind, {}).items()]
     return lines
-
-
-class Summary:
-    """Counts that every audit begins with: sessions, speakers, hours of speech, share of it where several speak."""
-
-    def __init__(self) -> None:
-        self.recordings = self._texts = 0
-        self._sessions: set[str] = set()
-        self._speakers: dict[str, float] = {}
-        self._speech = self._overlap = 0.0
-
-    def over(self, recordings: Iterable[Recording]) -> Iterator[Recording]:
-        """The same recordings, counted as they pass."""
-        for recording in recordings:
-            self.add(recording)
-            yield recording
-
-    def add(self, recording: Recording) -> None:
-        """Count one."""
-        self.recordings += 1
-        self._sessions.add(recording.session)
-        for s in recording.segments:
-            self._speakers[s.speaker] = self._speakers.get(s.speaker, 0.0) + s.end - s.start
-            self._texts += bool(s.text)
-        covered, several = speech_and_overlap([(s.start, s.end) for s in recording.segments])
-        self._speech, self._overlap = self._speech + covered, self._overlap + several
-
-    def result(self) -> dict[str, Any]:
-        """For ``audit.json``."""
-        known = self._speakers if len(self._speakers) <= SPEAKERS_LISTED else {}
-        return {
-            "recordings": self.recordings,
-            "sessions": len(self._sessions),
-            "num_speakers": len(self._speakers),
-            "speakers": {speaker: round(seconds, 2) for speaker, seconds in sorted(known.items())},
-            "hours": round(self._speech / 3600, 4),
-            "overlap": round(self._overlap / self._speech, 4) if self._speech else 0.0,
-            "segments_with_text": self._texts,
-        }
-
-
-def summarize(recordings: Iterable[Recording]) -> dict[str, Any]:
-    """:class:`Summary` of all of them."""
-    summary = Summary()
-    for recording in recordings:
-        summary.add(recording)
-    return summary.result()
-
-
-def speech_and_overlap(spans: list[tuple[float, float]]) -> tuple[float, float]:
-    """Seconds in which at least one and at least two of the (start, end) spans are open."""
-    edges = sorted([(start, 1) for start, _ in spans] + [(end, -1) for _, end in spans])
-    covered = several = last = 0.0
-    depth = 0
-    for time, step in edges:
-        covered += (time - last) * (depth > 0)
-        several += (time - last) * (depth > 1)
-        last, depth = time, depth + step
-    return covered, several

@@ -1,67 +1,35 @@
 """One file per corpus, found by its name: ``packaged_speech.py`` is ``prepare packaged-speech ROOT OUT``.
 
-Such a file holds ``prepare(root, out, options) -> list[Prepared]``: it reads what lies under `root` and says what is
-there. Only a corpus whose audio has to be decoded or cut first writes audio, under `out`.
+A corpus module defines ``prepare(root, out, options) -> Iterable[Prepared]``. Audio stays where it is; only a corpus
+whose audio has to be decoded or cut writes files, under `out`. Other packages add a corpus by an entry point of the
+group ``speakerlm.corpora`` that names such a module.
 """
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
 from shards.errors import ConfigError
-from shards.manifests.manifest import Recording, SpeakerInfo
+from shards.manifests.prepared import Prepared, PrepareOptions
+from shards.plugins import load_plugin, plugin_names
 
-
-@dataclass(frozen=True)
-class Options:
-    """What the command line says. A corpus with a layout of its own needs none of it."""
-
-    workers: int = 1  # threads or processes that open audio
-    text: str | None = None  # a policy of shards.manifests.text; None: the corpus's own
-    name: str = ""  # generic formats: the corpus's name in keys and speaker ids; "": that of the folder
-    language: str = "und"  # generic formats
-    session_speakers: bool = False  # generic formats: speaker ids are those of a session and used again in others
-    audio: Path | None = None  # generic formats: where the audio is; None: under root
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """One manifest that a corpus yields, a split or a kind of content; `name` is its folder under OUT.
-
-    `recordings` is iterated once; `speakers` and `audit` are looked at afterwards, so a corpus of any size can be
-    read as a stream and counted on the way.
-    """
-
-    name: str
-    recordings: Iterable[Recording]
-    speakers: Iterable[SpeakerInfo]
-    audit: Mapping[str, Any] | Callable[[], Mapping[str, Any]] = field(default_factory=dict)
-
-
-def in_order(speakers: Mapping[str, SpeakerInfo]) -> Iterator[SpeakerInfo]:
-    """Those that are there when the first one is asked for, after the recordings have been read."""
-    for speaker in sorted(speakers):
-        yield speakers[speaker]
+Prepare = Callable[[Path, Path, PrepareOptions], Iterable[Prepared]]
 
 
 def corpus_names() -> list[str]:
-    """Corpora that `prepare` knows, as written on the command line."""
-    return sorted(m.name.replace("_", "-") for m in pkgutil.iter_modules(__path__))
+    """List the corpora that `prepare` knows, as written on the command line."""
+    return plugin_names("corpora", __name__)
 
 
-def find_corpus(name: str) -> Callable[[Path, Path, Options], Iterable[Prepared]]:
-    """The `prepare` function of a corpus.
+def find_corpus(name: str) -> Prepare:
+    """Return the `prepare` function of a corpus.
 
     Raises:
-        ConfigError: there is no file of that name.
+        ConfigError: no corpus has this name, or its module defines no `prepare`.
     """
-    if name not in corpus_names():
-        raise ConfigError(f"corpus {name!r} is not known; known are {', '.join(corpus_names())}")
-    module = importlib.import_module(f"{__name__}.{name.replace('-', '_')}")
-    function: Callable[[Path, Path, Options], Iterable[Prepared]] = module.prepare
+    module = load_plugin("corpora", name, __name__)
+    function: Prepare | None = getattr(module, "prepare", None)
+    if function is None:
+        raise ConfigError(f"corpus {name!r}: {module} defines no function prepare(root, out, options)")
     return function

@@ -9,23 +9,23 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from shards.corpora import Options, Prepared
 from shards.manifests.audio_files import audio_by_stem
 from shards.manifests.audit import Audit
+from shards.manifests.corpus_source import corpus_not_found
 from shards.manifests.manifest import SpeakerInfo
-from shards.manifests.meetings import nothing_found
-from shards.manifests.textfiles import read_table
+from shards.manifests.prepared import Prepared, PrepareOptions
+from shards.manifests.text_files import read_table
 from shards.manifests.utterances import Utterance, Utterances
 
 CORPUS = "aishell1"
 TEXTS = Path("transcript/aishell_transcript_v0.8.txt")
 
 
-def prepare(root: Path, out: Path, options: Options) -> list[Prepared]:
+def prepare(root: Path, out: Path, options: PrepareOptions) -> list[Prepared]:
     """The parts that are there."""
     base = next((b for b in (root, root / "data_aishell") if (b / TEXTS).is_file()), None)
     if base is None:
-        raise nothing_found(root, "AISHELL-1", f"data_aishell/wav and data_aishell/{TEXTS}")
+        raise corpus_not_found(root, "AISHELL-1", f"data_aishell/wav and data_aishell/{TEXTS}")
     found = []
     for split in ("train", "dev", "test"):
         if (base / "wav" / split).is_dir():

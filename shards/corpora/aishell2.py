@@ -14,12 +14,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from shards.corpora import Options, Prepared
 from shards.manifests.audio_files import audio_by_stem
 from shards.manifests.audit import Audit
+from shards.manifests.corpus_source import corpus_not_found
 from shards.manifests.manifest import SpeakerInfo
-from shards.manifests.meetings import nothing_found
-from shards.manifests.textfiles import read_table
+from shards.manifests.prepared import Prepared, PrepareOptions
+from shards.manifests.text_files import read_table
 from shards.manifests.utterances import Utterance, Utterances
 
 CORPUS = "aishell2"
@@ -27,7 +27,7 @@ SPLITS = {"train": "data", "dev": "dev", "test": "test"}
 VARIANTS = str.maketrans({"\U0002b5af": "頫"})
 
 
-def prepare(root: Path, out: Path, options: Options) -> list[Prepared]:
+def prepare(root: Path, out: Path, options: PrepareOptions) -> list[Prepared]:
     """The parts that are there."""
     bases = (root, root / "iOS", root / "AISHELL-2" / "iOS", root / "AISHELL-DEV-TEST-SET" / "iOS")
     found = []
@@ -38,7 +38,7 @@ def prepare(root: Path, out: Path, options: Options) -> list[Prepared]:
             manifest.items = _utterances(folder, split, manifest.audit)
             found.append(manifest.prepared(split))
     if not found:
-        raise nothing_found(root, "AISHELL-2", "data/trans.txt, dev/trans.txt or test/trans.txt, each beside wav/")
+        raise corpus_not_found(root, "AISHELL-2", "data/trans.txt, dev/trans.txt or test/trans.txt, each beside wav/")
     return found
 
 

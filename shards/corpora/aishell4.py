@@ -14,16 +14,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from shards.corpora import Options, Prepared
+from shards.manifests.corpus_source import corpus_not_found
 from shards.manifests.manifest import SpeakerInfo
-from shards.manifests.meetings import NOT_SPEAKERS, Meetings, Track, nothing_found
-from shards.manifests.textgrid import Tier
+from shards.manifests.meetings import Meetings, Track
+from shards.manifests.prepared import Prepared, PrepareOptions
+from shards.manifests.textgrid import NON_SPEAKER_TIERS, Tier
 
 CORPUS = "aishell4"
 SPLITS = {"train": ("train_L", "train_M", "train_S"), "test": ("test",)}
 
 
-def prepare(root: Path, out: Path, options: Options) -> list[Prepared]:
+def prepare(root: Path, out: Path, options: PrepareOptions) -> list[Prepared]:
     """``train`` and ``test``, of the archives that are there."""
     found = []
     for split, names in SPLITS.items():
@@ -31,11 +32,11 @@ def prepare(root: Path, out: Path, options: Options) -> list[Prepared]:
         if folders:
             found.append(_split(folders, split, options).prepared(split))
     if not found:
-        raise nothing_found(root, "AISHELL-4", "train_L, train_M, train_S or test, each with wav and TextGrid")
+        raise corpus_not_found(root, "AISHELL-4", "train_L, train_M, train_S or test, each with wav and TextGrid")
     return found
 
 
-def _split(folders: list[Path], split: str, options: Options) -> Meetings:
+def _split(folders: list[Path], split: str, options: PrepareOptions) -> Meetings:
     meetings = Meetings(CORPUS, split, [], _speaker, options)
     tracks = []
     for folder in folders:
@@ -56,7 +57,7 @@ def _split(folders: list[Path], split: str, options: Options) -> Meetings:
 
 
 def _speaker(track: Track, grid: Path, tier: Tier) -> SpeakerInfo | None:
-    if tier.name.lower() in NOT_SPEAKERS:
+    if tier.name.lower() in NON_SPEAKER_TIERS:
         return None
     name = "_".join(tier.name.split())
     return SpeakerInfo(f"{CORPUS}:{track.session}:{name}", CORPUS, "zh")

@@ -15,9 +15,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from shards.corpora import Options, Prepared
+from shards.manifests.corpus_source import corpus_not_found
 from shards.manifests.manifest import SpeakerInfo
-from shards.manifests.meetings import Meetings, Track, nothing_found
+from shards.manifests.meetings import Meetings, Track
+from shards.manifests.prepared import Prepared, PrepareOptions
 from shards.manifests.textgrid import Tier
 
 CORPUS = "aishell5"
@@ -30,7 +31,7 @@ SPLITS = {
 _FAR, _REFERENCE, _NEAR = re.compile(r"DX0[1-4]C\d+"), re.compile(r"DX0[5-9]C\d+"), re.compile(r"D[A-WYZ]\d+")
 
 
-def prepare(root: Path, out: Path, options: Options) -> list[Prepared]:
+def prepare(root: Path, out: Path, options: PrepareOptions) -> list[Prepared]:
     """Far and near of every archive that is there."""
     found = []
     for split, names in SPLITS.items():
@@ -41,11 +42,11 @@ def prepare(root: Path, out: Path, options: Options) -> list[Prepared]:
             if near.tracks:
                 found.append(near.prepared(f"{split}-near"))
     if not found:
-        raise nothing_found(root, "AISHELL-5", "train, dev, eval_track1 or eval_track2 (or Dev, Eval1, Eval2)")
+        raise corpus_not_found(root, "AISHELL-5", "train, dev, eval_track1 or eval_track2 (or Dev, Eval1, Eval2)")
     return found
 
 
-def _split(folder: Path, split: str, options: Options) -> tuple[Meetings, Meetings]:
+def _split(folder: Path, split: str, options: PrepareOptions) -> tuple[Meetings, Meetings]:
     far, near = (Meetings(CORPUS, split, [], _speaker, options) for _ in range(2))
     far_tracks, near_tracks = [], []
     for place in sorted(p for p in folder.iterdir() if p.is_dir()):

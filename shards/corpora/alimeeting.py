@@ -18,17 +18,18 @@ import re
 from functools import partial
 from pathlib import Path
 
-from shards.corpora import Options, Prepared
 from shards.manifests.audio_files import audio_by_stem
+from shards.manifests.corpus_source import corpus_not_found
 from shards.manifests.manifest import SpeakerInfo
-from shards.manifests.meetings import Meetings, Track, first_with_prefix, nothing_found
+from shards.manifests.meetings import Meetings, Track, first_with_prefix
+from shards.manifests.prepared import Prepared, PrepareOptions
 from shards.manifests.textgrid import Tier
 
 CORPUS = "alimeeting"
 _SPEAKER = re.compile(r"(?:.*_)?(?P<gender>[FM])_(?P<speaker>SPK\d+)")
 
 
-def prepare(root: Path, out: Path, options: Options) -> list[Prepared]:
+def prepare(root: Path, out: Path, options: PrepareOptions) -> list[Prepared]:
     """One manifest per archive found."""
     found = []
     for split in ("train", "eval", "test"):
@@ -39,11 +40,11 @@ def prepare(root: Path, out: Path, options: Options) -> list[Prepared]:
             if folder is not None:
                 found.append(_archive(folder, split, microphone == "near", options).prepared(f"{split}-{microphone}"))
     if not found:
-        raise nothing_found(root, "AliMeeting", "Train_Ali_far, Train_Ali_near, Eval_Ali or Test_Ali")
+        raise corpus_not_found(root, "AliMeeting", "Train_Ali_far, Train_Ali_near, Eval_Ali or Test_Ali")
     return found
 
 
-def _archive(folder: Path, split: str, near: bool, options: Options) -> Meetings:
+def _archive(folder: Path, split: str, near: bool, options: PrepareOptions) -> Meetings:
     meetings = Meetings(CORPUS, split, [], partial(_speaker, near=near), options)
     audio = audio_by_stem(folder / "audio_dir")
     left = dict(audio)

@@ -10,9 +10,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from shards.corpora import Options, Prepared
+from shards.manifests.corpus_source import corpus_not_found
 from shards.manifests.long_audio import LongAudio
-from shards.manifests.meetings import nothing_found
+from shards.manifests.prepared import Prepared, PrepareOptions
 
 SUBSETS = {f"train-{size}": f"{{{size.upper()}}}" for size in ("xl", "l", "m", "s", "xs")}
 SUBSETS |= {"dev": "{DEV}", "test": "{TEST}"}
@@ -20,11 +20,11 @@ _SIGNS = {"COMMA": ",", "PERIOD": ".", "QUESTIONMARK": "?", "EXCLAMATIONPOINT": 
 _GARBAGE = re.compile(r"\s*<(?:SIL|NOISE|MUSIC|OTHER)>\s*")
 
 
-def prepare(root: Path, out: Path, options: Options) -> list[Prepared]:
+def prepare(root: Path, out: Path, options: PrepareOptions) -> list[Prepared]:
     """The subsets."""
     listing = root / "GigaSpeech.json"
     if not listing.is_file():
-        raise nothing_found(root, "GigaSpeech", "GigaSpeech.json and the folder audio")
+        raise corpus_not_found(root, "GigaSpeech", "GigaSpeech.json and the folder audio")
     return [
         LongAudio("gigaspeech", "en", listing, name, subset, "text_tn", options, punctuated).prepared()
         for name, subset in SUBSETS.items()

@@ -19,28 +19,28 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from shards.corpora import Options, Prepared
 from shards.errors import DataError
 from shards.manifests.audit import Audit
-from shards.manifests.generic import Generic, RawSegment, Session, corpus_name
-from shards.manifests.meetings import nothing_found
-from shards.manifests.textfiles import read_text
+from shards.manifests.corpus_source import corpus_not_found
+from shards.manifests.prepared import Prepared, PrepareOptions
+from shards.manifests.text_files import read_text
+from shards.manifests.transcribed_sessions import RawSegment, TranscribedSession, TranscribedSessions, corpus_name
 
 
-def prepare(root: Path, out: Path, options: Options) -> list[Prepared]:
+def prepare(root: Path, out: Path, options: PrepareOptions) -> list[Prepared]:
     """A manifest per file."""
     files = [root] if root.is_file() else sorted(root.glob("*.jsonl"))
     if not files:
-        raise nothing_found(root, "JSONL manifest", "a .jsonl file, or a folder of them")
+        raise corpus_not_found(root, "JSONL manifest", "a .jsonl file, or a folder of them")
     found = []
     for path in files:
-        manifest = Generic(corpus_name(root, options), path.stem, [], options)
+        manifest = TranscribedSessions(corpus_name(root, options), path.stem, [], options)
         manifest.sessions = _sessions(path, options.audio or path.parent, manifest.audit)
         found.append(manifest.prepared(path.stem))
     return found
 
 
-def _sessions(path: Path, audio: Path, audit: Audit) -> Iterator[Session]:
+def _sessions(path: Path, audio: Path, audit: Audit) -> Iterator[TranscribedSession]:
     named: dict[str, str] = {}  # session that is called like its file → that file
     for number, line in enumerate(read_text(path).split("\n"), 1):
         if not line.strip():
@@ -61,7 +61,7 @@ def _sessions(path: Path, audio: Path, audit: Audit) -> Iterator[Session]:
         yield session
 
 
-def _own(row: dict[str, Any], audio: Path) -> Session:
+def _own(row: dict[str, Any], audio: Path) -> TranscribedSession:
     segments = tuple(
         RawSegment(_name(s.get("speaker")), float(s["start"]), float(s["end"]), str(s.get("text") or ""))
         for s in row["segments"]
@@ -69,7 +69,7 @@ def _own(row: dict[str, Any], audio: Path) -> Session:
     path = audio / str(row["audio"])
     start = float(row.get("start", 0.0))
     key = row.get("key") or _key(row["audio"], start)
-    return Session(
+    return TranscribedSession(
         key=str(key),
         audio=path,
         segments=segments,
@@ -81,10 +81,10 @@ def _own(row: dict[str, Any], audio: Path) -> Session:
     )
 
 
-def _nemo(row: dict[str, Any], audio: Path) -> Session:
+def _nemo(row: dict[str, Any], audio: Path) -> TranscribedSession:
     start = float(row.get("offset", 0.0))
     segment = RawSegment(_name(row.get("speaker")), 0.0, None, str(row["text"]))
-    return Session(
+    return TranscribedSession(
         key=_key(row["audio_filepath"], start),
         audio=audio / str(row["audio_filepath"]),
         segments=(segment,),

@@ -10,29 +10,29 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from shards.corpora import Options, Prepared
 from shards.manifests.audit import Audit
-from shards.manifests.generic import Generic, RawSegment, Session, corpus_name
-from shards.manifests.meetings import nothing_found
-from shards.manifests.textfiles import read_table
+from shards.manifests.corpus_source import corpus_not_found
+from shards.manifests.prepared import Prepared, PrepareOptions
+from shards.manifests.text_files import read_table
+from shards.manifests.transcribed_sessions import RawSegment, TranscribedSession, TranscribedSessions, corpus_name
 
 
-def prepare(root: Path, out: Path, options: Options) -> list[Prepared]:
+def prepare(root: Path, out: Path, options: PrepareOptions) -> list[Prepared]:
     """A manifest per data folder."""
     folders = [f for f in (root, *sorted(p for p in root.glob("*") if p.is_dir())) if (f / "wav.scp").is_file()]
     if not folders:
-        raise nothing_found(root, "Kaldi data folder", "wav.scp, text and utt2spk, here or one level below")
+        raise corpus_not_found(root, "Kaldi data folder", "wav.scp, text and utt2spk, here or one level below")
     found = []
     for folder in folders:
         genders = folder / "spk2gender"
         told = {s: g.lower() for s, g in read_table(genders).items()} if genders.is_file() else {}
-        manifest = Generic(corpus_name(root, options), folder.name, [], options, told)
+        manifest = TranscribedSessions(corpus_name(root, options), folder.name, [], options, told)
         manifest.sessions = _sessions(folder, options.audio or Path(), manifest.audit)
         found.append(manifest.prepared(folder.name))
     return found
 
 
-def _sessions(folder: Path, audio: Path, audit: Audit) -> Iterator[Session]:
+def _sessions(folder: Path, audio: Path, audit: Audit) -> Iterator[TranscribedSession]:
     texts, speakers = read_table(folder / "text"), read_table(folder / "utt2spk")
     spoken: dict[str, list[RawSegment]] = {}
     for utterance, where in _places(folder, texts, audit):
@@ -47,7 +47,7 @@ def _sessions(folder: Path, audio: Path, audit: Audit) -> Iterator[Session]:
         if source.rstrip().endswith("|"):
             audit.skip("audio that is a command", f"{recording}: {source}")
         elif recording in spoken:
-            yield Session(recording, audio / source, tuple(spoken.pop(recording)))
+            yield TranscribedSession(recording, audio / source, tuple(spoken.pop(recording)))
         else:
             audit.skip("audio without an utterance that can be used", recording)
     for recording in spoken:

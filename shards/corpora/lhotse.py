@@ -17,11 +17,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from shards.corpora import Options, Prepared
 from shards.errors import ConfigError, DataError, ManifestError
 from shards.manifests.audit import Audit
-from shards.manifests.generic import Generic, RawSegment, Session, corpus_name
-from shards.manifests.meetings import nothing_found
+from shards.manifests.corpus_source import corpus_not_found
+from shards.manifests.prepared import Prepared, PrepareOptions
+from shards.manifests.transcribed_sessions import RawSegment, TranscribedSession, TranscribedSessions, corpus_name
 
 _ENDS = (".jsonl.gz", ".jsonl")
 
@@ -38,7 +38,7 @@ def lhotse_module(name: str) -> ModuleType:
         raise ConfigError(f"{name} is needed: pip install 'speakerlm-pretrain[corpora]'") from error
 
 
-def prepare(root: Path, out: Path, options: Options) -> list[Prepared]:
+def prepare(root: Path, out: Path, options: PrepareOptions) -> list[Prepared]:
     """A manifest per file of cuts and per pair of recordings and supervisions.
 
     Raises:
@@ -51,11 +51,11 @@ def prepare(root: Path, out: Path, options: Options) -> list[Prepared]:
         genders: dict[str, str] = {}
         if "cuts" in stem:
             name = _part(stem, "cuts")
-            manifest = Generic(corpus, name, [], options, genders)
+            manifest = TranscribedSessions(corpus, name, [], options, genders)
             manifest.sessions = _Reader(options, manifest.audit, genders).of_cuts(path)
         elif "recordings" in stem and (other := files.get(stem.replace("recordings", "supervisions"))):
             name = _part(stem, "recordings")
-            manifest = Generic(corpus, name, [], options, genders)
+            manifest = TranscribedSessions(corpus, name, [], options, genders)
             manifest.sessions = _Reader(options, manifest.audit, genders).of_pair(path, other)
         else:
             continue
@@ -63,7 +63,7 @@ def prepare(root: Path, out: Path, options: Options) -> list[Prepared]:
             raise DataError(f"{of[name]} and {path} would both be the manifest {name!r}; move one of them away")
         found.append(manifest.prepared(name))
     if not found:
-        raise nothing_found(root, "Lhotse manifest", "*cuts*.jsonl.gz, or *recordings* and *supervisions*.jsonl.gz")
+        raise corpus_not_found(root, "Lhotse manifest", "*cuts*.jsonl.gz, or *recordings* and *supervisions*.jsonl.gz")
     return found
 
 
@@ -89,10 +89,10 @@ def _load(path: Path) -> Iterator[Any]:
 class _Reader:
     """Sessions of one manifest."""
 
-    def __init__(self, options: Options, audit: Audit, genders: dict[str, str]) -> None:
+    def __init__(self, options: PrepareOptions, audit: Audit, genders: dict[str, str]) -> None:
         self.audio, self.audit, self.genders = options.audio or Path(), audit, genders
 
-    def of_pair(self, recordings: Path, supervisions: Path) -> Iterator[Session]:
+    def of_pair(self, recordings: Path, supervisions: Path) -> Iterator[TranscribedSession]:
         """A session for each recording."""
         spoken: dict[str, list[Any]] = {}
         for s in _load(supervisions):
@@ -103,7 +103,7 @@ class _Reader:
         for name in spoken:
             self.audit.skip("supervisions of a recording that is not there", name)
 
-    def of_cuts(self, path: Path) -> Iterator[Session]:
+    def of_cuts(self, path: Path) -> Iterator[TranscribedSession]:
         """A session for each cut."""
         for cut in _load(path):
             if type(cut).__name__ not in ("MonoCut", "MultiCut") or cut.recording is None:
@@ -120,7 +120,7 @@ class _Reader:
         supervisions: Sequence[Any],
         start: float,
         duration: float | None,
-    ) -> Iterator[Session]:
+    ) -> Iterator[TranscribedSession]:
         if recording.transforms:
             self.audit.skip("recording with transforms", recording.id)
             return
@@ -132,7 +132,7 @@ class _Reader:
             if source is None or source.type != "file":
                 self.audit.skip("audio that is no file", f"{key}: {source.type if source else 'no source'}")
                 continue
-            yield Session(
+            yield TranscribedSession(
                 key=key if len(groups) == 1 else f"{key}-{channel}",
                 audio=self.audio / source.source,
                 segments=tuple(RawSegment(s.speaker, s.start, s.start + s.duration, s.text or "") for s in own),

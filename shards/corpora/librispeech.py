@@ -11,14 +11,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from shards.corpora import Options, Prepared, in_order
 from shards.corpora.lhotse import lhotse_module
 from shards.errors import ManifestError
 from shards.manifests.audit import Audit
+from shards.manifests.corpus_source import corpus_not_found
 from shards.manifests.manifest import Recording, SpeakerInfo
-from shards.manifests.meetings import nothing_found
-from shards.manifests.text import TextPolicy
-from shards.manifests.textfiles import keyed_lines, read_text
+from shards.manifests.prepared import Prepared, PrepareOptions, sorted_speakers
+from shards.manifests.text_files import keyed_lines, read_text
+from shards.manifests.text_policy import TextPolicy
 from shards.sample import Segment
 
 CORPUS = "librispeech"
@@ -26,11 +26,11 @@ PARTS = ("train-clean-100", "train-clean-360", "train-other-500", "dev-clean", "
 MINI_PARTS = ("train-clean-5", "dev-clean-2")
 
 
-def prepare(root: Path, out: Path, options: Options) -> list[Prepared]:
+def prepare(root: Path, out: Path, options: PrepareOptions) -> list[Prepared]:
     """The parts that are there."""
     base = next((b for b in (root, root / "LibriSpeech") if any((b / p).is_dir() for p in PARTS + MINI_PARTS)), None)
     if base is None:
-        raise nothing_found(root, "LibriSpeech", f"one of {', '.join(PARTS)}")
+        raise corpus_not_found(root, "LibriSpeech", f"one of {', '.join(PARTS)}")
     gender = genders(base / "SPEAKERS.TXT")
     return [_Part(base, part, gender, options).prepared() for part in PARTS + MINI_PARTS if (base / part).is_dir()]
 
@@ -46,7 +46,7 @@ def genders(path: Path) -> dict[str, str]:
 class _Part:
     """One part as a manifest."""
 
-    def __init__(self, base: Path, part: str, gender: dict[str, str], options: Options) -> None:
+    def __init__(self, base: Path, part: str, gender: dict[str, str], options: PrepareOptions) -> None:
         self.base, self.part, self.gender, self.options = base, part, gender, options
         self.audit, self.text = Audit(), TextPolicy(options.text or "plain")
         self.speakers: dict[str, SpeakerInfo] = {}
@@ -55,7 +55,7 @@ class _Part:
         return Prepared(
             self.part,
             self._recordings(),
-            in_order(self.speakers),
+            sorted_speakers(self.speakers),
             lambda: {"text": self.text.result()} | self.audit.result(),
         )
 

@@ -9,7 +9,7 @@ Yields three manifests:
 ============= =======================================================================================================
 
 Every voice said each digit once, so sets mixed from ``digits`` hold the same takes: new conversations of known words,
-not new speech. Audio is trimmed tightly and brought to one level (:mod:`shards.simulation.conditioning`), as FLAC.
+not new speech. Audio is trimmed tightly and brought to one level (:mod:`shards.sound.conditioning`), as FLAC.
 What a digit file says is checked against the package's own text where there is one. Texts are as the packages have
 them, with punctuation, case and digits, unless another policy is asked for; annotations in brackets are removed.
 """
@@ -28,13 +28,13 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from shards.corpora import Options, Prepared
 from shards.errors import AudioError, ManifestError
 from shards.manifests.manifest import Recording, SpeakerInfo
-from shards.manifests.text import TextPolicy
+from shards.manifests.prepared import Prepared, PrepareOptions
+from shards.manifests.text_policy import TextPolicy
 from shards.sample import SAMPLE_RATE, Segment
-from shards.simulation.conditioning import condition
 from shards.sound.audio import encode_flac, load
+from shards.sound.conditioning import condition
 from shards.weights.fetch import DebianPackage, fetch_debian
 from shards.workers import killed_workers_told
 
@@ -139,7 +139,7 @@ class _Task:
     sources: tuple[Path, ...]
 
 
-def prepare(root: Path, out: Path, options: Options) -> list[Prepared]:
+def prepare(root: Path, out: Path, options: PrepareOptions) -> list[Prepared]:
     """Fetch the packages into `root`, write audio under ``out/audio``, return the three manifests."""
     folders = fetch_debian(PACKAGES, root)
     skipped: Counter[str] = Counter()

@@ -20,12 +20,12 @@ from typing import Self
 
 from tqdm import tqdm
 
-from shards.corpora import Options, Prepared
 from shards.errors import AudioError
 from shards.manifests.audio_files import SUFFIXES
 from shards.manifests.audit import Audit
-from shards.manifests.generic import Generic, RawSegment, Session, corpus_name
-from shards.manifests.meetings import nothing_found
+from shards.manifests.corpus_source import corpus_not_found
+from shards.manifests.prepared import Prepared, PrepareOptions
+from shards.manifests.transcribed_sessions import RawSegment, TranscribedSession, TranscribedSessions, corpus_name
 from shards.sound.audio import encode_flac, load
 from shards.storage.local import LocalStorage
 
@@ -47,12 +47,12 @@ class _Strict(tarfile.TarInfo):
             raise tarfile.ReadError(f"{error} at byte {archive.offset}") from error
 
 
-def prepare(root: Path, out: Path, options: Options) -> list[Prepared]:
+def prepare(root: Path, out: Path, options: PrepareOptions) -> list[Prepared]:
     """One manifest of all tars."""
     tars = [root] if root.is_file() else sorted(p for p in root.rglob("*") if p.name.endswith(_TARS))
     if not tars:
-        raise nothing_found(root, "tar", f"files ending in {', '.join(_TARS)}")
-    manifest = Generic(corpus_name(root, options), "all", [], options)
+        raise corpus_not_found(root, "tar", f"files ending in {', '.join(_TARS)}")
+    manifest = TranscribedSessions(corpus_name(root, options), "all", [], options)
     manifest.sessions = _sessions(root, tars, out / "audio", manifest.audit)
     return [manifest.prepared("all")]
 
@@ -71,7 +71,7 @@ class _Parts:
         return self.audio is not None and (self.text is not None or bool(self.meta))
 
 
-def _sessions(root: Path, tars: list[Path], folder: Path, audit: Audit) -> Iterator[Session]:
+def _sessions(root: Path, tars: list[Path], folder: Path, audit: Audit) -> Iterator[TranscribedSession]:
     for path in tqdm(tars, desc="tars", unit="tar", disable=None):
         below = Path() if path == root else path.parent.relative_to(root)  # tars of one name in two folders
         place = LocalStorage(folder / below / path.name.partition(".")[0])
@@ -136,7 +136,7 @@ def _describe(parts: _Parts, suffix: str, data: bytes) -> None:
     parts.meta = meta
 
 
-def _session(key: str, parts: _Parts, place: LocalStorage, audit: Audit) -> Session | None:
+def _session(key: str, parts: _Parts, place: LocalStorage, audit: Audit) -> TranscribedSession | None:
     assert parts.audio is not None
     name = f"{key}.flac"
     if not place.exists(name):
@@ -150,7 +150,7 @@ def _session(key: str, parts: _Parts, place: LocalStorage, audit: Audit) -> Sess
                 return None
     text = parts.text if parts.text is not None else str(parts.meta["text"])
     speaker, language = parts.meta.get("speaker"), parts.meta.get("language")
-    return Session(
+    return TranscribedSession(
         key=key,
         audio=place.root / name,
         segments=(RawSegment(None if speaker is None else str(speaker), 0.0, None, text),),

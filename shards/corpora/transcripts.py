@@ -15,30 +15,30 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from shards.corpora import Options, Prepared
 from shards.errors import DataError, ManifestError
 from shards.manifests.audio_files import audio_by_stem
 from shards.manifests.audit import Audit
-from shards.manifests.generic import Generic, RawSegment, Session, corpus_name
-from shards.manifests.meetings import NOT_SPEAKERS, nothing_found
-from shards.manifests.textfiles import read_text
-from shards.manifests.textgrid import read_textgrid
+from shards.manifests.corpus_source import corpus_not_found
+from shards.manifests.prepared import Prepared, PrepareOptions
+from shards.manifests.text_files import read_text
+from shards.manifests.textgrid import NON_SPEAKER_TIERS, read_textgrid
+from shards.manifests.transcribed_sessions import RawSegment, TranscribedSession, TranscribedSessions, corpus_name
 
 _LABEL = re.compile(r"^<[^<>\s]*,[^<>\s]*>\s*")  # <o,f0,male>: the optional field of NIST's STM, no word
 Found = Iterator[tuple[str, RawSegment]]  # (session, segment)
 
 
-def prepare(root: Path, out: Path, options: Options) -> list[Prepared]:
+def prepare(root: Path, out: Path, options: PrepareOptions) -> list[Prepared]:
     """One manifest of all."""
     files = [p for p in (root, *sorted(root.rglob("*"))) if p.suffix.lower() in _READERS and p.is_file()]
     if not files:
-        raise nothing_found(root, "transcripts", f"files ending in {', '.join(_READERS)}")
-    manifest = Generic(corpus_name(root, options), "all", [], options)
+        raise corpus_not_found(root, "transcripts", f"files ending in {', '.join(_READERS)}")
+    manifest = TranscribedSessions(corpus_name(root, options), "all", [], options)
     manifest.sessions = _sessions(files, options.audio or (root if root.is_dir() else root.parent), manifest.audit)
     return [manifest.prepared("all")]
 
 
-def _sessions(files: list[Path], audio_folder: Path, audit: Audit) -> Iterator[Session]:
+def _sessions(files: list[Path], audio_folder: Path, audit: Audit) -> Iterator[TranscribedSession]:
     order = list(_READERS)
     spoken: dict[str, list[RawSegment]] = {}
     owner: dict[str, Path] = {}
@@ -63,7 +63,7 @@ def _sessions(files: list[Path], audio_folder: Path, audit: Audit) -> Iterator[S
     audio = audio_by_stem(audio_folder, spoken)
     for session, segments in sorted(spoken.items()):
         if session in audio:
-            yield Session(session, audio[session], tuple(segments))
+            yield TranscribedSession(session, audio[session], tuple(segments))
         else:
             audit.skip("session without audio", session)
 
@@ -96,7 +96,7 @@ def _rttm(path: Path) -> Found:
 
 def _textgrid(path: Path) -> Found:
     for tier in read_textgrid(path):
-        if tier.name.lower() not in NOT_SPEAKERS:
+        if tier.name.lower() not in NON_SPEAKER_TIERS:
             for i in tier.intervals:
                 if i.mark:
                     yield path.stem, RawSegment(tier.name, i.start, i.end, i.mark)

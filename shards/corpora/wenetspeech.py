@@ -12,19 +12,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from shards.corpora import Options, Prepared
+from shards.manifests.corpus_source import corpus_not_found
 from shards.manifests.long_audio import LongAudio
-from shards.manifests.meetings import nothing_found
+from shards.manifests.prepared import Prepared, PrepareOptions
 
 SUBSETS = {"train-l": "L", "train-m": "M", "train-s": "S", "dev": "DEV", "test-net": "TEST_NET"}
 SUBSETS |= {"test-meeting": "TEST_MEETING"}
 
 
-def prepare(root: Path, out: Path, options: Options) -> list[Prepared]:
+def prepare(root: Path, out: Path, options: PrepareOptions) -> list[Prepared]:
     """The subsets."""
     listing = root / "WenetSpeech.json"
     if not listing.is_file():
-        raise nothing_found(root, "WenetSpeech", "WenetSpeech.json and the folder audio")
+        raise corpus_not_found(root, "WenetSpeech", "WenetSpeech.json and the folder audio")
     return [
         LongAudio("wenetspeech", "zh", listing, name, subset, "text", options).prepared()
         for name, subset in SUBSETS.items()

@@ -41,7 +41,7 @@ class ClipRule:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of the command."""
+    """PrepareOptions of the command."""
     rule = ClipRule()
     parser.add_argument("manifest", type=Path, help="manifest folder of long recordings")
     parser.add_argument("out", type=Path, help="folder for the manifest of clips; audio stays where it is")

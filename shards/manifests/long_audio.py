@@ -9,11 +9,12 @@ from typing import Any
 
 from tqdm import tqdm
 
-from shards.corpora import Options, Prepared
 from shards.errors import ConfigError, ManifestError
-from shards.manifests.audit import Audit, clean_segments
+from shards.manifests.audit import Audit
 from shards.manifests.manifest import UNKNOWN, Recording
-from shards.manifests.text import TextPolicy
+from shards.manifests.prepared import Prepared, PrepareOptions
+from shards.manifests.segment_cleaning import clean_segments
+from shards.manifests.text_policy import TextPolicy
 from shards.sample import Segment
 
 
@@ -28,7 +29,7 @@ class LongAudio:
         name: str,
         subset: str,
         field: str,
-        options: Options,
+        options: PrepareOptions,
         before: Callable[[str], str] = str,
     ) -> None:
         self.corpus, self.language, self.listing, self.name, self.subset = corpus, language, listing, name, subset

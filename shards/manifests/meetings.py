@@ -6,16 +6,15 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from shards.corpora import Options
 from shards.errors import AudioError, ManifestError
 from shards.manifests.audio_files import AudioInfo
-from shards.manifests.audit import Audit, clean_segments
+from shards.manifests.audit import Audit
+from shards.manifests.corpus_source import CorpusSource
 from shards.manifests.manifest import Recording, SpeakerInfo
-from shards.manifests.source import Source
+from shards.manifests.prepared import PrepareOptions
+from shards.manifests.segment_cleaning import clean_segments
 from shards.manifests.textgrid import Tier, read_textgrid
 from shards.sample import Segment
-
-NOT_SPEAKERS = {"", "sil", "silence", "noise", "overlap", "comment", "comments", "note", "notes"}
 
 
 @dataclass(frozen=True)
@@ -30,14 +29,14 @@ class Track:
 
 
 @dataclass
-class Meetings(Source[Track]):
+class Meetings(CorpusSource[Track]):
     """One manifest of tracks. `speaker_of` gives the speaker of a tier, None where the tier is not one."""
 
     corpus: str
     split: str
     tracks: Sequence[Track]
     speaker_of: Callable[[Track, Path, Tier], SpeakerInfo | None]
-    options: Options
+    options: PrepareOptions
     language: str = "zh"
     policy: str = "plain"
     audit: Audit = field(default_factory=Audit)
@@ -91,8 +90,3 @@ class Meetings(Source[Track]):
 def first_with_prefix(stems: Iterable[str], prefix: str) -> str | None:
     """The first name, in order, that is the prefix or goes on with an underscore."""
     return next((s for s in sorted(stems) if s == prefix or s.startswith(f"{prefix}_")), None)
-
-
-def nothing_found(root: Path, corpus: str, expected: str) -> ManifestError:
-    """The error for a folder that is not the corpus."""
-    return ManifestError(f"{root}: no {corpus} there; expected {expected}")

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shards.errors import ManifestError
-from shards.manifests.textfiles import read_text
+from shards.manifests.text_files import read_text
 
 _TOKEN = re.compile(
     r'"(?P<text>(?:[^"]|"")*)"(?=[\s!]|$)'  # doubled quotes are one quote
@@ -119,3 +119,6 @@ def _interval(tokens: _Tokens, tier: str, number: int) -> Interval:
     where = f"of interval {number} of tier {tier!r}"
     start, end = tokens.number(f"the start {where}"), tokens.number(f"the end {where}")
     return Interval(start, end, " ".join(tokens.text(f"the mark {where}").replace("\ufeff", "").split()))
+
+
+NON_SPEAKER_TIERS = {"", "sil", "silence", "noise", "overlap", "comment", "comments", "note", "notes"}

@@ -6,12 +6,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from shards.corpora import Options
 from shards.errors import AudioError
 from shards.manifests.audio_files import AudioInfo
 from shards.manifests.audit import Audit
+from shards.manifests.corpus_source import CorpusSource
 from shards.manifests.manifest import Recording, SpeakerInfo
-from shards.manifests.source import Source
+from shards.manifests.prepared import PrepareOptions
 from shards.sample import Segment
 
 
@@ -27,14 +27,14 @@ class Utterance:
 
 
 @dataclass
-class Utterances(Source[Utterance]):
+class Utterances(CorpusSource[Utterance]):
     """One manifest of them."""
 
     corpus: str
     split: str
     language: str
     items: Iterable[Utterance]
-    options: Options
+    options: PrepareOptions
     policy: str = "plain"  # where the command line names none
     audit: Audit = field(default_factory=Audit)
 

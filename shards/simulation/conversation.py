@@ -2,7 +2,7 @@
 
 After the simulated conversations of Landini et al. (2022, arXiv 2204.00890): whole utterances of single speakers are
 put on one time line; between turns lies a pause, or the next speaker begins before the last has ended. Pauses and
-overlaps come from the statistics of a real corpus (:mod:`shards.simulation.statistics`) or from exponential
+overlaps come from the statistics of a real corpus (:mod:`shards.simulation.turn_statistics`) or from exponential
 distributions; without pause and overlap it is plain concatenation. A turn is one or more utterances of one speaker with
 short pauses between them. A layout is a pure function of (sources, settings, seed, number).
 """
@@ -14,77 +14,30 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from shards.errors import ConfigError, ManifestError
-from shards.manifests.manifest import Recording, SpeakerInfo, is_known
+from shards.errors import ConfigError
 from shards.sample import SAMPLE_RATE, Segment
-from shards.simulation.statistics import Statistics
+from shards.simulation.settings import SimulationSettings
+from shards.simulation.turn_statistics import TurnStatistics
+from shards.simulation.utterance_pool import SourceUtterance, UtterancePool
 
 NO_SPACE = {"zh", "ja", "yue"}  # languages whose words are joined without a space
 ATTEMPTS = 200
 FITTING = 8  # turns drawn for what is left of a conversation before it is left silent
 AFTER_OWN_TURN_S = 0.1  # a speaker's next turn begins at least this long after the last one ended
 SKIP_SPEAKER = 0.3  # share of speakers left out of every round after the first
-Range = tuple[float, float]
 Fingerprint = tuple[tuple[str, str], ...]  # (speaker, text) in order of start time
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What is drawn, and from where. A pair is a uniform range with both ends in it; times are seconds."""
-
-    speakers: tuple[int, int] = (2, 4)
-    seconds: Range = (50.0, 50.0)  # length of the audio; its end is a hard limit
-    turns: tuple[int, int] | None = None  # None: as many as fill the drawn length, which the audio then has exactly
-    utterances_per_turn: tuple[int, int] = (1, 1)
-    utterance_gap: Range = (0.05, 0.25)  # inside a turn
-    pause: float = 0.5  # mean of the exponential pause between turns
-    overlap: float = 0.2  # probability that the next turn begins before the last has ended
-    overlap_seconds: float = 0.7  # mean of the exponential overlap; at most half of either turn
-    edge: Range = (0.1, 0.3)  # silence before the first and after the last word
-    gain_db: float = 3.0  # each speaker's level is drawn from ± this
-    statistics: Statistics | None = None  # takes the place of pause, overlap and overlap_seconds
-    same_language: bool = False
-    rooms: str = "none"
-    noise: str = "none"
-    snr_db: Range = (10.0, 20.0)
-
-    def check(self) -> None:
-        """Raise :class:`ConfigError` where a setting makes no sense."""
-        ranges = [self.speakers, self.seconds, self.utterances_per_turn, self.utterance_gap, self.edge, self.snr_db]
-        for pair in [*ranges, *([self.turns] if self.turns else [])]:
-            if pair[0] > pair[1]:
-                raise ConfigError(f"the range {pair[0]}-{pair[1]} is reversed")
-        if self.speakers[0] < 1 or self.utterances_per_turn[0] < 1 or (self.turns and self.turns[0] < 1):
-            raise ConfigError("a conversation has at least one speaker, one turn and one utterance in a turn")
-        if not 0 <= self.overlap <= 1 or min(self.pause, self.overlap_seconds, self.edge[0]) < 0 >= self.seconds[0]:
-            raise ConfigError("the overlap is a probability; times are not negative")
-
-
-@dataclass(frozen=True)
-class Utterance:
-    """One utterance to mix from: where its audio is, who says what."""
-
-    key: str
-    audio: str
-    channel: int | None
-    start: float  # seconds into the file
-    num_samples: int
-    speaker: str
-    person: str  # the person, or the speaker id where nobody knows the person
-    language: str
-    text: str
 
 
 @dataclass(frozen=True)
 class Piece:
     """An utterance with its place on the time line, in samples."""
 
-    utterance: Utterance
+    utterance: SourceUtterance
     start: int
 
 
 @dataclass(frozen=True)
-class Turn:
+class PlacedTurn:
     """Pieces of one speaker, one after the other."""
 
     speaker: str
@@ -109,7 +62,7 @@ class Layout:
     """One conversation before it is rendered."""
 
     number: int
-    turns: tuple[Turn, ...]  # in order of start
+    turns: tuple[PlacedTurn, ...]  # in order of start
     num_samples: int
     gains_db: dict[str, float]  # speaker → level
     sound_seed: int  # for the room and the noise
@@ -129,40 +82,9 @@ class Layout:
         return tuple((t.speaker, t.text) for t in self.turns)
 
 
-class Sources:
-    """Utterances to mix from, by person and speaker, in the order of the manifests."""
-
-    def __init__(self, recordings: Iterable[Recording], speakers: Iterable[SpeakerInfo]) -> None:
-        person_of = {s.speaker: s.person or s.speaker for s in speakers}
-        self.voices: dict[str, dict[str, list[Utterance]]] = {}
-        for utterance in _utterances(recordings, person_of):
-            self.voices.setdefault(utterance.person, {}).setdefault(utterance.speaker, []).append(utterance)
-        self._of = {speaker: u for voices in self.voices.values() for speaker, u in voices.items()}
-        self._persons = {"": {person: sorted(voices) for person, voices in sorted(self.voices.items())}}
-        for person, voices in sorted(self.voices.items()):
-            for speaker in sorted(voices):
-                self._persons.setdefault(self._of[speaker][0].language, {}).setdefault(person, []).append(speaker)
-
-    def cast(self, rng: np.random.Generator, count: int, same_language: bool) -> list[str]:
-        """`count` speaker ids of different persons, in random order."""
-        allowed = self._persons[""]
-        if same_language:
-            languages = sorted(k for k, persons in self._persons.items() if k and len(persons) >= count)
-            if not languages:
-                raise ConfigError(f"no language of the sources has {count} speakers; allow several languages")
-            allowed = self._persons[languages[int(rng.integers(len(languages)))]]
-        if count > len(allowed):
-            raise ConfigError(f"{count} speakers were asked for, the sources have {len(allowed)} different persons")
-        persons = list(allowed)
-        chosen = [persons[i] for i in rng.permutation(len(persons))[:count]]
-        return [allowed[p][int(rng.integers(len(allowed[p])))] for p in chosen]
-
-    def utterances(self, speaker: str) -> list[Utterance]:
-        """All utterances of a speaker id."""
-        return self._of[speaker]
-
-
-def draw(sources: Sources, settings: Settings, seed: int, number: int, avoid: Collection[Fingerprint] = ()) -> Layout:
+def draw(
+    sources: UtterancePool, settings: SimulationSettings, seed: int, number: int, avoid: Collection[Fingerprint] = ()
+) -> Layout:
     """Conversation `number`: attempts are repeated until one fits the limit of length and is not in `avoid`.
 
     Raises:
@@ -181,7 +103,9 @@ def draw(sources: Sources, settings: Settings, seed: int, number: int, avoid: Co
     )
 
 
-def _attempt(sources: Sources, settings: Settings, rng: np.random.Generator, number: int) -> Layout | None:
+def _attempt(
+    sources: UtterancePool, settings: SimulationSettings, rng: np.random.Generator, number: int
+) -> Layout | None:
     cast = sources.cast(rng, int(rng.integers(settings.speakers[0], settings.speakers[1] + 1)), settings.same_language)
     gains = {speaker: float(rng.uniform(-settings.gain_db, settings.gain_db)) for speaker in cast}
     goal = round(rng.uniform(*settings.seconds) * SAMPLE_RATE)
@@ -190,7 +114,7 @@ def _attempt(sources: Sources, settings: Settings, rng: np.random.Generator, num
     if settings.turns:
         wanted = max(len(cast), int(rng.integers(settings.turns[0], settings.turns[1] + 1)))
     tail = round(rng.uniform(*settings.edge) * SAMPLE_RATE)
-    turns: list[Turn] = []
+    turns: list[PlacedTurn] = []
     for speaker in _order(cast, rng, settings.statistics.same if settings.statistics else 0.0):
         for _ in range(1 if wanted else FITTING):
             turn = _place(_draw_turn(sources.utterances(speaker), settings, rng), turns, settings, rng)
@@ -228,7 +152,9 @@ def _order(cast: Sequence[str], rng: np.random.Generator, same: float) -> Iterab
         first_round = False
 
 
-def _draw_turn(utterances: Sequence[Utterance], settings: Settings, rng: np.random.Generator) -> list[Piece]:
+def _draw_turn(
+    utterances: Sequence[SourceUtterance], settings: SimulationSettings, rng: np.random.Generator
+) -> list[Piece]:
     """Pieces from time 0 on."""
     pieces: list[Piece] = []
     position = 0
@@ -239,7 +165,9 @@ def _draw_turn(utterances: Sequence[Utterance], settings: Settings, rng: np.rand
     return pieces
 
 
-def _place(pieces: list[Piece], turns: list[Turn], settings: Settings, rng: np.random.Generator) -> Turn:
+def _place(
+    pieces: list[Piece], turns: list[PlacedTurn], settings: SimulationSettings, rng: np.random.Generator
+) -> PlacedTurn:
     """Put a drawn turn after, or partly over, the turns before it; never more than two speak at once."""
     speaker = pieces[0].utterance.speaker
     length = pieces[-1].start + pieces[-1].utterance.num_samples
@@ -260,39 +188,13 @@ def _place(pieces: list[Piece], turns: list[Turn], settings: Settings, rng: np.r
         own = max((t.end + after for t in turns if t.speaker == speaker), default=0)
         others = max((t.end for t in turns if t is not previous), default=0)
         start = max(start, own, others, turns[-1].start + 1)
-    return Turn(speaker, tuple(Piece(p.utterance, p.start + start) for p in pieces))
+    return PlacedTurn(speaker, tuple(Piece(p.utterance, p.start + start) for p in pieces))
 
 
-def _real(statistics: Statistics, same: bool, rng: np.random.Generator) -> tuple[bool, float, float]:
+def _real(statistics: TurnStatistics, same: bool, rng: np.random.Generator) -> tuple[bool, float, float]:
     """Whether the next turn overlaps, its pause and its overlap in seconds, as in a real corpus."""
     if same:
         return False, statistics.draw(rng, statistics.same_pause), 0.0
     if rng.random() < statistics.overlap:
         return True, 0.0, statistics.draw(rng, statistics.overlap_seconds)
     return False, statistics.draw(rng, statistics.other_pause), 0.0
-
-
-def _utterances(recordings: Iterable[Recording], person_of: dict[str, str]) -> Iterable[Utterance]:
-    """Segments with text of recordings in which one known speaker is heard."""
-    empty = True
-    for recording in recordings:
-        if len(recording.speakers) != 1 or not is_known(recording.speakers[0]):
-            continue
-        for segment in recording.segments:
-            samples = round((segment.end - segment.start) * SAMPLE_RATE)
-            if not segment.text or samples <= 0:
-                continue
-            empty = False
-            yield Utterance(
-                key=recording.key,
-                audio=recording.audio,
-                channel=recording.channel,
-                start=recording.start + segment.start,
-                num_samples=samples,
-                speaker=segment.speaker,
-                person=person_of.get(segment.speaker, segment.speaker),
-                language=recording.language,
-                text=segment.text,
-            )
-    if empty:
-        raise ManifestError("the sources hold no utterance with text and a single speaker")

@@ -25,10 +25,10 @@ import soxr
 from tqdm import tqdm
 
 from shards.arguments import positive
-from shards.corpora import in_order
 from shards.errors import ConfigError, ManifestError
 from shards.manifests.manifest import Recording, SpeakerInfo, is_known, read_manifest, read_speakers, write_manifest
-from shards.prepare import Summary
+from shards.manifests.prepared import sorted_speakers
+from shards.manifests.summary import Summary
 from shards.sample import SAMPLE_RATE
 from shards.sound.audio import encode_flac, load
 from shards.workers import killed_workers_told
@@ -109,7 +109,7 @@ def pseudo_speakers(
             "made_by": f"pseudo-speakers: recordings of {manifest} resampled, pitch and formants moved with the tempo",
         }
 
-    write_manifest(out, counted.over(made()), in_order(heard), audit)
+    write_manifest(out, counted.over(made()), sorted_speakers(heard), audit)
     return audit()
 
 

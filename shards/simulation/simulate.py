@@ -16,17 +16,14 @@ import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
-from functools import lru_cache
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from tqdm import tqdm
 
 from shards.arguments import natural, positive
-from shards.corpora import in_order
-from shards.errors import ConfigError, DataError
+from shards.errors import ConfigError
 from shards.manifests.manifest import (
     RECORDINGS,
     SPEAKERS,
@@ -36,24 +33,29 @@ from shards.manifests.manifest import (
     read_speakers,
     write_manifest,
 )
-from shards.prepare import Summary
+from shards.manifests.prepared import sorted_speakers
+from shards.manifests.summary import Summary
 from shards.sample import FORMAT_VERSION, SAMPLE_RATE
-from shards.simulation.conversation import Fingerprint, Layout, Settings, Sources, draw
-from shards.simulation.rooms import Noise, Rooms, add_noise, convolve, open_noise, open_rooms, recorded
-from shards.simulation.statistics import read_statistics
-from shards.sound.audio import encode_flac, load
+from shards.simulation.conversation import Fingerprint, Layout, draw
+from shards.simulation.noise import open_noise
+from shards.simulation.recorded_files import content_hashes
+from shards.simulation.render import render
+from shards.simulation.rooms import open_rooms
+from shards.simulation.settings import SimulationSettings
+from shards.simulation.turn_statistics import read_statistics
+from shards.simulation.utterance_pool import UtterancePool
+from shards.sound.audio import encode_flac
 from shards.storage.local import LocalStorage
 from shards.weights.fetch import sha256_of
 from shards.workers import killed_workers_told
 
 FILES_PER_FOLDER = 1000
 _AT_ONCE = 4096  # conversations handed to the workers together
-PEAK = 0.98
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command; their defaults are the paper's setting."""
-    d = Settings()
+    d = SimulationSettings()
     add = parser.add_argument
     pair: dict[str, Any] = {"type": _numbers, "metavar": "MIN-MAX"}
     whole: dict[str, Any] = {"type": _integers, "metavar": "MIN-MAX"}
@@ -91,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
     """Draw, render, write, and print one line."""
     if args.concatenate and args.statistics:
         raise ConfigError("--concatenate and --statistics exclude each other")
-    settings = Settings(
+    settings = SimulationSettings(
         speakers=args.speakers,
         seconds=args.seconds,
         turns=args.turns,
@@ -129,7 +131,7 @@ def run(args: argparse.Namespace) -> int:
 def simulate(
     sources: Sequence[Path],
     out: Path,
-    settings: Settings,
+    settings: SimulationSettings,
     *,
     seed: int = 0,
     count: int | None = None,
@@ -166,7 +168,7 @@ def simulate(
             "made_by": "simulation: single-speaker utterances mixed after Landini et al. 2022",
         }
 
-    write_manifest(out, counted.over(made()), in_order(heard), audit)
+    write_manifest(out, counted.over(made()), sorted_speakers(heard), audit)
     return audit()
 
 
@@ -175,7 +177,7 @@ class _Work:
     """Everything that a conversation is a function of, but its number."""
 
     sources: tuple[Path, ...]
-    settings: Settings
+    settings: SimulationSettings
     seed: int
     avoid: frozenset[Fingerprint]
     folder: Path
@@ -189,7 +191,7 @@ class _Work:
     def claim(self) -> None:
         """Make the folder this work's: what another one left there goes, what is this one's own is kept and used."""
         hashes = [sha256_of(s / name) for s in self.sources for name in (RECORDINGS, SPEAKERS)]  # words, and persons
-        hashes += recorded(self.settings.noise, self.settings.rooms)
+        hashes += content_hashes(self.settings.noise, self.settings.rooms)
         avoid = hashlib.sha256(repr(sorted(self.avoid)).encode()).hexdigest()
         told = json.dumps([asdict(self.settings), self.seed, hashes, avoid, FORMAT_VERSION], sort_keys=True)
         stamp, storage = f"{self.name}.made-from", LocalStorage(self.folder)
@@ -206,7 +208,7 @@ class _Maker:
 
     def __init__(self, work: _Work) -> None:
         self.work = work
-        self.sources = Sources((r for s in work.sources for r in read_manifest(s)), _speakers(work.sources))
+        self.sources = UtterancePool((r for s in work.sources for r in read_manifest(s)), _speakers(work.sources))
         self._noise, self._rooms = open_noise(work.settings.noise), open_rooms(work.settings.rooms)
 
     def layout(self, number: int) -> Layout:
@@ -271,50 +273,9 @@ def _make(number: int) -> Recording:
     return _maker(number)
 
 
-def render(layout: Layout, settings: Settings, noise: Noise | None = None, rooms: Rooms | None = None) -> np.ndarray:
-    """The sound of a conversation: (num_samples,) float32 in [-1, 1]."""
-    rng = np.random.default_rng(layout.sound_seed)
-    cast = list(layout.gains_db)
-    stems = {speaker: np.zeros(layout.num_samples, np.float32) for speaker in cast}
-    spoken = np.zeros(layout.num_samples, bool)
-    for turn in layout.turns:
-        for piece in turn.pieces:
-            u = piece.utterance
-            wave = _utterance(u.audio, u.channel, u.start, u.num_samples)
-            stems[turn.speaker][piece.start : piece.start + len(wave)] += wave
-            spoken[piece.start : piece.start + u.num_samples] = True
-    if rooms is not None:
-        for speaker, response in zip(cast, rooms(rng, len(cast)), strict=True):
-            stems[speaker] = convolve(stems[speaker], response)[: layout.num_samples]
-    mixed = sum((stems[s] * np.float32(10 ** (layout.gains_db[s] / 20)) for s in cast), np.zeros(1, np.float32))
-    if noise is not None:
-        persons = {p.utterance.person for t in layout.turns for p in t.pieces}
-        snr = rng.uniform(*settings.snr_db)
-        mixed = add_noise(mixed, noise(rng, layout.num_samples, persons), spoken, snr)
-    peak = float(np.abs(mixed).max())
-    return mixed * np.float32(PEAK / peak) if peak > PEAK else mixed
-
-
-@lru_cache(maxsize=2048)
-def _utterance(audio: str, channel: int | None, start: float, num_samples: int) -> np.ndarray:
-    return load(audio, channel=channel, start=start, duration=num_samples / SAMPLE_RATE)[:num_samples]
-
-
 def fingerprints(folder: Path) -> set[Fingerprint]:
     """Who says what in which order, of every recording of a set."""
     return {tuple((s.speaker, s.text) for s in r.segments) for r in read_manifest(folder)}
-
-
-def check_disjoint(folders: Sequence[Path]) -> None:
-    """Raise :class:`DataError` where two sets share speakers, words and order, or the very same audio file bytes."""
-    seen: dict[object, tuple[Path, str]] = {}
-    for folder in folders:
-        for recording in read_manifest(folder):
-            audio = hashlib.sha256(Path(recording.audio).read_bytes()).digest()
-            for mark in (audio, tuple((s.speaker, s.text) for s in recording.segments)):
-                other, key = seen.setdefault(mark, (folder, recording.key))
-                if other != folder:
-                    raise DataError(f"{folder}: {recording.key} repeats {key} of {other}; make it --disjoint-from that")
 
 
 def _speakers(sources: Sequence[Path]) -> list[SpeakerInfo]:

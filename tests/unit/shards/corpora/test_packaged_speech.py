@@ -14,8 +14,8 @@ from shards.corpora.packaged_speech import DIGITS, SYLLABLES, VOICES, Voice, _di
 from shards.errors import AudioError, ConfigError, ManifestError
 from shards.manifests.manifest import read_manifest, read_speakers
 from shards.sample import SAMPLE_RATE
-from shards.simulation.conditioning import condition, frame_levels, high_pass, set_level, speech_bounds
 from shards.sound.audio import load
+from shards.sound.conditioning import condition, frame_levels, high_pass, set_level, speech_bounds
 from tests.support.manifests import tone
 from tests.support.speech import package_cache
 
@@ -110,7 +110,7 @@ def test_corpora_are_found_by_file_name() -> None:
     assert "packaged-speech" in corpus_names()
     assert all(callable(find_corpus(name)) for name in corpus_names())  # helpers beside them are no corpora
     assert not {"fetch", "prepare", "source"} & set(corpus_names())
-    with pytest.raises(ConfigError, match=r"known are .*packaged-speech"):
+    with pytest.raises(ConfigError, match=r"known: .*packaged-speech"):
         find_corpus("fetch")
 
 

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shards.manifests.audit import LISTED, Audit, clean_segments
-from shards.manifests.text import TextPolicy, joined, plain, raw
+from shards.manifests.audit import LISTED, Audit
+from shards.manifests.segment_cleaning import clean_segments
+from shards.manifests.text_policy import TextPolicy, joined, plain, raw
 from shards.sample import Segment
 
 

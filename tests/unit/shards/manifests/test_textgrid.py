@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shards.errors import ManifestError
-from shards.manifests.textfiles import read_table, read_text
+from shards.manifests.text_files import read_table, read_text
 from shards.manifests.textgrid import read_textgrid
 from tests.support.corpora import long_grid, short_grid
 

@@ -1,4 +1,4 @@
-"""Turn taking of a real corpus, estimated and given back by simulation."""
+"""PlacedTurn taking of a real corpus, estimated and given back by simulation."""
 
 import json
 from pathlib import Path
@@ -10,8 +10,10 @@ from shards.cli import main
 from shards.errors import ConfigError, ManifestError
 from shards.manifests.manifest import Recording, SpeakerInfo, read_manifest, write_manifest
 from shards.sample import SAMPLE_RATE, Segment
-from shards.simulation.conversation import Settings, Sources, Utterance, draw
-from shards.simulation.statistics import QUANTILES, Statistics, estimate, read_statistics
+from shards.simulation.conversation import draw
+from shards.simulation.settings import SimulationSettings
+from shards.simulation.turn_statistics import QUANTILES, TurnStatistics, estimate, read_statistics
+from shards.simulation.utterance_pool import SourceUtterance, UtterancePool
 
 
 def meeting(key: str, *rows: tuple[str, float, float]) -> Recording:
@@ -32,7 +34,7 @@ def test_estimate_by_hand() -> None:
         estimate([meeting("alone", ("a", 0, 1))])
 
 
-REAL = Statistics(
+REAL = TurnStatistics(
     same=0.4,
     overlap=0.45,
     same_pause=tuple(np.linspace(0.2, 1.0, QUANTILES)),
@@ -42,9 +44,9 @@ REAL = Statistics(
 )
 
 
-def sources() -> Sources:
+def sources() -> UtterancePool:
     """Long utterances: none is shorter than an overlap may be."""
-    made = Sources([speech(s) for s in "abcd"], [SpeakerInfo(f"c:{s}", "c", "en", None, s) for s in "abcd"])
+    made = UtterancePool([speech(s) for s in "abcd"], [SpeakerInfo(f"c:{s}", "c", "en", None, s) for s in "abcd"])
     for voices in made.voices.values():
         for speaker, (one, *_) in voices.items():
             voices[speaker][:] = [_longer(one, n) for n in range(32_000, 64_000, 4_000)]
@@ -55,12 +57,12 @@ def speech(speaker: str) -> Recording:
     return Recording(f"u{speaker}", "c", "all", "s", "en", "/a.wav", (Segment(f"c:{speaker}", 0, 2, "x"),))
 
 
-def _longer(u: Utterance, samples: int) -> Utterance:
-    return Utterance(u.key, u.audio, None, 0.0, samples, u.speaker, u.person, "en", f"w{samples}")
+def _longer(u: SourceUtterance, samples: int) -> SourceUtterance:
+    return SourceUtterance(u.key, u.audio, None, 0.0, samples, u.speaker, u.person, "en", f"w{samples}")
 
 
 def test_simulation_gives_the_statistics_back() -> None:
-    settings = Settings(speakers=(3, 3), seconds=(600.0, 600.0), statistics=REAL)
+    settings = SimulationSettings(speakers=(3, 3), seconds=(600.0, 600.0), statistics=REAL)
     made = [draw(sources(), settings, 0, k) for k in range(12)]
     recordings = [
         Recording(f"k{i}", "c", "t", f"k{i}", "en", "/a.wav", x.segments, duration=600.0) for i, x in enumerate(made)
@@ -76,7 +78,7 @@ def test_simulation_gives_the_statistics_back() -> None:
 
 
 def test_concatenation_is_without_gap_and_overlap() -> None:
-    layout = draw(sources(), Settings(pause=0.0, overlap=0.0), 0, 3)
+    layout = draw(sources(), SimulationSettings(pause=0.0, overlap=0.0), 0, 3)
     assert layout.num_samples == 50 * SAMPLE_RATE
     for a, b in zip(layout.turns, layout.turns[1:], strict=False):
         assert b.start - a.end in (0, 1_600) if a.speaker == b.speaker else b.start == a.end

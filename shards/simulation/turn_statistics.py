@@ -24,7 +24,7 @@ FORMAT = 1
 
 
 @dataclass(frozen=True)
-class Statistics:
+class TurnStatistics:
     """Quantiles at 0, 0.5, …, 100 % in seconds; probabilities of what follows a segment."""
 
     same: float  # the same speaker goes on
@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def read_statistics(path: Path) -> Statistics:
+def read_statistics(path: Path) -> TurnStatistics:
     """What the command wrote.
 
     Raises:
@@ -70,13 +70,13 @@ def read_statistics(path: Path) -> Statistics:
         if told.pop("format") != FORMAT:
             raise ValueError("another format version")
         names = ("same_pause", "other_pause", "overlap_seconds")
-        return Statistics(**(told | {k: tuple(float(x) for x in told[k]) for k in names}))
+        return TurnStatistics(**(told | {k: tuple(float(x) for x in told[k]) for k in names}))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"{path}: no statistics: {error}; make them by speakerlm-shards statistics") from error
 
 
-def estimate(recordings: Iterable[Recording], source: str = "") -> Statistics:
-    """Statistics of sessions with several speakers.
+def estimate(recordings: Iterable[Recording], source: str = "") -> TurnStatistics:
+    """Estimate turn-taking statistics from sessions with several speakers.
 
     Every segment is compared with the one before it that ends last. An overlap is at most the shorter's length.
 
@@ -103,7 +103,7 @@ def estimate(recordings: Iterable[Recording], source: str = "") -> Statistics:
     changes = len(pauses) + len(overlaps)
     if not changes:
         raise ManifestError(f"{source}: nobody follows another speaker; it takes recordings of conversations")
-    return Statistics(
+    return TurnStatistics(
         same=len(same) / (len(same) + changes),
         overlap=len(overlaps) / changes,
         same_pause=_quantiles(same),

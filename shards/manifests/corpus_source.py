@@ -7,22 +7,22 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from shards.corpora import Options, Prepared, in_order
-from shards.errors import AudioError
+from shards.errors import AudioError, ManifestError
 from shards.manifests.audio_files import AudioInfo, with_info
 from shards.manifests.audit import Audit
 from shards.manifests.manifest import Recording, SpeakerInfo
-from shards.manifests.text import TextPolicy
+from shards.manifests.prepared import Prepared, PrepareOptions, sorted_speakers
+from shards.manifests.text_policy import TextPolicy
 
 T = TypeVar("T")
 
 
-class Source(ABC, Generic[T]):
+class CorpusSource(ABC, Generic[T]):
     """One manifest of items with a file each. Those that use it are dataclasses with these fields."""
 
     corpus: str
     split: str
-    options: Options
+    options: PrepareOptions
     audit: Audit
     policy: str  # of the text, where the command line names none
 
@@ -33,7 +33,7 @@ class Source(ABC, Generic[T]):
         return Prepared(
             name,
             self._recordings(),
-            in_order(self.speakers),
+            sorted_speakers(self.speakers),
             lambda: {"text": self.text.result()} | self.audit.result(),
         )
 
@@ -51,3 +51,8 @@ class Source(ABC, Generic[T]):
     @abstractmethod
     def _recording(self, item: T, info: AudioInfo | AudioError) -> Recording | None:
         """What becomes of an item; None where it is left out, which the audit has counted."""
+
+
+def corpus_not_found(root: Path, corpus: str, expected: str) -> ManifestError:
+    """The error for a folder that is not the corpus."""
+    return ManifestError(f"{root}: no {corpus} there; expected {expected}")

@@ -7,12 +7,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from shards.corpora import Options
 from shards.errors import AudioError
 from shards.manifests.audio_files import AudioInfo
-from shards.manifests.audit import Audit, clean_segments
+from shards.manifests.audit import Audit
+from shards.manifests.corpus_source import CorpusSource
 from shards.manifests.manifest import UNKNOWN, Recording, SpeakerInfo
-from shards.manifests.source import Source
+from shards.manifests.prepared import PrepareOptions
+from shards.manifests.segment_cleaning import clean_segments
 from shards.sample import Segment
 
 
@@ -27,7 +28,7 @@ class RawSegment:
 
 
 @dataclass(frozen=True, slots=True)
-class Session:
+class TranscribedSession:
     """One stretch of an audio file and what is said in it."""
 
     key: str
@@ -41,7 +42,7 @@ class Session:
 
 
 @dataclass
-class Generic(Source[Session]):
+class TranscribedSessions(CorpusSource[TranscribedSession]):
     """One manifest of sessions of a corpus without a file of its own.
 
     A speaker's id becomes ``CORPUS:ID``, with ``--session-speakers`` ``CORPUS:SESSION:ID`` of an unknown person. What
@@ -50,17 +51,17 @@ class Generic(Source[Session]):
 
     corpus: str
     split: str
-    sessions: Iterable[Session]
-    options: Options
+    sessions: Iterable[TranscribedSession]
+    options: PrepareOptions
     genders: Mapping[str, str] = field(default_factory=dict)  # speaker as the format names it → f or m
     policy: str = "raw"
     audit: Audit = field(default_factory=Audit)
     _keys: set[str] = field(default_factory=set)
 
-    def _files(self) -> tuple[Iterable[tuple[Path, Session]], int | None]:
+    def _files(self) -> tuple[Iterable[tuple[Path, TranscribedSession]], int | None]:
         return ((s.audio, s) for s in self.sessions), None
 
-    def _recording(self, s: Session, info: AudioInfo | AudioError) -> Recording | None:
+    def _recording(self, s: TranscribedSession, info: AudioInfo | AudioError) -> Recording | None:
         if isinstance(info, AudioError):
             self.audit.skip("recording whose audio cannot be read", str(info))
             return None
@@ -113,6 +114,6 @@ class Generic(Source[Session]):
             self.speakers[speaker] = SpeakerInfo(speaker, self.corpus, language, self.genders.get(own), person)
 
 
-def corpus_name(root: Path, options: Options) -> str:
+def corpus_name(root: Path, options: PrepareOptions) -> str:
     """The corpus's name: as the command line says, or as the folder is called; without what an id cannot hold."""
     return re.sub(r"[^\w-]+", "-", options.name or root.absolute().name.partition(".")[0]).strip("-") or "corpus"

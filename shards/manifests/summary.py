@@ -1,0 +1,69 @@
+"""Counts of a manifest: sessions, speakers, hours of speech, overlap."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from shards.manifests.manifest import Recording
+
+SPEAKERS_LISTED = 10_000  # with their seconds; of more, only the number is in the audit
+
+
+class Summary:
+    """Counts that every audit begins with: sessions, speakers, hours of speech, share of it where several speak."""
+
+    def __init__(self) -> None:
+        self.recordings = self._texts = 0
+        self._sessions: set[str] = set()
+        self._speakers: dict[str, float] = {}
+        self._speech = self._overlap = 0.0
+
+    def over(self, recordings: Iterable[Recording]) -> Iterator[Recording]:
+        """The same recordings, counted as they pass."""
+        for recording in recordings:
+            self.add(recording)
+            yield recording
+
+    def add(self, recording: Recording) -> None:
+        """Count one."""
+        self.recordings += 1
+        self._sessions.add(recording.session)
+        for s in recording.segments:
+            self._speakers[s.speaker] = self._speakers.get(s.speaker, 0.0) + s.end - s.start
+            self._texts += bool(s.text)
+        covered, several = speech_and_overlap([(s.start, s.end) for s in recording.segments])
+        self._speech, self._overlap = self._speech + covered, self._overlap + several
+
+    def result(self) -> dict[str, Any]:
+        """For ``audit.json``."""
+        known = self._speakers if len(self._speakers) <= SPEAKERS_LISTED else {}
+        return {
+            "recordings": self.recordings,
+            "sessions": len(self._sessions),
+            "num_speakers": len(self._speakers),
+            "speakers": {speaker: round(seconds, 2) for speaker, seconds in sorted(known.items())},
+            "hours": round(self._speech / 3600, 4),
+            "overlap": round(self._overlap / self._speech, 4) if self._speech else 0.0,
+            "segments_with_text": self._texts,
+        }
+
+
+def summarize(recordings: Iterable[Recording]) -> dict[str, Any]:
+    """:class:`Summary` of all of them."""
+    summary = Summary()
+    for recording in recordings:
+        summary.add(recording)
+    return summary.result()
+
+
+def speech_and_overlap(spans: list[tuple[float, float]]) -> tuple[float, float]:
+    """Seconds in which at least one and at least two of the (start, end) spans are open."""
+    edges = sorted([(start, 1) for start, _ in spans] + [(end, -1) for _, end in spans])
+    covered = several = last = 0.0
+    depth = 0
+    for time, step in edges:
+        covered += (time - last) * (depth > 0)
+        several += (time - last) * (depth > 1)
+        last, depth = time, depth + step
+    return covered, several

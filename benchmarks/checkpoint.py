@@ -61,8 +61,8 @@ class Times:
 
 def make_recipe(folder: Path) -> Any:
     """Base models, packed data and a stage-1 recipe over them."""
-    from pipeline.model.sensevoice_folder import make_encoder, make_llm, make_tokenizer
     from pipeline.recipe.load import save_recipe
+    from pipeline.standins.random_models import make_encoder, make_llm, make_tokenizer
     from tests.support.datasets import make_dataset
     from tests.support.tiny import TEXTS, TinyBase, model_config, tokenizer_size
     from tests.support.training import DIM, tiny_recipe

@@ -32,8 +32,8 @@ TOKENS_PER_SECOND = 5  # of audio: what people say
 def random_model(folder: Path) -> tuple[Any, Any]:
     """SpeakerLM-tiny's shape with random weights."""
     from pipeline.model.build import build_model, load_tokenizer
-    from pipeline.model.sensevoice_folder import make_encoder, make_llm, make_tokenizer
     from pipeline.recipe.schema import EncoderConfig, LlmConfig, LoraConfig, ModelConfig, ProjectorConfig
+    from pipeline.standins.random_models import make_encoder, make_llm, make_tokenizer
 
     texts = ("Registered Speaker Embeddings:\nTranscribe by roles. <start><end>\nspk0: one\nspk1: two three",)
     llm = make_tokenizer(folder / "llm", texts)

@@ -26,9 +26,9 @@ from pipeline.data.lengths import TokenCounter, build_lengths
 from pipeline.data.loader import Loader, SampleReader
 from pipeline.data.plan import Plan
 from pipeline.data.planned import PlanSettings
-from pipeline.model.sensevoice_folder import make_tokenizer
 from pipeline.prompts import PromptTokenizer
 from pipeline.recipe.schema import DataConfig, DatasetConfig, RegistrationConfig
+from pipeline.standins.random_models import make_tokenizer
 from shards.dataset.index import Dataset, open_dataset
 from tests.support.datasets import make_dataset
 from tests.support.latency import far

@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.baselines.interfaces import Diarizer, Recogniser, Turn
 from pipeline.baselines.join import join
-from pipeline.baselines.parts import Diarizer, Recogniser, Turn
 from pipeline.decode.ask import peak_bytes
 from pipeline.decode.store import About, Output, Settings, Timing
 from pipeline.evaluation.formats.read import read

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from pipeline.baselines.parts import Turn
+from pipeline.baselines.interfaces import Turn
 from pipeline.transcribe.enrolment import windows
 from pipeline.transcribe.vad import WINDOW, Vad, speech
 from shards.errors import ConfigError
@@ -47,7 +47,7 @@ class Clustering:
         self._extractor, self._vad, self._threshold, self._count = extractor, vad, threshold, count
 
     def turns(self, wave: np.ndarray) -> list[Turn]:
-        """See :class:`~pipeline.baselines.parts.Diarizer`."""
+        """See :class:`~pipeline.baselines.interfaces.Diarizer`."""
         padded = np.pad(wave.astype(np.float32), (0, -len(wave) % WINDOW))
         seconds = len(wave) / SAMPLE_RATE
         found = speech(self._vad().probabilities(padded))

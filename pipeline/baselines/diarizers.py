@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.baselines.clustering import THRESHOLD, Clustering
-from pipeline.baselines.parts import Diarizer, Turn, as_seconds, missing, unloadable
+from pipeline.baselines.interfaces import Diarizer, Turn, as_seconds, missing, unloadable
 from shards.errors import ConfigError
 from shards.sample import SAMPLE_RATE
 
@@ -85,7 +85,7 @@ class ThreeDSpeaker:
             raise unloadable(self.id, error, f"Fetch {source} from ModelScope, or give a folder.") from error
 
     def turns(self, wave: np.ndarray) -> list[Turn]:
-        """See :class:`~pipeline.baselines.parts.Diarizer`."""
+        """See :class:`~pipeline.baselines.interfaces.Diarizer`."""
         known = {} if self._count is None else {"oracle_num": self._count}
         return threed_speaker_turns(self._pipeline(wave, **known))
 
@@ -133,7 +133,7 @@ class Pyannote:
         self._pipeline: Any = found.to(torch.device(device))
 
     def turns(self, wave: np.ndarray) -> list[Turn]:
-        """See :class:`~pipeline.baselines.parts.Diarizer`."""
+        """See :class:`~pipeline.baselines.interfaces.Diarizer`."""
         import torch
 
         audio = {"waveform": torch.from_numpy(np.ascontiguousarray(wave, np.float32))[None], "sample_rate": SAMPLE_RATE}
@@ -167,7 +167,7 @@ class DiariZen:
             raise unloadable(self.id, error, f"Fetch {source} from Hugging Face, or give a folder.") from error
 
     def turns(self, wave: np.ndarray) -> list[Turn]:
-        """See :class:`~pipeline.baselines.parts.Diarizer`. The pipeline reads files."""
+        """See :class:`~pipeline.baselines.interfaces.Diarizer`. The pipeline reads files."""
         import soundfile
 
         with tempfile.TemporaryDirectory() as folder:

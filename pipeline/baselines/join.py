@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pipeline.baselines.parts import Turn, Word
+from pipeline.baselines.interfaces import Turn, Word
 from pipeline.evaluation.records import Segment
 
 EQUAL_S = 0.01

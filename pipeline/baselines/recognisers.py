@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.baselines.parts import Recogniser, Word, as_seconds, missing, unloadable
+from pipeline.baselines.interfaces import Recogniser, Word, as_seconds, missing, unloadable
 from shards.errors import ConfigError
 from shards.sample import SAMPLE_RATE
 
@@ -74,7 +74,7 @@ class Whisper:
             raise unloadable(self.id, error, "SOURCE is a CTranslate2 folder or a model's name.") from error
 
     def words(self, wave: np.ndarray, language: str | None) -> list[Word]:
-        """See :class:`~pipeline.baselines.parts.Recogniser`."""
+        """See :class:`~pipeline.baselines.interfaces.Recogniser`."""
         if not len(wave):
             return []
         wave = wave.astype(np.float32)
@@ -164,7 +164,7 @@ class Paraformer:
             ) from error
 
     def words(self, wave: np.ndarray, language: str | None) -> list[Word]:
-        """See :class:`~pipeline.baselines.parts.Recogniser`; the language is the model's."""
+        """See :class:`~pipeline.baselines.interfaces.Recogniser`; the language is the model's."""
         if len(wave) < 0.1 * SAMPLE_RATE:
             return []
         found = self._model.generate(input=wave, fs=SAMPLE_RATE, batch_size_s=300)

@@ -92,7 +92,8 @@ def _write(folder: Path, run: Path, recipe: Recipe, merge: bool, dtype: str, lar
 
 def _own_tensors(run: Path, bones: Skeleton, llm_folder: Path) -> TensorFiles:
     """The run's own weights, after a look at whether they are whole and belong to this LLM."""
-    from pipeline.model.build import WEIGHTS, base_hashes, check_own_weights
+    from pipeline.model.build import base_hashes
+    from pipeline.model.own_weights import WEIGHTS, check_own_weights
 
     path = run / WEIGHTS
     expected = read_done(run)["weights_sha256"]

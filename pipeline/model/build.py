@@ -1,24 +1,18 @@
-"""Building SpeakerLM from public checkpoints, and the file of its own weights.
-
-"Own" is everything but the LLM's base weights: encoder, projectors, LoRA. A run's ``weights/model.safetensors`` holds
-them in fp32, with the hashes of the base that they belong to.
-"""
+"""Build SpeakerLM from public checkpoints, or from a finished run."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
 
 from pipeline.model.causal_lm import load_llm
 from pipeline.model.configuration_speakerlm import SpeakerLMConfig
-from pipeline.model.encoders import build_encoder, dropout_names, feature_width
 from pipeline.model.modeling_speakerlm import SpeakerLMForConditionalGeneration
+from pipeline.model.own_weights import load_own_weights
 from pipeline.model.sensevoice_folder import (
     SENSEVOICE_FILES,
     SenseVoiceCheckpoint,
@@ -26,19 +20,16 @@ from pipeline.model.sensevoice_folder import (
     read_sensevoice_folder,
     resolve_checkpoint,
 )
+from pipeline.model.speech_encoder import build_encoder, dropout_names, feature_width
 from pipeline.model.whisper_encoder import WHISPER
 from pipeline.model.whisper_folder import WHISPER_FILES, WhisperCheckpoint, read_whisper_folder
 from pipeline.prompts import PromptTokenizer
 from pipeline.recipe.load import load_recipe
 from pipeline.recipe.schema import ModelConfig, Recipe
 from pipeline.stages import Stage, check_speech, module_of
-from shards.errors import ModelError
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
-
-WEIGHTS = Path("weights") / "model.safetensors"
-BASES = "bases"  # key of the safetensors metadata
 
 
 def load_tokenizer(cfg: ModelConfig) -> PromptTokenizer:
@@ -133,74 +124,6 @@ def set_trainable(model: SpeakerLMForConditionalGeneration, stage: Stage) -> lis
     names = model.trainable(stage.trains)
     model.train()
     return names
-
-
-def own_names(model: nn.Module) -> list[str]:
-    """Names of the model's own parameters, in order."""
-    return [name for name, _ in model.named_parameters() if module_of(name) != "llm"]
-
-
-def own_state_dict(model: nn.Module) -> dict[str, Tensor]:
-    """The own weights in fp32 on the host; parameters must be whole, not partitioned."""
-    own = {n: p for n, p in model.named_parameters() if module_of(n) != "llm"}
-    return {n: p.detach().to("cpu", torch.float32, copy=True) for n, p in own.items()}
-
-
-def save_own_weights(path: Path, tensors: Mapping[str, Tensor], bases: Mapping[str, str]) -> None:
-    """Write own weights with the hashes of their base (``model.bases``)."""
-    from safetensors.torch import save_file
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    flat = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    save_file(flat, str(path), metadata={"format": "pt", BASES: json.dumps(dict(bases), sort_keys=True)})
-
-
-def load_own_weights(model: SpeakerLMForConditionalGeneration, folder: Path) -> None:
-    """Take the own weights of a finished run. Before ``deepspeed.initialize``, when they are still whole on every rank.
-
-    Raises:
-        ModelError: no such file, other names or shapes, or weights trained on another LLM or tokenizer.
-    """
-    from safetensors import SafetensorError, safe_open
-
-    path = folder / WEIGHTS
-    own = {n: p for n, p in model.named_parameters() if module_of(n) != "llm"}
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            check_own_weights(path, file, own, model.bases)
-            for name, parameter in own.items():
-                tensor = file.get_tensor(name)
-                if tensor.shape != parameter.shape:
-                    raise ModelError(f"{path}: {name} is {tuple(tensor.shape)}, expected {tuple(parameter.shape)}")
-                parameter.data.copy_(tensor)
-    except FileNotFoundError as e:
-        raise ModelError(f"{path}: no such file; a finished run's folder holds it") from e
-    except SafetensorError as e:
-        raise ModelError(f"{path} is damaged: {e}") from e
-
-
-def check_own_weights(path: Path, file: Any, own: Iterable[str], bases: Mapping[str, str]) -> None:
-    """Raise ModelError unless an open file of own weights has these names and belongs to these bases."""
-    _check_bases(path, (file.metadata() or {}).get(BASES), bases)
-    _check_names(path, set(file.keys()), own)
-
-
-def _check_bases(path: Path, recorded: str | None, bases: Mapping[str, str]) -> None:
-    if recorded is None:
-        raise ModelError(f"{path}: does not say which LLM its weights belong to")
-    other = [name for name, value in json.loads(recorded).items() if bases.get(name, value) != value]
-    if other:
-        raise ModelError(
-            f"{path}: trained with another {' and '.join(other)}; set model.llm.checkpoint to the one of that run"
-        )
-
-
-def _check_names(path: Path, found: set[str], own: Iterable[str]) -> None:
-    wanted = set(own)
-    problems = [f"missing {n}" for n in sorted(wanted - found)] + [f"unexpected {n}" for n in sorted(found - wanted)]
-    if problems:
-        more = f"; and {len(problems) - 10} more" if len(problems) > 10 else ""
-        raise ModelError(f"{path} is of another model: {'; '.join(problems[:10])}{more}")
 
 
 def load_finished_run(

@@ -18,12 +18,12 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, Gen
 from transformers.utils import ModelOutput
 
 from pipeline.model.configuration_speakerlm import SpeakerLMConfig
-from pipeline.model.encoders import SpeechEncoder, build_encoder, build_frontend
 from pipeline.model.lora import add_lora
 from pipeline.model.loss import token_losses, token_losses_sum
 from pipeline.model.packing import Segments, no_mask, register
 from pipeline.model.projectors import AudioProjector, SpeakerProjector
 from pipeline.model.specaugment import mask_features
+from pipeline.model.speech_encoder import SpeechEncoder, build_encoder, build_frontend
 from pipeline.stages import MODULES, module_of
 from shards.errors import ModelError
 

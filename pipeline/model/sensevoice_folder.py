@@ -1,4 +1,4 @@
-"""Public checkpoints on disk: the SenseVoiceSmall layout and the Hugging Face layout, read and written.
+"""Public checkpoints on disk: SenseVoiceSmall's layout, and folders of model hubs.
 
 The SenseVoice layout is a folder of three files:
 
@@ -7,15 +7,13 @@ The SenseVoice layout is a folder of three files:
 ``config.yaml``  FunASR's schema: ``encoder``, ``encoder_conf``, ``frontend_conf``
 ``am.mvn``       mean and variance of the features as a Kaldi nnet in text form
 ===============  ==========================================================================================
-
-The writers make small folders of the same layouts, so that a tiny model loads through the code that loads a large one.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,15 +26,6 @@ from shards.errors import ModelError
 if TYPE_CHECKING:
     from torch import Tensor
 
-# What Qwen2.5's tokenizer.json splits text with before byte-pair encoding, and how its chat turns look.
-QWEN_PATTERN = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-CHATML = (
-    "{% for message in messages %}"
-    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}"
-    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
 SENSEVOICE_FILES = ("model.pt", "config.yaml", "am.mvn")
 FRONTEND_CONF: dict[str, Any] = {
     "fs": 16000,
@@ -118,50 +107,6 @@ def _nnet_vector(words: Sequence[str], component: str) -> list[float]:
     return [float(w) for w in words[begin + 1 : words.index("]", begin)]]
 
 
-def write_sensevoice_folder(
-    folder: Path,
-    encoder_state: Mapping[str, Tensor],
-    encoder_conf: Mapping[str, Any],
-    *,
-    class_name: str = "SenseVoiceEncoderSmall",
-    shift: Sequence[float] | None = None,
-    scale: Sequence[float] | None = None,
-) -> Path:
-    """Write an encoder in SenseVoiceSmall's layout; without ``shift`` and ``scale`` features pass unchanged.
-
-    The real file holds a query embedding and a CTC head beside the encoder; small ones are written too, because a
-    loader has to pass over them.
-    """
-    import torch
-
-    folder.mkdir(parents=True, exist_ok=True)
-    width = FRONTEND_CONF["n_mels"] * FRONTEND_CONF["lfr_m"]
-    dim = int(encoder_conf["output_size"])
-    state = {f"encoder.{k}": v.detach().cpu().clone() for k, v in encoder_state.items()}
-    state |= {"embed.weight": torch.zeros(16, width)}
-    state |= {"ctc.ctc_lo.weight": torch.zeros(8, dim), "ctc.ctc_lo.bias": torch.zeros(8)}
-    torch.save(state, folder / "model.pt")
-    conf = {
-        "encoder": class_name,
-        "encoder_conf": dict(encoder_conf),
-        "model": "SenseVoiceSmall",
-        "frontend": "WavFrontend",
-        "frontend_conf": FRONTEND_CONF,
-    }
-    OmegaConf.save(OmegaConf.create(conf), folder / "config.yaml")
-    write_mvn(folder / "am.mvn", shift or [0.0] * width, scale or [1.0] * width)
-    return folder
-
-
-def write_mvn(path: Path, shift: Sequence[float], scale: Sequence[float]) -> None:
-    """Inverse of :func:`read_mvn`, line by line as FunASR reads it."""
-    n = len(shift)
-    lines = ["<Nnet>", f"<Splice> {n} {n}", "[ 0 ]"]
-    for component, vector in (("<AddShift>", shift), ("<Rescale>", scale)):
-        lines += [f"{component} {n} {n}", f"<LearnRateCoef> 0 [ {' '.join(f'{x:.9g}' for x in vector)} ]"]
-    path.write_text("\n".join([*lines, "</Nnet>", ""]), encoding="utf-8")
-
-
 def sensevoice_conf(dim: int, blocks: int, tp_blocks: int, heads: int = 4, ffn: int | None = None) -> dict[str, Any]:
     """``encoder_conf`` of SenseVoiceSmall at other sizes; the real one is 512, 50, 20, 4, 2048."""
     return {
@@ -180,93 +125,6 @@ def sensevoice_conf(dim: int, blocks: int, tp_blocks: int, heads: int = 4, ffn: 
         "sanm_shfit": 0,
         "selfattention_layer_type": "sanm",
     }
-
-
-def make_encoder(
-    folder: Path, dim: int = 64, blocks: int = 2, tp_blocks: int = 1, *, seed: int = 0, **conf: Any
-) -> Path:
-    """A random SenseVoice encoder as a checkpoint folder. ``conf`` overrides fields of :func:`sensevoice_conf`."""
-    import torch
-
-    from pipeline.model.encoder import encoder_class
-
-    full = {**sensevoice_conf(dim, blocks, tp_blocks), **conf}
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        encoder = encoder_class("SenseVoiceEncoderSmall")(input_size=560, **full)
-    # About what log-mel energies of 16-bit speech need to reach zero mean and unit variance.
-    return write_sensevoice_folder(folder, encoder.state_dict(), full, shift=[-8.0] * 560, scale=[0.2] * 560)
-
-
-def make_tokenizer(folder: Path, texts: Iterable[str], vocab_size: int = 600) -> Path:
-    """Byte-level BPE trained on ``texts``, with Qwen2.5's splitting pattern, special tokens and chat template.
-
-    Any text encodes, whatever the training texts held: the 256 bytes are in the vocabulary.
-    """
-    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
-
-    core = Tokenizer(models.BPE())
-    core.normalizer = normalizers.NFC()
-    core.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(QWEN_PATTERN), behavior="isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    core.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
-    )
-    core.train_from_iterator(texts, trainer)
-    specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-    core.add_special_tokens([AddedToken(s, normalized=False, special=True) for s in specials])
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=core,
-        eos_token="<|im_end|>",
-        pad_token="<|endoftext|>",
-        clean_up_tokenization_spaces=False,
-        model_max_length=32768,
-    )
-    tokenizer.chat_template = CHATML
-    folder.mkdir(parents=True, exist_ok=True)
-    tokenizer.save_pretrained(str(folder))
-    return folder
-
-
-def make_llm(
-    folder: Path,
-    vocab_size: int,
-    *,
-    hidden: int = 64,
-    layers: int = 2,
-    heads: int = 4,
-    kv_heads: int = 2,
-    ffn: int | None = None,
-    tied: bool = False,
-    max_shard_size: str = "5GB",
-    dtype: str = "float32",
-    seed: int = 0,
-) -> Path:
-    """A random Qwen2 causal LM in the Hugging Face layout, beside whatever tokenizer the folder already holds."""
-    import torch
-    from transformers import Qwen2Config, Qwen2ForCausalLM
-
-    config = Qwen2Config(
-        vocab_size=vocab_size,
-        hidden_size=hidden,
-        intermediate_size=ffn or 3 * hidden,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        num_key_value_heads=kv_heads,
-        max_position_embeddings=32768,
-        tie_word_embeddings=tied,
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        llm = Qwen2ForCausalLM(config).to(getattr(torch, dtype))
-    llm.save_pretrained(str(folder), max_shard_size=max_shard_size)
-    return folder
 
 
 # What a causal LM in the Hugging Face layout needs; hub repositories may hold the weights a second time besides.

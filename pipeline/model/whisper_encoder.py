@@ -25,8 +25,8 @@ from transformers import WhisperConfig
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from pipeline.frames import windows
-from pipeline.model.encoder import check_state, sinusoidal_positions
 from pipeline.model.host import within
+from pipeline.model.sensevoice_encoder import check_state, sinusoidal_positions
 from pipeline.model.whisper_frontend import STACKED
 from shards.errors import ModelError
 

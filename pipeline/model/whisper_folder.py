@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -78,15 +77,3 @@ def whisper_conf(dim: int, layers: int, heads: int, *, n_mels: int = 80) -> dict
         "activation_function": "gelu",
         **dict.fromkeys(DROPOUTS, 0.0),
     }
-
-
-def write_whisper_folder(folder: Path, encoder_state: Mapping[str, Tensor], conf: Mapping[str, Any]) -> Path:
-    """Write an encoder alone in Whisper's layout; inverse of reading."""
-    from safetensors.torch import save_file
-    from transformers import WhisperConfig
-
-    folder.mkdir(parents=True, exist_ok=True)
-    state = {PREFIXES[0] + k: v.detach().cpu().contiguous().clone() for k, v in encoder_state.items()}
-    save_file(state, str(folder / "model.safetensors"), metadata={"format": "pt"})
-    WhisperConfig(**conf).save_pretrained(str(folder))
-    return folder

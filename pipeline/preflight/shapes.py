@@ -7,8 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pipeline.model.encoders import dropout_names, feature_width
 from pipeline.model.sensevoice_folder import read_sensevoice_folder, sensevoice_conf
+from pipeline.model.speech_encoder import dropout_names, feature_width
 from pipeline.model.whisper_encoder import WHISPER
 from pipeline.model.whisper_folder import read_whisper_folder, whisper_conf
 from pipeline.recipe.schema import ModelConfig

@@ -44,8 +44,8 @@ def read_utterances(data: Path, name: str, tokenizer: PromptTokenizer) -> list[U
     """All samples of a packed dataset as features and frame targets."""
     import torch
 
-    from pipeline.model.frontend import Frontend
     from pipeline.model.sensevoice_folder import FRONTEND_CONF
+    from pipeline.model.sensevoice_frontend import Frontend
 
     frontend = Frontend([0.0] * 560, [1.0] * 560, FRONTEND_CONF)
     dataset, out = open_dataset(str(data / name)), []
@@ -80,8 +80,9 @@ def train_encoder(data: Path, out: Path, steps: int, seed: int) -> None:
     import torch
     from torch.nn import functional
 
-    from pipeline.model.encoder import FunasrEncoder
-    from pipeline.model.sensevoice_folder import sensevoice_conf, write_sensevoice_folder
+    from pipeline.model.sensevoice_encoder import FunasrEncoder
+    from pipeline.model.sensevoice_folder import sensevoice_conf
+    from pipeline.standins.write_folders import write_sensevoice_folder
 
     torch.manual_seed(seed)
     torch.set_num_threads(1)

@@ -127,7 +127,8 @@ def build(
     """
     import torch
 
-    from pipeline.model.build import WEIGHTS, build_model, load_own_weights, set_trainable
+    from pipeline.model.build import build_model, set_trainable
+    from pipeline.model.own_weights import WEIGHTS, load_own_weights
 
     stage, make = stage_of(recipe.stage), build_model
     if stage is CORRECTION:

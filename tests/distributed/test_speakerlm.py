@@ -39,7 +39,8 @@ def _train_plainly(parts: str, output: str, factors: str) -> None:
     """The same three steps without DeepSpeed: one process, one graph a step, torch's AdamW and clipping."""
     import torch
 
-    from pipeline.model.build import build_model, load_tokenizer, own_state_dict, save_own_weights, set_trainable
+    from pipeline.model.build import build_model, load_tokenizer, set_trainable
+    from pipeline.model.own_weights import own_state_dict, save_own_weights
     from pipeline.ranks.launch import init_distributed
     from pipeline.stages import STAGES, module_of
     from pipeline.train.engine import lr_at

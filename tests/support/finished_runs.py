@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from pipeline.checkpoint.final_weights import write_done
-from pipeline.model.build import WEIGHTS, build_model, own_state_dict, save_own_weights
+from pipeline.model.build import build_model
+from pipeline.model.own_weights import WEIGHTS, own_state_dict, save_own_weights
 from pipeline.recipe.load import save_recipe
 from pipeline.recipe.schema import DataConfig, DatasetConfig, ModelConfig, Recipe
 from pipeline.stages import module_of

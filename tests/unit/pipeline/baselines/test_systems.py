@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.baselines.clustering import Clustering, groups, turns_of
 from pipeline.baselines.diarizers import annotation_turns, load_diarizer, threed_speaker_turns
-from pipeline.baselines.parts import Turn, Word
+from pipeline.baselines.interfaces import Turn, Word
 from pipeline.baselines.recognisers import load_recogniser, paraformer_words, sayable, whisper_words, without_circles
 from pipeline.transcribe.vad import load_vad
 from shards.errors import ConfigError

@@ -14,8 +14,9 @@ from safetensors.torch import load_file
 
 from pipeline.export.cli import main
 from pipeline.export.folder import export
-from pipeline.model.build import WEIGHTS, load_finished_run
+from pipeline.model.build import load_finished_run
 from pipeline.model.modeling_speakerlm import SpeakerLMForConditionalGeneration
+from pipeline.model.own_weights import WEIGHTS
 from pipeline.prompts import Mode
 from pipeline.recipe.schema import LlmConfig
 from shards.errors import CheckpointError, ConfigError, ModelError

@@ -9,16 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.model.build import (
-    WEIGHTS,
-    build_model,
-    load_finished_run,
-    load_own_weights,
-    own_names,
-    own_state_dict,
-    save_own_weights,
-)
+from pipeline.model.build import build_model, load_finished_run
 from pipeline.model.modeling_speakerlm import SpeakerLMForConditionalGeneration
+from pipeline.model.own_weights import WEIGHTS, load_own_weights, own_names, own_state_dict, save_own_weights
 from pipeline.recipe.load import save_recipe
 from pipeline.recipe.schema import DataConfig, DatasetConfig, LlmConfig, Recipe
 from pipeline.stages import MODULES, module_of

@@ -21,11 +21,12 @@ from pipeline.model.modeling_speakerlm import SpeakerLMForConditionalGeneration
 from pipeline.model.processing_speakerlm import SpeakerLMProcessor
 from pipeline.model.specaugment import mask_features
 from pipeline.model.whisper_encoder import WhisperSpeechEncoder
-from pipeline.model.whisper_folder import read_whisper_folder, whisper_conf, write_whisper_folder
+from pipeline.model.whisper_folder import read_whisper_folder, whisper_conf
 from pipeline.model.whisper_frontend import WhisperFrontend
 from pipeline.prompts import Mode
 from pipeline.recipe.schema import EncoderConfig, ModelConfig
 from pipeline.stages import STAGES
+from pipeline.standins.write_folders import write_whisper_folder
 from shards.errors import AudioError, ModelError
 from tests.support.finished_runs import make_finished_run
 from tests.support.packed import example, pack

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from pipeline.frames import fbank_frames, lfr_frames
-from pipeline.model.frontend import Frontend
-from pipeline.model.sensevoice_folder import FRONTEND_CONF, write_mvn
+from pipeline.model.sensevoice_folder import FRONTEND_CONF
+from pipeline.model.sensevoice_frontend import Frontend
+from pipeline.standins.write_folders import write_mvn
 from shards.corpora.packaged_speech import PACKAGES
 from shards.errors import AudioError, ModelError
 from shards.sound.audio import load

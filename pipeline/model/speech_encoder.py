@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from pipeline.model.configuration_speakerlm import SpeakerLMConfig
-from pipeline.model.encoder import FunasrEncoder
-from pipeline.model.frontend import Frontend
+from pipeline.model.sensevoice_encoder import FunasrEncoder
+from pipeline.model.sensevoice_frontend import Frontend
 from pipeline.model.whisper_encoder import DROPOUTS, WHISPER, WhisperSpeechEncoder
 from pipeline.model.whisper_frontend import WhisperFrontend
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from shards.errors import SpeakerLMError
 
 INTERRUPTED = 130  # 128 and the number of SIGINT, as shells have it
-PACKAGES = ("shards", "pipeline")
+PACKAGES = ("shards", "pipeline", "launch", "__main__")  # the last one under `python -m`
 
 logger = logging.getLogger(__name__)
 
@@ -42,33 +42,49 @@ def command_logging(program: str) -> Iterator[None]:
 
     Warnings are written as ``program: warning: message``. The loggers' former state is restored at the end.
     """
-    handler = _StderrHandler()
-    handler.setFormatter(_Formatter(program))
+    handler = StandardStream("stderr")
+    handler.setFormatter(LineFormatter(f"{program}: ", "warning: "))
+    with project_logging(handler):
+        yield
+
+
+@contextmanager
+def project_logging(handler: logging.Handler, level: int = logging.INFO) -> Iterator[None]:
+    """Send the project's log messages to one handler, and to no other.
+
+    Libraries that configure the root logger would write each message a second time.
+    """
     loggers = [logging.getLogger(name) for name in PACKAGES]
-    levels = [log.level for log in loggers]
+    before = [(log.handlers, log.level, log.propagate) for log in loggers]
     for log in loggers:
-        log.addHandler(handler)
-        log.setLevel(logging.INFO)
+        log.handlers, log.propagate = [handler], False
+        log.setLevel(level)
     try:
         yield
     finally:
-        for log, level in zip(loggers, levels, strict=True):
-            log.removeHandler(handler)
-            log.setLevel(level)
+        for log, (handlers, old, propagate) in zip(loggers, before, strict=True):
+            log.handlers, log.propagate = handlers, propagate
+            log.setLevel(old)
 
 
-class _StderrHandler(logging.Handler):
-    """Writes to what ``sys.stderr`` is at that moment."""
+class StandardStream(logging.Handler):
+    """Writes to what ``sys.stdout`` or ``sys.stderr`` is at that moment, so that redirections hold."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self._stream = name
 
     def emit(self, record: logging.LogRecord) -> None:
-        print(self.format(record), file=sys.stderr, flush=True)
+        print(self.format(record), file=getattr(sys, self._stream), flush=True)
 
 
-class _Formatter(logging.Formatter):
-    def __init__(self, program: str) -> None:
+class LineFormatter(logging.Formatter):
+    """``PREFIX MESSAGE``; before the message of a warning comes its level."""
+
+    def __init__(self, prefix: str, warning: str) -> None:
         super().__init__()
-        self._program = program
+        self._prefix, self._warning = prefix, warning
 
     def format(self, record: logging.LogRecord) -> str:
-        level = "warning: " if record.levelno == logging.WARNING else ""
-        return f"{self._program}: {level}{super().format(record)}"
+        level = self._warning if record.levelno == logging.WARNING else ""
+        return f"{self._prefix}{level}{super().format(record)}"

@@ -7,6 +7,7 @@ the checkpoint on disk is whole.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -16,9 +17,11 @@ from typing import Any
 from pipeline.checkpoint import format as checkpoint
 from pipeline.checkpoint.mirror import Doomed, Upload
 from pipeline.ranks.collectives import agree, host_group, sums
-from pipeline.ranks.launch import Ranks, say
+from pipeline.ranks.launch import Ranks
 from pipeline.ranks.stop import StopRequest
 from shards.errors import SpeakerLMError, StorageError
+
+logger = logging.getLogger(__name__)
 
 LOOK = 1.0  # seconds between two looks whether a copy has ended
 
@@ -76,7 +79,7 @@ class Copies:
                     return True
                 self.start(self._left_out, group)
             elif gives_up:
-                say(self._ranks, f"WARNING no time is left to copy the last checkpoint to {self._upload.url}")
+                self._log(f"no time is left to copy the last checkpoint to {self._upload.url}")
                 return False
 
     def _copy(self, step: int) -> None:
@@ -91,7 +94,7 @@ class Copies:
             rotate = self._upload.rotate
             self._together(lambda: rotate(self._doomed, self._warn) if self._ranks.is_first else None)
         except Exception as e:  # noqa: BLE001 - they cost money, not training; the next rotation tries again
-            say(self._ranks, f"WARNING old checkpoints may be left in {self._upload.url}: {e}")
+            self._log(f"old checkpoints may be left in {self._upload.url}: {e}")
 
     def _together(self, work: Callable[[], None]) -> None:
         """All ranks do their part, or all know that one could not: none waits for a rank that has given up."""
@@ -107,4 +110,8 @@ class Copies:
         agree(self._ranks, told, self._group)
 
     def _tell(self, step: int, why: str) -> None:
-        say(self._ranks, f"WARNING the checkpoint of step {step} is not in {self._upload.url}: {why}")
+        self._log(f"the checkpoint of step {step} is not in {self._upload.url}: {why}")
+
+    def _log(self, warning: str) -> None:
+        if self._ranks.is_first:
+            logger.warning(warning)

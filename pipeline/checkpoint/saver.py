@@ -9,6 +9,7 @@ without a name. What went wrong in the thread is raised in the main thread of ev
 from __future__ import annotations
 
 import contextlib
+import logging
 import shutil
 import threading
 import time
@@ -22,9 +23,11 @@ from pipeline.checkpoint.format import RunState, Snapshot
 from pipeline.checkpoint.mirror import Upload
 from pipeline.checkpoint.mirror_thread import Copies
 from pipeline.ranks.collectives import agree, host_group
-from pipeline.ranks.launch import Ranks, say
+from pipeline.ranks.launch import Ranks
 from pipeline.ranks.stop import StopRequest
 from shards.errors import CheckpointError, SpeakerLMError
+
+logger = logging.getLogger(__name__)
 
 SPARE = 2.0  # a background save wants so many times its size as free memory
 
@@ -168,7 +171,8 @@ class Saver:
         finally:
             held.clear()
         seconds = time.perf_counter() - began
-        say(self._ranks, f"saved {self._folder / checkpoint.name_of(state.step)} ({copied:.1f} s + {seconds:.1f} s)")
+        path = self._folder / checkpoint.name_of(state.step)
+        logger.info("saved %s (%.1f s + %.1f s)", path, copied, seconds)
         agree(self._ranks, self._rotate, self._group)
         if self._copies is not None:
             self._copies.start(state.step, self._group)
@@ -205,7 +209,8 @@ class Saver:
         """What stays as it is is not told again with every checkpoint."""
         if text not in self._told:
             self._told.add(text)
-            say(self._ranks, f"WARNING {text}")
+            if self._ranks.is_first:
+                logger.warning(text)
 
 
 def free_memory() -> int:

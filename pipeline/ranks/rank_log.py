@@ -1,11 +1,13 @@
-"""A log file for each rank: ``OUTPUT/logs/rank-0000.log`` and so on, continued by a run that is started again.
+"""Log files, one per rank: ``OUTPUT/logs/rank-0000.log`` and so on; a restarted run appends to them.
 
-The first rank's output goes to the terminal too. Of the others only errors do: what is printed is for the file.
+Log records go to stdout: all from INFO on the first rank, warnings on the others, with ``[rank R]`` in front. What the
+first rank writes to stdout also goes to the terminal; of the other ranks only stderr does.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import socket
 import sys
@@ -15,11 +17,12 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from pipeline.ranks.launch import launcher_environment
+from shards.commands import LineFormatter, StandardStream, project_logging
 from shards.errors import SpeakerLMError
 
 
 class Tee:
-    """A text stream that also writes to a file, which may change. Progress bars stay on the terminal."""
+    """A text stream that also writes to a file, which may change. Progress bars are not written to the file."""
 
     def __init__(self, stream: TextIO, *, shown: bool) -> None:
         """``shown``: what is written also goes to ``stream``."""
@@ -27,7 +30,7 @@ class Tee:
         self.file: TextIO | None = None
 
     def write(self, text: str) -> int:
-        """As a stream's."""
+        """Write as a text stream does."""
         if self._shown or self.file is None:
             self._stream.write(text)
         if self.file is not None and "\r" not in text:
@@ -37,7 +40,7 @@ class Tee:
         return len(text)
 
     def flush(self) -> None:
-        """As a stream's."""
+        """Flush the stream; the file is flushed with every write."""
         self._stream.flush()
 
     def __getattr__(self, name: str) -> Any:
@@ -45,19 +48,34 @@ class Tee:
 
 
 @contextlib.contextmanager
-def logged(output: Path) -> Iterator[None]:
-    """Keep what this process says during the block in its rank's file of a run's folder.
+def rank_logging(output: Path) -> Iterator[None]:
+    """Log of this rank during the block: records to stdout, stdout and stderr also to the rank's file of the run.
 
-    A folder that cannot be written does not keep the run from starting: who needs it says so later.
+    If the folder cannot be written, the block runs without a file; the first write to the output reports the error.
     """
     try:
         place = launcher_environment(dict(os.environ))
-    except SpeakerLMError:  # told by who joins the others
+    except SpeakerLMError:  # init_distributed reports it
         yield
         return
     rank, world = int(place["RANK"]), int(place["WORLD_SIZE"])
+    with _tee(output / "logs" / f"rank-{rank:04d}.log", rank, world), log_records_of(rank):
+        yield
+
+
+@contextlib.contextmanager
+def log_records_of(rank: int) -> Iterator[None]:
+    """Log records of this project to stdout during the block: INFO on rank 0, warnings with the rank on others."""
+    handler = StandardStream("stdout")
+    handler.setFormatter(LineFormatter(f"[rank {rank}] " if rank else "", "WARNING "))
+    with project_logging(handler, logging.WARNING if rank else logging.INFO):
+        yield
+
+
+@contextlib.contextmanager
+def _tee(path: Path, rank: int, world: int) -> Iterator[None]:
+    """Copy stdout and stderr to a file during the block, where it can be written."""
     try:
-        path = output / "logs" / f"rank-{rank:04d}.log"
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("a", encoding="utf-8", errors="replace")
     except OSError:
@@ -65,7 +83,7 @@ def logged(output: Path) -> Iterator[None]:
         return
     now = time.strftime("%Y-%m-%d %H:%M:%S %z")
     file.write(f"--- {now}: rank {rank} of {world} on {socket.gethostname()}, process {os.getpid()}\n")
-    # Logging handlers of libraries hold on to the stream that they met first: it stays and changes its file.
+    # Logging handlers of libraries keep the stream that they saw first: it stays and changes its file.
     if not isinstance(sys.stdout, Tee):
         sys.stdout, sys.stderr = Tee(sys.stdout, shown=rank == 0), Tee(sys.stderr, shown=True)
     tees = [s for s in (sys.stdout, sys.stderr) if isinstance(s, Tee)]

@@ -13,7 +13,7 @@ from pipeline.checkpoint import format as checkpoint
 from pipeline.flops import Meter
 from pipeline.ranks.collectives import agree, anyone, meet
 from pipeline.ranks.launch import Ranks, init_distributed, say
-from pipeline.ranks.rank_log import logged
+from pipeline.ranks.rank_log import rank_logging
 from pipeline.ranks.stop import REQUEUE, StopRequest, guarded, leave
 from pipeline.ranks.watchdog import Watchdog, nccl_environment
 from pipeline.recipe.deepspeed import describe, dtype_name, resolve_deepspeed
@@ -50,7 +50,7 @@ def run_stage(recipe: Recipe, stop_after: int | None = None, stop: StopRequest |
         return advice(output)
 
     limits = Watchdog(t.start_timeout_seconds, t.timeout_seconds, output / "stacks")
-    with logged(output), limits.watching(told) as watchdog:
+    with rank_logging(output), limits.watching(told) as watchdog:
         code = guarded(lambda: _train(recipe, stop, watchdog, stop_after), told)
         if code != 0:
             leave(code)

@@ -54,3 +54,18 @@ def test_logging_is_restored_after_a_command(capsys: pytest.CaptureFixture[str])
     with command_logging("x"):
         assert package.level == logging.INFO
     assert (package.level, list(package.handlers)) == before
+
+
+def test_library_that_configures_the_root_logger_repeats_no_message(capsys: pytest.CaptureFixture[str]):
+    root, handler = logging.getLogger(), logging.StreamHandler()
+
+    def work() -> int:
+        root.addHandler(handler)
+        logging.getLogger("shards").warning("once")
+        return 0
+
+    try:
+        outcome("x", work)
+    finally:
+        root.removeHandler(handler)
+    assert capsys.readouterr().err == "x: warning: once\n"

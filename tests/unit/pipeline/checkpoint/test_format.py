@@ -209,12 +209,12 @@ def test_what_cannot_be_read_now_is_neither_passed_over_nor_set_aside(
     assert checkpoint.complete_names(tmp_path) == ["step-00000001", "step-00000002"]
 
 
-def test_a_damaged_one_does_not_count_as_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_one_does_not_count_as_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for step in (1, 2):
         write(tmp_path, step)
     (tmp_path / "step-00000002" / MANIFEST).write_text("{")
     write(tmp_path, 3, keep_last=2)
-    told = [line for line in capsys.readouterr().out.splitlines() if "neither counted nor deleted" in line]
+    told = [line for line in caplog.messages if "neither counted nor deleted" in line]
     assert len(told) == 1
     assert f"step-00000002/{MANIFEST}" in told[0]
     assert checkpoint.complete_names(tmp_path) == ["step-00000001", "step-00000002", "step-00000003"]

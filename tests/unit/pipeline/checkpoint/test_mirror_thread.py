@@ -62,26 +62,26 @@ def test_the_manifest_is_copied_last(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize("error", [StorageError("503 after 5 attempts"), KeyError("a fault of a library")])
 def test_a_failed_copy_is_told_and_stops_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Exception
 ) -> None:
     def down(*_: object) -> None:
         raise error
 
     monkeypatch.setattr(Upload, "_put", down)
     save_and_copy(saver(tmp_path / "here", upload=str(tmp_path / "there")), 1)
-    told = capsys.readouterr().out
-    assert "WARNING the checkpoint of step 1 is not in" in told
+    told = caplog.text
+    assert "the checkpoint of step 1 is not in" in told
     assert str(error) in told
     assert problem_of(tmp_path / "here" / "step-00000001") is None
 
 
 def test_a_copy_counts_only_when_the_file_of_every_rank_has_come_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Another node may not see the folder that rank 0 has just given its name."""
     monkeypatch.setattr(Upload, "put_rank_file", lambda *_: None)
     save_and_copy(saver(tmp_path / "here", upload=str(tmp_path / "there")), 1)
-    assert "state-00000.safetensors" in capsys.readouterr().out
+    assert "state-00000.safetensors" in caplog.text
     assert Upload(str(tmp_path / "there")).names() == []
     monkeypatch.undo()
     with pytest.raises(StorageError, match=r"gone/state-00003\.safetensors: No such file"):
@@ -89,7 +89,7 @@ def test_a_copy_counts_only_when_the_file_of_every_rank_has_come_there(
 
 
 def test_no_save_waits_for_a_storage_that_does_not_answer(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """What is being copied stays on disk, what comes meanwhile is left out and told, and the last is copied at last."""
     answers, real = threading.Event(), Upload.put_rank_file
@@ -104,7 +104,7 @@ def test_no_save_waits_for_a_storage_that_does_not_answer(
         writer.save({"w": torch.zeros(5)}, state(step))
     assert Upload(str(tmp_path / "there")).names() == []
     assert checkpoint.complete_names(tmp_path / "here") == ["step-00000001", "step-00000003"]
-    assert capsys.readouterr().out.count("that of step 1 is still on its way there") == 2
+    assert caplog.text.count("that of step 1 is still on its way there") == 2
     answers.set()
     assert writer.finish_copies(StopRequest(), lambda _: None)
     assert Upload(str(tmp_path / "there")).names() == ["step-00000003"]
@@ -113,7 +113,7 @@ def test_no_save_waits_for_a_storage_that_does_not_answer(
 
 
 def test_a_damaged_manifest_among_the_copies_is_told_once_neither_counted_nor_deleted(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     writer = saver(tmp_path / "here", Retention(1, 0, 0), background="always", upload=str(tmp_path / "there"))
     save_and_copy(writer, 1, 2)
@@ -122,18 +122,18 @@ def test_a_damaged_manifest_among_the_copies_is_told_once_neither_counted_nor_de
     save_and_copy(writer, 3, 4)
     assert Upload(str(tmp_path / "there")).names() == ["step-00000002", "step-00000004"]
     assert damaged.exists()
-    assert capsys.readouterr().out.count(f"WARNING neither counted nor deleted: {damaged}") == 1
+    assert caplog.text.count(f"neither counted nor deleted: {damaged}") == 1
 
 
 def test_copies_that_cannot_be_deleted_are_told_and_stop_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def denied(*_: object) -> None:
         raise StorageError("s3://bucket: 403 DeleteObject")
 
     monkeypatch.setattr(Upload, "rotate", denied)
     save_and_copy(saver(tmp_path / "here", upload=str(tmp_path / "there")), 1)
-    assert "old checkpoints may be left in" in capsys.readouterr().out
+    assert "old checkpoints may be left in" in caplog.text
 
 
 def test_copies_to_the_same_folder_are_refused(tmp_path: Path) -> None:

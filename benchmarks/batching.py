@@ -22,7 +22,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from pipeline.data.index_rows import Row
+from pipeline.data.index_rows import IndexRow
 from pipeline.data.plan import Plan
 from pipeline.data.planned import GlobalStep, MicroBatch, PlannedSample
 from pipeline.data.report import PlanReport, estimated_flops, report
@@ -40,11 +40,11 @@ def clips(shards: int) -> FakeSource:
     rng = np.random.default_rng(1)
     bank = [f"meeting:S{i}" for i in range(500)]
 
-    def row(shard: int, place: int) -> Row:
+    def row(shard: int, place: int) -> IndexRow:
         seconds = rng.uniform(40, 50)
         who = rng.choice(len(bank), rng.integers(2, 5), replace=False)
         turns = rng.integers(2, 9, len(who))
-        return Row(
+        return IndexRow(
             f"clip-{shard:04d}-{place:03d}", shard, place, f"m{rng.integers(200)}", int(seconds * SAMPLE_RATE),
             tuple(bank[i] for i in who), tuple(turns.tolist()), int(seconds * rng.normal(4.2, 0.8)), int(seconds * 4),
         )  # fmt: skip
@@ -56,11 +56,11 @@ def utterances(shards: int) -> FakeSource:
     """Single-speaker utterances of 1–20 s, median 5 s."""
     rng = np.random.default_rng(2)
 
-    def row(shard: int, place: int) -> Row:
+    def row(shard: int, place: int) -> IndexRow:
         seconds = float(np.clip(rng.lognormal(1.6, 0.6), 1, 20))
         tokens = max(1, int(seconds * rng.normal(3.3, 0.5)))
         speaker = f"asr:S{rng.integers(2000)}"
-        return Row(
+        return IndexRow(
             f"utterance-{shard:04d}-{place:05d}", shard, place, speaker, int(seconds * SAMPLE_RATE), (speaker,), (1,),
             tokens, tokens,
         )  # fmt: skip

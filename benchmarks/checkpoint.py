@@ -88,9 +88,10 @@ def train(recipe: Any, rounds: int, steps: int) -> tuple[dict[str, Times], dict[
     from pipeline.ranks.stop import StopRequest
     from pipeline.recipe.deepspeed import resolve_deepspeed
     from pipeline.train.engine import check_optimizer, initialize
+    from pipeline.train.run import Run
     from pipeline.train.run_stage import build
     from pipeline.train.stage_data import StageData
-    from pipeline.train.trainer import Run, Trainer
+    from pipeline.train.trainer import Trainer
 
     ranks = init_distributed(600)
     config = resolve_deepspeed(recipe, 1)

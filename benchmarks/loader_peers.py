@@ -24,10 +24,11 @@ import numpy as np
 from torch.utils.data import DataLoader, IterableDataset
 
 from pipeline.data.index_rows import DatasetSource
-from pipeline.data.lengths import TokenCounter, build_lengths
+from pipeline.data.lengths import build_lengths
 from pipeline.data.loader import Loader, SampleReader
 from pipeline.data.plan import Plan
 from pipeline.data.planned import PlanSettings
+from pipeline.data.token_counter import TokenCounter
 from pipeline.prompts import PromptTokenizer
 from pipeline.recipe.schema import DataConfig, DatasetConfig, RegistrationConfig
 from shards.dataset.index import Dataset

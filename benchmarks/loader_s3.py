@@ -22,10 +22,11 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from pipeline.data.index_rows import DatasetSource
-from pipeline.data.lengths import TokenCounter, build_lengths
+from pipeline.data.lengths import build_lengths
 from pipeline.data.loader import Loader, SampleReader
 from pipeline.data.plan import Plan
 from pipeline.data.planned import PlanSettings
+from pipeline.data.token_counter import TokenCounter
 from pipeline.prompts import PromptTokenizer
 from pipeline.recipe.schema import DataConfig, DatasetConfig, RegistrationConfig
 from pipeline.standins.random_models import make_tokenizer

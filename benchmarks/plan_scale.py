@@ -23,10 +23,11 @@ import pyarrow.parquet as pq
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from pipeline.data.index_rows import DatasetSource
-from pipeline.data.lengths import LENGTHS_VERSION, TokenCounter, _schema
+from pipeline.data.lengths import LENGTHS_VERSION, _schema
 from pipeline.data.plan import Plan
 from pipeline.data.planned import PlanSettings
 from pipeline.data.report import distinct_sessions
+from pipeline.data.token_counter import TokenCounter
 from pipeline.recipe.schema import DataConfig, DatasetConfig
 from shards.dataset.index import INDEX_SCHEMA, Dataset, ShardInfo, ShardRecord, dataset_json, index_to_bytes
 from tests.support.planning import CharTokenizer

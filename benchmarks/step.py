@@ -153,9 +153,10 @@ def loop_times(steps: int, limit: float) -> list[float]:
     from pipeline.recipe.deepspeed import resolve_deepspeed
     from pipeline.stages import STAGES
     from pipeline.train.engine import initialize
+    from pipeline.train.run import Run
     from pipeline.train.run_stage import build
     from pipeline.train.stage_data import StageData
-    from pipeline.train.trainer import Run, Trainer
+    from pipeline.train.trainer import Trainer
     from tests.support.training import make_parts, tiny_recipe
 
     ranks = init_distributed(60)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from pipeline.baselines.llm import chat_ids
-from pipeline.data.keyed import keyed_rng
+from pipeline.data.keyed_random import keyed_rng
 from pipeline.data.packing import pack
 from pipeline.prompts import Mode, PromptTokenizer
 from pipeline.ranks.launch import Ranks

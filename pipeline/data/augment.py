@@ -13,7 +13,7 @@ import numpy as np
 import soundfile
 import soxr
 
-from pipeline.data.keyed import keyed_rng, keyed_uniform
+from pipeline.data.keyed_random import keyed_rng, keyed_uniform
 from pipeline.frames import N_MELS, encoder_frames, perturbed_samples
 from pipeline.recipe.schema import AugmentConfig
 from shards.errors import ConfigError

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from pipeline.data.planned import PlannedSample
-from pipeline.data.questions import answer, questioned
+from pipeline.data.speaker_probes import answer_token, probe_positions
 from pipeline.frames import audio_positions
 from pipeline.prompts import (
     AudioPiece,
@@ -149,7 +149,7 @@ def collate(
     dataset: str,
     questions: int = 0,
 ) -> Batch:
-    """Pack loaded samples of one mode; ``questions``: see pipeline/data/questions.py.
+    """Pack loaded samples of one mode; ``questions``: see pipeline/data/speaker_probes.py.
 
     Raises:
         PlanError: a sample has other lengths than were planned.
@@ -225,8 +225,8 @@ def _append(packed: _Packed, item: LoadedSample, tokenizer: PromptTokenizer, str
     _append_prompt(packed, layout, audio)
     if questions and planned.mode is not Mode.ASR:
         labels = speaker_labels(planned.mode, item.sample.segments, planned.target_names)
-        for at, speaker in questioned(item.sample.segments, audio, stride, questions, planned.speed):
-            token = answer(tokenizer, planned.mode, labels[speaker])
+        for at, speaker in probe_positions(item.sample.segments, audio, stride, questions, planned.speed):
+            token = answer_token(tokenizer, planned.mode, labels[speaker])
             packed.questions.append((packed.audio[first_audio + at], token))
     pieces = target_pieces(planned.mode, item.sample.segments, planned.target_names)
     target: list[int] = []

@@ -6,21 +6,19 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from pipeline.data.index_rows import Source
+from pipeline.data.index_rows import PlanSource
+from pipeline.data.planned import PlanSettings
+from pipeline.data.stream import Stream
 from shards.errors import PlanError
-
-if TYPE_CHECKING:
-    from pipeline.data.plan import Stream
-    from pipeline.data.planned import PlanSettings
 
 # Decide who is in an epoch, and with whom: other distractors make other micro-batches.
 _CONTENT = {"fingerprint": "its shards", "bank": "its speaker bank", "hours": "hours", "exclude": "exclude list"}
 _SHARE = {"weight": "weight", "epochs": "epochs"}  # decide how often it is its turn
 
 
-def identity(sources: Sequence[Source], streams: Sequence[Stream], settings: PlanSettings) -> dict[str, Any]:
+def identity(sources: Sequence[PlanSource], streams: Sequence[Stream], settings: PlanSettings) -> dict[str, Any]:
     """What must be the same for a state to mean the same, each under the name that an error tells."""
     data = settings.data
     recipe = {

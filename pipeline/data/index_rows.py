@@ -10,7 +10,7 @@ from typing import Protocol
 
 import numpy as np
 
-from pipeline.data.keyed import keyed_rng, keyed_uniform
+from pipeline.data.keyed_random import keyed_rng, keyed_uniform
 from pipeline.data.lengths import read_lengths
 from shards.dataset.index import Dataset
 from shards.errors import PlanError, ShardError
@@ -18,7 +18,7 @@ from shards.sample import SAMPLE_RATE
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class IndexRow:
     """One sample of a dataset, as its index and its lengths describe it."""
 
     key: str
@@ -37,7 +37,7 @@ class Row:
         return self.num_samples / SAMPLE_RATE
 
 
-class Bank(Protocol):
+class DistractorBank(Protocol):
     """Voices that a sample may be given as distractors."""
 
     @property
@@ -55,16 +55,16 @@ class Bank(Protocol):
         ...
 
 
-class Source(Protocol):
+class PlanSource(Protocol):
     """A dataset as the plan sees it."""
 
     name: str
     fingerprint: str  # changes when the data change
     shard_seconds: Sequence[float]
     shard_samples: Sequence[int]
-    bank: Bank | None
+    bank: DistractorBank | None
 
-    def rows(self, shard: int) -> list[Row]:
+    def rows(self, shard: int) -> list[IndexRow]:
         """All samples of a shard, in its order."""
         ...
 
@@ -78,16 +78,16 @@ class DatasetSource:
         self.fingerprint = dataset.fingerprint()
         self.shard_seconds: Sequence[float] = [s.seconds for s in dataset.shards]
         self.shard_samples: Sequence[int] = [s.samples for s in dataset.shards]
-        self.bank: Bank | None = dataset.speakers
+        self.bank: DistractorBank | None = dataset.speakers
         self._tokenizer_hash = tokenizer_hash
         self._lengths_cache = lengths_cache
         self._cached = lru_cache(maxsize=8)(self._read)
 
-    def rows(self, shard: int) -> list[Row]:
+    def rows(self, shard: int) -> list[IndexRow]:
         """All samples of a shard, in its order."""
         return self._cached(shard)
 
-    def _read(self, shard: int) -> list[Row]:
+    def _read(self, shard: int) -> list[IndexRow]:
         index = self.dataset.index(shard).select(["key", "session", "num_samples", "speakers"]).to_pydict()
         lengths = read_lengths(self.dataset, shard, self._tokenizer_hash, self._lengths_cache).to_pydict()
         if index["key"] != lengths["key"]:
@@ -96,7 +96,7 @@ class DatasetSource:
                 "delete the .lengths-*.parquet files of this shard and start again"
             )
         return [
-            Row(
+            IndexRow(
                 key=index["key"][i],
                 shard=shard,
                 row=i,
@@ -118,7 +118,9 @@ class Selection:
     full. Subsets of one seed are nested: 212 h lie inside 694 h. Cost: the list of shards, and rows of one shard.
     """
 
-    def __init__(self, source: Source, seed: int, hours: float | None = None, exclude: Collection[str] = ()) -> None:
+    def __init__(
+        self, source: PlanSource, seed: int, hours: float | None = None, exclude: Collection[str] = ()
+    ) -> None:
         self._source = source
         self._seed = seed
         self.exclude = frozenset(exclude)
@@ -132,7 +134,7 @@ class Selection:
         ids = self._source.bank.ids if self.exclude and self._source.bank else ()
         return frozenset(row for row, speaker in enumerate(ids) if speaker in self.exclude)
 
-    def rows(self, shard: int) -> list[Row]:
+    def rows(self, shard: int) -> list[IndexRow]:
         """The rows of a shard that belong to the run."""
         rows = self._source.rows(shard)
         kept = self._cut.get(shard)
@@ -140,7 +142,7 @@ class Selection:
             rows = [r for r in rows if r.key in kept]
         return [r for r in rows if not self._excluded(r)] if self.exclude else rows
 
-    def _excluded(self, row: Row) -> bool:
+    def _excluded(self, row: IndexRow) -> bool:
         return row.key in self.exclude or row.session in self.exclude or not self.exclude.isdisjoint(row.speakers)
 
     def _take(self, seconds: float) -> None:

@@ -7,20 +7,19 @@ Positions of the audio come from its number of samples: :mod:`pipeline.frames`, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from pipeline.prompts import Mode, SpeakerPiece, TextPiece, prompt_pieces, target_pieces, turn_text
+from pipeline.prompts import Mode, target_pieces, turn_text
 from shards.errors import PlanError, StorageError
 from shards.sample import Segment
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from pipeline.data.index_rows import Row
     from shards.dataset.index import Dataset, ShardInfo
     from shards.storage.interface import Storage
 
@@ -46,39 +45,6 @@ class Tokenizer(Protocol):
     def encode_common(self, text: str) -> tuple[int, ...]:
         """The same, remembered."""
         ...
-
-
-class TokenCounter:
-    """Tokens of prompts and targets. Text is tokenised piece by piece, so lengths of pieces add up exactly."""
-
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self._encode = tokenizer.encode_common
-        self._template = len(tokenizer.prefix) + len(tokenizer.suffix)
-
-    def text(self, text: str) -> int:
-        """Tokens of one piece of text."""
-        return len(self._encode(text))
-
-    def prompt(self, mode: Mode, names: Sequence[str], audio: int) -> int:
-        """Positions of the prompt: chat template, text, one a registered speaker, ``audio`` for the audio."""
-        total = self._template
-        for piece in prompt_pieces(mode, names):
-            match piece:
-                case TextPiece():
-                    total += self.text(piece.text)
-                case SpeakerPiece():
-                    total += 1
-                case _:
-                    total += audio
-        return total
-
-    def target(self, mode: Mode, row: Row, names: Mapping[str, str]) -> int:
-        """Tokens of the target with its end-of-turn token; ``names``: speaker id → registered name."""
-        if mode is Mode.ASR:
-            return row.asr_tokens + 1
-        labels = [f"spk{i}" if mode is Mode.NO else names[s] for i, s in enumerate(row.speakers)]
-        heads = sum(n * (self.text(label) + self.text(":")) for label, n in zip(labels, row.turns, strict=True))
-        return heads + row.text_tokens + 1
 
 
 def lengths_path(shard: ShardInfo, tokenizer_hash: str) -> str:

@@ -20,209 +20,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from pipeline.data.augment import draw_speed
 from pipeline.data.identity import dataset_differences, identity, matched_places, recipe_differences
-from pipeline.data.index_rows import Row, Selection, Source, read_exclude_list
-from pipeline.data.keyed import keyed_rng, keyed_seed, keyed_uniform
-from pipeline.data.lengths import TokenCounter
-from pipeline.data.packing import pack
-from pipeline.data.planned import GlobalStep, MicroBatch, PlannedSample, PlanSettings
-from pipeline.data.registration import draw_mode, draw_registration
-from pipeline.frames import audio_positions, encoder_frames, perturbed_samples
-from pipeline.prompts import Mode
+from pipeline.data.index_rows import PlanSource
+from pipeline.data.keyed_random import keyed_uniform
+from pipeline.data.planned import GlobalStep, MicroBatch, PlanSettings
+from pipeline.data.stream import Stream
+from pipeline.data.token_counter import TokenCounter
 from pipeline.recipe.schema import DatasetConfig, PhaseConfig
 from shards.errors import PlanError
 
 STATE_VERSION = 2
-SPARES = 3
 _GOLDEN = 0.6180339887498949  # its multiples modulo 1 are the most even sequence: shares are kept within any stretch
-
-
-class Stream:
-    """The micro-batches of one dataset, epoch after epoch."""
-
-    def __init__(
-        self, number: int, source: Source, share: DatasetConfig, settings: PlanSettings, counter: TokenCounter
-    ) -> None:
-        exclude = read_exclude_list(share.exclude) if share.exclude else frozenset()
-        self.number = number
-        self.source = source
-        self.share = share
-        self.max_seconds: float | None = None  # of the window that is open
-        self.selection = Selection(source, settings.seed, share.hours, exclude)
-        self._banned = self.selection.banned()
-        self.epoch = self.window = self.position = 0
-        self.carried: tuple[PlannedSample, ...] = ()
-        self._settings = settings
-        self._counter = counter
-        self._ready: tuple[list[MicroBatch], tuple[PlannedSample, ...]] | None = None
-        self._order: tuple[int, list[int]] | None = None
-        self._empty_epoch = True  # so far, since its first window
-
-    @property
-    def done(self) -> bool:
-        """True after the last epoch of a finite plan."""
-        last = [n for n in (self._settings.epochs, self.share.epochs) if n is not None]
-        return bool(last) and self.epoch >= min(last)
-
-    @property
-    def between_epochs(self) -> bool:
-        """True before the first micro-batch of an epoch."""
-        return self.window == self.position == 0
-
-    def next(self, max_seconds: float | None = None) -> MicroBatch | None:
-        """The next micro-batch; None when done. A window that begins now leaves out samples beyond ``max_seconds``."""
-        while not self.done:
-            if self.position == 0 and max_seconds != self.max_seconds:
-                self.max_seconds, self._ready = max_seconds, None
-            ready, carried = self._ready = self._ready or self._plan_window()
-            batch = ready[self.position] if self.position < len(ready) else None  # None: all of the window is carried
-            self._empty_epoch &= batch is None
-            self.position += 1
-            if self.position >= len(ready):
-                self._advance(carried)
-            if batch is not None:
-                return batch
-        return None
-
-    def pass_empty(self, max_seconds: float | None) -> None:
-        """Between windows: pass over those of this epoch that hold nothing, so that its end is not seen too late."""
-        while self.position == 0 and not self.between_epochs:
-            self.max_seconds = max_seconds
-            ready, carried = self._ready = self._plan_window()
-            if ready:
-                return
-            self._advance(carried)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Where the stream stands, as JSON."""
-        carried = [[p.shard, p.row, p.key, str(p.mode)] for p in self.carried]
-        where = {"epoch": self.epoch, "window": self.window, "position": self.position}
-        return where | {"max_seconds": self.max_seconds, "carried": carried}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go to where a stream stood. The window is planned again when the next micro-batch is asked for."""
-        self.epoch, self.window, self.position = state["epoch"], state["window"], state["position"]
-        self.max_seconds = state["max_seconds"]
-        self._ready, self._empty_epoch = None, False
-        rows = {shard: self.source.rows(shard) for shard in sorted({c[0] for c in state["carried"]})}
-        for shard, row, key, _ in state["carried"]:
-            if row >= len(rows[shard]) or rows[shard][row].key != key:
-                raise PlanError(
-                    f"{self.source.name}: the state carries {key!r}, which is not row {row} of shard {shard}"
-                )
-        self.carried = tuple(self._planned(rows[shard][row], Mode(mode)) for shard, row, _, mode in state["carried"])
-
-    def _advance(self, carried: tuple[PlannedSample, ...]) -> None:
-        """To the next window, or the next epoch."""
-        self._ready, self.position, self.carried = None, 0, carried
-        self.window += 1
-        if self.window >= self._windows:
-            if self._empty_epoch:
-                raise PlanError(
-                    f"dataset {self.source.name} has no sample, or none outside its exclude list and hours and within "
-                    "data.curriculum's max_seconds"
-                )
-            self.epoch, self.window, self._empty_epoch = self.epoch + 1, 0, True
-
-    @property
-    def _windows(self) -> int:
-        return max(1, -(-len(self.selection.shards) // self._settings.data.window_shards))
-
-    def _window_shards(self) -> list[int]:
-        if self._order is None or self._order[0] != self.epoch:
-            order = keyed_rng(self._settings.seed, "shards", self.source.name, self.epoch)
-            self._order = self.epoch, order.permutation(self.selection.shards).tolist()
-        size = self._settings.data.window_shards
-        return self._order[1][self.window * size : (self.window + 1) * size]
-
-    def _plan_window(self) -> tuple[list[MicroBatch], tuple[PlannedSample, ...]]:
-        """Micro-batches of this window in their order, and the samples to carry into the next."""
-        pool = list(self.carried)
-        for shard in self._window_shards():
-            for row in self.selection.rows(shard):
-                if self.max_seconds is not None and row.seconds > self.max_seconds:
-                    continue
-                pool += [self._planned(row, mode) for mode in self._modes(row)]
-        rng = keyed_rng(self._settings.seed, "window", self.source.name, self.epoch, self.window)
-        packed: list[list[PlannedSample]] = []
-        carried: list[PlannedSample] = []
-        last = self.window + 1 >= self._windows
-        for mode in Mode:
-            of_mode = [p for p in pool if p.mode is mode]
-            full, rest = pack(of_mode, self._settings.data.max_positions, self._settings.data.max_frames, rng)
-            packed += full + (rest if last else [])
-            carried += [] if last else [p for samples in rest for p in samples]
-        order = rng.permutation(len(packed)).tolist()
-        return self._with_spares([packed[i] for i in order]), tuple(carried)
-
-    def _with_spares(self, packed: list[list[PlannedSample]]) -> list[MicroBatch]:
-        """Spares are the shortest samples of the window's next micro-batch of the same mode (of itself, if alone)."""
-        batches: list[MicroBatch] = []
-        following: dict[Mode, list[PlannedSample]] = {}
-        for samples in [*reversed(packed), *reversed(packed)]:  # twice round, so that the last is followed by the first
-            mode = samples[0].mode
-            spares = sorted(following.get(mode, []), key=lambda p: (p.positions, p.key))[:SPARES]
-            batches.append(MicroBatch(self.number, mode, tuple(samples), tuple(spares)))
-            following[mode] = samples
-        return batches[len(packed) :][::-1]
-
-    def _modes(self, row: Row) -> tuple[Mode, ...]:
-        if self._settings.modes is not None:
-            return self._settings.modes
-        if not self._settings.registration:
-            return (Mode.ASR,)
-        return (draw_mode(self._settings.data.registration.mode_shares, *self._key(row)),)
-
-    def _key(self, row: Row) -> tuple[object, ...]:
-        return self._settings.seed, self.epoch, self.source.name, row.key
-
-    def _planned(self, row: Row, mode: Mode) -> PlannedSample:
-        """Draw what a sample is given in this epoch, and count what it costs.
-
-        Raises:
-            PlanError: it does not fit a micro-batch of its own, or has no audio to speak of.
-        """
-        s = self._settings
-        drawn = draw_registration(
-            row, mode, s.data.registration, self.source.bank, self.number, self._key(row), s.n_ov, self._banned
-        )
-        speed = draw_speed(s.data.augment.speeds, *self._key(row))
-        num_samples = perturbed_samples(row.num_samples, speed)
-        frames = encoder_frames(num_samples)
-        targets = self._counter.target(drawn.mode, row, drawn.target_names)
-        prompt = self._counter.prompt(drawn.mode, drawn.names, audio_positions(num_samples, s.stride))
-        self._check(row, drawn.mode, len(drawn.names), prompt + targets, frames)
-        return PlannedSample(
-            dataset=self.number,
-            shard=row.shard,
-            row=row.row,
-            key=row.key,
-            session=row.session,
-            epoch=self.epoch,
-            mode=drawn.mode,
-            names=drawn.names,
-            sources=drawn.sources,
-            target_names=drawn.target_names,
-            positions=prompt + targets,
-            frames=frames,
-            targets=targets,
-            num_samples=num_samples,
-            speed=speed,
-            seed=keyed_seed(*self._key(row), "augmentation"),
-        )
-
-    def _check(self, row: Row, mode: Mode, registered: int, positions: int, frames: int) -> None:
-        data = self._settings.data
-        where = f"{self.source.name}: sample {row.key} ({row.seconds:.1f} s, mode {mode}, {registered} registered)"
-        if frames == 0:
-            raise PlanError(f"{where} is shorter than one 25 ms frame; pack the data without it or exclude its key")
-        if positions > data.max_positions or frames > data.max_frames:
-            raise PlanError(
-                f"{where} needs {positions} positions and {frames} encoder frames; a micro-batch has "
-                f"data.max_positions {data.max_positions} and data.max_frames {data.max_frames}. Raise the budget, "
-                "register fewer distractors (data.registration.max_distractors) or exclude the key"
-            )
 
 
 class Plan:
@@ -230,7 +38,7 @@ class Plan:
 
     def __init__(
         self,
-        sources: Sequence[Source],
+        sources: Sequence[PlanSource],
         shares: Sequence[DatasetConfig],
         settings: PlanSettings,
         counter: TokenCounter,

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from pipeline.data.index_rows import Bank, Row
-from pipeline.data.keyed import keyed_rng, keyed_uniform
+from pipeline.data.index_rows import DistractorBank, IndexRow
+from pipeline.data.keyed_random import keyed_rng, keyed_uniform
 from pipeline.data.names import corpus_names, pool_names
 from pipeline.prompts import Mode
 from pipeline.recipe.schema import RegistrationConfig
@@ -40,10 +40,10 @@ def draw_mode(shares: Sequence[float], *key: object) -> Mode:
 
 
 def draw_registration(
-    row: Row,
+    row: IndexRow,
     mode: Mode,
     config: RegistrationConfig,
-    bank: Bank | None,
+    bank: DistractorBank | None,
     dataset: int,
     key: tuple[object, ...],
     n_ov: int | None = None,
@@ -78,9 +78,14 @@ def draw_registration(
 
 
 def _distractors(
-    rng: np.random.Generator, row: Row, bank: Bank | None, most: int, n_ov: int | None, banned: Collection[int]
+    rng: np.random.Generator,
+    row: IndexRow,
+    bank: DistractorBank | None,
+    most: int,
+    n_ov: int | None,
+    banned: Collection[int],
 ) -> list[int]:
-    """Bank rows of people of other sessions who are surely not in the clip."""
+    """Rows of the bank of people of other sessions who are surely not in the clip."""
     if bank is None:
         return []
     candidates = bank.candidates(row.speakers, (row.session,))
@@ -94,7 +99,7 @@ def _distractors(
 
 
 def _names(
-    rng: np.random.Generator, row: Row, bank: Bank | None, extra: list[int], config: RegistrationConfig
+    rng: np.random.Generator, row: IndexRow, bank: DistractorBank | None, extra: list[int], config: RegistrationConfig
 ) -> list[str]:
     """A name for each speaker of the clip, then for each distractor; all distinct."""
     if config.names == "pools":

@@ -135,8 +135,9 @@ def open_plan(recipe: Recipe, tokenizer: Any) -> Plan:
     """The training plan of a recipe, from its start. Lengths are counted where they are not there yet."""
     from pipeline.data.augment import Noises
     from pipeline.data.index_rows import DatasetSource
-    from pipeline.data.lengths import TokenCounter, build_lengths
+    from pipeline.data.lengths import build_lengths
     from pipeline.data.planned import PlanSettings
+    from pipeline.data.token_counter import TokenCounter
     from shards.dataset.index import open_dataset
 
     data = recipe.data

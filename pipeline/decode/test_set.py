@@ -218,7 +218,7 @@ def prompt_of(dataset: Any, shard: int, row: int, job: Job, seed: int, recipe: A
     import numpy as np
 
     from pipeline.data.index_rows import Row
-    from pipeline.data.keyed import keyed_rng
+    from pipeline.data.keyed_random import keyed_rng
     from pipeline.data.registration import draw_registration
     from pipeline.prompts import Mode, Prompt, prompt_pieces, speaker_labels
     from shards.dataset.reader import read_sample

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.data.index_rows import DatasetSource
-from pipeline.data.lengths import TokenCounter, build_lengths, missing_lengths
+from pipeline.data.lengths import build_lengths, missing_lengths
 from pipeline.data.plan import Plan
 from pipeline.data.planned import MicroBatch, PlanSettings
+from pipeline.data.token_counter import TokenCounter
 from pipeline.flops import Load
 from pipeline.frames import encoder_frames
 from pipeline.recipe.schema import DatasetConfig, Recipe

@@ -126,7 +126,7 @@ class DataConfig:
     accept_dataset_change: bool = False  # resume although datasets are others; between two of their epochs
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     workers: int = 2  # loader processes a rank
-    speaker_questions: int = 0  # audio positions a turn that are asked who speaks; not in the paper: questions.py
+    speaker_questions: int = 0  # audio positions a turn that are asked who speaks; not in the paper: speaker_probes.py
     prefetch_steps: int = 2
     max_consecutive_replacements: int = 100
     lengths_cache: str | None = None  # folder for token lengths, where a dataset cannot be written to

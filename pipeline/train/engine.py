@@ -10,14 +10,11 @@ import gc
 import math
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pipeline.recipe.schema import OptimizerConfig
 from pipeline.stages import module_of
 from shards.errors import TrainingError
-
-if TYPE_CHECKING:
-    pass
 
 LR_FACTOR = "lr_factor"  # key of a parameter group
 

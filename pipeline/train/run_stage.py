@@ -21,8 +21,9 @@ from pipeline.recipe.load import dump_recipe
 from pipeline.recipe.schema import Recipe
 from pipeline.stages import CORRECTION, stage_of
 from pipeline.train.engine import check_optimizer, initialize, release, trainable_table
+from pipeline.train.run import Data, Run
 from pipeline.train.run_lock import locked
-from pipeline.train.trainer import Data, Run, Trainer
+from pipeline.train.trainer import Trainer
 from shards.errors import CheckpointError
 
 

@@ -14,10 +14,11 @@ from pipeline.data.augment import Augmenter
 from pipeline.data.collate import Batch
 from pipeline.data.identity import check_same
 from pipeline.data.index_rows import DatasetSource
-from pipeline.data.lengths import TokenCounter, build_lengths
+from pipeline.data.lengths import build_lengths
 from pipeline.data.loader import Loader, SampleReader, StepBatches
 from pipeline.data.plan import Plan
 from pipeline.data.planned import PlanSettings
+from pipeline.data.token_counter import TokenCounter
 from pipeline.prompts import Mode, PromptTokenizer
 from pipeline.ranks.collectives import agree
 from pipeline.ranks.launch import Ranks

@@ -11,27 +11,25 @@ import hashlib
 import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from itertools import repeat
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from pipeline.checkpoint import final_weights as finished
 from pipeline.checkpoint import format as checkpoint
 from pipeline.checkpoint.mirror import newest_anywhere, open_upload
 from pipeline.checkpoint.saver import Retention, Saver
-from pipeline.flops import Meter
 from pipeline.ranks import collectives as agreement
 from pipeline.ranks.collectives import anyone, host_group, merged
-from pipeline.ranks.launch import Ranks, say
-from pipeline.ranks.stop import REQUEUE, StopRequest
-from pipeline.ranks.watchdog import OwnTime, Watchdog
+from pipeline.ranks.launch import say
+from pipeline.ranks.stop import REQUEUE
+from pipeline.ranks.watchdog import OwnTime
 from pipeline.recipe.load import dump_recipe
-from pipeline.recipe.schema import Recipe
 from pipeline.train.async_reads import GradientNorm, Taken
 from pipeline.train.engine import lr_at, set_lr
 from pipeline.train.gradients import module_norms
 from pipeline.train.monitors import Monitors
+from pipeline.train.run import Run, Step
 from pipeline.train.spikes import Health, save_batch, suspects
 from pipeline.train.train_log import Log, LossTable, Status, StepRecord, StepSize, finite, peak_gib, row
 from pipeline.train.validation import MODES, Validation, figures
@@ -41,63 +39,6 @@ if TYPE_CHECKING:
     import torch
 
 MOST_SUSPECTS = 16  # micro-batches of one step that are listed
-
-
-class Step(Protocol):
-    """What the trainer needs of one global step: this rank's micro-batches, and where the data go on afterwards."""
-
-    @property
-    def micro_batches(self) -> Sequence[Any]: ...
-
-    @property
-    def state(self) -> dict[str, Any]: ...
-
-    @property
-    def figures(self) -> dict[str, Any]:
-        """Of the whole step, for the log."""
-        ...
-
-
-class Data(Protocol):
-    """Where batches come from."""
-
-    @property
-    def train_names(self) -> Sequence[str]: ...
-
-    @property
-    def validation_names(self) -> Sequence[str]: ...
-
-    def train(self, state: dict[str, Any] | None) -> Iterator[Step]:
-        """Global steps without end, from the start or from a saved state."""
-        ...
-
-    def validation(self) -> Iterator[tuple[Sequence[Any], int]]:
-        """The same micro-batches every time, and how many samples in them are replaced; every rank gets as many."""
-        ...
-
-    @property
-    def validation_sets(self) -> Sequence[Any]:
-        """The datasets behind them, for the small decode."""
-        ...
-
-    @property
-    def tokenizer(self) -> Any: ...
-
-
-@dataclass
-class Run:
-    """What a checkpoint does not hold: a run's surroundings, built once."""
-
-    recipe: Recipe
-    ranks: Ranks
-    engine: Any
-    data: Data
-    stop: StopRequest
-    bases: dict[str, str]  # hashes of the weights that this run loaded and does not save
-    source: Path | None  # own weights that it started from
-    stop_after: int | None = None  # a rehearsal: stop here, saved but not done
-    meter: Meter | None = None  # counts operations
-    watchdog: Watchdog = field(default_factory=Watchdog)
 
 
 class Trainer:

@@ -24,7 +24,7 @@ from pipeline.train.validation_decode import RATES, SmallDecode
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from pipeline.train.trainer import Run
+    from pipeline.train.run import Run
 
 MODES = ("asr", "no", "match", "over")
 

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.checkpoint.saver import free_memory
 from pipeline.checkpoint.training_state import is_partitioned
-from pipeline.data.keyed import keyed_uniform
+from pipeline.data.keyed_random import keyed_uniform
 from pipeline.decode.test_set import Clip, Job, answered, clips_of, default_modes, jobs_of, prompt_of
 from pipeline.ranks.collectives import agree, anyone
 from pipeline.ranks.launch import Ranks, say

@@ -203,8 +203,9 @@ def _learn_one_batch(parts: str, output: str) -> int:
     from pipeline.ranks.stop import StopRequest
     from pipeline.recipe.deepspeed import resolve_deepspeed
     from pipeline.train.engine import initialize
+    from pipeline.train.run import Run
     from pipeline.train.run_stage import build, run_stage
-    from pipeline.train.trainer import Run, Trainer
+    from pipeline.train.trainer import Trainer
 
     recipe = _overfit_recipe(parts, output)
     first = replace(recipe, stage=1, init_from=None, output=recipe.init_from)

@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from pipeline.data.index_rows import DatasetSource, Row
-from pipeline.data.lengths import TokenCounter, build_lengths
+from pipeline.data.index_rows import DatasetSource, IndexRow
+from pipeline.data.lengths import build_lengths
 from pipeline.data.plan import Plan
 from pipeline.data.planned import GlobalStep, PlannedSample, PlanSettings
+from pipeline.data.token_counter import TokenCounter
 from pipeline.prompts import Mode, PromptTokenizer
 from pipeline.recipe.schema import DataConfig, DatasetConfig, RegistrationConfig
 from shards.dataset.index import Dataset
@@ -49,7 +50,7 @@ class FakeSource:
     """A dataset that exists as rows alone; remembers which shards were asked for."""
 
     name: str
-    shards: list[list[Row]]
+    shards: list[list[IndexRow]]
     bank: FakeBank | None
     fingerprint: str = "made"
     asked: list[int] = field(default_factory=list)
@@ -62,7 +63,7 @@ class FakeSource:
     def shard_samples(self) -> list[int]:
         return [len(rows) for rows in self.shards]
 
-    def rows(self, shard: int) -> list[Row]:
+    def rows(self, shard: int) -> list[IndexRow]:
         self.asked.append(shard)
         return self.shards[shard]
 
@@ -83,7 +84,7 @@ def make_source(
         who = rng.choice(speakers, min(speakers, int(rng.integers(1, 4))), replace=False)
         turns = rng.integers(1, 4, len(who))
         rows.append(
-            Row(
+            IndexRow(
                 key=f"{name}-{i:04d}",
                 shard=i // per_shard,
                 row=i % per_shard,

@@ -25,7 +25,8 @@ from pipeline.recipe.schema import (
 )
 from pipeline.stages import STAGES, module_of
 from pipeline.train.engine import check_optimizer, initialize
-from pipeline.train.trainer import Run, Trainer
+from pipeline.train.run import Run
+from pipeline.train.trainer import Trainer
 
 _TRAINER: dict[str, Any] = {"validate_every": 3, "save_every": 3, "log_every": 2, "save_in_background": "never"}
 WORDS, WIDTH = 11, 7  # odd, so that nothing divides evenly among ranks

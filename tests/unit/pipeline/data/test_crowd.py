@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from pipeline.data.index_rows import DatasetSource
-from pipeline.data.lengths import TokenCounter, build_lengths
+from pipeline.data.lengths import build_lengths
 from pipeline.data.loader import Loader, SampleReader
 from pipeline.data.plan import Plan
 from pipeline.data.planned import PlanSettings
+from pipeline.data.token_counter import TokenCounter
 from pipeline.model.build import build_model
 from pipeline.prompts import Mode, PromptTokenizer
 from pipeline.recipe.deepspeed import CHECKOUT

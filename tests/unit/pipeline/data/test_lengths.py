@@ -15,14 +15,8 @@ import pytest
 
 import pipeline.data.lengths
 from pipeline.data.index_rows import DatasetSource
-from pipeline.data.lengths import (
-    TokenCounter,
-    build_lengths,
-    lengths_path,
-    lengths_storage,
-    missing_lengths,
-    read_lengths,
-)
+from pipeline.data.lengths import build_lengths, lengths_path, lengths_storage, missing_lengths, read_lengths
+from pipeline.data.token_counter import TokenCounter
 from pipeline.frames import audio_positions, encoder_frames, fbank_frames, lfr_frames
 from pipeline.prompts import Mode, PromptTokenizer, prompt_pieces, target_pieces
 from shards.dataset.index import open_dataset

@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pipeline.data.index_rows import Row
-from pipeline.data.keyed import keyed_rng, keyed_seed, keyed_uniform
+from pipeline.data.index_rows import IndexRow
+from pipeline.data.keyed_random import keyed_rng, keyed_seed, keyed_uniform
 from pipeline.data.names import POOLS, corpus_names, pool_names
 from pipeline.data.registration import draw_mode, draw_registration
 from pipeline.evaluation.parse import parse
@@ -19,7 +19,7 @@ from shards.errors import PlanError
 from tests.support.datasets import make_dataset
 from tests.support.planning import FakeBank
 
-ROW = Row("k", 0, 0, "session", 16_000, ("c:A", "c:B"), (1, 2), 9, 9)
+ROW = IndexRow("k", 0, 0, "session", 16_000, ("c:A", "c:B"), (1, 2), 9, 9)
 
 
 def test_keys_are_told_apart_part_by_part():
@@ -95,7 +95,7 @@ def test_distractors_of_a_real_bank_are_of_other_sessions(tmp_path):
     dataset = make_dataset(tmp_path, samples=24, speakers_per_sample=(1, 2), samples_per_shard=24)
     bank = dataset.speakers
     for i, entry in enumerate(dataset.index(0).to_pylist()):
-        row = Row(entry["key"], 0, i, entry["session"], entry["num_samples"], tuple(entry["speakers"]), (), 0, 0)
+        row = IndexRow(entry["key"], 0, i, entry["session"], entry["num_samples"], tuple(entry["speakers"]), (), 0, 0)
         drawn = draw_registration(row, Mode.OVER, RegistrationConfig(), bank, 0, (1, i))
         extra = [s[2] for s in drawn.sources if s[0] == "bank"]
         assert not {bank.ids[r] for r in extra} & set(row.speakers)

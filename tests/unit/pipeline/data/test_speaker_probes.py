@@ -7,7 +7,7 @@ import torch
 
 from pipeline.data.collate import collate
 from pipeline.data.loader import SampleReader
-from pipeline.data.questions import questioned
+from pipeline.data.speaker_probes import probe_positions
 from pipeline.prompts import Mode, PromptTokenizer
 from shards.sample import Segment
 from tests.support.datasets import make_dataset
@@ -19,17 +19,17 @@ STRIDE, DIM = 2, 192  # a position is 0.12 s
 
 def test_positions_lie_evenly_inside_the_turn_and_where_nobody_else_speaks() -> None:
     turns = [Segment("a", 0.0, 1.2, "x"), Segment("b", 0.95, 2.4, "y")]
-    assert questioned(turns, 30, STRIDE, 100) == [(p, "a") for p in range(7)] + [(p, "b") for p in range(10, 20)]
-    assert questioned(turns, 30, STRIDE, 3) == [(0, "a"), (3, "a"), (6, "a"), (10, "b"), (14, "b"), (19, "b")]
-    assert questioned(turns, 12, STRIDE, 100)[-2:] == [(10, "b"), (11, "b")], "the audio ends"
-    assert questioned([*turns, Segment("c", 0.0, 3.0, "z")], 30, STRIDE, 2) == [(20, "c"), (24, "c")]
-    assert questioned([Segment("a", 0.05, 0.1, "x")], 30, STRIDE, 2) == [], "shorter than a position"
+    assert probe_positions(turns, 30, STRIDE, 100) == [(p, "a") for p in range(7)] + [(p, "b") for p in range(10, 20)]
+    assert probe_positions(turns, 30, STRIDE, 3) == [(0, "a"), (3, "a"), (6, "a"), (10, "b"), (14, "b"), (19, "b")]
+    assert probe_positions(turns, 12, STRIDE, 100)[-2:] == [(10, "b"), (11, "b")], "the audio ends"
+    assert probe_positions([*turns, Segment("c", 0.0, 3.0, "z")], 30, STRIDE, 2) == [(20, "c"), (24, "c")]
+    assert probe_positions([Segment("a", 0.05, 0.1, "x")], 30, STRIDE, 2) == [], "shorter than a position"
 
 
 def test_a_faster_playback_moves_the_positions() -> None:
     turn = [Segment("a", 1.2, 2.4, "x")]
-    assert [p for p, _ in questioned(turn, 30, STRIDE, 100, speed=1.0)] == list(range(10, 20))
-    assert [p for p, _ in questioned(turn, 30, STRIDE, 100, speed=2.0)] == list(range(5, 10))
+    assert [p for p, _ in probe_positions(turn, 30, STRIDE, 100, speed=1.0)] == list(range(10, 20))
+    assert [p for p, _ in probe_positions(turn, 30, STRIDE, 100, speed=2.0)] == list(range(5, 10))
 
 
 @pytest.mark.parametrize("mode", list(Mode))

@@ -18,7 +18,7 @@ from pipeline.prompts import Mode, PromptTokenizer
 from shards.sample import SAMPLE_RATE, Segment
 
 
-def questioned(
+def probe_positions(
     segments: Sequence[Segment], positions: int, stride: int, per_turn: int, speed: float = 1.0
 ) -> list[tuple[int, str]]:
     """(audio position, speaker): up to ``per_turn`` a turn, evenly over those in which that one person speaks alone.
@@ -45,6 +45,6 @@ def questioned(
     return out
 
 
-def answer(tokenizer: PromptTokenizer, mode: Mode, label: str) -> int:
+def answer_token(tokenizer: PromptTokenizer, mode: Mode, label: str) -> int:
     """The token that tells this speaker from the others."""
     return tokenizer.encode_common(label)[-1 if mode is Mode.NO else 0]

@@ -1,0 +1,42 @@
+"""Tokens of prompts and targets, from counts of their pieces."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from pipeline.data.index_rows import IndexRow
+from pipeline.data.lengths import Tokenizer
+from pipeline.prompts import Mode, SpeakerPiece, TextPiece, prompt_pieces
+
+
+class TokenCounter:
+    """Tokens of prompts and targets. Text is tokenised piece by piece, so lengths of pieces add up exactly."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._encode = tokenizer.encode_common
+        self._template = len(tokenizer.prefix) + len(tokenizer.suffix)
+
+    def text(self, text: str) -> int:
+        """Tokens of one piece of text."""
+        return len(self._encode(text))
+
+    def prompt(self, mode: Mode, names: Sequence[str], audio: int) -> int:
+        """Positions of the prompt: chat template, text, one a registered speaker, ``audio`` for the audio."""
+        total = self._template
+        for piece in prompt_pieces(mode, names):
+            match piece:
+                case TextPiece():
+                    total += self.text(piece.text)
+                case SpeakerPiece():
+                    total += 1
+                case _:
+                    total += audio
+        return total
+
+    def target(self, mode: Mode, row: IndexRow, names: Mapping[str, str]) -> int:
+        """Tokens of the target with its end-of-turn token; ``names``: speaker id → registered name."""
+        if mode is Mode.ASR:
+            return row.asr_tokens + 1
+        labels = [f"spk{i}" if mode is Mode.NO else names[s] for i, s in enumerate(row.speakers)]
+        heads = sum(n * (self.text(label) + self.text(":")) for label, n in zip(labels, row.turns, strict=True))
+        return heads + row.text_tokens + 1

@@ -1,0 +1,71 @@
+"""What the trainer is given: data, engine, ranks, and a run's surroundings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from pipeline.flops import Meter
+from pipeline.ranks.launch import Ranks
+from pipeline.ranks.stop import StopRequest
+from pipeline.ranks.watchdog import Watchdog
+from pipeline.recipe.schema import Recipe
+
+
+class Step(Protocol):
+    """What the trainer needs of one global step: this rank's micro-batches, and where the data go on afterwards."""
+
+    @property
+    def micro_batches(self) -> Sequence[Any]: ...
+
+    @property
+    def state(self) -> dict[str, Any]: ...
+
+    @property
+    def figures(self) -> dict[str, Any]:
+        """Of the whole step, for the log."""
+        ...
+
+
+class Data(Protocol):
+    """Where batches come from."""
+
+    @property
+    def train_names(self) -> Sequence[str]: ...
+
+    @property
+    def validation_names(self) -> Sequence[str]: ...
+
+    def train(self, state: dict[str, Any] | None) -> Iterator[Step]:
+        """Global steps without end, from the start or from a saved state."""
+        ...
+
+    def validation(self) -> Iterator[tuple[Sequence[Any], int]]:
+        """The same micro-batches every time, and how many samples in them are replaced; every rank gets as many."""
+        ...
+
+    @property
+    def validation_sets(self) -> Sequence[Any]:
+        """The datasets behind them, for the small decode."""
+        ...
+
+    @property
+    def tokenizer(self) -> Any: ...
+
+
+@dataclass
+class Run:
+    """What a checkpoint does not hold: a run's surroundings, built once."""
+
+    recipe: Recipe
+    ranks: Ranks
+    engine: Any
+    data: Data
+    stop: StopRequest
+    bases: dict[str, str]  # hashes of the weights that this run loaded and does not save
+    source: Path | None  # own weights that it started from
+    stop_after: int | None = None  # a rehearsal: stop here, saved but not done
+    meter: Meter | None = None  # counts operations
+    watchdog: Watchdog = field(default_factory=Watchdog)

@@ -17,7 +17,7 @@ Marks = Mapping[str, Iterable[tuple[float, float, str]]]  # tier → (start, end
 
 
 def audio(path: Path, seconds: float, channels: int = 1, rate: int = 16_000) -> Path:
-    """Noise whose channel c has the level 0.01 · (c + 1), so that a channel can be told."""
+    """Noise whose channel c has the level 0.01 · (c + 1), so that channels can be recognized."""
     path.parent.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(len(path.name))
     wave = rng.standard_normal((round(seconds * rate), channels)) * 0.01 * np.arange(1, channels + 1)
@@ -75,3 +75,29 @@ def prepare(corpus: str, root: Path, out: Path, *options: str) -> dict[str, Mani
     """Run the command; manifests by name."""
     assert main(["prepare", corpus, str(root), str(out), "--workers", "2", *options]) == 0
     return {p.parent.name: Manifest(p.parent) for p in sorted(out.glob("*/recordings.jsonl"))}
+
+
+def librispeech(root: Path) -> Path:
+    """Write a small LibriSpeech with one text that has no audio; returns its folder."""
+    base = root / "LibriSpeech"
+    for key in ("84-121123-0000", "84-121123-0001"):
+        audio(base / f"dev-clean/84/121123/{key}.flac", 3)
+    lines = ["84-121123-0000 GO DO YOU HEAR", "84-121123-0001 IT'S PETER", "84-121123-0002 NOT THERE"]
+    (base / "dev-clean/84/121123/84-121123.trans.txt").write_text("\n".join(lines) + "\n")
+    (base / "SPEAKERS.TXT").write_text(";ID | SEX\n84   | F | dev-clean        | 8.02  | Christie Nowak\n")
+    return base
+
+
+def listing(root: Path, name: str, field: str, segments: list[dict[str, object]], subset: str) -> None:
+    """Write a WenetSpeech or GigaSpeech list that names one existing and one missing long file."""
+    audio(root / "audio/train/Y1.flac", 30)
+    entries = [
+        {"aid": "Y1", "path": "audio/train/Y1.flac", "duration": 30.0, "segments": segments, "md5": "x"},
+        {
+            "aid": "Y2",
+            "path": "audio/train/Y2.opus",
+            "duration": 9.0,
+            "segments": [{"sid": "Y2_1", "begin_time": 0, "end_time": 2, field: "一", "subsets": [subset]}],
+        },
+    ]
+    (root / name).write_text(json.dumps({"dataset": "x", "audios": entries}, ensure_ascii=False))

@@ -1,65 +1,21 @@
-"""The packaged speech: conditioning, texts, and the real packages."""
+"""Packaged speech: texts of the packages, and the real packages."""
 
 import gzip
 import hashlib
 from collections import Counter
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from shards.cli import main
-from shards.corpora import corpus_names, find_corpus, packaged_speech
+from shards.corpora import packaged_speech
 from shards.corpora.packaged_speech import DIGITS, SYLLABLES, VOICES, Voice, _digit_tasks, clean_text, read_texts
-from shards.errors import AudioError, ConfigError, ManifestError
+from shards.errors import ManifestError
 from shards.manifests.manifest import read_manifest, read_speakers
 from shards.sample import SAMPLE_RATE
 from shards.sound.audio import load
-from shards.sound.conditioning import condition, frame_levels, high_pass, set_level, speech_bounds
-from tests.support.manifests import tone
+from shards.sound.conditioning import frame_levels
 from tests.support.speech import package_cache
-
-
-def quiet(seconds: float) -> np.ndarray:
-    return 1e-4 * np.random.default_rng(1).standard_normal(round(seconds * SAMPLE_RATE))
-
-
-def test_speech_is_found_and_a_click_is_not_speech() -> None:
-    click = 0.5 * np.ones(300)
-    wave = np.concatenate([click, quiet(0.3), tone(0.5), quiet(0.4)]).astype(np.float32)
-    first, last = speech_bounds(wave)
-    assert first / SAMPLE_RATE == pytest.approx(0.31, abs=0.04)
-    assert last / SAMPLE_RATE == pytest.approx(0.83, abs=0.04)
-
-
-def test_a_final_plosive_stays() -> None:
-    burst = 0.1 * np.random.default_rng(0).standard_normal(SAMPLE_RATE * 6 // 100)
-    wave = np.concatenate([quiet(0.1), tone(0.4), quiet(0.1), burst, quiet(0.2)]).astype(np.float32)
-    assert speech_bounds(wave)[1] / SAMPLE_RATE == pytest.approx(0.68, abs=0.03)
-
-
-def test_tightly_cut_speech_is_left_whole() -> None:
-    wave = tone(0.4).astype(np.float32)
-    assert speech_bounds(wave) == (0, len(wave))
-
-
-def test_silence_is_an_error() -> None:
-    with pytest.raises(AudioError, match="silence"):
-        condition(np.zeros(SAMPLE_RATE, np.float32))
-
-
-def test_offset_and_hum_go_and_speech_stays() -> None:
-    speech = tone(1.0, pitch=300.0)
-    hum = 0.2 + 0.1 * np.sin(2 * np.pi * 30 * np.arange(SAMPLE_RATE) / SAMPLE_RATE)
-    clean = high_pass((speech + hum).astype(np.float32))
-    assert abs(clean.mean()) < 1e-3
-    assert np.sqrt(np.mean((clean - speech)[1600:-1600] ** 2)) < 0.02
-
-
-def test_level() -> None:
-    for gain in (0.01, 1.0):
-        assert frame_levels(set_level((tone(0.5) * gain).astype(np.float32))).max() == pytest.approx(-26, abs=0.6)
-    assert np.abs(set_level(np.eye(1, 1600, 5, dtype=np.float32)[0])).max() <= 1.0
 
 
 @pytest.mark.parametrize(
@@ -104,14 +60,6 @@ def test_tables_agree() -> None:
     assert len(set(SYLLABLES)) == 10
     packages = {p.name for p in packaged_speech.PACKAGES}
     assert {v.package for v in VOICES} | {v.texts for v in VOICES if v.texts} == packages
-
-
-def test_corpora_are_found_by_file_name() -> None:
-    assert "packaged-speech" in corpus_names()
-    assert all(callable(find_corpus(name)) for name in corpus_names())  # helpers beside them are no corpora
-    assert not {"fetch", "prepare", "source"} & set(corpus_names())
-    with pytest.raises(ConfigError, match=r"known: .*packaged-speech"):
-        find_corpus("fetch")
 
 
 def test_real_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

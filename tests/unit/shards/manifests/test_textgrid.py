@@ -1,6 +1,5 @@
 """TextGrids as corpora have them: every encoding and form, no silent repair, damage is an error."""
 
-import codecs
 from pathlib import Path
 
 import pytest
@@ -8,7 +7,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shards.errors import ManifestError
-from shards.manifests.text_files import read_table, read_text
 from shards.manifests.textgrid import read_textgrid
 from tests.support.corpora import long_grid, short_grid
 
@@ -84,12 +82,3 @@ def test_undecodable_and_missing(tmp_path: Path) -> None:
         read_textgrid(tmp_path / "a.TextGrid")
     with pytest.raises(ManifestError, match="No such file"):
         read_textgrid(tmp_path / "b.TextGrid")
-
-
-def test_tables(tmp_path: Path) -> None:
-    (tmp_path / "t").write_bytes(codecs.BOM_UTF16_LE + "a\t一 二 \r\n\r\nb\r\na 一 二\n".encode("utf-16-le"))
-    assert read_text(tmp_path / "t").startswith("a\t")
-    assert read_table(tmp_path / "t") == {"a": "一 二", "b": ""}
-    (tmp_path / "t").write_text("a 1\na 2\n")
-    with pytest.raises(ManifestError, match=r"t:2: a occurs twice"):
-        read_table(tmp_path / "t")

@@ -1,0 +1,27 @@
+"""Distributions outside the tree that declare an entry point, as an installed plug-in package does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+
+def add_distribution(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, group: str, name: str, value: str, source: str
+) -> None:
+    """Write a distribution with one module and put it on ``sys.path``.
+
+    Args:
+        folder: created; holds the module and the metadata.
+        group: such as ``"speakerlm.corpora"``.
+        name: of the entry point.
+        value: ``MODULE`` or ``MODULE:OBJECT``.
+        source: of the module.
+    """
+    metadata = folder / "outside_plugin-1.0.dist-info"
+    metadata.mkdir(parents=True)
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: outside-plugin\nVersion: 1.0\n")
+    (metadata / "entry_points.txt").write_text(f"[{group}]\n{name} = {value}\n")
+    (folder / f"{value.partition(':')[0]}.py").write_text(source)
+    monkeypatch.syspath_prepend(folder)

@@ -1,0 +1,26 @@
+"""AISHELL-2 in its exact layout."""
+
+from pathlib import Path
+
+from tests.support.corpora import audio, prepare
+
+
+def test_aishell2(tmp_path: Path) -> None:
+    ios = tmp_path / "in/AISHELL-2/iOS"
+    for key in ("IC0001W0001", "IC0001W0002", "IC0002W0001", "IC0002W0009"):
+        audio(ios / f"data/wav/{key[1:6]}/{key}.wav", 2)
+    lines = ["IC0001W0001\t去ＡＴＭ机", "IC0001W0002\t搬不走的要及时'关停并转'", "IC0002W0001\tLet's听𫖯仰beat it"]
+    (ios / "data/trans.txt").write_bytes("\r\n".join([*lines, "IC0003W0001\t没有声音", ""]).encode("utf-8-sig"))
+    audio(ios / "dev/wav/D0001/ID0001W0001.wav", 1)
+    (ios / "dev/trans.txt").write_text("ID0001W0001\t一\n")
+    made = prepare("aishell2", tmp_path / "in", tmp_path / "out")
+    assert set(made) == {"train", "dev"}
+    train = made["train"]
+    assert {k: r.segments[0].text for k, r in train.recordings.items()} == {
+        "IC0001W0001": "去ATM机",
+        "IC0001W0002": "搬不走的要及时关停并转",
+        "IC0002W0001": "LET'S听頫仰BEAT IT",
+    }
+    assert sorted(train.speakers) == ["aishell2:C0001", "aishell2:C0002"]
+    assert train.recordings["IC0001W0001"].segments[0].end == 2.0
+    assert train.audit["skipped"] == {"audio without a text": 1, "text without audio": 1}

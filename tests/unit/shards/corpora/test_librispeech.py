@@ -1,0 +1,26 @@
+"""LibriSpeech in its exact layout."""
+
+from pathlib import Path
+
+from shards.cli import main
+from tests.support.corpora import librispeech, prepare
+
+
+def test_librispeech_by_lhotse(tmp_path: Path) -> None:
+    librispeech(tmp_path / "in")
+    made = prepare("librispeech", tmp_path / "in", tmp_path / "out")
+    assert set(made) == {"dev-clean"}
+    part = made["dev-clean"]
+    assert part.texts("84-121123-0001") == [("librispeech:84", "IT'S PETER")]
+    assert part.recordings["84-121123-0000"].session == "84-121123"
+    assert part.recordings["84-121123-0000"].duration == 3.0
+    assert [(s.gender, s.person) for s in part.speakers.values()] == [("f", "librispeech:84")]
+    assert part.audit["skipped"] == {"text without audio": 1}  # Lhotse's recipe logs it and goes on
+
+
+def test_librispeech_names_the_line_that_would_stop_the_recipe(tmp_path: Path, capsys) -> None:
+    base = librispeech(tmp_path)
+    path = base / "dev-clean/84/121123/84-121123.trans.txt"
+    path.write_text(path.read_text() + "84-121123-0003\n")
+    assert main(["prepare", "librispeech", str(base), str(tmp_path / "out")]) == 1
+    assert "trans.txt:4: 84-121123-0003 has no words" in capsys.readouterr().err

@@ -217,7 +217,7 @@ def prompt_of(dataset: Any, shard: int, row: int, job: Job, seed: int, recipe: A
     """
     import numpy as np
 
-    from pipeline.data.index_rows import Row
+    from pipeline.data.index_rows import IndexRow
     from pipeline.data.keyed_random import keyed_rng
     from pipeline.data.registration import draw_registration
     from pipeline.prompts import Mode, Prompt, prompt_pieces, speaker_labels
@@ -227,7 +227,7 @@ def prompt_of(dataset: Any, shard: int, row: int, job: Job, seed: int, recipe: A
     sample = read_sample(dataset, shard, row)
     key = ("decode", seed, sample.key)
     n_ov = int(keyed_rng(*key, "n_ov", job.range).integers(job.n_ov[0], job.n_ov[1] + 1)) if job.n_ov else None
-    described = Row(sample.key, shard, row, sample.session, sample.num_samples, sample.speakers, (), 0, 0)
+    described = IndexRow(sample.key, shard, row, sample.session, sample.num_samples, sample.speakers, (), 0, 0)
     drawn = draw_registration(described, Mode(job.mode), recipe.data.registration, dataset.speakers, 0, key, n_ov)
     if drawn.names and sample.embeddings is None:
         raise DataError(f"{dataset.url}: {sample.key} has no speaker embeddings; modes match and over need them")

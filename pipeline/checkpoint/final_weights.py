@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.checkpoint.format import seal, sync_folder, write_atomic
 from pipeline.checkpoint.training_state import gather_parameter
-from pipeline.ranks.collectives import agree
+from pipeline.ranks.collectives import broadcast_or_raise
 from pipeline.ranks.launch import Ranks
 from pipeline.stages import module_of
 from shards.errors import CheckpointError
@@ -42,7 +42,7 @@ def save_weights(path: Path, engine: Any, ranks: Ranks, source: Path | None, bas
             full = gather_parameter(p, master=True)
             if ranks.is_first:
                 tensors[name] = full
-    return str(agree(ranks, lambda: _write_weights(path, tensors, source, bases) if ranks.is_first else "")[0])
+    return str(broadcast_or_raise(ranks, lambda: _write_weights(path, tensors, source, bases), failure=CheckpointError))
 
 
 def _write_weights(path: Path, tensors: dict[str, torch.Tensor], source: Path | None, bases: dict[str, str]) -> str:
@@ -78,7 +78,7 @@ def check_weights(path: Path, sha256: str | None, ranks: Ranks) -> str:
             raise CheckpointError(f"{path} is not the file that its run wrote: it was changed or damaged")
         return found
 
-    return str(agree(ranks, lambda: check() if ranks.is_first else "")[0])
+    return str(broadcast_or_raise(ranks, check, failure=CheckpointError))
 
 
 def write_done(run: Path, content: dict[str, Any]) -> None:

@@ -25,12 +25,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.checkpoint.training_state import read_slices, write_slices
-from pipeline.ranks.collectives import agree
+from pipeline.checkpoint.training_state import parameter_numel, read_slices, write_slices
+from pipeline.ranks.collectives import broadcast_or_raise
 from pipeline.ranks.launch import Ranks
 from pipeline.recipe.load import changes
 from pipeline.recipe.schema import Recipe
-from pipeline.train.engine import parameter_numel
 from shards.errors import CheckpointError
 from shards.storage.local import atomic_file, retried
 
@@ -282,7 +281,7 @@ def newest_whole(folder: Path, ranks: Ranks, warn: Callable[[str], None]) -> Pat
             raise CheckpointError(f"every checkpoint in {folder} is broken; move the folder away to start from step 0")
         return None
 
-    name = agree(ranks, lambda: choose() if ranks.is_first else None)[0]
+    name = broadcast_or_raise(ranks, choose, failure=CheckpointError)
     return folder / name if name else None
 
 

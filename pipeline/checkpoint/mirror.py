@@ -12,7 +12,7 @@ from typing import Any
 
 from pipeline.checkpoint import format as checkpoint
 from pipeline.checkpoint.format import MANIFEST, PREFIX, RECIPE
-from pipeline.ranks.collectives import agree
+from pipeline.ranks.collectives import broadcast_or_raise
 from pipeline.ranks.launch import Ranks
 from shards.errors import CheckpointError, StorageError
 from shards.storage.interface import open_storage
@@ -118,7 +118,7 @@ def newest_anywhere(folder: Path, ranks: Ranks, upload: Upload | None, warn: Cal
         lost = e
     if upload is not None:
         than = found.name if found else ""
-        if agree(ranks, lambda: ranks.is_first and upload.fetch_newer(folder, than, warn))[0]:
+        if broadcast_or_raise(ranks, lambda: upload.fetch_newer(folder, than, warn), failure=CheckpointError):
             return checkpoint.newest_whole(folder, ranks, warn)
     if lost is not None:
         raise lost

@@ -16,7 +16,7 @@ from typing import Any
 
 from pipeline.checkpoint import format as checkpoint
 from pipeline.checkpoint.mirror import Doomed, Upload
-from pipeline.ranks.collectives import agree, host_group, sums
+from pipeline.ranks.collectives import all_gather_or_raise, all_reduce_sum, host_group
 from pipeline.ranks.launch import Ranks
 from pipeline.ranks.stop import StopRequest
 from shards.errors import SpeakerLMError, StorageError
@@ -53,7 +53,7 @@ class Copies:
 
     def start(self, step: int, group: Any) -> None:
         """Begin with a committed checkpoint, unless another is on its way. Collective over ``group``."""
-        if any(agree(self._ranks, lambda: self.step is not None, group)):
+        if any(all_gather_or_raise(self._ranks, lambda: self.step is not None, group)):
             self._left_out = step
             self._tell(step, f"that of step {self._step} is still on its way there")
             return
@@ -72,7 +72,7 @@ class Copies:
             if self._thread is not None:
                 self._thread.join(LOOK)
             late = stop.is_set and time.monotonic() - began > stop.margin / 2
-            copying, gives_up = sums(self._ranks, [float(self.step is not None), float(late)], group)
+            copying, gives_up = all_reduce_sum(self._ranks, [float(self.step is not None), float(late)], group)
             beat("copying the last checkpoint away")
             if not copying:
                 if self._left_out is None:
@@ -107,7 +107,7 @@ class Copies:
             except Exception as e:
                 raise StorageError(f"{type(e).__name__}: {e}") from e
 
-        agree(self._ranks, told, self._group)
+        all_gather_or_raise(self._ranks, told, self._group)
 
     def _tell(self, step: int, why: str) -> None:
         self._log(f"the checkpoint of step {step} is not in {self._upload.url}: {why}")

@@ -22,7 +22,7 @@ from pipeline.checkpoint import format as checkpoint
 from pipeline.checkpoint.format import RunState, Snapshot
 from pipeline.checkpoint.mirror import Upload
 from pipeline.checkpoint.mirror_thread import Copies
-from pipeline.ranks.collectives import agree, host_group
+from pipeline.ranks.collectives import all_gather_or_raise, broadcast_or_raise, host_group
 from pipeline.ranks.launch import Ranks
 from pipeline.ranks.stop import StopRequest
 from shards.errors import CheckpointError, SpeakerLMError
@@ -100,8 +100,9 @@ class Saver:
         began = time.perf_counter()
         try:
             held: list[Snapshot] = []
-            agree(self._ranks, lambda: self._prepare(state) if self._ranks.is_first else None)
-            sizes = agree(self._ranks, lambda: self._hold(engine, held))  # apart: under ZeRO-1 and -2 it is collective
+            self._on_first_rank(lambda: self._prepare(state))
+            # A call of its own: under ZeRO-1 and -2 a snapshot is collective.
+            sizes = self._on_all_ranks(lambda: self._hold(engine, held))
             copied = time.perf_counter() - began
             if self._in_background(sizes):
                 self._thread = threading.Thread(target=self._guarded, args=(held, state, copied), name="saver")
@@ -157,13 +158,11 @@ class Saver:
             self._error.__cause__ = e
 
     def _write(self, held: list[Snapshot], state: RunState, copied: float) -> None:
-        began = time.perf_counter()
+        began, group = time.perf_counter(), self._group
         partial = checkpoint.partial_of(self._folder, state.step)
         try:
-            part = agree(
-                self._ranks, lambda: checkpoint.write_rank_file(partial, held[0], self._ranks.rank), self._group
-            )
-            agree(self._ranks, lambda: self._commit(state, part), self._group)
+            parts = self._on_all_ranks(lambda: checkpoint.write_rank_file(partial, held[0], self._ranks.rank), group)
+            self._on_first_rank(lambda: checkpoint.commit(self._folder, state, parts), group)
         except SpeakerLMError:
             if self._ranks.is_first:
                 shutil.rmtree(partial, ignore_errors=True)  # on a full disk the space is wanted
@@ -173,17 +172,18 @@ class Saver:
         seconds = time.perf_counter() - began
         path = self._folder / checkpoint.name_of(state.step)
         logger.info("saved %s (%.1f s + %.1f s)", path, copied, seconds)
-        agree(self._ranks, self._rotate, self._group)
+        self._on_first_rank(self._rotate, group)
         if self._copies is not None:
-            self._copies.start(state.step, self._group)
+            self._copies.start(state.step, group)
 
-    def _commit(self, state: RunState, written: Sequence[dict[str, Any]]) -> None:
-        if self._ranks.is_first:
-            checkpoint.commit(self._folder, state, written)
+    def _on_all_ranks(self, work: Callable[[], Any], group: Any = None) -> list[Any]:
+        return all_gather_or_raise(self._ranks, work, group, failure=CheckpointError)
+
+    def _on_first_rank(self, work: Callable[[], Any], group: Any = None) -> None:
+        broadcast_or_raise(self._ranks, work, group, failure=CheckpointError)
 
     def _rotate(self) -> None:
-        if not self._ranks.is_first:
-            return
+        """Delete checkpoints that retention does not keep."""
         copied = self._copies.step if self._copies else None
         for step in self._keep.doomed_of(self._usable()):
             if step != copied:  # it goes with the next rotation

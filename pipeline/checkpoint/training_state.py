@@ -172,3 +172,8 @@ def _float32() -> torch.dtype:
     import torch
 
     return torch.float32
+
+
+def parameter_numel(p: Any) -> int:
+    """Return the number of elements of the whole parameter, also where ZeRO-3 holds only a slice of it here."""
+    return int(getattr(p, "ds_numel", p.numel()))

@@ -1,6 +1,6 @@
-"""What ranks decide together: one that fails makes all fail, with its own words.
+"""Collective operations of Python objects and numbers; an error on one rank is raised on all.
 
-Each function is collective: every rank calls it, or all wait for the one that does not.
+Every rank must call each of these functions; otherwise the others wait for it.
 """
 
 from __future__ import annotations
@@ -11,17 +11,20 @@ from datetime import timedelta
 from typing import Any
 
 from pipeline.ranks.launch import Ranks
-from shards.errors import CheckpointError, SpeakerLMError
+from shards.errors import SpeakerLMError, StorageError
 
 
-def agree(ranks: Ranks, work: Callable[[], Any], group: Any = None) -> list[Any]:
-    """Do ``work`` on each rank; all ranks get all results, or all raise if one failed.
+def all_gather_or_raise(
+    ranks: Ranks, work: Callable[[], Any], group: Any = None, failure: type[SpeakerLMError] = StorageError
+) -> list[Any]:
+    """Call ``work`` on each rank; return the results of all ranks on every rank, or raise on all if one failed.
 
     Args:
-        group: process group of a thread that must not meet the main thread's messages.
+        group: process group of a thread, apart from the main thread's messages.
+        failure: raised where the operating system failed.
 
     Raises:
-        The class of the first rank's error, or a CheckpointError where the operating system failed; names the ranks.
+        SpeakerLMError: of the class of the first failed rank's error, or ``failure``; the message names the ranks.
     """
     import torch
     from safetensors import SafetensorError
@@ -32,40 +35,47 @@ def agree(ranks: Ranks, work: Callable[[], Any], group: Any = None) -> list[Any]
     except SpeakerLMError as e:
         mine = (None, type(e), f"rank {ranks.rank}: {e}")
     except (OSError, SafetensorError) as e:
-        mine = (None, CheckpointError, f"rank {ranks.rank}: {e}")
-    everyone: list[Any] = [mine] * ranks.world_size
+        mine = (None, failure, f"rank {ranks.rank}: {e}")
+    gathered: list[Any] = [mine] * ranks.world_size
     if ranks.world_size > 1:
-        torch.distributed.all_gather_object(everyone, mine, group=group)
-    failures = [(error, text) for _, error, text in everyone if error]
+        torch.distributed.all_gather_object(gathered, mine, group=group)
+    failures = [(error, text) for _, error, text in gathered if error]
     if failures:
         raise failures[0][0]("; ".join(text for _, text in failures))
-    return [result for result, *_ in everyone]
+    return [result for result, *_ in gathered]
 
 
-def meet(ranks: Ranks) -> None:
-    """No rank goes on before all have come here."""
-    agree(ranks, lambda: None)
+def broadcast_or_raise(
+    ranks: Ranks, work: Callable[[], Any], group: Any = None, failure: type[SpeakerLMError] = StorageError
+) -> Any:
+    """Call ``work`` on the first rank; return its result on every rank, or raise its error on all."""
+    return all_gather_or_raise(ranks, lambda: work() if ranks.is_first else None, group, failure)[0]
 
 
-def merged(ranks: Ranks, items: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What all ranks list, each item once, in one order."""
-    lists = agree(ranks, lambda: items)
+def barrier(ranks: Ranks) -> None:
+    """Wait until all ranks have called this."""
+    all_gather_or_raise(ranks, lambda: None)
+
+
+def gather_unique(ranks: Ranks, items: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the items of all ranks, equal ones once, in the same order on every rank."""
+    lists = all_gather_or_raise(ranks, lambda: items)
     return [json.loads(text) for text in sorted({json.dumps(item, sort_keys=True) for each in lists for item in each})]
 
 
 def host_group(limit: float) -> Any:
-    """All ranks over gloo: what goes through it waits for no GPU. Collective.
+    """Create a gloo process group of all ranks, whose messages wait for no GPU. Collective.
 
     Args:
-        limit: seconds that a rank may be waited for.
+        limit: timeout of its operations, in seconds.
     """
     import torch
 
     return torch.distributed.new_group(backend="gloo", timeout=timedelta(seconds=limit))
 
 
-def sums(ranks: Ranks, values: Sequence[float], hosts: Any = None) -> list[float]:
-    """Each value's sum over all ranks; on the device, or on the host through a :func:`host_group`."""
+def all_reduce_sum(ranks: Ranks, values: Sequence[float], hosts: Any = None) -> list[float]:
+    """Return each value's sum over all ranks; computed on the device, or on the host through a :func:`host_group`."""
     import torch
 
     tensor = torch.tensor(values, dtype=torch.float64, device="cpu" if hosts else ranks.device)
@@ -73,6 +83,6 @@ def sums(ranks: Ranks, values: Sequence[float], hosts: Any = None) -> list[float
     return [float(v) for v in tensor.tolist()]
 
 
-def anyone(ranks: Ranks, flag: bool) -> bool:
-    """Whether it holds on any rank."""
-    return sums(ranks, [float(flag)])[0] > 0
+def any_rank(ranks: Ranks, flag: bool) -> bool:
+    """Return whether ``flag`` holds on any rank."""
+    return all_reduce_sum(ranks, [float(flag)])[0] > 0

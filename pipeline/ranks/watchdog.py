@@ -20,7 +20,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from pipeline.ranks.collectives import agree
+from pipeline.ranks.collectives import all_gather_or_raise
 from pipeline.ranks.launch import Ranks
 from pipeline.ranks.stop import FAILED
 
@@ -194,7 +194,7 @@ class OwnTime:
     """Seconds of own work from step to step, of every rank, and the rank that keeps the others waiting."""
 
     def __init__(self, ranks: Ranks) -> None:
-        self._hosts = agree(ranks, socket.gethostname)
+        self._hosts = all_gather_or_raise(ranks, socket.gethostname)
         self._clock = CollectiveClock().install()
         self.waiting = self._clock.waiting  # for a collective of one's own
         self._began: float | None = None  # of the first lap nothing is known: it holds the start-up

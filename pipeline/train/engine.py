@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
+from pipeline.checkpoint.training_state import parameter_numel
 from pipeline.recipe.schema import OptimizerConfig
 from pipeline.stages import module_of
 from shards.errors import TrainingError
@@ -72,11 +73,6 @@ def release(engine: Any) -> None:
     for cache in [o for o in gc.get_objects() if isinstance(o, functools._lru_cache_wrapper)]:
         if str(getattr(cache, "__qualname__", "")).startswith("PartitionedParameterCoordinator."):
             cache.cache_clear()
-
-
-def parameter_numel(p: Any) -> int:
-    """Elements of the whole parameter, also where ZeRO-3 holds only a slice of it here."""
-    return int(getattr(p, "ds_numel", p.numel()))
 
 
 def trainable_table(model: Any, declared: frozenset[str]) -> str:

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from pipeline.checkpoint.training_state import is_partitioned, local_range, trainable_parameters
-from pipeline.ranks.collectives import sums
+from pipeline.ranks.collectives import all_reduce_sum
 from pipeline.ranks.launch import Ranks
 from pipeline.stages import MODULES, module_of
 
@@ -33,6 +33,6 @@ def module_norms(engine: Any, ranks: Ranks) -> dict[str, float]:
             squares[module_of(name)] += torch.linalg.vector_norm(gradient.float()).double() ** 2
     values = torch.stack([squares[m] for m in MODULES]).tolist()
     if partitioned:
-        values = sums(ranks, values)
+        values = all_reduce_sum(ranks, values)
     learning = {module_of(name) for name, _ in trainable_parameters(engine)}
     return {m: math.sqrt(v) for m, v in zip(MODULES, values, strict=True) if m in learning}

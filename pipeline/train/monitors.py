@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.checkpoint.format import write_atomic
-from pipeline.ranks.collectives import agree
+from pipeline.ranks.collectives import broadcast_or_raise
 from pipeline.ranks.launch import Ranks, say
 from pipeline.recipe.schema import MonitorConfig, Recipe
 from shards.errors import ConfigError
@@ -36,7 +36,7 @@ class Monitors:
         self._settings = recipe.monitor
         self._master: Any = None
         if enabled(recipe.monitor):
-            agree(ranks, lambda: self._open(recipe, step) if ranks.is_first else None)
+            broadcast_or_raise(ranks, lambda: self._open(recipe, step))
 
     def _open(self, recipe: Recipe, step: int) -> None:
         from deepspeed.monitor.config import get_monitor_config

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pipeline.ranks.collectives import agree
+from pipeline.ranks.collectives import broadcast_or_raise
 from pipeline.ranks.launch import Ranks, say
 from shards.errors import ConfigError
 
@@ -31,7 +31,7 @@ def locked(output: Path, ranks: Ranks) -> Iterator[None]:
         ConfigError: another run has it, which is named; or the folder cannot be written.
     """
     held: list[int] = []
-    agree(ranks, lambda: held.append(_take(output, ranks)) if ranks.is_first else None)
+    broadcast_or_raise(ranks, lambda: held.append(_take(output, ranks)))
     try:
         yield
     finally:

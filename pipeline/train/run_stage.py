@@ -11,7 +11,7 @@ from typing import Any
 from pipeline.checkpoint import final_weights as finished
 from pipeline.checkpoint import format as checkpoint
 from pipeline.flops import Meter
-from pipeline.ranks.collectives import agree, anyone, meet
+from pipeline.ranks.collectives import any_rank, barrier, broadcast_or_raise
 from pipeline.ranks.launch import Ranks, init_distributed, say
 from pipeline.ranks.rank_log import rank_logging
 from pipeline.ranks.stop import REQUEUE, StopRequest, guarded, leave
@@ -63,14 +63,14 @@ def _train(recipe: Recipe, stop: StopRequest, watchdog: Watchdog, stop_after: in
     # The watchdog knows more than a collective's own limit: it must be the first.
     limit = max(t.start_timeout_seconds, t.timeout_seconds) + 60
     ranks = init_distributed(limit, nccl_environment(limit, output / "stacks"))
-    if anyone(ranks, finished.is_done(output)):  # a network filesystem may show the marker to some ranks only
+    if any_rank(ranks, finished.is_done(output)):  # a network filesystem may show the marker to some ranks only
         say(ranks, f"{output} is done already; remove {output / finished.DONE} to train it on")
         return 0
     # The first rank wrote the marker of the stage before; on a network filesystem others may not see it yet.
-    before = agree(ranks, lambda: predecessor(recipe) if ranks.is_first else None)[0]
+    before = broadcast_or_raise(ranks, lambda: predecessor(recipe), failure=CheckpointError)
     if stop.warning:
         say(ranks, f"WARNING {stop.warning}")
-    if anyone(ranks, stop.is_set):
+    if any_rank(ranks, stop.is_set):
         return REQUEUE
     ds_config = resolve_deepspeed(recipe, ranks.world_size)
     say(ranks, describe(dump_recipe(recipe), ds_config))
@@ -89,7 +89,7 @@ def _train(recipe: Recipe, stop: StopRequest, watchdog: Watchdog, stop_after: in
         code = trainer.train()
         stop.cut_short = not trainer.finished  # not by the marker, which a rank of another node may not see yet
         release(engine)
-        meet(ranks)  # nobody leaves while another may still speak to it
+        barrier(ranks)  # nobody leaves while another may still speak to it
         trainer.monitors.close()
         return code
 

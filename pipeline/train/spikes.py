@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.ranks.collectives import agree
+from pipeline.ranks.collectives import all_gather_or_raise
 from pipeline.ranks.launch import Ranks
 from shards.errors import TrainingError
 
@@ -130,7 +130,7 @@ def suspects(ranks: Ranks, batches: Sequence[Any], losses: Sequence[torch.Tensor
         for i, (b, loss) in enumerate(zip(batches, losses, strict=True))
         if b.weight > 0
     ]
-    everyone = [s for rank in agree(ranks, lambda: mine) for s in rank]
+    everyone = [s for rank in all_gather_or_raise(ranks, lambda: mine) for s in rank]
     broken = [s for s in everyone if not math.isfinite(s.loss)]
     if why == "skipped" and broken:
         return broken

@@ -20,7 +20,7 @@ from pipeline.data.plan import Plan
 from pipeline.data.planned import PlanSettings
 from pipeline.data.token_counter import TokenCounter
 from pipeline.prompts import Mode, PromptTokenizer
-from pipeline.ranks.collectives import agree
+from pipeline.ranks.collectives import all_gather_or_raise
 from pipeline.ranks.launch import Ranks
 from pipeline.recipe.schema import AugmentConfig, DatasetConfig, Recipe
 from pipeline.stages import STAGES
@@ -91,7 +91,7 @@ class StageData:
                     "absent; copy the dataset whole, or pack it with enrolment clips"
                 )
         counts = 0 in (self._ranks.local_rank, self._ranks.rank)
-        agree(self._ranks, lambda: self._count_tokens(datasets) if counts else None)
+        all_gather_or_raise(self._ranks, lambda: self._count_tokens(datasets) if counts else None)
         if self._recipe.data.shard_cache:
             for dataset in datasets:
                 self._cache_left -= cached(dataset, self._recipe.data.shard_cache, self._cache_left)
@@ -122,7 +122,7 @@ class StageData:
             plans.append(Plan(sources, shares, settings, TokenCounter(self._tokenizer)))
             return plans[0].identity
 
-        check_same(agree(self._ranks, made_of))
+        check_same(all_gather_or_raise(self._ranks, made_of))
         return plans[0]
 
     def _loader(

@@ -19,8 +19,7 @@ from pipeline.checkpoint import final_weights as finished
 from pipeline.checkpoint import format as checkpoint
 from pipeline.checkpoint.mirror import newest_anywhere, open_upload
 from pipeline.checkpoint.saver import Retention, Saver
-from pipeline.ranks import collectives as agreement
-from pipeline.ranks.collectives import anyone, host_group, merged
+from pipeline.ranks.collectives import all_reduce_sum, any_rank, gather_unique, host_group
 from pipeline.ranks.launch import say
 from pipeline.ranks.stop import REQUEUE
 from pipeline.ranks.watchdog import OwnTime
@@ -75,7 +74,7 @@ class Trainer:
 
     def _updates(self) -> int:
         last = min(self.settings.max_steps, self.run.stop_after or self.settings.max_steps)
-        stopped = anyone(self.ranks, self.run.stop.is_set) or (self._validation_due() and self.validate())
+        stopped = any_rank(self.ranks, self.run.stop.is_set) or (self._validation_due() and self.validate())
         while self.step < last and not stopped:
             batches, waited = self._next()
             if batches is None:
@@ -181,7 +180,7 @@ class Trainer:
             return
         plan = dict(self.plan_state or {})
         if "replaced" in plan:  # each rank knows what it replaced
-            plan["replaced"] = merged(self.ranks, plan["replaced"])
+            plan["replaced"] = gather_unique(self.ranks, plan["replaced"])
         state = checkpoint.RunState(
             stage=self.recipe.stage,
             step=self.step,
@@ -295,7 +294,7 @@ class Trainer:
         n, ranks = len(added), self.ranks.world_size
         places = [0.0] * (3 * ranks)  # a place a rank, so that a sum tells the largest
         places[self.ranks.rank :: ranks] = waited, peak_gib(), self.clock.lap()
-        everyone = agreement.sums(self.ranks, [*added, *places], self.hosts)
+        everyone = all_reduce_sum(self.ranks, [*added, *places], self.hosts)
         waits, peaks, own = (everyone[n + i * ranks :][:ranks] for i in range(3))
         self.clock.start(own)
         step_size = StepSize(*[*everyone[len(counts) : n], max(waits), max(peaks)])

@@ -14,8 +14,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from pipeline.ranks.collectives import anyone
-from pipeline.ranks.collectives import sums as summed
+from pipeline.ranks.collectives import all_reduce_sum, any_rank
 from pipeline.ranks.launch import say
 from pipeline.stages import stage_of
 from pipeline.train.train_log import LossTable
@@ -90,9 +89,9 @@ class Validation:
                     table.add(counts, batch, batch.num_targets)
                     if self._gain:
                         gains = [a + b for a, b in zip(gains, self._gains(batch, true), strict=True)]
-                if anyone(self._ranks, self._stop.is_set):
+                if any_rank(self._ranks, self._stop.is_set):
                     return None
-        *everyone, all_replaced = summed(self._ranks, [*sums, *counts, *gains, replaced])
+        *everyone, all_replaced = all_reduce_sum(self._ranks, [*sums, *counts, *gains, replaced])
         n = len(sums)
         sums, counts, gains = everyone[:n], everyone[n : 2 * n], everyone[2 * n :]
         row: dict[str, Any] = {"step": step, "loss": sum(sums) / max(1.0, sum(counts))}
@@ -123,7 +122,7 @@ class Validation:
         elapsed = time.perf_counter() - self._began
         share = self._settings.validation_share
         fits = share == 1 or self._spent + losses + self._decode_cost <= share * elapsed
-        return anyone(self._ranks, fits and self._ranks.is_first)
+        return any_rank(self._ranks, fits and self._ranks.is_first)
 
     def _reason(self) -> str:
         cost = f"the last one took {self._decode_cost:.0f} s" if self._decode_cost else "too early in the run"

@@ -23,13 +23,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.checkpoint.saver import free_memory
-from pipeline.checkpoint.training_state import is_partitioned
+from pipeline.checkpoint.training_state import is_partitioned, parameter_numel
 from pipeline.data.keyed_random import keyed_uniform
 from pipeline.decode.test_set import Clip, Job, answered, clips_of, default_modes, jobs_of, prompt_of
-from pipeline.ranks.collectives import agree, anyone
+from pipeline.ranks.collectives import all_gather_or_raise, any_rank
 from pipeline.ranks.launch import Ranks, say
 from pipeline.recipe.schema import Recipe
-from pipeline.train.engine import parameter_numel
 from shards.errors import DataError, StorageError
 
 if TYPE_CHECKING:
@@ -79,14 +78,14 @@ class SmallDecode:
             for first in range(0, len(self._batches), world):
                 mine = self._batches[first + rank] if first + rank < len(self._batches) else []
                 rows += self._answer(model, mine, synced, faults, interrupt)
-                if anyone(self._ranks, stop()):
+                if any_rank(self._ranks, stop()):
                     return None
-        everyone = agree(self._ranks, lambda: (rows, faults))
+        everyone = all_gather_or_raise(self._ranks, lambda: (rows, faults))
         rows = sorted((r for part, _ in everyone for r in part), key=lambda r: (r["mode"], r["key"]))
         left_out = [f for _, part in everyone for f in part]
         if left_out:
             say(self._ranks, f"WARNING the small decode left out {len(left_out)} clips, first: {left_out[0]}")
-        agree(self._ranks, lambda: self._write(step, rows) if self._ranks.is_first else None)
+        all_gather_or_raise(self._ranks, lambda: self._write(step, rows) if self._ranks.is_first else None)
         scores = rates(rows, self._recipe.trainer.decode_normaliser)
         way = "together" if synced else "local"
         say(self._ranks, f"decoded {len(rows)} answers ({way}) in {time.perf_counter() - began:.1f} s")
@@ -132,7 +131,7 @@ class SmallDecode:
         if how != "auto":
             return how == "local"
         wanted = SPARE * sum(parameter_numel(p) * p.element_size() for p in model.parameters())
-        places = agree(self._ranks, lambda: (socket.gethostname(), _free(self._ranks)))
+        places = all_gather_or_raise(self._ranks, lambda: (socket.gethostname(), _free(self._ranks)))
         hosts = [host for host, _ in places]
         on_cpu = self._ranks.device.type == "cpu"  # there ranks of a machine share its memory
         return all(free > wanted * (hosts.count(host) if on_cpu else 1) for host, free in places)

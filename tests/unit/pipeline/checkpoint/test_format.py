@@ -14,7 +14,6 @@ from pipeline.checkpoint import format as checkpoint
 from pipeline.checkpoint.final_weights import check_weights, read_done, write_done
 from pipeline.checkpoint.format import MANIFEST, newest_whole, problem_of
 from pipeline.checkpoint.saver import Retention
-from pipeline.ranks.collectives import merged
 from pipeline.recipe.load import dump_recipe
 from pipeline.recipe.schema import DatasetConfig, Recipe
 from shards.errors import CheckpointError
@@ -135,11 +134,6 @@ def test_weights_of_a_run_are_checked_before_use(tmp_path: Path) -> None:
     path.write_bytes(b"weightS")
     with pytest.raises(CheckpointError, match="changed or damaged"):
         check_weights(path, good, ALONE)
-
-
-def test_lists_of_ranks_are_merged_once_each(tmp_path: Path) -> None:
-    items = [{"step": 2, "key": "b"}, {"key": "a", "step": 1}, {"key": "b", "step": 2}]
-    assert merged(ALONE, items) == [{"key": "a", "step": 1}, {"key": "b", "step": 2}]
 
 
 def test_a_checkpoint_of_another_version_is_not_taken_for_damage(tmp_path: Path) -> None:

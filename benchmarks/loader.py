@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.loader_peers import Peer, energon, floor, lhotse_shar, ours, streaming, webdataset, whole
 from pipeline.prompts import PromptTokenizer
 from pipeline.standins.random_models import make_tokenizer
-from shards.dataset.index import Dataset, open_dataset
+from shards.dataset.dataset import Dataset, open_dataset
 from shards.dataset.writer import write_dataset_json, write_shard
 from shards.sample import SAMPLE_RATE, Sample, Segment
 from shards.sound.audio import encode_flac

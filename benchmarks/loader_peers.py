@@ -31,7 +31,7 @@ from pipeline.data.planned import PlanSettings
 from pipeline.data.token_counter import TokenCounter
 from pipeline.prompts import PromptTokenizer
 from pipeline.recipe.schema import DataConfig, DatasetConfig, RegistrationConfig
-from shards.dataset.index import Dataset
+from shards.dataset.dataset import Dataset
 from shards.dataset.reader import read_sample
 from shards.sample import SAMPLE_RATE, Sample
 from shards.sound.audio import decode

@@ -30,7 +30,7 @@ from pipeline.data.token_counter import TokenCounter
 from pipeline.prompts import PromptTokenizer
 from pipeline.recipe.schema import DataConfig, DatasetConfig, RegistrationConfig
 from pipeline.standins.random_models import make_tokenizer
-from shards.dataset.index import Dataset, open_dataset
+from shards.dataset.dataset import Dataset, open_dataset
 from tests.support.datasets import make_dataset
 from tests.support.latency import far
 from tests.support.rgw import gateway

@@ -29,7 +29,8 @@ from pipeline.data.planned import PlanSettings
 from pipeline.data.report import distinct_sessions
 from pipeline.data.token_counter import TokenCounter
 from pipeline.recipe.schema import DataConfig, DatasetConfig
-from shards.dataset.index import INDEX_SCHEMA, Dataset, ShardInfo, ShardRecord, dataset_json, index_to_bytes
+from shards.dataset.dataset import Dataset, dataset_json
+from shards.dataset.index import INDEX_SCHEMA, ShardInfo, ShardRecord, index_to_bytes
 from tests.support.planning import CharTokenizer
 
 TARGETS = {"seconds": 10.0, "peak_gb": 1.0, "sessions": 0.9}

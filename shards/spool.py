@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import tempfile
 from collections.abc import Iterator
@@ -91,3 +92,8 @@ def distinct(hashes: Spool) -> int:
         found = [np.unique(c[c % buckets == bucket]) for _, c in hashes.chunks()]
         count += len(np.unique(np.concatenate(found))) if found else 0
     return count
+
+
+def key_hash(key: bytes) -> int:
+    """Return a 64-bit hash of a key."""
+    return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little")

@@ -158,7 +158,7 @@ def packed(url: str) -> TestSet:
         StorageError, ShardError: it cannot be opened.
     """
     from pipeline.prompts import Mode, speaker_labels
-    from shards.dataset.index import open_dataset
+    from shards.dataset.dataset import open_dataset
     from shards.dataset.reader import read_sample
     from shards.sound.audio import decode
 

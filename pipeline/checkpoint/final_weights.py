@@ -9,12 +9,13 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.checkpoint.format import seal, sync_folder, write_atomic
+from pipeline.checkpoint.format import seal, write_atomic
 from pipeline.checkpoint.training_state import gather_parameter
 from pipeline.ranks.collectives import broadcast_or_raise
 from pipeline.ranks.launch import Ranks
 from pipeline.stages import module_of
 from shards.errors import CheckpointError
+from shards.storage.local import sync_folder
 
 if TYPE_CHECKING:
     import torch

@@ -31,7 +31,7 @@ from pipeline.ranks.launch import Ranks
 from pipeline.recipe.load import changes
 from pipeline.recipe.schema import Recipe
 from shards.errors import CheckpointError
-from shards.storage.local import atomic_file, retried
+from shards.storage.local import atomic_file, retried, sync_folder
 
 if TYPE_CHECKING:
     import torch
@@ -177,15 +177,6 @@ def write_atomic(path: Path, text: str) -> None:
     """Write a small file so that it is there whole or not at all."""
     with atomic_file(path, wait=True) as f:
         f.write(text.encode())
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames inside a folder durable."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 # ------------------------------------------------------------------------------------------------------------ loading

@@ -12,7 +12,7 @@ import numpy as np
 
 from pipeline.data.keyed_random import keyed_rng, keyed_uniform
 from pipeline.data.lengths import read_lengths
-from shards.dataset.index import Dataset
+from shards.dataset.dataset import Dataset
 from shards.errors import PlanError, ShardError
 from shards.sample import SAMPLE_RATE
 

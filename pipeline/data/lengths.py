@@ -20,7 +20,8 @@ from shards.sample import Segment
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from shards.dataset.index import Dataset, ShardInfo
+    from shards.dataset.dataset import Dataset
+    from shards.dataset.index import ShardInfo
     from shards.storage.interface import Storage
 
 LENGTHS_VERSION = "2"

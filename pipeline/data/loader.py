@@ -34,7 +34,7 @@ from pipeline.data.report import report
 from pipeline.data.workers import init_worker, owned
 from pipeline.frames import perturbed_samples
 from pipeline.prompts import PromptTokenizer
-from shards.dataset.index import Dataset
+from shards.dataset.dataset import Dataset
 from shards.errors import AudioError, DataError, SpeakerError, SpeakerLMError, StorageError, TrainingError
 from shards.sample import Sample
 from shards.sound.audio import decode

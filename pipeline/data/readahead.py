@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-from shards.dataset.index import Dataset
+from shards.dataset.dataset import Dataset
 from shards.dataset.reader import Place, locate
 from shards.errors import DataError, StorageError
 

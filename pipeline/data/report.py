@@ -138,7 +138,7 @@ def open_plan(recipe: Recipe, tokenizer: Any) -> Plan:
     from pipeline.data.lengths import build_lengths
     from pipeline.data.planned import PlanSettings
     from pipeline.data.token_counter import TokenCounter
-    from shards.dataset.index import open_dataset
+    from shards.dataset.dataset import open_dataset
 
     data = recipe.data
     cache = Path(data.lengths_cache) if data.lengths_cache else None

@@ -283,7 +283,7 @@ def clips_of(dataset: Any) -> list[Clip]:
 
 def _hours(recipe: Any) -> float | None:
     """Hours of training data, as far as the datasets are in reach."""
-    from shards.dataset.index import open_dataset
+    from shards.dataset.dataset import open_dataset
 
     try:
         return sum(d.hours if d.hours is not None else open_dataset(d.path).hours for d in recipe.data.train)
@@ -293,15 +293,15 @@ def _hours(recipe: Any) -> float | None:
 
 def open_test_set(url: str, extractor: str | None, recipe: Any, jobs: Sequence[Job]) -> Any:
     """The test set, with vectors of the extractor that the model was trained with where names are registered."""
-    from shards.dataset.index import open_dataset
+    from shards.dataset.dataset import open_dataset
 
     dataset = open_dataset(url, extractor)
     if not any(j.mode in ("match", "over") for j in jobs):
         return dataset
-    if extractor is None and dataset.made_with() != recipe.model.extractor:
+    if extractor is None and dataset.extractor_id() != recipe.model.extractor:
         trained = {d.extractor for d in (*recipe.data.train, *recipe.data.validation) if d.extractor}
         dataset = open_dataset(url, min(trained, default=None))  # one at most: a run's vectors are of one model
-    if (made_with := dataset.made_with()) != recipe.model.extractor:
+    if (made_with := dataset.extractor_id()) != recipe.model.extractor:
         raise DataError(
             f"{dataset.url}: embeddings are of {made_with!r}, the run was trained with {recipe.model.extractor!r}; "
             "pack the test set with that extractor, or embed it and name its vectors (--extractor)"

@@ -91,7 +91,7 @@ def _sets(folder: Path, normaliser: str, show: int, audio: Audio | None, embed: 
 
 def dataset_audio(datasets: Sequence[str]) -> Audio:
     """Clip key → its FLAC in one of these packed datasets. The places are looked up once, from the indexes."""
-    from shards.dataset.index import open_dataset
+    from shards.dataset.dataset import open_dataset
     from shards.dataset.reader import read_sample
 
     places = {}

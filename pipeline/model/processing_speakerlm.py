@@ -13,8 +13,7 @@ from transformers import BatchFeature, ProcessorMixin
 from pipeline.frames import audio_positions
 from pipeline.prompts import SYSTEM, AudioPiece, Mode, Prompt, PromptTokenizer, SpeakerPiece, prompt_pieces
 from shards.errors import AudioError, ConfigError, SpeakerError
-
-SAMPLE_RATE = 16_000
+from shards.sample import SAMPLE_RATE
 
 
 class SpeakerLMProcessor(ProcessorMixin):

@@ -19,8 +19,8 @@ from torch.nn import functional
 from pipeline.frames import FRAME_SAMPLES, HOP_SAMPLES, LFR_SHIFT, LFR_WINDOW, fbank_frames, lfr_frames
 from pipeline.model.host import on_device, within
 from shards.errors import AudioError, ModelError
+from shards.sample import SAMPLE_RATE
 
-SAMPLE_RATE = 16_000
 FFT_SIZE = 512  # the window rounded up to a power of two
 PREEMPHASIS = 0.97
 LOW_FREQUENCY = 20.0  # Hz, lower edge of the first mel band; the last ends at the Nyquist frequency

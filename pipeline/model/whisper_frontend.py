@@ -18,12 +18,12 @@ from transformers.audio_utils import mel_filter_bank
 
 from pipeline.frames import FRAME_SAMPLES, HOP_SAMPLES, LFR_SHIFT, encoder_frames
 from shards.errors import AudioError
+from shards.sample import SAMPLE_RATE
 
 STACKED = LFR_SHIFT  # features of 10 ms in a frame
 WINDOW = 400  # samples of a Fourier transform: 25 ms
 FLOOR = 1e-10  # of an energy
 RANGE = 8.0  # decades below an utterance's loudest band that are told apart
-SAMPLE_RATE = 16_000
 
 
 class WhisperFrontend(nn.Module):

@@ -159,14 +159,14 @@ def _disk(recipe: Recipe, trained: int) -> Iterator[Check]:
 def _datasets(recipe: Recipe, tokenizer_hash: str | None) -> Iterator[Check]:
     """Every dataset can be opened, its first shard read, and its token lengths are there."""
     from pipeline.data.lengths import missing_lengths
-    from shards.dataset.index import open_dataset
+    from shards.dataset.dataset import open_dataset
 
     for share in [*recipe.data.train, *recipe.data.validation]:
         try:
             dataset = open_dataset(share.path, share.extractor)
             first = dataset.shards[0]
             dataset.storage.read_range(f"shards/{first.name}.tar", 0, 512)
-            made_with, bank = dataset.made_with(), dataset.speakers
+            made_with, bank = dataset.extractor_id(), dataset.speakers
         except (SpeakerLMError, IndexError) as e:
             yield Check("FAIL", "dataset", f"{share.path}: {e or 'holds no shard'}")
             continue

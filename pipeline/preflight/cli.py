@@ -207,7 +207,7 @@ def _load(recipe: Any, tokenizer: Any, planned: Any) -> dict[str, Any]:
     import torch
 
     from pipeline.data.loader import SampleReader
-    from shards.dataset.index import open_dataset
+    from shards.dataset.dataset import open_dataset
 
     datasets = [open_dataset(share.path, share.extractor) for share in recipe.data.train]
     loaded = SampleReader(datasets, tokenizer, recipe.model.projector.stride, recipe.model.speaker_dim)[planned, None]

@@ -18,7 +18,7 @@ from pipeline.flops import Load
 from pipeline.frames import encoder_frames
 from pipeline.recipe.schema import DatasetConfig, Recipe
 from pipeline.stages import STAGES
-from shards.dataset.index import Dataset, open_dataset
+from shards.dataset.dataset import Dataset, open_dataset
 from shards.errors import PlanError
 from shards.sample import SAMPLE_RATE
 

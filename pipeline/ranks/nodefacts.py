@@ -50,7 +50,7 @@ def disk(folder: Path, gigabytes: float, about: str = "") -> Fact:
 
 def dataset(path: str) -> Fact:
     """Whether a packed dataset's list and the head of its first shard can be read, and how fast they came."""
-    from shards.dataset.index import open_dataset
+    from shards.dataset.dataset import open_dataset
 
     began = time.monotonic()
     try:

@@ -17,7 +17,7 @@ import numpy as np
 
 from pipeline.prompts import Mode, PromptTokenizer, target_pieces
 from pipeline.standins.optimize import optimize
-from shards.dataset.index import open_dataset
+from shards.dataset.dataset import open_dataset
 from shards.dataset.reader import read_sample
 from shards.sample import Sample
 from shards.sound.audio import decode

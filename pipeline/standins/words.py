@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pipeline.data.names import POOLS
 from pipeline.prompts import Mode, PromptTokenizer, prompt_pieces
-from shards.dataset.index import open_dataset
+from shards.dataset.dataset import open_dataset
 from shards.dataset.reader import read_meta
 
 NAMES = POOLS["tiny"]  # the tiny recipes draw from the same pool

@@ -25,7 +25,7 @@ from pipeline.ranks.launch import Ranks
 from pipeline.recipe.schema import AugmentConfig, DatasetConfig, Recipe
 from pipeline.stages import STAGES
 from shards.dataset.cache import cached
-from shards.dataset.index import Dataset, open_dataset
+from shards.dataset.dataset import Dataset, open_dataset
 from shards.errors import ConfigError
 
 VALIDATION_SEED = (
@@ -79,7 +79,7 @@ class StageData:
     def _open(self, shares: Sequence[DatasetConfig]) -> list[Dataset]:
         datasets = [open_dataset(share.path, share.extractor) for share in shares]
         for dataset in datasets:
-            made = dataset.made_with()
+            made = dataset.extractor_id()
             if made is not None and made != self._recipe.model.extractor:
                 raise ConfigError(
                     f"{dataset.url}: its speaker vectors are of {made}, the recipe's model.extractor is "

@@ -33,7 +33,7 @@ from shards.errors import DataError, StorageError
 
 if TYPE_CHECKING:
     from pipeline.prompts import Prompt, PromptTokenizer
-    from shards.dataset.index import Dataset
+    from shards.dataset.dataset import Dataset
 
 RATES = ("cer", "cpcer", "sacer")
 SPARE = 1.3  # a local decode wants so many times the size of the weights: caches of keys and values, activations

@@ -16,7 +16,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from shards.dataset.index import Dataset, ShardInfo
+from shards.dataset.dataset import Dataset
+from shards.dataset.index import ShardInfo
 from shards.errors import StorageError
 from shards.storage.interface import Storage
 from shards.storage.local import LocalStorage, atomic_file

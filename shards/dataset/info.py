@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 
-from shards.dataset.index import Dataset, open_dataset
-from shards.packing.partition import key_hash
+from shards.dataset.dataset import Dataset, open_dataset
 from shards.sample import SAMPLE_RATE
-from shards.spool import Spool, distinct
+from shards.spool import Spool, distinct, key_hash
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from shards.arguments import natural
-from shards.dataset.index import Dataset, open_dataset
+from shards.dataset.dataset import Dataset, open_dataset
 from shards.errors import ShardError
 from shards.manifests.manifest import is_known
 from shards.sound.audio import decode

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from fastcrc import crc32
 
-from shards.dataset.index import MEMBERS, Dataset
+from shards.dataset.dataset import Dataset
+from shards.dataset.index import MEMBERS
 from shards.errors import DataError, ManifestError, ShardError
 from shards.sample import Sample, parse_meta
 from shards.storage.interface import Storage

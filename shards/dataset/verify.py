@@ -15,13 +15,13 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from shards.dataset.index import MEMBERS, Dataset, open_dataset
+from shards.dataset.dataset import Dataset, open_dataset
+from shards.dataset.index import MEMBERS
 from shards.dataset.reader import read_sample
 from shards.errors import DataError, ShardError, StorageError
-from shards.packing.partition import key_hash
 from shards.sample import Sample
 from shards.sound.audio import decode
-from shards.spool import Spool, doubles
+from shards.spool import Spool, doubles, key_hash
 
 UNIT_NORM = 0.01  # float16 rounds a unit vector by far less
 

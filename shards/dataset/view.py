@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from shards.arguments import natural, positive
-from shards.dataset.index import Dataset, open_dataset
+from shards.dataset.dataset import Dataset, open_dataset
 from shards.dataset.reader import read_sample
 from shards.errors import ConfigError
 from shards.sample import SAMPLE_RATE, Sample

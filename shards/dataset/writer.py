@@ -17,16 +17,8 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 from fastcrc import crc32
 
-from shards.dataset.index import (
-    DATASET,
-    INDEX_SCHEMA,
-    ShardInfo,
-    ShardRecord,
-    dataset_json,
-    index_path,
-    index_to_bytes,
-    tar_path,
-)
+from shards.dataset.dataset import DATASET, dataset_json
+from shards.dataset.index import INDEX_SCHEMA, ShardInfo, ShardRecord, index_path, index_to_bytes, tar_path
 from shards.errors import ManifestError
 from shards.sample import SAMPLE_RATE, Sample
 from shards.storage.interface import Storage

@@ -17,11 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from shards.arguments import natural
-from shards.dataset.index import Dataset, ShardInfo, open_dataset
-from shards.dataset.speaker_bank import build_bank, made_from
-from shards.dataset.vectors import about, bank_paths, sidecar_path, skipped_clips_path, to_bytes
+from shards.dataset.dataset import Dataset, open_dataset
+from shards.dataset.index import ShardInfo
+from shards.dataset.sidecar import bank_paths, read_metadata, sidecar_path, skipped_clips_path, to_bytes
+from shards.dataset.speaker_bank import read_bank_inputs
 from shards.errors import ConfigError, ShardError
 from shards.manifests.manifest import RECORDINGS, SPEAKERS
+from shards.packing.bank import build_bank
 from shards.packing.pack import file_sha256, line_of
 from shards.packing.packer import stop_above
 from shards.packing.partition import LineTable, Parts, read_recordings
@@ -65,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
             clips |= dict.fromkeys(map(line_of, skipped))
             bar.update()
     bank = bank_paths(args.extractor)
-    if missing or made_from(dataset.storage, bank[0]) != job.of_bank:
+    if missing or read_bank_inputs(dataset.storage, bank[0]) != job.of_bank:
         with Worker(job, args.devices.split(",")[0]) as worker:
             clips |= dict.fromkeys(map(line_of, worker.make_bank(bank)))
         dataset.storage.write_atomic(skipped_clips_path(args.extractor), b"".join(clips))
@@ -98,7 +100,7 @@ class Job:
         if not dataset.storage.exists(path):
             return None
         try:
-            found = about(dataset.storage.read(path), path)
+            found = read_metadata(dataset.storage.read(path), path)
         except ShardError:
             return None  # damaged: work to be done again
         skipped: list[dict[str, str]] = found.pop(SKIPPED, [])
@@ -173,11 +175,11 @@ class Worker:
         recordings = [r for r in read_recordings(self.job.manifest, offsets) if r.key in packed]
         if [r.key for r in recordings] != keys:
             raise ShardError(f"{self.dataset.url}/{info.index}: its samples are not those of this part of the manifest")
-        self.enroller.passed_over()  # what is listed from here on is of this shard
+        self.enroller.take_skipped()  # what is listed from here on is of this shard
         before = self.enroller.unenrolled
         self.enroller.prepare(recordings, self._features)
         vectors = [self.enroller.embed(r) for r in recordings]
-        skipped = self.enroller.passed_over()
+        skipped = self.enroller.take_skipped()
         stop_above(int(self.job.max_bad_share * self.dataset.samples), self.enroller.unenrolled - before, skipped)
         data = to_bytes(keys, vectors, self.job.describe(info) | {SKIPPED: skipped})
         self.dataset.storage.write_atomic(sidecar_path(info.name, self.job.extractor), data)
@@ -192,5 +194,5 @@ class Worker:
             batched=True,
             features=self._features,
             max_bad_share=self.job.max_bad_share,
-            made_from=self.job.of_bank,
+            inputs=self.job.of_bank,
         )

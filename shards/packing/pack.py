@@ -23,8 +23,9 @@ from pathlib import Path
 from typing import Any
 
 from shards.arguments import natural, positive
-from shards.dataset.index import DATASET, Dataset, ShardInfo, dataset_json, open_dataset, tar_path
-from shards.dataset.vectors import skipped_clips_path
+from shards.dataset.dataset import DATASET, Dataset, dataset_json, open_dataset
+from shards.dataset.index import ShardInfo, tar_path
+from shards.dataset.sidecar import skipped_clips_path
 from shards.errors import ConfigError, DataError, ManifestError, ShardError, StorageError
 from shards.manifests.manifest import AUDIT, SPEAKERS
 from shards.packing.packer import CORE, OTHERWISE, PACKING, Packer, PartWorker, Result, stop_above
@@ -229,7 +230,7 @@ def merge(packer: Packer, parts: Parts, max_bad_share: float = 0.01) -> bool:
         with storage.create(QUARANTINE, wait=True) as out:
             shutil.copyfileobj(bad, out)
     if packer.enroller is not None:
-        from shards.dataset.speaker_bank import build_bank
+        from shards.packing.bank import build_bank
 
         of_bank = build_bank(packer.enroller, storage, batched=packer.device is not None, max_bad_share=max_bad_share)
         clips |= dict.fromkeys(line_of(c) for c in of_bank)

@@ -20,8 +20,7 @@ from shards.sample import FORMAT_VERSION, Sample
 from shards.storage.interface import Storage, open_storage
 
 if TYPE_CHECKING:
-    from shards.dataset.speaker_bank import Enroller
-    from shards.voices.enrolment import Features
+    from shards.voices.enrolment import Enroller, Features
 
 CORE = "core"  # a place that is no device
 OTHERWISE = (
@@ -73,7 +72,8 @@ class Packer:
             return None
         import torch
 
-        from shards.dataset.speaker_bank import Enroller, load_extractor
+        from shards.voices.enrolment import Enroller
+        from shards.voices.extractors import load_extractor
 
         torch.set_num_threads(1)  # sums in one order, whatever the number of workers
         extractor = load_extractor(self.extractor, device=self.device) if self.device else self.extractor
@@ -125,7 +125,7 @@ class Packer:
         enroller = self.enroller
         before = (enroller.own_speech, enroller.unenrolled) if enroller else (0, 0)
         if enroller:
-            enroller.passed_over()  # what is listed from here on is of this part
+            enroller.take_skipped()  # what is listed from here on is of this part
             if self.device:
                 enroller.prepare(read_recordings(self.manifest, offsets), features)
         with ShardWriter(self.storage, self.shard_name(part), inputs=self.inputs(part)) as writer:
@@ -137,9 +137,9 @@ class Packer:
                     writer.quarantine.append(bad)
                 writer.unenrolled = enroller.unenrolled - before[1] if enroller else 0
                 if (count := len(writer.quarantine) + writer.unenrolled) > max_bad:
-                    stop_above(max_bad, count, writer.quarantine + (enroller.passed_over() if enroller else []))
+                    stop_above(max_bad, count, writer.quarantine + (enroller.take_skipped() if enroller else []))
             if enroller:
-                writer.self_enrolled, writer.skipped_clips = enroller.own_speech - before[0], enroller.passed_over()
+                writer.self_enrolled, writer.skipped_clips = enroller.own_speech - before[0], enroller.take_skipped()
         assert writer.record is not None
         return Result(part, writer.record, skipped=False)
 

@@ -20,7 +20,7 @@ import numpy as np
 from shards.errors import ManifestError
 from shards.manifests.manifest import RECORDINGS, Recording, recording_from_json
 from shards.sample import SAMPLE_RATE
-from shards.spool import Spool, doubles
+from shards.spool import Spool, doubles, key_hash
 
 ROUNDS = 6  # of the Feistel network; 4 are enough for a permutation that looks random
 FLAC_BYTES_PER_SECOND = 0.6 * 2 * SAMPLE_RATE  # typical for speech
@@ -186,11 +186,6 @@ class LineTable:
             file.seek(offset)
             found = _KEY.search(file.readline())
         return found[1] if found else b""
-
-
-def key_hash(key: bytes) -> int:
-    """64 bits of a key."""
-    return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little")
 
 
 def read_recordings(folder: str | Path, offsets: Iterable[int]) -> Iterator[Recording]:

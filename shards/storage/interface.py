@@ -1,9 +1,8 @@
-"""The storage interface: local folders and ``s3://bucket/prefix`` read and written alike.
+"""The storage interface, the same for local folders and ``s3://bucket/prefix``.
 
-A storage is a root; all paths are relative to it, with forward slashes. A file appears under its name whole or not at
-all, and a write that is cut off leaves at most a hidden temporary file (local) or an open multipart upload (S3), which
-the next attempt takes over or :meth:`Storage.clean` removes. Whatever fails after retries is a :class:`StorageError`:
-it is never the fault of one sample.
+A storage is a root; all paths are relative to it, with forward slashes. Writes are atomic: an interrupted one leaves at
+most a hidden temporary file (local) or an open multipart upload (S3), which the next attempt replaces or
+:meth:`Storage.clean` removes. What fails after retries is a :class:`StorageError`, never the fault of one sample.
 """
 
 from __future__ import annotations
@@ -18,16 +17,16 @@ from shards.storage.local import LocalStorage
 
 
 class Storage(Protocol):
-    """What the rest of the code knows about a place for files."""
+    """A root for files."""
 
     url: str
 
     def read(self, path: str) -> bytes:
-        """The whole file."""
+        """Read the whole file."""
         ...
 
     def read_range(self, path: str, offset: int, length: int) -> bytes:
-        """`length` bytes from `offset`; fewer where the file ends before, none where it ends before `offset`."""
+        """Read `length` bytes from `offset`; fewer at the end of the file, none beyond it."""
         ...
 
     def read_ranges(self, path: str, ranges: Sequence[tuple[int, int]]) -> Iterator[bytes]:
@@ -35,46 +34,46 @@ class Storage(Protocol):
         ...
 
     def stream(self, path: str) -> AbstractContextManager[BinaryIO]:
-        """The whole file as a stream, for reading front to back."""
+        """Open the whole file as a stream, for reading front to back."""
         ...
 
     def create(self, path: str, *, wait: bool = False) -> AbstractContextManager[BinaryIO]:
-        """A file to write; it appears under its name when the block ends without an error, otherwise never.
+        """Open a file for writing; it appears under its name if the block ends without an error.
 
-        Where another process is writing it, that is a StorageError, or with `wait` a wait.
+        If another process is writing it: a StorageError, or a wait with `wait`.
         """
         ...
 
     def write_atomic(self, path: str, data: bytes) -> None:
-        """Put `data` in place whole; a second writer waits for the first."""
+        """Write a whole file; a second writer waits for the first."""
         ...
 
     def version(self, path: str) -> str | None:
-        """What :meth:`commit` compares: changes whenever the file is written. None where there is no file."""
+        """Return a tag that changes whenever the file is written, for :meth:`commit`; None if there is no file."""
         ...
 
     def commit(self, path: str, data: bytes, version: str | None) -> None:
-        """:meth:`write_atomic`, provided that the file still is of this version.
+        """:meth:`write_atomic`, provided that the file still has this version.
 
         Raises:
-            StorageError: another process wrote something else there meanwhile. The same bytes are no error.
+            StorageError: another process wrote different content meanwhile. The same bytes are no error.
         """
         ...
 
     def clean(self, prefix: str) -> list[str]:
-        """Remove what killed writers of files that begin with `prefix` left behind; what it was."""
+        """Remove leftovers of killed writers of files that begin with `prefix`; return their paths."""
         ...
 
     def exists(self, path: str) -> bool:
-        """Whether the file is there."""
+        """Return whether the file exists."""
         ...
 
     def size(self, path: str) -> int:
-        """Bytes of the file."""
+        """Return the size of the file in bytes."""
         ...
 
     def list(self, prefix: str = "") -> Iterator[str]:
-        """Paths that begin with `prefix`, sorted; temporary files are left out."""
+        """List paths that begin with `prefix`, sorted, without temporary files."""
         ...
 
     def delete(self, path: str) -> None:
@@ -82,17 +81,21 @@ class Storage(Protocol):
         ...
 
     def local_path(self, path: str) -> Path | None:
-        """Where the file lies on this machine, for memory-mapping; None where it does not."""
+        """Return the path on this machine, for memory-mapping; None for remote storage."""
         ...
 
 
 def open_storage(url: str | Path) -> Storage:
-    """The storage at a local folder or at ``s3://bucket/prefix``."""
+    """Open a local folder or ``s3://bucket/prefix``.
+
+    Raises:
+        StorageError: another kind of URL.
+    """
     text = str(url)
     if text.startswith("s3://"):
         from shards.storage.s3 import S3Storage
 
         return S3Storage(text)
     if "://" in text:
-        raise StorageError(f"{text}: only local folders and s3:// are known")
+        raise StorageError(f"{text}: unsupported URL scheme; use a local folder or s3://bucket/prefix")
     return LocalStorage(text)

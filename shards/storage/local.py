@@ -18,25 +18,25 @@ from shards.errors import StorageError
 
 T = TypeVar("T")
 
-CONFLICT = "another process wrote something else there meanwhile; let one pack at a time write a dataset, and run again"
-_PASSING = (errno.ESTALE, errno.EIO, errno.ETIMEDOUT, errno.EAGAIN)  # a network filesystem in trouble: open again
-_PAUSES = (0.5, 2.0, 8.0)  # seconds between attempts
+CONFLICT = "another process wrote different content meanwhile; run one pack per dataset at a time, and run again"
+_TRANSIENT = (errno.ESTALE, errno.EIO, errno.ETIMEDOUT, errno.EAGAIN)  # of network filesystems: retried
+RETRY_PAUSES = (0.5, 2.0, 8.0)  # seconds between attempts
 _HINTS = {  # what to do about an error of the operating system
-    errno.ENOSPC: "free some space or name another output, and run again: what is whole is kept",
-    errno.EDQUOT: "free some of the quota or name another output, and run again: what is whole is kept",
+    errno.ENOSPC: "free some space or name another output, and run again: finished files are kept",
+    errno.EDQUOT: "free some of the quota or name another output, and run again: finished files are kept",
     errno.EROFS: "the filesystem is read-only; name another output",
-    errno.EACCES: "this user may not; change the permissions or name another output",
-    errno.EPERM: "this user may not; change the permissions or name another output",
+    errno.EACCES: "no permission; change it or name another output",
+    errno.EPERM: "no permission; change it or name another output",
     errno.ENOTDIR: "a part of the path is a file; name another output",
 }
 
 
 @contextmanager
 def atomic_file(path: Path, *, wait: bool = False) -> Iterator[BinaryIO]:
-    """A local binary file that is synced to disk and renamed into place at the end of the block.
+    """Open a local binary file that is synced to disk and renamed into place at the end of the block.
 
-    The temporary file has a fixed name, so that a rerun takes over what a killed process left. It is locked while it
-    is written: another writer gets a StorageError, or waits its turn with `wait`.
+    The temporary file has a fixed name, so that a rerun reuses the file of a killed process. It is locked while it is
+    written: another writer gets a StorageError, or waits for the lock with `wait`.
     """
     temporary = path.with_name(f".{path.name}.tmp")
     with _storage_errors(path):
@@ -48,17 +48,17 @@ def atomic_file(path: Path, *, wait: bool = False) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
             temporary.rename(path)
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
     finally:
-        with contextlib.suppress(OSError):  # what is left in the buffer after a full disk; the error is already raised
+        with contextlib.suppress(OSError):  # the buffer cannot be flushed to a full disk; that error is already raised
             file.close()
 
 
 class LocalStorage:
-    """A folder."""
+    """A local folder as a :class:`shards.storage.interface.Storage`."""
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
@@ -107,13 +107,13 @@ class LocalStorage:
         removed = []
         for path in sorted((self.root / folder).glob(f".{glob.escape(name)}*.tmp")):
             with _storage_errors(path), path.open("rb") as file, contextlib.suppress(BlockingIOError):
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # a living writer keeps its file
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # locked by a running writer
                 path.unlink(missing_ok=True)
                 removed.append(path.relative_to(self.root).as_posix())
         return removed
 
     def exists(self, path: str) -> bool:
-        with _storage_errors(self.root / path):  # Path.is_file would take a filesystem in trouble for a missing file
+        with _storage_errors(self.root / path):  # Path.is_file returns False on I/O errors
             try:
                 return S_ISREG(retried((self.root / path).stat).st_mode)
             except (FileNotFoundError, NotADirectoryError):
@@ -138,16 +138,16 @@ class LocalStorage:
 
 
 def retried(work: Callable[[], T]) -> T:
-    """Do it; again after a pause where a network filesystem stumbles.
+    """Call `work`; retry it on transient errors of a network filesystem.
 
     Raises:
-        OSError: it goes on stumbling, or the error is of another kind.
+        OSError: the last attempt failed, or the error is not transient.
     """
-    for pause in _PAUSES:
+    for pause in RETRY_PAUSES:
         try:
             return work()
         except OSError as error:
-            if error.errno not in _PASSING:
+            if error.errno not in _TRANSIENT:
                 raise
         time.sleep(pause)
     return work()
@@ -169,11 +169,11 @@ def _open_locked(path: Path, wait: bool) -> BinaryIO:
             if os.fstat(file.fileno()).st_ino == path.stat().st_ino:
                 file.truncate()
                 return file
-        file.close()  # the former holder renamed it between our open and our lock
+        file.close()  # its writer renamed it between our open and our lock
 
 
 def _read_at(path: str, offset: int, length: int) -> bytes:
-    """A loader does this for every sample: no Path, no file object."""
+    """Read a range. Called for every sample: no Path, no file object."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         return _pread(descriptor, offset, length)
@@ -182,7 +182,7 @@ def _read_at(path: str, offset: int, length: int) -> bytes:
 
 
 def _pread(descriptor: int, offset: int, length: int) -> bytes:
-    """Like os.pread, which may return less than asked for before the end of the file."""
+    """Read like os.pread, which may return fewer bytes than requested before the end of the file."""
     data = os.pread(descriptor, length, offset)
     while 0 < len(data) < length:
         more = os.pread(descriptor, length - len(data), offset + len(data))
@@ -192,7 +192,8 @@ def _pread(descriptor: int, offset: int, length: int) -> bytes:
     return data
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Sync a folder's entries to disk: a rename in it survives a power failure."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,26 +1,22 @@
-"""An S3 object that is sent in parts while it is written, and appears when it is finished."""
+"""Multipart upload of an S3 object while it is written; the object appears when it is finished."""
 
 from __future__ import annotations
 
 import contextlib
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING
 
 from shards.errors import StorageError
+from shards.storage.s3_client import UPLOADS, S3Bucket
 
-if TYPE_CHECKING:
-    from shards.storage.s3 import S3Storage
-
-UPLOADS = 4  # parts sent at once; each is in memory
 PART_BYTES = 16 << 20  # of an upload: 10,000 of them are 156 GiB
 
 
 class Upload:
-    """A file to write that goes out in parts. What fits into one part goes out in one request at the end."""
+    """A writable file, uploaded in parts. An object that fits into one part is put in one request at the end."""
 
-    def __init__(self, storage: S3Storage, path: str, key: str) -> None:
-        self._storage, self._path, self._key = storage, path, key
+    def __init__(self, bucket: S3Bucket, path: str) -> None:
+        self._bucket, self._path, self._key = bucket, path, bucket.key(path)
         self._buffer = bytearray()
         self._id: str | None = None
         self._size = 0
@@ -29,7 +25,7 @@ class Upload:
         self._pool = ThreadPoolExecutor(UPLOADS)
 
     def write(self, data: bytes) -> int:
-        """Append. Waits while :data:`UPLOADS` parts are on their way."""
+        """Append. Blocks while :data:`UPLOADS` parts are being sent."""
         self._buffer += data
         self._size += len(data)
         while len(self._buffer) >= PART_BYTES:
@@ -38,10 +34,10 @@ class Upload:
         return len(data)
 
     def finish(self) -> None:
-        """Make the object appear."""
+        """Complete the upload; the object appears."""
         if self._id is None:
             self._pool.shutdown()
-            self._storage.write_atomic(self._path, bytes(self._buffer))
+            self._bucket.write_atomic(self._path, bytes(self._buffer))
             return
         if self._buffer:
             self._send(bytes(self._buffer))
@@ -49,36 +45,36 @@ class Upload:
             self._etags.append(self._sent.popleft().result())
         self._pool.shutdown()
         parts = [{"PartNumber": n, "ETag": etag} for n, etag in enumerate(self._etags, 1)]
-        client = self._storage.client
-        with self._storage.errors(self._path):
+        client = self._bucket.client
+        with self._bucket.errors(self._path):
             try:
                 client.complete_multipart_upload(
-                    Bucket=self._storage.bucket, Key=self._key, UploadId=self._id, MultipartUpload={"Parts": parts}
+                    Bucket=self._bucket.bucket, Key=self._key, UploadId=self._id, MultipartUpload={"Parts": parts}
                 )
             except client.exceptions.NoSuchUpload:
-                # The answer to the first of two requests was lost: the object is there.
-                if not self._storage.exists(self._path) or self._storage.size(self._path) != self._size:
+                # The response to the first of two requests was lost: the object exists.
+                if not self._bucket.exists(self._path) or self._bucket.size(self._path) != self._size:
                     raise
 
     def abort(self) -> None:
-        """Leave nothing. The error that led here is the one to report."""
+        """Abort the upload. Errors are suppressed: the caller reports the one that led here."""
         self._pool.shutdown(cancel_futures=True)
         if self._id is not None:
-            with contextlib.suppress(StorageError), self._storage.errors(self._path):
-                self._storage.abort_upload(self._key, self._id)
+            with contextlib.suppress(StorageError), self._bucket.errors(self._path):
+                self._bucket.abort_upload(self._key, self._id)
 
     def _send(self, data: bytes) -> None:
         if self._id is None:
-            with self._storage.errors(self._path):
-                made = self._storage.client.create_multipart_upload(Bucket=self._storage.bucket, Key=self._key)
+            with self._bucket.errors(self._path):
+                made = self._bucket.client.create_multipart_upload(Bucket=self._bucket.bucket, Key=self._key)
             self._id = made["UploadId"]
         if len(self._sent) >= UPLOADS:
             self._etags.append(self._sent.popleft().result())
         self._sent.append(self._pool.submit(self._send_part, len(self._etags) + len(self._sent) + 1, data))
 
     def _send_part(self, number: int, data: bytes) -> str:
-        with self._storage.errors(self._path):
-            answer = self._storage.client.upload_part(
-                Bucket=self._storage.bucket, Key=self._key, UploadId=self._id, PartNumber=number, Body=data
+        with self._bucket.errors(self._path):
+            answer = self._bucket.client.upload_part(
+                Bucket=self._bucket.bucket, Key=self._key, UploadId=self._id, PartNumber=number, Body=data
             )
         return str(answer["ETag"])

@@ -171,7 +171,7 @@ class Enroller:
         """The first `count` clips that give a vector; what is left out is told by :meth:`passed_over`."""
         return list(islice((part for clip in clips if (part := self._usable_part(clip))), count))
 
-    def passed_over(self) -> list[dict[str, str]]:
+    def take_skipped(self) -> list[dict[str, str]]:
         """Clips passed over since this was last asked: file, key and reason of each."""
         told = [
             {

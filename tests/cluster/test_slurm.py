@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from shards.dataset.index import open_dataset
+from shards.dataset.dataset import open_dataset
 from shards.storage.interface import open_storage
 from tests.support.campaign import STEPS, TEST, Campaign
 from tests.support.distributed import ROOT

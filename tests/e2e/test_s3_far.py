@@ -10,10 +10,11 @@ from collections import Counter
 import pytest
 
 import shards.storage.s3
+import shards.storage.s3_client
 from pipeline.data.loader import Loader, SampleReader
 from pipeline.data.readahead import READS
 from pipeline.prompts import PromptTokenizer
-from shards.dataset.index import Dataset, open_dataset
+from shards.dataset.dataset import Dataset, open_dataset
 from shards.errors import StorageError
 from tests.support.datasets import make_dataset
 from tests.support.latency import far
@@ -77,8 +78,8 @@ def test_a_server_that_is_far_away(local, here, tokenizer, rgw, bucket, monkeypa
 def s3(monkeypatch, local):
     """A server that can be made to fail, with the dataset."""
     monkeypatch.setattr("time.sleep", lambda _: None)
-    monkeypatch.setattr(shards.storage.s3, "READ_TIMEOUT_S", 2.0)
-    monkeypatch.setattr(shards.storage.s3, "READ_ATTEMPTS", 12)
+    monkeypatch.setattr(shards.storage.s3_client, "READ_TIMEOUT_S", 2.0)
+    monkeypatch.setattr(shards.storage.s3_client, "READ_ATTEMPTS", 12)
     with fake_s3() as server:
         for name, value in (("ENDPOINT_URL", server.endpoint), ("ACCESS_KEY_ID", "id"), ("SECRET_ACCESS_KEY", "s")):
             monkeypatch.setenv(f"AWS_{name}", value)
@@ -136,7 +137,7 @@ def test_a_network_filesystem_that_stumbles_is_asked_again(local, here, tokenize
             raise OSError(errno.ESTALE if seen[offset, length] == 1 else errno.EIO, "Stale file handle")
         return read(descriptor, length, offset)
 
-    monkeypatch.setattr("shards.storage.local._PAUSES", (0.0, 0.0, 0.0))
+    monkeypatch.setattr("shards.storage.local.RETRY_PAUSES", (0.0, 0.0, 0.0))
     monkeypatch.setattr("os.pread", stumbles)
     same_as(here, local, tokenizer, workers)
     if not workers:
@@ -147,7 +148,7 @@ def test_one_that_does_not_come_back_stops_the_run(local, tokenizer, monkeypatch
     def fails(descriptor, length, offset):
         raise OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.setattr("shards.storage.local._PAUSES", (0.0, 0.0, 0.0))
+    monkeypatch.setattr("shards.storage.local.RETRY_PAUSES", (0.0, 0.0, 0.0))
     monkeypatch.setattr("os.pread", fails)
     with pytest.raises(StorageError, match=r"synthetic-00000\d\.tar: Input/output error"):
         list(epoch(local, tokenizer))

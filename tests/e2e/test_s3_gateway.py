@@ -8,7 +8,7 @@ import pytest
 
 import shards.storage.s3_upload
 from shards.cli import main
-from shards.dataset.index import open_dataset
+from shards.dataset.dataset import open_dataset
 from shards.dataset.reader import read_meta, read_sample
 from shards.errors import StorageError
 from shards.storage.interface import open_storage
@@ -73,7 +73,7 @@ def test_parts_conditions_ranges(bucket, parts):
     version = storage.version("m")
     storage.commit("m", b"2", version)
     for stale in (None, version):
-        with pytest.raises(StorageError, match="another process wrote something else"):
+        with pytest.raises(StorageError, match="another process wrote different content"):
             storage.commit("m", b"3", stale)
     assert storage.read("m") == b"2"
     assert list(storage.list()) == ["a/x", "m"]
@@ -100,7 +100,7 @@ def error(call, *args):
 def test_wrong_credentials(bucket, monkeypatch):
     storage = open_storage(f"{bucket}/p")
     storage.write_atomic("x", b"1")
-    for variable, word in (("SECRET_ACCESS_KEY", "secret key is wrong"), ("ACCESS_KEY_ID", "does not know the access")):
+    for variable, word in (("SECRET_ACCESS_KEY", "secret key is wrong"), ("ACCESS_KEY_ID", "unknown access key")):
         with monkeypatch.context() as patch:
             patch.setenv(f"AWS_{variable}", "wrong")
             wrong = open_storage(f"{bucket}/p")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from shards.dataset.index import Dataset, open_dataset
+from shards.dataset.dataset import Dataset, open_dataset
 from shards.dataset.reader import read_sample
 from shards.dataset.writer import write_dataset_json, write_shard
 from shards.sample import Sample

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from shards.dataset.index import Dataset, open_dataset
+from shards.dataset.dataset import Dataset, open_dataset
 from shards.dataset.writer import write_dataset_json, write_shard
 from shards.sample import SAMPLE_RATE, Sample, Segment
 from shards.sound.audio import encode_flac

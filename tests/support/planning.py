@@ -14,7 +14,7 @@ from pipeline.data.planned import GlobalStep, PlannedSample, PlanSettings
 from pipeline.data.token_counter import TokenCounter
 from pipeline.prompts import Mode, PromptTokenizer
 from pipeline.recipe.schema import DataConfig, DatasetConfig, RegistrationConfig
-from shards.dataset.index import Dataset
+from shards.dataset.dataset import Dataset
 from shards.sample import SAMPLE_RATE
 
 

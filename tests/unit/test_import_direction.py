@@ -31,7 +31,7 @@ SHARED = {
     "package_weights",
     "parquet",
 }
-ONLY_HERE = {"boto3": "shards/storage/s3.py", "botocore": "shards/storage/s3.py"}
+ONLY_HERE = {"boto3": "shards/storage/s3_client.py", "botocore": "shards/storage/s3_client.py"}
 
 
 def imported(path: Path) -> set[str]:

@@ -185,7 +185,7 @@ def test_what_cannot_be_read_now_is_neither_passed_over_nor_set_aside(
     """A network filesystem that has just failed over: reading again helps, or nothing is touched."""
     for step in (1, 2):
         write(tmp_path, step)
-    monkeypatch.setattr("shards.storage.local._PAUSES", (0.0, 0.0))
+    monkeypatch.setattr("shards.storage.local.RETRY_PAUSES", (0.0, 0.0))
     left, real = [stumble], checkpoint.seal
 
     def stale(path: Path) -> dict:

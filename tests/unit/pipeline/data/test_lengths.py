@@ -19,7 +19,7 @@ from pipeline.data.lengths import build_lengths, lengths_path, lengths_storage, 
 from pipeline.data.token_counter import TokenCounter
 from pipeline.frames import audio_positions, encoder_frames, fbank_frames, lfr_frames
 from pipeline.prompts import Mode, PromptTokenizer, prompt_pieces, target_pieces
-from shards.dataset.index import open_dataset
+from shards.dataset.dataset import open_dataset
 from shards.dataset.reader import read_sample
 from shards.errors import PlanError, ShardError, StorageError
 from tests.support.datasets import make_dataset
@@ -95,7 +95,7 @@ def test_processes_of_two_runs_at_once_write_what_one_would(tmp_path, tokenizer)
     code = f"""
 from pipeline.data.lengths import build_lengths
 from pipeline.prompts import PromptTokenizer
-from shards.dataset.index import open_dataset
+from shards.dataset.dataset import open_dataset
 import sys
 if __name__ == "__main__":
     tokenizer = PromptTokenizer.from_folder({str(tmp_path / "tokenizer")!r})

@@ -17,7 +17,8 @@ import torch
 
 from pipeline.data.loader import Loader, SampleReader
 from pipeline.prompts import Mode, PromptTokenizer
-from shards.dataset.index import index_from_bytes, index_to_bytes, open_dataset
+from shards.dataset.dataset import open_dataset
+from shards.dataset.index import index_from_bytes, index_to_bytes
 from shards.errors import DataError, PlanError, SpeakerError, StorageError, TrainingError
 from tests.support.datasets import make_dataset
 from tests.support.planning import make_data, packed_plan, samples_of
@@ -273,7 +274,7 @@ def test_a_loader_that_is_left_open_does_not_keep_the_process_from_ending(tmp_pa
     code = f"""
 from pipeline.data.loader import Loader, SampleReader
 from pipeline.prompts import PromptTokenizer
-from shards.dataset.index import open_dataset
+from shards.dataset.dataset import open_dataset
 from tests.support.planning import packed_plan
 dataset = open_dataset({str(tmp_path / "data")!r})
 tokenizer = PromptTokenizer.from_folder({str(tmp_path / "tokenizer")!r})

@@ -19,7 +19,8 @@ import soundfile
 from pipeline.data.loader import Loader, SampleReader
 from pipeline.prompts import Mode, PromptTokenizer
 from pipeline.train.stage_data import told
-from shards.dataset.index import Dataset, index_from_bytes, index_to_bytes, open_dataset
+from shards.dataset.dataset import Dataset, open_dataset
+from shards.dataset.index import index_from_bytes, index_to_bytes
 from shards.dataset.reader import read_sample
 from shards.errors import DataError, ShardError
 from shards.sound.audio import decode, encode_flac

@@ -16,7 +16,7 @@ from pipeline.prompts import PromptTokenizer
 from pipeline.recipe.load import load_recipe
 from pipeline.recipe.schema import RegistrationConfig
 from shards.cli import main as shards
-from shards.dataset.index import open_dataset
+from shards.dataset.dataset import open_dataset
 from shards.manifests.manifest import Recording, write_manifest
 from shards.sample import SAMPLE_RATE, Segment
 from tests.support.datasets import make_dataset

@@ -14,7 +14,7 @@ from pipeline.decode.test_set import PAPER_BINS, Job, decode, default_modes, job
 from pipeline.evaluation.scores import score_decoded
 from pipeline.prompts import Mode, prompt_pieces
 from pipeline.recipe.load import load_recipe
-from shards.dataset.index import open_dataset
+from shards.dataset.dataset import open_dataset
 from shards.dataset.writer import write_dataset_json, write_shard
 from shards.errors import CheckpointError, ConfigError, DataError, ScoreError
 from shards.storage.local import LocalStorage

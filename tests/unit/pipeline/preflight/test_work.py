@@ -9,7 +9,7 @@ from pipeline.model.build import load_tokenizer
 from pipeline.preflight.work import Typical, work_from_plan, work_from_sizes
 from pipeline.recipe.deepspeed import CHECKOUT
 from pipeline.recipe.load import load_recipe
-from shards.dataset.index import open_dataset
+from shards.dataset.dataset import open_dataset
 from shards.errors import PlanError
 from tests.support.training import make_parts, tiny_recipe
 

@@ -15,7 +15,7 @@ from pipeline.recipe.load import load_recipe
 from pipeline.recipe.schema import DataConfig, DatasetConfig, Recipe, RegistrationConfig, TrainerConfig
 from pipeline.train.stage_data import StageData
 from shards.cli import main
-from shards.dataset.index import open_dataset
+from shards.dataset.dataset import open_dataset
 from shards.dataset.reader import read_sample
 from shards.errors import ConfigError, DataError
 from shards.voices.extractors import log_mel, unit_norm
@@ -111,9 +111,9 @@ def test_preflight_looks_at_the_vectors_that_training_takes(packed):
 def test_decoding_takes_the_vectors_that_the_run_was_trained_with(packed):
     jobs = [Job("over", (1, 2), "over")]
     dataset = open_test_set(str(packed / "o"), None, recipe(packed, "mean", "mean-of-frames"), jobs)
-    assert dataset.made_with() == "mean-of-frames"
+    assert dataset.extractor_id() == "mean-of-frames"
     assert read_sample(dataset, 0, 0).embeddings.shape[1] == dataset.speakers.dim == 80
-    assert open_test_set(str(packed / "o"), None, recipe(packed, "mean", "pitch"), jobs).made_with() == "pitch"
+    assert open_test_set(str(packed / "o"), None, recipe(packed, "mean", "pitch"), jobs).extractor_id() == "pitch"
     with pytest.raises(DataError, match="embeddings are of 'mean-of-frames', the run was trained with 'pitch'"):
         open_test_set(str(packed / "o"), "mean", recipe(packed, "mean", "pitch"), jobs)
 
@@ -124,7 +124,9 @@ def test_vectors_that_are_not_there_stop_the_run_before_it_begins(packed, tokeni
     data = path.read_bytes()
     path.unlink()
     try:
-        with pytest.raises(ConfigError, match=r"1 files are missing, as .*speakerlm-shards embed .* --extractor mean"):
+        with pytest.raises(
+            ConfigError, match=r"1 files are missing, such as .*speakerlm-shards embed .* --extractor mean"
+        ):
             StageData(recipe(packed, "mean", "mean-of-frames"), RANKS, tokenizer)
     finally:
         path.write_bytes(data)
@@ -149,7 +151,7 @@ def test_samples_that_validation_cannot_read_are_told(tmp_path, capsys):
         Damage(dataset, 1, row).flip_payload_byte()
     settings = load_recipe(
         ROOT / "launch" / "recipes" / "tiny" / "stage2.yaml",
-        ["data.workers=0", f"model.extractor={dataset.made_with()}"],
+        ["data.workers=0", f"model.extractor={dataset.extractor_id()}"],
     )
     settings.data.train = settings.data.validation = [DatasetConfig(path=str(tmp_path / "d"))]
     steps = list(StageData(settings, RANKS, tokenizer).validation())

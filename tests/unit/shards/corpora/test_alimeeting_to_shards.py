@@ -7,7 +7,7 @@ import numpy as np
 import soundfile
 
 from shards.cli import main
-from shards.dataset.index import open_dataset
+from shards.dataset.dataset import open_dataset
 from shards.dataset.reader import read_sample
 from shards.manifests.manifest import read_manifest
 from shards.sound.audio import decode

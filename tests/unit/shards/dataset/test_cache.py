@@ -8,7 +8,7 @@ import pickle
 import pytest
 
 from shards.dataset.cache import CachedStorage, cached
-from shards.dataset.index import open_dataset
+from shards.dataset.dataset import open_dataset
 from shards.dataset.reader import read_meta, read_sample
 from tests.support.datasets import make_dataset
 from tests.support.s3 import fake_s3

@@ -6,7 +6,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from shards.dataset.index import INDEX_SCHEMA, index_from_bytes, index_to_bytes, open_dataset
+from shards.dataset.dataset import open_dataset
+from shards.dataset.index import INDEX_SCHEMA, index_from_bytes, index_to_bytes
 from shards.errors import ShardError, StorageError
 from tests.support.datasets import make_dataset
 

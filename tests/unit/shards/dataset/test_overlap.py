@@ -5,7 +5,7 @@ import pytest
 import soundfile
 
 from shards.cli import main
-from shards.dataset.index import open_dataset
+from shards.dataset.dataset import open_dataset
 from shards.dataset.overlap import overlap
 from shards.manifests.manifest import SpeakerInfo, read_manifest, write_manifest
 from tests.support.manifests import make_manifest

@@ -4,7 +4,8 @@ import tarfile
 import pyarrow as pa
 import pytest
 
-from shards.dataset.index import Dataset, index_from_bytes, index_to_bytes, open_dataset
+from shards.dataset.dataset import Dataset, open_dataset
+from shards.dataset.index import index_from_bytes, index_to_bytes
 from shards.dataset.reader import read_meta, read_sample
 from shards.errors import ShardError, StorageError
 from shards.sound.audio import decode

@@ -11,9 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from shards.dataset.index import open_dataset
-from shards.dataset.speaker_bank import SCHEMA, SpeakerBank, build_bank
+from shards.dataset.dataset import open_dataset
+from shards.dataset.speaker_bank import SCHEMA, SpeakerBank
 from shards.errors import SpeakerError
+from shards.packing.bank import build_bank
 from shards.storage.interface import open_storage
 from shards.voices.enrolment import Enroller
 from shards.voices.extractors import unit_norm
@@ -60,13 +61,13 @@ def test_a_speaker_without_a_usable_clip_is_left_out_and_listed_but_not_many(fol
     told = build_bank(Enroller([folder], PitchExtractor()), storage)
     assert SpeakerBank.open(storage).ids == ["toy:a"]
     assert told[-1]["key"] == "toy:b"
-    assert "left out of speakers.parquet" in told[-1]["reason"]
+    assert "is not in speakers.parquet" in told[-1]["reason"]
     for path in folder.glob("a*.flac"):
         path.unlink()
     other = open_storage(tmp_path / "other")
-    with pytest.raises(SpeakerError, match=r"2 of 2 speakers .*, 1 may lack one.*: no such file.*--max-bad-share"):
+    with pytest.raises(SpeakerError, match=r"2 of 2 speakers .*, 1 are allowed.*: no such file.*--max-bad-share"):
         build_bank(Enroller([folder], PitchExtractor()), other)
-    with pytest.raises(SpeakerError, match=r"nobody can be enrolled .*: no such file"):
+    with pytest.raises(SpeakerError, match=r"no speaker can be enrolled .*: no such file"):
         build_bank(Enroller([folder], PitchExtractor()), other, max_bad_share=1)
     assert not (tmp_path / "other").exists()
 

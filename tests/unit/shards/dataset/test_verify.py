@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from shards.cli import main
-from shards.dataset.index import open_dataset
+from shards.dataset.dataset import open_dataset
 from shards.dataset.reader import read_sample
 from shards.dataset.verify import dataset_faults, shard_faults
 from shards.dataset.writer import write_dataset_json, write_shard

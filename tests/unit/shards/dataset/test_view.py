@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from shards.cli import main
-from shards.dataset.index import Dataset, open_dataset
+from shards.dataset.dataset import Dataset, open_dataset
 from shards.dataset.reader import read_sample
 from shards.dataset.view import choose, cosines
 from shards.sound.audio import decode

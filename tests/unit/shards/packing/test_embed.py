@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from shards.cli import main
-from shards.dataset.index import open_dataset
+from shards.dataset.dataset import open_dataset
 from shards.dataset.reader import read_sample
 from shards.errors import ShardError, SpeakerError
 from shards.manifests.manifest import SPEAKERS, read_manifest
@@ -153,7 +153,7 @@ def test_shards_of_two_weights_are_refused(dataset, frames):
         path.write_bytes(content)
     opened = open_dataset(dataset, extractor="frames")
     read_sample(opened, 0, 0)
-    with pytest.raises(SpeakerError, match=r"m-000001\.embeddings-frames\.parquet: its vectors are of other weights"):
+    with pytest.raises(SpeakerError, match=r"m-000001\.embeddings-frames\.parquet: vectors made with other weights"):
         read_sample(opened, 1, 0)
 
 

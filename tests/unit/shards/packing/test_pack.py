@@ -8,7 +8,8 @@ import soundfile
 
 import shards.storage.local
 from shards.cli import main
-from shards.dataset.index import index_from_bytes, open_dataset
+from shards.dataset.dataset import open_dataset
+from shards.dataset.index import index_from_bytes
 from shards.dataset.reader import read_sample
 from shards.errors import StorageError
 from shards.manifests.manifest import RECORDINGS, SPEAKERS

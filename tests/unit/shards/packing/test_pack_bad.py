@@ -9,7 +9,7 @@ import pytest
 import soundfile
 
 from shards.cli import main
-from shards.dataset.index import open_dataset
+from shards.dataset.dataset import open_dataset
 from shards.manifests.manifest import RECORDINGS
 from shards.storage.local import LocalStorage
 from tests.support.filesystems import mounted

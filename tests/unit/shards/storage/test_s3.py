@@ -9,6 +9,7 @@ import time
 import pytest
 
 import shards.storage.s3
+import shards.storage.s3_client
 import shards.storage.s3_upload
 from shards.cli import main
 from shards.errors import StorageError
@@ -24,7 +25,7 @@ def s3(monkeypatch):
     monkeypatch.setattr("time.sleep", lambda _: None)
     monkeypatch.setattr(shards.storage.s3_upload, "PART_BYTES", PART)
     monkeypatch.setattr(shards.storage.s3, "READ_BYTES", PART)
-    monkeypatch.setattr(shards.storage.s3, "READ_TIMEOUT_S", 1.0)  # less, and a busy machine answers too late
+    monkeypatch.setattr(shards.storage.s3_client, "READ_TIMEOUT_S", 1.0)  # less, and a busy machine answers too late
     with fake_s3() as server:
         for name, value in (("ENDPOINT_URL", server.endpoint), ("ACCESS_KEY_ID", "id"), ("SECRET_ACCESS_KEY", "s")):
             monkeypatch.setenv(f"AWS_{name}", value)
@@ -107,21 +108,21 @@ def test_a_fault_while_reading(s3, kind):
 def test_short_reads_that_last(s3):
     s3.objects["p/x"] = DATA
     s3.faults[:] = ["short"] * 99
-    with pytest.raises(StorageError, match="s3://bucket/p/x: the server keeps sending less"):
+    with pytest.raises(StorageError, match="s3://bucket/p/x: the server sends fewer bytes than requested"):
         storage().read_range("x", 0, 100)
 
 
 def test_a_process_forked_while_another_thread_makes_a_client_can_read(s3, monkeypatch):
     """A loader's worker is forked while the thread that copies checkpoints opens its first connection."""
     write(b"12345")
-    began, real = threading.Event(), shards.storage.s3._new_client
+    began, real = threading.Event(), shards.storage.s3_client.new_client
 
     def slow():
         began.set()
         time.sleep(0.5)
         return real()
 
-    monkeypatch.setattr(shards.storage.s3, "_new_client", slow)
+    monkeypatch.setattr(shards.storage.s3_client, "new_client", slow)
     thread = threading.Thread(target=lambda: storage().client)
     thread.start()
     assert began.wait(10)
@@ -158,7 +159,7 @@ def test_commit(s3):
     storage().commit("x", b"2", second)
     storage().commit("x", b"2", second)  # the same bytes: no matter who wrote them
     for stale in (None, second):
-        with pytest.raises(StorageError, match=r"s3://bucket/p/x: another process wrote something else"):
+        with pytest.raises(StorageError, match=r"s3://bucket/p/x: another process wrote different content"):
             storage().commit("x", b"3", stale)
     assert s3.objects["p/x"] == b"2"
 
@@ -260,4 +261,4 @@ def test_wrong_credentials_stop_before_anything_is_packed(s3, manifest, monkeypa
 def test_a_bucket_that_is_not_there_stops_before_anything_is_packed(s3, manifest, monkeypatch, capsys):
     monkeypatch.setattr("shards.packing.packer.make_sample", lambda *_, **__: 1 // 0)
     pack(manifest, "s3://nowhere/p", code=1)
-    assert "s3://nowhere/p: there is no such bucket; create it" in capsys.readouterr().err
+    assert "s3://nowhere/p: no such bucket; create it" in capsys.readouterr().err

@@ -74,7 +74,7 @@ def test_an_error_while_creating_leaves_nothing(storage):
 @pytest.mark.parametrize(("stumbles", "call"), [(1, "read"), (1, "exists"), (1, "size"), (9, "read"), (9, "exists")])
 def test_a_network_filesystem_that_stumbles_is_asked_again(tmp_path, monkeypatch, stumbles, call):
     (tmp_path / "x").write_bytes(b"12345")
-    monkeypatch.setattr("shards.storage.local._PAUSES", (0.0, 0.0))
+    monkeypatch.setattr("shards.storage.local.RETRY_PAUSES", (0.0, 0.0))
     name = "read_bytes" if call == "read" else "stat"
     real, left = getattr(Path, name), [stumbles]
 

@@ -135,13 +135,13 @@ def test_a_clip_that_cannot_be_read_is_passed_over_and_listed(folder: Path) -> N
     used = {p.key for clip in enroller._vectors for p in clip}
     assert not used & {"a2", "b0"}
     assert len(used) == 3 + 7  # toy:b has nine words, in two clips of four
-    told = enroller.passed_over()
+    told = enroller.take_skipped()
     assert sorted((x["file"], x["key"]) for x in told) == [(f"{folder}/{k}.flac", k) for k in ("a2", "b0")]
     assert any("b0.flac: no such file" in x["reason"] for x in told)
-    assert enroller.passed_over() == []
+    assert enroller.take_skipped() == []
     assert (enroller.own_speech, enroller.unenrolled) == (0, 0)
     enroller.embed(recordings[7])
-    assert enroller.passed_over() == told  # for every shard that wanted it
+    assert enroller.take_skipped() == told  # for every shard that wanted it
 
 
 def test_the_draw_does_not_depend_on_what_was_damaged_elsewhere(tmp_path: Path) -> None:
@@ -152,7 +152,7 @@ def test_the_draw_does_not_depend_on_what_was_damaged_elsewhere(tmp_path: Path) 
     recordings = [conversation(f"c{k}", "toy:a") for k in range(12)]
     enroller = Enroller([tmp_path], PitchExtractor())
     together = [enroller.embed(r) for r in recordings]
-    assert len(enroller.passed_over()) == 1
+    assert len(enroller.take_skipped()) == 1
     for r, vectors in zip(recordings, together, strict=True):
         assert np.array_equal(Enroller([tmp_path], PitchExtractor()).embed(r), vectors)
 
@@ -181,7 +181,7 @@ def test_without_a_usable_clip_the_recording_enrols_itself_and_that_is_counted(f
     assert enroller.unenrolled == 0
     assert np.isfinite(enroller.embed(own)).all()
     assert (enroller.own_speech, enroller.unenrolled) == (1, 1)
-    reasons = [b["reason"] for b in enroller.passed_over()]
+    reasons = [b["reason"] for b in enroller.take_skipped()]
     assert len(reasons) == 2
     assert all("an embedding is zero or not finite" in r for r in reasons)
     with pytest.raises(AudioError, match=r"/nowhere.flac: no such file"):

@@ -33,8 +33,8 @@ import numpy as np
 from pipeline.decode.ask import Answer
 from pipeline.prompts import Prompt
 from pipeline.transcribe.enrolment import speech_pieces
-from pipeline.transcribe.transcriber import Options, Transcriber
-from pipeline.transcribe.transcript import Turn
+from pipeline.transcribe.transcriber import TranscribeOptions, Transcriber
+from pipeline.transcribe.transcript import TranscriptTurn
 from pipeline.transcribe.vad import Vad, load_vad
 from shards.manifests.manifest import read_manifest
 from shards.sample import SAMPLE_RATE
@@ -159,7 +159,9 @@ def characters(text: str) -> int:
     return len("".join(text.split()))
 
 
-def judge(conversation: Conversation, written: Sequence[Said], turns: Sequence[Turn], by_name: bool) -> dict[str, Any]:
+def judge(
+    conversation: Conversation, written: Sequence[Said], turns: Sequence[TranscriptTurn], by_name: bool
+) -> dict[str, Any]:
     """Accuracy in characters, people found, and the error of turns' beginnings."""
     from scipy.optimize import linear_sum_assignment
 
@@ -208,7 +210,7 @@ def main() -> int:
         soundfile.write(path, conversation.wave, SAMPLE_RATE, subtype="FLOAT")
         people = [(p, Path(c)) for p, clips in conversation.enrolment.items() for c in clips]
         for way in ("unregistered", "registered", "no voices"):
-            options = Options(naming="none" if way == "no voices" else "voice", **change)
+            options = TranscribeOptions(naming="none" if way == "no voices" else "voice", **change)
             oracle = Oracle(conversation)
             transcriber = Transcriber(oracle, lambda: extractor, options, cache=args.cache)
             started = time.process_time()

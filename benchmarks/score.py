@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from pipeline.evaluation.edit_distance import Edits
 from pipeline.evaluation.normalize import profile
-from pipeline.evaluation.records import Segment, Session
+from pipeline.evaluation.records import SegLstRow, SessionTranscript
 from pipeline.evaluation.session_scores import Tokens, cp_edits, score_session, streams
 
 LIMIT = 1.2
@@ -27,7 +27,7 @@ NONE = profile("none")
 CHARACTERS = [chr(0x4E00 + i) for i in range(800)]
 
 
-def make_session(seed: int) -> Session:
+def make_session(seed: int) -> SessionTranscript:
     """About what a 40–50 s clip or a longer stretch of a meeting holds: 2–8 speakers, 150–1,500 characters."""
     rng = random.Random(seed)
     speakers = [f"S{i}" for i in range(rng.randint(2, 8))]
@@ -36,21 +36,21 @@ def make_session(seed: int) -> Session:
         text = "".join(rng.choices(CHARACTERS, k=rng.randint(3, 40)))
         start = max(0.0, clock - rng.random())
         clock = start + 0.2 * len(text)
-        reference.append(Segment(str(seed), rng.choice(speakers), text, start, clock))
+        reference.append(SegLstRow(str(seed), rng.choice(speakers), text, start, clock))
         said = "".join(rng.choice(CHARACTERS) if rng.random() < 0.1 else c for c in text if rng.random() > 0.07)
         who = rng.choice(speakers) if rng.random() < 0.1 else reference[-1].speaker
         if rng.random() > 0.03:
-            hypothesis.append(Segment(str(seed), f"h{who}", said, start, clock))
-    return Session(str(seed), tuple(reference), tuple(hypothesis))
+            hypothesis.append(SegLstRow(str(seed), f"h{who}", said, start, clock))
+    return SessionTranscript(str(seed), tuple(reference), tuple(hypothesis))
 
 
-def ours_cp(session: Session) -> Edits:
+def ours_cp(session: SessionTranscript) -> Edits:
     """cpCER of this project."""
     split = Tokens(NONE)
     return cp_edits(streams(split.segments(session.reference)), streams(split.segments(session.hypothesis)))[0]
 
 
-def their_rows(segments: Sequence[Segment]) -> list[dict[str, Any]]:
+def their_rows(segments: Sequence[SegLstRow]) -> list[dict[str, Any]]:
     """SegLST with characters as words."""
     rows = []
     for s in segments:
@@ -59,7 +59,7 @@ def their_rows(segments: Sequence[Segment]) -> list[dict[str, Any]]:
     return rows
 
 
-def their_cp(session: Session) -> Edits:
+def their_cp(session: SessionTranscript) -> Edits:
     """meeteval's cpWER on characters."""
     import meeteval
 
@@ -68,12 +68,12 @@ def their_cp(session: Session) -> Edits:
     return Edits(found.insertions, found.deletions, found.substitutions, found.length)
 
 
-def ours_all(session: Session) -> None:
+def ours_all(session: SessionTranscript) -> None:
     """CER, cpCER and saCER together, as a report needs them."""
     score_session(session, NONE, by_name=True)
 
 
-def cpu(work: Callable[[Session], Any], sessions: Sequence[Session]) -> tuple[float, list[Any]]:
+def cpu(work: Callable[[SessionTranscript], Any], sessions: Sequence[SessionTranscript]) -> tuple[float, list[Any]]:
     """CPU seconds and results."""
     start = time.process_time()
     found = [work(s) for s in sessions]

@@ -22,10 +22,10 @@ import numpy as np
 from pipeline.baselines.interfaces import Diarizer, Recogniser, Turn
 from pipeline.baselines.join import join
 from pipeline.decode.ask import peak_bytes
-from pipeline.decode.store import About, Output, Settings, Timing
+from pipeline.decode.store import DecodeFolder, DecodeLabels, DecodeSettings, Timing
 from pipeline.evaluation.formats.read import read
 from pipeline.evaluation.formats.write import dumps
-from pipeline.evaluation.records import Segment, in_time_order
+from pipeline.evaluation.records import SegLstRow, in_time_order
 from shards.errors import ConfigError, DataError
 from shards.sample import SAMPLE_RATE
 
@@ -68,7 +68,7 @@ class Cascade:
 
     def transcribe(
         self, session: str, wave: np.ndarray, language: str | None = None
-    ) -> tuple[list[Segment], list[Turn]]:
+    ) -> tuple[list[SegLstRow], list[Turn]]:
         """Segments with times, and the diarizer's own turns."""
         turns = self.diarizer.turns(wave)
         return join(session, self.recogniser.words(wave, language), turns), turns
@@ -85,10 +85,10 @@ def run(
     from tqdm import tqdm
 
     identity = f"{cascade.id}, language {cascade.language}, {cascade.details}"
-    settings = Settings(
+    settings = DecodeSettings(
         cascade.id, hashlib.sha256(identity.encode()).hexdigest(), tests.url, tests.fingerprint, 0, 1, limit
     )
-    output = Output(out, settings, About(cascade.id, None, tests.name, cascade.diarizer.id, None))
+    output = DecodeFolder(out, settings, DecodeLabels(cascade.id, None, tests.name, cascade.diarizer.id, None))
     keys = tests.keys[:limit]
     done = output.rows(JOB).keys()
     todo = [k for k in keys[rank::world] if k not in done]
@@ -124,10 +124,10 @@ def _row(cascade: Cascade, clip: Clip) -> dict[str, Any]:
     }
 
 
-def as_text(segments: Sequence[Segment]) -> str:
+def as_text(segments: Sequence[SegLstRow]) -> str:
     """A line a segment: ``spk0 [0.00, 1.10]: hello``, or without times where it has none."""
 
-    def label(s: Segment) -> str:
+    def label(s: SegLstRow) -> str:
         return f"{s.speaker} [{s.start:.2f}, {s.end:.2f}]: " if s.timed else f"{s.speaker}: "
 
     return "\n".join((label(s) if s.speaker else "") + s.text for s in segments)
@@ -138,9 +138,9 @@ def _beside(out: Path) -> None:
     lines = (out / f"{JOB}.jsonl").read_text(encoding="utf-8").split("\n")  # JSON may hold other ends of lines
     rows = [json.loads(line) for line in lines if line]
 
-    def segments(field: str) -> list[Segment]:
+    def segments(field: str) -> list[SegLstRow]:
         turns = [(r["key"], t) for r in rows for t in r[field]]
-        return [Segment(k, t["speaker"], t.get("text", ""), t["start"], t["end"]) for k, t in turns]
+        return [SegLstRow(k, t["speaker"], t.get("text", ""), t["start"], t["end"]) for k, t in turns]
 
     texts = {
         "seglst.json": dumps(segments("hypothesis"), "seglst"),
@@ -193,7 +193,7 @@ def recordings(paths: Sequence[Path], reference: Path | None, language: str | No
     files = {p.stem: p for p in paths}
     if len(files) < len(paths):
         raise ConfigError("recordings of one name would be one session; rename them")
-    known: dict[str, list[Segment]] = {name: [] for name in files}
+    known: dict[str, list[SegLstRow]] = {name: [] for name in files}
     for segment in read(reference, side="reference") if reference else []:
         if segment.session in known:
             known[segment.session].append(segment)

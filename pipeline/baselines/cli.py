@@ -78,7 +78,7 @@ def _run(args: argparse.Namespace) -> int:
     from pipeline.baselines.clustering import THRESHOLD
     from pipeline.baselines.diarizers import load_diarizer
     from pipeline.baselines.recognisers import load_recogniser
-    from pipeline.decode.ask import place
+    from pipeline.decode.ask import choose_device
     from pipeline.ranks.launch import launcher_environment
 
     files = [Path(d) for d in args.data if Path(d).suffix.lower() in AUDIO]
@@ -89,7 +89,7 @@ def _run(args: argparse.Namespace) -> int:
     if missing := [str(f) for f in files if not f.is_file()]:
         raise ConfigError(f"no such file: {', '.join(missing)}")
     tests: TestSet = recordings(files, args.reference) if files else packed(args.data[0])
-    device = place(args.device)
+    device = choose_device(args.device)
     threshold = THRESHOLD if args.threshold is None else args.threshold
     cascade = Cascade(
         load_recogniser(args.asr, device, args.cache),
@@ -112,11 +112,11 @@ def _run(args: argparse.Namespace) -> int:
 def _correct(args: argparse.Namespace) -> int:
     from pipeline.baselines.correct import compare, correct
     from pipeline.baselines.llm import load_llm
-    from pipeline.decode.ask import place
+    from pipeline.decode.ask import choose_device
     from pipeline.evaluation.scores import format_table
 
     key = os.environ.get("OPENAI_API_KEY")
-    device = "cpu" if args.llm.startswith("http") else place(args.device)
+    device = "cpu" if args.llm.startswith("http") else choose_device(args.device)
     llm = load_llm(args.llm, args.llm_model, key, device, args.cache)
     correct(args.decoded, args.out, llm, args.keep_words, args.limit, args.llm)
     rows = compare(args.decoded, args.out, args.normaliser)

@@ -21,9 +21,9 @@ from pipeline.baselines.cascade import JOB, as_text
 from pipeline.baselines.llm import Llm
 from pipeline.baselines.transfer import transfer
 from pipeline.decode.ask import peak_bytes
-from pipeline.decode.store import About, Output, Settings, Timing
-from pipeline.evaluation.decoded_rows import describe, hypothesis, parsed, read_decoded, reference
-from pipeline.evaluation.records import Segment
+from pipeline.decode.store import DecodeFolder, DecodeLabels, DecodeSettings, Timing
+from pipeline.evaluation.decoded_rows import hypothesis, parsed, read_decoded, read_description, reference
+from pipeline.evaluation.records import SegLstRow
 from pipeline.evaluation.scores import score_decoded
 
 SYSTEM = "You are a helpful assistant."
@@ -35,7 +35,7 @@ INSTRUCTION = (
 MOST_CHARACTERS = 6000  # of a transcript that is asked about at once; DiarizationLM's limit
 
 
-def lines(segments: Sequence[Segment]) -> list[str]:
+def lines(segments: Sequence[SegLstRow]) -> list[str]:
     """``spk0: hello``; neighbours of one speaker are one line."""
     merged: list[tuple[str | None, list[str]]] = []
     for s in segments:
@@ -46,7 +46,7 @@ def lines(segments: Sequence[Segment]) -> list[str]:
     return [f"{speaker or '?'}: {' '.join(' '.join(texts).split())}" for speaker, texts in merged]
 
 
-def questions(segments: Sequence[Segment], most: int = MOST_CHARACTERS) -> list[str]:
+def questions(segments: Sequence[SegLstRow], most: int = MOST_CHARACTERS) -> list[str]:
     """What a model is asked: the instruction and the transcript, in several questions where it is long."""
     parts: list[list[str]] = []
     room = 0
@@ -80,14 +80,14 @@ def correct(
 
     source = decoded / f"{JOB}.jsonl"
     rows = read_decoded(source)[:limit]
-    about = describe(decoded)
+    about = read_description(decoded)
     name = f"{about.get('run', decoded.name)} + {llm.id}{' (words kept)' if keep_words else ''}"
     identity = hashlib.sha256(f"{name}\n{origin}\n{SYSTEM}\n{INSTRUCTION}".encode()).hexdigest()
     fingerprint = hashlib.sha256(source.read_bytes()).hexdigest()
-    output = Output(
+    output = DecodeFolder(
         out,
-        Settings(name, identity, str(decoded), fingerprint, 0, 1, limit),
-        About(name, None, str(about.get("test_set") or decoded.name), str(about.get("extractor") or ""), None),
+        DecodeSettings(name, identity, str(decoded), fingerprint, 0, 1, limit),
+        DecodeLabels(name, None, str(about.get("test_set") or decoded.name), str(about.get("extractor") or ""), None),
     )
     done = output.rows(JOB).keys()
     silent = not sys.stderr.isatty()
@@ -158,9 +158,9 @@ def pairs(decoded: Path, out: Path, most: int = MOST_CHARACTERS) -> int:
     return len(written)
 
 
-def _within(segments: Sequence[Segment], most: int) -> list[list[Segment]]:
+def _within(segments: Sequence[SegLstRow], most: int) -> list[list[SegLstRow]]:
     """Segments in groups of at most so many characters."""
-    parts: list[list[Segment]] = []
+    parts: list[list[SegLstRow]] = []
     room = 0
     for s in segments:
         size = len(s.text) + len(s.speaker or "?") + 3
@@ -172,7 +172,7 @@ def _within(segments: Sequence[Segment], most: int) -> list[list[Segment]]:
     return parts
 
 
-def _around(part: Sequence[Segment], right: Sequence[Segment]) -> list[Segment]:
+def _around(part: Sequence[SegLstRow], right: Sequence[SegLstRow]) -> list[SegLstRow]:
     """The reference of a group: what touches its time, or all of it where times are not known."""
     if not all(s.timed for s in (*part, *right)):
         return list(right)

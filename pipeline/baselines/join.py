@@ -18,14 +18,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pipeline.baselines.interfaces import Turn, Word
-from pipeline.evaluation.records import Segment
+from pipeline.evaluation.records import SegLstRow
 
 EQUAL_S = 0.01
 PAUSE_S = 1.0  # from which a voice that goes on begins a new segment
 SHORTEST_S = 0.001  # recognisers give words without length
 
 
-def join(session: str, words: Sequence[Word], turns: Sequence[Turn]) -> list[Segment]:
+def join(session: str, words: Sequence[Word], turns: Sequence[Turn]) -> list[SegLstRow]:
     """Segments in order of time, voices called ``spk0``, ``spk1`` … in order of their first word."""
     ordered = sorted(words, key=lambda w: (w.start, w.end))
     labels: dict[str, str] = {}
@@ -36,7 +36,7 @@ def join(session: str, words: Sequence[Word], turns: Sequence[Turn]) -> list[Seg
             groups[-1][1].append(word)
         else:
             groups.append((label, [word]))
-    made = [Segment(session, s, _text(g), g[0].start, max(w.end for w in g)) for s, g in groups]
+    made = [SegLstRow(session, s, _text(g), g[0].start, max(w.end for w in g)) for s, g in groups]
     return [s for s in made if s.text]
 
 

@@ -13,12 +13,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from pipeline.evaluation.records import Segment
+from pipeline.evaluation.records import SegLstRow
 
 _TOKEN = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff\U00020000-\U0003ffff]|[^\s\u3400-\u4dbf\u4e00-\u9fff]+")
 
 
-def transfer(words_of: Sequence[Segment], speakers_of: Sequence[Segment]) -> list[Segment]:
+def transfer(words_of: Sequence[SegLstRow], speakers_of: Sequence[SegLstRow]) -> list[SegLstRow]:
     """The words of the first in their order, with speakers of the second. Times go where a turn is cut.
 
     Labels are those of the first, as far as it has as many; further speakers are ``spkN``.
@@ -33,7 +33,7 @@ def transfer(words_of: Sequence[Segment], speakers_of: Sequence[Segment]) -> lis
     return _segments(words_of, words, [labels[g] for g in given])
 
 
-def _tokens(segments: Sequence[Segment]) -> tuple[list[tuple[str, int]], list[str]]:
+def _tokens(segments: Sequence[SegLstRow]) -> tuple[list[tuple[str, int]], list[str]]:
     """(word with the white space before it, segment) of each word, and its speaker."""
     words: list[tuple[str, int]] = []
     speakers: list[str] = []
@@ -92,9 +92,9 @@ def _labels(old: Sequence[str], new: Sequence[str]) -> dict[str, str]:
     return matched
 
 
-def _segments(source: Sequence[Segment], words: Sequence[tuple[str, int]], labels: Sequence[str]) -> list[Segment]:
+def _segments(source: Sequence[SegLstRow], words: Sequence[tuple[str, int]], labels: Sequence[str]) -> list[SegLstRow]:
     """Runs of words of one segment and speaker; a segment's time is shared out by letters."""
-    out: list[Segment] = []
+    out: list[SegLstRow] = []
     first = 0
     for i in range(1, len(words) + 1):
         if i < len(words) and words[i][1] == words[first][1] and labels[i] == labels[first]:
@@ -103,12 +103,12 @@ def _segments(source: Sequence[Segment], words: Sequence[tuple[str, int]], label
         inside = [j for j, (_, s) in enumerate(words) if s == words[first][1]]
         text = "".join(w for w, _ in words[first:i]).strip()
         start, end = _share(segment, [len(words[j][0]) for j in inside], first - inside[0], i - inside[0])
-        out.append(Segment(segment.session, labels[first], text, start, end))
+        out.append(SegLstRow(segment.session, labels[first], text, start, end))
         first = i
     return out
 
 
-def _share(segment: Segment, letters: Sequence[int], first: int, last: int) -> tuple[float | None, float | None]:
+def _share(segment: SegLstRow, letters: Sequence[int], first: int, last: int) -> tuple[float | None, float | None]:
     if segment.start is None or segment.end is None:
         return None, None
     seconds, total = segment.end - segment.start, sum(letters)

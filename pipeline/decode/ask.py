@@ -81,7 +81,7 @@ def ask(
     guards = guards or Guards()
     processor = SpeakerLMProcessor(tokenizer, model.config.projector["stride"], model.config.speaker_dim)
     inputs = {k: v.to(model.device) for k, v in processor.encode(prompts).items()}
-    watch = Watch([guards.limit(len(p.waveform)) for p in prompts], tokenizer.eos, guards, interrupt)
+    watch = LoopStoppingCriteria([guards.limit(len(p.waveform)) for p in prompts], tokenizer.eos, guards, interrupt)
     # What ZeRO-3 gathers in inference mode could not be trained on afterwards.
     with torch.no_grad() if synced else torch.inference_mode():
         ids = model.eval().generate(
@@ -104,7 +104,7 @@ def _answer(row: list[int], tokenizer: PromptTokenizer, length: int, looped: boo
     return Answer(tokenizer.decode(row), "loop" if looped else "limit", len(row))
 
 
-class Watch:
+class LoopStoppingCriteria:
     """A stopping criterion of transformers' ``generate``: called after each token, says which rows are finished.
 
     For each row and each n-gram length p it counts how long the tokens have equalled those p before them; an n-gram
@@ -158,7 +158,7 @@ class Watch:
         return self._state[5].tolist(), self._state[4].tolist()
 
 
-def place(device: str = "auto") -> str:
+def choose_device(device: str = "auto") -> str:
     """``auto`` as a device: this process's GPU (LOCAL_RANK) where there is one.
 
     Raises:

@@ -47,7 +47,7 @@ class Timing:
 
 
 @dataclass(frozen=True)
-class Settings:
+class DecodeSettings:
     """What decides the output besides the clip. Stored beside it.
 
     The batch is among it: a clip's text may depend on its neighbours, by the rounding of padded sums.
@@ -65,7 +65,7 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class About:
+class DecodeLabels:
     """What the figures are of: nothing that changes the output, everything that a table wants to say."""
 
     run: str
@@ -75,11 +75,15 @@ class About:
     hours: float | None  # of training data, where it can be told
 
 
-class Output:
+class DecodeFolder:
     """A folder of decoded clips."""
 
     def __init__(
-        self, folder: Path, settings: Settings, about: About, ranges: Mapping[str, str] = MappingProxyType({})
+        self,
+        folder: Path,
+        settings: DecodeSettings,
+        about: DecodeLabels,
+        ranges: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         """Describe the folder, or go on in one that is described so already.
 
@@ -188,7 +192,7 @@ class Part:
         self.timing.flush()
 
 
-def _check_same(folder: Path, stored: dict[str, Any], settings: Settings) -> None:
+def _check_same(folder: Path, stored: dict[str, Any], settings: DecodeSettings) -> None:
     moved = {"run", "dataset"}  # a run or a dataset may move; hash and fingerprint tell what they are
     kept = stored.get("settings", {})
     differing = [k for k, v in asdict(settings).items() if k not in moved and kept.get(k) != v]
@@ -199,7 +203,7 @@ def _check_same(folder: Path, stored: dict[str, Any], settings: Settings) -> Non
 
 
 def _read_description(path: Path) -> dict[str, Any]:
-    """``decode.json``, its parts as :class:`Output` writes them."""
+    """``decode.json``, its parts as :class:`DecodeFolder` writes them."""
     content = read_json(path)
     parts = content if isinstance(content, dict) else {}
     if not all(isinstance(parts.get(name, {}), dict) for name in ("settings", "ranges")) or "timing" not in parts:

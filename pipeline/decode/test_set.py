@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.decode.ask import Answer, peak_bytes
-from pipeline.decode.store import About, Output, Settings, Timing
+from pipeline.decode.store import DecodeFolder, DecodeLabels, DecodeSettings, Timing
 from pipeline.evaluation.decoded_rows import MODES, parsed
 from pipeline.ranks.launch import launcher_environment
 from shards.arguments import natural, positive
@@ -34,7 +34,7 @@ PAPER_BINS = ("1-10", "10-20", "20-30", "30-40", "40-50", "50-60", "60-70", "70-
 
 
 @dataclass(frozen=True)
-class Job:
+class DecodeJob:
     """One file of output: a mode, and for Over-Regist how many distractors."""
 
     mode: str
@@ -48,7 +48,7 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
-class Clip:
+class DecodeItem:
     """Where a clip lies in the dataset."""
 
     key: str
@@ -57,7 +57,7 @@ class Clip:
     samples: int
 
 
-def jobs_of(modes: str, n_ov: str) -> list[Job]:
+def jobs_of(modes: str, n_ov: str) -> list[DecodeJob]:
     """``asr,no,over`` and ``1-50`` (or several ranges, or ``paper``) as jobs.
 
     Raises:
@@ -68,11 +68,11 @@ def jobs_of(modes: str, n_ov: str) -> list[Job]:
         if mode not in MODES:
             raise ConfigError(f"--modes: {mode!r} is none of {', '.join(MODES)}")
         if mode != "over":
-            jobs.append(Job(mode, None, mode))
+            jobs.append(DecodeJob(mode, None, mode))
             continue
         ranges = PAPER_BINS if n_ov == "paper" else tuple(part.strip() for part in n_ov.split(","))
         for text in ranges:
-            jobs.append(Job("over", _range(text), "over" if len(ranges) == 1 else f"over-{text}"))
+            jobs.append(DecodeJob("over", _range(text), "over" if len(ranges) == 1 else f"over-{text}"))
     if not jobs:
         raise ConfigError("--modes names no mode")
     return jobs
@@ -122,23 +122,23 @@ def decode(
         ModelError, DataError, StorageError: run or dataset cannot be used.
     """
     from pipeline.checkpoint.final_weights import read_done
-    from pipeline.decode.ask import Guards, ask, load_for_decoding, place
+    from pipeline.decode.ask import Guards, ask, choose_device, load_for_decoding
 
     weights = str(read_done(run)["weights_sha256"])
-    model, tokenizer, recipe = load_for_decoding(run, place(device))
+    model, tokenizer, recipe = load_for_decoding(run, choose_device(device))
     jobs = jobs_of(modes if modes != "auto" else default_modes(recipe.stage), n_ov)
     dataset = open_test_set(dataset_url, extractor, recipe, jobs)
     guards = Guards(max_new_tokens=max_new_tokens)
-    settings = Settings(
+    settings = DecodeSettings(
         str(run), weights, dataset.url, dataset.fingerprint(), seed, batch, limit, asdict(guards),
         _registration(recipe, permute_vectors),
     )  # fmt: skip
     ranges = {job.name: job.range for job in jobs if job.range}
-    output = Output(out, settings, _about(recipe, dataset, permute_vectors), ranges)
+    output = DecodeFolder(out, settings, _about(recipe, dataset, permute_vectors), ranges)
     clips = clips_of(dataset)[:limit]
     batches = batches_of(clips, batch)
 
-    def read(job: Job, clip: Clip) -> tuple[dict[str, Any], Any]:
+    def read(job: DecodeJob, clip: DecodeItem) -> tuple[dict[str, Any], Any]:
         row, prompt = prompt_of(dataset, clip.shard, clip.row, job, seed, recipe)
         return row, permuted(prompt) if permute_vectors else prompt
 
@@ -154,13 +154,13 @@ def _registration(recipe: Any, permuted: bool) -> dict[str, Any]:
     return names | ({"permuted": True} if permuted else {})
 
 
-def _about(recipe: Any, dataset: Any, permuted: bool) -> About:
+def _about(recipe: Any, dataset: Any, permuted: bool) -> DecodeLabels:
     """What the figures will be of."""
     test_set = dataset.name + (PERMUTED if permuted else "")
-    return About(recipe.name, recipe.stage, test_set, recipe.model.extractor, _hours(recipe))
+    return DecodeLabels(recipe.name, recipe.stage, test_set, recipe.model.extractor, _hours(recipe))
 
 
-def batches_of(clips: Sequence[Clip], batch: int) -> list[list[Clip]]:
+def batches_of(clips: Sequence[DecodeItem], batch: int) -> list[list[DecodeItem]]:
     """Which clips are decoded together, the longest first: a function of clips and batch, whoever decodes them."""
     ordered = sorted(clips, key=lambda c: (-c.samples, c.key))
     return [ordered[i : i + batch] for i in range(0, len(ordered), batch)]
@@ -170,16 +170,16 @@ def batches_of(clips: Sequence[Clip], batch: int) -> list[list[Clip]]:
 class _Share:
     """What one process decodes of a job."""
 
-    job: Job
-    batches: Sequence[Sequence[Clip]]
+    job: DecodeJob
+    batches: Sequence[Sequence[DecodeItem]]
     rank: int
     world: int
 
 
 def _decode_share(
     share: _Share,
-    output: Output,
-    read: Callable[[Job, Clip], tuple[dict[str, Any], Any]],
+    output: DecodeFolder,
+    read: Callable[[DecodeJob, DecodeItem], tuple[dict[str, Any], Any]],
     write: Callable[[list[Any]], list[Answer]],
 ) -> None:
     """Append what is missing of a share. A batch of which a clip is missing is decoded whole, for the same text."""
@@ -188,7 +188,7 @@ def _decode_share(
     if not todo:
         return
 
-    def read_all(clips: Sequence[Clip]) -> list[tuple[dict[str, Any], Any]]:
+    def read_all(clips: Sequence[DecodeItem]) -> list[tuple[dict[str, Any], Any]]:
         return [read(share.job, c) for c in clips]
 
     with (
@@ -209,7 +209,7 @@ def _decode_share(
             bar.update(len(clips))
 
 
-def prompt_of(dataset: Any, shard: int, row: int, job: Job, seed: int, recipe: Any) -> tuple[dict[str, Any], Any]:
+def prompt_of(dataset: Any, shard: int, row: int, job: DecodeJob, seed: int, recipe: Any) -> tuple[dict[str, Any], Any]:
     """One clip's part of the output row, and its prompt: that of mode no where nobody speaks, as in training.
 
     Raises:
@@ -272,12 +272,14 @@ def answered(row: dict[str, Any], answer: Answer) -> dict[str, Any]:
     return {**row, "raw": answer.text, "stop": answer.stop, "tokens": answer.tokens, "hypothesis": turns}
 
 
-def clips_of(dataset: Any) -> list[Clip]:
+def clips_of(dataset: Any) -> list[DecodeItem]:
     """Every clip in order of key."""
     found = []
     for shard in range(len(dataset.shards)):
         table = dataset.index(shard).select(["key", "num_samples"]).to_pydict()
-        found += [Clip(k, shard, i, n) for i, (k, n) in enumerate(zip(table["key"], table["num_samples"], strict=True))]
+        found += [
+            DecodeItem(k, shard, i, n) for i, (k, n) in enumerate(zip(table["key"], table["num_samples"], strict=True))
+        ]
     return sorted(found, key=lambda c: c.key)
 
 
@@ -291,7 +293,7 @@ def _hours(recipe: Any) -> float | None:
         return None
 
 
-def open_test_set(url: str, extractor: str | None, recipe: Any, jobs: Sequence[Job]) -> Any:
+def open_test_set(url: str, extractor: str | None, recipe: Any, jobs: Sequence[DecodeJob]) -> Any:
     """The test set, with vectors of the extractor that the model was trained with where names are registered."""
     from shards.dataset.dataset import open_dataset
 

@@ -18,7 +18,7 @@ from shards.errors import ScoreError
 
 if TYPE_CHECKING:
     from pipeline.evaluation.normalize import Profile
-    from pipeline.evaluation.records import Segment, Session
+    from pipeline.evaluation.records import SegLstRow, SessionTranscript
     from pipeline.evaluation.session_scores import SessionScore
 
 PROFILES = "m2met, paper-zh, en, mixed or none; +nofiller drops hesitations"
@@ -133,11 +133,11 @@ def _decoded(args: argparse.Namespace) -> int:
 
 
 def _score(args: argparse.Namespace) -> int:
-    from pipeline.evaluation.decoded_rows import oddities, registered
+    from pipeline.evaluation.decoded_rows import output_notes, registered_names
     from pipeline.evaluation.formats import read
     from pipeline.evaluation.normalize import profile
     from pipeline.evaluation.pairing import pair
-    from pipeline.evaluation.scores import Label, format_table, make_row
+    from pipeline.evaluation.scores import RowLabel, format_table, make_row
     from pipeline.evaluation.session_scores import names_are_shared, score_session
 
     chosen = profile(args.normaliser)
@@ -147,14 +147,14 @@ def _score(args: argparse.Namespace) -> int:
     group = _grouping(args.group)
     if _wordless(reference):
         return _score_speakers(args, reference)
-    systems: list[tuple[str, tuple[Session, ...], list[SessionScore]]] = []
+    systems: list[tuple[str, tuple[SessionTranscript, ...], list[SessionScore]]] = []
     rows = []
     for path in [p for p in (args.hypothesis, args.other) if p]:
         hypothesis = read(path, args.hyp_format)
         if _wordless(hypothesis):
             return _score_speakers(args, reference)
-        odd = oddities(path)
-        paired = pair(reference, hypothesis, group, registered(path), odd)
+        odd = output_notes(path)
+        paired = pair(reference, hypothesis, group, registered_names(path), odd)
         if odd:
             print(f"{path}: the text of {len(odd)} sessions is not as asked for; see the report", file=sys.stderr)
         for finding in paired.findings:
@@ -163,7 +163,7 @@ def _score(args: argparse.Namespace) -> int:
         scores = [score_session(s, chosen, by_name=by_name) for s in paired.sessions]
         name = args.system if args.system and path == args.hypothesis else _name(path, args)
         mode = args.mode or ("match" if by_name else "no")
-        label = Label(name, None, args.test_set or args.reference.stem, args.split, mode, args.unit)
+        label = RowLabel(name, None, args.test_set or args.reference.stem, args.split, mode, args.unit)
         rows.append(make_row(scores, label, chosen, args.replicates))
         systems.append((name, paired.sessions, scores))
     print(format_table(rows, intervals=True))
@@ -176,12 +176,12 @@ def _score(args: argparse.Namespace) -> int:
     return 0
 
 
-def _wordless(segments: Sequence[Segment]) -> bool:
+def _wordless(segments: Sequence[SegLstRow]) -> bool:
     """Whether this says who spoke when and nothing else, as RTTM does."""
     return any(s.timed for s in segments) and not any(s.text.strip() for s in segments)
 
 
-def _score_speakers(args: argparse.Namespace, reference: Sequence[Segment]) -> int:
+def _score_speakers(args: argparse.Namespace, reference: Sequence[SegLstRow]) -> int:
     """One side has no words: DER and speaker counts only."""
     from pipeline.evaluation.formats import read
     from pipeline.evaluation.pairing import pair
@@ -206,16 +206,16 @@ def _name(path: Path, args: argparse.Namespace) -> str:
     return f"{path.resolve().parent.name}/{path.stem}" if same else path.stem
 
 
-def _write_speakers(out: Path, systems: Mapping[str, Sequence[Session]], collar: float) -> None:
+def _write_speakers(out: Path, systems: Mapping[str, Sequence[SessionTranscript]], collar: float) -> None:
     """speakers.json: what is scored where one side has no words."""
     import json
     from dataclasses import asdict
 
-    from pipeline.evaluation.speaker_metrics import diarisation, has_times, speaker_figures
+    from pipeline.evaluation.speaker_metrics import diarisation, has_times, score_speakers
 
     rows = []
     for name, sessions in systems.items():
-        total = speaker_figures(sessions, collar)
+        total = score_speakers(sessions, collar)
         each = {s.id: asdict(diarisation(s, collar)) for s in sessions if total.der and has_times(s)}
         der = total.der and {"percent": total.der.percent, **asdict(total.der)}
         row = {"system": name, "sessions": total.sessions, "count_accuracy": total.count_accuracy, "collar": collar}
@@ -226,12 +226,12 @@ def _write_speakers(out: Path, systems: Mapping[str, Sequence[Session]], collar:
     print(path)
 
 
-def _print_speakers(sessions: Sequence[Session], collar: float) -> None:
+def _print_speakers(sessions: Sequence[SessionTranscript], collar: float) -> None:
     """Speaker count, use of names, and DER."""
     from pipeline.evaluation.scores import cell
-    from pipeline.evaluation.speaker_metrics import speaker_figures
+    from pipeline.evaluation.speaker_metrics import score_speakers
 
-    found = speaker_figures(sessions, collar)
+    found = score_speakers(sessions, collar)
     print(f"speaker count right: {cell(found.count_accuracy)} % of {found.sessions} sessions")
     if found.registered:
         kinds = {"absent": "absent names", "generic": "spkN", "unknown": "unknown names", "unattributed": "no speaker"}
@@ -244,7 +244,11 @@ def _print_speakers(sessions: Sequence[Session], collar: float) -> None:
 
 
 def _print_details(
-    name: str, sessions: Sequence[Session], scores: Sequence[SessionScore], args: argparse.Namespace, chosen: Profile
+    name: str,
+    sessions: Sequence[SessionTranscript],
+    scores: Sequence[SessionScore],
+    args: argparse.Namespace,
+    chosen: Profile,
 ) -> None:
     """What does not fit into a row: kinds of errors, ORC-CER, speakers, DER, single sessions."""
     from pipeline.evaluation.scores import cell, markdown
@@ -273,7 +277,7 @@ def _print_details(
         print(markdown([head, *body]))
 
 
-def _orc(sessions: Sequence[Session], chosen: Profile) -> tuple[Any, bool]:
+def _orc(sessions: Sequence[SessionTranscript], chosen: Profile) -> tuple[Any, bool]:
     from pipeline.evaluation.edit_distance import Edits
     from pipeline.evaluation.session_scores import Tokens, orc_edits, streams
 
@@ -302,7 +306,7 @@ def _print_comparison(a: Sequence[SessionScore], b: Sequence[SessionScore]) -> N
 def _write(args: argparse.Namespace, rows: list[Any], systems: Sequence[Any], chosen: Profile) -> None:
     """scores.json, sessions.tsv, tables and the report."""
     from pipeline.evaluation.pairing import audio_in
-    from pipeline.evaluation.report import look_at, names_table, write_report
+    from pipeline.evaluation.report import analyse_sessions, names_table, write_report
     from pipeline.evaluation.result_tables import all_tables, write_tables
     from pipeline.evaluation.scores import write_scores
 
@@ -319,7 +323,7 @@ def _write(args: argparse.Namespace, rows: list[Any], systems: Sequence[Any], ch
                         f"{name}\t{s.id}\t{figure}\t{e.insertions}\t{e.deletions}\t{e.substitutions}\t{e.reference}"
                     )
         audio = audio_in(args.audio) if args.audio else None
-        sets.append(look_at(sessions, name, chosen, row["mode"], row["mode"] == "match", audio=audio))
+        sets.append(analyse_sessions(sessions, name, chosen, row["mode"], row["mode"] == "match", audio=audio))
     (args.out / "sessions.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
     write_tables([*all_tables(rows), *filter(None, [names_table(sets)])], args.out)
     write_report(args.out / "report.html", rows, sets=sets, title=f"Scores: {rows[0]['test_set']}")

@@ -13,19 +13,19 @@ from typing import Any
 
 from pipeline.evaluation.files import json_lines, read_json, read_text, seconds
 from pipeline.evaluation.parse import parse
-from pipeline.evaluation.records import Segment, Session
+from pipeline.evaluation.records import SegLstRow, SessionTranscript
 from shards.errors import ScoreError
 
 MODES = ("asr", "no", "match", "over")
 
 
-def parsed(session: str, text: str, names: Sequence[str] = ()) -> tuple[tuple[Segment, ...], tuple[str, ...]]:
+def parsed(session: str, text: str, names: Sequence[str] = ()) -> tuple[tuple[SegLstRow, ...], tuple[str, ...]]:
     """A model's text as segments, and what was odd. Reversed times are the model's error: the text stays, untimed."""
     found = parse(text, names)
     out = []
     for t in found.turns:
         timed = t.start is not None and t.end is not None and t.start <= t.end
-        out.append(Segment(session, t.speaker, t.text, t.start if timed else None, t.end if timed else None))
+        out.append(SegLstRow(session, t.speaker, t.text, t.start if timed else None, t.end if timed else None))
     return tuple(out), found.notes
 
 
@@ -49,7 +49,7 @@ def rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         yield where, {**row, "key": key, "names": names}
 
 
-def hypothesis(row: dict[str, Any], where: str) -> tuple[tuple[Segment, ...], tuple[str, ...]]:
+def hypothesis(row: dict[str, Any], where: str) -> tuple[tuple[SegLstRow, ...], tuple[str, ...]]:
     """The model's side of a row, and what was odd in it.
 
     Raises:
@@ -59,11 +59,11 @@ def hypothesis(row: dict[str, Any], where: str) -> tuple[tuple[Segment, ...], tu
     if not isinstance(text, str):
         raise ScoreError(f"{where}: no text under raw or text")
     if row.get("mode") == "asr":
-        return (Segment(row["key"], None, text),), ()
+        return (SegLstRow(row["key"], None, text),), ()
     return parsed(row["key"], text, row["names"])
 
 
-def reference(row: dict[str, Any], where: str) -> tuple[Segment, ...]:
+def reference(row: dict[str, Any], where: str) -> tuple[SegLstRow, ...]:
     """The other side.
 
     Raises:
@@ -78,13 +78,13 @@ def reference(row: dict[str, Any], where: str) -> tuple[Segment, ...]:
             raise ScoreError(f"{where}: turn {i} of the reference has no text")
         start, end = (seconds(turn.get(k), f"{where}: turn {i}") for k in ("start", "end"))
         speaker = turn.get("speaker")
-        out.append(Segment(row["key"], None if speaker is None else str(speaker), turn["text"], start, end))
+        out.append(SegLstRow(row["key"], None if speaker is None else str(speaker), turn["text"], start, end))
     for s in out:
         check_times(s, where)
     return tuple(out)
 
 
-def check_times(s: Segment, where: object) -> None:
+def check_times(s: SegLstRow, where: object) -> None:
     """Refuse a segment that ends before it starts."""
     if s.start is not None and s.end is not None and s.end < s.start:
         raise ScoreError(
@@ -92,14 +92,14 @@ def check_times(s: Segment, where: object) -> None:
         )
 
 
-def registered(path: Path) -> dict[str, tuple[str, ...]]:
+def registered_names(path: Path) -> dict[str, tuple[str, ...]]:
     """Session → the names that were in its prompt, of JSON Lines that say so; empty for another format."""
     if path.suffix.lower() != ".jsonl":
         return {}
     return {row["key"]: tuple(row["names"]) for _, row in rows(path) if row["names"]}
 
 
-def oddities(path: Path) -> dict[str, tuple[str, ...]]:
+def output_notes(path: Path) -> dict[str, tuple[str, ...]]:
     """Session → what was odd in the model's text, of JSON Lines or a text file; empty for another format."""
     if path.suffix.lower() == ".txt":
         return {path.stem: parsed(path.stem, read_text(path))[1]}
@@ -131,11 +131,13 @@ def read_decoded(path: Path) -> list[dict[str, Any]]:
     return found
 
 
-def decoded_session(row: dict[str, Any]) -> Session:
+def decoded_session(row: dict[str, Any]) -> SessionTranscript:
     """One clip as it is scored."""
     key = row["key"]
     said, notes = hypothesis(row, key)
-    return Session(key, reference(row, key), said, row.get("session") or key, tuple(row["names"]) or None, notes)
+    return SessionTranscript(
+        key, reference(row, key), said, row.get("session") or key, tuple(row["names"]) or None, notes
+    )
 
 
 def decoded_files(folder: Path) -> list[Path]:
@@ -155,7 +157,7 @@ def decoded_files(folder: Path) -> list[Path]:
     return sorted(files, key=place)
 
 
-def describe(folder: Path) -> dict[str, Any]:
+def read_description(folder: Path) -> dict[str, Any]:
     """What ``decode.json`` says the clips are of; empty where there is none.
 
     Raises:

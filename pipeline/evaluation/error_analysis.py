@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 from pipeline.evaluation.edit_distance import Edits, Kind, align
 from pipeline.evaluation.normalize import Profile
-from pipeline.evaluation.records import Segment, Session
+from pipeline.evaluation.records import SegLstRow, SessionTranscript
 from pipeline.evaluation.session_scores import Pair, SessionScore, Tokens, score_session, streams
 
-NOBODY = "(nobody)"
+NO_SPEAKER = "(no speaker)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ class Bar:
 
 
 @dataclass(frozen=True)
-class Detail:
+class SessionAnalysis:
     """Everything the report shows of a session."""
 
     score: SessionScore
@@ -69,8 +69,8 @@ class Detail:
     reference_bars: tuple[Bar, ...]
     hypothesis_bars: tuple[Bar, ...]
     estimated: bool  # whether the hypothesis's times come from the alignment
-    reference: tuple[Segment, ...]
-    hypothesis: tuple[Segment, ...]
+    reference: tuple[SegLstRow, ...]
+    hypothesis: tuple[SegLstRow, ...]
     audio: str | None = None  # data: URI or relative path
 
     @property
@@ -79,7 +79,9 @@ class Detail:
         return self.score.sacer or self.score.cpcer or self.score.cer
 
 
-def detail(session: Session, profile: Profile, mode: str, by_name: bool, audio: str | None = None) -> Detail:
+def analyse_session(
+    session: SessionTranscript, profile: Profile, mode: str, by_name: bool, audio: str | None = None
+) -> SessionAnalysis:
     """Look at one session in the way that it was scored."""
     score = score_session(session, profile, mode != "asr", by_name)
     split = Tokens(profile)
@@ -95,7 +97,7 @@ def detail(session: Session, profile: Profile, mode: str, by_name: bool, audio: 
     else:
         loose: list[Pair] = [(None, None)] if ref.get(None) or hyp.get(None) else []
         pairs = [*score.assignment, *loose]
-    return Detail(
+    return SessionAnalysis(
         score=score,
         mode=mode,
         pairs=tuple(_pair(ref, hyp, r, h, profile) for r, h in pairs),
@@ -132,10 +134,10 @@ def _pair(
     b = hyp.get(h, []) if h is not None or single else []
     found = spans(a, b, "" if profile.token == "character" else " ")
     errors = sum(kind != "correct" for kind, _, _ in align(a, b))
-    return PairAlignment(r if r is not None else NOBODY, h if h is not None else NOBODY, found, errors, len(a))
+    return PairAlignment(r if r is not None else NO_SPEAKER, h if h is not None else NO_SPEAKER, found, errors, len(a))
 
 
-Tokenised = Sequence[tuple[Segment, list[str]]]
+Tokenised = Sequence[tuple[SegLstRow, list[str]]]
 
 
 def _owners(segments: Tokenised) -> tuple[list[str], list[int]]:
@@ -149,25 +151,25 @@ def _owners(segments: Tokenised) -> tuple[list[str], list[int]]:
 
 def _confusion(reference: Tokenised, hypothesis: Tokenised) -> Confusion:
     (a, a_owner), (b, b_owner) = _owners(reference), _owners(hypothesis)
-    rows = [*dict.fromkeys(s.speaker or NOBODY for s, _ in reference), "extra"]
-    columns = [*dict.fromkeys(s.speaker or NOBODY for s, ts in hypothesis if ts), "missed"]
+    rows = [*dict.fromkeys(s.speaker or NO_SPEAKER for s, _ in reference), "extra"]
+    columns = [*dict.fromkeys(s.speaker or NO_SPEAKER for s, ts in hypothesis if ts), "missed"]
     counts = [[0] * len(columns) for _ in rows]
     for _, i, j in align(a, b):
-        row = len(rows) - 1 if i is None else rows.index(reference[a_owner[i]][0].speaker or NOBODY)
-        column = len(columns) - 1 if j is None else columns.index(hypothesis[b_owner[j]][0].speaker or NOBODY)
+        row = len(rows) - 1 if i is None else rows.index(reference[a_owner[i]][0].speaker or NO_SPEAKER)
+        column = len(columns) - 1 if j is None else columns.index(hypothesis[b_owner[j]][0].speaker or NO_SPEAKER)
         counts[row][column] += 1
     return Confusion(tuple(rows), tuple(columns), tuple(map(tuple, counts)))
 
 
 def _bars(segments: object) -> list[Bar]:
     return [
-        Bar(s.speaker or NOBODY, s.start, s.end, s.text)
+        Bar(s.speaker or NO_SPEAKER, s.start, s.end, s.text)
         for s in segments  # type: ignore[attr-defined]
         if s.start is not None and s.end is not None and s.end > s.start
     ]
 
 
-def _timed(reference: Tokenised, hypothesis: Tokenised) -> list[Segment]:
+def _timed(reference: Tokenised, hypothesis: Tokenised) -> list[SegLstRow]:
     """The hypothesis with times. Where it has none, a turn spans the reference tokens that it was aligned to.
 
     A reference token's time is interpolated inside its segment. A turn that meets no reference token is left out.
@@ -187,4 +189,4 @@ def _timed(reference: Tokenised, hypothesis: Tokenised) -> list[Segment]:
         start = segment.start + (i - first[a_owner[i]]) * step
         low, high = found.get(b_owner[j], (start, start))
         found[b_owner[j]] = (min(low, start), max(high, start + step))
-    return [Segment(s.session, s.speaker, s.text, *found[k]) for k, (s, _) in enumerate(hypothesis) if k in found]
+    return [SegLstRow(s.session, s.speaker, s.text, *found[k]) for k, (s, _) in enumerate(hypothesis) if k in found]

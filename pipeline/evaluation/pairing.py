@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.evaluation.records import Segment, Session, by_speaker
+from pipeline.evaluation.records import SegLstRow, SessionTranscript, by_speaker
 from shards.errors import ScoreError
 
 
@@ -23,15 +23,15 @@ from shards.errors import ScoreError
 class Paired:
     """Sessions in order of the reference, and what was odd."""
 
-    sessions: tuple[Session, ...]
+    sessions: tuple[SessionTranscript, ...]
     findings: tuple[str, ...]
     missing: tuple[str, ...] = ()  # sessions without a hypothesis
     extra: tuple[str, ...] = ()  # hypothesis sessions without a reference
 
 
 def pair(
-    reference: Sequence[Segment],
-    hypothesis: Sequence[Segment],
+    reference: Sequence[SegLstRow],
+    hypothesis: Sequence[SegLstRow],
     group: Callable[[str], str] | None = None,
     names: Mapping[str, Sequence[str]] | None = None,
     notes: Mapping[str, Sequence[str]] | None = None,
@@ -72,7 +72,7 @@ def pair(
     if loose and any(s.speaker is not None for s in hypothesis):
         findings.append(f"hypothesis: {loose} turns have no speaker and are insertions in cpCER and saCER")
     made = tuple(
-        Session(
+        SessionTranscript(
             id=s,
             reference=tuple(segments),
             hypothesis=tuple(hyps.get(s, ())),
@@ -85,7 +85,7 @@ def pair(
     return Paired(made, tuple(findings), missing, extra)
 
 
-def self_overlaps(segments: Iterable[Segment]) -> int:
+def self_overlaps(segments: Iterable[SegLstRow]) -> int:
     """Turns that begin before an earlier turn of the same speaker has ended."""
     found = 0
     for turns in by_speaker(s for s in segments if s.timed).values():
@@ -106,8 +106,8 @@ def audio_in(folder: Path) -> Callable[[str], bytes | None]:
     return find
 
 
-def _by_session(segments: Sequence[Segment]) -> dict[str, list[Segment]]:
-    sessions: dict[str, list[Segment]] = {}
+def _by_session(segments: Sequence[SegLstRow]) -> dict[str, list[SegLstRow]]:
+    sessions: dict[str, list[SegLstRow]] = {}
     for s in segments:
         sessions.setdefault(s.session, []).append(s)
     return sessions

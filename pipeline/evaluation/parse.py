@@ -44,7 +44,7 @@ _KINDS = ("known", "line", "unknown", "sentence")
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
+class ParsedTurn:
     """One turn as read."""
 
     speaker: str | None  # None: the text stands before any label
@@ -59,7 +59,7 @@ class Turn:
 class Parsed:
     """All turns of one output."""
 
-    turns: tuple[Turn, ...]
+    turns: tuple[ParsedTurn, ...]
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -67,7 +67,7 @@ class Parsed:
         return tuple(f"turn {i}: {note}" for i, t in enumerate(self.turns, 1) for note in t.notes)
 
     @property
-    def unattributed(self) -> tuple[Turn, ...]:
+    def unattributed(self) -> tuple[ParsedTurn, ...]:
         """Turns that hold text and no speaker: errors by definition."""
         return tuple(t for t in self.turns if t.speaker is None and t.text)
 
@@ -85,7 +85,7 @@ def parse(text: str, names: Sequence[str] = ()) -> Parsed:
     turns = []
     head = text[: starts[0]] if starts else text
     if head:
-        turns.append(Turn(None, head.strip(), head, ("no speaker",) if head.strip() else ()))
+        turns.append(ParsedTurn(None, head.strip(), head, ("no speaker",) if head.strip() else ()))
     stops = [*starts[1:], len(text)]
     for match, stop in zip(labels, stops, strict=False):
         turns.append(_turn(match, text[match.start() : stop], names, last=stop == len(text)))
@@ -97,7 +97,7 @@ def is_generic(speaker: str | None) -> bool:
     return speaker is not None and GENERIC.fullmatch(speaker) is not None
 
 
-def _turn(match: re.Match[str], raw: str, names: Sequence[str], last: bool) -> Turn:
+def _turn(match: re.Match[str], raw: str, names: Sequence[str], last: bool) -> ParsedTurn:
     label = _canonical(next(match[kind] for kind in _KINDS if match[kind]), names)
     body = raw[match.end() - match.start() :]
     notes = []
@@ -111,7 +111,7 @@ def _turn(match: re.Match[str], raw: str, names: Sequence[str], last: bool) -> T
         notes.append("cut off after the name" if last else "no text")
     times = [match[f"{p}{t}"] for t in ("start", "end") for p in "kus" if match[f"{p}{t}"]]
     start, end = (float(times[0]), float(times[1])) if len(times) == 2 else (None, None)
-    return Turn(label, body.strip(), raw, tuple(notes), start, end)
+    return ParsedTurn(label, body.strip(), raw, tuple(notes), start, end)
 
 
 def _canonical(label: str, names: Sequence[str]) -> str:
@@ -147,10 +147,10 @@ def _bounded(name: str) -> str:
     return f"{before}{re.escape(name)}{after}"
 
 
-def _mark_repeats(turns: Iterable[Turn]) -> list[Turn]:
+def _mark_repeats(turns: Iterable[ParsedTurn]) -> list[ParsedTurn]:
     """Note a turn that says the same as the one before it: decoding that goes in circles."""
-    out: list[Turn] = []
+    out: list[ParsedTurn] = []
     for t in turns:
         again = bool(out) and t.text != "" and (out[-1].speaker, out[-1].text) == (t.speaker, t.text)
-        out.append(Turn(t.speaker, t.text, t.raw, (*t.notes, "repeated"), t.start, t.end) if again else t)
+        out.append(ParsedTurn(t.speaker, t.text, t.raw, (*t.notes, "repeated"), t.start, t.end) if again else t)
     return out

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.evaluation.decoded_rows import decoded_files, decoded_session, describe, read_decoded
+from pipeline.evaluation.decoded_rows import decoded_files, decoded_session, read_decoded, read_description
 from pipeline.evaluation.normalize import profile
-from pipeline.evaluation.report import Audio, ScoredSet, look_at, names_table, write_report
-from pipeline.evaluation.result_tables import MODE_NAMES, About, all_tables, write_tables
+from pipeline.evaluation.report import Audio, ScoredSet, analyse_sessions, names_table, write_report
+from pipeline.evaluation.result_tables import MODE_NAMES, TrainingFacts, all_tables, write_tables
 from pipeline.evaluation.scores import (
     DEFAULT_PROFILE,
-    Row,
+    ScoreRow,
     score_decoded,
     write_scores,
 )
@@ -26,7 +26,7 @@ def publish(
     show: int = 10,
     audio: Audio | None = None,
     embed: int = 2,
-) -> list[Row]:
+) -> list[ScoreRow]:
     """Score decoded folders and write ``scores.json``, ``report.html``, ``tables.md`` and a CSV and JSON a table.
 
     Args:
@@ -46,9 +46,9 @@ def publish(
     rows = [row for folder in folders for row in score_decoded(folder, normaliser=normaliser)]
     about = {}
     for folder in folders:
-        said = describe(folder)
+        said = read_description(folder)
         if "run" in said:
-            about[said["run"]] = About(said.get("extractor"), said.get("hours"))
+            about[said["run"]] = TrainingFacts(said.get("extractor"), said.get("hours"))
     write_scores(rows, target / "scores.json")
     sets = [s for folder in _last_stages(folders) for s in _sets(folder, normaliser, show, audio, embed)]
     tables = [*all_tables(rows, about), *filter(None, [names_table(sets)])]
@@ -59,7 +59,7 @@ def publish(
 
 def _last_stages(folders: Sequence[Path]) -> list[Path]:
     """Of each test set the folders of the highest stage: earlier ones are in the tables."""
-    stage_of = {folder: int(describe(folder).get("stage") or 0) for folder in folders}
+    stage_of = {folder: int(read_description(folder).get("stage") or 0) for folder in folders}
     last: dict[str, int] = {}
     for folder in folders:
         name = _test_set(folder)
@@ -68,11 +68,11 @@ def _last_stages(folders: Sequence[Path]) -> list[Path]:
 
 
 def _test_set(folder: Path) -> str:
-    return str(describe(folder).get("test_set") or folder)
+    return str(read_description(folder).get("test_set") or folder)
 
 
 def _sets(folder: Path, normaliser: str, show: int, audio: Audio | None, embed: int) -> list[ScoredSet]:
-    said = describe(folder)
+    said = read_description(folder)
     sets = []
     for path in decoded_files(folder):
         clips = read_decoded(path)
@@ -85,7 +85,7 @@ def _sets(folder: Path, normaliser: str, show: int, audio: Audio | None, embed: 
             title += f", {said['run']}"
         sessions = [decoded_session(c) for c in clips]
         by_name = mode in ("match", "over")
-        sets.append(look_at(sessions, title, profile(normaliser), mode, by_name, show, audio, embed))
+        sets.append(analyse_sessions(sessions, title, profile(normaliser), mode, by_name, show, audio, embed))
     return sets
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
-class Segment:
+class SegLstRow:
     """One turn of one speaker; times in seconds, ``None`` where the source has none."""
 
     session: str
@@ -26,7 +26,7 @@ class Segment:
 
 
 @dataclass(frozen=True, slots=True)
-class Session:
+class SessionTranscript:
     """Reference and hypothesis of one session or clip, as they are scored.
 
     ``group`` is what the bootstrap draws: the recording, where sessions are clips of it. ``names`` are the registered
@@ -34,8 +34,8 @@ class Session:
     """
 
     id: str
-    reference: tuple[Segment, ...]
-    hypothesis: tuple[Segment, ...]
+    reference: tuple[SegLstRow, ...]
+    hypothesis: tuple[SegLstRow, ...]
     group: str = ""
     names: tuple[str, ...] | None = None
     notes: tuple[str, ...] = field(default=())
@@ -46,7 +46,7 @@ class Session:
         return self.group or self.id
 
 
-def in_time_order(segments: Iterable[Segment]) -> list[Segment]:
+def in_time_order(segments: Iterable[SegLstRow]) -> list[SegLstRow]:
     """Sorted by start time where all have one, otherwise as emitted. Equal times keep their order."""
     listed = list(segments)
     if any(s.start is None for s in listed):
@@ -54,9 +54,9 @@ def in_time_order(segments: Iterable[Segment]) -> list[Segment]:
     return sorted(listed, key=lambda s: s.start or 0.0)
 
 
-def by_speaker(segments: Iterable[Segment]) -> dict[str | None, list[Segment]]:
+def by_speaker(segments: Iterable[SegLstRow]) -> dict[str | None, list[SegLstRow]]:
     """Speaker → its segments, speakers by first appearance in the given order."""
-    groups: dict[str | None, list[Segment]] = {}
+    groups: dict[str | None, list[SegLstRow]] = {}
     for segment in segments:
         groups.setdefault(segment.speaker, []).append(segment)
     return groups

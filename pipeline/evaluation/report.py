@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.evaluation.charts import line_chart, loss_chart
-from pipeline.evaluation.error_analysis import Confusion, Detail, detail
+from pipeline.evaluation.error_analysis import Confusion, SessionAnalysis, analyse_session
 from pipeline.evaluation.normalize import Profile
-from pipeline.evaluation.records import Session
+from pipeline.evaluation.records import SessionTranscript
 from pipeline.evaluation.result_tables import (
     MODE_NAMES,
     WORDS,
-    About,
     Table,
+    TrainingFacts,
     all_tables,
     ends,
     is_bin,
@@ -28,9 +28,9 @@ from pipeline.evaluation.result_tables import (
     results,
     system,
 )
-from pipeline.evaluation.scores import Row, cell
+from pipeline.evaluation.scores import ScoreRow, cell
 from pipeline.evaluation.session_scores import SessionScore, score_session
-from pipeline.evaluation.speaker_metrics import Speakers, speaker_figures
+from pipeline.evaluation.speaker_metrics import SpeakerScores, score_speakers
 from pipeline.evaluation.timeline import timeline
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -42,9 +42,9 @@ class ScoredSet:
     """One test set in one mode, ready for the report."""
 
     title: str
-    details: tuple[Detail, ...]  # the worst, worst first
+    details: tuple[SessionAnalysis, ...]  # the worst, worst first
     rest: tuple[SessionScore, ...]  # the others, worst first
-    speakers: Speakers | None
+    speakers: SpeakerScores | None
     joint: str = ""  # between spans of an alignment
 
     @property
@@ -53,8 +53,8 @@ class ScoredSet:
         return len(self.rest)
 
 
-def look_at(
-    sessions: Sequence[Session],
+def analyse_sessions(
+    sessions: Sequence[SessionTranscript],
     title: str,
     profile: Profile,
     mode: str = "no",
@@ -75,12 +75,12 @@ def look_at(
     details = []
     for i, (_, session) in enumerate(pairs[:show]):
         sound = audio(session.id) if audio is not None and i < embed else None
-        details.append(detail(session, profile, mode, by_name, data_uri(sound) if sound else None))
+        details.append(analyse_session(session, profile, mode, by_name, data_uri(sound) if sound else None))
     return ScoredSet(
         title=title,
         details=tuple(details),
         rest=tuple(score for score, _ in pairs[show:]),
-        speakers=speaker_figures(sessions) if mode != "asr" else None,
+        speakers=score_speakers(sessions) if mode != "asr" else None,
         joint="" if profile.token == "character" else " ",
     )
 
@@ -92,19 +92,19 @@ def _numeric(table: Table, column: int) -> bool:
 
 def write_report(
     path: Path | str,
-    rows: Sequence[Row],
+    rows: Sequence[ScoreRow],
     runs: Sequence[Path | str] = (),
     sets: Sequence[ScoredSet] = (),
     title: str = "Scores",
     subtitle: str = "",
-    about: Mapping[str, About] | None = None,
+    about: Mapping[str, TrainingFacts] | None = None,
 ) -> None:
     """Write the page, whole or not at all.
 
     Args:
         rows: score rows; they become the tables and the curves.
         runs: run folders, for their loss curves.
-        sets: what :func:`look_at` made, one a test set and mode.
+        sets: what :func:`analyse_sessions` made, one a test set and mode.
         about: extractor and hours of each run, for the tables that compare runs by them.
     """
     import jinja2
@@ -140,7 +140,7 @@ def write_report(
     Path(f.name).replace(target)
 
 
-def curves(rows: Sequence[Row]) -> list[tuple[str, str]]:
+def curves(rows: Sequence[ScoreRow]) -> list[tuple[str, str]]:
     """(caption, SVG): figures by stage and by N_ov, for each test set that has more than one point."""
     out = []
     labels = list(dict.fromkeys(label for figure in ("cpcer", "cer") for label in _stage_series(rows, figure)))
@@ -165,7 +165,7 @@ def curves(rows: Sequence[Row]) -> list[tuple[str, str]]:
     return out
 
 
-def _stage_series(rows: Sequence[Row], figure: str) -> dict[str, tuple[list[float], list[float]]]:
+def _stage_series(rows: Sequence[ScoreRow], figure: str) -> dict[str, tuple[list[float], list[float]]]:
     """Mode → stages and figures; with the training's name where there are several."""
     several = len({lineage(r["run"]) for r in rows}) > 1
     series: dict[str, tuple[list[float], list[float]]] = {}
@@ -207,7 +207,7 @@ def _shade(count: int, confusion: Confusion, row: int) -> Any:
 _CI_KEYS = {"CER": "cer", "cpCER": "cpcer", "saCER": "sacer", "Δcp": "delta_cp", "Δsa": "delta_sa"}
 
 
-def _interval(rows: Sequence[Row], table: Table, column: int, line: Sequence[Any]) -> str:
+def _interval(rows: Sequence[ScoreRow], table: Table, column: int, line: Sequence[Any]) -> str:
     """The interval of a cell of the results, as text. A block's title is its test set and mode."""
     key = _CI_KEYS.get(table.head[column])
     if table.name != "results" or key is None or line[0].startswith("paper: "):
@@ -240,7 +240,7 @@ def names_table(sets: Sequence[ScoredSet]) -> Table | None:
     return Table("names", "Names and speakers", head, tuple(lines), note) if lines else None
 
 
-def _subtitle(rows: Sequence[Row]) -> str:
+def _subtitle(rows: Sequence[ScoreRow]) -> str:
     if not rows:
         return ""
     sets = ", ".join(dict.fromkeys(f"{r['test_set']} ({r['split']})" for r in rows))

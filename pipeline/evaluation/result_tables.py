@@ -16,7 +16,7 @@ from typing import Any
 
 from pipeline.evaluation.decoded_rows import MODES
 from pipeline.evaluation.published_results import NORMALISER, SPLITS, TITLES, UNIT, Published, canonical, published
-from pipeline.evaluation.scores import Row, cell, markdown
+from pipeline.evaluation.scores import ScoreRow, cell, markdown
 
 MODE_NAMES = {"asr": "ASR", "no": "No-Regist", "match": "Match-Regist", "over": "Over-Regist"}
 OF = ("split", "unit", "normaliser")  # what must be equal for two rows to be compared
@@ -28,7 +28,7 @@ WORDS = frozenset(OF)  # columns behind the numbers that are none
 
 
 @dataclass(frozen=True)
-class About:
+class TrainingFacts:
     """What a run was trained on; nothing of it is in a score row."""
 
     extractor: str | None = None
@@ -67,7 +67,7 @@ class Table:
         )
 
 
-def all_tables(rows: Sequence[Row], about: Mapping[str, About] | None = None) -> list[Table]:
+def all_tables(rows: Sequence[ScoreRow], about: Mapping[str, TrainingFacts] | None = None) -> list[Table]:
     """Every table that the rows have something for."""
     known = about or {}
     made = [results(rows), sweep(rows), stages(rows), extractors(rows, known), scaling(rows, known)]
@@ -82,7 +82,7 @@ def write_tables(tables: Sequence[Table], folder: Path) -> None:
     (folder / "tables.md").write_text("\n".join(t.markdown() for t in tables), encoding="utf-8")
 
 
-def results(rows: Sequence[Row]) -> Table:
+def results(rows: Sequence[ScoreRow]) -> Table:
     """Tables 2 and 3 of the paper: modes × test sets, the paper's rows of the same test set and mode below ours."""
     lines: list[tuple[Any, ...]] = []
     paper = []
@@ -125,7 +125,7 @@ def result_blocks(table: Table) -> list[Table]:
     return out
 
 
-def sweep(rows: Sequence[Row]) -> Table | None:
+def sweep(rows: Sequence[ScoreRow]) -> Table | None:
     """Figure 5: Over-Regist by the number of extra registered speakers. The paper prints no numbers for it."""
     bins = [r for r in rows if is_bin(r, rows)]
     if not bins:
@@ -137,7 +137,7 @@ def sweep(rows: Sequence[Row]) -> Table | None:
     return Table("n_ov", "Extra registered speakers (Over-Regist)", head, tuple(lines), text_columns=3)
 
 
-def stages(rows: Sequence[Row]) -> Table | None:
+def stages(rows: Sequence[ScoreRow]) -> Table | None:
     """Figure 4: figures after each stage. The paper prints no numbers for it."""
     staged = [r for r in rows if r["stage"] is not None and not is_bin(r, rows)]
     if len({r["stage"] for r in staged}) < 2:
@@ -149,7 +149,7 @@ def stages(rows: Sequence[Row]) -> Table | None:
     return Table("stages", "After each stage", head, lines, text_columns=4)
 
 
-def extractors(rows: Sequence[Row], about: Mapping[str, About]) -> Table | None:
+def extractors(rows: Sequence[ScoreRow], about: Mapping[str, TrainingFacts]) -> Table | None:
     """Table 4: runs that differ in the speaker embedding extractor, each after its last stage."""
     ours = [r for r in _last_stage(rows) if r["mode"] != "asr" and r["run"] in about and about[r["run"]].extractor]
     if len({about[r["run"]].extractor for r in ours}) < 2:
@@ -170,7 +170,7 @@ def extractors(rows: Sequence[Row], about: Mapping[str, About]) -> Table | None:
     return Table("extractors", "Speaker embedding extractor", head, tuple(lines), "", frozenset(paper), 4)
 
 
-def scaling(rows: Sequence[Row], about: Mapping[str, About]) -> Table | None:
+def scaling(rows: Sequence[ScoreRow], about: Mapping[str, TrainingFacts]) -> Table | None:
     """Rows by hours of SDR training data, No-Regist, beside the paper's four."""
     ours = [r for r in _last_stage(rows) if r["mode"] == "no" and r["run"] in about and about[r["run"]].hours]
     sets = list(dict.fromkeys(r["test_set"] for r in ours))
@@ -197,7 +197,7 @@ def scaling(rows: Sequence[Row], about: Mapping[str, About]) -> Table | None:
     return Table("scaling", "Hours of training data", head, tuple(lines), "", frozenset(paper), 2)
 
 
-def system(row: Row) -> str:
+def system(row: ScoreRow) -> str:
     """Run and stage as one name."""
     said = row["stage"] is None or re.search(rf"stage[-_ ]?{row['stage']}\b", row["run"])
     return row["run"] if said else f"{row['run']} (stage {row['stage']})"
@@ -208,7 +208,7 @@ def lineage(run: str) -> str:
     return re.sub(r"[-_ ]?stage[-_ ]?\d+", "", run) or run
 
 
-def is_bin(row: Row, rows: Sequence[Row]) -> bool:
+def is_bin(row: ScoreRow, rows: Sequence[ScoreRow]) -> bool:
     """Whether this is one range of a sweep over N_ov: the same system has others, and this one holds none of them."""
     if row["mode"] != "over" or not row["n_ov"]:
         return False
@@ -224,7 +224,7 @@ def ends(n_ov: str) -> tuple[int, int]:
     return int(low), int(high or low)
 
 
-def _blocks(rows: Sequence[Row]) -> Iterator[tuple[str, str, list[Row]]]:
+def _blocks(rows: Sequence[ScoreRow]) -> Iterator[tuple[str, str, list[ScoreRow]]]:
     """(test set, mode, rows) without the ranges of a sweep, in the order of the rows and of :data:`MODES`."""
     for test_set in dict.fromkeys(r["test_set"] for r in rows):
         for mode in MODES:
@@ -233,7 +233,7 @@ def _blocks(rows: Sequence[Row]) -> Iterator[tuple[str, str, list[Row]]]:
                 yield test_set, mode, here
 
 
-def _last_stage(rows: Sequence[Row]) -> list[Row]:
+def _last_stage(rows: Sequence[ScoreRow]) -> list[ScoreRow]:
     """Rows of the last stage of each training, without the ranges of a sweep."""
     last: dict[str, int] = {}
     for r in rows:
@@ -241,7 +241,7 @@ def _last_stage(rows: Sequence[Row]) -> list[Row]:
     return [r for r in rows if (r["stage"] or 0) == last[lineage(r["run"])] and not is_bin(r, rows)]
 
 
-def _ours(r: Row) -> tuple[Any, ...]:
+def _ours(r: ScoreRow) -> tuple[Any, ...]:
     keys = ("test_set", "mode", "n_ov", "cer", "cpcer", "sacer", "delta_cp", "delta_sa", "n_ref")
     return (system(r), *(r[k] for k in (*keys, *OF)))
 

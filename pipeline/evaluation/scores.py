@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.evaluation.bootstrap import intervals
-from pipeline.evaluation.decoded_rows import decoded_files, decoded_session, describe, n_ov_range, read_decoded
+from pipeline.evaluation.decoded_rows import decoded_files, decoded_session, n_ov_range, read_decoded, read_description
 from pipeline.evaluation.normalize import Profile, profile
 from pipeline.evaluation.session_scores import SessionScore, score_session, total
 
-Row = dict[str, Any]
+ScoreRow = dict[str, Any]
 
 KEYS = (
     "run", "stage", "test_set", "split", "unit", "mode", "n_ov",
@@ -28,7 +28,7 @@ DEFAULT_PROFILE = "paper-zh"
 
 
 @dataclass(frozen=True)
-class Label:
+class RowLabel:
     """What a row says besides figures."""
 
     run: str
@@ -40,7 +40,7 @@ class Label:
     n_ov: str | None = None
 
 
-def make_row(scores: Sequence[SessionScore], label: Label, chosen: Profile, replicates: int = 1000) -> Row:
+def make_row(scores: Sequence[SessionScore], label: RowLabel, chosen: Profile, replicates: int = 1000) -> ScoreRow:
     """One row of the table; rates in percent, ``None`` where undefined."""
     sums = total(scores)
     return {
@@ -79,21 +79,21 @@ def score_decoded(
     split: str | None = None,
     normaliser: str = DEFAULT_PROFILE,
     replicates: int = 1000,
-) -> list[Row]:
+) -> list[ScoreRow]:
     """A row for every file in a folder written by the decoder; what is not said is taken from there.
 
     Raises:
         ScoreError: the folder holds nothing decoded, or a file is damaged.
     """
     folder, chosen = Path(decoded), profile(normaliser)
-    about = describe(folder)
+    about = read_description(folder)
     rows = []
     for path in decoded_files(folder):
         clips = read_decoded(path)
         if not clips:
             continue
         mode = clips[0]["mode"]
-        label = Label(
+        label = RowLabel(
             run=run or about.get("run") or folder.name,
             stage=stage if stage is not None else about.get("stage"),
             test_set=test_set or about.get("test_set") or _joined(clips, "corpus"),
@@ -109,7 +109,7 @@ def _joined(clips: Sequence[dict[str, Any]], field: str) -> str:
     return "+".join(sorted({str(c.get(field) or "?") for c in clips}))
 
 
-def write_scores(rows: Sequence[Row], path: Path | str) -> None:
+def write_scores(rows: Sequence[ScoreRow], path: Path | str) -> None:
     """Write ``scores.json`` whole or not at all. Undefined figures are null, never NaN."""
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -120,7 +120,7 @@ def write_scores(rows: Sequence[Row], path: Path | str) -> None:
     Path(f.name).replace(target)
 
 
-def format_table(rows: Sequence[Row], intervals: bool = False) -> str:
+def format_table(rows: Sequence[ScoreRow], intervals: bool = False) -> str:
     """The rows as a Markdown table that also reads well in a terminal."""
     head = ["run", "stage", "test set", "split", "unit", "mode", "N_ov", "CER", "cpCER", "saCER", "Δcp", "Δsa", "ref."]
     keys = ["run", "stage", "test_set", "split", "unit", "mode", "n_ov"]

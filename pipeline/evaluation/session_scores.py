@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pipeline.evaluation.edit_distance import Edits, count, distance, encode
 from pipeline.evaluation.normalize import Profile
 from pipeline.evaluation.parse import is_generic
-from pipeline.evaluation.records import Segment, Session, in_time_order
+from pipeline.evaluation.records import SegLstRow, SessionTranscript, in_time_order
 
 Streams = dict[str | None, list[str]]  # speaker → tokens in time order
 Pair = tuple[str | None, str | None]  # reference speaker, hypothesis speaker
@@ -85,7 +85,9 @@ def total(scores: Iterable[SessionScore]) -> Total:
     )
 
 
-def score_session(session: Session, profile: Profile, speakers: bool = True, by_name: bool = False) -> SessionScore:
+def score_session(
+    session: SessionTranscript, profile: Profile, speakers: bool = True, by_name: bool = False
+) -> SessionScore:
     """Score one session.
 
     Args:
@@ -112,7 +114,7 @@ class Tokens:
         self.profile = profile
         self.seen: dict[str, list[str]] = {}
 
-    def segments(self, segments: Iterable[Segment]) -> list[tuple[Segment, list[str]]]:
+    def segments(self, segments: Iterable[SegLstRow]) -> list[tuple[SegLstRow, list[str]]]:
         """Segments in time order with their tokens."""
         return [(s, self(s.text)) for s in in_time_order(segments)]
 
@@ -122,7 +124,7 @@ class Tokens:
         return self.seen[text]
 
 
-def streams(segments: Iterable[tuple[Segment, list[str]]]) -> Streams:
+def streams(segments: Iterable[tuple[SegLstRow, list[str]]]) -> Streams:
     """Join the tokens of each speaker, in the given order."""
     joined: Streams = {}
     for segment, tokens in segments:
@@ -130,7 +132,9 @@ def streams(segments: Iterable[tuple[Segment, list[str]]]) -> Streams:
     return joined
 
 
-def cer_edits(reference: Sequence[tuple[Segment, list[str]]], hypothesis: Sequence[tuple[Segment, list[str]]]) -> Edits:
+def cer_edits(
+    reference: Sequence[tuple[SegLstRow, list[str]]], hypothesis: Sequence[tuple[SegLstRow, list[str]]]
+) -> Edits:
     """One stream against one."""
     return count(*encode([t for _, ts in reference for t in ts], [t for _, ts in hypothesis for t in ts]))
 
@@ -162,7 +166,7 @@ def sa_edits(reference: Streams, hypothesis: Streams) -> Edits:
 
 
 def orc_edits(
-    reference: Sequence[tuple[Segment, list[str]]], hypothesis: Streams, cells: int = ORC_CELLS
+    reference: Sequence[tuple[SegLstRow, list[str]]], hypothesis: Streams, cells: int = ORC_CELLS
 ) -> tuple[Edits, bool]:
     """Optimal-reference-combination errors by meeteval, and whether the search was exact.
 
@@ -189,7 +193,7 @@ def orc_edits(
     return Edits(found.insertions, found.deletions, found.substitutions, length), exact  # type: ignore[attr-defined]
 
 
-def names_are_shared(sessions: Iterable[Session]) -> bool:
+def names_are_shared(sessions: Iterable[SessionTranscript]) -> bool:
     """Whether any hypothesis uses a name of its reference, so that comparing by name means something.
 
     Labels of the form ``spkN`` are no names.

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from pipeline.evaluation.parse import is_generic
-from pipeline.evaluation.records import Segment, Session
+from pipeline.evaluation.records import SegLstRow, SessionTranscript
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ class SpeechTime:
 
 
 @dataclass(frozen=True, slots=True)
-class Speakers:
+class SpeakerScores:
     """Sums over sessions."""
 
     sessions: int
@@ -81,10 +81,10 @@ class Speakers:
         return 100 * self.count_right / self.sessions if self.sessions else None
 
 
-def speaker_figures(sessions: Sequence[Session], collar: float = 0.0) -> Speakers:
+def score_speakers(sessions: Sequence[SessionTranscript], collar: float = 0.0) -> SpeakerScores:
     """All figures of this module. DER is left out unless every session has times on both sides."""
     timed = bool(sessions) and all(has_times(s) for s in sessions)
-    return Speakers(
+    return SpeakerScores(
         sessions=len(sessions),
         count_right=sum(len(_voices(s.reference)) == len(_voices(s.hypothesis)) for s in sessions),
         names=sum((name_use(s) for s in sessions), NameUse()),
@@ -93,7 +93,7 @@ def speaker_figures(sessions: Sequence[Session], collar: float = 0.0) -> Speaker
     )
 
 
-def name_use(session: Session) -> NameUse:
+def name_use(session: SessionTranscript) -> NameUse:
     """Labels of one session's hypothesis turns."""
     present = _voices(session.reference)
     turns = [s for s in session.hypothesis if s.text.strip()]
@@ -112,7 +112,7 @@ def name_use(session: Session) -> NameUse:
     return NameUse(len(turns), absent, generic, unknown, unattributed)
 
 
-def has_times(session: Session) -> bool:
+def has_times(session: SessionTranscript) -> bool:
     """Whether DER is defined: times on every segment with text, and a reference."""
     return bool(session.reference) and all(
         s.timed and s.speaker is not None
@@ -121,7 +121,7 @@ def has_times(session: Session) -> bool:
     )
 
 
-def diarisation(session: Session, collar: float = 0.0) -> SpeechTime:
+def diarisation(session: SessionTranscript, collar: float = 0.0) -> SpeechTime:
     """Diarisation error of one session by pyannote.metrics.
 
     ``collar`` is the forgiveness on *each* side of a reference boundary, as in NIST's md-eval and M2MeT (0.25);
@@ -139,7 +139,7 @@ def diarisation(session: Session, collar: float = 0.0) -> SpeechTime:
     return SpeechTime(parts["missed detection"], parts["false alarm"], parts["confusion"], parts["total"])
 
 
-def _annotation(segments: Iterable[Segment]) -> object:
+def _annotation(segments: Iterable[SegLstRow]) -> object:
     """Segments as pyannote's annotation; overlapping turns of one speaker are one stretch of speech."""
     from pyannote.core import Annotation
     from pyannote.core import Segment as Stretch
@@ -151,6 +151,6 @@ def _annotation(segments: Iterable[Segment]) -> object:
     return made.support()
 
 
-def _voices(segments: Iterable[Segment]) -> set[str]:
+def _voices(segments: Iterable[SegLstRow]) -> set[str]:
     """Speakers that say something, or that speak for some time where there are no words (RTTM)."""
     return {s.speaker for s in segments if s.speaker is not None and (s.text.strip() or s.timed)}

@@ -5,10 +5,10 @@ from __future__ import annotations
 import html
 
 from pipeline.evaluation.charts import COLOURS
-from pipeline.evaluation.error_analysis import NOBODY, Bar, Detail
+from pipeline.evaluation.error_analysis import NO_SPEAKER, Bar, SessionAnalysis
 
 
-def timeline(d: Detail) -> str:
+def timeline(d: SessionAnalysis) -> str:
     """Who speaks when, as SVG: a lane a speaker, reference above hypothesis."""
     bars = [*d.reference_bars, *d.hypothesis_bars]
     if not bars:
@@ -41,12 +41,12 @@ def timeline(d: Detail) -> str:
     return f'<div class="scroll"><svg class="time" style="min-width:560px" {view}>{"".join(out)}</svg></div>'
 
 
-def _who(d: Detail, speaker: str) -> str:
+def _who(d: SessionAnalysis, speaker: str) -> str:
     """What a lane is called; without speakers there is one for all."""
-    return "all speakers" if d.score.cpcer is None and speaker == NOBODY else speaker[:16]
+    return "all speakers" if d.score.cpcer is None and speaker == NO_SPEAKER else speaker[:16]
 
 
-def _colours(d: Detail) -> dict[tuple[str, str], str]:
+def _colours(d: SessionAnalysis) -> dict[tuple[str, str], str]:
     """A colour a reference speaker; a hypothesis speaker has that of the one it was compared with."""
     names = list(dict.fromkeys(b.speaker for b in d.reference_bars))
     colour = {("reference", n): COLOURS[i % len(COLOURS)] for i, n in enumerate(names)}

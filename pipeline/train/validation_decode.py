@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.checkpoint.saver import free_memory
 from pipeline.checkpoint.training_state import is_partitioned, parameter_numel
 from pipeline.data.keyed_random import keyed_uniform
-from pipeline.decode.test_set import Clip, Job, answered, clips_of, default_modes, jobs_of, prompt_of
+from pipeline.decode.test_set import DecodeItem, DecodeJob, answered, clips_of, default_modes, jobs_of, prompt_of
 from pipeline.ranks.collectives import all_gather_or_raise, any_rank
 from pipeline.ranks.launch import Ranks, say
 from pipeline.recipe.schema import Recipe
@@ -45,8 +45,8 @@ class Question:
     """A clip in a mode."""
 
     dataset: int
-    job: Job
-    clip: Clip
+    job: DecodeJob
+    clip: DecodeItem
 
 
 class SmallDecode:
@@ -218,7 +218,7 @@ def whole_copy(model: Any) -> Any:
     return copy.eval()
 
 
-def _with_speech(dataset: Dataset) -> list[Clip]:
+def _with_speech(dataset: Dataset) -> list[DecodeItem]:
     """Clips in which somebody speaks: only they have a reference."""
     speaking = [dataset.index(shard).column("speakers").to_pylist() for shard in range(len(dataset.shards))]
     return [c for c in clips_of(dataset) if speaking[c.shard][c.row]]

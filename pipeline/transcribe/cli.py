@@ -99,12 +99,14 @@ def _run(args: argparse.Namespace) -> int:
             raise ConfigError(f"{path}: no such file")
     if twice := {a.stem for a in args.audio if [b.stem for b in args.audio].count(a.stem) > 1}:
         raise ConfigError(f"recordings of one name would be written to one file: {', '.join(sorted(twice))}")
-    from pipeline.transcribe.transcriber import Options, Transcriber
+    from pipeline.transcribe.transcriber import TranscribeOptions, Transcriber
     from shards.manifests.clips import ClipRule
 
     low, high = _seconds(args.seconds)
     rule = ClipRule((low, high), (low * 0.75, high * 1.2))
-    options = Options(rule, 1 if args.ui else args.batch, args.channel, args.vad, args.naming, args.same_voice)
+    options = TranscribeOptions(
+        rule, 1 if args.ui else args.batch, args.channel, args.vad, args.naming, args.same_voice
+    )
     transcriber = Transcriber.load(args.model, options, args.device, args.cache, args.extractor)
     if args.ui:
         from pipeline.transcribe.ui import serve

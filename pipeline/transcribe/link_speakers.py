@@ -37,7 +37,7 @@ class Person:
 
 
 @dataclass
-class Linker:
+class SpeakerLinker:
     """People so far."""
 
     threshold: float

@@ -13,7 +13,7 @@ from shards.errors import ConfigError, ModelError
 from shards.voices.extractors import ARCHITECTURES, Extractor, load_extractor
 
 
-def open_model(folder: Path, device: str) -> tuple[Any, Any, str, bool]:
+def load_model(folder: Path, device: str) -> tuple[Any, Any, str, bool]:
     """A model on a device, its tokenizer, the id of its speaker extractor, and whether it writes names.
 
     Raises:

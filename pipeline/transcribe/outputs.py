@@ -11,8 +11,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from pipeline.evaluation.formats.write import dumps
-from pipeline.evaluation.records import Segment, in_time_order
-from pipeline.transcribe.transcript import Transcript, Turn
+from pipeline.evaluation.records import SegLstRow, in_time_order
+from pipeline.transcribe.transcript import Transcript, TranscriptTurn
 
 SUFFIXES = {"seglst": ".seglst.json", "srt": ".srt", "json": ".json", "txt": ".txt"}
 FORMATS = tuple(SUFFIXES)
@@ -25,7 +25,7 @@ def render(transcript: Transcript, kind: str) -> str:
     if kind == "txt":
         return "".join(f"{line(t)}\n" for t in transcript.turns)
     session = Path(transcript.audio).stem
-    turns = [Segment(session, t.speaker, t.text, t.start, t.end) for t in transcript.turns]
+    turns = [SegLstRow(session, t.speaker, t.text, t.start, t.end) for t in transcript.turns]
     return dumps(in_time_order(turns), kind)
 
 
@@ -42,7 +42,7 @@ def write_all(transcript: Transcript, folder: Path, kinds: tuple[str, ...] = FOR
     return paths
 
 
-def line(turn: Turn) -> str:
+def line(turn: TranscriptTurn) -> str:
     """``[0:01:02] Mike: hi``."""
     return f"[{clock(turn.start)}] {turn.speaker or '?'}: {' '.join(turn.text.split())}"
 

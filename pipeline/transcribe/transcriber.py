@@ -19,16 +19,15 @@ from typing import Literal
 
 import numpy as np
 
-from pipeline.decode.ask import Answer, Guards, ask, place
-from pipeline.evaluation.parse import Turn as ParsedTurn
-from pipeline.evaluation.parse import parse
+from pipeline.decode.ask import Answer, Guards, ask, choose_device
+from pipeline.evaluation.parse import ParsedTurn, parse
 from pipeline.prompts import Mode, Prompt, prompt_pieces
 from pipeline.transcribe.audio_stream import blocks
 from pipeline.transcribe.chunks import Chunk, Chunker
 from pipeline.transcribe.enrolment import SAME_VOICE, Enrolled, enrol, windows
-from pipeline.transcribe.link_speakers import Linker
-from pipeline.transcribe.load_model import extractor_for, open_model
-from pipeline.transcribe.transcript import ChunkResult, Transcript, Turn, readable
+from pipeline.transcribe.link_speakers import SpeakerLinker
+from pipeline.transcribe.load_model import extractor_for, load_model
+from pipeline.transcribe.transcript import ChunkResult, Transcript, TranscriptTurn, readable
 from pipeline.transcribe.turn_times import align, proportional
 from pipeline.transcribe.vad import Vad, load_vad
 from shards.errors import AudioError, ConfigError, ModelError
@@ -37,11 +36,11 @@ from shards.voices.extractors import Extractor
 
 Naming = Literal["model", "voice", "none"]
 NAMINGS: tuple[Naming, ...] = ("model", "voice", "none")
-NOBODY = Enrolled((), np.zeros((0, 0), np.float32))
+NO_ENROLMENT = Enrolled((), np.zeros((0, 0), np.float32))
 
 
 @dataclass(frozen=True)
-class Options:
+class TranscribeOptions:
     """How to transcribe."""
 
     rule: ClipRule = field(default_factory=ClipRule)
@@ -60,7 +59,7 @@ class Transcriber:
         self,
         write: Callable[[Sequence[Prompt]], list[Answer]],
         extractor: Callable[[], Extractor],
-        options: Options | None = None,
+        options: TranscribeOptions | None = None,
         *,
         model: str = "",
         registers: bool = True,
@@ -75,7 +74,7 @@ class Transcriber:
             registers: False for a model of stage 1, which only writes words.
             cache: where weights out of packages are kept.
         """
-        self.options = options or Options()
+        self.options = options or TranscribeOptions()
         self.model, self.registers, self.cache = model, registers, cache
         self._write, self._load_extractor = write, extractor
 
@@ -83,7 +82,7 @@ class Transcriber:
     def load(
         cls,
         model: str | Path,
-        options: Options | None = None,
+        options: TranscribeOptions | None = None,
         device: str = "auto",
         cache: Path | None = None,
         extractor: str | None = None,
@@ -98,9 +97,9 @@ class Transcriber:
         Raises:
             ModelError, ConfigError, CheckpointError: the folder cannot be used.
         """
-        options = options or Options()
-        where = place(device)
-        network, tokenizer, identity, registers = open_model(Path(model), where)
+        options = options or TranscribeOptions()
+        where = choose_device(device)
+        network, tokenizer, identity, registers = load_model(Path(model), where)
         return cls(
             lambda prompts: ask(network, tokenizer, prompts, options.guards),
             lambda: extractor_for(identity, where, cache, extractor),
@@ -119,7 +118,7 @@ class Transcriber:
         """People from (name, audio file); see :func:`pipeline.transcribe.enrolment.enrol`."""
         listed = [(name, Path(path)) for name, path in clips]
         if not listed:
-            return NOBODY
+            return NO_ENROLMENT
         if not self.registers:
             raise ConfigError(f"{self.model} is of stage 1, which writes words and no names; enrol nobody")
         if self.options.naming == "none":
@@ -154,7 +153,7 @@ class Transcriber:
         """The same transcript after every batch of chunks, and once more at the end; raises as :meth:`transcribe`."""
         people = people if isinstance(people, Enrolled) else self.enrol(people)
         transcript = Transcript(str(audio), self.model, people.names, warnings=list(people.warnings))
-        linker = Linker(self.options.same_voice)
+        linker = SpeakerLinker(self.options.same_voice)
         linker.enrol(people.names, people.vectors)
         chunker = Chunker(self._vad(), self.options.rule)
         coming = chunker.cut(blocks(Path(audio), self.options.channel))
@@ -196,7 +195,7 @@ class Transcriber:
             return Prompt(tuple(prompt_pieces(Mode.OVER, people.names)), chunk.wave, people.vectors)
         return Prompt(tuple(prompt_pieces(Mode.NO)), chunk.wave)
 
-    def _result(self, chunk: Chunk, answer: Answer, people: Enrolled, linker: Linker) -> ChunkResult:
+    def _result(self, chunk: Chunk, answer: Answer, people: Enrolled, linker: SpeakerLinker) -> ChunkResult:
         text, notes = readable(answer)
         if not self.registers:
             turns = [ParsedTurn(None, text.strip(), text)] if text.strip() else []
@@ -212,7 +211,7 @@ class Transcriber:
             answer.text,
             answer.stop,
             tuple(
-                Turn(
+                TranscriptTurn(
                     None if t.speaker is None else named.get(t.speaker, t.speaker),
                     round(chunk.start + a, 3),
                     round(chunk.start + b, 3),
@@ -227,7 +226,7 @@ class Transcriber:
         )
 
     def _who_and_when(
-        self, chunk: Chunk, turns: Sequence[ParsedTurn], people: Enrolled, linker: Linker
+        self, chunk: Chunk, turns: Sequence[ParsedTurn], people: Enrolled, linker: SpeakerLinker
     ) -> tuple[dict[str, str], dict[str, float], list[tuple[float, float]]]:
         """What the model calls people → names; cosines where the voice decided; times of turns."""
         labels = [t.speaker or "" for t in turns]

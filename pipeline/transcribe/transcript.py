@@ -10,7 +10,7 @@ TIMES, LONGEST = 5, 200  # a circle stands there so often, and has so many chara
 
 
 @dataclass(frozen=True)
-class Turn:
+class TranscriptTurn:
     """What somebody says at a stretch. Times are estimates, seconds into the recording."""
 
     speaker: str | None  # None: text that the model gave to nobody
@@ -31,7 +31,7 @@ class ChunkResult:
     end: float
     raw: str
     stop: str
-    turns: tuple[Turn, ...]
+    turns: tuple[TranscriptTurn, ...]
     notes: tuple[str, ...] = ()
 
 
@@ -49,7 +49,7 @@ class Transcript:
     error: str | None = None  # why it ends before the recording does
 
     @property
-    def turns(self) -> list[Turn]:
+    def turns(self) -> list[TranscriptTurn]:
         """Of all chunks, in order of time."""
         return [t for c in self.chunks for t in c.turns]
 

@@ -15,7 +15,7 @@ import pytest
 import soundfile
 
 from pipeline.ranks.launch import free_port
-from pipeline.transcribe.transcriber import Options, Transcriber
+from pipeline.transcribe.transcriber import TranscribeOptions, Transcriber
 from pipeline.transcribe.ui import serve
 from shards.errors import ConfigError
 from shards.manifests.clips import ClipRule
@@ -41,7 +41,7 @@ def address(folder: Path) -> Iterator[str]:
     """The page over real voices; the language model's part is played by the true turns."""
     gradio = pytest.importorskip("gradio")
     wave, said = talk(PEOPLE[:2], 8)
-    options = Options(ClipRule((10.0, 14.0), (8.0, 16.0)), naming="voice")
+    options = TranscribeOptions(ClipRule((10.0, 14.0), (8.0, 16.0)), naming="voice")
     port = free_port()
     serve(Transcriber(Reference(wave, said), extractor, options, cache=package_cache()), port, block=False)
     yield f"http://127.0.0.1:{port}"
@@ -131,7 +131,7 @@ def test_stopped_early_it_offers_what_there_is(browser: Any, folder: Path):
         return reference(prompts)
 
     port = free_port()
-    options = Options(ClipRule((10.0, 14.0), (8.0, 16.0)), naming="voice")
+    options = TranscribeOptions(ClipRule((10.0, 14.0), (8.0, 16.0)), naming="voice")
     serve(Transcriber(slow, extractor, options, cache=package_cache()), port, block=False)
     page = browser.new_page()
     try:

@@ -6,7 +6,7 @@ import itertools
 import random
 from functools import cache
 
-from pipeline.evaluation.records import Segment, Session
+from pipeline.evaluation.records import SegLstRow, SessionTranscript
 
 ALPHABET = "的一是了我不人在他有这个上们来"
 
@@ -21,12 +21,12 @@ def plain_distance(a: list[str], b: list[str]) -> int:
     return row[-1]
 
 
-def plain_cer(session: Session) -> int:
+def plain_cer(session: SessionTranscript) -> int:
     """Errors of one stream against one."""
     return plain_distance(list(_text(_by_time(session.reference))), list(_text(_by_time(session.hypothesis))))
 
 
-def plain_cp(session: Session) -> int:
+def plain_cp(session: SessionTranscript) -> int:
     """Fewest errors over all assignments, tried one by one."""
     ref, hyp = _streams(session.reference), _streams(session.hypothesis)
     loose = len(hyp.pop(None, "")) + len(ref.pop(None, ""))
@@ -39,14 +39,14 @@ def plain_cp(session: Session) -> int:
     )
 
 
-def plain_sa(session: Session) -> int:
+def plain_sa(session: SessionTranscript) -> int:
     """Errors name by name: no such name in the reference is all insertions, a name not used all deletions."""
     ref, hyp = _streams(session.reference), _streams(session.hypothesis)
     loose = len(hyp.pop(None, "")) + len(ref.pop(None, ""))
     return loose + sum(plain_distance(list(ref.get(n, "")), list(hyp.get(n, ""))) for n in {*ref, *hyp})
 
 
-def plain_orc(session: Session) -> int:
+def plain_orc(session: SessionTranscript) -> int:
     """Fewest errors over all ways to give each reference turn to a hypothesis stream."""
     turns = [s.text for s in _by_time(session.reference)]
     hyp = list(_streams(session.hypothesis).values()) or [""]
@@ -58,7 +58,9 @@ def plain_orc(session: Session) -> int:
     return best or 0
 
 
-def random_session(seed: int, speakers: int = 4, turns: int = 8, length: int = 12, noise: float = 0.2) -> Session:
+def random_session(
+    seed: int, speakers: int = 4, turns: int = 8, length: int = 12, noise: float = 0.2
+) -> SessionTranscript:
     """A session with errors of every kind: characters, wrong speakers, unknown and missing names, order."""
     rng = random.Random(seed)
     names = [f"S{i}" for i in range(rng.randint(1, speakers))]
@@ -67,28 +69,28 @@ def random_session(seed: int, speakers: int = 4, turns: int = 8, length: int = 1
         text = "".join(rng.choices(ALPHABET, k=rng.randint(1, length)))
         start = max(0.0, clock - rng.random())
         clock = start + 0.2 * len(text)
-        reference.append(Segment(f"s{seed}", rng.choice(names), text, start, clock))
+        reference.append(SegLstRow(f"s{seed}", rng.choice(names), text, start, clock))
         if rng.random() < noise / 2:
             continue
         said = "".join(rng.choice(ALPHABET) if rng.random() < noise else c for c in text if rng.random() > noise / 2)
         said += "".join(rng.choices(ALPHABET, k=rng.randint(0, 2)))
         who = rng.choice([*names, "unknown"]) if rng.random() < noise else reference[-1].speaker
-        hypothesis.append(Segment(f"s{seed}", who, said))
+        hypothesis.append(SegLstRow(f"s{seed}", who, said))
     if rng.random() < 0.05:
         hypothesis = []
     rng.shuffle(reference)
-    return Session(f"s{seed}", tuple(reference), tuple(hypothesis), group=f"g{seed % 7}")
+    return SessionTranscript(f"s{seed}", tuple(reference), tuple(hypothesis), group=f"g{seed % 7}")
 
 
-def _by_time(segments: tuple[Segment, ...]) -> list[Segment]:
+def _by_time(segments: tuple[SegLstRow, ...]) -> list[SegLstRow]:
     return sorted(segments, key=lambda s: s.start) if all(s.start is not None for s in segments) else list(segments)
 
 
-def _text(segments: list[Segment]) -> str:
+def _text(segments: list[SegLstRow]) -> str:
     return "".join(s.text for s in segments)
 
 
-def _streams(segments: tuple[Segment, ...]) -> dict[str | None, str]:
+def _streams(segments: tuple[SegLstRow, ...]) -> dict[str | None, str]:
     joined: dict[str | None, str] = {}
     for s in _by_time(segments):
         joined[s.speaker] = joined.get(s.speaker, "") + s.text

@@ -1,4 +1,4 @@
-"""Readers. Each gives :class:`~pipeline.evaluation.records.Segment` objects in the order of the file.
+"""Readers. Each gives :class:`~pipeline.evaluation.records.SegLstRow` objects in the order of the file.
 
 =============  ==================================================================================  ====================
 kind           what                                                                                told by
@@ -25,7 +25,7 @@ from pathlib import Path
 
 from pipeline.evaluation.decoded_rows import check_times, hypothesis, parsed, reference, rows
 from pipeline.evaluation.files import read_json, read_text, seconds
-from pipeline.evaluation.records import Segment
+from pipeline.evaluation.records import SegLstRow
 from shards.errors import ManifestError, ScoreError
 from shards.manifests.textgrid import read_textgrid
 
@@ -35,7 +35,7 @@ SUFFIXES = {
 }  # fmt: skip
 
 
-def read(path: Path | str, kind: str | None = None, side: str = "hypothesis") -> list[Segment]:
+def read(path: Path | str, kind: str | None = None, side: str = "hypothesis") -> list[SegLstRow]:
     """Read a file or a folder of transcripts.
 
     Args:
@@ -100,7 +100,7 @@ def _lines(path: Path) -> Iterable[tuple[int, str]]:
             yield number, line.rstrip("\r")
 
 
-def _seglst(path: Path) -> list[Segment]:
+def _seglst(path: Path) -> list[SegLstRow]:
     if not read_text(path).strip():
         return []
     entries = read_json(path)
@@ -118,14 +118,14 @@ def _seglst(path: Path) -> list[Segment]:
         if not isinstance(words, str) or not isinstance(speaker, str | int | None):
             raise ScoreError(f"{where}: words must be text and speaker a name, not {words!r} and {speaker!r}")
         start, end = (seconds(row.get(k), where) for k in ("start_time", "end_time"))
-        out.append(Segment(str(row["session_id"]), None if speaker is None else str(speaker), words, start, end))
+        out.append(SegLstRow(str(row["session_id"]), None if speaker is None else str(speaker), words, start, end))
     return out
 
 
 _STM_LABEL = re.compile(r"^<[^<>\s]*,[^<>\s]*>\s*")  # <o,f0,male>: the optional field of NIST's format, no word
 
 
-def _stm(path: Path) -> list[Segment]:
+def _stm(path: Path) -> list[SegLstRow]:
     from meeteval.io.stm import STMLine
 
     out = []
@@ -138,11 +138,11 @@ def _stm(path: Path) -> list[Segment]:
             raise ScoreError(f"{path}:{number}: time to be ignored is not supported; cut it out of both sides")
         start, end = (seconds(t, f"{path}:{number}") for t in (x.begin_time, x.end_time))
         text = "" if x.transcript == "<NA>" else _STM_LABEL.sub("", x.transcript)
-        out.append(Segment(x.filename, x.speaker_id, text, start, end))
+        out.append(SegLstRow(x.filename, x.speaker_id, text, start, end))
     return out
 
 
-def _rttm(path: Path) -> list[Segment]:
+def _rttm(path: Path) -> list[SegLstRow]:
     from meeteval.io.rttm import RTTMLine
 
     out = []
@@ -154,22 +154,22 @@ def _rttm(path: Path) -> list[Segment]:
         except (ValueError, TypeError, AssertionError) as e:
             raise ScoreError(f"{path}:{number}: not an RTTM line: {line.strip()[:80]!r}") from e
         start, length = (seconds(t, f"{path}:{number}") or 0.0 for t in (x.begin_time, x.duration))
-        out.append(Segment(x.filename, x.speaker_id, "", start, round(start + length, 6)))
+        out.append(SegLstRow(x.filename, x.speaker_id, "", start, round(start + length, 6)))
     return out
 
 
-def _textgrid(path: Path) -> list[Segment]:
+def _textgrid(path: Path) -> list[SegLstRow]:
     try:
         tiers = read_textgrid(path)
     except ManifestError as e:
         raise ScoreError(str(e)) from e
     if len({t.name for t in tiers}) < len(tiers):
         raise ScoreError(f"{path}: not a TextGrid that can be read: two tiers have the same name")
-    out = [Segment(path.stem, t.name, i.mark, i.start, i.end) for t in tiers for i in t.intervals if i.mark]
+    out = [SegLstRow(path.stem, t.name, i.mark, i.start, i.end) for t in tiers for i in t.intervals if i.mark]
     return sorted(out, key=lambda s: s.start or 0.0)
 
 
-def _kaldi(folder: Path) -> list[Segment]:
+def _kaldi(folder: Path) -> list[SegLstRow]:
     """Sessions are the recordings of ``segments``; without that file each utterance is its own session."""
     texts = _table(folder / "text")
     speakers = _table(folder / "utt2spk")
@@ -181,7 +181,7 @@ def _kaldi(folder: Path) -> list[Segment]:
     out = []
     for utterance, text in texts.items():
         if not times:
-            out.append(Segment(utterance, speakers[utterance].strip(), text))
+            out.append(SegLstRow(utterance, speakers[utterance].strip(), text))
             continue
         if utterance not in times:
             raise ScoreError(f"{folder / 'segments'}: utterance {utterance} of text is missing")
@@ -190,7 +190,7 @@ def _kaldi(folder: Path) -> list[Segment]:
             start, end = (seconds(t, f"{folder / 'segments'}: {utterance}") for t in two)
         except ValueError as e:
             raise ScoreError(f"{folder / 'segments'}: {utterance} has no recording, start and end") from e
-        out.append(Segment(recording, speakers[utterance].strip(), text, start, end))
+        out.append(SegLstRow(recording, speakers[utterance].strip(), text, start, end))
         check_times(out[-1], folder / "segments")
     return out
 
@@ -208,17 +208,17 @@ def _table(path: Path) -> dict[str, str]:
     return rows
 
 
-def _raw(path: Path, side: str = "hypothesis") -> list[Segment]:
+def _raw(path: Path, side: str = "hypothesis") -> list[SegLstRow]:
     """Model output: a text file a session, or JSON Lines, which may hold the reference too."""
     if path.suffix.lower() != ".jsonl":
         return list(parsed(path.stem, read_text(path))[0])
-    out: list[Segment] = []
+    out: list[SegLstRow] = []
     for where, row in rows(path):
         out += reference(row, where) if side == "reference" and "reference" in row else hypothesis(row, where)[0]
     return out
 
 
-_READERS: dict[str, Callable[[Path], list[Segment]]] = {
+_READERS: dict[str, Callable[[Path], list[SegLstRow]]] = {
     "seglst": _seglst,
     "stm": _stm,
     "rttm": _rttm,

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from pipeline.evaluation.records import Segment
+from pipeline.evaluation.records import SegLstRow
 from shards.errors import ScoreError
 
 SUFFIXES = {
@@ -25,7 +25,7 @@ SUFFIXES = {
 }
 
 
-def dumps(segments: Sequence[Segment], kind: str) -> str:
+def dumps(segments: Sequence[SegLstRow], kind: str) -> str:
     """Segments as text of a format.
 
     Raises:
@@ -36,9 +36,9 @@ def dumps(segments: Sequence[Segment], kind: str) -> str:
     return _WRITERS[kind](segments)
 
 
-def write(segments: Sequence[Segment], folder: Path, kind: str) -> list[Path]:
+def write(segments: Sequence[SegLstRow], folder: Path, kind: str) -> list[Path]:
     """Write ``SESSION.suffix`` for each session into a folder; returns the files."""
-    sessions: dict[str, list[Segment]] = {}
+    sessions: dict[str, list[SegLstRow]] = {}
     for s in segments:
         sessions.setdefault(s.session, []).append(s)
     texts = {session: dumps(found, kind) for session, found in sessions.items()}
@@ -53,7 +53,7 @@ def write(segments: Sequence[Segment], folder: Path, kind: str) -> list[Path]:
     return list(files)
 
 
-def _seglst(segments: Sequence[Segment]) -> str:
+def _seglst(segments: Sequence[SegLstRow]) -> str:
     rows = []
     for s in segments:
         row: dict[str, object] = {"session_id": s.session, "words": s.text}
@@ -65,7 +65,7 @@ def _seglst(segments: Sequence[Segment]) -> str:
     return json.dumps(rows, ensure_ascii=False, indent=1) + "\n"
 
 
-def _stm(segments: Sequence[Segment]) -> str:
+def _stm(segments: Sequence[SegLstRow]) -> str:
     from meeteval.io.stm import STM, STMLine
 
     lines = []
@@ -75,7 +75,7 @@ def _stm(segments: Sequence[Segment]) -> str:
     return STM(lines).dumps()
 
 
-def _rttm(segments: Sequence[Segment]) -> str:
+def _rttm(segments: Sequence[SegLstRow]) -> str:
     from meeteval.io.rttm import RTTM, RTTMLine
 
     lines = []
@@ -92,7 +92,7 @@ def _rttm(segments: Sequence[Segment]) -> str:
     return RTTM(lines).dumps()
 
 
-def _srt(segments: Sequence[Segment]) -> str:
+def _srt(segments: Sequence[SegLstRow]) -> str:
     blocks = []
     for i, s in enumerate(_in_order(segments, "SRT"), 1):
         start, end = _times(s, "SRT")
@@ -100,7 +100,7 @@ def _srt(segments: Sequence[Segment]) -> str:
     return "\n".join(blocks)
 
 
-def _vtt(segments: Sequence[Segment]) -> str:
+def _vtt(segments: Sequence[SegLstRow]) -> str:
     blocks = ["WEBVTT\n"]
     for s in _in_order(segments, "VTT"):
         start, end = _times(s, "VTT")
@@ -110,14 +110,14 @@ def _vtt(segments: Sequence[Segment]) -> str:
     return "\n".join(blocks)
 
 
-def _json(segments: Sequence[Segment]) -> str:
+def _json(segments: Sequence[SegLstRow]) -> str:
     rows = [
         {"session": s.session, "speaker": s.speaker, "start": s.start, "end": s.end, "text": s.text} for s in segments
     ]
     return json.dumps(rows, ensure_ascii=False, indent=1) + "\n"
 
 
-def _tsv(segments: Sequence[Segment]) -> str:
+def _tsv(segments: Sequence[SegLstRow]) -> str:
     lines = ["session\tstart\tend\tspeaker\ttext"]
     for s in segments:
         fields = [s.session, s.start, s.end, s.speaker, s.text]
@@ -125,7 +125,7 @@ def _tsv(segments: Sequence[Segment]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _times(s: Segment, what: str) -> tuple[float, float]:
+def _times(s: SegLstRow, what: str) -> tuple[float, float]:
     if s.start is None or s.end is None:
         raise ScoreError(
             f"session {s.session}: {what} needs times, {s.speaker}: {s.text[:20]!r} has none; write SegLST, JSON or TSV"
@@ -133,7 +133,7 @@ def _times(s: Segment, what: str) -> tuple[float, float]:
     return s.start, s.end
 
 
-def _in_order(segments: Sequence[Segment], what: str) -> list[Segment]:
+def _in_order(segments: Sequence[SegLstRow], what: str) -> list[SegLstRow]:
     return sorted(segments, key=lambda s: _times(s, what))
 
 
@@ -146,7 +146,7 @@ def _one_line(text: str | None) -> str:
     return " ".join((text or "").split())
 
 
-def _caption(s: Segment) -> str:
+def _caption(s: SegLstRow) -> str:
     return f"{_one_line(s.speaker)}: {_one_line(s.text)}" if s.speaker else _one_line(s.text)
 
 
@@ -160,7 +160,7 @@ def _clock(seconds: float, point: str) -> str:
     return f"{total // 3_600_000:02d}:{total // 60_000 % 60:02d}:{total // 1000 % 60:02d}{point}{total % 1000:03d}"
 
 
-_WRITERS: dict[str, Callable[[Sequence[Segment]], str]] = {
+_WRITERS: dict[str, Callable[[Sequence[SegLstRow]], str]] = {
     "seglst": _seglst,
     "stm": _stm,
     "rttm": _rttm,

@@ -16,7 +16,7 @@ from pipeline.baselines.cli import main
 from pipeline.baselines.correct import INSTRUCTION, compare, correct, pairs, questions
 from pipeline.baselines.llm import Endpoint, Transformers, load_llm
 from pipeline.baselines.transfer import transfer
-from pipeline.evaluation.records import Segment
+from pipeline.evaluation.records import SegLstRow
 from pipeline.evaluation.scores import score_decoded
 from shards.errors import ConfigError, ModelError
 from tests.support.speech import package_cache
@@ -24,8 +24,8 @@ from tests.support.speech import package_cache
 Answer = tuple[int, str, dict[str, str]]  # status, body, headers
 
 
-def turn(speaker: str, text: str, start: float | None = None, end: float | None = None) -> Segment:
-    return Segment("s", speaker, text, start, end)
+def turn(speaker: str, text: str, start: float | None = None, end: float | None = None) -> SegLstRow:
+    return SegLstRow("s", speaker, text, start, end)
 
 
 class Says:

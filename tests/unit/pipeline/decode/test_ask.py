@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.decode.ask import Guards, Watch, ask, peak_bytes, place
+from pipeline.decode.ask import Guards, LoopStoppingCriteria, ask, choose_device, peak_bytes
 from pipeline.prompts import Mode, Prompt, prompt_pieces
 from shards.errors import ConfigError
 
@@ -16,7 +16,7 @@ EOS = 0
 def feed(rows: list[list[int]], limits: list[int] | None = None, **guards: int) -> tuple[list[int], list[bool]]:
     """Lengths and loops after these tokens, which all rows get step by step; a row that has ended gets end tokens."""
     longest = max(map(len, rows))
-    watch = Watch(limits or [1000] * len(rows), EOS, Guards(**guards))
+    watch = LoopStoppingCriteria(limits or [1000] * len(rows), EOS, Guards(**guards))
     ids = torch.tensor([row + [EOS] * (longest - len(row)) for row in rows])
     for step in range(1, longest + 1):
         watch(ids[:, :step], None)
@@ -120,10 +120,10 @@ def test_generation_uses_its_cache(model_and_tokenizer):
 
 def test_devices():
     assert peak_bytes() > 2**20
-    assert place("cpu") == "cpu"
+    assert choose_device("cpu") == "cpu"
     with pytest.raises(ConfigError, match="no device 'gpu'"):
-        place("gpu")
+        choose_device("gpu")
     if not torch.cuda.is_available():
-        assert place() == "cpu"
+        assert choose_device() == "cpu"
         with pytest.raises(ConfigError, match="no GPU"):
-            place("cuda")
+            choose_device("cuda")

@@ -7,20 +7,20 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.decode.store import About, Output, Settings, Timing
+from pipeline.decode.store import DecodeFolder, DecodeLabels, DecodeSettings, Timing
 from shards.errors import ScoreError
 
-ABOUT = About("run", 4, "test", "random", None)
+ABOUT = DecodeLabels("run", 4, "test", "random", None)
 
 
-def settings(**other: object) -> Settings:
-    return Settings(**{"run": "run", "weights": "a", "dataset": "d", "fingerprint": "f", "seed": 1, "batch": 1,
+def settings(**other: object) -> DecodeSettings:
+    return DecodeSettings(**{"run": "run", "weights": "a", "dataset": "d", "fingerprint": "f", "seed": 1, "batch": 1,
                        "limit": None, **other})  # type: ignore[arg-type]  # fmt: skip
 
 
-def filled(folder: Path) -> Output:
+def filled(folder: Path) -> DecodeFolder:
     """Two of three clips, from two processes."""
-    output = Output(folder, settings(), ABOUT)
+    output = DecodeFolder(folder, settings(), ABOUT)
     for rank, key in enumerate("ab"):
         with output.part("no", rank, 2) as part:
             part.append([{"key": key, "raw": "spk0: hi"}], Timing(1, 2.0, 1.0, 10))
@@ -67,11 +67,11 @@ def test_a_damaged_description_is_named(tmp_path: Path, text: str):
     filled(tmp_path)
     (tmp_path / "decode.json").write_text(text)
     with pytest.raises(ScoreError, match=r"decode\.json"):
-        Output(tmp_path, settings(), ABOUT)
+        DecodeFolder(tmp_path, settings(), ABOUT)
 
 
 def test_output_of_other_settings_is_refused(tmp_path: Path):
     filled(tmp_path)
-    Output(tmp_path, settings(dataset="moved"), ABOUT)
+    DecodeFolder(tmp_path, settings(dataset="moved"), ABOUT)
     with pytest.raises(ScoreError, match="another weights, seed"):
-        Output(tmp_path, settings(weights="b", seed=2), ABOUT)
+        DecodeFolder(tmp_path, settings(weights="b", seed=2), ABOUT)

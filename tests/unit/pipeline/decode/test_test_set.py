@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import pipeline.decode.ask
-from pipeline.decode.test_set import PAPER_BINS, Job, decode, default_modes, jobs_of, main, prompt_of
+from pipeline.decode.test_set import PAPER_BINS, DecodeJob, decode, default_modes, jobs_of, main, prompt_of
 from pipeline.evaluation.scores import score_decoded
 from pipeline.prompts import Mode, prompt_pieces
 from pipeline.recipe.load import load_recipe
@@ -201,7 +201,7 @@ def test_a_run_that_has_not_finished_is_refused(parts: Path, tmp_path: Path):
 
 
 def test_jobs():
-    assert jobs_of("no,over", "1-50") == [Job("no", None, "no"), Job("over", (1, 50), "over")]
+    assert jobs_of("no,over", "1-50") == [DecodeJob("no", None, "no"), DecodeJob("over", (1, 50), "over")]
     assert [j.name for j in jobs_of("over", "paper")] == [f"over-{b}" for b in PAPER_BINS]
     assert (default_modes(1), default_modes(3)) == ("asr", "no,match,over")
 
@@ -257,5 +257,5 @@ def test_a_clip_without_speech_is_asked_without_registration(parts: Path, tmp_pa
     assert (match["mode"], match["names"], match["reference"], match["name_of"]) == ("match", [], [], {})
     assert (len(over["names"]), over["n_ov"], over["reference"]) == (3, 3, [])
     dataset, recipe = open_dataset(tmp_path / "test"), load_recipe(parts / "run" / "config.yaml")
-    _, prompt = prompt_of(dataset, 0, 0, Job("match", None, "match"), 1, recipe)
+    _, prompt = prompt_of(dataset, 0, 0, DecodeJob("match", None, "match"), 1, recipe)
     assert (prompt.pieces, prompt.vectors) == (tuple(prompt_pieces(Mode.NO)), None)

@@ -10,13 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.evaluation.formats import READABLE, WRITABLE, detect, dumps, read, write
-from pipeline.evaluation.records import Segment
+from pipeline.evaluation.records import SegLstRow
 from shards.errors import ScoreError
 
 SEGMENTS = [
-    Segment("m1", "张三", "今天 开会", 0.0, 2.5),
-    Segment("m1", "Li Si", "好的", 2.25, 4.0),
-    Segment("m2", "张三", "你好", 0.5, 1.0),
+    SegLstRow("m1", "张三", "今天 开会", 0.0, 2.5),
+    SegLstRow("m1", "Li Si", "好的", 2.25, 4.0),
+    SegLstRow("m2", "张三", "你好", 0.5, 1.0),
 ]
 
 TEXTGRID = """File type = "ooTextFile"
@@ -70,7 +70,7 @@ def test_what_is_written_is_read_back(tmp_path: Path, kind: str):
     assert detect(path) == kind
     words = kind != "rttm"
     name = str if kind == "seglst" else lambda speaker: speaker.replace(" ", "_")
-    expected = [Segment(s.session, name(s.speaker), s.text if words else "", s.start, s.end) for s in SEGMENTS]
+    expected = [SegLstRow(s.session, name(s.speaker), s.text if words else "", s.start, s.end) for s in SEGMENTS]
     assert read(path) == expected
 
 
@@ -79,7 +79,7 @@ def test_seglst_without_times_and_with_word_lists(tmp_path: Path):
         tmp_path / "x.json",
         '[{"session_id": "a", "speaker": 1, "words": ["x", "y"]}, {"session_id": "a", "words": "z"}]',
     )
-    assert read(path) == [Segment("a", "1", "x y"), Segment("a", None, "z")]
+    assert read(path) == [SegLstRow("a", "1", "x y"), SegLstRow("a", None, "z")]
 
 
 def test_meeteval_reads_what_is_written(tmp_path: Path):
@@ -92,8 +92,8 @@ def test_meeteval_reads_what_is_written(tmp_path: Path):
 def test_textgrid_tiers_are_speakers_and_the_file_is_the_session(tmp_path: Path):
     put(tmp_path / "tg" / "R1_M1.TextGrid", TEXTGRID)
     assert read(tmp_path / "tg") == [
-        Segment("R1_M1", "SPK2", "大家好", 1.0, 3.0),
-        Segment("R1_M1", "SPK1", "你好", 4.0, 6.0),
+        SegLstRow("R1_M1", "SPK2", "大家好", 1.0, 3.0),
+        SegLstRow("R1_M1", "SPK1", "你好", 4.0, 6.0),
     ]
 
 
@@ -107,9 +107,9 @@ def test_kaldi_with_segments(tmp_path: Path):
     put(tmp_path / "utt2spk", "u1 A\nu2 B\nu3 A\n")
     put(tmp_path / "segments", "u1 rec 0 1.5\nu2 rec 1 2\nu3 rec 2 3\n")
     assert read(tmp_path) == [
-        Segment("rec", "A", "今天 开会", 0.0, 1.5),
-        Segment("rec", "B", "好", 1.0, 2.0),
-        Segment("rec", "A", "", 2.0, 3.0),
+        SegLstRow("rec", "A", "今天 开会", 0.0, 1.5),
+        SegLstRow("rec", "B", "好", 1.0, 2.0),
+        SegLstRow("rec", "A", "", 2.0, 3.0),
     ]
 
 
@@ -122,7 +122,7 @@ def test_kaldi_without_segments_has_a_session_an_utterance(tmp_path: Path):
 def test_raw_output_of_a_model(tmp_path: Path):
     put(tmp_path / "m1.txt", "spk0: 你好\nspk1：再见\n")
     put(tmp_path / "m2.txt", "")
-    assert read(tmp_path) == [Segment("m1", "spk0", "你好"), Segment("m1", "spk1", "再见")]
+    assert read(tmp_path) == [SegLstRow("m1", "spk0", "你好"), SegLstRow("m1", "spk1", "再见")]
 
 
 def test_raw_json_lines(tmp_path: Path):
@@ -132,10 +132,10 @@ def test_raw_json_lines(tmp_path: Path):
     ]
     path = put(tmp_path / "x.jsonl", "\n".join(map(json.dumps, rows)))
     assert read(path) == [
-        Segment("a", "Mike", "hi"),
-        Segment("a", "Lucy", "yo"),
-        Segment("b", "Male 1", "x", 0.5, 1.0),
-        Segment("b", "Male 1", "reversed"),
+        SegLstRow("a", "Mike", "hi"),
+        SegLstRow("a", "Lucy", "yo"),
+        SegLstRow("b", "Male 1", "x", 0.5, 1.0),
+        SegLstRow("b", "Male 1", "reversed"),
     ]
 
 
@@ -147,8 +147,8 @@ def test_both_sides_of_decoded_clips(tmp_path: Path):
         "reference": [{"speaker": "spk0", "start": 0, "end": 1, "text": "ho"}],
     }
     path = put(tmp_path / "no.jsonl", json.dumps(row) + "\n")
-    assert read(path, side="reference") == [Segment("a", "spk0", "ho", 0, 1)]
-    assert read(path) == [Segment("a", "spk0", "hi")]
+    assert read(path, side="reference") == [SegLstRow("a", "spk0", "ho", 0, 1)]
+    assert read(path) == [SegLstRow("a", "spk0", "hi")]
 
 
 @pytest.mark.parametrize(
@@ -245,7 +245,7 @@ def test_two_tiers_of_one_name_are_refused(tmp_path: Path):
 
 def test_no_words_in_seglst_are_no_text(tmp_path: Path):
     path = put(tmp_path / "x.json", '[{"session_id": "a", "speaker": 1, "words": null}]')
-    assert read(path) == [Segment("a", "1", "")]
+    assert read(path) == [SegLstRow("a", "1", "")]
 
 
 @pytest.mark.parametrize(
@@ -291,13 +291,13 @@ def test_srt_and_vtt_in_order_of_time():
     assert dumps(segments, "srt") == (
         "1\n00:00:00,000 --> 00:00:02,500\n张三: 今天 开会\n\n2\n00:00:02,250 --> 00:00:04,000\nLi Si: 好的\n"
     )
-    assert dumps([Segment("m", "A<b", "1 < 2 & 3", 3661.0, 3662.0007)], "vtt") == (
+    assert dumps([SegLstRow("m", "A<b", "1 < 2 & 3", 3661.0, 3662.0007)], "vtt") == (
         "WEBVTT\n\n01:01:01.000 --> 01:01:02.001\n<v A&lt;b>1 &lt; 2 &amp; 3\n"
     )
 
 
 def test_tsv_and_json_need_no_times():
-    untimed = [Segment("m", "A", "x\ty\nz")]
+    untimed = [SegLstRow("m", "A", "x\ty\nz")]
     assert dumps(untimed, "tsv") == "session\tstart\tend\tspeaker\ttext\nm\t\t\tA\tx y z\n"
     assert json.loads(dumps(untimed, "json")) == [
         {"session": "m", "speaker": "A", "start": None, "end": None, "text": "x\ty\nz"}
@@ -307,7 +307,7 @@ def test_tsv_and_json_need_no_times():
 @pytest.mark.parametrize("kind", ["stm", "rttm", "srt", "vtt"])
 def test_formats_with_times_refuse_segments_without(kind: str):
     with pytest.raises(ScoreError, match="needs times"):
-        dumps([Segment("m", "A", "x")], kind)
+        dumps([SegLstRow("m", "A", "x")], kind)
 
 
 @pytest.mark.parametrize("kind", WRITABLE)
@@ -319,7 +319,7 @@ def test_a_file_a_session(tmp_path: Path, kind: str):
 
 def test_sessions_that_share_a_file_name_are_refused(tmp_path: Path):
     with pytest.raises(ScoreError, match="both be written"):
-        write([Segment("a/b", "A", "x"), Segment("a_b", "A", "x")], tmp_path, "json")
+        write([SegLstRow("a/b", "A", "x"), SegLstRow("a_b", "A", "x")], tmp_path, "json")
 
 
 def test_unknown_formats_name_the_known_ones(tmp_path: Path):
@@ -335,6 +335,6 @@ names = st.text(alphabet=st.characters(codec="utf-8", exclude_categories=("Cs", 
 
 @given(st.lists(st.tuples(names, names, st.floats(0, 1e4), st.floats(0, 50)), max_size=6))
 def test_any_text_survives_seglst(tmp_path_factory: pytest.TempPathFactory, rows):
-    segments = [Segment("m", who, text, start, start + length) for who, text, start, length in rows]
+    segments = [SegLstRow("m", who, text, start, start + length) for who, text, start, length in rows]
     path = put(tmp_path_factory.mktemp("s") / "x.json", dumps(segments, "seglst"))
     assert read(path) == segments

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from pipeline.evaluation.edit_distance import KALDI_CELLS, Edits, align, count, encode
 from pipeline.evaluation.normalize import profile
-from pipeline.evaluation.records import Segment, Session
+from pipeline.evaluation.records import SegLstRow, SessionTranscript
 from pipeline.evaluation.session_scores import Tokens, names_are_shared, orc_edits, score_session, streams, total
 from tests.support.scoring import plain_cer, plain_cp, plain_distance, plain_orc, plain_sa, random_session
 
@@ -19,9 +19,9 @@ def session(reference, hypothesis):
     """From ``[(speaker, text), …]``, or with a start time."""
 
     def segment(speaker, text, start=None):
-        return Segment("x", speaker, text, start, None if start is None else start + 1)
+        return SegLstRow("x", speaker, text, start, None if start is None else start + 1)
 
-    return Session("x", tuple(segment(*r) for r in reference), tuple(segment(*h) for h in hypothesis))
+    return SessionTranscript("x", tuple(segment(*r) for r in reference), tuple(segment(*h) for h in hypothesis))
 
 
 def score(reference, hypothesis, **options):

@@ -5,11 +5,11 @@ import pytest
 from pipeline.evaluation.edit_distance import Edits
 from pipeline.evaluation.normalize import profile
 from pipeline.evaluation.pairing import pair, self_overlaps
-from pipeline.evaluation.records import Segment
+from pipeline.evaluation.records import SegLstRow
 from pipeline.evaluation.session_scores import score_session, total
 from shards.errors import ScoreError
 
-REF = [Segment("a", "A", "一二"), Segment("b", "A", "三")]
+REF = [SegLstRow("a", "A", "一二"), SegLstRow("b", "A", "三")]
 
 
 def score(paired):
@@ -17,14 +17,14 @@ def score(paired):
 
 
 def test_a_session_without_hypothesis_is_all_deletions_and_listed():
-    paired = pair(REF, [Segment("a", "x", "一二")])
+    paired = pair(REF, [SegLstRow("a", "x", "一二")])
     assert paired.missing == ("b",)
     assert "1 of 2 sessions have no hypothesis and count as deleted: b" in paired.findings
     assert score(paired).cer == Edits(deletions=1, reference=3)
 
 
 def test_a_session_without_reference_is_left_out_and_listed():
-    paired = pair(REF, [*REF, Segment("c", "A", "四")])
+    paired = pair(REF, [*REF, SegLstRow("c", "A", "四")])
     assert paired.extra == ("c",)
     assert "1 hypothesis sessions have no reference and are left out: c" in paired.findings
     assert score(paired).cer == Edits(reference=3)
@@ -32,7 +32,7 @@ def test_a_session_without_reference_is_left_out_and_listed():
 
 def test_a_hypothesis_for_another_set_is_refused():
     with pytest.raises(ScoreError, match="another set"):
-        pair(REF, [Segment("z", "A", "一二")])
+        pair(REF, [SegLstRow("z", "A", "一二")])
 
 
 def test_an_empty_hypothesis_is_all_deletions_and_an_empty_reference_is_refused():
@@ -44,15 +44,19 @@ def test_an_empty_hypothesis_is_all_deletions_and_an_empty_reference_is_refused(
 
 
 def test_overlapping_turns_of_one_name_are_counted_and_scored_in_order_of_start():
-    ref = [Segment("a", "A", "三四", 1.0, 3.0), Segment("a", "A", "一二", 0.0, 2.0), Segment("a", "B", "五", 0.5, 3.0)]
+    ref = [
+        SegLstRow("a", "A", "三四", 1.0, 3.0),
+        SegLstRow("a", "A", "一二", 0.0, 2.0),
+        SegLstRow("a", "B", "五", 0.5, 3.0),
+    ]
     assert self_overlaps(ref) == 1
-    paired = pair(ref, [Segment("a", "x", "一二三四"), Segment("a", "y", "五")])
+    paired = pair(ref, [SegLstRow("a", "x", "一二三四"), SegLstRow("a", "y", "五")])
     assert any("reference: 1 turns begin before" in f for f in paired.findings)
     assert score(paired).cpcer == Edits(reference=5)
 
 
 def test_turns_without_a_speaker_are_listed():
-    paired = pair(REF, [Segment("a", None, "一"), Segment("a", "x", "二"), Segment("b", "x", "三")])
+    paired = pair(REF, [SegLstRow("a", None, "一"), SegLstRow("a", "x", "二"), SegLstRow("b", "x", "三")])
     assert paired.findings == ("hypothesis: 1 turns have no speaker and are insertions in cpCER and saCER",)
 
 

@@ -8,11 +8,11 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 from pipeline.evaluation.charts import loss_chart
-from pipeline.evaluation.error_analysis import detail, spans
+from pipeline.evaluation.error_analysis import analyse_session, spans
 from pipeline.evaluation.normalize import profile
 from pipeline.evaluation.publish import publish
-from pipeline.evaluation.records import Segment, Session
-from pipeline.evaluation.report import look_at, names_table, write_report
+from pipeline.evaluation.records import SegLstRow, SessionTranscript
+from pipeline.evaluation.report import analyse_sessions, names_table, write_report
 from tests.support.scoring import random_session
 
 NONE = profile("none")
@@ -110,16 +110,18 @@ def test_a_skipped_step_has_no_point_in_the_loss_chart(tmp_path: Path):
 
 def test_sessions_are_sorted_by_error():
     sessions = [random_session(i, noise=0.1 + 0.02 * i) for i in range(1, 15)]
-    found = look_at(sessions, "x", NONE, show=5)
+    found = analyse_sessions(sessions, "x", NONE, show=5)
     rates = [s.cpcer.rate for s in (*(d.score for d in found.details), *found.rest)]
     assert rates == sorted(rates, reverse=True)
     assert (len(found.details), found.left_out) == (5, 9)
 
 
 def test_name_figures_are_undefined_where_nobody_is_registered():
-    plain = Session("s", (Segment("s", "A", "x"),), (Segment("s", "B", "x"), Segment("s", None, "y")))
-    registered = Session("s", plain.reference, plain.hypothesis, names=("A", "B"))
-    lines = names_table([look_at([plain], "no", NONE), look_at([registered], "match", NONE, "match", True)]).lines
+    plain = SessionTranscript("s", (SegLstRow("s", "A", "x"),), (SegLstRow("s", "B", "x"), SegLstRow("s", None, "y")))
+    registered = SessionTranscript("s", plain.reference, plain.hypothesis, names=("A", "B"))
+    lines = names_table(
+        [analyse_sessions([plain], "no", NONE), analyse_sessions([registered], "match", NONE, "match", True)]
+    ).lines
     assert lines[0] == ("no", 2, None, None, None, 50.0, 100.0, None)
     assert lines[1] == ("match", 2, 50.0, 0.0, 0.0, 50.0, 100.0, None)
     assert names_table([]) is None
@@ -127,8 +129,8 @@ def test_name_figures_are_undefined_where_nobody_is_registered():
 
 def test_text_from_transcripts_is_escaped(tmp_path: Path):
     bad = "<script>alert(1)</script>"
-    ref = (Segment("s", bad, bad, 0.0, 1.0),)
-    found = look_at([Session(bad, ref, (Segment("s", bad, bad + "x"),))], bad, NONE)
+    ref = (SegLstRow("s", bad, bad, 0.0, 1.0),)
+    found = analyse_sessions([SessionTranscript(bad, ref, (SegLstRow("s", bad, bad + "x"),))], bad, NONE)
     write_report(tmp_path / "r.html", [], sets=[found], title=bad)
     text = (tmp_path / "r.html").read_text(encoding="utf-8")
     assert "<script" not in text
@@ -137,11 +139,11 @@ def test_text_from_transcripts_is_escaped(tmp_path: Path):
 
 
 def test_one_stream_is_called_all_speakers(tmp_path: Path):
-    plain = Session("s", (Segment("s", None, "一二", 0.0, 1.0),), (Segment("s", None, "一"),))
-    write_report(tmp_path / "r.html", [], sets=[look_at([plain], "x", NONE, "asr")])
+    plain = SessionTranscript("s", (SegLstRow("s", None, "一二", 0.0, 1.0),), (SegLstRow("s", None, "一"),))
+    write_report(tmp_path / "r.html", [], sets=[analyse_sessions([plain], "x", NONE, "asr")])
     page = Page((tmp_path / "r.html").read_text(encoding="utf-8"))
     assert page.text.count("all speakers") == 5  # two lanes, their bars, the alignment
-    assert "(nobody)" not in page.text
+    assert "(no speaker)" not in page.text
 
 
 def test_a_report_of_nothing_is_a_page(tmp_path: Path):
@@ -160,7 +162,7 @@ def test_errors_of_the_alignments_sum_to_the_score():
     for seed in range(40):
         s = random_session(seed)
         for by_name in (False, True):
-            found = detail(s, NONE, "match" if by_name else "no", by_name)
+            found = analyse_session(s, NONE, "match" if by_name else "no", by_name)
             edits = found.score.sacer if by_name else found.score.cpcer
             assert sum(p.errors for p in found.pairs) == edits.errors
             assert sum(p.tokens for p in found.pairs) == edits.reference
@@ -168,7 +170,7 @@ def test_errors_of_the_alignments_sum_to_the_score():
 
 def test_confusion_counts_every_token_once():
     s = random_session(3)
-    found = detail(s, NONE, "no", False)
+    found = analyse_session(s, NONE, "no", False)
     assert sum(sum(r) for r in found.confusion.counts[:-1]) == sum(len(x.text) for x in s.reference)
     said = sum(len(x.text) for x in s.hypothesis)
     assert sum(n for r in found.confusion.counts for n in r[:-1]) == said
@@ -176,16 +178,16 @@ def test_confusion_counts_every_token_once():
 
 
 def test_times_of_a_hypothesis_without_any_come_from_the_alignment():
-    reference = (Segment("s", "A", "一二三四", 0.0, 4.0), Segment("s", "B", "五六", 4.0, 6.0))
-    hypothesis = (Segment("s", "x", "二三"), Segment("s", "y", "五六"), Segment("s", "z", "九"))
-    found = detail(Session("s", reference, hypothesis), NONE, "no", False)
+    reference = (SegLstRow("s", "A", "一二三四", 0.0, 4.0), SegLstRow("s", "B", "五六", 4.0, 6.0))
+    hypothesis = (SegLstRow("s", "x", "二三"), SegLstRow("s", "y", "五六"), SegLstRow("s", "z", "九"))
+    found = analyse_session(SessionTranscript("s", reference, hypothesis), NONE, "no", False)
     assert found.estimated
     assert [(b.speaker, b.start, b.end) for b in found.hypothesis_bars] == [("x", 1.0, 3.0), ("y", 4.0, 6.0)]
 
 
 def test_words_stay_apart_in_an_alignment():
-    reference, hypothesis = (Segment("s", "A", "good day all", 0.0, 1.0),), (Segment("s", "A", "good day"),)
-    found = detail(Session("s", reference, hypothesis), profile("en"), "no", False)
+    reference, hypothesis = (SegLstRow("s", "A", "good day all", 0.0, 1.0),), (SegLstRow("s", "A", "good day"),)
+    found = analyse_session(SessionTranscript("s", reference, hypothesis), profile("en"), "no", False)
     assert [s.reference for s in found.pairs[0].spans] == ["good day", "all"]
 
 

@@ -8,7 +8,15 @@ import pytest
 
 from pipeline.decode.test_set import PAPER_BINS
 from pipeline.evaluation.published_results import PUBLISHED, canonical, published
-from pipeline.evaluation.result_tables import About, all_tables, is_bin, lineage, result_blocks, results, scaling
+from pipeline.evaluation.result_tables import (
+    TrainingFacts,
+    all_tables,
+    is_bin,
+    lineage,
+    result_blocks,
+    results,
+    scaling,
+)
 
 
 def row(run="slm-stage4", stage=4, test_set="AliMeeting-Test", mode="no", n_ov=None, cer=20.0, **more):
@@ -121,7 +129,7 @@ def test_the_papers_bins_are_a_sweep():
 
 def test_every_table_says_split_unit_and_normaliser():
     rows = [row(), row(run="b-stage4"), row(run="slm-stage2", stage=2), *(row(mode="over", n_ov=b) for b in PAPER_BINS)]
-    about = {"slm-stage4": About("CAM++", 100.0), "b-stage4": About("ERes2NetV2", 500.0)}
+    about = {"slm-stage4": TrainingFacts("CAM++", 100.0), "b-stage4": TrainingFacts("ERes2NetV2", 500.0)}
     made = all_tables(rows, about)
     assert {t.name for t in made} == {"results", "n_ov", "stages", "extractors", "scaling"}
     for t in made:
@@ -139,7 +147,11 @@ def test_stage_curve_needs_two_stages():
 
 def test_extractors_are_compared_after_the_last_stage():
     rows = [row(run="a-stage3", stage=3), row(run="a-stage4"), row(run="b-stage4"), row(run="b-stage4", mode="match")]
-    about = {"a-stage3": About("CAM++"), "a-stage4": About("CAM++"), "b-stage4": About("ERes2NetV2")}
+    about = {
+        "a-stage3": TrainingFacts("CAM++"),
+        "a-stage4": TrainingFacts("CAM++"),
+        "b-stage4": TrainingFacts("ERes2NetV2"),
+    }
     made = {t.name: t for t in all_tables(rows, about)}
     ours = [line for i, line in enumerate(made["extractors"].lines) if i not in made["extractors"].paper]
     assert [(line[0], line[2], line[3]) for line in ours] == [
@@ -150,10 +162,10 @@ def test_extractors_are_compared_after_the_last_stage():
 
 
 def test_data_scaling_stands_among_the_papers_hours():
-    table = scaling([row()], {"slm-stage4": About(hours=500.0)})
+    table = scaling([row()], {"slm-stage4": TrainingFacts(hours=500.0)})
     assert [line[2] for line in table.lines] == [212.25, 500.0, 694.06, 2269.57, 7638.95]
     assert table.paper == {0, 2, 3, 4}
-    assert scaling([row(test_set="toy")], {"slm-stage4": About(hours=1.0)}) is None
+    assert scaling([row(test_set="toy")], {"slm-stage4": TrainingFacts(hours=1.0)}) is None
 
 
 def test_the_three_forms_of_a_table_say_the_same():

@@ -5,15 +5,15 @@ import random
 
 import pytest
 
-from pipeline.evaluation.records import Segment, Session
-from pipeline.evaluation.speaker_metrics import NameUse, diarisation, has_times, name_use, speaker_figures
+from pipeline.evaluation.records import SegLstRow, SessionTranscript
+from pipeline.evaluation.speaker_metrics import NameUse, diarisation, has_times, name_use, score_speakers
 
 
 def session(reference, hypothesis, names=None):
     def make(rows):
-        return tuple(Segment("x", *row) for row in rows)
+        return tuple(SegLstRow("x", *row) for row in rows)
 
-    return Session("x", make(reference), make(hypothesis), names=names)
+    return SessionTranscript("x", make(reference), make(hypothesis), names=names)
 
 
 def plain_der(s, step=0.01):
@@ -67,15 +67,15 @@ def test_der_needs_times_on_both_sides_of_every_session():
     untimed = session([("A", "x", 0.0, 1.0)], [("1", "x")])
     assert has_times(timed)
     assert not has_times(untimed)
-    assert speaker_figures([timed]).der.percent == 0
-    assert speaker_figures([timed, untimed]).der is None
+    assert score_speakers([timed]).der.percent == 0
+    assert score_speakers([timed, untimed]).der is None
 
 
 def test_speaker_count_counts_speakers_that_say_something():
     right = session([("A", "x"), ("B", "y")], [("1", "x"), ("2", "y"), ("3", " ")])
     wrong = session([("A", "x"), ("B", "y")], [("1", "x")])
-    assert speaker_figures([right, wrong]).count_accuracy == 50
-    assert speaker_figures([]).count_accuracy is None
+    assert score_speakers([right, wrong]).count_accuracy == 50
+    assert score_speakers([]).count_accuracy is None
 
 
 def test_names_in_over_registration():

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.decode.test_set import Job, open_test_set
+from pipeline.decode.test_set import DecodeJob, open_test_set
 from pipeline.preflight.checks import all_checks
 from pipeline.prompts import Mode, PromptTokenizer
 from pipeline.ranks.launch import Ranks
@@ -109,7 +109,7 @@ def test_preflight_looks_at_the_vectors_that_training_takes(packed):
 
 
 def test_decoding_takes_the_vectors_that_the_run_was_trained_with(packed):
-    jobs = [Job("over", (1, 2), "over")]
+    jobs = [DecodeJob("over", (1, 2), "over")]
     dataset = open_test_set(str(packed / "o"), None, recipe(packed, "mean", "mean-of-frames"), jobs)
     assert dataset.extractor_id() == "mean-of-frames"
     assert read_sample(dataset, 0, 0).embeddings.shape[1] == dataset.speakers.dim == 80

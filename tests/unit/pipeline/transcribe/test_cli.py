@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from pipeline.export.folder import export
 from pipeline.transcribe.cli import main
-from pipeline.transcribe.load_model import open_model
+from pipeline.transcribe.load_model import load_model
 from pipeline.transcribe.outputs import FORMATS, SUFFIXES
 from shards.errors import ConfigError, ModelError
 from shards.sample import SAMPLE_RATE
@@ -31,7 +31,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     base = make_base(folder / "base")
     sharpen(base.llm)
     run = finished_run(folder, speaker_dim=192, extractor="campplus_cn_en_common")
-    _, _, extractor, registers = open_model(run, "cpu")
+    _, _, extractor, registers = load_model(run, "cpu")
     assert (extractor, registers) == ("campplus_cn_en_common", True)
     export(run, folder / "exported")
     wave, _ = talk(PEOPLE[:2], 6)
@@ -55,7 +55,7 @@ def enrolled(folder: Path) -> list[str]:
 def test_an_exported_folder_opens_without_a_question(folder: Path):
     """transformers asks on the terminal before it runs code out of a folder; ours needs none of it."""
     where = str(folder / "exported")
-    code = f"import pathlib, pipeline.transcribe.load_model as o; o.open_model(pathlib.Path({where!r}), 'cpu')"
+    code = f"import pathlib, pipeline.transcribe.load_model as o; o.load_model(pathlib.Path({where!r}), 'cpu')"
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stderr
@@ -160,8 +160,8 @@ def test_an_export_of_stage_1_registers_nobody(folder: Path, tmp_path: Path):
     assert "stage: 4" in recipe
     (tmp_path / "run" / "config.yaml").write_text(recipe.replace("stage: 4", "stage: 1"))
     export(tmp_path / "run", tmp_path / "exported")
-    assert [open_model(tmp_path / name, "cpu")[3] for name in ("run", "exported")] == [False, False]
-    assert open_model(folder / "exported", "cpu")[3]
+    assert [load_model(tmp_path / name, "cpu")[3] for name in ("run", "exported")] == [False, False]
+    assert load_model(folder / "exported", "cpu")[3]
 
 
 def test_a_chunk_that_the_llm_cannot_take_does_not_cost_those_before_it(
@@ -219,7 +219,7 @@ def test_the_page_takes_no_recordings(folder: Path, capsys):
 
 def test_a_folder_without_a_model_is_refused(folder: Path, tmp_path: Path):
     with pytest.raises(ConfigError, match="no finished run"):
-        open_model(tmp_path, "cpu")
+        load_model(tmp_path, "cpu")
     shutil.copy(folder / "run" / "config.yaml", tmp_path)
     assert main([*arguments(folder, "run", tmp_path), "--model", str(tmp_path)]) == 1
 

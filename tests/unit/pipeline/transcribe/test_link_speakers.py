@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline.transcribe.link_speakers import CLEARLY, Linker
+from pipeline.transcribe.link_speakers import CLEARLY, SpeakerLinker
 
 THRESHOLD = 0.5
 ANN, BEA, CEM, NOBODY = np.eye(4)
@@ -16,9 +16,9 @@ def like(person: np.ndarray, cosine: float, other: np.ndarray = NOBODY) -> np.nd
     return cosine * person + np.sqrt(1 - cosine**2) * other
 
 
-def linker(**people: np.ndarray) -> Linker:
+def linker(**people: np.ndarray) -> SpeakerLinker:
     """With these people enrolled."""
-    made = Linker(THRESHOLD)
+    made = SpeakerLinker(THRESHOLD)
     made.enrol(list(people), np.stack(list(people.values())))
     return made
 
@@ -68,7 +68,7 @@ def test_two_alike_are_two_people(cosine: float):
 
 
 def test_where_nobody_else_is_known_a_label_is_somebody_new():
-    link = Linker(THRESHOLD)
+    link = SpeakerLinker(THRESHOLD)
     found = link.link({"spk0": (ANN, 5.0), "spk1": (like(ANN, 0.8), 5.0)})
     assert names(found) == {"spk0": "Speaker 1", "spk1": "Speaker 2"}
 

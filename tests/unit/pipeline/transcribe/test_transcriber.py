@@ -11,7 +11,7 @@ import pytest
 import soundfile
 
 from pipeline.decode.ask import Answer
-from pipeline.transcribe.transcriber import Options, Transcriber
+from pipeline.transcribe.transcriber import TranscribeOptions, Transcriber
 from shards.errors import AudioError, ConfigError, SpeakerError
 from shards.manifests.clips import ClipRule
 from shards.sample import SAMPLE_RATE
@@ -22,7 +22,7 @@ SHORT = ClipRule((15.0, 20.0), (10.0, 25.0))
 
 
 def transcriber(write, **options) -> Transcriber:
-    return Transcriber(write, extractor, Options(**{"rule": SHORT, **options}), cache=package_cache())
+    return Transcriber(write, extractor, TranscribeOptions(**{"rule": SHORT, **options}), cache=package_cache())
 
 
 def constant(text: str, stop: str = "end"):
@@ -82,7 +82,10 @@ def test_names_that_the_model_writes_are_kept_and_others_are_named_by_voice(conv
 def test_without_a_speaker_model_names_hold_for_a_chunk(conversation):
     path, wave, said = conversation
     used = Transcriber(
-        Reference(wave, said), lambda: pytest.fail("loaded"), Options(rule=SHORT, naming="none"), cache=package_cache()
+        Reference(wave, said),
+        lambda: pytest.fail("loaded"),
+        TranscribeOptions(rule=SHORT, naming="none"),
+        cache=package_cache(),
     )
     transcript = used.transcribe(path)
     assert all(t.speaker == f"chunk {t.chunk + 1} {t.written}" for t in transcript.turns)
@@ -98,7 +101,9 @@ def test_the_transcript_grows_chunk_by_chunk(conversation):
 
 def test_a_model_of_stage_1_writes_words_only(conversation, tmp_path: Path):
     path, _, _ = conversation
-    words = Transcriber(constant("ciao"), extractor, Options(rule=SHORT), registers=False, cache=package_cache())
+    words = Transcriber(
+        constant("ciao"), extractor, TranscribeOptions(rule=SHORT), registers=False, cache=package_cache()
+    )
     transcript = words.transcribe(path)
     assert {(t.speaker, t.text) for t in transcript.turns} == {(None, "ciao")}
     with pytest.raises(ConfigError, match="stage 1"):

@@ -134,11 +134,11 @@ class Bench:
 
 def shape(small: bool) -> dict[str, Any]:
     """Arguments of SpeakerLMConfig."""
-    from pipeline.model.sensevoice_folder import sensevoice_conf
-    from pipeline.preflight.shapes import ENCODERS, LLMS
+    from pipeline.model.encoders.sensevoice import SHAPES, sensevoice_conf
+    from pipeline.preflight.shapes import LLMS
 
     llm = dict(LLMS["Qwen2.5-7B-Instruct"])
-    encoder = dict(ENCODERS["SenseVoiceSmall"])
+    encoder = dict(SHAPES["SenseVoiceSmall"][1])
     projector = {"layers": 2, "heads": 8, "ffn": 2048, "dropout": 0.1, "stride": 2}
     if small:
         llm |= {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,

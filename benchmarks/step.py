@@ -40,8 +40,8 @@ def model_of_size(width: int) -> Any:
     import torch
 
     from pipeline.model.configuration_speakerlm import SpeakerLMConfig
+    from pipeline.model.encoders.sensevoice import sensevoice_conf
     from pipeline.model.modeling_speakerlm import SpeakerLMForConditionalGeneration
-    from pipeline.model.sensevoice_folder import sensevoice_conf
     from pipeline.stages import STAGES
 
     llm = {

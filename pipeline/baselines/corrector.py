@@ -15,14 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.checkpoint.final_weights import read_done
-from pipeline.model.build import base_hashes, load_tokenizer
+from pipeline.model.build import load_tokenizer
 from pipeline.model.causal_lm import load_llm
+from pipeline.model.hub import resolve_checkpoint
 from pipeline.model.lora import add_lora
 from pipeline.model.loss import token_losses, token_losses_sum
 from pipeline.model.modeling_speakerlm import SpeakerLMOutput
-from pipeline.model.own_weights import load_own_weights
+from pipeline.model.own_weights import base_hashes, load_own_weights
 from pipeline.model.packing import Segments, no_mask
-from pipeline.model.sensevoice_folder import resolve_checkpoint
 from pipeline.recipe.load import load_recipe
 from pipeline.recipe.schema import ModelConfig
 from pipeline.stages import CORRECTION, module_of

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.checkpoint.final_weights import DONE
+from pipeline.model.encoder_plugins import find_encoder
 from pipeline.recipe.load import load_recipe
 from pipeline.recipe.schema import Recipe
 from pipeline.stages import STAGES
@@ -70,7 +71,7 @@ def model_card(run: Path, recipe: Recipe, name: str, merged: bool, scores: Path 
 def _needs(recipe: Recipe, merged: bool) -> str:
     """The libraries that the folder's code imports."""
     names = ["transformers", "torch"]
-    names += ["funasr"] * (recipe.model.encoder.type == "sensevoice") + ["peft"] * (not merged)
+    names += [*find_encoder(recipe.model.encoder.type).REQUIRES, *["peft"] * (not merged)]
     return f"Needs {', '.join(names[:-1])} and {names[-1]}."
 
 

@@ -69,12 +69,12 @@ def _write(folder: Path, run: Path, recipe: Recipe, merge: bool, dtype: str, lar
     from transformers import AutoConfig
 
     from pipeline.model.build import speakerlm_config
-    from pipeline.model.sensevoice_folder import resolve_checkpoint
+    from pipeline.model.hub import resolve_checkpoint
 
     cfg = recipe.model
     llm_folder = resolve_checkpoint(cfg.llm.checkpoint, cfg.llm.hub)
     llm_config = AutoConfig.from_pretrained(str(llm_folder))
-    config = speakerlm_config(cfg, llm_config)
+    config = speakerlm_config(cfg, llm_config.to_dict())
     config.activation_checkpointing = False
     config.registration = STAGES[recipe.stage].registration
     bones = skeleton(config)
@@ -92,8 +92,7 @@ def _write(folder: Path, run: Path, recipe: Recipe, merge: bool, dtype: str, lar
 
 def _own_tensors(run: Path, bones: Skeleton, llm_folder: Path) -> TensorFiles:
     """The run's own weights, after a look at whether they are whole and belong to this LLM."""
-    from pipeline.model.build import base_hashes
-    from pipeline.model.own_weights import WEIGHTS, check_own_weights
+    from pipeline.model.own_weights import WEIGHTS, base_hashes, check_own_weights
 
     path = run / WEIGHTS
     expected = read_done(run)["weights_sha256"]

@@ -5,31 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from pipeline.model.causal_lm import load_llm
 from pipeline.model.configuration_speakerlm import SpeakerLMConfig
+from pipeline.model.encoder_plugins import EncoderCheckpoint, EncoderShape, find_encoder, shape_without_checkpoint
+from pipeline.model.hub import resolve_checkpoint
 from pipeline.model.modeling_speakerlm import SpeakerLMForConditionalGeneration
-from pipeline.model.own_weights import load_own_weights
-from pipeline.model.sensevoice_folder import (
-    SENSEVOICE_FILES,
-    SenseVoiceCheckpoint,
-    fingerprint_weights,
-    read_sensevoice_folder,
-    resolve_checkpoint,
-)
-from pipeline.model.speech_encoder import build_encoder, dropout_names, feature_width
-from pipeline.model.whisper_encoder import WHISPER
-from pipeline.model.whisper_folder import WHISPER_FILES, WhisperCheckpoint, read_whisper_folder
+from pipeline.model.own_weights import base_hashes, load_own_weights
+from pipeline.model.speech_encoder import BUILT_IN, build_encoder
 from pipeline.prompts import PromptTokenizer
 from pipeline.recipe.load import load_recipe
 from pipeline.recipe.schema import ModelConfig, Recipe
 from pipeline.stages import Stage, check_speech, module_of
-
-if TYPE_CHECKING:
-    from transformers import PretrainedConfig
 
 
 def load_tokenizer(cfg: ModelConfig) -> PromptTokenizer:
@@ -59,7 +49,7 @@ def build_model(
     llm_folder = resolve_checkpoint(cfg.llm.checkpoint, cfg.llm.hub)
     llm = load_llm(llm_folder, ds_config=ds_config, dtype=dtype)
     source = _encoder_source(cfg)
-    config = speakerlm_config(cfg, llm.config, source)
+    config = speakerlm_config(cfg, llm.config.to_dict(), source)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         encoder: Any = build_encoder(config)
@@ -75,48 +65,48 @@ def build_model(
     return model
 
 
-def base_hashes(llm_folder: Path) -> dict[str, str]:
-    """What tells the LLM that own weights were trained on from any other."""
-    return {"llm": fingerprint_weights(llm_folder), "tokenizer": PromptTokenizer.from_folder(llm_folder).hash}
-
-
-def _encoder_source(cfg: ModelConfig) -> SenseVoiceCheckpoint | WhisperCheckpoint | None:
-    """The encoder's checkpoint folder, where the recipe names one."""
+def _encoder_source(cfg: ModelConfig) -> EncoderCheckpoint | None:
+    """The encoder's checkpoint; None if the recipe names none."""
     if not cfg.encoder.checkpoint:
         return None
-    if cfg.encoder.type == "whisper":
-        return read_whisper_folder(resolve_checkpoint(cfg.encoder.checkpoint, cfg.encoder.hub, WHISPER_FILES))
-    return read_sensevoice_folder(resolve_checkpoint(cfg.encoder.checkpoint, cfg.encoder.hub, SENSEVOICE_FILES))
+    plugin = find_encoder(cfg.encoder.type)
+    return plugin.read_checkpoint(resolve_checkpoint(cfg.encoder.checkpoint, cfg.encoder.hub, plugin.FILES))
 
 
 def speakerlm_config(
-    cfg: ModelConfig, llm: PretrainedConfig, source: SenseVoiceCheckpoint | WhisperCheckpoint | None = None
+    cfg: ModelConfig, llm: dict[str, Any], encoder: EncoderCheckpoint | EncoderShape | None = None
 ) -> SpeakerLMConfig:
-    """The model's configuration, from a recipe and what its checkpoints say of themselves.
+    """The model's configuration, from a recipe and the configurations of its checkpoints.
 
     Args:
-        llm: the LLM's configuration.
-        source: the encoder's checkpoint; None reads it where the recipe names one.
+        llm: the LLM's configuration, as ``to_dict()`` gives it.
+        encoder: the encoder's checkpoint or shape; None reads the checkpoint that the recipe names.
     """
-    source = source or _encoder_source(cfg)
-    new = WHISPER if cfg.encoder.type == "whisper" else cfg.encoder.class_name
-    class_name = source.class_name if source else new
-    conf = dict(source.encoder_conf if source else cfg.encoder.config)
+    plugin = find_encoder(cfg.encoder.type)
+    shape = encoder or _encoder_source(cfg) or new_encoder_shape(cfg)
+    conf = dict(shape.encoder_conf)
     if cfg.encoder.dropout is not None:
-        conf.update(dict.fromkeys(dropout_names(class_name), cfg.encoder.dropout))
+        conf.update(dict.fromkeys(plugin.DROPOUTS, cfg.encoder.dropout))
     return SpeakerLMConfig(
-        encoder_class=class_name,
+        encoder_type="" if cfg.encoder.type in BUILT_IN else cfg.encoder.type,
+        encoder_class=shape.class_name,
         encoder_conf=conf,
-        frontend_conf=source.frontend_conf if source else {},
-        feature_shift=source.shift if source else [0.0] * feature_width(class_name),
-        feature_scale=source.scale if source else [1.0] * feature_width(class_name),
+        frontend_conf=shape.frontend_conf,
+        feature_shift=shape.shift,
+        feature_scale=shape.scale,
         projector=asdict(cfg.projector),
-        llm=llm.to_dict(),
+        llm=llm,
         lora=asdict(cfg.lora),
         speaker_dim=cfg.speaker_dim,
         extractor=cfg.extractor,
         activation_checkpointing=cfg.activation_checkpointing,
     )
+
+
+def new_encoder_shape(cfg: ModelConfig) -> EncoderShape:
+    """The shape of an encoder that starts at random: class and arguments of the recipe."""
+    plugin = find_encoder(cfg.encoder.type)
+    return shape_without_checkpoint(plugin, plugin.CLASS_NAME or cfg.encoder.class_name, cfg.encoder.config)
 
 
 def set_trainable(model: SpeakerLMForConditionalGeneration, stage: Stage) -> list[str]:

@@ -8,9 +8,10 @@ from transformers import PreTrainedConfig
 
 
 class SpeakerLMConfig(PreTrainedConfig):
-    """Encoder, projectors, LLM and LoRA. Self-contained: no file beside it is needed to build the model."""
+    """Encoder, projectors, LLM and LoRA. Self-contained: no other file is needed to build the model."""
 
     model_type = "speakerlm"
+    encoder_type = ""
 
     def __init__(
         self,
@@ -26,6 +27,7 @@ class SpeakerLMConfig(PreTrainedConfig):
         extractor: str = "",
         registration: bool = True,
         activation_checkpointing: bool = False,
+        encoder_type: str = "",
         **kwargs: Any,
     ) -> None:
         """Take the parts as plain dicts.
@@ -43,6 +45,7 @@ class SpeakerLMConfig(PreTrainedConfig):
             extractor: id of the extractor that made them.
             registration: it was trained to read registered names; False after stage 1.
             activation_checkpointing: recompute activations of encoder, projector and LLM in backward.
+            encoder_type: name of a plug-in of the group ``speakerlm.encoders``; empty for FunASR's and Whisper's.
             kwargs: what every PreTrainedConfig takes.
         """
         self.encoder_class = encoder_class
@@ -57,4 +60,6 @@ class SpeakerLMConfig(PreTrainedConfig):
         self.extractor = extractor
         self.registration = registration
         self.activation_checkpointing = activation_checkpointing
+        if encoder_type:  # config.json of the built-in encoders has no such key
+            self.encoder_type = encoder_type
         super().__init__(**kwargs)

@@ -23,7 +23,7 @@ from pipeline.model.loss import token_losses, token_losses_sum
 from pipeline.model.packing import Segments, no_mask, register
 from pipeline.model.projectors import AudioProjector, SpeakerProjector
 from pipeline.model.specaugment import mask_features
-from pipeline.model.speech_encoder import SpeechEncoder, build_encoder, build_frontend
+from pipeline.model.speech_encoder import build_encoder, build_frontend
 from pipeline.stages import MODULES, module_of
 from shards.errors import ModelError
 
@@ -50,13 +50,11 @@ class SpeakerLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
     _supports_sdpa = True
     _no_split_modules = ("EncoderLayerSANM", "WhisperEncoderLayer", "TransformerLayer")  # type: ignore[assignment]
 
-    def __init__(
-        self, config: SpeakerLMConfig, *, llm: PreTrainedModel | None = None, encoder: SpeechEncoder | None = None
-    ) -> None:
+    def __init__(self, config: SpeakerLMConfig, *, llm: PreTrainedModel | None = None, encoder: Any = None) -> None:
         """Build the parts that are not given; all but a given ``llm`` and ``encoder`` start at random."""
         super().__init__(config)
         self.frontend = build_frontend(config)
-        self.encoder = encoder or build_encoder(config)
+        self.encoder: Any = encoder or build_encoder(config)
         self.llm: Any = llm if llm is not None else _llm_from_config(config.llm)
         width: int = self.get_input_embeddings().embedding_dim
         self.audio_projector = AudioProjector(self.encoder.output_size, width, **config.projector)

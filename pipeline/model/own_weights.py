@@ -6,6 +6,7 @@ them in fp32, with the hashes of the base that they belong to.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pipeline.model.modeling_speakerlm import SpeakerLMForConditionalGeneration
+from pipeline.prompts import PromptTokenizer
 from pipeline.stages import module_of
 from shards.errors import ModelError
 
@@ -42,7 +43,7 @@ def save_own_weights(path: Path, tensors: Mapping[str, Tensor], bases: Mapping[s
     save_file(flat, str(path), metadata={"format": "pt", BASES: json.dumps(dict(bases), sort_keys=True)})
 
 
-def load_own_weights(model: SpeakerLMForConditionalGeneration, folder: Path) -> None:
+def load_own_weights(model: Any, folder: Path) -> None:
     """Take the own weights of a finished run. Before ``deepspeed.initialize``, when they are still whole on every rank.
 
     Raises:
@@ -88,3 +89,29 @@ def _check_names(path: Path, found: set[str], own: Iterable[str]) -> None:
     if problems:
         more = f"; and {len(problems) - 10} more" if len(problems) > 10 else ""
         raise ModelError(f"{path} is of another model: {'; '.join(problems[:10])}{more}")
+
+
+def base_hashes(llm_folder: Path) -> dict[str, str]:
+    """What tells the LLM that own weights were trained on from any other."""
+    return {"llm": fingerprint_weights(llm_folder), "tokenizer": PromptTokenizer.from_folder(llm_folder).hash}
+
+
+def fingerprint_weights(folder: Path) -> str:
+    """Hash that tells checkpoints apart without reading them whole.
+
+    Names and sizes of the weight files and 1 MiB from the start, middle and end of each: a 15 GB model takes
+    milliseconds, and a file that was trained further differs in every part of it.
+    """
+    digest = hashlib.sha256()
+    files = [*sorted(folder.glob("*.safetensors")), *sorted(folder.glob("*.bin")), *sorted(folder.glob("*.pt"))]
+    if not files:
+        raise ModelError(f"{folder}: no weights (*.safetensors, *.bin, *.pt)")
+    part = 1 << 20
+    for path in files:
+        size = path.stat().st_size
+        digest.update(f"{path.name} {size}\n".encode())
+        with path.open("rb") as f:
+            for offset in (0, max(0, size // 2), max(0, size - part)):
+                f.seek(offset)
+                digest.update(f.read(part))
+    return digest.hexdigest()

@@ -14,12 +14,32 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from pipeline.model.configuration_speakerlm import SpeakerLMConfig
 from pipeline.model.host import within
+from pipeline.model.sensevoice_frontend import Frontend
 from shards.errors import ModelError
 from shards.voices.funasr_modules import funasr_module
 
 if TYPE_CHECKING:
-    from pipeline.model.sensevoice_folder import SenseVoiceCheckpoint
+    from pipeline.model.encoder_plugins import EncoderCheckpoint
+
+
+def build_frontend(config: SpeakerLMConfig) -> Frontend:
+    """Build FunASR's frontend from a model's configuration.
+
+    Raises:
+        ModelError: settings that the frontend does not support.
+    """
+    return Frontend(config.feature_shift, config.feature_scale, config.frontend_conf)
+
+
+def build_encoder(config: SpeakerLMConfig) -> FunasrEncoder:
+    """Build the encoder of a model's configuration, with random weights.
+
+    Raises:
+        ModelError: no such class, or arguments that it refuses.
+    """
+    return FunasrEncoder(config.encoder_class, config.encoder_conf, len(config.feature_shift))
 
 
 def encoder_class(name: str) -> type[nn.Module]:
@@ -89,7 +109,7 @@ class FunasrEncoder(nn.Module):
             return checkpoint(_first_output, block, x, mask, use_reentrant=False)
         return _first_output(block, x, mask)
 
-    def load_checkpoint(self, checkpoint: SenseVoiceCheckpoint) -> None:
+    def load_checkpoint(self, checkpoint: EncoderCheckpoint) -> None:
         """Copy the weights of a checkpoint; every key must fit.
 
         Raises:

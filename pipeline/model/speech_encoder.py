@@ -1,46 +1,46 @@
-"""The speech encoder and the frontend that a configuration names: FunASR's or Whisper's."""
+"""Build the speech encoder and the frontend that a configuration names."""
 
 from __future__ import annotations
 
+from typing import Any
+
 from pipeline.model.configuration_speakerlm import SpeakerLMConfig
-from pipeline.model.sensevoice_encoder import FunasrEncoder
-from pipeline.model.sensevoice_frontend import Frontend
-from pipeline.model.whisper_encoder import DROPOUTS, WHISPER, WhisperSpeechEncoder
-from pipeline.model.whisper_frontend import WhisperFrontend
+from pipeline.model.encoder_plugins import find_encoder
+from pipeline.model.sensevoice_encoder import build_encoder as build_sensevoice
+from pipeline.model.sensevoice_encoder import build_frontend as build_sensevoice_frontend
+from pipeline.model.whisper_encoder import WHISPER
+from pipeline.model.whisper_encoder import build_encoder as build_whisper
+from pipeline.model.whisper_encoder import build_frontend as build_whisper_frontend
 
-SpeechEncoder = FunasrEncoder | WhisperSpeechEncoder
-SpeechFrontend = Frontend | WhisperFrontend
+# Known without a look-up, so that an exported folder carries their code. A configuration names them by its class.
+BUILT_IN = {
+    "sensevoice": (build_sensevoice_frontend, build_sensevoice),
+    "whisper": (build_whisper_frontend, build_whisper),
+}
 
 
-def build_frontend(config: SpeakerLMConfig) -> SpeechFrontend:
-    """What makes the encoder's features.
+def build_frontend(config: SpeakerLMConfig) -> Any:
+    """Build what makes the encoder's features.
 
     Raises:
+        ConfigError: no encoder of the configured type is known.
         ModelError: a configuration that the frontend does not support.
     """
-    if config.encoder_class == WHISPER:
-        return WhisperFrontend(config.encoder_conf.get("num_mel_bins", 80))
-    return Frontend(config.feature_shift, config.feature_scale, config.frontend_conf)
+    name = encoder_type(config)
+    return BUILT_IN[name][0](config) if name in BUILT_IN else find_encoder(name).build_frontend(config)
 
 
-def build_encoder(config: SpeakerLMConfig) -> SpeechEncoder:
-    """The encoder with random weights.
+def build_encoder(config: SpeakerLMConfig) -> Any:
+    """Build the encoder with random weights.
 
     Raises:
+        ConfigError: no encoder of the configured type is known.
         ModelError: no such class, or arguments that it refuses.
     """
-    if config.encoder_class == WHISPER:
-        return WhisperSpeechEncoder(config.encoder_conf)
-    return FunasrEncoder(config.encoder_class, config.encoder_conf, len(config.feature_shift))
+    name = encoder_type(config)
+    return BUILT_IN[name][1](config) if name in BUILT_IN else find_encoder(name).build_encoder(config)
 
 
-def dropout_names(encoder_class: str) -> tuple[str, ...]:
-    """What the class calls its dropout rates."""
-    return (
-        DROPOUTS if encoder_class == WHISPER else ("dropout_rate", "positional_dropout_rate", "attention_dropout_rate")
-    )
-
-
-def feature_width(encoder_class: str) -> int:
-    """Values of the shift and scale that a configuration needs where no checkpoint brings them."""
-    return 0 if encoder_class == WHISPER else 560
+def encoder_type(config: SpeakerLMConfig) -> str:
+    """Name of the encoder's module; configurations of the built-in ones do not record it."""
+    return config.encoder_type or ("whisper" if config.encoder_class == WHISPER else "sensevoice")

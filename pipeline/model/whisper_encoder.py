@@ -25,13 +25,14 @@ from transformers import WhisperConfig
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from pipeline.frames import windows
+from pipeline.model.configuration_speakerlm import SpeakerLMConfig
 from pipeline.model.host import within
 from pipeline.model.sensevoice_encoder import check_state, sinusoidal_positions
-from pipeline.model.whisper_frontend import STACKED
+from pipeline.model.whisper_frontend import STACKED, WhisperFrontend
 from shards.errors import ModelError
 
 if TYPE_CHECKING:
-    from pipeline.model.whisper_folder import WhisperCheckpoint
+    from pipeline.model.encoder_plugins import EncoderCheckpoint
 
 WHISPER = "WhisperEncoder"  # SpeakerLMConfig.encoder_class
 STATES = STACKED // 2  # hidden states of a frame: the second convolution halves the rate
@@ -42,6 +43,20 @@ FIELDS = (
 DROPOUTS = ("dropout", "attention_dropout", "activation_dropout")
 # The table of a checkpoint is rounded to its dtype (fp16: 2.4e-4, bf16: 2e-3); trained positions are off by far more.
 POSITION_TOLERANCE = 4e-3
+
+
+def build_frontend(config: SpeakerLMConfig) -> WhisperFrontend:
+    """Build Whisper's frontend from a model's configuration."""
+    return WhisperFrontend(config.encoder_conf.get("num_mel_bins", 80))
+
+
+def build_encoder(config: SpeakerLMConfig) -> WhisperSpeechEncoder:
+    """Build the encoder of a model's configuration, with random weights.
+
+    Raises:
+        ModelError: fields that it does not know, or sizes that do not fit together.
+    """
+    return WhisperSpeechEncoder(config.encoder_conf)
 
 
 class WhisperSpeechEncoder(nn.Module):
@@ -97,7 +112,7 @@ class WhisperSpeechEncoder(nn.Module):
         done = iter([piece[:n] for piece, n in zip(x, sizes, strict=True)])
         return pad_sequence([torch.cat([next(done) for _ in spans]) for spans in cut], batch_first=True)
 
-    def load_checkpoint(self, source: WhisperCheckpoint) -> None:
+    def load_checkpoint(self, source: EncoderCheckpoint) -> None:
         """Copy the weights of a checkpoint; every key must fit.
 
         Raises:

@@ -108,25 +108,21 @@ def _devices(wanted: int) -> Iterator[Check]:
 
 def _checkpoints(recipe: Recipe) -> Iterator[Check]:
     encoder, llm = recipe.model.encoder, recipe.model.llm
-    folders: list[tuple[str, str, str, tuple[str, ...], tuple[str, ...]]] = [
-        ("LLM", llm.checkpoint, llm.hub, ("config.json", "tokenizer_config.json"), ("*.safetensors", "*.bin"))
-    ]
+    files: tuple[str, ...] = ("config.json", "tokenizer_config.json", "*.safetensors or *.bin")
+    folders = [("LLM", llm.checkpoint, llm.hub, files)]
     if encoder.checkpoint:
-        where = encoder.checkpoint, encoder.hub
-        if encoder.type == "whisper":
-            folders.append(("encoder", *where, ("config.json",), ("*.safetensors",)))
-        else:
-            folders.append(("encoder", *where, ("config.yaml", "am.mvn"), ("model.pt",)))
-    for what, name, hub, files, weights in folders:
+        from pipeline.model.encoder_plugins import find_encoder
+
+        files = find_encoder(encoder.type).FILES
+        folders.append(("encoder", encoder.checkpoint, encoder.hub, files))
+    for what, name, hub, files in folders:
         folder = Path(name)
         if not folder.is_dir():
             looks_like_id = name.count("/") == 1 and not name.startswith((".", "/"))
             verdict = "note" if looks_like_id else "FAIL"
             yield Check(verdict, what, f"{name}: no such folder" + (f"; it will be asked of {hub}" * looks_like_id))
             continue
-        missing = [f for f in files if not (folder / f).is_file()]
-        if not any(p for pattern in weights for p in folder.glob(pattern)):
-            missing.append(" or ".join(weights))
+        missing = [f for f in files if not any(p for pattern in f.split(" or ") for p in folder.glob(pattern))]
         yield Check("FAIL" if missing else "ok", what, f"{name}" + (f": {', '.join(missing)} missing" * bool(missing)))
 
 

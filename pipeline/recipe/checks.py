@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.stages import CORRECTION, MODULES, STAGES, stage_of
 from shards.errors import ConfigError
+from shards.plugins import plugin_names
 
 if TYPE_CHECKING:
     from pipeline.recipe.schema import DataConfig, Recipe, RegistrationConfig, TrainerConfig
@@ -71,8 +72,9 @@ def check(r: Recipe, where: str) -> None:
     if any(d.weight <= 0 for d in r.data.train):
         problems.append("data.train: every weight must be above 0")
     problems += _registration_problems(r.data.registration)
-    if r.model.encoder.type not in ("sensevoice", "whisper"):
-        problems.append(f"model.encoder.type is {r.model.encoder.type!r}, must be sensevoice or whisper")
+    encoders = plugin_names("encoders", "pipeline.model.encoders")
+    if r.model.encoder.type.replace("_", "-") not in encoders:
+        problems.append(f"model.encoder.type is {r.model.encoder.type!r}, must be one of {', '.join(encoders)}")
     problems += _data_problems(r.data)
     problems += _size_problems(r)
     problems += _trainer_problems(r.trainer)

@@ -44,7 +44,7 @@ def read_utterances(data: Path, name: str, tokenizer: PromptTokenizer) -> list[U
     """All samples of a packed dataset as features and frame targets."""
     import torch
 
-    from pipeline.model.sensevoice_folder import FRONTEND_CONF
+    from pipeline.model.encoders.sensevoice import FRONTEND_CONF
     from pipeline.model.sensevoice_frontend import Frontend
 
     frontend = Frontend([0.0] * 560, [1.0] * 560, FRONTEND_CONF)
@@ -80,8 +80,8 @@ def train_encoder(data: Path, out: Path, steps: int, seed: int) -> None:
     import torch
     from torch.nn import functional
 
+    from pipeline.model.encoders.sensevoice import sensevoice_conf
     from pipeline.model.sensevoice_encoder import FunasrEncoder
-    from pipeline.model.sensevoice_folder import sensevoice_conf
     from pipeline.standins.write_folders import write_sensevoice_folder
 
     torch.manual_seed(seed)

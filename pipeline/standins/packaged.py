@@ -41,7 +41,7 @@ def write_parts(out: Path, cache: Path | None = None) -> None:
 
 def write_whisper(folder: Path, cache: Path | None = None) -> None:
     """Whisper-base's encoder, fp16 as in the package, in Whisper's layout of transformers."""
-    from pipeline.model.whisper_folder import whisper_conf
+    from pipeline.model.encoders.whisper import whisper_conf
     from pipeline.standins.ctranslate2_file import whisper_encoder
     from pipeline.standins.write_folders import write_whisper_folder
     from shards.weights.package_weights import whisper_base

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
-from pipeline.model.sensevoice_folder import FRONTEND_CONF
-from pipeline.model.whisper_folder import PREFIXES
+from pipeline.model.encoders.sensevoice import FRONTEND_CONF
+from pipeline.model.encoders.whisper import PREFIXES
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from pipeline.model.encoders.sensevoice import read_checkpoint, sensevoice_conf
 from pipeline.model.sensevoice_encoder import FunasrEncoder, sinusoidal_positions
-from pipeline.model.sensevoice_folder import read_sensevoice_folder, sensevoice_conf
 from pipeline.standins.random_models import make_encoder
 from shards.errors import ModelError
 
@@ -20,7 +20,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def encoder(folder: Path) -> FunasrEncoder:
-    source = read_sensevoice_folder(folder)
+    source = read_checkpoint(folder)
     encoder = FunasrEncoder(source.class_name, source.encoder_conf)
     encoder.load_checkpoint(source)
     return encoder.eval()
@@ -83,13 +83,13 @@ def test_gradients_with_and_without_checkpointing_agree(encoder: FunasrEncoder, 
 def test_keys_that_do_not_fit_are_listed(encoder: FunasrEncoder, folder: Path, tmp_path: Path) -> None:
     deeper = FunasrEncoder("SenseVoiceEncoderSmall", sensevoice_conf(64, 4, 2))
     with pytest.raises(ModelError, match=r"missing encoders\.2\.feed_forward"):
-        deeper.load_checkpoint(read_sensevoice_folder(folder))
+        deeper.load_checkpoint(read_checkpoint(folder))
     shallower = FunasrEncoder("SenseVoiceEncoderSmall", sensevoice_conf(64, 3, 1))
     with pytest.raises(ModelError, match=r"unexpected tp_encoders\.1\."):
-        shallower.load_checkpoint(read_sensevoice_folder(folder))
+        shallower.load_checkpoint(read_checkpoint(folder))
     wider = FunasrEncoder("SenseVoiceEncoderSmall", sensevoice_conf(128, 3, 2))
     with pytest.raises(ModelError, match=r"is \(64,\), expected \(128,\)"):
-        wider.load_checkpoint(read_sensevoice_folder(folder))
+        wider.load_checkpoint(read_checkpoint(folder))
 
 
 def test_an_encoder_of_the_papers_size_is_a_setting() -> None:
@@ -111,4 +111,4 @@ def test_a_missing_file_is_named(tmp_path: Path, missing: str) -> None:
     folder = make_encoder(tmp_path, 32, 1, 0)
     (folder / missing).unlink()
     with pytest.raises(ModelError, match=missing):
-        read_sensevoice_folder(folder).encoder_state()
+        read_checkpoint(folder).encoder_state()

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pipeline.frames import fbank_frames, lfr_frames
-from pipeline.model.sensevoice_folder import FRONTEND_CONF
+from pipeline.model.encoders.sensevoice import FRONTEND_CONF
 from pipeline.model.sensevoice_frontend import Frontend
 from pipeline.standins.write_folders import write_mvn
 from shards.corpora.packaged_speech import PACKAGES

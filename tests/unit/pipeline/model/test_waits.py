@@ -15,9 +15,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from benchmarks.gpu_bench import shape
 from pipeline.flops import Load
 from pipeline.model.configuration_speakerlm import SpeakerLMConfig
+from pipeline.model.encoders.whisper import whisper_conf
 from pipeline.model.modeling_speakerlm import SpeakerLMForConditionalGeneration
 from pipeline.model.whisper_encoder import WHISPER
-from pipeline.model.whisper_folder import whisper_conf
 from pipeline.preflight.memory import inputs_of
 from pipeline.stages import STAGES
 

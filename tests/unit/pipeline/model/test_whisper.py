@@ -17,11 +17,11 @@ from pipeline import flops
 from pipeline.export.folder import export
 from pipeline.frames import encoder_frames, windows
 from pipeline.model.build import build_model, load_finished_run, load_tokenizer
+from pipeline.model.encoders.whisper import read_checkpoint, whisper_conf
 from pipeline.model.modeling_speakerlm import SpeakerLMForConditionalGeneration
 from pipeline.model.processing_speakerlm import SpeakerLMProcessor
 from pipeline.model.specaugment import mask_features
 from pipeline.model.whisper_encoder import WhisperSpeechEncoder
-from pipeline.model.whisper_folder import read_whisper_folder, whisper_conf
 from pipeline.model.whisper_frontend import WhisperFrontend
 from pipeline.prompts import Mode
 from pipeline.recipe.schema import EncoderConfig, ModelConfig
@@ -201,10 +201,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_folder_that_transformers_wrote_is_read(folder: Path, tmp_path: Path) -> None:
-    source = read_whisper_folder(folder)
+    source = read_checkpoint(folder)
     encoder = WhisperSpeechEncoder(source.encoder_conf)
     encoder.load_checkpoint(source)
-    again = read_whisper_folder(write_whisper_folder(tmp_path / "own", encoder.state_dict(), source.encoder_conf))
+    again = read_checkpoint(write_whisper_folder(tmp_path / "own", encoder.state_dict(), source.encoder_conf))
     assert again.encoder_conf == source.encoder_conf
     assert again.encoder_state().keys() == encoder.state_dict().keys()
     other = WhisperSpeechEncoder(again.encoder_conf)
@@ -213,22 +213,22 @@ def test_a_folder_that_transformers_wrote_is_read(folder: Path, tmp_path: Path) 
 
 
 def test_a_folder_that_does_not_fit_is_refused(folder: Path, tmp_path: Path) -> None:
-    source = read_whisper_folder(folder)
+    source = read_checkpoint(folder)
     deeper = WhisperSpeechEncoder({**source.encoder_conf, "encoder_layers": 3})
     with pytest.raises(ModelError, match=r"missing layers\.2\."):
         deeper.load_checkpoint(source)
     state = {**source.encoder_state(), "embed_positions.weight": torch.randn(1500, 32)}
-    trained = read_whisper_folder(write_whisper_folder(tmp_path, state, source.encoder_conf))
+    trained = read_checkpoint(write_whisper_folder(tmp_path, state, source.encoder_conf))
     with pytest.raises(ModelError, match="trained positions"):
         WhisperSpeechEncoder(source.encoder_conf).load_checkpoint(trained)
     with pytest.raises(ModelError, match="does not know output_size"):
         WhisperSpeechEncoder({"output_size": 3})
     (tmp_path / "model.safetensors").unlink()
     with pytest.raises(ModelError, match=r"no \*\.safetensors"):
-        read_whisper_folder(tmp_path).encoder_state()
+        read_checkpoint(tmp_path).encoder_state()
     (tmp_path / "config.json").write_text('{"model_type": "qwen2"}')
     with pytest.raises(ModelError, match="model_type is not whisper"):
-        read_whisper_folder(tmp_path)
+        read_checkpoint(tmp_path)
 
 
 # ---------------------------------------------------------------------------------------------------------- the model

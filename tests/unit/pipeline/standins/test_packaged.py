@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from pipeline.model import whisper_encoder as module
+from pipeline.model.encoders.whisper import read_checkpoint, whisper_conf
 from pipeline.model.whisper_encoder import WhisperSpeechEncoder
-from pipeline.model.whisper_folder import read_whisper_folder, whisper_conf
 from pipeline.model.whisper_frontend import WhisperFrontend
 from pipeline.standins.ctranslate2_file import read_variables, whisper_encoder
 from pipeline.standins.write_folders import write_whisper_folder
@@ -32,7 +32,7 @@ def packaged() -> Path:
 @pytest.fixture(scope="module")
 def encoder(packaged: Path, tmp_path_factory: pytest.TempPathFactory) -> WhisperSpeechEncoder:
     folder = tmp_path_factory.mktemp("whisper")
-    source = read_whisper_folder(
+    source = read_checkpoint(
         write_whisper_folder(folder, whisper_encoder(packaged / "model.bin"), whisper_conf(512, 6, 8))
     )
     encoder = WhisperSpeechEncoder(source.encoder_conf)

@@ -1,6 +1,4 @@
-"""Public checkpoints on disk: SenseVoiceSmall's layout, and folders of model hubs.
-
-The SenseVoice layout is a folder of three files:
+"""Encoder type ``sensevoice``: FunASR's encoders of the SANM family, from a folder in SenseVoiceSmall's layout.
 
 ===============  ==========================================================================================
 ``model.pt``     state dict of FunASR's model; the encoder's keys begin with ``encoder.``
@@ -11,8 +9,6 @@ The SenseVoice layout is a folder of three files:
 
 from __future__ import annotations
 
-import hashlib
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,12 +17,19 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from pipeline.model.sensevoice_encoder import build_encoder, build_frontend
 from shards.errors import ModelError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-SENSEVOICE_FILES = ("model.pt", "config.yaml", "am.mvn")
+__all__ = ["build_encoder", "build_frontend", "read_checkpoint"]
+
+CLASS_NAME = None  # the recipe chooses among FunASR's
+FILES = ("config.yaml", "am.mvn", "model.pt")
+DROPOUTS = ("dropout_rate", "positional_dropout_rate", "attention_dropout_rate")
+FEATURE_WIDTH = 560  # 7 stacked frames of 80 mel bands
+REQUIRES = ("funasr",)
 FRONTEND_CONF: dict[str, Any] = {
     "fs": 16000,
     "window": "hamming",
@@ -41,7 +44,7 @@ FRONTEND_CONF: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class SenseVoiceCheckpoint:
-    """What a SenseVoice folder says of itself; weights are read by :meth:`encoder_state`."""
+    """The configuration of a SenseVoice folder; weights are read by :meth:`encoder_state`."""
 
     folder: Path
     class_name: str
@@ -67,7 +70,7 @@ class SenseVoiceCheckpoint:
         return found
 
 
-def read_sensevoice_folder(folder: Path) -> SenseVoiceCheckpoint:
+def read_checkpoint(folder: Path) -> SenseVoiceCheckpoint:
     """Read ``config.yaml`` and ``am.mvn``.
 
     Raises:
@@ -127,61 +130,5 @@ def sensevoice_conf(dim: int, blocks: int, tp_blocks: int, heads: int = 4, ffn: 
     }
 
 
-# What a causal LM in the Hugging Face layout needs; hub repositories may hold the weights a second time besides.
-LLM_FILES = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja")
-
-
-def resolve_checkpoint(checkpoint: str, hub: str, files: Sequence[str] = LLM_FILES) -> Path:
-    """A local folder as it is; anything else is an id that is downloaded from a model hub, or found in its cache.
-
-    With ``HF_HUB_OFFLINE=1`` neither hub is asked and only caches are used, as on compute nodes without a network.
-
-    Args:
-        checkpoint: folder, or id such as ``Qwen/Qwen2.5-7B-Instruct``.
-        hub: modelscope or huggingface.
-        files: patterns of the files that are wanted.
-
-    Raises:
-        ModelError: the folder does not exist and the hub has no such id or cannot be reached.
-    """
-    local = Path(checkpoint)
-    if local.is_dir():
-        return local
-    if local.is_absolute() or checkpoint.startswith(".") or checkpoint.count("/") != 1:
-        raise ModelError(f"{checkpoint}: no such folder; give a local checkpoint folder or a hub id like owner/name")
-    if hub not in ("modelscope", "huggingface"):
-        raise ModelError(f"hub is {hub!r}, must be modelscope or huggingface")
-    offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
-    try:
-        if hub == "modelscope":
-            from modelscope import snapshot_download
-        else:
-            from huggingface_hub import snapshot_download
-        return Path(snapshot_download(checkpoint, allow_patterns=list(files), local_files_only=offline))
-    except Exception as e:
-        reason = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
-        raise ModelError(
-            f"{checkpoint}: no such local folder, and {hub} did not deliver it: {reason}. Check id and network; where "
-            "there is none, download it before and set HF_HUB_OFFLINE=1, or give a folder"
-        ) from e
-
-
-def fingerprint_weights(folder: Path) -> str:
-    """Hash that tells checkpoints apart without reading them whole.
-
-    Names and sizes of the weight files and 1 MiB from the start, middle and end of each: a 15 GB model takes
-    milliseconds, and a file that was trained further differs in every part of it.
-    """
-    digest = hashlib.sha256()
-    files = [*sorted(folder.glob("*.safetensors")), *sorted(folder.glob("*.bin")), *sorted(folder.glob("*.pt"))]
-    if not files:
-        raise ModelError(f"{folder}: no weights (*.safetensors, *.bin, *.pt)")
-    part = 1 << 20
-    for path in files:
-        size = path.stat().st_size
-        digest.update(f"{path.name} {size}\n".encode())
-        with path.open("rb") as f:
-            for offset in (0, max(0, size // 2), max(0, size - part)):
-                f.seek(offset)
-                digest.update(f.read(part))
-    return digest.hexdigest()
+# From SenseVoiceSmall's published config.yaml.
+SHAPES = {"SenseVoiceSmall": ("SenseVoiceEncoderSmall", sensevoice_conf(512, 50, 20, 4, 2048))}

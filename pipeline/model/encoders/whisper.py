@@ -1,4 +1,4 @@
-"""Whisper as a folder in the Hugging Face layout: ``config.json`` and safetensors. Only the encoder is read."""
+"""Encoder type ``whisper``: Whisper's encoder, from a folder in the Hugging Face layout; the decoder is not read."""
 
 from __future__ import annotations
 
@@ -7,19 +7,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.model.whisper_encoder import DROPOUTS, FIELDS, WHISPER
+from pipeline.model.whisper_encoder import DROPOUTS, FIELDS, WHISPER, build_encoder, build_frontend
 from shards.errors import ModelError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-WHISPER_FILES = ("config.json", "*.safetensors", "*.safetensors.index.json")
+__all__ = ["DROPOUTS", "build_encoder", "build_frontend", "read_checkpoint"]
+
+CLASS_NAME = WHISPER
+FILES = ("config.json", "*.safetensors")
+FEATURE_WIDTH = 0  # the frontend normalises each utterance
+REQUIRES: tuple[str, ...] = ()
 PREFIXES = ("model.encoder.", "encoder.")  # of WhisperForConditionalGeneration, and of WhisperModel
 
 
 @dataclass(frozen=True)
 class WhisperCheckpoint:
-    """What a Whisper folder says of itself; weights are read by :meth:`encoder_state`."""
+    """The configuration of a Whisper folder; weights are read by :meth:`encoder_state`."""
 
     folder: Path
     encoder_conf: dict[str, Any]
@@ -47,7 +52,7 @@ class WhisperCheckpoint:
         return found
 
 
-def read_whisper_folder(folder: Path) -> WhisperCheckpoint:
+def read_checkpoint(folder: Path) -> WhisperCheckpoint:
     """Read ``config.json``.
 
     Raises:
@@ -77,3 +82,13 @@ def whisper_conf(dim: int, layers: int, heads: int, *, n_mels: int = 80) -> dict
         "activation_function": "gelu",
         **dict.fromkeys(DROPOUTS, 0.0),
     }
+
+
+# From the config.json files that OpenAI publishes.
+SHAPES = {
+    "whisper-tiny": (WHISPER, whisper_conf(384, 4, 6)),
+    "whisper-base": (WHISPER, whisper_conf(512, 6, 8)),
+    "whisper-small": (WHISPER, whisper_conf(768, 12, 12)),
+    "whisper-medium": (WHISPER, whisper_conf(1024, 24, 16)),
+    "whisper-large-v3": (WHISPER, whisper_conf(1280, 32, 20, n_mels=128)),
+}

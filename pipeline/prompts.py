@@ -233,3 +233,9 @@ class PromptTokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         """Text of generated ids, without special tokens."""
         return self.tokenizer.decode(list(ids), skip_special_tokens=True).strip()
+
+
+def chat_ids(tokenizer: Any, messages: Sequence[Mapping[str, str]]) -> list[int]:
+    """Return the token ids of a conversation, up to where the assistant answers."""
+    text = tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, tokenize=False)
+    return list(tokenizer(text, add_special_tokens=False).input_ids)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from pipeline.prompts import chat_ids
 from shards.errors import ConfigError, ModelError
 
 RETRIED = (408, 409, 425, 429, 500, 502, 503, 504)  # answers after which it is worth asking again
@@ -28,12 +29,6 @@ class Llm(Protocol):
         ...
 
 
-def chat_ids(tokenizer: Any, messages: Sequence[Mapping[str, str]]) -> list[int]:
-    """Token ids of a conversation, up to where the assistant answers."""
-    text = tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, tokenize=False)
-    return list(tokenizer(text, add_special_tokens=False).input_ids)
-
-
 class Transformers:
     """A causal LM with a chat template, greedy: a folder, an id on Hugging Face, a ``.gguf`` file, a run of stage 0."""
 
@@ -50,7 +45,7 @@ class Transformers:
         self._tokenizer: Any
         model: Any
         if (path / "config.yaml").exists():
-            from pipeline.baselines.corrector import load_corrector
+            from pipeline.baselines.trained_corrector import load_corrector
 
             dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
             model, self._tokenizer, self.id = load_corrector(path, dtype)

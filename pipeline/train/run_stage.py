@@ -10,7 +10,6 @@ from typing import Any
 
 from pipeline.checkpoint import final_weights as finished
 from pipeline.checkpoint import format as checkpoint
-from pipeline.flops import Meter
 from pipeline.ranks.collectives import any_rank, barrier, broadcast_or_raise
 from pipeline.ranks.launch import Ranks, init_distributed, say
 from pipeline.ranks.rank_log import rank_logging
@@ -19,7 +18,7 @@ from pipeline.ranks.watchdog import Watchdog, nccl_environment
 from pipeline.recipe.deepspeed import describe, dtype_name, resolve_deepspeed
 from pipeline.recipe.load import dump_recipe
 from pipeline.recipe.schema import Recipe
-from pipeline.stages import CORRECTION, stage_of
+from pipeline.stages import stage_of
 from pipeline.train.engine import check_optimizer, initialize, release, trainable_table
 from pipeline.train.run import Data, Run
 from pipeline.train.run_lock import locked
@@ -83,7 +82,7 @@ def _train(recipe: Recipe, stop: StopRequest, watchdog: Watchdog, stop_after: in
         engine = initialize(model, ds_config, recipe.optimizer.lr_factors)
         check_optimizer(engine, model)
         data = open_data(recipe, ranks)
-        meter = None if stage is CORRECTION else Meter.of(model, stage.trains, ranks.world_size)
+        meter = stage.load(stage.meter)(model, stage.trains, ranks.world_size) if stage.meter else None
         run = Run(recipe, ranks, engine, data, stop, bases, source, stop_after, meter, watchdog)
         trainer = Trainer(run)
         code = trainer.train()
@@ -128,15 +127,11 @@ def build(
     """
     import torch
 
-    from pipeline.model.build import build_model, set_trainable
+    from pipeline.model.build import set_trainable
     from pipeline.model.own_weights import WEIGHTS, load_own_weights
 
-    stage, make = stage_of(recipe.stage), build_model
-    if stage is CORRECTION:
-        from pipeline.baselines.corrector import build_corrector
-
-        make = build_corrector  # type: ignore[assignment]
-    model: Any = make(recipe.model, ds_config=ds_config, dtype=getattr(torch, dtype_name(ds_config)), seed=recipe.seed)
+    stage, dtype = stage_of(recipe.stage), getattr(torch, dtype_name(ds_config))
+    model: Any = stage.load(stage.model)(recipe.model, ds_config=ds_config, dtype=dtype, seed=recipe.seed)
     bases = dict(model.bases)
     source = None
     if recipe.init_from and before:
@@ -149,17 +144,12 @@ def build(
 
 
 def open_data(recipe: Recipe, ranks: Ranks) -> Data:
-    """What the stage trains on: packed audio, or pairs of transcripts."""
+    """Return what the stage trains on: packed audio, or pairs of transcripts."""
     from pipeline.model.build import load_tokenizer
 
-    tokenizer = load_tokenizer(recipe.model)
-    if recipe.stage == CORRECTION.number:
-        from pipeline.baselines.pair_data import PairData
-
-        return PairData(recipe, ranks, tokenizer)
-    from pipeline.train.stage_data import StageData
-
-    return StageData(recipe, ranks, tokenizer)
+    stage = stage_of(recipe.stage)
+    data: Data = stage.load(stage.data)(recipe, ranks, load_tokenizer(recipe.model))
+    return data
 
 
 def advice(output: Path) -> str:

@@ -1,8 +1,14 @@
 """The four rows, against the paper."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from pipeline.stages import CORRECTION, MODULES, STAGES, Stage, module_of, stage_of
+
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def test_rows_are_the_papers() -> None:
@@ -17,11 +23,24 @@ def test_rows_are_the_papers() -> None:
     assert [s.starts_from for s in STAGES.values()] == [None, 1, 2, 3]
 
 
-def test_stage_0_is_no_stage_of_the_paper() -> None:
+def test_stage_0_is_not_in_the_papers_chain() -> None:
     assert 0 not in STAGES
     assert stage_of(0) is CORRECTION
     assert (CORRECTION.trains, CORRECTION.registration, CORRECTION.starts_from) == ({"lora"}, False, None)
     assert [stage_of(n) for n in STAGES] == list(STAGES.values())
+
+
+@pytest.mark.parametrize("stage", [CORRECTION, *STAGES.values()], ids=lambda s: s.name)
+def test_rows_name_what_builds_model_and_batches(stage: Stage) -> None:
+    assert callable(stage.load(stage.model))
+    assert callable(stage.load(stage.data))
+    assert stage.meter is None or callable(stage.load(stage.meter))
+
+
+def test_stages_are_listed_without_importing_what_they_name() -> None:
+    code = "import sys, pipeline.stages; print(any(m.split('.')[0] == 'torch' or '.train' in m for m in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
 
 
 def test_unknown_module_is_refused() -> None:

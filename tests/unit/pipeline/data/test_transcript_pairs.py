@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline.baselines.pair_data import PairData, TextStep
+from pipeline.data.transcript_pairs import PairData, TextStep
 from pipeline.prompts import PromptTokenizer
 from pipeline.ranks.launch import Ranks
 from pipeline.recipe.deepspeed import CHECKOUT

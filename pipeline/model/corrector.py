@@ -8,25 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from pipeline.checkpoint.final_weights import read_done
-from pipeline.model.build import load_tokenizer
 from pipeline.model.causal_lm import load_llm
 from pipeline.model.hub import resolve_checkpoint
 from pipeline.model.lora import add_lora
 from pipeline.model.loss import token_losses, token_losses_sum
 from pipeline.model.modeling_speakerlm import SpeakerLMOutput
-from pipeline.model.own_weights import base_hashes, load_own_weights
+from pipeline.model.own_weights import base_hashes
 from pipeline.model.packing import Segments, no_mask
-from pipeline.recipe.load import load_recipe
 from pipeline.recipe.schema import ModelConfig
-from pipeline.stages import CORRECTION, module_of
-from shards.errors import ModelError
+from pipeline.stages import module_of
 
 
 class Corrector(nn.Module):
@@ -100,21 +95,3 @@ def build_corrector(
         model = Corrector(llm, asdict(cfg.lora), cfg.activation_checkpointing)
     model.bases = base_hashes(folder)
     return model
-
-
-def load_corrector(run: Path, dtype: torch.dtype = torch.float32) -> tuple[Any, Any, str]:
-    """A finished run's LLM with its LoRA, in eval mode; its tokenizer; and a name that tells it from any other.
-
-    Raises:
-        CheckpointError: the run has not finished.
-        ModelError: it is of a stage that trains SpeakerLM, or its LLM has changed.
-    """
-    done, recipe = read_done(run), load_recipe(run / "config.yaml")
-    if recipe.stage != CORRECTION.number:
-        raise ModelError(f"{run} is stage {recipe.stage} of SpeakerLM, which takes audio; stage 0 trains a corrector")
-    model: Any = build_corrector(recipe.model, dtype=dtype, seed=recipe.seed)
-    load_own_weights(model, run)
-    name = f"{recipe.name} {done['weights_sha256'][:8]}"
-    tokenizer = load_tokenizer(recipe.model)
-    model.llm.generation_config.eos_token_id = tokenizer.eos  # what the answers end with that it has learnt
-    return model.eval().llm, tokenizer.tokenizer, name

@@ -18,10 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline.baselines.llm import chat_ids
 from pipeline.data.keyed_random import keyed_rng
 from pipeline.data.packing import pack
-from pipeline.prompts import Mode, PromptTokenizer
+from pipeline.prompts import Mode, PromptTokenizer, chat_ids
 from pipeline.ranks.launch import Ranks
 from pipeline.recipe.schema import AugmentConfig, DatasetConfig, Recipe
 from shards.errors import ConfigError, DataError, PlanError

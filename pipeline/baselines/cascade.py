@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.baselines.interfaces import Diarizer, Recogniser, Turn
+from pipeline.baselines.interfaces import DiarizedTurn, Diarizer, Recogniser
 from pipeline.baselines.join import join
 from pipeline.decode.ask import peak_bytes
 from pipeline.decode.store import DecodeFolder, DecodeLabels, DecodeSettings, Timing
@@ -34,7 +34,7 @@ LANGUAGES = ("auto", "data")
 
 
 @dataclass(frozen=True)
-class Clip:
+class CascadeClip:
     """Audio and what is known of it."""
 
     row: dict[str, Any]  # of the output, but for what the systems add
@@ -42,14 +42,14 @@ class Clip:
 
 
 @dataclass(frozen=True)
-class TestSet:
+class CascadeTestSet:
     """Clips, and what tells them from others."""
 
     name: str
     url: str
     fingerprint: str
     keys: tuple[str, ...]
-    clips: Callable[[Sequence[str]], Iterator[Clip]]
+    clips: Callable[[Sequence[str]], Iterator[CascadeClip]]
 
 
 @dataclass(frozen=True)
@@ -68,14 +68,14 @@ class Cascade:
 
     def transcribe(
         self, session: str, wave: np.ndarray, language: str | None = None
-    ) -> tuple[list[SegLstRow], list[Turn]]:
+    ) -> tuple[list[SegLstRow], list[DiarizedTurn]]:
         """Segments with times, and the diarizer's own turns."""
         turns = self.diarizer.turns(wave)
         return join(session, self.recogniser.words(wave, language), turns), turns
 
 
 def run(
-    cascade: Cascade, tests: TestSet, out: Path, limit: int | None = None, rank: int = 0, world: int = 1
+    cascade: Cascade, tests: CascadeTestSet, out: Path, limit: int | None = None, rank: int = 0, world: int = 1
 ) -> Timing | None:
     """This process's share of a test set through a cascade; None where other processes are still at work.
 
@@ -106,7 +106,7 @@ def run(
     return timings[JOB]
 
 
-def _row(cascade: Cascade, clip: Clip) -> dict[str, Any]:
+def _row(cascade: Cascade, clip: CascadeClip) -> dict[str, Any]:
     wave = clip.wave()
     own = clip.row.get("language")
     language = {"auto": None, "data": own if own and len(own) == 2 else None}.get(cascade.language, cascade.language)
@@ -151,7 +151,7 @@ def _beside(out: Path) -> None:
         (out / name).write_text(text, encoding="utf-8", newline="")
 
 
-def packed(url: str) -> TestSet:
+def packed(url: str) -> CascadeTestSet:
     """A packed dataset; speakers of the reference are called by first appearance, as in mode ``no``.
 
     Raises:
@@ -169,18 +169,18 @@ def packed(url: str) -> TestSet:
         for row, key in enumerate(dataset.index(shard)["key"].to_pylist())
     }
 
-    def clips(keys: Sequence[str]) -> Iterator[Clip]:
+    def clips(keys: Sequence[str]) -> Iterator[CascadeClip]:
         for key in keys:
             sample = read_sample(dataset, *places[key])
             labels = speaker_labels(Mode.NO, sample.segments)
             about = {k: getattr(sample, k) for k in ("key", "session", "corpus", "split", "language")}
             reference = [{**asdict(s), "speaker": labels[s.speaker]} for s in sample.segments]
-            yield Clip({**about, "reference": reference}, lambda s=sample: decode(s.audio))  # type: ignore[misc]
+            yield CascadeClip({**about, "reference": reference}, lambda s=sample: decode(s.audio))  # type: ignore[misc]
 
-    return TestSet(dataset.name, dataset.url, dataset.fingerprint(), tuple(sorted(places)), clips)
+    return CascadeTestSet(dataset.name, dataset.url, dataset.fingerprint(), tuple(sorted(places)), clips)
 
 
-def recordings(paths: Sequence[Path], reference: Path | None, language: str | None = None) -> TestSet:
+def recordings(paths: Sequence[Path], reference: Path | None, language: str | None = None) -> CascadeTestSet:
     """Audio files, each a session by its name without suffix, and their reference in any format that is read.
 
     Raises:
@@ -203,14 +203,14 @@ def recordings(paths: Sequence[Path], reference: Path | None, language: str | No
     for name in sorted(files):
         digest.update(f"{name} {files[name].stat().st_size}\n".encode() + files[name].read_bytes()[:65536])
 
-    def clips(keys: Sequence[str]) -> Iterator[Clip]:
+    def clips(keys: Sequence[str]) -> Iterator[CascadeClip]:
         for key in keys:
             turns = [
                 {"speaker": s.speaker, "start": s.start, "end": s.end, "text": s.text}
                 for s in in_time_order(known[key])
             ]
             about = {"key": key, "session": key, "corpus": files[key].parent.name, "split": "?", "language": language}
-            yield Clip({**about, "reference": turns}, lambda k=key: load(files[k]))  # type: ignore[misc]
+            yield CascadeClip({**about, "reference": turns}, lambda k=key: load(files[k]))  # type: ignore[misc]
 
     name = ", ".join(sorted(files)[:3])
-    return TestSet(name, str(paths[0].parent), digest.hexdigest(), tuple(sorted(files)), clips)
+    return CascadeTestSet(name, str(paths[0].parent), digest.hexdigest(), tuple(sorted(files)), clips)

@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from pipeline.baselines.cascade import Cascade, TestSet, packed, recordings, run
+    from pipeline.baselines.cascade import Cascade, CascadeTestSet, packed, recordings, run
     from pipeline.baselines.clustering import THRESHOLD
     from pipeline.baselines.diarizers import load_diarizer
     from pipeline.baselines.recognisers import load_recogniser
@@ -88,7 +88,7 @@ def _run(args: argparse.Namespace) -> int:
         raise ConfigError("give one packed test set at a time")
     if missing := [str(f) for f in files if not f.is_file()]:
         raise ConfigError(f"no such file: {', '.join(missing)}")
-    tests: TestSet = recordings(files, args.reference) if files else packed(args.data[0])
+    tests: CascadeTestSet = recordings(files, args.reference) if files else packed(args.data[0])
     device = choose_device(args.device)
     threshold = THRESHOLD if args.threshold is None else args.threshold
     cascade = Cascade(

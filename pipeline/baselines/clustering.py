@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from pipeline.baselines.interfaces import Turn
+from pipeline.baselines.interfaces import DiarizedTurn
 from pipeline.transcribe.enrolment import windows
 from pipeline.transcribe.vad import WINDOW, Vad, speech
 from shards.errors import ConfigError
@@ -46,7 +46,7 @@ class Clustering:
         self.id = f"clustering ({extractor.id})"
         self._extractor, self._vad, self._threshold, self._count = extractor, vad, threshold, count
 
-    def turns(self, wave: np.ndarray) -> list[Turn]:
+    def turns(self, wave: np.ndarray) -> list[DiarizedTurn]:
         """See :class:`~pipeline.baselines.interfaces.Diarizer`."""
         padded = np.pad(wave.astype(np.float32), (0, -len(wave) % WINDOW))
         seconds = len(wave) / SAMPLE_RATE
@@ -68,9 +68,9 @@ def groups(vectors: np.ndarray, threshold: float, count: int | None = None) -> n
     return np.asarray(fcluster(tree, threshold, "distance"))
 
 
-def turns_of(spans: Sequence[tuple[float, float]], places: np.ndarray, labels: np.ndarray) -> list[Turn]:
+def turns_of(spans: Sequence[tuple[float, float]], places: np.ndarray, labels: np.ndarray) -> list[DiarizedTurn]:
     """Stretches of speech and their labelled windows → turns; a stretch too short for a window is left out."""
-    found: list[Turn] = []
+    found: list[DiarizedTurn] = []
     for start, end in spans:
         inside = [i for i, (a, b) in enumerate(places) if a >= start - 1e-6 and b <= end + 1e-6]
         begin = start
@@ -79,6 +79,6 @@ def turns_of(spans: Sequence[tuple[float, float]], places: np.ndarray, labels: n
             if following is not None and labels[this] == labels[following]:
                 continue
             stop = end if following is None else float(places[[this, following]].mean())
-            found.append(Turn(str(labels[this]), begin, stop))
+            found.append(DiarizedTurn(str(labels[this]), begin, stop))
             begin = stop
     return found

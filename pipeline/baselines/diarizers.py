@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.baselines.clustering import THRESHOLD, Clustering
-from pipeline.baselines.interfaces import Diarizer, Turn, as_seconds, missing, unloadable
+from pipeline.baselines.interfaces import DiarizedTurn, Diarizer, as_seconds, missing, unloadable
 from shards.errors import ConfigError
 from shards.sample import SAMPLE_RATE
 
@@ -84,13 +84,13 @@ class ThreeDSpeaker:
         except Exception as error:  # hubs raise errors of their own, of requests, and asserts
             raise unloadable(self.id, error, f"Fetch {source} from ModelScope, or give a folder.") from error
 
-    def turns(self, wave: np.ndarray) -> list[Turn]:
+    def turns(self, wave: np.ndarray) -> list[DiarizedTurn]:
         """See :class:`~pipeline.baselines.interfaces.Diarizer`."""
         known = {} if self._count is None else {"oracle_num": self._count}
         return threed_speaker_turns(self._pipeline(wave, **known))
 
 
-def threed_speaker_turns(output: Any) -> list[Turn]:
+def threed_speaker_turns(output: Any) -> list[DiarizedTurn]:
     """``{"text": [[start, end, speaker], …]}``, seconds and a number.
 
     Raises:
@@ -99,7 +99,7 @@ def threed_speaker_turns(output: Any) -> list[Turn]:
     rows = output.get("text") if isinstance(output, dict) else None
     if not isinstance(rows, list) or not all(len(r) == 3 for r in rows):
         raise ConfigError(f"3D-Speaker gave {str(output)[:80]}, expected {{'text': [[start, end, speaker], …]}}")
-    return _ordered(Turn(str(s), as_seconds(a, "3D-Speaker"), as_seconds(b, "3D-Speaker")) for a, b, s in rows)
+    return _ordered(DiarizedTurn(str(s), as_seconds(a, "3D-Speaker"), as_seconds(b, "3D-Speaker")) for a, b, s in rows)
 
 
 class Pyannote:
@@ -132,7 +132,7 @@ class Pyannote:
             raise ConfigError(f"{self.id} could not be loaded. {terms}")
         self._pipeline: Any = found.to(torch.device(device))
 
-    def turns(self, wave: np.ndarray) -> list[Turn]:
+    def turns(self, wave: np.ndarray) -> list[DiarizedTurn]:
         """See :class:`~pipeline.baselines.interfaces.Diarizer`."""
         import torch
 
@@ -166,7 +166,7 @@ class DiariZen:
         except Exception as error:  # as above
             raise unloadable(self.id, error, f"Fetch {source} from Hugging Face, or give a folder.") from error
 
-    def turns(self, wave: np.ndarray) -> list[Turn]:
+    def turns(self, wave: np.ndarray) -> list[DiarizedTurn]:
         """See :class:`~pipeline.baselines.interfaces.Diarizer`. The pipeline reads files."""
         import soundfile
 
@@ -176,7 +176,7 @@ class DiariZen:
             return annotation_turns(self._pipeline(str(path)))
 
 
-def annotation_turns(output: Any) -> list[Turn]:
+def annotation_turns(output: Any) -> list[DiarizedTurn]:
     """pyannote.core's Annotation, or the record of pyannote.audio 4 that holds one, as turns.
 
     Raises:
@@ -186,10 +186,10 @@ def annotation_turns(output: Any) -> list[Turn]:
     if not hasattr(annotation, "itertracks"):
         raise ConfigError(f"expected an Annotation of pyannote.core, found {type(output).__name__}")
     tracks = annotation.itertracks(yield_label=True)
-    return _ordered(Turn(str(label), float(segment.start), float(segment.end)) for segment, _, label in tracks)
+    return _ordered(DiarizedTurn(str(label), float(segment.start), float(segment.end)) for segment, _, label in tracks)
 
 
-def _ordered(turns: Iterable[Turn]) -> list[Turn]:
+def _ordered(turns: Iterable[DiarizedTurn]) -> list[DiarizedTurn]:
     return sorted((t for t in turns if t.end > t.start), key=lambda t: (t.start, t.end))
 
 

@@ -20,7 +20,7 @@ class Word:
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
+class DiarizedTurn:
     """A stretch of speech of one voice; turns of two voices may overlap."""
 
     speaker: str
@@ -47,7 +47,7 @@ class Diarizer(Protocol):
 
     id: str
 
-    def turns(self, wave: np.ndarray) -> list[Turn]:
+    def turns(self, wave: np.ndarray) -> list[DiarizedTurn]:
         """(n,) float32 at 16 kHz → turns in order of start."""
         ...
 

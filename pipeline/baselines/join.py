@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pipeline.baselines.interfaces import Turn, Word
+from pipeline.baselines.interfaces import DiarizedTurn, Word
 from pipeline.evaluation.records import SegLstRow
 
 EQUAL_S = 0.01
@@ -25,7 +25,7 @@ PAUSE_S = 1.0  # from which a voice that goes on begins a new segment
 SHORTEST_S = 0.001  # recognisers give words without length
 
 
-def join(session: str, words: Sequence[Word], turns: Sequence[Turn]) -> list[SegLstRow]:
+def join(session: str, words: Sequence[Word], turns: Sequence[DiarizedTurn]) -> list[SegLstRow]:
     """Segments in order of time, voices called ``spk0``, ``spk1`` … in order of their first word."""
     ordered = sorted(words, key=lambda w: (w.start, w.end))
     labels: dict[str, str] = {}
@@ -40,7 +40,7 @@ def join(session: str, words: Sequence[Word], turns: Sequence[Turn]) -> list[Seg
     return [s for s in made if s.text]
 
 
-def speakers(words: Sequence[Word], turns: Sequence[Turn]) -> list[str]:
+def speakers(words: Sequence[Word], turns: Sequence[DiarizedTurn]) -> list[str]:
     """The voice of each word; words in order of time."""
     found: list[str] = []
     for word in words:
@@ -48,7 +48,7 @@ def speakers(words: Sequence[Word], turns: Sequence[Turn]) -> list[str]:
     return found
 
 
-def _speaker(word: Word, turns: Sequence[Turn], before: str | None) -> str:
+def _speaker(word: Word, turns: Sequence[DiarizedTurn], before: str | None) -> str:
     if not turns:
         return ""
     end = max(word.end, word.start + SHORTEST_S)

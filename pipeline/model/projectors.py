@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from pipeline.model.host import within
+from pipeline.model.host_to_device import within
 from shards.errors import ModelError
 
 

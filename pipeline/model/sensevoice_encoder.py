@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from pipeline.model.configuration_speakerlm import SpeakerLMConfig
-from pipeline.model.host import within
+from pipeline.model.host_to_device import within
 from pipeline.model.sensevoice_frontend import Frontend
 from shards.errors import ModelError
 from shards.voices.funasr_modules import funasr_module

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pipeline.frames import FRAME_SAMPLES, HOP_SAMPLES, LFR_SHIFT, LFR_WINDOW, fbank_frames, lfr_frames
-from pipeline.model.host import on_device, within
+from pipeline.model.host_to_device import on_device, within
 from shards.errors import AudioError, ModelError
 from shards.sample import SAMPLE_RATE
 

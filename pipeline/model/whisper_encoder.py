@@ -26,7 +26,7 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from pipeline.frames import windows
 from pipeline.model.configuration_speakerlm import SpeakerLMConfig
-from pipeline.model.host import within
+from pipeline.model.host_to_device import within
 from pipeline.model.sensevoice_encoder import check_state, sinusoidal_positions
 from pipeline.model.whisper_frontend import STACKED, WhisperFrontend
 from shards.errors import ModelError

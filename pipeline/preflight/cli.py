@@ -73,7 +73,7 @@ def _run(args: argparse.Namespace) -> int:
         return 0
     with contextlib.redirect_stdout(sys.stderr):  # DeepSpeed logs to stdout, which is the answer's alone
         answer = preflight(args)
-    from pipeline.preflight.report import text
+    from pipeline.preflight.estimate import text
 
     print(json.dumps(answer.json(), ensure_ascii=False) if args.json else text(answer))
     failed = any(c["verdict"] == "FAIL" for c in answer.checks)
@@ -81,13 +81,13 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def preflight(args: argparse.Namespace) -> Any:
-    """The whole answer, a :class:`pipeline.preflight.report.Preflight`.
+    """The whole answer, a :class:`pipeline.preflight.estimate.Preflight`.
 
     Raises:
         SpeakerLMError: no answer can be given; says why.
     """
     from pipeline.preflight.checks import all_checks
-    from pipeline.preflight.report import Preflight, make_estimate
+    from pipeline.preflight.estimate import Preflight, make_estimate
     from pipeline.preflight.shapes import empty_model
     from pipeline.recipe.deepspeed import dtype_name, resolve_deepspeed
     from pipeline.recipe.load import load_recipe
@@ -145,7 +145,7 @@ def _for_a_rank(args: argparse.Namespace) -> list[str]:
 
 def _world(args: argparse.Namespace) -> Any:
     from pipeline.cards import card, this_card
-    from pipeline.preflight.report import World
+    from pipeline.preflight.estimate import World
 
     found = card(args.card) if args.card else this_card()
     return World(args.gpus, args.nodes, found, args.network_gb_s, args.efficiency or ASSUMED_EFFICIENCY)
@@ -158,7 +158,7 @@ def _tokenizer(recipe: Any) -> Any:
 
 
 def _work(args: argparse.Namespace, recipe: Any, tokenizer: Any) -> Any:
-    from pipeline.preflight.work import Typical, work_from_plan, work_from_sizes
+    from pipeline.preflight.workload import Typical, work_from_plan, work_from_sizes
 
     if args.positions:
         typical = Typical(args.positions, args.clip_seconds, args.tokens_per_second, registered=args.registered)

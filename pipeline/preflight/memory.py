@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.flops import Load
-from pipeline.preflight.live import LiveBytes
+from pipeline.preflight.live_memory import LiveBytes
 from pipeline.recipe.deepspeed import zero_stage
 
 GIB = 2**30

@@ -95,7 +95,7 @@ class _Gauge:
     """Bytes of tensors: by CUDA's allocator on a GPU, by LiveBytes elsewhere."""
 
     def __init__(self, device: Any) -> None:
-        from pipeline.preflight.live import LiveBytes
+        from pipeline.preflight.live_memory import LiveBytes
 
         self.device = device
         self.states = self.peak = self.reserved = 0

@@ -11,8 +11,8 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import active_children
 from pathlib import Path
 
-from pipeline.standins.encoder import train_encoder
-from pipeline.standins.llm import train_llm
+from pipeline.standins.train_encoder import train_encoder
+from pipeline.standins.train_llm import train_llm
 from pipeline.standins.words import words_by_language, write_tokenizer
 from shards.errors import SpeakerLMError
 from shards.workers import process_pool

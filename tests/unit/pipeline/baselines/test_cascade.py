@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.baselines.cascade import Cascade, packed, recordings, run
 from pipeline.baselines.cli import main
-from pipeline.baselines.interfaces import Turn, Word
+from pipeline.baselines.interfaces import DiarizedTurn, Word
 from pipeline.evaluation.cli import main as score
 from pipeline.evaluation.formats.read import read
 from pipeline.evaluation.scores import score_decoded
@@ -25,9 +25,9 @@ class Halves:
 
     id = "halves"
 
-    def turns(self, wave: np.ndarray) -> list[Turn]:
+    def turns(self, wave: np.ndarray) -> list[DiarizedTurn]:
         seconds = len(wave) / 16_000
-        return [Turn("a", 0.0, seconds / 2), Turn("b", seconds / 2, seconds)]
+        return [DiarizedTurn("a", 0.0, seconds / 2), DiarizedTurn("b", seconds / 2, seconds)]
 
 
 class Counting:

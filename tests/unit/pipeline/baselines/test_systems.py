@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.baselines.clustering import Clustering, groups, turns_of
 from pipeline.baselines.diarizers import annotation_turns, load_diarizer, threed_speaker_turns
-from pipeline.baselines.interfaces import Turn, Word
+from pipeline.baselines.interfaces import DiarizedTurn, Word
 from pipeline.baselines.recognisers import load_recogniser, paraformer_words, sayable, whisper_words, without_circles
 from pipeline.transcribe.vad import load_vad
 from shards.errors import ConfigError
@@ -85,7 +85,7 @@ def test_more_words_than_anyone_can_say_are_left_out_and_told(capsys):
 
 def test_3d_speaker_s_rows():
     output = {"text": [[4.35, 6.1, 1], [0.0, 4.35, 0]]}
-    assert threed_speaker_turns(output) == [Turn("0", 0.0, 4.35), Turn("1", 4.35, 6.1)]
+    assert threed_speaker_turns(output) == [DiarizedTurn("0", 0.0, 4.35), DiarizedTurn("1", 4.35, 6.1)]
     with pytest.raises(ConfigError, match="3D-Speaker gave"):
         threed_speaker_turns([[0, 1, 2]])
     with pytest.raises(ConfigError, match="gave 'x' for a time"):
@@ -100,7 +100,7 @@ def test_pyannote_s_annotation(version: int):
     found[Segment(1.0, 3.0), "b"] = "SPEAKER_01"
     found[Segment(0.0, 2.0), "a"] = "SPEAKER_00"
     output = found if version == 3 else SimpleNamespace(speaker_diarization=found, exclusive_speaker_diarization=None)
-    assert annotation_turns(output) == [Turn("SPEAKER_00", 0.0, 2.0), Turn("SPEAKER_01", 1.0, 3.0)]
+    assert annotation_turns(output) == [DiarizedTurn("SPEAKER_00", 0.0, 2.0), DiarizedTurn("SPEAKER_01", 1.0, 3.0)]
     with pytest.raises(ConfigError, match="expected an Annotation"):
         annotation_turns([1])
 
@@ -154,7 +154,7 @@ def test_groups_and_their_turns():
     assert len(set(groups(near, 0.5, count=1))) == 1
     places = np.array([[0.0, 1.5], [0.5, 2.0], [1.0, 2.5], [5.0, 6.0]])
     assert turns_of([(0.0, 2.5), (3.0, 3.1), (5.0, 6.0)], places, np.array([1, 1, 2, 2])) == [
-        Turn("1", 0.0, 1.5), Turn("2", 1.5, 2.5), Turn("2", 5.0, 6.0),
+        DiarizedTurn("1", 0.0, 1.5), DiarizedTurn("2", 1.5, 2.5), DiarizedTurn("2", 5.0, 6.0),
     ]  # fmt: skip
     assert turns_of([], np.zeros((0, 2)), groups(np.zeros((0, 4)), 0.5)) == []
 

@@ -7,7 +7,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from pipeline.model.loss import token_losses_sum
-from pipeline.preflight.live import LiveBytes
+from pipeline.preflight.live_memory import LiveBytes
 from shards.errors import ModelError
 
 

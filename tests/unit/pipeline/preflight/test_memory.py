@@ -11,7 +11,7 @@ import torch
 
 from pipeline.flops import Load
 from pipeline.model.build import build_model, load_tokenizer, set_trainable
-from pipeline.preflight.live import LiveBytes
+from pipeline.preflight.live_memory import LiveBytes
 from pipeline.preflight.memory import Memory, _released_gradients, _zero3_linear, activations, inputs_of, states
 from pipeline.preflight.shapes import empty_model
 from pipeline.prompts import Mode

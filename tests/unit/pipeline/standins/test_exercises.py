@@ -9,7 +9,6 @@ import torch
 
 from pipeline.data.names import POOLS
 from pipeline.prompts import Mode, PromptTokenizer
-from pipeline.standins.encoder import SPEAKER_DIM, frame_voices
 from pipeline.standins.exercises import (
     MATCH_UNTIL,
     MATCHES,
@@ -19,7 +18,8 @@ from pipeline.standins.exercises import (
     draw_exercises,
     make_text,
 )
-from pipeline.standins.llm import attention_mask
+from pipeline.standins.train_encoder import SPEAKER_DIM, frame_voices
+from pipeline.standins.train_llm import attention_mask
 from pipeline.standins.words import NAMES, words_by_language, write_tokenizer
 from shards.sample import SAMPLE_RATE, Sample, Segment
 from tests.support.datasets import make_dataset

@@ -31,7 +31,7 @@ FRAME_SECONDS = 0.06  # one encoder frame
 
 
 @dataclass(frozen=True)
-class Utterance:
+class CtcExample:
     """One training example of the encoder."""
 
     features: Tensor  # (F, 560) before mean and variance
@@ -40,7 +40,7 @@ class Utterance:
     speakers: int
 
 
-def read_utterances(data: Path, name: str, tokenizer: PromptTokenizer) -> list[Utterance]:
+def read_examples(data: Path, name: str, tokenizer: PromptTokenizer) -> list[CtcExample]:
     """All samples of a packed dataset as features and frame targets."""
     import torch
 
@@ -57,7 +57,7 @@ def read_utterances(data: Path, name: str, tokenizer: PromptTokenizer) -> list[U
             text = target_pieces(Mode.ASR, sample.segments, {})[0]
             tokens = [t for t in tokenizer.encode_piece(" " + text) if t < tokenizer.eos]
             voices = torch.from_numpy(frame_voices(sample, lengths[0]))
-            out.append(Utterance(features[0, : lengths[0]], tokens, voices, len(sample.speakers)))
+            out.append(CtcExample(features[0, : lengths[0]], tokens, voices, len(sample.speakers)))
     return out
 
 
@@ -88,7 +88,7 @@ def train_encoder(data: Path, out: Path, steps: int, seed: int) -> None:
     torch.set_num_threads(1)
     rng = random.Random(seed)
     tokenizer = PromptTokenizer.from_folder(out / "llm")
-    single, several = read_utterances(data, "asr", tokenizer), read_utterances(data, "simulated", tokenizer)
+    single, several = read_examples(data, "asr", tokenizer), read_examples(data, "simulated", tokenizer)
     single.sort(key=lambda u: len(u.tokens))
     stacked = torch.cat([u.features for u in single[:500] + several[:500]])
     shift, scale = -stacked.mean(0), 1 / stacked.std(0).clamp(min=1e-3)
@@ -104,7 +104,7 @@ def train_encoder(data: Path, out: Path, steps: int, seed: int) -> None:
     def losses(step: int) -> dict[str, Tensor]:
         progress = step / steps
         if progress < 0.3:
-            pool: Sequence[Utterance] = single[: len(single) // 2]
+            pool: Sequence[CtcExample] = single[: len(single) // 2]
         elif progress < 0.5:
             pool = single
         else:

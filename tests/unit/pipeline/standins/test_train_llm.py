@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pipeline.prompts import Mode, PromptTokenizer
 from pipeline.standins.exercises import MOST_VOICES, Exercise, Text, make_text
-from pipeline.standins.llm import SPEAKER_DIM, MadeUpAudio, attention_mask, new_llm, pointing_loss, text_loss
+from pipeline.standins.train_llm import SPEAKER_DIM, MadeUpAudio, attention_mask, new_llm, pointing_loss, text_loss
 from pipeline.standins.words import NAMES, write_tokenizer
 
 WORDS = {"en": ["one", "two", "six"], "it": ["uno", "due"], "zh": ["一", "二"]}

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import torch
 
-from pipeline.preflight.live import LiveBytes
+from pipeline.preflight.live_memory import LiveBytes
 
 
 def test_what_is_made_and_dropped() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from pipeline.cards import Card
 from pipeline.flops import Load, Sizes, count
 from pipeline.preflight.memory import GIB, Memory, estimate
-from pipeline.preflight.work import Work
+from pipeline.preflight.workload import Work
 from pipeline.recipe.deepspeed import dtype_name, zero_stage
 from pipeline.recipe.schema import Recipe
 from pipeline.stages import STAGES, module_of

@@ -6,7 +6,7 @@ import pytest
 
 from pipeline.data.lengths import missing_lengths
 from pipeline.model.build import load_tokenizer
-from pipeline.preflight.work import Typical, work_from_plan, work_from_sizes
+from pipeline.preflight.workload import Typical, work_from_plan, work_from_sizes
 from pipeline.recipe.deepspeed import CHECKOUT
 from pipeline.recipe.load import load_recipe
 from shards.dataset.dataset import open_dataset

@@ -27,9 +27,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from shards.manifests.manifest import Recording, SpeakerInfo
 from shards.sample import SAMPLE_RATE, Segment
-from shards.simulation import simulate as module
-from shards.simulation.conversation import draw
+from shards.simulation.conversation import draw_layout
 from shards.simulation.noise import open_noise
+from shards.simulation.render import load_utterance, render
 from shards.simulation.rooms import open_rooms
 from shards.simulation.settings import SimulationSettings
 from shards.simulation.utterance_pool import UtterancePool
@@ -65,7 +65,7 @@ def kinds(folder: Path, sources: UtterancePool) -> dict[str, Callable[[int], int
     dry, wet = SimulationSettings(), replace(SimulationSettings(), rooms="pyroomacoustics", noise=str(noise))
 
     def floor(k: int) -> int:
-        layout = draw(sources, dry, 0, k)
+        layout = draw_layout(sources, dry, 0, k)
         mixed = np.zeros(layout.num_samples, np.float32)
         for u in (p.utterance for t in layout.turns for p in t.pieces):
             wave = load(u.audio)[: len(mixed)]
@@ -74,8 +74,8 @@ def kinds(folder: Path, sources: UtterancePool) -> dict[str, Callable[[int], int
 
     def simulated(settings: SimulationSettings, use_rooms: object, use_noise: object) -> Callable[[int], int]:
         def make(k: int) -> int:
-            layout = draw(sources, settings, 0, k)
-            encode_flac(module.render(layout, settings, use_noise, use_rooms))  # type: ignore[arg-type]
+            layout = draw_layout(sources, settings, 0, k)
+            encode_flac(render(layout, settings, use_noise, use_rooms))  # type: ignore[arg-type]
             return layout.num_samples
 
         return make
@@ -98,7 +98,7 @@ def measure(minutes: float, rounds: int) -> dict[str, list[float]]:
             kind(10_000)  # imports and caches
         for turn in range(rounds):
             for kind, make in made.items():
-                module._utterance.cache_clear()
+                load_utterance.cache_clear()
                 begin = time.process_time()
                 samples = sum(make(turn * count + k) for k in range(count))
                 found[kind].append(samples / SAMPLE_RATE / (time.process_time() - begin))

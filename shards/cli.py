@@ -1,4 +1,4 @@
-"""``speakerlm-shards COMMAND``: a table of commands, each a module with ``add_arguments(parser)`` and ``run(args)``."""
+"""``speakerlm-shards COMMAND``: dispatch to modules with ``add_arguments(parser)`` and ``run(args)``."""
 
 from __future__ import annotations
 
@@ -10,40 +10,42 @@ from collections.abc import Sequence
 from shards.commands import outcome
 
 COMMANDS = {
-    "prepare": ("shards.prepare", "a corpus on disk, or packaged speech, as a manifest"),
+    "prepare": ("shards.prepare", "write the manifests of a corpus"),
     "pseudo-speakers": (
         "shards.simulation.pseudo_speakers",
-        "recordings at other speeds, as new speakers",
+        "add speed-perturbed copies of recordings as new speakers",
     ),
-    "clips": ("shards.manifests.clips", "long recordings cut into clips"),
-    "statistics": ("shards.simulation.turn_statistics", "how people take turns in a corpus, for simulate"),
-    "simulate": ("shards.simulation.simulate", "conversations mixed from single-speaker recordings"),
-    "pack": ("shards.packing.pack", "a manifest packed into shards"),
-    "embed": ("shards.packing.embed", "speaker vectors of another extractor beside packed shards"),
-    "overlap": ("shards.dataset.overlap", "what training and test data share and must not"),
-    "verify": ("shards.dataset.verify", "every byte, count and duration of a dataset checked"),
-    "view": ("shards.dataset.view", "a shard as a web page to hear and look at"),
-    "info": ("shards.dataset.info", "what a dataset holds"),
+    "clips": ("shards.manifests.clips", "cut long recordings into clips at pauses"),
+    "statistics": ("shards.simulation.turn_statistics", "estimate turn-taking statistics of a corpus, for simulate"),
+    "simulate": ("shards.simulation.simulate", "mix conversations from single-speaker recordings"),
+    "pack": ("shards.packing.pack", "pack a manifest into shards"),
+    "embed": ("shards.packing.embed", "add speaker embeddings of another extractor to packed shards"),
+    "overlap": ("shards.dataset.overlap", "report speakers, sessions and audio that training and test data share"),
+    "verify": ("shards.dataset.verify", "verify checksums, counts and durations of a dataset"),
+    "view": ("shards.dataset.view", "write a web page with the audio and targets of samples"),
+    "info": ("shards.dataset.info", "summarize a dataset"),
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command. Errors made on purpose are printed without a traceback and end in exit code 1."""
+    """Run a command and return its exit code: 1 for expected errors, printed without a traceback."""
     argv = list(sys.argv[1:] if argv is None else argv)
     parser = argparse.ArgumentParser(
         prog="speakerlm-shards",
-        description="From corpora to training shards.",
+        description="Prepare corpora and pack them into training shards.",
         epilog="commands:\n" + "\n".join(f"  {name:17}{text}" for name, (_, text) in COMMANDS.items()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help="one of those below; COMMAND --help")
+    parser.add_argument(
+        "command", choices=COMMANDS, metavar="COMMAND", help="one of the commands below; see COMMAND --help"
+    )
     command = parser.parse_args(argv[:1]).command
     module_name, text = COMMANDS[command]
     module = importlib.import_module(module_name)
-    own = argparse.ArgumentParser(prog=f"speakerlm-shards {command}", description=text)
-    module.add_arguments(own)
-    args = own.parse_args(argv[1:])
-    return outcome(f"speakerlm-shards {command}", lambda: int(module.run(args)), "run it again to go on")
+    command_parser = argparse.ArgumentParser(prog=f"speakerlm-shards {command}", description=text)
+    module.add_arguments(command_parser)
+    args = command_parser.parse_args(argv[1:])
+    return outcome(f"speakerlm-shards {command}", lambda: int(module.run(args)), "run it again to resume")
 
 
 if __name__ == "__main__":

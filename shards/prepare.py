@@ -1,4 +1,4 @@
-"""``speakerlm-shards prepare CORPUS ROOT OUT``: a corpus as manifest folders, with an audit of each."""
+"""``speakerlm-shards prepare CORPUS ROOT OUT``: write the manifests of a corpus, each with an audit."""
 
 from __future__ import annotations
 
@@ -17,23 +17,24 @@ from shards.manifests.text_policy import POLICIES
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """PrepareOptions of the command."""
+    """Add the options of the command."""
     add = parser.add_argument
     add("corpus", help=f"one of: {', '.join(corpus_names())}")
-    add("root", type=Path, help="folder (or file) of the corpus; for packaged-speech, the download cache")
-    add("out", type=Path, help="folder for the manifests, one subfolder each")
-    add("--workers", type=positive, default=os.cpu_count() or 1, help="threads or processes that open audio")
-    add("--text", choices=sorted(POLICIES), help="text policy; default: plain for known corpora, raw for generic ones")
+    add("root", type=Path, help="folder or file of the corpus; for packaged-speech the download cache")
+    add("out", type=Path, help="output folder, one subfolder per manifest")
+    add("--workers", type=positive, default=os.cpu_count() or 1, help="threads or processes that read audio")
+    policy = "text policy (default: plain for known corpora, raw for generic formats)"
+    add("--text", choices=sorted(POLICIES), help=policy)
     generic = parser.add_argument_group("generic formats (jsonl, kaldi, lhotse, tars, transcripts)")
-    generic.add_argument("--name", default="", help="name of the corpus (default: that of the folder)")
-    generic.add_argument("--language", default="und", help="where the format does not say")
-    session = "a speaker's id means somebody else in every session: nobody knows the person"
+    generic.add_argument("--name", default="", help="name of the corpus (default: the folder's name)")
+    generic.add_argument("--language", default="und", help="language of recordings for which the format gives none")
+    session = "speaker ids are unique within a session only, so persons are unknown"
     generic.add_argument("--session-speakers", action="store_true", help=session)
-    generic.add_argument("--audio", type=Path, help="folder of the audio, where it is not under ROOT")
+    generic.add_argument("--audio", type=Path, help="folder of the audio if it is outside ROOT")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prepare the corpus and print what each manifest holds and lacks."""
+    """Write the manifests and print a summary of each audit."""
     options = PrepareOptions(args.workers, args.text, args.name, args.language, args.session_speakers, args.audio)
     made = 0
     for prepared in find_corpus(args.corpus)(args.root, args.out, options):
@@ -44,16 +45,18 @@ def run(args: argparse.Namespace) -> int:
             return counted.result() | dict(own() if callable(own) else own)
 
         folder = args.out / prepared.name
-        write_manifest(folder, counted.over(prepared.recordings), prepared.speakers, audit)
+        write_manifest(folder, counted.counting(prepared.recordings), prepared.speakers, audit)
         made += counted.recordings
-        print("\n".join(told(folder, audit())))
+        print("\n".join(audit_lines(folder, audit())))
     if not made:
-        raise ManifestError(f"{args.root}: no recording of {args.corpus} could be used; see audit.json in {args.out}")
+        raise ManifestError(
+            f"{args.root}: no usable recording of {args.corpus}; see audit.json in the subfolders of {args.out}"
+        )
     return 0
 
 
-def told(folder: Path, audit: dict[str, Any]) -> list[str]:
-    """The audit in a few lines."""
+def audit_lines(folder: Path, audit: dict[str, Any]) -> list[str]:
+    """Summarize an audit in a few lines."""
     lines = [
         f"{folder}: {audit['recordings']} recordings of {audit['sessions']} sessions, "
         f"{audit['num_speakers']} speakers, {audit['hours']:.2f} h of speech, {audit['overlap']:.1%} of it overlapped"

@@ -1,7 +1,7 @@
 """AISHELL-1 (openslr 33): Mandarin read speech.
 
-``data_aishell/wav/{train,dev,test}/S0002/*.wav`` and ``transcript/aishell_transcript_v0.8.txt``, one text for all parts
-with a space between words, which goes. Some recordings have no text. ROOT is ``data_aishell`` or the folder around it.
+``data_aishell/wav/{train,dev,test}/S0002/*.wav`` and ``transcript/aishell_transcript_v0.8.txt``, one file for all
+splits, whose spaces between words are removed. Some recordings have no text. ROOT is ``data_aishell`` or its parent.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ TEXTS = Path("transcript/aishell_transcript_v0.8.txt")
 
 
 def prepare(root: Path, out: Path, options: PrepareOptions) -> list[Prepared]:
-    """The parts that are there."""
+    """Return a manifest for each split found."""
     base = next((b for b in (root, root / "data_aishell") if (b / TEXTS).is_file()), None)
     if base is None:
         raise corpus_not_found(root, "AISHELL-1", f"data_aishell/wav and data_aishell/{TEXTS}")
@@ -36,10 +36,10 @@ def prepare(root: Path, out: Path, options: PrepareOptions) -> list[Prepared]:
 
 
 def _utterances(base: Path, split: str, audit: Audit) -> Iterator[Utterance]:
-    texts = read_table(base / TEXTS)  # of all parts, so a text without audio says nothing here
+    texts = read_table(base / TEXTS)  # of all splits, so texts without audio are not counted
     for key, path in audio_by_stem(base / "wav" / split).items():
         if key not in texts:
-            audit.skip("audio without a text", str(path))
+            audit.skip("audio without text", str(path))
             continue
         speaker = f"{CORPUS}:{path.parent.name}"
         yield Utterance(key, path, SpeakerInfo(speaker, CORPUS, "zh", None, speaker), key, texts[key])

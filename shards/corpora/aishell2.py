@@ -1,12 +1,12 @@
-"""AISHELL-2: Mandarin read speech, one speaker a folder.
+"""AISHELL-2: Mandarin read speech, one folder per speaker.
 
 ::
 
     AISHELL-2/iOS/data/{trans.txt, wav/C0001/IC0001W0001.wav}     AISHELL-2/iOS/{dev,test}/{trans.txt, wav/…}
 
-ROOT is the folder that holds ``data`` (or ``AISHELL-2/iOS/data``); gives ``train``, ``dev`` and ``test``, those that
-are there. In the texts full-width letters become narrow, 𫖯 becomes 頫, an apostrophe stays only inside a Latin word,
-letters are upper-case. Lhotse's recipe is not used: it stops where one of the three parts is not there.
+ROOT is the folder that contains ``data`` (or ``AISHELL-2/iOS/data``). Manifests: those of ``train``, ``dev`` and
+``test`` that are found. In texts 𫖯 becomes 頫 and hyphens become spaces. Lhotse's recipe is not used: it fails if one
+of the three splits is missing.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ VARIANTS = str.maketrans({"\U0002b5af": "頫"})
 
 
 def prepare(root: Path, out: Path, options: PrepareOptions) -> list[Prepared]:
-    """The parts that are there."""
+    """Return a manifest for each split found."""
     bases = (root, root / "iOS", root / "AISHELL-2" / "iOS", root / "AISHELL-DEV-TEST-SET" / "iOS")
     found = []
     for split, name in SPLITS.items():
@@ -38,7 +38,7 @@ def prepare(root: Path, out: Path, options: PrepareOptions) -> list[Prepared]:
             manifest.items = _utterances(folder, split, manifest.audit)
             found.append(manifest.prepared(split))
     if not found:
-        raise corpus_not_found(root, "AISHELL-2", "data/trans.txt, dev/trans.txt or test/trans.txt, each beside wav/")
+        raise corpus_not_found(root, "AISHELL-2", "data/trans.txt, dev/trans.txt or test/trans.txt, each next to wav/")
     return found
 
 
@@ -47,7 +47,7 @@ def _utterances(folder: Path, split: str, audit: Audit) -> Iterator[Utterance]:
     for key, path in audio_by_stem(folder / "wav").items():
         text = texts.pop(key, None)
         if text is None:
-            audit.skip("audio without a text", str(path))
+            audit.skip("audio without text", str(path))
             continue
         speaker = f"{CORPUS}:{path.parent.name}"
         text = text.translate(VARIANTS).replace("-", " ")

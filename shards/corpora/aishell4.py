@@ -1,13 +1,12 @@
-"""AISHELL-4 (openslr 111): meetings of 4–8 people, recorded by an array of eight microphones; first channel.
+"""AISHELL-4 (openslr 111): meetings of 4–8 people, recorded by an eight-microphone array; first channel.
 
 ::
 
     train_L/{wav/20200706_L_R001S01C01.flac, TextGrid/20200706_L_R001S01C01.TextGrid}    train_M  train_S  test
 
-Gives ``train`` (the three together) and ``test``. A tier's name is a speaker of that session only and is used again
-for other people in others, so the id holds the session and the person is not known. ``*.1channel.wav`` beside the
-recordings are passed over. Lhotse's recipe is not used: it numbers the speakers by order of reading, and drops sessions
-that it cannot parse without a count.
+Manifests: ``train`` (the three together) and ``test``. Tier names identify speakers within a session only, so speaker
+ids contain the session and the person is unknown. ``*.1channel.wav`` next to the recordings are skipped. Lhotse's
+recipe is not used: it numbers speakers in order of reading and drops sessions that it cannot parse without a count.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ SPLITS = {"train": ("train_L", "train_M", "train_S"), "test": ("test",)}
 
 
 def prepare(root: Path, out: Path, options: PrepareOptions) -> list[Prepared]:
-    """``train`` and ``test``, of the archives that are there."""
+    """Return the manifests of the archives found."""
     found = []
     for split, names in SPLITS.items():
         folders = [root / n for n in names if (root / n).is_dir()]
@@ -47,7 +46,7 @@ def _split(folders: list[Path], split: str, options: PrepareOptions) -> Meetings
             elif path.suffix in (".flac", ".wav"):
                 grid = grids.pop(path.stem, None)
                 if grid is None:
-                    meetings.audit.skip("audio without a TextGrid", str(path))
+                    meetings.audit.skip("audio without TextGrid", str(path))
                 else:
                     tracks.append(Track(path.stem, path.stem, path, 0, (grid,)))
         for grid in grids.values():

@@ -1,13 +1,14 @@
-"""AISHELL-5 (openslr 159): 2–4 people talking in a car; first far microphone, and headsets where they are given.
+"""AISHELL-5 (openslr 159): 2–4 people talking in a car; first far-field microphone, and headsets if available.
 
 ::
 
-    train/003/DA01.wav  DA01.TextGrid  DA02.wav …       headsets, one TextGrid a speaker; the digits are the seat
-    train/003/DX01C01.wav … DX04C01.wav                 far microphones; DX05C01, DX06C01 are the stereo's reference
-    dev/…  eval_track1/…  eval_track2/…                 the archives are called Dev, Eval1, Eval2; no headsets there
+    train/003/DA01.wav  DA01.TextGrid  DA02.wav …       headsets, one TextGrid per speaker; the digits are the seat
+    train/003/DX01C01.wav … DX04C01.wav                 far-field; DX05C01, DX06C01 are the car stereo's echo reference
+    dev/…  eval_track1/…  eval_track2/…                 also called Dev, Eval1, Eval2; without headsets
 
-Gives ``train-far``, ``train-near``, ``dev-far``, ``eval1-far``, ``eval2-far``. A far recording's words are those of
-all TextGrids of its session. A seat is no person: ids hold the session, and the person is not known.
+Manifests: ``train-far``, ``train-near``, ``dev-far``, ``eval1-far``, ``eval2-far``. The transcript of a far-field
+recording is that of all TextGrids of its session. Speakers are identified by seat, so ids contain the session and the
+person is unknown.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ _FAR, _REFERENCE, _NEAR = re.compile(r"DX0[1-4]C\d+"), re.compile(r"DX0[5-9]C\d+
 
 
 def prepare(root: Path, out: Path, options: PrepareOptions) -> list[Prepared]:
-    """Far and near of every archive that is there."""
+    """Return the far and near manifests of every archive found."""
     found = []
     for split, names in SPLITS.items():
         folder = next((root / n for n in names if (root / n).is_dir()), None)
@@ -56,14 +57,14 @@ def _split(folder: Path, split: str, options: PrepareOptions) -> tuple[Meetings,
         microphones = [s for s in audio if _FAR.fullmatch(s)]
         for stem, path in audio.items():
             if _REFERENCE.fullmatch(stem):
-                far.audit.skip("echo reference of the stereo", str(path))
+                far.audit.skip("echo reference of the car stereo", str(path))
             elif _NEAR.fullmatch(stem):
                 if stem in grids:
                     near_tracks.append(Track(f"{session}-{stem}", session, path, 0, (grids[stem],)))
                 else:
-                    near.audit.skip("audio without a TextGrid", str(path))
+                    near.audit.skip("audio without TextGrid", str(path))
         if not microphones or not grids:
-            far.audit.skip("session without a far microphone or without a TextGrid", str(place))
+            far.audit.skip("session without far-field audio or TextGrid", str(place))
             continue
         first = microphones[0]
         far_tracks.append(Track(f"{session}-{first}", session, audio[first], 0, tuple(grids.values())))
@@ -72,5 +73,5 @@ def _split(folder: Path, split: str, options: PrepareOptions) -> tuple[Meetings,
 
 
 def _speaker(track: Track, grid: Path, tier: Tier) -> SpeakerInfo | None:
-    """The seat: all tiers of a file are its speaker."""
+    """Return the speaker of the file's seat; all its tiers belong to that speaker."""
     return SpeakerInfo(f"{CORPUS}:{track.session}:{grid.stem}", CORPUS, "zh")

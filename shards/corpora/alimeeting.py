@@ -4,12 +4,12 @@
 
     Train_Ali_far/{audio_dir/R0003_M0046_MS002.wav, textgrid_dir/R0003_M0046.TextGrid}             8 channels
     Train_Ali_near/{audio_dir/R0003_M0046_F_SPK0093.wav, textgrid_dir/R0003_M0046_F_SPK0093.TextGrid}
-    Eval_Ali/{Eval_Ali_far,Eval_Ali_near}/…   Test_Ali/{Test_Ali_far,Test_Ali_near}/…              or without that level
+    Eval_Ali/{Eval_Ali_far,Eval_Ali_near}/…   Test_Ali/{Test_Ali_far,Test_Ali_near}/…              or without this level
 
-Gives a manifest for each archive that is there: ``train-far``, ``train-near``, ``eval-far`` … A far TextGrid lacks the
-array's name, a far tier is ``R…_M…_F_SPK1953`` or ``F_SPK1953``; near, speaker and gender are in the file name.
-Speaker ids are those of persons, the same near and far. Lhotse's recipe is not used: it drops what it cannot read
-without a count, and loses the sessions whose TextGrid has one reversed interval.
+One manifest per archive found: ``train-far``, ``train-near``, ``eval-far`` … Names of far-field TextGrids lack the
+array's suffix, their tiers are ``R…_M…_F_SPK1953`` or ``F_SPK1953``; of headsets the file name has speaker and gender.
+Speaker ids identify persons and are the same near and far. Lhotse's recipe is not used: it drops unreadable files
+without a count, and whole sessions if their TextGrid has a reversed interval.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _SPEAKER = re.compile(r"(?:.*_)?(?P<gender>[FM])_(?P<speaker>SPK\d+)")
 
 
 def prepare(root: Path, out: Path, options: PrepareOptions) -> list[Prepared]:
-    """One manifest per archive found."""
+    """Return one manifest per archive found."""
     found = []
     for split in ("train", "eval", "test"):
         for microphone in ("far", "near"):
@@ -47,18 +47,18 @@ def prepare(root: Path, out: Path, options: PrepareOptions) -> list[Prepared]:
 def _archive(folder: Path, split: str, near: bool, options: PrepareOptions) -> Meetings:
     meetings = Meetings(CORPUS, split, [], partial(_speaker, near=near), options)
     audio = audio_by_stem(folder / "audio_dir")
-    left = dict(audio)
+    unused = dict(audio)
     tracks = []
     for grid in sorted((folder / "textgrid_dir").glob("*.TextGrid")):
         stem = first_with_prefix(audio, grid.stem)
         if stem is None:
             meetings.audit.skip("TextGrid without audio", str(grid))
             continue
-        left.pop(stem, None)
+        unused.pop(stem, None)
         session = "_".join(grid.stem.split("_")[:2])
         tracks.append(Track(stem, session, audio[stem], 0, (grid,)))
-    for path in left.values():
-        meetings.audit.skip("audio without a TextGrid", str(path))
+    for path in unused.values():
+        meetings.audit.skip("audio without TextGrid", str(path))
     meetings.tracks = tracks
     return meetings
 

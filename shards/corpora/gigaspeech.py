@@ -1,8 +1,9 @@
-"""GigaSpeech: 10,000 hours of English from the web; ``GigaSpeech.json`` and long Opus files beside it.
+"""GigaSpeech: 10,000 hours of English from the web; ``GigaSpeech.json`` and long Opus files.
 
-The same shape as WenetSpeech, with the text in ``text_tn``: punctuation is written ``<COMMA> <PERIOD> <QUESTIONMARK>
-<EXCLAMATIONPOINT>``, and ``<SIL> <NOISE> <MUSIC> <OTHER>`` alone are no speech. Policy ``plain`` drops them all; with
-``raw`` the punctuation is put back as signs. Gives the subsets ``train-xl`` … ``train-xs`` (nested), ``dev``, ``test``.
+The format of WenetSpeech, with the text in ``text_tn``: punctuation is written ``<COMMA> <PERIOD> <QUESTIONMARK>
+<EXCLAMATIONPOINT>``; segments of ``<SIL>``, ``<NOISE>``, ``<MUSIC>`` or ``<OTHER>`` alone contain no speech. The text
+policy ``plain`` drops all tags; ``raw`` restores the punctuation. Manifests: the nested subsets ``train-xl`` …
+``train-xs``, ``dev``, ``test``.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ _GARBAGE = re.compile(r"\s*<(?:SIL|NOISE|MUSIC|OTHER)>\s*")
 
 
 def prepare(root: Path, out: Path, options: PrepareOptions) -> list[Prepared]:
-    """The subsets."""
+    """Return a manifest per subset."""
     listing = root / "GigaSpeech.json"
     if not listing.is_file():
         raise corpus_not_found(root, "GigaSpeech", "GigaSpeech.json and the folder audio")
@@ -32,7 +33,7 @@ def prepare(root: Path, out: Path, options: PrepareOptions) -> list[Prepared]:
 
 
 def punctuated(text: str) -> str:
-    """``HELLO <COMMA> YOU <PERIOD>`` → ``HELLO, YOU.``; an utterance that is no speech → ""."""
+    """Restore punctuation: ``HELLO <COMMA> YOU <PERIOD>`` → ``HELLO, YOU.``; utterances without speech → ""."""
     if _GARBAGE.fullmatch(text):
         return ""
     return re.sub(r"\s*<(COMMA|PERIOD|QUESTIONMARK|EXCLAMATIONPOINT)>", lambda m: _SIGNS[m[1]], text)

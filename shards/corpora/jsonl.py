@@ -1,15 +1,15 @@
-"""JSON Lines: the manifest for a corpus of one's own (docs/adding-a-corpus.md), and NeMo's.
+"""JSON Lines: this project's form for in-house data (docs/adding-a-corpus.md), and NeMo manifests.
 
-ROOT is a file, or a folder of ``*.jsonl`` files, each a manifest of its own under its file's name. A line is one
-stretch of audio; what is in brackets may be left out::
+ROOT is a file, or a folder of ``*.jsonl`` files; each file becomes the manifest of its name. A line is one span of
+audio; fields in brackets are optional::
 
     {"audio": "a/b.wav", "segments": [{"speaker": "ann", "start": 0.5, "end": 2.25, "text": "hello"}, …],
      ["key": …, "session": …, "start": 0.0, "duration": …, "channel": 0, "language": "en"]}
     {"audio_filepath": "a/b.wav", "text": "hello", ["speaker": "ann", "offset": 0.0, "duration": …, "lang": "en"]}
 
 Paths are relative to the file's folder (or ``--audio``); times are seconds from ``start``. The second form, NeMo's, is
-one utterance. A line that is not of this form is left out and counted. Without ``session`` it is the file's name, which
-is then that of one file only; NeMo's is the path.
+one utterance, whose session is its path. Invalid lines are skipped and counted. The default of ``session`` is the stem
+of the audio file, which must then be unique.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from shards.manifests.transcribed_sessions import RawSegment, TranscribedSession
 
 
 def prepare(root: Path, out: Path, options: PrepareOptions) -> list[Prepared]:
-    """A manifest per file."""
+    """Return a manifest per file."""
     files = [root] if root.is_file() else sorted(root.glob("*.jsonl"))
     if not files:
         raise corpus_not_found(root, "JSONL manifest", "a .jsonl file, or a folder of them")
@@ -41,7 +41,7 @@ def prepare(root: Path, out: Path, options: PrepareOptions) -> list[Prepared]:
 
 
 def _sessions(path: Path, audio: Path, audit: Audit) -> Iterator[TranscribedSession]:
-    named: dict[str, str] = {}  # session that is called like its file → that file
+    named: dict[str, str] = {}  # session named by default → its audio file
     for number, line in enumerate(read_text(path).split("\n"), 1):
         if not line.strip():
             continue
@@ -49,14 +49,14 @@ def _sessions(path: Path, audio: Path, audit: Audit) -> Iterator[TranscribedSess
             row = json.loads(line)
             session = _nemo(row, audio) if "audio_filepath" in row else _own(row, audio)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            audit.skip("line that is not of the form", f"{path}:{number}: {type(error).__name__}: {error}")
+            audit.skip("invalid line", f"{path}:{number}: {type(error).__name__}: {error}")
             continue
         if "audio_filepath" not in row and not row.get("session"):
             file = str(row["audio"])
             if named.setdefault(session.session, file) != file:
                 raise DataError(
                     f"{path}:{number}: {named[session.session]} and {file} would both be session {session.session}; "
-                    'say by "session" whether they are one'
+                    'add "session" to the lines'
                 )
         yield session
 
@@ -96,7 +96,7 @@ def _nemo(row: dict[str, Any], audio: Path) -> TranscribedSession:
 
 
 def _key(audio: str, start: float) -> str:
-    """Of the path, so that files of one name in two folders differ."""
+    """Build a key from the path, so that files of one name in two folders differ."""
     stem = str(Path(audio).with_suffix("")).strip("/")
     return f"{stem}-{round(start * 1000):09d}" if start else stem
 

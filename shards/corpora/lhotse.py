@@ -1,11 +1,10 @@
-"""Lhotse manifests: whatever ``lhotse prepare …`` wrote, so every corpus that Lhotse has a recipe for.
+"""Lhotse manifests, the output of ``lhotse prepare …`` for every corpus that Lhotse has a recipe for.
 
-ROOT holds ``*cuts*.jsonl.gz``, or pairs ``NAME_recordings_PART.jsonl.gz`` and ``NAME_supervisions_PART.jsonl.gz`` (also
-plain ``.jsonl``); each becomes a manifest under PART. Of its channels the first one is taken that all supervisions are
-on, as of an array; where there is none, as of a telephone call or of headsets, each channel with speech becomes a
-recording of its own, ``ID-CHANNEL``. Relative paths of audio are relative to ``--audio``, else to the
-current folder. What only Lhotse can render is left out and counted: mixed or padded cuts, recordings with transforms,
-audio that is no file.
+ROOT contains ``*cuts*.jsonl.gz``, or pairs ``NAME_recordings_PART.jsonl.gz`` and ``NAME_supervisions_PART.jsonl.gz``
+(also plain ``.jsonl``); each becomes the manifest PART. If all supervisions share a channel, as with an array, the
+first shared channel is used. Otherwise, as with telephone calls and headsets, each channel with speech becomes a
+recording ``ID-CHANNEL``. Relative audio paths are relative to ``--audio`` or the current folder. Audio that only Lhotse
+can render is skipped and counted: mixed or padded cuts, recordings with transforms, sources other than files.
 """
 
 from __future__ import annotations
@@ -27,10 +26,10 @@ _ENDS = (".jsonl.gz", ".jsonl")
 
 
 def lhotse_module(name: str) -> ModuleType:
-    """A module of Lhotse.
+    """Import a module of Lhotse.
 
     Raises:
-        ConfigError: it is not installed.
+        ConfigError: Lhotse is not installed.
     """
     try:
         return importlib.import_module(name)
@@ -39,14 +38,14 @@ def lhotse_module(name: str) -> ModuleType:
 
 
 def prepare(root: Path, out: Path, options: PrepareOptions) -> list[Prepared]:
-    """A manifest per file of cuts and per pair of recordings and supervisions.
+    """Return a manifest per file of cuts and per pair of recordings and supervisions.
 
     Raises:
-        DataError: two of them would be one manifest.
+        DataError: two of them would become the same manifest.
     """
     files = {p.name[: -len(end)]: p for end in _ENDS for p in sorted(root.glob(f"*{end}"))}
     corpus, found = corpus_name(root, options), []
-    of: dict[str, Path] = {}  # part → the file it is from
+    origin: dict[str, Path] = {}  # part → the file it comes from
     for stem, path in sorted(files.items()):
         genders: dict[str, str] = {}
         if "cuts" in stem:
@@ -59,8 +58,10 @@ def prepare(root: Path, out: Path, options: PrepareOptions) -> list[Prepared]:
             manifest.sessions = _Reader(options, manifest.audit, genders).of_pair(path, other)
         else:
             continue
-        if of.setdefault(name, path) != path:
-            raise DataError(f"{of[name]} and {path} would both be the manifest {name!r}; move one of them away")
+        if origin.setdefault(name, path) != path:
+            raise DataError(
+                f"{origin[name]} and {path} would both become the manifest {name!r}; move one to another folder"
+            )
         found.append(manifest.prepared(name))
     if not found:
         raise corpus_not_found(root, "Lhotse manifest", "*cuts*.jsonl.gz, or *recordings* and *supervisions*.jsonl.gz")
@@ -74,26 +75,26 @@ def _part(stem: str, kind: str) -> str:
 
 
 def _load(path: Path) -> Iterator[Any]:
-    """What a manifest of Lhotse's holds, read as it is iterated.
+    """Yield the entries of a Lhotse manifest, read lazily.
 
     Raises:
-        ManifestError: it is cut, or not one.
+        ManifestError: the file is truncated or not a Lhotse manifest.
     """
     lhotse = lhotse_module("lhotse")
     try:
         yield from lhotse.load_manifest_lazy(path) or ()
     except (ValueError, KeyError, TypeError, OSError, AssertionError, EOFError, zlib.error) as error:
-        raise ManifestError(f"{path}: Lhotse cannot read it: {error}; is the file whole?") from error
+        raise ManifestError(f"{path}: Lhotse cannot read it: {error}; is the file truncated?") from error
 
 
 class _Reader:
-    """Sessions of one manifest."""
+    """Reads the sessions of one manifest."""
 
     def __init__(self, options: PrepareOptions, audit: Audit, genders: dict[str, str]) -> None:
         self.audio, self.audit, self.genders = options.audio or Path(), audit, genders
 
     def of_pair(self, recordings: Path, supervisions: Path) -> Iterator[TranscribedSession]:
-        """A session for each recording."""
+        """Yield the sessions of a pair of manifests."""
         spoken: dict[str, list[Any]] = {}
         for s in _load(supervisions):
             spoken.setdefault(s.recording_id, []).append(s)
@@ -101,10 +102,10 @@ class _Reader:
             own = spoken.pop(recording.id, [])
             yield from self._sessions(recording.id, recording, recording.channel_ids, own, 0.0, None)
         for name in spoken:
-            self.audit.skip("supervisions of a recording that is not there", name)
+            self.audit.skip("supervisions without a recording", name)
 
     def of_cuts(self, path: Path) -> Iterator[TranscribedSession]:
-        """A session for each cut."""
+        """Yield the sessions of a manifest of cuts."""
         for cut in _load(path):
             if type(cut).__name__ not in ("MonoCut", "MultiCut") or cut.recording is None:
                 self.audit.skip("cut that only Lhotse can render", f"{cut.id}: {type(cut).__name__}")
@@ -126,11 +127,11 @@ class _Reader:
             return
         groups = self._by_channel(key, channels, supervisions)
         if len(groups) > 1:
-            self.audit.change("speech on several channels: a recording for each of them", key)
+            self.audit.change("speech on several channels: one recording per channel", key)
         for channel, own in groups.items():
             source = next((s for s in recording.sources if channel in s.channels), None)
             if source is None or source.type != "file":
-                self.audit.skip("audio that is no file", f"{key}: {source.type if source else 'no source'}")
+                self.audit.skip("audio source other than a file", f"{key}: {source.type if source else 'no source'}")
                 continue
             yield TranscribedSession(
                 key=key if len(groups) == 1 else f"{key}-{channel}",
@@ -144,26 +145,26 @@ class _Reader:
             )
 
     def _by_channel(self, key: str, channels: Sequence[int], supervisions: Sequence[Any]) -> dict[int, list[Any]]:
-        """Channel to take → supervisions on it."""
-        there: list[tuple[Any, set[int]]] = []
+        """Map each channel to use to the supervisions on it."""
+        found: list[tuple[Any, set[int]]] = []
         for s in supervisions:
             if s.speaker and s.gender:
                 self.genders.setdefault(s.speaker, s.gender[:1].lower())
             if on := set(_channels(s)) & set(channels):
-                there.append((s, on))
+                found.append((s, on))
             else:
-                self.audit.skip("supervision on a channel that its recording or cut lacks", f"{key}: {s.id}")
-        common = set(channels).intersection(*(on for _, on in there))
+                self.audit.skip("supervision on a missing channel", f"{key}: {s.id}")
+        common = set(channels).intersection(*(on for _, on in found))
         if common:
-            return {min(common): [s for s, _ in there]}
+            return {min(common): [s for s, _ in found]}
         groups: dict[int, list[Any]] = {}
-        for s, on in there:
+        for s, on in found:
             groups.setdefault(min(on), []).append(s)
         return dict(sorted(groups.items()))
 
 
 def _channels(of: Any) -> list[int]:
-    """Of a supervision or a cut, which may name one or several."""
+    """Return the channels of a supervision or cut as a list."""
     return [of.channel] if isinstance(of.channel, int) else list(of.channel)
 
 

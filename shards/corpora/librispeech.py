@@ -1,8 +1,8 @@
-"""LibriSpeech (openslr 12): English read books, by Lhotse's recipe.
+"""LibriSpeech (openslr 12): English audiobooks, read by Lhotse's recipe.
 
-``train-clean-100/<speaker>/<chapter>/<speaker>-<chapter>-NNNN.flac`` with ``<speaker>-<chapter>.trans.txt`` beside, for
-every part; ``SPEAKERS.TXT`` gives the gender. ROOT is the folder ``LibriSpeech`` or the one around it. Gives a manifest
-for each part that is there. The recipe logs an utterance whose file is missing; here it is counted.
+``train-clean-100/<speaker>/<chapter>/<speaker>-<chapter>-NNNN.flac`` with ``<speaker>-<chapter>.trans.txt``, for every
+part; ``SPEAKERS.TXT`` gives the gender. ROOT is the folder ``LibriSpeech`` or its parent. One manifest per part found.
+Utterances with missing files, which the recipe only logs, are counted.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ MINI_PARTS = ("train-clean-5", "dev-clean-2")
 
 
 def prepare(root: Path, out: Path, options: PrepareOptions) -> list[Prepared]:
-    """The parts that are there."""
+    """Return a manifest for each part found."""
     base = next((b for b in (root, root / "LibriSpeech") if any((b / p).is_dir() for p in PARTS + MINI_PARTS)), None)
     if base is None:
         raise corpus_not_found(root, "LibriSpeech", f"one of {', '.join(PARTS)}")
@@ -36,7 +36,7 @@ def prepare(root: Path, out: Path, options: PrepareOptions) -> list[Prepared]:
 
 
 def genders(path: Path) -> dict[str, str]:
-    """Speaker → f or m, of ``SPEAKERS.TXT``: ``14 | F | train-clean-360 | 25.03 | name``. No file: nobody's."""
+    """Read speaker → f or m from ``SPEAKERS.TXT`` (``14 | F | train-clean-360 | 25.03 | name``) if it exists."""
     if not path.is_file():
         return {}
     rows = (line.split("|") for line in read_text(path).split("\n") if line.strip() and not line.startswith(";"))
@@ -44,7 +44,7 @@ def genders(path: Path) -> dict[str, str]:
 
 
 class _Part:
-    """One part as a manifest."""
+    """A manifest of one part."""
 
     def __init__(self, base: Path, part: str, gender: dict[str, str], options: PrepareOptions) -> None:
         self.base, self.part, self.gender, self.options = base, part, gender, options
@@ -61,22 +61,22 @@ class _Part:
 
     def _recordings(self) -> Iterator[Recording]:
         recipe = lhotse_module("lhotse.recipes.librispeech").prepare_librispeech
-        announced = {key for path in sorted((self.base / self.part).rglob("*.trans.txt")) for key in self._keys(path)}
+        transcribed = {key for path in sorted((self.base / self.part).rglob("*.trans.txt")) for key in self._keys(path)}
         try:
             made = recipe(self.base, dataset_parts=[self.part], num_jobs=max(1, self.options.workers))[self.part]
         except (ValueError, AssertionError, OSError) as error:
-            raise ManifestError(f"{self.base / self.part}: Lhotse's recipe stops: {error}") from error
+            raise ManifestError(f"{self.base / self.part}: Lhotse's recipe failed: {error}") from error
         files = {r.id: r for r in made["recordings"]}
         for s in sorted(made["supervisions"], key=lambda s: s.id):
-            announced.discard(s.recording_id)
+            transcribed.discard(s.recording_id)
             recording = self._recording(s, files[s.recording_id])
             if recording is not None:
                 yield recording
-        for key in sorted(announced):
+        for key in sorted(transcribed):
             self.audit.skip("text without audio", key)
 
     def _keys(self, path: Path) -> Iterator[str]:
-        """Of a file of texts; a line without words would stop the recipe, which says neither where nor why."""
+        """Yield the keys of a transcript file; the recipe would fail on a line without words and not name it."""
         for number, key, text in keyed_lines(path):
             if not text:
                 raise ManifestError(f"{path}:{number}: {key} has no words; remove the line")

@@ -1,17 +1,17 @@
 """Real speech from Debian packages: telephone prompts and syllables of nine people in six languages.
 
-Yields three manifests:
+Manifests:
 
 ============= =======================================================================================================
 ``digits``    the ten digits of every voice, one recording per word, with the word as text
-``prompts``   everything else that a voice says; speech to enrol from. Text where the package gives it, else ""
+``prompts``   all other recordings of a voice, for enrolment. Text if the package has it, else ""
 ``sentences`` the prompts with text of at least two words, as utterances for recognition
 ============= =======================================================================================================
 
-Every voice said each digit once, so sets mixed from ``digits`` hold the same takes: new conversations of known words,
-not new speech. Audio is trimmed tightly and brought to one level (:mod:`shards.sound.conditioning`), as FLAC.
-What a digit file says is checked against the package's own text where there is one. Texts are as the packages have
-them, with punctuation, case and digits, unless another policy is asked for; annotations in brackets are removed.
+Each voice recorded each digit once, so sets mixed from ``digits`` share takes: new conversations of known words, not
+new speech. Audio is trimmed and level-normalized (:mod:`shards.sound.conditioning`) and written as FLAC. Digit files
+are checked against the package's texts if it has them. Texts keep punctuation, case and digits unless ``--text`` names
+another policy; annotations in brackets are removed.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ PACKAGES = [
 
 @dataclass(frozen=True)
 class Voice:
-    """One speaker of one package. Gender is what the package's folder name says (f, m), else unknown."""
+    """A speaker of a package. The gender is that of the package's folder name (f, m), otherwise unknown."""
 
     name: str
     person: str
@@ -83,8 +83,8 @@ class Voice:
     gender: str | None
     package: str
     folder: str  # under /usr/share
-    suffix: str  # of its audio files; for gcin the whole file name, which tells its two speakers apart
-    texts: str | None = None  # package whose core-sounds-LANG.txt.gz says what the files say
+    suffix: str  # of its audio files; for gcin the file name, which distinguishes its two speakers
+    texts: str | None = None  # package whose core-sounds-LANG.txt.gz holds the texts
 
     @property
     def speaker(self) -> str:
@@ -129,8 +129,8 @@ SYLLABLES_PER_PROMPT, SYLLABLE_GAP_S = 12, 0.06
 
 
 @dataclass(frozen=True)
-class _Task:
-    """One FLAC file to make from one or more source files of a voice."""
+class AudioTask:
+    """A FLAC file to make from one or more source files of a voice."""
 
     voice: Voice
     key: str
@@ -140,25 +140,27 @@ class _Task:
 
 
 def prepare(root: Path, out: Path, options: PrepareOptions) -> list[Prepared]:
-    """Fetch the packages into `root`, write audio under ``out/audio``, return the three manifests."""
+    """Fetch the packages into `root`, write audio under ``out/audio`` and return the three manifests."""
     folders = fetch_debian(PACKAGES, root)
     skipped: Counter[str] = Counter()
-    tasks: list[_Task] = []
+    tasks: list[AudioTask] = []
     for voice in VOICES:
         files = _files(folders[voice.package] / "usr/share" / voice.folder, voice)
         texts = read_texts(folders[voice.texts], voice.language, skipped) if voice.texts else {}
-        digits = list(_digit_tasks(voice, files, texts))
+        digits = list(digit_tasks(voice, files, texts))
         tasks += digits
         tasks += _prompt_tasks(voice, files, texts, {t.sources[0] for t in digits}, skipped)
     made: dict[str, list[Recording]] = {"digits": [], "prompts": []}
     with killed_workers_told(), ProcessPoolExecutor(max(1, options.workers)) as pool:
         jobs = [(task, out / "audio") for task in tasks]
-        results = tqdm(pool.map(_make, jobs, chunksize=16), "audio", len(jobs), disable=None)  # silent off a terminal
+        results = tqdm(
+            pool.map(_make, jobs, chunksize=16), "audio", len(jobs), disable=None
+        )  # no bar unless on a terminal
         for task, (recording, problem) in zip(tasks, results, strict=True):
             if recording is not None:
                 made[task.kind].append(recording)
             elif task.kind == "digits":
-                raise ManifestError(f"{task.sources[0]}: {problem}; a digit of {task.voice.name} cannot be left out")
+                raise ManifestError(f"{task.sources[0]}: {problem}; all digits of {task.voice.name} are needed")
             else:
                 skipped[f"{task.voice.name}: {problem}"] += 1
     return _manifests(made, skipped, options.text or "raw")
@@ -174,10 +176,10 @@ def _manifests(made: dict[str, list[Recording]], skipped: Counter[str], policy: 
         if len(r.segments[0].text.split()) > 1
     ]
     sentences = [_with_text(r, texts["sentences"]) for r in sentences]
-    left_out = {"skipped": dict(sorted(skipped.items()))}
+    counts = {"skipped": dict(sorted(skipped.items()))}
     return [
         Prepared("digits", made["digits"], speakers, {"text": texts["digits"].result()}),
-        Prepared("prompts", made["prompts"], speakers, {"text": texts["prompts"].result()} | left_out),
+        Prepared("prompts", made["prompts"], speakers, {"text": texts["prompts"].result()} | counts),
         Prepared("sentences", sentences, speakers, {"text": texts["sentences"].result()}),
     ]
 
@@ -188,7 +190,7 @@ def _with_text(recording: Recording, policy: TextPolicy) -> Recording:
 
 
 def _files(folder: Path, voice: Voice) -> dict[str, Path]:
-    """Name inside the voice's folder, without suffix (for gcin, the syllable) → file."""
+    """Map names inside the voice's folder without suffix (for gcin the syllable) to files."""
     gcin = voice.package == "gcin-voice"
     found = {}
     for path in sorted(folder.rglob(f"*{voice.suffix}")):
@@ -200,7 +202,7 @@ def _files(folder: Path, voice: Voice) -> dict[str, Path]:
 
 
 def read_texts(folder: Path, language: str, skipped: Counter[str]) -> dict[str, str]:
-    """File name without suffix → what it says. Where a name occurs twice the first one counts."""
+    """Read file name without suffix → text. Of two texts for one name the first is used."""
     path = folder / f"usr/share/doc/{folder.name.partition('_')[0]}/core-sounds-{language}.txt.gz"
     texts: dict[str, str] = {}
     for line in gzip.decompress(path.read_bytes()).decode("utf-8-sig").splitlines():
@@ -214,7 +216,7 @@ def read_texts(folder: Path, language: str, skipped: Counter[str]) -> dict[str, 
 
 
 def clean_text(text: str) -> str:
-    """Without notes: a bracketed note alone is no speech (""); in a sentence, brackets lose what is not a word."""
+    """Remove annotations: a bracketed annotation alone gives ""; inside a sentence brackets keep their words."""
     text = text.strip()
     if re.fullmatch(r"\[[^]]*\]|<[^>]*>", text):
         return ""
@@ -222,20 +224,25 @@ def clean_text(text: str) -> str:
     return re.sub(r"\s+", " ", text.replace("...", " ")).strip()
 
 
-def _digit_tasks(voice: Voice, files: dict[str, Path], texts: dict[str, str]) -> Iterator[_Task]:
+def digit_tasks(voice: Voice, files: dict[str, Path], texts: dict[str, str]) -> Iterator[AudioTask]:
+    """Yield the tasks of a voice's ten digits.
+
+    Raises:
+        ManifestError: a file is missing, or its text is another word.
+    """
     for digit, word in enumerate(DIGITS[voice.language]):
         name = SYLLABLES[digit] if voice.language == "zh" else f"digits/{digit}"
         if name not in files:
-            raise ManifestError(f"{voice.package}: {name} is missing; remove its unpacked folder and run again")
+            raise ManifestError(f"{voice.package}: {name} is missing; remove the unpacked folder and run again")
         if texts and texts[name].strip(" .").lower() != word:
-            raise ManifestError(f"{voice.package}: {name} says {texts[name]!r}, expected {word!r}")
-        yield _Task(voice, f"{voice.name}-digit{digit}", "digits", word, (files[name],))
+            raise ManifestError(f"{voice.package}: the text of {name} is {texts[name]!r}, expected {word!r}")
+        yield AudioTask(voice, f"{voice.name}-digit{digit}", "digits", word, (files[name],))
 
 
 def _prompt_tasks(
     voice: Voice, files: dict[str, Path], texts: dict[str, str], digits: set[Path], skipped: Counter[str]
-) -> list[_Task]:
-    """Everything that is speech and not one of the ten digits, nor a byte-for-byte copy of another file."""
+) -> list[AudioTask]:
+    """Return tasks for all speech except the ten digits and byte-identical copies."""
     seen = {hashlib.sha256(path.read_bytes()).digest() for path in digits}
     kept: dict[str, Path] = {}
     for name, path in files.items():
@@ -251,15 +258,19 @@ def _prompt_tasks(
         paths = list(kept.values())
         np.random.default_rng(0).shuffle(paths)
         groups = [tuple(paths[i : i + SYLLABLES_PER_PROMPT]) for i in range(0, len(paths), SYLLABLES_PER_PROMPT)]
-        return [_Task(voice, f"{voice.name}-syllables{i:03d}", "prompts", "", group) for i, group in enumerate(groups)]
+        return [
+            AudioTask(voice, f"{voice.name}-syllables{i:03d}", "prompts", "", group) for i, group in enumerate(groups)
+        ]
     return [
-        _Task(voice, f"{voice.name}-{re.sub(r'[^0-9A-Za-z_-]', '_', name)}", "prompts", texts.get(name, ""), (path,))
+        AudioTask(
+            voice, f"{voice.name}-{re.sub(r'[^0-9A-Za-z_-]', '_', name)}", "prompts", texts.get(name, ""), (path,)
+        )
         for name, path in kept.items()
     ]
 
 
-def _make(job: tuple[_Task, Path]) -> tuple[Recording | None, str]:
-    """Decode, condition, write; or why not."""
+def _make(job: tuple[AudioTask, Path]) -> tuple[Recording | None, str]:
+    """Write a task's FLAC file; returns its recording, or None and the reason."""
     task, folder = job
     gap = np.zeros(round(SYLLABLE_GAP_S * SAMPLE_RATE), np.float32)
     try:
@@ -278,7 +289,7 @@ def _make(job: tuple[_Task, Path]) -> tuple[Recording | None, str]:
         key=task.key,
         corpus=CORPUS,
         split="all",
-        session=task.key,  # every prompt was recorded by itself
+        session=task.key,  # prompts were recorded separately
         language=task.voice.language,
         audio=str(path.absolute()),
         segments=(segment,),

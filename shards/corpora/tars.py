@@ -1,10 +1,10 @@
-"""Tars of utterances: WeNet's (``KEY.txt``, ``KEY.wav``) and WebDataset's (``KEY.mp3``, ``KEY.json``, as Emilia has).
+"""Tars of utterances: WeNet's (``KEY.txt``, ``KEY.wav``) and WebDataset's (``KEY.mp3``, ``KEY.json``, such as Emilia).
 
-ROOT is a tar or a folder of them, plain or compressed. A tar member has no path that a manifest could name, so the
-audio is written once more, as ``OUT/audio/TAR/KEY.flac`` (16 kHz mono, 16 bit), and used again by later runs until the
-tar's size or time of change is another. A json gives ``text`` and, where they are there, ``speaker`` and ``language``.
-Emilia's ``speaker`` is a cluster within a source and no identity: use
-``--session-speakers``, then each source (the key up to its last ``_W``) is a session. Gives one manifest, ``all``.
+ROOT is a tar or a folder of tars, plain or compressed. A manifest cannot refer to tar members, so the audio is copied
+to ``OUT/audio/TAR/KEY.flac`` (16 kHz mono, 16 bit) and reused by later runs until the tar's size or modification time
+changes. A json member has ``text`` and optionally ``speaker`` and ``language``. Emilia's ``speaker`` is a cluster
+within a source, not an identity: use ``--session-speakers``, then each source (the key up to its last ``_W``) is a
+session. One manifest, ``all``.
 """
 
 from __future__ import annotations
@@ -34,21 +34,21 @@ _STAMP = "made-from"
 
 
 class _Strict(tarfile.TarInfo):
-    """tarfile takes a damaged header, and an end without the end mark, for the end of the archive."""
+    """Raise for a damaged header or a missing end mark, which tarfile treats as the end of the archive."""
 
     @classmethod
     def fromtarfile(cls, archive: tarfile.TarFile) -> Self:
-        """The next member."""
+        """Read the header of the next member."""
         try:
             return super().fromtarfile(archive)
-        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]  # the end mark
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]  # the regular end mark
             raise
         except tarfile.HeaderError as error:
             raise tarfile.ReadError(f"{error} at byte {archive.offset}") from error
 
 
 def prepare(root: Path, out: Path, options: PrepareOptions) -> list[Prepared]:
-    """One manifest of all tars."""
+    """Return one manifest of all tars."""
     tars = [root] if root.is_file() else sorted(p for p in root.rglob("*") if p.name.endswith(_TARS))
     if not tars:
         raise corpus_not_found(root, "tar", f"files ending in {', '.join(_TARS)}")
@@ -59,7 +59,7 @@ def prepare(root: Path, out: Path, options: PrepareOptions) -> list[Prepared]:
 
 @dataclass
 class _Parts:
-    """What a tar holds under one key."""
+    """The members of a tar with the same key."""
 
     audio: bytes | None = None
     suffix: str = ""
@@ -67,38 +67,38 @@ class _Parts:
     meta: dict[str, object] = field(default_factory=dict)
 
     @property
-    def whole(self) -> bool:
+    def complete(self) -> bool:
         return self.audio is not None and (self.text is not None or bool(self.meta))
 
 
 def _sessions(root: Path, tars: list[Path], folder: Path, audit: Audit) -> Iterator[TranscribedSession]:
     for path in tqdm(tars, desc="tars", unit="tar", disable=None):
-        below = Path() if path == root else path.parent.relative_to(root)  # tars of one name in two folders
+        below = Path() if path == root else path.parent.relative_to(root)  # tars in two folders may have the same name
         place = LocalStorage(folder / below / path.name.partition(".")[0])
         try:
             _claim(place, path)
         except OSError as error:
-            audit.skip("tar that cannot be read to its end", f"{path}: {error}")
+            audit.skip("truncated or damaged tar", f"{path}: {error}")
             continue
-        waiting: dict[str, _Parts] = {}  # the two members of a key follow each other, in either order
+        waiting: dict[str, _Parts] = {}  # keys of which one member has been read; members come in either order
         try:
             for key, parts in _read(path, waiting, audit):
                 session = _session(key, parts, place, audit)
                 if session is not None:
                     yield session
         except (tarfile.TarError, EOFError, OSError) as error:
-            audit.skip("tar that cannot be read to its end", f"{path}: {error}")
+            audit.skip("truncated or damaged tar", f"{path}: {error}")
         for key, parts in waiting.items():
-            audit.skip("text without audio" if parts.audio is None else "audio without a text", f"{path}: {key}")
+            audit.skip("text without audio" if parts.audio is None else "audio without text", f"{path}: {key}")
 
 
 def _claim(place: LocalStorage, path: Path) -> None:
-    """Make the folder this tar's: audio of another one, or of this one before it changed, goes."""
+    """Assign the folder to this tar: delete audio of another tar or of an earlier version."""
     stat = path.stat()
     mark = json.dumps([path.name, stat.st_size, stat.st_mtime_ns]).encode()
     if not place.exists(_STAMP) or place.read(_STAMP) != mark:
-        for left in place.root.glob("*.flac"):
-            left.unlink()
+        for stale in place.root.glob("*.flac"):
+            stale.unlink()
         place.write_atomic(_STAMP, mark)
 
 
@@ -118,10 +118,10 @@ def _read(path: Path, waiting: dict[str, _Parts], audit: Audit) -> Iterator[tupl
                 try:
                     _describe(parts, suffix, data)
                 except ValueError as error:
-                    audit.skip("text or json that cannot be read", f"{path}: {member.name}: {error}")
+                    audit.skip("invalid txt or json member", f"{path}: {member.name}: {error}")
                     waiting.pop(key)
                     continue
-            if parts.whole:
+            if parts.complete:
                 yield key, waiting.pop(key)
 
 
@@ -132,7 +132,7 @@ def _describe(parts: _Parts, suffix: str, data: bytes) -> None:
         return
     meta = json.loads(text)
     if not isinstance(meta, dict) or not isinstance(meta.get("text"), str):
-        raise ValueError("no object with a text")
+        raise ValueError('not a JSON object with "text"')
     parts.meta = meta
 
 
@@ -146,7 +146,7 @@ def _session(key: str, parts: _Parts, place: LocalStorage, audit: Audit) -> Tran
             try:
                 place.write_atomic(name, encode_flac(load(file.name)))
             except AudioError as error:
-                audit.skip("audio that cannot be decoded", f"{key}: {error}")
+                audit.skip("undecodable audio", f"{key}: {error}")
                 return None
     text = parts.text if parts.text is not None else str(parts.meta["text"])
     speaker, language = parts.meta.get("speaker"), parts.meta.get("language")

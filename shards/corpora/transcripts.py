@@ -1,11 +1,11 @@
-"""SegLST, STM, RTTM or TextGrid files with audio beside them.
+"""SegLST, STM, RTTM or TextGrid files with audio.
 
-ROOT holds ``*.json`` or ``*.seglst`` (SegLST), ``*.stm``, ``*.rttm`` or ``*.TextGrid`` (a session each, a tier a
-speaker), in folders as deep as they like. Audio is found by the session's name, under ROOT or ``--audio``; a name that
-two folders use is an error, since two meetings would become one. Where a session is in files of several of these kinds
-the first of this order counts, so that words win over mere turns. meeteval reads lines
-of STM and RTTM. From RTTM alone come recordings without words: to estimate pauses from, or to diarise. Gives one
-manifest, ``all``.
+ROOT contains ``*.json`` or ``*.seglst`` (SegLST), ``*.stm``, ``*.rttm`` or ``*.TextGrid`` files (one session per
+TextGrid, one tier per speaker), in folders of any depth. Audio is found by the session's name under ROOT or
+``--audio``; a session in two folders is an error, since two meetings would be merged. If a session is in files of
+several formats, the first of this order is used, so that words win over turns without text. meeteval parses the lines
+of STM and RTTM. RTTM alone gives recordings without words, for statistics of turn taking or diarization. One manifest,
+``all``.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from shards.manifests.text_files import read_text
 from shards.manifests.textgrid import NON_SPEAKER_TIERS, read_textgrid
 from shards.manifests.transcribed_sessions import RawSegment, TranscribedSession, TranscribedSessions, corpus_name
 
-_LABEL = re.compile(r"^<[^<>\s]*,[^<>\s]*>\s*")  # <o,f0,male>: the optional field of NIST's STM, no word
+_LABEL = re.compile(r"^<[^<>\s]*,[^<>\s]*>\s*")  # <o,f0,male>: optional label field of NIST's STM
 Found = Iterator[tuple[str, RawSegment]]  # (session, segment)
 
 
 def prepare(root: Path, out: Path, options: PrepareOptions) -> list[Prepared]:
-    """One manifest of all."""
+    """Return one manifest of all sessions."""
     files = [p for p in (root, *sorted(root.rglob("*"))) if p.suffix.lower() in _READERS and p.is_file()]
     if not files:
         raise corpus_not_found(root, "transcripts", f"files ending in {', '.join(_READERS)}")
@@ -46,16 +46,16 @@ def _sessions(files: list[Path], audio_folder: Path, audit: Audit) -> Iterator[T
         try:
             found = list(_READERS[path.suffix.lower()](path))
         except (ManifestError, ValueError, TypeError, KeyError, AssertionError, AttributeError) as error:
-            audit.skip("transcript that cannot be read", f"{path}: {error}")
+            audit.skip("unreadable transcript", f"{path}: {error}")
             continue
         for session in dict.fromkeys(session for session, _ in found):
             first = owner.setdefault(session, path)
             if first.suffix != path.suffix:
-                audit.skip(f"session of {path.suffix} that {first.suffix} has too", session)
+                audit.skip(f"session of {path.suffix} also in {first.suffix}", session)
             elif first.parent != path.parent:
                 raise DataError(
-                    f"{first} and {path}: both are of session {session}; rename one and its audio, or prepare their "
-                    "folders one by one"
+                    f"{first} and {path}: both contain session {session}; rename one and its audio, or prepare their "
+                    "folders separately"
                 )
         for session, segment in found:
             if owner[session].suffix == path.suffix:
@@ -69,7 +69,7 @@ def _sessions(files: list[Path], audio_folder: Path, audit: Audit) -> Iterator[T
 
 
 def _seglst(path: Path) -> Found:
-    """meeteval's own reader of this one wants another JSON library; it is a list of objects."""
+    """Read a SegLST file, a JSON list of objects (meeteval's reader would need another JSON library)."""
     for row in json.loads(read_text(path)):
         start, end = float(row["start_time"]), float(row["end_time"])
         yield str(row["session_id"]), RawSegment(str(row["speaker"]), start, end, str(row.get("words") or ""))

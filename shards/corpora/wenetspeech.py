@@ -1,11 +1,11 @@
-"""WenetSpeech: 10,000 hours of Mandarin from the web; ``WenetSpeech.json`` and long Opus files beside it.
+"""WenetSpeech: 10,000 hours of Mandarin from the web; ``WenetSpeech.json`` and long Opus files.
 
-The list of 14 million segments is read as a stream (ijson), once per subset. Every segment is a recording of its own
-with its place in the long file. Nobody knows who speaks: the speaker is ``wenetspeech:unknown``, for training
-recognition but not for simulation or enrolment.
+The list of 14 million segments is streamed (ijson), once per subset. Every segment becomes a recording: a span of the
+long file. Speakers are not annotated: the speaker is ``wenetspeech:unknown``, usable for recognition but not for
+simulation or enrolment.
 
-Gives ``train-l``, ``train-m``, ``train-s`` (nested: take one of them), ``dev``, ``test-net``, ``test-meeting``; one
-without segments here is empty. Lhotse's recipe is not used: it holds the whole list in memory.
+Manifests: ``train-l``, ``train-m``, ``train-s`` (nested: use one of them), ``dev``, ``test-net``, ``test-meeting``; a
+subset without segments on disk is empty. Lhotse's recipe is not used: it reads the whole list into memory.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SUBSETS |= {"test-meeting": "TEST_MEETING"}
 
 
 def prepare(root: Path, out: Path, options: PrepareOptions) -> list[Prepared]:
-    """The subsets."""
+    """Return a manifest per subset."""
     listing = root / "WenetSpeech.json"
     if not listing.is_file():
         raise corpus_not_found(root, "WenetSpeech", "WenetSpeech.json and the folder audio")

@@ -1,4 +1,4 @@
-"""How long the audio files of a corpus are, many at a time."""
+"""Lengths of a corpus's audio files, read in parallel."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class AudioInfo:
-    """What the header of an audio file says."""
+    """Length and channel count of an audio file."""
 
     seconds: float
     channels: int
 
 
 def audio_info(path: Path) -> AudioInfo:
-    """Length and channels. A form that libsndfile does not know, or whose header leaves it open, is decoded for it.
+    """Read length and channels from the header; a file whose header does not give the length is decoded.
 
     Raises:
         AudioError: missing, empty, or not audio.
@@ -47,14 +47,14 @@ def audio_info(path: Path) -> AudioInfo:
     if found is None:
         found = AudioInfo(len(load(path)) / SAMPLE_RATE, channels)
     if found.seconds <= 0:
-        raise AudioError(f"{path}: no audio in it")
+        raise AudioError(f"{path}: no audio samples")
     return found
 
 
 def with_info(
     items: Iterable[tuple[Path, T]], workers: int, what: str, total: int | None = None
 ) -> Iterator[tuple[T, AudioInfo | AudioError]]:
-    """Each item with the length of its file, or why there is none; in order, `workers` headers read at a time."""
+    """Yield each item with its file's length or the error of reading it; in order, `workers` headers in parallel."""
     items = iter(items)
     with (
         ThreadPoolExecutor(max(1, workers)) as pool,
@@ -67,13 +67,13 @@ def with_info(
 
 
 def audio_by_stem(folder: Path, wanted: Container[str] | None = None) -> dict[str, Path]:
-    """Name without suffix → file, for all audio under a folder; of two forms beside each other the first by name.
+    """Map file stems to audio files under a folder; of several suffixes in one folder the first by name wins.
 
     Args:
-        wanted: names to look for; None: all.
+        wanted: stems to look for; None: all.
 
     Raises:
-        DataError: files of one name in different folders. Which is meant, nobody knows.
+        DataError: files with the same stem in different folders, an ambiguity that only the user can resolve.
     """
     found: dict[str, Path] = {}
     for path in sorted(folder.rglob("*")):
@@ -81,8 +81,8 @@ def audio_by_stem(folder: Path, wanted: Container[str] | None = None) -> dict[st
             other = found.setdefault(path.stem, path)
             if other.parent != path.parent:
                 raise DataError(
-                    f"{other} and {path}: two files of one name, by which their text is found; rename one, or name a "
-                    "folder that holds only one of them"
+                    f"{other} and {path}: two audio files with the same name, so transcripts are ambiguous; rename one "
+                    "or give a folder that holds only one of them"
                 )
     return found
 

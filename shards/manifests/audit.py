@@ -1,4 +1,4 @@
-"""What a corpus lost on its way in, counted and listed; and the rules for segments that contradict themselves."""
+"""The audit of a manifest: what was skipped or changed, counted by reason, with examples."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ SKIPPED, CHANGED = "skipped", "changed"
 
 
 class Audit:
-    """Counts by reason, with the first examples of each."""
+    """Counts by reason, with the first examples of each reason."""
 
     def __init__(self) -> None:
         self._counts: dict[str, Counter[str]] = {SKIPPED: Counter(), CHANGED: Counter()}
         self._examples: dict[str, list[str]] = {}
 
     def skip(self, reason: str, what: str) -> None:
-        """Something is left out."""
+        """Count something that the manifest does not contain."""
         self._note(SKIPPED, reason, what)
 
     def change(self, reason: str, what: str) -> None:
-        """Something is kept, but not as the corpus has it."""
+        """Count something that the manifest contains in a changed form."""
         self._note(CHANGED, reason, what)
 
     def _note(self, kind: str, reason: str, what: str) -> None:
@@ -31,6 +31,6 @@ class Audit:
             examples.append(what)
 
     def result(self) -> dict[str, Any]:
-        """``skipped`` and ``changed``: reason → count; ``examples``: reason → at most 50 of them."""
+        """Return ``skipped`` and ``changed`` (reason → count) and ``examples`` (reason → at most 50 of them)."""
         counts = {kind: dict(sorted(counter.items())) for kind, counter in self._counts.items()}
         return counts | {"examples": dict(sorted(self._examples.items()))}

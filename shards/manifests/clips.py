@@ -1,10 +1,10 @@
-"""``speakerlm-shards clips MANIFEST OUT``: long recordings → clips of 40–50 s, cut where nobody speaks.
+"""``speakerlm-shards clips MANIFEST OUT``: cut long recordings into clips of 40–50 s at pauses.
 
-From the last cut on, a length is drawn from the range, and the cut goes to the point nearest to it, within the range,
-at which nobody speaks. Where there is none, the search widens to 30–60 s, and then to the beginning of a segment that
-the fewest others cross. A segment belongs to the clip in which it begins, wholly: the clip's audio goes on to its end,
-and what is then heard in a clip of segments that belong to another one is counted. Every segment is in a clip, so a
-test set that is cut covers all speech. No audio is read or written.
+After each cut a length is drawn from the range, and the next cut is the silent point nearest to it within the range.
+Without silence there, the search widens to 30–60 s, then to the start of the segment that overlaps the fewest others.
+A segment belongs to the clip in which it starts: the audio of the clip extends to its end, and speech of other clips'
+segments that this audio contains is counted. Every segment is in exactly one clip, so a test set of clips covers all
+speech. No audio is read or written.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from shards.manifests.audio_files import audio_info
 from shards.manifests.manifest import Recording, read_manifest, read_speakers, write_manifest
 from shards.sample import Segment
 
-AWAY_FROM_SPEECH_S = 0.2  # a cut keeps this distance from speech where the silence is long enough
+AWAY_FROM_SPEECH_S = 0.2  # distance between a cut and speech in silences that are long enough
 
 
 @dataclass(frozen=True)
 class ClipRule:
-    """Lengths in seconds."""
+    """Ranges of clip lengths in seconds."""
 
     seconds: tuple[float, float] = (40.0, 50.0)
     widened: tuple[float, float] = (30.0, 60.0)
@@ -41,25 +41,26 @@ class ClipRule:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """PrepareOptions of the command."""
+    """Add the options of the command."""
     rule = ClipRule()
     parser.add_argument("manifest", type=Path, help="manifest folder of long recordings")
-    parser.add_argument("out", type=Path, help="folder for the manifest of clips; audio stays where it is")
-    parser.add_argument("--seconds", type=_pair, default=rule.seconds, metavar="MIN-MAX")
-    parser.add_argument("--widened", type=_pair, default=rule.widened, metavar="MIN-MAX", help="where no silence is")
-    parser.add_argument("--seed", type=natural, default=0)
-    parser.add_argument("--passes", type=positive, default=1, help="cut everything so many different ways")
+    parser.add_argument("out", type=Path, help="output folder for the manifest of clips; no audio is copied")
+    parser.add_argument("--seconds", type=_pair, default=rule.seconds, metavar="MIN-MAX", help="clip length")
+    widened = "clip length if the range contains no silence"
+    parser.add_argument("--widened", type=_pair, default=rule.widened, metavar="MIN-MAX", help=widened)
+    parser.add_argument("--seed", type=natural, default=0, help="seed of the drawn lengths")
+    parser.add_argument("--passes", type=positive, default=1, help="number of different cuts of each recording")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Cut, write the manifest, print one line."""
+    """Write the manifest of clips and print a summary."""
     rule = ClipRule(args.seconds, args.widened)
     if not 0 < rule.widened[0] <= rule.seconds[0] <= rule.seconds[1] <= rule.widened[1]:
-        raise ConfigError(f"clip lengths {rule.seconds} do not lie inside the wider range {rule.widened}")
-    counted = _Counted(rule)
-    told = {"clip_rule": str(rule), "seed": args.seed, "passes": args.passes}
-    clips = counted.over(read_manifest(args.manifest), args.seed, args.passes)
-    write_manifest(args.out, clips, read_speakers(args.manifest), lambda: told | counted.result())
+        raise ConfigError(f"--seconds {rule.seconds} is not inside the wider range --widened {rule.widened}")
+    counted = _ClipCounter(rule)
+    settings = {"clip_rule": str(rule), "seed": args.seed, "passes": args.passes}
+    clips = counted.cut_all(read_manifest(args.manifest), args.seed, args.passes)
+    write_manifest(args.out, clips, read_speakers(args.manifest), lambda: settings | counted.result())
     result = counted.result()
     print(
         f"{args.out}: {result['clips']} clips, {result['hours']} h, from {result['recordings']} recordings; "
@@ -69,16 +70,16 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-class _Counted:
-    """Cuts recordings one after the other and counts what came of it."""
+class _ClipCounter:
+    """Cuts recordings and counts the clips."""
 
     def __init__(self, rule: ClipRule) -> None:
         self.rule = rule
         self.recordings = self.clips = self.long = self.crossed = 0
         self.seconds = self.foreign = self.worst = 0.0
 
-    def over(self, recordings: Iterable[Recording], seed: int, passes: int) -> Iterator[Recording]:
-        """Clips of all passes."""
+    def cut_all(self, recordings: Iterable[Recording], seed: int, passes: int) -> Iterator[Recording]:
+        """Yield the clips of all recordings and passes."""
         for recording in recordings:
             self.recordings += 1
             for number in range(passes):
@@ -98,7 +99,7 @@ class _Counted:
         )
 
     def result(self) -> dict[str, Any]:
-        """For the audit."""
+        """Return the counts for the audit."""
         return {
             "recordings": self.recordings,
             "clips": self.clips,
@@ -111,7 +112,7 @@ class _Counted:
 
 
 def cut(recording: Recording, rule: ClipRule, seed: int, number: int = 0) -> list[Recording]:
-    """Clips of a recording that hold speech, in order of time; pass `number` draws other lengths."""
+    """Return the clips of a recording that contain speech, in order; each pass `number` draws different lengths."""
     digest = hashlib.sha256(recording.key.encode()).digest()
     rng = np.random.default_rng([seed, number, int.from_bytes(digest[:8], "big")])
     total = recording.duration
@@ -138,7 +139,7 @@ def cut(recording: Recording, rule: ClipRule, seed: int, number: int = 0) -> lis
 
 
 def cut_points(segments: Sequence[Segment], total: float, rule: ClipRule, rng: np.random.Generator) -> list[float]:
-    """Ascending points from 0 to `total`; the last stretch may be shorter than the rule says."""
+    """Return ascending cut points from 0 to `total`; the last clip may be shorter than the range."""
     pauses = silences(segments, total)
     points = [0.0]
     while total - points[-1] > rule.seconds[1]:
@@ -150,7 +151,7 @@ def cut_points(segments: Sequence[Segment], total: float, rule: ClipRule, rng: n
                 break
         else:
             found = _fewest_crossed(segments, origin + rule.widened[0], min(total, origin + rule.widened[1]))
-            found = found or _next_chance(segments, pauses, origin + rule.widened[1], total)
+            found = found or _next_cut_after(segments, pauses, origin + rule.widened[1], total)
         points.append(min(found, key=lambda p: abs(p - goal)))
         if total - points[-1] <= 0:
             return points
@@ -158,7 +159,7 @@ def cut_points(segments: Sequence[Segment], total: float, rule: ClipRule, rng: n
 
 
 def silences(segments: Iterable[Segment], total: float) -> list[tuple[float, float]]:
-    """Stretches (start, end) of 0–`total` in which nobody speaks, in order."""
+    """Return the (start, end) spans of 0–`total` without speech, in order."""
     found = []
     reached = 0.0
     for start, end in sorted((s.start, s.end) for s in segments):
@@ -171,7 +172,7 @@ def silences(segments: Iterable[Segment], total: float) -> list[tuple[float, flo
 
 
 def foreign_seconds(clip: Recording, origin: Recording) -> float:
-    """Seconds of segments of `origin` that are heard in the clip but do not belong to it."""
+    """Return the seconds of speech in the clip that belong to segments of other clips."""
     first = clip.start - origin.start
     last = first + (clip.duration or 0.0)
     own = {(s.speaker, round(s.start + first, 6)) for s in clip.segments}
@@ -183,23 +184,23 @@ def foreign_seconds(clip: Recording, origin: Recording) -> float:
 
 
 def _nearest(pause: tuple[float, float], goal: float, low: float, high: float) -> float | None:
-    """The point of a pause nearest to `goal` and within [low, high]."""
+    """Return the point of a pause nearest to `goal` within [low, high], or None."""
     inset = min(AWAY_FROM_SPEECH_S, (pause[1] - pause[0]) / 2)
     first, last = max(pause[0] + inset, low), min(pause[1] - inset, high)
     return min(max(goal, first), last) if first <= last else None
 
 
 def _fewest_crossed(segments: Sequence[Segment], low: float, high: float) -> list[float]:
-    """Starts of segments in [low, high] that the fewest other segments cross; a cut there halves none that begins."""
+    """Return the segment starts in [low, high] that the fewest other segments overlap."""
     points = sorted({s.start for s in segments if low <= s.start <= high})
     crossed = [sum(s.start < p < s.end for s in segments) for p in points]
     return [p for p, n in zip(points, crossed, strict=True) if n == min(crossed)]
 
 
-def _next_chance(
+def _next_cut_after(
     segments: Sequence[Segment], pauses: Sequence[tuple[float, float]], after: float, total: float
 ) -> list[float]:
-    """Where nothing begins in the whole range: the first pause or beginning after it, or the end."""
+    """Return the first pause or segment start after the range, or the end of the recording."""
     starts = [s.start for s in segments if s.start > after]
     return [min([*starts, *(p for p, _ in pauses if p > after), total])]
 

@@ -1,4 +1,4 @@
-"""From what a corpus says of its audio files to one manifest: what every reader of files does alike."""
+"""Base class of manifests that are built from one item per audio file."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ T = TypeVar("T")
 
 
 class CorpusSource(ABC, Generic[T]):
-    """One manifest of items with a file each. Those that use it are dataclasses with these fields."""
+    """A manifest of items with one audio file each. Subclasses are dataclasses with these fields."""
 
     corpus: str
     split: str
     options: PrepareOptions
     audit: Audit
-    policy: str  # of the text, where the command line names none
+    policy: str  # text policy unless the command line names one
 
     def prepared(self, name: str) -> Prepared:
-        """The manifest, read as it is iterated."""
+        """Return the manifest; the files are read while its recordings are iterated."""
         self.text = TextPolicy(self.options.text or self.policy)
         self.speakers: dict[str, SpeakerInfo] = {}
         return Prepared(
@@ -46,13 +46,13 @@ class CorpusSource(ABC, Generic[T]):
 
     @abstractmethod
     def _files(self) -> tuple[Iterable[tuple[Path, T]], int | None]:
-        """Each item with its audio file, and how many there are, where that is known beforehand."""
+        """Return pairs of audio file and item, and their number if known in advance."""
 
     @abstractmethod
     def _recording(self, item: T, info: AudioInfo | AudioError) -> Recording | None:
-        """What becomes of an item; None where it is left out, which the audit has counted."""
+        """Turn an item into a recording; None if it is skipped, after counting it in the audit."""
 
 
 def corpus_not_found(root: Path, corpus: str, expected: str) -> ManifestError:
-    """The error for a folder that is not the corpus."""
-    return ManifestError(f"{root}: no {corpus} there; expected {expected}")
+    """Return the error for a folder that does not contain the corpus."""
+    return ManifestError(f"{root}: {corpus} not found; expected {expected}")

@@ -1,4 +1,4 @@
-"""Long audio files with one huge JSON list of their segments, as WenetSpeech and GigaSpeech have it."""
+"""Long audio files with one large JSON list of their segments, the format of WenetSpeech and GigaSpeech."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from shards.sample import Segment
 
 
 class LongAudio:
-    """One subset of the list ``audios[].{aid, path, duration, segments[].{sid, begin_time, end_time, subsets, …}}``."""
+    """A subset of the list ``audios[].{aid, path, duration, segments[].{sid, begin_time, end_time, subsets, …}}``."""
 
     def __init__(
         self,
@@ -37,7 +37,7 @@ class LongAudio:
         self.audit, self.text = Audit(), TextPolicy(options.text or "plain")
 
     def prepared(self) -> Prepared:
-        """The manifest, read as it is iterated."""
+        """Return the manifest; the list is read while its recordings are iterated."""
         return Prepared(self.name, self._recordings(), (), lambda: {"text": self.text.result()} | self.audit.result())
 
     def _recordings(self) -> Iterator[Recording]:
@@ -45,7 +45,7 @@ class LongAudio:
             path = self.listing.parent / str(audio["path"])
             wanted = [s for s in audio["segments"] if self._in_subset(s)]
             if wanted and not path.is_file():
-                self.audit.skip("long file that is not there", f"{path} with {len(wanted)} segments")
+                self.audit.skip("missing audio file", f"{path} with {len(wanted)} segments")
                 continue
             for segment in wanted:
                 recording = self._recording(audio, segment, path)
@@ -79,7 +79,7 @@ class LongAudio:
 
 
 def _audios(listing: Path) -> Iterator[dict[str, Any]]:
-    """Entries of ``audios``, one at a time."""
+    """Yield the entries of ``audios``, one at a time."""
     try:
         import ijson
     except ImportError as error:
@@ -90,4 +90,4 @@ def _audios(listing: Path) -> Iterator[dict[str, Any]]:
                 file.seek(0)
             yield from ijson.items(file, "audios.item", use_float=True)
     except (ijson.JSONError, OSError) as error:
-        raise ManifestError(f"{listing}: {error}; is the file whole?") from error
+        raise ManifestError(f"{listing}: {error}; is the file truncated?") from error

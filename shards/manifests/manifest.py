@@ -1,15 +1,15 @@
-"""What a corpus says about itself, before any audio is read: recordings and speakers.
+"""Manifests: the recordings and speakers of a corpus, without its audio.
 
 A manifest is a folder:
 
 ==================== ==========================================================================
-``recordings.jsonl`` one :class:`Recording` a line
-``speakers.jsonl``   one :class:`SpeakerInfo` a line
-``audit.json``       what its maker did and counted: kept, dropped and why. Goes into the dataset's
-                     provenance; the keys ``clip_rule`` and ``normaliser`` are named there
+``recordings.jsonl`` one :class:`Recording` per line
+``speakers.jsonl``   one :class:`SpeakerInfo` per line
+``audit.json``       counts of what was kept, skipped and changed, with reasons. Copied into the dataset's
+                     provenance, which names the keys ``clip_rule`` and ``normaliser``
 ==================== ==========================================================================
 
-Audio paths inside the folder are written relative to it, so that the folder can be moved.
+Audio paths inside the folder are relative to it, so the folder can be moved.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from shards.storage.local import atomic_file
 RECORDINGS, SPEAKERS, AUDIT = "recordings.jsonl", "speakers.jsonl", "audit.json"
 T = TypeVar("T")
 _TEXTS = ("key", "corpus", "split", "session", "language", "audio")
-UNKNOWN = "unknown"  # the speaker "CORPUS:unknown" is anybody: speech to transcribe, not to enrol or to mix from
+UNKNOWN = "unknown"  # "CORPUS:unknown" is no single voice: usable for recognition, not for enrolment or simulation
 
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """One stretch of audio that becomes one sample, or is cut into clips that do."""
+    """A span of audio that becomes one sample, or is cut into clips that do."""
 
     key: str
     corpus: str
@@ -43,10 +43,10 @@ class Recording:
     language: str
     audio: str  # path, absolute or relative to the manifest's folder; absolute after `read_manifest`
     segments: tuple[Segment, ...]  # seconds from `start` of this recording
-    start: float = 0.0  # where in the audio file this recording begins, seconds
+    start: float = 0.0  # seconds into the audio file
     duration: float | None = None  # seconds; None: to the end of the file
     channel: int | None = None  # 0-based; None: mix down
-    sources: tuple[str, ...] = ()  # keys of the recordings it was mixed from; enrolment avoids them
+    sources: tuple[str, ...] = ()  # keys of the recordings it was mixed from, excluded from enrolment
 
     @property
     def speakers(self) -> tuple[str, ...]:
@@ -56,7 +56,7 @@ class Recording:
 
 @dataclass(frozen=True, slots=True)
 class SpeakerInfo:
-    """One speaker id. Two ids of one person share `person`; None means that nobody knows who it is."""
+    """A speaker id. Ids of one person share `person`; None if the person is unknown."""
 
     speaker: str  # global id, as in segments
     corpus: str
@@ -66,12 +66,12 @@ class SpeakerInfo:
 
 
 def is_known(speaker: str) -> bool:
-    """Whether a speaker id is one voice, and not ``CORPUS:unknown``."""
+    """Return whether a speaker id is a single voice, not ``CORPUS:unknown``."""
     return not speaker.endswith(f":{UNKNOWN}")
 
 
 def recording_to_json(recording: Recording) -> dict[str, Any]:
-    """The recording as plain JSON types; what equals its default is left out."""
+    """Convert a recording to JSON types, without fields that equal their defaults."""
     record = asdict(recording)
     record["segments"] = [asdict(s) for s in recording.segments]
     record["sources"] = list(recording.sources)
@@ -83,7 +83,7 @@ def recording_from_json(record: dict[str, Any]) -> Recording:
     """Inverse of :func:`recording_to_json`.
 
     Raises:
-        TypeError, KeyError, ValueError: an unknown or missing field, or one of another type than it should be.
+        TypeError, KeyError, ValueError: an unknown or missing field, or a value of the wrong type.
     """
     segments = tuple(
         Segment(_text(str(s["speaker"])), float(s["start"]), float(s["end"]), _text(str(s["text"])))
@@ -97,12 +97,12 @@ def recording_from_json(record: dict[str, Any]) -> Recording:
             if not math.isfinite(fields[name]):
                 raise ValueError(f"{name} is {fields[name]}, expected seconds")
     if type(fields.get("channel", 0)) not in (int, type(None)):
-        raise TypeError(f"channel is {fields['channel']!r}, expected a number from 0 on, or null")
+        raise TypeError(f"channel is {fields['channel']!r}, expected an integer >= 0 or null")
     return Recording(**fields)
 
 
 def speaker_from_json(record: dict[str, Any]) -> SpeakerInfo:
-    """One line of ``speakers.jsonl``. Errors as :func:`recording_from_json`."""
+    """Parse a row of ``speakers.jsonl``. Raises as :func:`recording_from_json`."""
     for name in ("speaker", "corpus", "language", "gender", "person"):
         if name in ("speaker", "corpus", "language") or record.get(name) is not None:
             _text(record[name], name)
@@ -110,7 +110,7 @@ def speaker_from_json(record: dict[str, Any]) -> SpeakerInfo:
 
 
 def _text(value: object, name: str = "a text") -> str:
-    """The value, a string that can be written: half a character (a lone surrogate, ``\\ud83d``) is a ValueError."""
+    """Return the value, a string that UTF-8 can encode; a lone surrogate (``\\ud83d``) raises ValueError."""
     if not isinstance(value, str):
         raise TypeError(f"{name} is {value!r}, expected a string")
     value.encode()
@@ -118,7 +118,7 @@ def _text(value: object, name: str = "a text") -> str:
 
 
 def read_manifest(folder: str | Path) -> Iterator[Recording]:
-    """Recordings of a manifest folder, one at a time; `audio` comes back absolute."""
+    """Yield the recordings of a manifest folder, with absolute `audio` paths."""
     folder = Path(folder)
     root = folder.absolute()
     for recording in _read_lines(folder / RECORDINGS, recording_from_json):
@@ -126,7 +126,7 @@ def read_manifest(folder: str | Path) -> Iterator[Recording]:
 
 
 def read_speakers(folder: str | Path) -> Iterator[SpeakerInfo]:
-    """Speakers of a manifest folder."""
+    """Yield the speakers of a manifest folder."""
     return _read_lines(Path(folder) / SPEAKERS, speaker_from_json)
 
 
@@ -138,11 +138,11 @@ def write_manifest(
 ) -> int:
     """Write a manifest folder and return the number of recordings.
 
-    ``recordings.jsonl`` is put in place last: a folder without it is not a manifest. `speakers` and an `audit` that is
-    a function are looked at after the last recording, so both may be counted while the recordings pass.
+    ``recordings.jsonl`` is committed last: a folder without it is not a manifest. `speakers` and a callable `audit` are
+    evaluated after the last recording, so both can be counted while the recordings are iterated.
 
     Raises:
-        ManifestError: something in it cannot be written as UTF-8.
+        ManifestError: a string cannot be encoded as UTF-8.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -159,9 +159,10 @@ def write_manifest(
         with atomic_file(folder / SPEAKERS) as other:
             other.writelines(_line(asdict(s)) for s in speakers)
         with atomic_file(folder / AUDIT) as other:
-            told = audit() if callable(audit) else audit
+            entries = audit() if callable(audit) else audit
             other.write(
-                json.dumps(told, ensure_ascii=False, sort_keys=True, indent=1).encode(errors="backslashreplace") + b"\n"
+                json.dumps(entries, ensure_ascii=False, sort_keys=True, indent=1).encode(errors="backslashreplace")
+                + b"\n"
             )
     return count
 
@@ -172,11 +173,13 @@ def _line(record: dict[str, Any]) -> bytes:
         return line.encode() + b"\n"
     except UnicodeEncodeError as error:
         place = ascii(line[max(0, error.start - 40) : error.end + 10])
-        raise ManifestError(f"half a character (a lone surrogate) in {place} of {line[:60]!a}; mend it") from error
+        raise ManifestError(
+            f"lone surrogate (half a character) in {place} of {line[:60]!a}; correct the source text"
+        ) from error
 
 
 def _relative(audio: str, folder: Path) -> str:
-    """The path relative to `folder` where it lies inside, otherwise absolute. A relative path is taken as given."""
+    """Return a path inside `folder` relative to it, any other path unchanged."""
     path, root = Path(audio), folder.absolute()
     if path.is_absolute() and path.is_relative_to(root):
         return path.relative_to(root).as_posix()
@@ -187,7 +190,9 @@ def _read_lines(path: Path, parse: Callable[[dict[str, Any]], T]) -> Iterator[T]
     try:
         file = path.open(encoding="utf-8")
     except OSError as error:
-        raise ManifestError(f"{path}: {error.strerror}; a manifest folder holds {RECORDINGS} and {SPEAKERS}") from error
+        raise ManifestError(
+            f"{path}: {error.strerror}; a manifest folder contains {RECORDINGS} and {SPEAKERS}"
+        ) from error
     with file:
         for number, line in enumerate(file, 1):
             if not line.strip():

@@ -1,4 +1,4 @@
-"""Meetings annotated in TextGrid files, one interval tier a speaker: what AliMeeting, AISHELL-4 and AISHELL-5 share."""
+"""Meetings annotated in TextGrid files with one interval tier per speaker: AliMeeting, AISHELL-4, AISHELL-5."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from shards.sample import Segment
 
 @dataclass(frozen=True)
 class Track:
-    """One audio file of a session and the TextGrids that say what is in it."""
+    """An audio file of a session and the TextGrid files with its transcript."""
 
     key: str
     session: str
@@ -30,7 +30,7 @@ class Track:
 
 @dataclass
 class Meetings(CorpusSource[Track]):
-    """One manifest of tracks. `speaker_of` gives the speaker of a tier, None where the tier is not one."""
+    """A manifest of tracks. `speaker_of` returns the speaker of a tier, None for a non-speaker tier."""
 
     corpus: str
     split: str
@@ -46,12 +46,12 @@ class Meetings(CorpusSource[Track]):
 
     def _recording(self, track: Track, info: AudioInfo | AudioError) -> Recording | None:
         if isinstance(info, AudioError):
-            self.audit.skip("recording whose audio cannot be read", str(info))
+            self.audit.skip("recording with unreadable audio", str(info))
             return None
         try:
             raw, speakers = self._read(track)
-        except ManifestError as error:  # with one speaker's words missing, the session is of no use
-            self.audit.skip("recording whose TextGrid cannot be read", str(error))
+        except ManifestError as error:  # without one speaker's words the targets would be wrong
+            self.audit.skip("recording with unreadable TextGrid", str(error))
             return None
         segments = clean_segments(raw, info.seconds, self.text, self.audit, track.key)
         spoken = {s.speaker for s in segments}
@@ -80,7 +80,7 @@ class Meetings(CorpusSource[Track]):
                 info = self.speaker_of(track, path, tier)
                 if info is None:
                     if any(i.mark for i in tier.intervals):
-                        self.audit.skip("tier that is not a speaker", f"{path}: {tier.name!r}")
+                        self.audit.skip("non-speaker tier", f"{path}: {tier.name!r}")
                     continue
                 speakers[info.speaker] = info
                 raw += [Segment(info.speaker, i.start, i.end, i.mark) for i in tier.intervals]
@@ -88,5 +88,5 @@ class Meetings(CorpusSource[Track]):
 
 
 def first_with_prefix(stems: Iterable[str], prefix: str) -> str | None:
-    """The first name, in order, that is the prefix or goes on with an underscore."""
+    """Return the first name, in sorted order, that equals the prefix or continues it with an underscore."""
     return next((s for s in sorted(stems) if s == prefix or s.startswith(f"{prefix}_")), None)

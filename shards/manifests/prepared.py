@@ -12,22 +12,22 @@ from shards.manifests.manifest import Recording, SpeakerInfo
 
 @dataclass(frozen=True)
 class PrepareOptions:
-    """What the command line says. A corpus with a layout of its own needs none of it."""
+    """Options of ``prepare`` that corpora read. Most serve the generic formats only."""
 
     workers: int = 1  # threads or processes that open audio
     text: str | None = None  # a policy of shards.manifests.text_policy; None: the corpus's own
-    name: str = ""  # generic formats: the corpus's name in keys and speaker ids; "": that of the folder
+    name: str = ""  # generic formats: name of the corpus in keys and speaker ids; "": the folder's name
     language: str = "und"  # generic formats
-    session_speakers: bool = False  # generic formats: speaker ids are those of a session and used again in others
+    session_speakers: bool = False  # generic formats: speaker ids are unique within a session only
     audio: Path | None = None  # generic formats: where the audio is; None: under root
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """One manifest that a corpus yields, a split or a kind of content; `name` is its folder under OUT.
+    """A manifest that a corpus yields: a split or a kind of content; `name` is its folder under OUT.
 
-    `recordings` is iterated once; `speakers` and `audit` are looked at afterwards, so a corpus of any size can be
-    read as a stream and counted on the way.
+    `recordings` is iterated once; `speakers` and `audit` are evaluated afterwards, so a corpus of any size can be
+    streamed and counted on the way.
     """
 
     name: str
@@ -37,6 +37,6 @@ class Prepared:
 
 
 def sorted_speakers(speakers: Mapping[str, SpeakerInfo]) -> Iterator[SpeakerInfo]:
-    """Those that are there when the first one is asked for, after the recordings have been read."""
+    """Yield speakers by id. The mapping is read at the first iteration, after the recordings have filled it."""
     for speaker in sorted(speakers):
         yield speakers[speaker]

@@ -1,4 +1,4 @@
-"""Checks and repairs of a recording's segments: times, words, overlaps of a speaker with itself."""
+"""Checks and repairs of a recording's segments: invalid times, empty text, overlaps of a speaker with itself."""
 
 from __future__ import annotations
 
@@ -10,46 +10,46 @@ from shards.manifests.audit import Audit
 from shards.manifests.text_policy import TextPolicy, joined
 from shards.sample import Segment
 
-TRIM_S = 0.5  # two segments of one speaker that share at most this are parted, others joined
-SLACK_S = 0.01  # times are rounded in every corpus; less than this past an end is not worth a word
+TRIM_S = 0.5  # same-speaker overlaps up to this are trimmed, longer ones merged
+SLACK_S = 0.01  # corpora round their times: smaller overruns are trimmed without an audit entry
 
 
 def clean_segments(
     segments: Iterable[Segment], duration: float, text: TextPolicy, audit: Audit, where: str, *, words: bool = True
 ) -> tuple[Segment, ...]:
-    """Segments in order of start that lie inside the recording, each with text.
+    """Return valid segments in order of start, inside the recording, with the text policy applied.
 
-    Left out: what has no words (with `words`; an empty mark is silence and not worth counting), times that are
-    reversed, empty or not finite, and what lies wholly outside. Cut: what begins before 0 or ends after `duration`
-    seconds. Two of one speaker that overlap by at most half a second are parted where the later one begins; those that
-    overlap by more become one, so that no word is lost.
+    Skipped: segments without words (with `words`; empty marks are silence and not counted), with reversed, empty or
+    non-finite times, or outside the recording. Trimmed: segments that start before 0 or end after `duration` seconds.
+    Two segments of one speaker that overlap by at most half a second are trimmed at the start of the later one; longer
+    overlaps are merged into one segment, so that no word is lost.
     """
     kept = []
     for s in segments:
         place = f"{where}: {s.speaker} {s.start:g}–{s.end:g} s"
         new = text(s.text)
-        if not _can_be_written(new):
-            audit.skip("segment whose text holds half a character", f"{place}: {new[:40]!a}")
+        if not _is_encodable(new):
+            audit.skip("segment text with a lone surrogate", f"{place}: {new[:40]!a}")
         elif words and not new:
             if s.text.strip():
                 audit.skip("segment without words", f"{place}: {s.text[:40]!r}")
         elif not (math.isfinite(s.start) and math.isfinite(s.end)):
-            audit.skip("segment with a time that is no number", place)
+            audit.skip("segment with a non-finite time", place)
         elif s.end <= s.start:
             audit.skip("segment with reversed or empty times", f"{place}: {new[:40]!r}")
         elif s.end <= 0 or s.start >= duration:
             audit.skip("segment outside the recording", f"{place} of {duration:.2f} s")
         else:
             if s.start < -SLACK_S:
-                audit.change("segment begins before 0: cut", place)
+                audit.change("segment starts before 0: trimmed", place)
             if s.end > duration + SLACK_S:
-                audit.change("segment ends after the recording: cut", f"{place} of {duration:.2f} s")
+                audit.change("segment ends after the recording: trimmed", f"{place} of {duration:.2f} s")
             kept.append(replace(s, start=max(0.0, s.start), end=min(duration, s.end), text=new))
-    return _apart(sorted(kept, key=lambda s: (s.start, s.end)), audit, where)
+    return _without_self_overlap(sorted(kept, key=lambda s: (s.start, s.end)), audit, where)
 
 
-def _can_be_written(text: str) -> bool:
-    """Whether there is no lone surrogate in it, as JSON's escapes can name."""
+def _is_encodable(text: str) -> bool:
+    """Return whether the text has no lone surrogate, which a JSON escape can produce."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -57,10 +57,10 @@ def _can_be_written(text: str) -> bool:
     return True
 
 
-def _apart(segments: Sequence[Segment], audit: Audit, where: str) -> tuple[Segment, ...]:
-    """No two segments of one speaker overlap."""
+def _without_self_overlap(segments: Sequence[Segment], audit: Audit, where: str) -> tuple[Segment, ...]:
+    """Trim or merge segments so that no two of one speaker overlap."""
     done: list[Segment] = []
-    last: dict[str, int] = {}  # speaker → place of the last segment in `done`
+    last: dict[str, int] = {}  # speaker → index of their last segment in `done`
     for s in segments:
         before = last.get(s.speaker)
         if before is None or done[before].end <= s.start:
@@ -70,13 +70,13 @@ def _apart(segments: Sequence[Segment], audit: Audit, where: str) -> tuple[Segme
         other = done[before]
         place = f"{where}: {s.speaker} {other.start:g}–{other.end:g} and {s.start:g}–{s.end:g} s"
         if (s.start, s.end, s.text) == (other.start, other.end, other.text):
-            audit.skip("segment written twice", place)
+            audit.skip("duplicate segment", place)
         elif other.end - s.start <= TRIM_S and other.start < s.start and other.end < s.end:
-            audit.change("segments of one speaker overlap a little: parted", place)
+            audit.change("short same-speaker overlap: trimmed", place)
             done[before] = replace(other, end=s.start)
             last[s.speaker] = len(done)
             done.append(s)
         else:
-            audit.change("segments of one speaker overlap: joined", place)
+            audit.change("same-speaker overlap: merged", place)
             done[before] = replace(other, end=max(other.end, s.end), text=joined(other.text, s.text))
     return tuple(done)

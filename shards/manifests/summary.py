@@ -7,11 +7,11 @@ from typing import Any
 
 from shards.manifests.manifest import Recording
 
-SPEAKERS_LISTED = 10_000  # with their seconds; of more, only the number is in the audit
+SPEAKERS_LISTED = 10_000  # with more speakers, the audit holds their number only
 
 
 class Summary:
-    """Counts that every audit begins with: sessions, speakers, hours of speech, share of it where several speak."""
+    """Counts in every audit: recordings, sessions, speakers, hours of speech, overlap ratio."""
 
     def __init__(self) -> None:
         self.recordings = self._texts = 0
@@ -19,14 +19,14 @@ class Summary:
         self._speakers: dict[str, float] = {}
         self._speech = self._overlap = 0.0
 
-    def over(self, recordings: Iterable[Recording]) -> Iterator[Recording]:
-        """The same recordings, counted as they pass."""
+    def counting(self, recordings: Iterable[Recording]) -> Iterator[Recording]:
+        """Yield the recordings unchanged while counting them."""
         for recording in recordings:
             self.add(recording)
             yield recording
 
     def add(self, recording: Recording) -> None:
-        """Count one."""
+        """Count one recording."""
         self.recordings += 1
         self._sessions.add(recording.session)
         for s in recording.segments:
@@ -36,7 +36,7 @@ class Summary:
         self._speech, self._overlap = self._speech + covered, self._overlap + several
 
     def result(self) -> dict[str, Any]:
-        """For ``audit.json``."""
+        """Return the entries of ``audit.json``."""
         known = self._speakers if len(self._speakers) <= SPEAKERS_LISTED else {}
         return {
             "recordings": self.recordings,
@@ -49,16 +49,8 @@ class Summary:
         }
 
 
-def summarize(recordings: Iterable[Recording]) -> dict[str, Any]:
-    """:class:`Summary` of all of them."""
-    summary = Summary()
-    for recording in recordings:
-        summary.add(recording)
-    return summary.result()
-
-
 def speech_and_overlap(spans: list[tuple[float, float]]) -> tuple[float, float]:
-    """Seconds in which at least one and at least two of the (start, end) spans are open."""
+    """Return the seconds covered by at least one and by at least two of the (start, end) spans."""
     edges = sorted([(start, 1) for start, _ in spans] + [(end, -1) for _, end in spans])
     covered = several = last = 0.0
     depth = 0

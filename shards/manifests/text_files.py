@@ -1,4 +1,4 @@
-"""Text files as corpora have them: UTF-8, UTF-8 or UTF-16 with a byte order mark, any line ends."""
+"""Text files of corpora: UTF-8, UTF-8 or UTF-16 with a byte order mark, any line ends."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from shards.errors import ManifestError
 
-_MARKS = (  # the marks of UTF-32 begin like those of UTF-16
+_MARKS = (  # UTF-32 first: its marks start with those of UTF-16
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
     (codecs.BOM_UTF16_LE, "utf-16"),
@@ -18,12 +18,12 @@ _MARKS = (  # the marks of UTF-32 begin like those of UTF-16
 
 
 def read_text(path: Path) -> str:
-    """The whole file, without a byte order mark, lines ended by a single line feed.
+    """Read a file without its byte order mark and with line feeds only.
 
-    UTF-16 without a mark, as Praat can write it, is told by its zero bytes.
+    UTF-16 without a mark, which Praat can write, is recognized by its zero bytes.
 
     Raises:
-        ManifestError: missing, or in none of these encodings.
+        ManifestError: the file is missing, or its encoding is neither UTF-8 nor UTF-16.
     """
     try:
         data = path.read_bytes()
@@ -40,20 +40,20 @@ def read_text(path: Path) -> str:
 
 
 def read_table(path: Path) -> dict[str, str]:
-    """Lines ``key rest of line`` as a dictionary in the order of the file; a line of a key alone has "".
+    """Read lines ``key value…`` into a dictionary in file order; a line with a key only has the value "".
 
     Raises:
-        ManifestError: a key that occurs twice with different content.
+        ManifestError: a key occurs twice with different values.
     """
     rows: dict[str, str] = {}
     for number, key, rest in keyed_lines(path):
         if rows.setdefault(key, rest) != rest:
-            raise ManifestError(f"{path}:{number}: {key} occurs twice, with different content; remove one")
+            raise ManifestError(f"{path}:{number}: {key} occurs twice with different values; remove one")
     return rows
 
 
 def keyed_lines(path: Path) -> Iterator[tuple[int, str, str]]:
-    """(line number, first word, the rest without surrounding space) of every line that is not empty."""
+    """Yield (line number, first word, stripped rest) of every non-empty line."""
     for number, line in enumerate(read_text(path).split("\n"), 1):
         if line.strip():
             key, *rest = line.strip().split(maxsplit=1)

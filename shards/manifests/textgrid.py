@@ -1,9 +1,9 @@
-"""Praat TextGrid files: interval tiers with their names, marks and times as they are written.
+"""Praat TextGrid files: names, marks and times of interval tiers, unchanged.
 
-Praat's own rule for its text files (manual, "TextGrid file formats") is that only free-standing numbers, texts in
-double quotes and flags in angle brackets count; all else is decoration for people. Read so, the long and the short
-form are one. Nothing is repaired here: a time that is negative or reversed comes back as it is, and a file that ends
-early or does not keep to the form is an error, where readers that go by line patterns return fewer or other intervals.
+By Praat's definition (manual, "TextGrid file formats") only free-standing numbers, strings in double quotes and flags
+in angle brackets are data; everything else is a comment. This makes the long and the short format one. Nothing is
+repaired here: negative and reversed times are returned unchanged. A truncated or malformed file is an error, while
+readers that match line patterns return fewer or different intervals.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from shards.errors import ManifestError
 from shards.manifests.text_files import read_text
 
 _TOKEN = re.compile(
-    r'"(?P<text>(?:[^"]|"")*)"(?=[\s!]|$)'  # doubled quotes are one quote
+    r'"(?P<text>(?:[^"]|"")*)"(?=[\s!]|$)'  # a doubled quote is an escaped quote
     r"|(?<!\S)(?P<number>[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)(?=\s|$)"
     r"|(?<!\S)<(?P<flag>\w+)>(?=\s|$)"
     r"|(?<!\S)!(?P<comment>[^\n]*)"
@@ -27,7 +27,7 @@ _INTERVALS, _POINTS = "IntervalTier", "TextTier"
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """One mark of a tier; seconds, as written."""
+    """An interval of a tier; times in seconds as written."""
 
     start: float
     end: float
@@ -36,44 +36,44 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class Tier:
-    """One interval tier, usually one speaker."""
+    """An interval tier, usually one speaker."""
 
     name: str
     intervals: tuple[Interval, ...]
 
 
 def read_textgrid(path: Path) -> list[Tier]:
-    """Interval tiers in the order of the file; tiers of points are left out. White space in marks becomes one space.
+    """Read the interval tiers in file order, without point tiers. White space in marks is collapsed.
 
     Raises:
-        ManifestError: not a TextGrid, or not a whole one.
+        ManifestError: not a TextGrid, or a truncated one.
     """
     try:
         return list(_tiers(_Tokens(read_text(path))))
-    except (_NotThereError, ValueError) as error:
-        raise ManifestError(f"{path}: not a TextGrid that can be read: {error}") from error
+    except (_UnexpectedTokenError, ValueError) as error:
+        raise ManifestError(f"{path}: invalid TextGrid: {error}") from error
 
 
-class _NotThereError(Exception):
-    """What should come next does not."""
+class _UnexpectedTokenError(Exception):
+    """The next token is missing or of another kind."""
 
 
 class _Tokens:
-    """The tokens that count, one after the other."""
+    """Tokens of a TextGrid, consumed in order."""
 
     def __init__(self, text: str) -> None:
         self._text = text
         self._found = _tokens(text)
 
     def next(self, kind: str, what: str) -> str:
-        """The next token, which must be of this kind."""
+        """Return the next token, which must be of this kind."""
         try:
             found, value, place = next(self._found)
         except StopIteration:
-            raise _NotThereError(f"it ends where {what} should come") from None
+            raise _UnexpectedTokenError(f"the file ends, expected {what}") from None
         if found != kind:
             line = self._text.count("\n", 0, place) + 1
-            raise _NotThereError(f"line {line}: {what} should come, found the {found} {value[:40]!r}")
+            raise _UnexpectedTokenError(f"line {line}: expected {what}, found the {found} {value[:40]!r}")
         return value
 
     def number(self, what: str) -> float:
@@ -82,7 +82,7 @@ class _Tokens:
     def count(self, what: str) -> int:
         value = self.number(what)
         if value < 0 or not value.is_integer():
-            raise _NotThereError(f"{what} is {value:g}")
+            raise _UnexpectedTokenError(f"{what} is {value:g}")
         return int(value)
 
     def text(self, what: str) -> str:
@@ -98,7 +98,7 @@ def _tokens(text: str) -> Iterator[tuple[str, str, int]]:
 
 def _tiers(tokens: _Tokens) -> Iterator[Tier]:
     if tokens.text("the file type") != "ooTextFile" or tokens.text("the object class") != "TextGrid":
-        raise _NotThereError("it does not begin as one")
+        raise _UnexpectedTokenError("the header is not that of a TextGrid")
     tokens.number("the start"), tokens.number("the end")
     if tokens.next("flag", "<exists>") != "exists":
         return
@@ -112,7 +112,7 @@ def _tiers(tokens: _Tokens) -> Iterator[Tier]:
         elif kind == _INTERVALS:
             yield Tier(name.strip(), tuple(_interval(tokens, name, i + 1) for i in range(size)))
         else:
-            raise _NotThereError(f"tier {name!r} is a {kind!r}")
+            raise _UnexpectedTokenError(f"tier {name!r} has the unknown class {kind!r}")
 
 
 def _interval(tokens: _Tokens, tier: str, number: int) -> Interval:

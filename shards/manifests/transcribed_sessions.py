@@ -1,4 +1,4 @@
-"""What the generic formats share: sessions with raw segments become recordings, checked and counted."""
+"""Sessions with transcribed segments, the common form of the generic formats."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from shards.sample import Segment
 
 @dataclass(frozen=True, slots=True)
 class RawSegment:
-    """As the format has it. Seconds from the beginning of the session's part; `end` None is the part's end."""
+    """A segment before cleaning. Seconds from the start of the session's audio; `end` None is the end of that audio."""
 
     speaker: str | None
     start: float
@@ -29,7 +29,7 @@ class RawSegment:
 
 @dataclass(frozen=True, slots=True)
 class TranscribedSession:
-    """One stretch of an audio file and what is said in it."""
+    """A span of an audio file and its transcript."""
 
     key: str
     audio: Path
@@ -43,17 +43,17 @@ class TranscribedSession:
 
 @dataclass
 class TranscribedSessions(CorpusSource[TranscribedSession]):
-    """One manifest of sessions of a corpus without a file of its own.
+    """A manifest of transcribed sessions.
 
-    A speaker's id becomes ``CORPUS:ID``, with ``--session-speakers`` ``CORPUS:SESSION:ID`` of an unknown person. What
-    has no speaker is ``CORPUS:unknown``. Policy ``raw`` unless the command line says otherwise.
+    A speaker id becomes ``CORPUS:ID``, with ``--session-speakers`` ``CORPUS:SESSION:ID`` without a known person.
+    Segments without a speaker get ``CORPUS:unknown``. The text policy is ``raw`` unless the command line names one.
     """
 
     corpus: str
     split: str
     sessions: Iterable[TranscribedSession]
     options: PrepareOptions
-    genders: Mapping[str, str] = field(default_factory=dict)  # speaker as the format names it → f or m
+    genders: Mapping[str, str] = field(default_factory=dict)  # speaker id of the format → f or m
     policy: str = "raw"
     audit: Audit = field(default_factory=Audit)
     _keys: set[str] = field(default_factory=set)
@@ -63,11 +63,11 @@ class TranscribedSessions(CorpusSource[TranscribedSession]):
 
     def _recording(self, s: TranscribedSession, info: AudioInfo | AudioError) -> Recording | None:
         if isinstance(info, AudioError):
-            self.audit.skip("recording whose audio cannot be read", str(info))
+            self.audit.skip("recording with unreadable audio", str(info))
             return None
         key, session = re.sub(r"[./\\\s]", "_", s.key), s.session or s.key
         if key in self._keys:
-            self.audit.skip("recording whose key occurred before", key)
+            self.audit.skip("duplicate recording key", key)
             return None
         if not 0 <= s.start < info.seconds:
             self.audit.skip("recording outside its audio file", f"{key}: {s.start:g} s of {info.seconds:.2f} s")
@@ -115,5 +115,5 @@ class TranscribedSessions(CorpusSource[TranscribedSession]):
 
 
 def corpus_name(root: Path, options: PrepareOptions) -> str:
-    """The corpus's name: as the command line says, or as the folder is called; without what an id cannot hold."""
+    """Return the name of the corpus, from ``--name`` or the folder, without characters that ids cannot contain."""
     return re.sub(r"[^\w-]+", "-", options.name or root.absolute().name.partition(".")[0]).strip("-") or "corpus"

@@ -1,4 +1,4 @@
-"""Corpora of one file per utterance: what AISHELL-1, AISHELL-2 and the generic formats share."""
+"""Corpora with one audio file per utterance, such as AISHELL-1 and AISHELL-2."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from shards.sample import Segment
 
 @dataclass(frozen=True, slots=True)
 class Utterance:
-    """One file with one speaker and one text."""
+    """An audio file with one speaker and one text."""
 
     key: str
     path: Path
@@ -28,14 +28,14 @@ class Utterance:
 
 @dataclass
 class Utterances(CorpusSource[Utterance]):
-    """One manifest of them."""
+    """A manifest of utterances."""
 
     corpus: str
     split: str
     language: str
     items: Iterable[Utterance]
     options: PrepareOptions
-    policy: str = "plain"  # where the command line names none
+    policy: str = "plain"  # unless the command line names one
     audit: Audit = field(default_factory=Audit)
 
     def _files(self) -> tuple[Iterable[tuple[Path, Utterance]], int | None]:
@@ -43,7 +43,7 @@ class Utterances(CorpusSource[Utterance]):
 
     def _recording(self, u: Utterance, info: AudioInfo | AudioError) -> Recording | None:
         if isinstance(info, AudioError):
-            self.audit.skip("utterance whose audio cannot be read", str(info))
+            self.audit.skip("utterance with unreadable audio", str(info))
             return None
         text = self.text(u.text)
         if not text:

@@ -1,10 +1,10 @@
-"""Draws who says what, and when, in a simulated conversation: everything but the sound.
+"""Layouts of simulated conversations: who says what and when, without the sound.
 
-After the simulated conversations of Landini et al. (2022, arXiv 2204.00890): whole utterances of single speakers are
-put on one time line; between turns lies a pause, or the next speaker begins before the last has ended. Pauses and
-overlaps come from the statistics of a real corpus (:mod:`shards.simulation.turn_statistics`) or from exponential
-distributions; without pause and overlap it is plain concatenation. A turn is one or more utterances of one speaker with
-short pauses between them. A layout is a pure function of (sources, settings, seed, number).
+Follows the simulated conversations of Landini et al. (2022, arXiv 2204.00890): utterances of single speakers are placed
+on a time line, with a pause between turns or an overlap with the previous turn. Pauses and overlaps are drawn from the
+statistics of a real corpus (:mod:`shards.simulation.turn_statistics`) or from exponential distributions; without pauses
+and overlaps the result is a concatenation. A turn is one or more utterances of one speaker with short pauses between
+them. A layout is a pure function of (pool, settings, seed, number).
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from shards.simulation.utterance_pool import SourceUtterance, UtterancePool
 
 NO_SPACE = {"zh", "ja", "yue"}  # languages whose words are joined without a space
 ATTEMPTS = 200
-FITTING = 8  # turns drawn for what is left of a conversation before it is left silent
-AFTER_OWN_TURN_S = 0.1  # a speaker's next turn begins at least this long after the last one ended
-SKIP_SPEAKER = 0.3  # share of speakers left out of every round after the first
+FITTING = 8  # draws of a turn for the rest of a conversation before the rest stays silent
+AFTER_OWN_TURN_S = 0.1  # minimum pause between two turns of one speaker
+SKIP_SPEAKER = 0.3  # share of speakers that skip each round after the first
 Fingerprint = tuple[tuple[str, str], ...]  # (speaker, text) in order of start time
 
 
 @dataclass(frozen=True)
 class Piece:
-    """An utterance with its place on the time line, in samples."""
+    """An utterance and its start on the time line, in samples."""
 
     utterance: SourceUtterance
     start: int
@@ -38,7 +38,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class PlacedTurn:
-    """Pieces of one speaker, one after the other."""
+    """A turn on the time line: consecutive pieces of one speaker."""
 
     speaker: str
     pieces: tuple[Piece, ...]
@@ -59,7 +59,7 @@ class PlacedTurn:
 
 @dataclass(frozen=True)
 class Layout:
-    """One conversation before it is rendered."""
+    """A conversation before rendering."""
 
     number: int
     turns: tuple[PlacedTurn, ...]  # in order of start
@@ -73,7 +73,7 @@ class Layout:
 
     @property
     def language(self) -> str:
-        """The language of all, or ``mul``."""
+        """The common language, or ``mul``."""
         languages = {p.utterance.language for t in self.turns for p in t.pieces}
         return languages.pop() if len(languages) == 1 else "mul"
 
@@ -82,13 +82,13 @@ class Layout:
         return tuple((t.speaker, t.text) for t in self.turns)
 
 
-def draw(
+def draw_layout(
     sources: UtterancePool, settings: SimulationSettings, seed: int, number: int, avoid: Collection[Fingerprint] = ()
 ) -> Layout:
-    """Conversation `number`: attempts are repeated until one fits the limit of length and is not in `avoid`.
+    """Draw conversation `number`, repeatedly until it fits the maximum length and is not in `avoid`.
 
     Raises:
-        ConfigError: none of 200 attempts fits.
+        ConfigError: none of 200 draws fits.
     """
     rng = np.random.default_rng([seed, number])
     for _ in range(ATTEMPTS):
@@ -96,8 +96,8 @@ def draw(
         if layout is not None and layout.fingerprint not in avoid:
             return layout
     raise ConfigError(
-        f"conversation {number}: none of {ATTEMPTS} drawn conversations is at most {settings.seconds[1]:g} s long"
-        + (" and different from those of the other sets" if avoid else "")
+        f"conversation {number}: no draw out of {ATTEMPTS} is at most {settings.seconds[1]:g} s long"
+        + (" and different from the conversations of the other sets" if avoid else "")
         + "; allow more seconds, or fewer speakers, turns or utterances per turn"
         + (", or more of them for more variety" if avoid else "")
     )
@@ -133,9 +133,9 @@ def _attempt(
 
 
 def _order(cast: Sequence[str], rng: np.random.Generator, same: float) -> Iterable[str]:
-    """Speakers of the turns, without end: rounds in random order.
+    """Yield the speakers of the turns indefinitely, in rounds of random order.
 
-    Nobody follows himself unless alone, or with probability `same` once everybody has spoken.
+    No speaker takes two turns in a row, unless alone or, after the first round, with probability `same`.
     """
     last = ""
     first_round = True
@@ -155,7 +155,7 @@ def _order(cast: Sequence[str], rng: np.random.Generator, same: float) -> Iterab
 def _draw_turn(
     utterances: Sequence[SourceUtterance], settings: SimulationSettings, rng: np.random.Generator
 ) -> list[Piece]:
-    """Pieces from time 0 on."""
+    """Draw the pieces of a turn, with times from the start of the turn."""
     pieces: list[Piece] = []
     position = 0
     for _ in range(int(rng.integers(settings.utterances_per_turn[0], settings.utterances_per_turn[1] + 1))):
@@ -168,7 +168,7 @@ def _draw_turn(
 def _place(
     pieces: list[Piece], turns: list[PlacedTurn], settings: SimulationSettings, rng: np.random.Generator
 ) -> PlacedTurn:
-    """Put a drawn turn after, or partly over, the turns before it; never more than two speak at once."""
+    """Place a turn after the previous turns or overlapping the last one; at most two speakers overlap."""
     speaker = pieces[0].utterance.speaker
     length = pieces[-1].start + pieces[-1].utterance.num_samples
     overlaps, pause = rng.random() < settings.overlap, rng.exponential(settings.pause)
@@ -178,7 +178,7 @@ def _place(
     else:
         previous = max(turns, key=lambda t: t.end)
         if settings.statistics is not None:
-            overlaps, pause, shared = _real(settings.statistics, previous.speaker == speaker, rng)
+            overlaps, pause, shared = _draw_transition(settings.statistics, previous.speaker == speaker, rng)
         if overlaps and previous.speaker != speaker:
             most = min(previous.end - previous.start, length) / (1 if settings.statistics else 2)
             start = previous.end - round(min(shared * SAMPLE_RATE, most))
@@ -191,8 +191,8 @@ def _place(
     return PlacedTurn(speaker, tuple(Piece(p.utterance, p.start + start) for p in pieces))
 
 
-def _real(statistics: TurnStatistics, same: bool, rng: np.random.Generator) -> tuple[bool, float, float]:
-    """Whether the next turn overlaps, its pause and its overlap in seconds, as in a real corpus."""
+def _draw_transition(statistics: TurnStatistics, same: bool, rng: np.random.Generator) -> tuple[bool, float, float]:
+    """Draw from a corpus's statistics: whether the next turn overlaps, the pause and the overlap in seconds."""
     if same:
         return False, statistics.draw(rng, statistics.same_pause), 0.0
     if rng.random() < statistics.overlap:

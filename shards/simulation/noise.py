@@ -10,7 +10,7 @@ import numpy as np
 from shards.errors import ConfigError
 from shards.manifests.manifest import Recording, read_manifest, read_speakers
 from shards.sample import SAMPLE_RATE
-from shards.simulation.recorded_files import AUDIO_SUFFIXES
+from shards.simulation.recorded_files import recorded_files
 from shards.sound.audio import load
 
 BABBLE_VOICES = 6
@@ -18,7 +18,7 @@ Noise = Callable[[np.random.Generator, int, Collection[str]], np.ndarray]  # (rn
 
 
 def open_noise(kind: str) -> Noise | None:
-    """Noise by its name on the command line: ``none``, ``coloured``, ``babble:MANIFEST`` or a folder of recordings."""
+    """Return the noise of ``--noise``: ``none``, ``coloured``, ``babble:MANIFEST`` or a folder of recordings."""
     if kind == "none":
         return None
     if kind == "coloured":
@@ -29,7 +29,7 @@ def open_noise(kind: str) -> Noise | None:
 
 
 def coloured_noise(rng: np.random.Generator, length: int) -> np.ndarray:
-    """Gaussian noise whose power falls with frequency as 1/f^a, a ~ U(0, 2): white to brown."""
+    """Draw (length,) Gaussian noise with power 1/f^a, a ~ U(0, 2): white to brown."""
     spectrum = np.fft.rfft(rng.standard_normal(length))
     frequency = np.maximum(np.fft.rfftfreq(length, 1 / SAMPLE_RATE), 20.0)
     shaped = np.fft.irfft(spectrum * frequency ** (-rng.uniform(0, 2) / 2), length)
@@ -37,7 +37,7 @@ def coloured_noise(rng: np.random.Generator, length: int) -> np.ndarray:
 
 
 class Babble:
-    """Six voices of other persons talking at once: generated, not recorded, noise."""
+    """Babble of six voices of persons outside the conversation, mixed from a manifest."""
 
     def __init__(self, manifest: Path) -> None:
         person_of = {s.speaker: s.person or s.speaker for s in read_speakers(manifest)}
@@ -50,7 +50,9 @@ class Babble:
     def __call__(self, rng: np.random.Generator, length: int, persons: Collection[str]) -> np.ndarray:
         free = sorted(set(self.recordings) - set(persons))
         if not free:
-            raise ConfigError("babble: every person of its manifest speaks in the conversation; give it other voices")
+            raise ConfigError(
+                "babble: every person of the manifest speaks in the conversation; use a manifest with other voices"
+            )
         total = np.zeros(length, np.float32)
         for voice in range(BABBLE_VOICES):
             own = self.recordings[free[voice % len(free)] if voice < len(free) else free[int(rng.integers(len(free)))]]
@@ -66,13 +68,14 @@ class Babble:
 
 
 class RecordedNoise:
-    """Stretches of recordings under a folder; one that is too short is repeated."""
+    """Spans of the recordings under a folder; short recordings are repeated."""
 
     def __init__(self, folder: Path) -> None:
-        self.files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in AUDIO_SUFFIXES)
+        self.files = recorded_files(folder)
         if not self.files:
             raise ConfigError(
-                f"noise {str(folder)!r}: no recordings there; give a folder of them, or none, coloured, babble:MANIFEST"
+                f"--noise {str(folder)!r}: no recordings found; expected a folder of recordings, none, coloured or "
+                "babble:MANIFEST"
             )
 
     def __call__(self, rng: np.random.Generator, length: int, persons: Collection[str]) -> np.ndarray:
@@ -82,7 +85,7 @@ class RecordedNoise:
 
 
 def add_noise(speech: np.ndarray, noise: np.ndarray, spoken: np.ndarray, snr_db: float) -> np.ndarray:
-    """Speech plus noise, scaled so that 10 log10(speech power where `spoken` / noise power) = `snr_db`."""
+    """Add noise, scaled so that 10 log10(speech power where `spoken` / noise power) = `snr_db`."""
     power = float(np.mean(speech[spoken].astype(np.float64) ** 2))
     noise_power = float(np.mean(noise.astype(np.float64) ** 2))
     if noise_power == 0:

@@ -1,12 +1,12 @@
-"""``speakerlm-shards pseudo-speakers MANIFEST OUT``: recordings again at other speeds, as speakers of their own.
+"""``speakerlm-shards pseudo-speakers MANIFEST OUT``: speed-perturbed copies of recordings as additional speakers.
 
-Resampling moves pitch and formants as if another vocal tract spoke, as in Kaldi's speed perturbation for speaker
-recognition (Yamamoto et al. 2019, "Speaker augmentation and bandwidth extension for deep speaker embedding"). The
-pseudo-speaker of ``it-menardi`` at 1.14 is called ``it-menardi@1.14``, and nobody knows the person: two versions of a
-voice may meet in a conversation, and are registered beside each other only where their vectors differ enough.
+Resampling shifts pitch and formants like another vocal tract, as in Kaldi's speed perturbation for speaker recognition
+(Yamamoto et al. 2019, "Speaker augmentation and bandwidth extension for deep speaker embedding"). The pseudo-speaker of
+``it-menardi`` at 1.14 is ``it-menardi@1.14``, of an unknown person: two versions of a voice may occur in a
+conversation, and are registered together only if their vectors differ enough.
 
-Which recordings are taken can be chosen by key, so that takes or voices can be kept from training. The ones at speed 1
-are those of MANIFEST, with their audio where it is.
+Recordings can be selected by key, to withhold takes or voices from training. The recordings at speed 1 are those of
+MANIFEST; their audio is not copied.
 """
 
 from __future__ import annotations
@@ -38,19 +38,19 @@ PEAK = 0.98
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of the command."""
+    """Add the options of the command."""
     add = parser.add_argument
     glob: dict[str, Any] = {"nargs": "+", "default": [], "metavar": "GLOB"}
     add("manifest", type=Path, help="manifest folder of recordings with one speaker each")
-    add("out", type=Path, help="folder for audio and manifest")
-    add("--speeds", type=float, nargs="+", default=[], help="such as 0.88 1.14: higher is faster, and higher in pitch")
-    add("--only", **glob, help="keys of the recordings to take, such as 'it-*' (default: all)")
-    add("--without", **glob, help="keys of the recordings to leave out")
-    add("--workers", type=positive, default=os.cpu_count() or 1)
+    add("out", type=Path, help="output folder for audio and manifest")
+    add("--speeds", type=float, nargs="+", default=[], help="such as 0.88 1.14; larger is faster and higher in pitch")
+    add("--only", **glob, help="keys of the recordings to use, such as 'it-*' (default: all)")
+    add("--without", **glob, help="keys of the recordings to skip")
+    add("--workers", type=positive, default=os.cpu_count() or 1, help="worker processes")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write the manifest and print one line."""
+    """Write the manifest and print a summary."""
     audit = pseudo_speakers(args.manifest, args.out, args.speeds, args.only, args.without, args.workers)
     print(
         f"{args.out}: {audit['recordings']} recordings, {audit['num_speakers']} speakers, "
@@ -67,23 +67,23 @@ def pseudo_speakers(
     without: Sequence[str] = (),
     workers: int = 1,
 ) -> dict[str, Any]:
-    """Write the chosen recordings of a manifest and their versions at other speeds; returns the audit.
+    """Write the selected recordings of a manifest and their versions at other speeds; returns the audit.
 
     Args:
-        speeds: factors of pitch and tempo; 1 is among the results anyway and not allowed here.
-        only: globs of keys to take; none: all.
-        without: globs of keys to leave out.
+        speeds: factors of pitch and tempo; not 1, which is always included.
+        only: globs of keys to use; empty: all.
+        without: globs of keys to skip.
 
     Raises:
-        ConfigError: a speed that is 1 or out of range, or a glob that no key matches.
-        ManifestError: a recording of several or unknown speakers.
+        ConfigError: a speed is 1 or out of range, or a glob matches no key.
+        ManifestError: a recording has several speakers or an unknown one.
     """
     if wrong := [s for s in speeds if not SLOWEST <= s <= FASTEST or s == 1.0]:
-        raise ConfigError(f"--speeds: {wrong[0]:g} is not between {SLOWEST} and {FASTEST}, or is 1")
+        raise ConfigError(f"--speeds: {wrong[0]:g} must be between {SLOWEST} and {FASTEST} and not 1")
     chosen = chosen_by_key(list(read_manifest(manifest)), only, without)
     for recording in chosen:
         if len(recording.speakers) != 1 or not is_known(recording.speakers[0]):
-            raise ManifestError(f"{manifest}: {recording.key} is not of one known speaker")
+            raise ManifestError(f"{manifest}: {recording.key} does not have exactly one known speaker")
     known = {s.speaker: s for s in read_speakers(manifest)}
     counted, heard = Summary(), dict[str, SpeakerInfo]()
     jobs = [(r, speed, out / "audio") for r in chosen for speed in dict.fromkeys(speeds)]
@@ -109,17 +109,17 @@ def pseudo_speakers(
             "made_by": f"pseudo-speakers: recordings of {manifest} resampled, pitch and formants moved with the tempo",
         }
 
-    write_manifest(out, counted.over(made()), sorted_speakers(heard), audit)
+    write_manifest(out, counted.counting(made()), sorted_speakers(heard), audit)
     return audit()
 
 
 def chosen_by_key(
     recordings: Sequence[Recording], only: Sequence[str] = (), without: Sequence[str] = ()
 ) -> list[Recording]:
-    """Those whose key matches one of the globs `only` (none: all) and none of `without`.
+    """Select the recordings whose key matches a glob of `only` (empty: all) and no glob of `without`.
 
     Raises:
-        ConfigError: a glob that matches no key, as a typing error would, or nothing is left.
+        ConfigError: a glob matches no key, or no recording is left.
     """
     for glob in (*only, *without):
         if not any(fnmatchcase(r.key, glob) for r in recordings):
@@ -132,30 +132,30 @@ def chosen_by_key(
 
 
 def change_speed(wave: np.ndarray, speed: float) -> np.ndarray:
-    """(n,) at 16 kHz → (about n / speed,): `speed` times as fast, every frequency `speed` times as high."""
+    """Resample (n,) at 16 kHz to about (n / speed,): tempo and frequencies times `speed`."""
     changed = np.asarray(soxr.resample(wave, SAMPLE_RATE * speed, SAMPLE_RATE, quality="HQ"), np.float32)
     peak = float(np.abs(changed).max(initial=0.0))
     return changed * np.float32(PEAK / peak) if peak > PEAK else changed
 
 
-def _digits(speed: float) -> str:
-    """Of a speed in names: two decimals, more where it has more, so that no two speeds are called alike."""
+def _speed_label(speed: float) -> str:
+    """Format a speed for names: at least two decimals, all if it has more, so that labels are unique."""
     short = f"{speed:.2f}"
     return short if float(short) == speed else repr(speed)
 
 
 def _make(job: tuple[Recording, float, Path]) -> Recording:
-    """Write one recording at another speed."""
+    """Write a recording at another speed."""
     recording, speed, folder = job
     wave = load(recording.audio, channel=recording.channel, start=recording.start, duration=recording.duration)
     wave = change_speed(wave, speed)
-    name = f"x{_digits(speed).replace('.', '')}"  # a key holds no dot
+    name = f"x{_speed_label(speed).replace('.', '')}"  # keys contain no dot
     path = folder / name / f"{recording.key}-{name}.flac"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(encode_flac(wave))
     seconds = len(wave) / SAMPLE_RATE
     segments = tuple(
-        replace(s, speaker=f"{s.speaker}@{_digits(speed)}", start=s.start / speed, end=min(s.end / speed, seconds))
+        replace(s, speaker=f"{s.speaker}@{_speed_label(speed)}", start=s.start / speed, end=min(s.end / speed, seconds))
         for s in recording.segments
     )
     return replace(

@@ -1,4 +1,4 @@
-"""Recordings of noise and of impulse responses in a folder."""
+"""Recordings of noise and impulse responses in folders, and hashes of them."""
 
 from __future__ import annotations
 
@@ -11,11 +11,16 @@ from shards.weights.fetch import sha256_of
 AUDIO_SUFFIXES = {".wav", ".flac", ".ogg", ".mp3", ".opus"}
 
 
+def recorded_files(folder: Path) -> list[Path]:
+    """List the audio files under a folder, sorted."""
+    return sorted(p for p in folder.rglob("*") if p.suffix.lower() in AUDIO_SUFFIXES)
+
+
 def content_hashes(noise: str, rooms: str) -> list[str]:
-    """What the two names stand for, where that is files: other ones in their place are other noise and other rooms.
+    """Hash the files behind ``--noise`` and ``--rooms``, so that a set is made again when they change.
 
     Returns:
-        A hash for each that is of files: of a manifest, or of the names and sizes of a folder's recordings.
+        A hash for each option that names files: of a manifest, or of the names and sizes of a folder's recordings.
     """
     found = []
     if noise.startswith("babble:"):
@@ -24,7 +29,6 @@ def content_hashes(noise: str, rooms: str) -> list[str]:
     for name in (noise, rooms):
         folder = Path(name)
         if name not in ("none", "coloured", "pyroomacoustics") and not name.startswith("babble:"):
-            files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in AUDIO_SUFFIXES)
-            told = "".join(f"{p.relative_to(folder)} {p.stat().st_size}\n" for p in files)
-            found.append(hashlib.sha256(told.encode()).hexdigest())
+            listing = "".join(f"{p.relative_to(folder)} {p.stat().st_size}\n" for p in recorded_files(folder))
+            found.append(hashlib.sha256(listing.encode()).hexdigest())
     return found

@@ -1,4 +1,4 @@
-"""Sound of a simulated conversation."""
+"""Rendering of simulated conversations: utterances, rooms and noise mixed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PEAK = 0.98
 def render(
     layout: Layout, settings: SimulationSettings, noise: Noise | None = None, rooms: Rooms | None = None
 ) -> np.ndarray:
-    """The sound of a conversation: (num_samples,) float32 in [-1, 1]."""
+    """Mix a conversation: (num_samples,) float32 in [-1, 1]."""
     rng = np.random.default_rng(layout.sound_seed)
     cast = list(layout.gains_db)
     stems = {speaker: np.zeros(layout.num_samples, np.float32) for speaker in cast}
@@ -27,7 +27,7 @@ def render(
     for turn in layout.turns:
         for piece in turn.pieces:
             u = piece.utterance
-            wave = _load_utterance(u.audio, u.channel, u.start, u.num_samples)
+            wave = load_utterance(u.audio, u.channel, u.start, u.num_samples)
             stems[turn.speaker][piece.start : piece.start + len(wave)] += wave
             spoken[piece.start : piece.start + u.num_samples] = True
     if rooms is not None:
@@ -43,5 +43,6 @@ def render(
 
 
 @lru_cache(maxsize=2048)
-def _load_utterance(audio: str, channel: int | None, start: float, num_samples: int) -> np.ndarray:
+def load_utterance(audio: str, channel: int | None, start: float, num_samples: int) -> np.ndarray:
+    """Load the audio of a source utterance, (num_samples,) float32; recent ones are cached."""
     return load(audio, channel=channel, start=start, duration=num_samples / SAMPLE_RATE)[:num_samples]

@@ -1,4 +1,4 @@
-"""Rooms and noise for simulated conversations."""
+"""Room impulse responses for simulated conversations: simulated or recorded."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from shards.errors import ConfigError
 from shards.sample import SAMPLE_RATE
-from shards.simulation.recorded_files import AUDIO_SUFFIXES
+from shards.simulation.recorded_files import recorded_files
 from shards.sound.audio import load
 
 ROOM_M = ((3.0, 8.0), (3.0, 6.0), (2.4, 3.5))  # length, width, height
@@ -18,15 +18,15 @@ RT60_S = (0.15, 0.6)
 FROM_WALL_M, FROM_MICROPHONE_M = 0.4, 0.5
 MAX_IMAGE_ORDER = 17
 
-RESPONSE_S = 2.0  # more of a content_hashes response is its noise
-Rooms = Callable[[np.random.Generator, int], list[np.ndarray]]  # (rng, number of places) → impulse responses
+RESPONSE_S = 2.0  # recorded responses are cut after this, since the rest is noise
+Rooms = Callable[[np.random.Generator, int], list[np.ndarray]]  # (rng, number of positions) → impulse responses
 
 
 def room_responses(rng: np.random.Generator, count: int) -> list[np.ndarray]:
-    """Impulse responses from `count` places of one drawn shoebox room to one microphone.
+    """Draw impulse responses from `count` positions in one shoebox room to one microphone.
 
-    Image-source method (pyroomacoustics). The direct sound is at index 0 with height 1, so that times stay true and
-    levels are those of the direct sound; what came before it is the delay of the way, and is cut off.
+    Image-source method (pyroomacoustics). The propagation delay is removed and the direct sound scaled to 1 at index 0,
+    so that times and levels of the direct sound are unchanged.
     """
     import pyroomacoustics as pra
 
@@ -48,7 +48,7 @@ def room_responses(rng: np.random.Generator, count: int) -> list[np.ndarray]:
 
 
 def from_direct_sound(response: np.ndarray) -> np.ndarray:
-    """(n,) → float32 from its largest value on, which becomes 1."""
+    """Cut a response (n,) at its maximum, scaled to 1; returns float32."""
     direct = int(np.argmax(np.abs(response)))
     if response[direct] == 0:
         raise ConfigError("an impulse response is silent")
@@ -56,25 +56,26 @@ def from_direct_sound(response: np.ndarray) -> np.ndarray:
 
 
 def open_rooms(kind: str) -> Rooms | None:
-    """Rooms by their name on the command line: ``none``, ``pyroomacoustics`` or a folder of recorded responses."""
+    """Return the rooms of ``--rooms``: ``none``, ``pyroomacoustics`` or a folder of recorded responses."""
     if kind == "none":
         return None
     return room_responses if kind == "pyroomacoustics" else RecordedRooms(Path(kind))
 
 
 class RecordedRooms:
-    """Impulse responses under a folder; those in one subfolder are places in one room. First channel, at most 2 s."""
+    """Recorded impulse responses; each subfolder is a room. First channel, at most 2 s."""
 
     def __init__(self, folder: Path) -> None:
-        files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in AUDIO_SUFFIXES)
+        files = recorded_files(folder)
         if not files:
             raise ConfigError(
-                f"rooms {str(folder)!r}: no recordings there; give a folder of impulse responses, or pyroomacoustics"
+                f"--rooms {str(folder)!r}: no recordings found; expected a folder of impulse responses, none or "
+                "pyroomacoustics"
             )
         self.rooms = [sorted(group) for _, group in groupby(files, key=lambda p: p.parent)]
 
     def __call__(self, rng: np.random.Generator, count: int) -> list[np.ndarray]:
-        """Of one room; two speakers share a place only where it has fewer responses than speakers."""
+        """Draw responses of one room; positions repeat only if it has fewer responses than speakers."""
         room = self.rooms[int(rng.integers(len(self.rooms)))]
         places = [room[i] for i in rng.permutation(len(room))]
         chosen = [places[i % len(places)] for i in range(count)]
@@ -82,13 +83,13 @@ class RecordedRooms:
 
 
 def _shortest_rt60(size: np.ndarray) -> float:
-    """Reverberation time at an absorption of 0.95, by Sabine's formula."""
+    """Return the reverberation time at an absorption of 0.95 by Sabine's formula."""
     surface = 2 * (size[0] * size[1] + size[0] * size[2] + size[1] * size[2])
     return float(0.161 * np.prod(size) / (surface * 0.95))
 
 
 def convolve(wave: np.ndarray, response: np.ndarray) -> np.ndarray:
-    """(n,) * (m,) → (n + m − 1,) by FFT, in blocks."""
+    """Convolve (n,) with (m,) to (n + m − 1,) by FFT in blocks."""
     from scipy.signal import oaconvolve
 
     return np.asarray(oaconvolve(wave, response), dtype=np.float32)

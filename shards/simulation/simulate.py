@@ -1,9 +1,8 @@
-"""``speakerlm-shards simulate SOURCES… OUT``: conversations mixed from utterances of single speakers.
+"""``speakerlm-shards simulate SOURCES… OUT``: mix conversations from single-speaker utterances.
 
 Writes ``OUT/audio/…/KEY.flac`` (16 kHz, 16 bit) and a manifest with exact times, speakers and words. Conversation k is
-a pure function of (sources, settings, seed, k), so the number of workers changes nothing, a longer set begins with the
-shorter one, and the same command goes on where it was interrupted. With ``--speakers 1-1`` it makes sets for plain
-recognition.
+a pure function of (sources, settings, seed, k): results do not depend on the number of workers, a longer set starts
+with the shorter one, and an interrupted command resumes. ``--speakers 1-1`` makes sets for speech recognition.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ from shards.manifests.manifest import (
 from shards.manifests.prepared import sorted_speakers
 from shards.manifests.summary import Summary
 from shards.sample import FORMAT_VERSION, SAMPLE_RATE
-from shards.simulation.conversation import Fingerprint, Layout, draw
+from shards.simulation.conversation import Fingerprint, Layout, draw_layout
 from shards.simulation.noise import open_noise
 from shards.simulation.recorded_files import content_hashes
 from shards.simulation.render import render
@@ -50,49 +49,49 @@ from shards.weights.fetch import sha256_of
 from shards.workers import killed_workers_told
 
 FILES_PER_FOLDER = 1000
-_AT_ONCE = 4096  # conversations handed to the workers together
+_AT_ONCE = 4096  # conversations submitted to the workers per batch
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of the command; their defaults are the paper's setting."""
+    """Add the options of the command; the defaults are the paper's setting."""
     d = SimulationSettings()
     add = parser.add_argument
     pair: dict[str, Any] = {"type": _numbers, "metavar": "MIN-MAX"}
     whole: dict[str, Any] = {"type": _integers, "metavar": "MIN-MAX"}
-    noises = "none, coloured, babble:MANIFEST (generated from voices of other persons), or a folder of recordings"
-    disjoint = "simulated sets; no conversation has the speakers, words and order of one of theirs"
+    noises = "none, coloured, babble:MANIFEST (mixed from voices of other persons), or a folder of recordings"
+    disjoint = "simulated sets; no conversation repeats the speakers, words and order of one of theirs"
     add("sources", type=Path, nargs="+", help="manifest folders with single-speaker utterances")
-    add("out", type=Path, help="folder for audio and manifest")
+    add("out", type=Path, help="output folder for audio and manifest")
     amount = parser.add_mutually_exclusive_group(required=True)
     amount.add_argument("--count", type=positive, help="number of conversations")
-    amount.add_argument("--hours", type=float, help="as many conversations as make up this much audio")
-    add("--seed", type=natural, default=0)
-    add("--split", default="train")
-    add("--speakers", **whole, default=d.speakers)
-    add("--seconds", **pair, default=d.seconds, help="length of the audio; MAX is a hard limit")
-    add("--turns", **whole, help="default: as many as fill the length")
-    add("--words-per-turn", **whole, default=d.utterances_per_turn, help="source utterances that make one turn")
-    add("--word-gap", **pair, default=d.utterance_gap, help="seconds between them")
+    amount.add_argument("--hours", type=float, help="hours of audio, instead of --count")
+    add("--seed", type=natural, default=0, help="seed of all draws")
+    add("--split", default="train", help="split in the manifest")
+    add("--speakers", **whole, default=d.speakers, help="speakers per conversation")
+    add("--seconds", **pair, default=d.seconds, help="length of a conversation; MAX is a hard limit")
+    add("--turns", **whole, help="turns per conversation (default: as many as fill the length)")
+    add("--words-per-turn", **whole, default=d.utterances_per_turn, help="source utterances per turn")
+    add("--word-gap", **pair, default=d.utterance_gap, help="seconds between the utterances of a turn")
     add("--pause", type=float, default=d.pause, help="mean seconds between turns (exponential)")
-    add("--overlap", type=float, default=d.overlap, help="probability that a turn begins before the last has ended")
-    add("--overlap-seconds", type=float, default=d.overlap_seconds, help="mean (exponential)")
-    real = "file made by the command statistics: pauses and overlaps of a real corpus instead of the three above"
+    add("--overlap", type=float, default=d.overlap, help="probability that a turn overlaps the previous one")
+    add("--overlap-seconds", type=float, default=d.overlap_seconds, help="mean seconds of an overlap (exponential)")
+    real = "output of speakerlm-shards statistics: pauses and overlaps of a real corpus instead of the three above"
     add("--statistics", type=Path, help=real)
-    add("--concatenate", action="store_true", help="one turn right after the other, without pause and overlap")
+    add("--concatenate", action="store_true", help="turns without pauses and overlaps")
     add("--edge", **pair, default=d.edge, help="seconds of silence at both ends")
-    add("--gain-db", type=float, default=d.gain_db, help="speakers' levels differ by up to ± this")
-    add("--same-language", action="store_true", help="a conversation is in one language")
+    add("--gain-db", type=float, default=d.gain_db, help="speaker levels are drawn from ± this")
+    add("--same-language", action="store_true", help="only speakers of one language in a conversation")
     add("--rooms", default=d.rooms, help="none, pyroomacoustics, or a folder of recorded impulse responses")
     add("--noise", default=d.noise, help=noises)
-    add("--snr", **pair, default=d.snr_db, help="dB, where noise is added")
+    add("--snr", **pair, default=d.snr_db, help="signal-to-noise ratio in dB")
     add("--disjoint-from", type=Path, nargs="+", default=[], metavar="SET", help=disjoint)
-    add("--workers", type=positive, default=os.cpu_count() or 1)
+    add("--workers", type=positive, default=os.cpu_count() or 1, help="worker processes")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Draw, render, write, and print one line."""
+    """Write the set and print a summary."""
     if args.concatenate and args.statistics:
-        raise ConfigError("--concatenate and --statistics exclude each other")
+        raise ConfigError("--concatenate and --statistics cannot be combined")
     settings = SimulationSettings(
         speakers=args.speakers,
         seconds=args.seconds,
@@ -140,21 +139,21 @@ def simulate(
     disjoint_from: Sequence[Path] = (),
     workers: int = 1,
 ) -> dict[str, Any]:
-    """Write a set of `count` conversations, or of at least `hours`; returns its audit."""
+    """Write a set of `count` conversations, or of at least `hours` of audio; returns its audit."""
     settings.check()
     name = "".join(c if c.isalnum() or c in "-_" else "_" for c in out.absolute().name)
     avoid = frozenset(f for folder in disjoint_from for f in fingerprints(folder))
-    work = _Work(tuple(sources), settings, seed, avoid, out / "audio", name, split)
-    maker = _Maker(work)
+    spec = _SetSpec(tuple(sources), settings, seed, avoid, out / "audio", name, split)
+    renderer = _Renderer(spec)
     if count is None:
-        count = _enough(maker, hours)
+        count = _count_for_hours(renderer, hours)
     counted, heard, known = Summary(), dict[str, SpeakerInfo](), {s.speaker: s for s in _speakers(sources)}
     seconds = 0.0
 
     def made() -> Iterator[Recording]:
         nonlocal seconds
-        work.claim()  # here the manifest is being written, which only one process can do
-        for recording in tqdm(_run(maker, count, workers), name, count, unit="conversation", disable=None):
+        spec.claim()  # while the manifest is locked: only one process can write it
+        for recording in tqdm(_run(renderer, count, workers), name, count, unit="conversation", disable=None):
             seconds += recording.duration or 0.0
             heard.update((s, known[s]) for s in recording.speakers if s in known)
             yield recording
@@ -168,13 +167,13 @@ def simulate(
             "made_by": "simulation: single-speaker utterances mixed after Landini et al. 2022",
         }
 
-    write_manifest(out, counted.over(made()), sorted_speakers(heard), audit)
+    write_manifest(out, counted.counting(made()), sorted_speakers(heard), audit)
     return audit()
 
 
 @dataclass(frozen=True)
-class _Work:
-    """Everything that a conversation is a function of, but its number."""
+class _SetSpec:
+    """Everything that determines a set's conversations, given their number."""
 
     sources: tuple[Path, ...]
     settings: SimulationSettings
@@ -185,49 +184,49 @@ class _Work:
     split: str
 
     def path(self, number: int) -> Path:
-        """Where conversation `number` goes."""
+        """Return the audio file of conversation `number`."""
         return self.folder / f"{number // FILES_PER_FOLDER:04d}" / f"{self.name}-{self.seed}-{number:07d}.flac"
 
     def claim(self) -> None:
-        """Make the folder this work's: what another one left there goes, what is this one's own is kept and used."""
-        hashes = [sha256_of(s / name) for s in self.sources for name in (RECORDINGS, SPEAKERS)]  # words, and persons
+        """Assign the folder to this set: keep audio of the same sources and settings, delete any other."""
+        hashes = [sha256_of(s / name) for s in self.sources for name in (RECORDINGS, SPEAKERS)]  # texts and persons
         hashes += content_hashes(self.settings.noise, self.settings.rooms)
         avoid = hashlib.sha256(repr(sorted(self.avoid)).encode()).hexdigest()
-        told = json.dumps([asdict(self.settings), self.seed, hashes, avoid, FORMAT_VERSION], sort_keys=True)
+        identity = json.dumps([asdict(self.settings), self.seed, hashes, avoid, FORMAT_VERSION], sort_keys=True)
         stamp, storage = f"{self.name}.made-from", LocalStorage(self.folder)
-        mark = hashlib.sha256(told.encode()).hexdigest().encode()
+        mark = hashlib.sha256(identity.encode()).hexdigest().encode()
         if not storage.exists(stamp) or storage.read(stamp) != mark:
-            (self.folder.parent / RECORDINGS).unlink(missing_ok=True)  # it would name audio of this work as its own
+            (self.folder.parent / RECORDINGS).unlink(missing_ok=True)  # or the former manifest would refer to new audio
             for path in self.folder.glob(f"*/{self.name}-*.flac"):
                 path.unlink()
             storage.write_atomic(stamp, mark)
 
 
-class _Maker:
-    """Makes conversations one by one."""
+class _Renderer:
+    """Renders the conversations of a set."""
 
-    def __init__(self, work: _Work) -> None:
-        self.work = work
-        self.sources = UtterancePool((r for s in work.sources for r in read_manifest(s)), _speakers(work.sources))
-        self._noise, self._rooms = open_noise(work.settings.noise), open_rooms(work.settings.rooms)
+    def __init__(self, spec: _SetSpec) -> None:
+        self.spec = spec
+        self.pool = UtterancePool((r for s in spec.sources for r in read_manifest(s)), _speakers(spec.sources))
+        self._noise, self._rooms = open_noise(spec.settings.noise), open_rooms(spec.settings.rooms)
 
     def layout(self, number: int) -> Layout:
-        """Who says what, and when."""
-        return draw(self.sources, self.work.settings, self.work.seed, number, self.work.avoid)
+        """Draw the layout of conversation `number`."""
+        return draw_layout(self.pool, self.spec.settings, self.spec.seed, number, self.spec.avoid)
 
     def __call__(self, number: int) -> Recording:
-        """Render conversation `number` unless it is there."""
-        work, layout, path = self.work, self.layout(number), self.work.path(number)
+        """Return conversation `number`, rendered unless its file exists."""
+        spec, layout, path = self.spec, self.layout(number), self.spec.path(number)
         if not path.is_file():
-            sound = encode_flac(render(layout, work.settings, self._noise, self._rooms))
+            sound = encode_flac(render(layout, spec.settings, self._noise, self._rooms))
             path.parent.mkdir(parents=True, exist_ok=True)
             temporary = path.with_suffix(".tmp")
-            temporary.write_bytes(sound)  # not synced: a file that a power failure cut fails when it is packed
+            temporary.write_bytes(sound)  # not synced: packing detects a file truncated by a power failure
             temporary.rename(path)
         return Recording(
             key=path.stem,
-            corpus=work.name,
-            split=work.split,
+            corpus=spec.name,
+            split=spec.split,
             session=path.stem,
             language=layout.language,
             audio=str(path.absolute()),
@@ -237,44 +236,44 @@ class _Maker:
         )
 
 
-def _enough(maker: _Maker, hours: float | None) -> int:
-    """How many conversations make up `hours`; where their lengths are drawn, by drawing them."""
+def _count_for_hours(renderer: _Renderer, hours: float | None) -> int:
+    """Return the number of conversations that make up `hours`; variable lengths are drawn for it."""
     if hours is None:
-        raise ConfigError("say how much: a count or hours")
-    settings, samples = maker.work.settings, hours * 3600 * SAMPLE_RATE
+        raise ConfigError("a count or hours is required")
+    settings, samples = renderer.spec.settings, hours * 3600 * SAMPLE_RATE
     if settings.turns is None and settings.seconds[0] == settings.seconds[1]:
         return math.ceil(samples / round(settings.seconds[0] * SAMPLE_RATE))
     number = 0
     while samples > 0:
-        samples -= maker.layout(number).num_samples
+        samples -= renderer.layout(number).num_samples
         number += 1
     return number
 
 
-def _run(maker: _Maker, count: int, workers: int) -> Iterator[Recording]:
+def _run(renderer: _Renderer, count: int, workers: int) -> Iterator[Recording]:
     if workers <= 1:
-        yield from map(maker, range(count))
+        yield from map(renderer, range(count))
         return
-    global _maker  # noqa: PLW0603 (forked workers share the sources, which may be a million utterances, by it)
-    _maker = maker
+    global _renderer  # noqa: PLW0603 (forked workers share the utterance pool, which may be large)
+    _renderer = renderer
     try:
         with killed_workers_told(), ProcessPoolExecutor(workers, mp_context=get_context("fork")) as pool:
             for first in range(0, count, _AT_ONCE):
-                yield from pool.map(_make, range(first, min(count, first + _AT_ONCE)), chunksize=8)
+                yield from pool.map(_render_one, range(first, min(count, first + _AT_ONCE)), chunksize=8)
     finally:
-        _maker = None
+        _renderer = None
 
 
-_maker: _Maker | None = None
+_renderer: _Renderer | None = None
 
 
-def _make(number: int) -> Recording:
-    assert _maker is not None
-    return _maker(number)
+def _render_one(number: int) -> Recording:
+    assert _renderer is not None
+    return _renderer(number)
 
 
 def fingerprints(folder: Path) -> set[Fingerprint]:
-    """Who says what in which order, of every recording of a set."""
+    """Return the speakers and texts in order of every recording of a set."""
     return {tuple((s.speaker, s.text) for s in r.segments) for r in read_manifest(folder)}
 
 

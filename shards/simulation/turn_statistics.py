@@ -1,8 +1,8 @@
-"""``speakerlm-shards statistics MANIFEST FILE``: how people take turns in a real corpus, for ``simulate --statistics``.
+"""``speakerlm-shards statistics MANIFEST FILE``: turn-taking statistics of a real corpus, for ``simulate``.
 
-After Landini et al. (2022, arXiv 2204.00890): segments of a session in order of start give three distributions, of the
-pause between two segments of one speaker, of the pause between two speakers, and of their overlap, and the share of
-changes of speaker that overlap. In addition to theirs: how often a speaker goes on. Kept as quantiles.
+Follows Landini et al. (2022, arXiv 2204.00890): the segments of a session in order of start give three distributions,
+of pauses within a speaker, pauses between speakers, and overlaps, and the share of speaker changes that overlap. Added
+to theirs: how often the same speaker continues. Distributions are stored as quantiles.
 """
 
 from __future__ import annotations
@@ -25,63 +25,66 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class TurnStatistics:
-    """Quantiles at 0, 0.5, …, 100 % in seconds; probabilities of what follows a segment."""
+    """Turn-taking probabilities, and quantiles at 0, 0.5, …, 100 % of pauses and overlaps in seconds."""
 
-    same: float  # the same speaker goes on
-    overlap: float  # of changes of speaker: the next begins before the last has ended
+    same: float  # probability that the same speaker continues
+    overlap: float  # probability that a speaker change overlaps
     same_pause: tuple[float, ...]
     other_pause: tuple[float, ...]
     overlap_seconds: tuple[float, ...]
-    transitions: int  # that it was estimated from
+    transitions: int  # number of transitions it was estimated from
     source: str = ""
 
     def draw(self, rng: np.random.Generator, quantiles: Sequence[float]) -> float:
-        """Seconds, by linear interpolation between quantiles."""
+        """Draw seconds by linear interpolation between quantiles."""
         return float(np.interp(rng.random(), np.linspace(0, 1, len(quantiles)), quantiles))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of the command."""
-    parser.add_argument("manifest", type=Path, help="manifest folder of real conversations, uncut")
-    parser.add_argument("out", type=Path, help="file to write")
+    """Add the options of the command."""
+    parser.add_argument("manifest", type=Path, help="manifest folder of real conversations, not cut into clips")
+    parser.add_argument("out", type=Path, help="JSON file to write")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Estimate, write, print one line."""
+    """Estimate and write the statistics, and print a summary."""
     found = estimate(read_manifest(args.manifest), str(args.manifest))
     data = json.dumps({"format": FORMAT} | asdict(found), indent=1).encode() + b"\n"
     LocalStorage(args.out.absolute().parent).write_atomic(args.out.name, data)
     middle = {name: getattr(found, name)[QUANTILES // 2] for name in ("same_pause", "other_pause", "overlap_seconds")}
     print(
-        f"{args.out}: {found.transitions} transitions; the same speaker goes on in {found.same:.1%}, "
-        f"changes overlap in {found.overlap:.1%}; medians " + ", ".join(f"{k} {v:.2f} s" for k, v in middle.items())
+        f"{args.out}: {found.transitions} transitions; the same speaker continues in {found.same:.1%}, "
+        f"speaker changes overlap in {found.overlap:.1%}; medians "
+        + ", ".join(f"{k} {v:.2f} s" for k, v in middle.items())
     )
     return 0
 
 
 def read_statistics(path: Path) -> TurnStatistics:
-    """What the command wrote.
+    """Read the file of the command.
 
     Raises:
-        ConfigError: it is not there or not of this format.
+        ConfigError: the file is missing or has another format.
     """
     try:
-        told = json.loads(path.read_bytes())
-        if told.pop("format") != FORMAT:
+        record = json.loads(path.read_bytes())
+        if record.pop("format") != FORMAT:
             raise ValueError("another format version")
         names = ("same_pause", "other_pause", "overlap_seconds")
-        return TurnStatistics(**(told | {k: tuple(float(x) for x in told[k]) for k in names}))
+        return TurnStatistics(**(record | {k: tuple(float(x) for x in record[k]) for k in names}))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ConfigError(f"{path}: no statistics: {error}; make them by speakerlm-shards statistics") from error
+        raise ConfigError(
+            f"{path}: invalid statistics file: {error}; create it with speakerlm-shards statistics"
+        ) from error
 
 
 def estimate(recordings: Iterable[Recording], source: str = "") -> TurnStatistics:
     """Estimate turn-taking statistics from sessions with several speakers.
 
-    Every segment is compared with the one before it that ends last. An overlap is at most the shorter's length.
+    Each segment is compared with the previous segment that ends last. Overlaps are at most as long as the shorter one.
 
     Raises:
-        ManifestError: no change of speaker at all.
+        ManifestError: no speaker change in any session.
     """
     same: list[float] = []
     pauses: list[float] = []
@@ -102,7 +105,7 @@ def estimate(recordings: Iterable[Recording], source: str = "") -> TurnStatistic
             last = max(last, s, key=lambda x: x.end)
     changes = len(pauses) + len(overlaps)
     if not changes:
-        raise ManifestError(f"{source}: nobody follows another speaker; it takes recordings of conversations")
+        raise ManifestError(f"{source}: no speaker changes; statistics need recordings of conversations")
     return TurnStatistics(
         same=len(same) / (len(same) + changes),
         overlap=len(overlaps) / changes,

@@ -14,7 +14,7 @@ from shards.sample import SAMPLE_RATE
 
 @dataclass(frozen=True)
 class SourceUtterance:
-    """One utterance to mix from: where its audio is, who says what."""
+    """An utterance to mix from: its audio span, speaker and text."""
 
     key: str
     audio: str
@@ -22,7 +22,7 @@ class SourceUtterance:
     start: float  # seconds into the file
     num_samples: int
     speaker: str
-    person: str  # the person, or the speaker id where nobody knows the person
+    person: str  # the speaker id if the person is unknown
     language: str
     text: str
 
@@ -42,26 +42,26 @@ class UtterancePool:
                 self._persons.setdefault(self._of[speaker][0].language, {}).setdefault(person, []).append(speaker)
 
     def cast(self, rng: np.random.Generator, count: int, same_language: bool) -> list[str]:
-        """`count` speaker ids of different persons, in random order."""
+        """Draw `count` speaker ids of different persons, in random order."""
         allowed = self._persons[""]
         if same_language:
             languages = sorted(k for k, persons in self._persons.items() if k and len(persons) >= count)
             if not languages:
-                raise ConfigError(f"no language of the sources has {count} speakers; allow several languages")
+                raise ConfigError(f"no language of the sources has {count} speakers; omit --same-language")
             allowed = self._persons[languages[int(rng.integers(len(languages)))]]
         if count > len(allowed):
-            raise ConfigError(f"{count} speakers were asked for, the sources have {len(allowed)} different persons")
+            raise ConfigError(f"{count} speakers requested, but the sources have only {len(allowed)} different persons")
         persons = list(allowed)
         chosen = [persons[i] for i in rng.permutation(len(persons))[:count]]
         return [allowed[p][int(rng.integers(len(allowed[p])))] for p in chosen]
 
     def utterances(self, speaker: str) -> list[SourceUtterance]:
-        """All utterances of a speaker id."""
+        """Return all utterances of a speaker id."""
         return self._of[speaker]
 
 
 def _utterances(recordings: Iterable[Recording], person_of: dict[str, str]) -> Iterable[SourceUtterance]:
-    """Segments with text of recordings in which one known speaker is heard."""
+    """Yield the segments with text of recordings of a single known speaker."""
     empty = True
     for recording in recordings:
         if len(recording.speakers) != 1 or not is_known(recording.speakers[0]):
@@ -83,4 +83,4 @@ def _utterances(recordings: Iterable[Recording], person_of: dict[str, str]) -> I
                 text=segment.text,
             )
     if empty:
-        raise ManifestError("the sources hold no utterance with text and a single speaker")
+        raise ManifestError("the sources contain no utterance with text by a single known speaker")

@@ -1,4 +1,4 @@
-"""Makes recordings of different origin alike: no hum or offset, no silence around the speech, one level."""
+"""Conditioning of recordings of different origin: hum and offset removed, trimmed to the speech, level-normalized."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LEVEL_DB = -26.0
 
 
 def high_pass(wave: np.ndarray, low: float = 50.0, high: float = 80.0) -> np.ndarray:
-    """(n,) → (n,) float32 without anything below `low` Hz; raised-cosine slope to `high` Hz, no phase shift."""
+    """High-pass (n,) to (n,) float32: zero below `low` Hz, raised-cosine slope up to `high` Hz, zero phase."""
     pad = min(len(wave) - 1, SAMPLE_RATE // 10)
     padded = np.pad(wave, pad, mode="reflect", reflect_type="odd") if pad > 0 else wave
     spectrum = np.fft.rfft(padded)
@@ -25,7 +25,7 @@ def high_pass(wave: np.ndarray, low: float = 50.0, high: float = 80.0) -> np.nda
 
 
 def frame_levels(wave: np.ndarray) -> np.ndarray:
-    """RMS in dB of full scale per 10 ms frame; what remains at the end is a frame of its own."""
+    """Return the RMS in dB of full scale per 10 ms frame; the remainder at the end is one frame."""
     padded = np.pad(wave, (0, -len(wave) % FRAME)).reshape(-1, FRAME)
     counts = np.full(len(padded), FRAME)
     counts[-1] = len(wave) - FRAME * (len(padded) - 1)
@@ -33,15 +33,15 @@ def frame_levels(wave: np.ndarray) -> np.ndarray:
 
 
 def speech_bounds(wave: np.ndarray) -> tuple[int, int]:
-    """First and last + 1 sample of the speech in a recording of one utterance.
+    """Return the first and last + 1 sample of the speech in a recording of one utterance.
 
-    A frame is speech where it is less than 35 dB below the loudest and more than 10 dB above the floor (5th
-    percentile); the floor never asks for more than 25 dB below the loudest, since a recording that was cut tightly has
-    no silence to measure. What stands more than 50 ms before or after the rest is a click if it lasts at most 50 ms
-    at the beginning or 30 ms at the end (a final plosive lasts longer). 20 ms are kept on each side.
+    A frame is speech if it is less than 35 dB below the loudest frame and more than 10 dB above the noise floor (5th
+    percentile). The threshold is at most 25 dB below the loudest frame, since a tightly cut recording has no silence
+    to measure. A sound more than 50 ms from the rest is a click if it lasts at most 50 ms at the start or 30 ms at
+    the end (a final plosive lasts longer). 20 ms are kept on each side.
 
     Raises:
-        AudioError: nothing but silence.
+        AudioError: the recording is silent.
     """
     levels = frame_levels(wave)
     peak, floor = float(levels.max()), float(np.percentile(levels, 5))
@@ -68,7 +68,7 @@ def set_level(wave: np.ndarray, level_db: float = LEVEL_DB) -> np.ndarray:
 
 
 def condition(wave: np.ndarray) -> np.ndarray:
-    """High-pass, trim to the speech, set the level."""
+    """High-pass, trim to the speech and set the level."""
     clean = high_pass(wave)
     first, last = speech_bounds(clean)
     return set_level(clean[first:last])

@@ -1,6 +1,6 @@
 """Settings, sources and layouts for tests of simulated conversations."""
 
-from shards.simulation.conversation import Layout, draw
+from shards.simulation.conversation import Layout, draw_layout
 from shards.simulation.settings import SimulationSettings
 from shards.simulation.utterance_pool import UtterancePool
 
@@ -12,4 +12,4 @@ LANGUAGES = ["en", "es", "zh", "en", "zh", "en"]
 
 
 def layouts(sources: UtterancePool, settings: SimulationSettings, count: int = 60, seed: int = 0) -> list[Layout]:
-    return [draw(sources, settings, seed, k) for k in range(count)]
+    return [draw_layout(sources, settings, seed, k) for k in range(count)]

@@ -17,14 +17,14 @@ def test_what_is_expected_is_named(tmp_path: Path, corpus: str, what: str, capsy
 @pytest.mark.parametrize("corpus", ["alimeeting", "aishell1", "aishell2", "aishell4", "aishell5", "gigaspeech"])
 def test_a_folder_that_is_not_the_corpus_says_what_is_expected(tmp_path: Path, corpus: str, capsys) -> None:
     assert main(["prepare", corpus, str(tmp_path), str(tmp_path / "out")]) == 1
-    assert "there; expected" in capsys.readouterr().err
+    assert "not found; expected" in capsys.readouterr().err
 
 
 def test_nothing_usable_is_an_error(tmp_path: Path, capsys) -> None:
     audio(tmp_path / "test/wav/a.flac", 2)
     (tmp_path / "test/TextGrid").mkdir()
     assert main(["prepare", "aishell4", str(tmp_path), str(tmp_path / "out")]) == 1
-    assert "no recording of aishell4 could be used" in capsys.readouterr().err
+    assert "no usable recording of aishell4" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("place", ["empty", "missing"])
@@ -32,4 +32,4 @@ def test_nothing_usable_is_an_error(tmp_path: Path, capsys) -> None:
 def test_an_empty_folder_says_what_is_expected(tmp_path: Path, kind: str, place: str, capsys) -> None:
     (tmp_path / "empty").mkdir()
     assert main(["prepare", kind, str(tmp_path / place), str(tmp_path / "out")]) == 1
-    assert "there; expected" in capsys.readouterr().err
+    assert "not found; expected" in capsys.readouterr().err

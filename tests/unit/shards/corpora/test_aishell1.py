@@ -15,5 +15,5 @@ def test_aishell1(tmp_path: Path) -> None:
     (base / "transcript/aishell_transcript_v0.8.txt").write_text(texts)
     made = prepare("aishell1", tmp_path / "in", tmp_path / "out")
     assert made["train"].texts("BAC009S0002W0122") == [("aishell1:S0002", "而对楼市成交")]
-    assert made["train"].audit["skipped"] == {"audio without a text": 1}
+    assert made["train"].audit["skipped"] == {"audio without text": 1}
     assert list(made["test"].recordings) == ["BAC009S0764W0121"]

@@ -23,4 +23,4 @@ def test_aishell2(tmp_path: Path) -> None:
     }
     assert sorted(train.speakers) == ["aishell2:C0001", "aishell2:C0002"]
     assert train.recordings["IC0001W0001"].segments[0].end == 2.0
-    assert train.audit["skipped"] == {"audio without a text": 1, "text without audio": 1}
+    assert train.audit["skipped"] == {"audio without text": 1, "text without audio": 1}

@@ -32,7 +32,7 @@ def test_aishell4(tmp_path: Path) -> None:
     assert train.audit["skipped"] == {
         "one-channel copy of a recording": 1,
         "segment with reversed or empty times": 1,
-        "tier that is not a speaker": 1,
+        "non-speaker tier": 1,
     }
     assert list(made["test"].recordings) == ["L_R003S01C02"]
 
@@ -46,7 +46,7 @@ def test_a_session_with_thirty_speakers_and_one_file_that_is_no_audio(tmp_path: 
     grid(root / "test/TextGrid/S_bad.TextGrid", {"1": [(0, 1, "x")]}, 40)
     made = prepare("aishell4", root, tmp_path / "out")["test"]
     assert made.audit["num_speakers"] == len(made.speakers) == 30
-    assert made.audit["skipped"] == {"recording whose audio cannot be read": 1}
+    assert made.audit["skipped"] == {"recording with unreadable audio": 1}
 
 
 def test_aishell4_without_its_audio_counts_the_text_grids(tmp_path: Path) -> None:

@@ -46,12 +46,12 @@ def test_alimeeting(tmp_path: Path, nested: bool) -> None:
     }
     assert far.audit["skipped"] == {
         "TextGrid without audio": 1,
-        "audio without a TextGrid": 1,
-        "recording whose TextGrid cannot be read": 1,
+        "audio without TextGrid": 1,
+        "recording with unreadable TextGrid": 1,
         "speaker without speech": 1,
-        "tier that is not a speaker": 1,
+        "non-speaker tier": 1,
     }
-    assert "R0004_M0050" in far.audit["examples"]["recording whose TextGrid cannot be read"][0]
+    assert "R0004_M0050" in far.audit["examples"]["recording with unreadable TextGrid"][0]
     assert (far.audit["sessions"], far.audit["num_speakers"], far.audit["overlap"]) == (1, 2, 0.25)
     assert far.audit["text"]["policy"] == "plain"
     assert far.audit["text"]["with_punctuation"] == 0
@@ -59,7 +59,7 @@ def test_alimeeting(tmp_path: Path, nested: bool) -> None:
     assert near.recordings["R0003_M0046_F_SPK0093"].session == "R0003_M0046"  # enrolment leaves the clip's span out
     assert list(near.speakers) == ["alimeeting:SPK0093"]
     assert made["eval-far"].recordings["R8001_M8004_MS801"].segments[0].end == pytest.approx(9.0)
-    assert made["eval-far"].audit["changed"] == {"segment ends after the recording: cut": 1}
+    assert made["eval-far"].audit["changed"] == {"segment ends after the recording: trimmed": 1}
 
 
 def test_the_first_far_channel_is_taken(tmp_path: Path) -> None:

@@ -37,8 +37,8 @@ def test_jsonl(tmp_path: Path) -> None:
     assert {s.speaker: s.person for s in made.speakers.values()} == {
         s: s for s in ("our-corpus:ann", "our-corpus:7", "our-corpus:bob")
     }
-    assert made.audit["skipped"] == {"line that is not of the form": 2}
-    assert "train.jsonl:5" in made.audit["examples"]["line that is not of the form"][1]
+    assert made.audit["skipped"] == {"invalid line": 2}
+    assert "train.jsonl:5" in made.audit["examples"]["invalid line"][1]
     assert made.audit["text"]["with_punctuation"] == 1
 
 
@@ -80,7 +80,7 @@ def test_half_a_character_in_a_text_costs_that_text(tmp_path: Path, capsys) -> N
     file.write_text(json.dumps({"audio": "a.wav", "segments": segments}))
     made = prepare("jsonl", file, tmp_path / "out", "--name", "c")["m"]
     assert made.texts("a") == [("c:1", "good"), ("c:1", "whole \U0001f600")]
-    assert made.audit["skipped"] == {"segment whose text holds half a character": 1}
+    assert made.audit["skipped"] == {"segment text with a lone surrogate": 1}
     file.write_text(json.dumps({"audio": "a.wav", "segments": [segments[0] | {"speaker": "\ud83d"}]}))
     assert main(["prepare", "jsonl", str(file), str(tmp_path / "out")]) == 1
-    assert "half a character (a lone surrogate)" in capsys.readouterr().err
+    assert "lone surrogate (half a character)" in capsys.readouterr().err

@@ -32,7 +32,7 @@ def test_lhotse(tmp_path: Path, capsys) -> None:
     assert train.texts("r1") == [("ami:ann", "HELLO"), ("ami:unknown", "YOU")]
     assert (train.recordings["r1"].language, train.recordings["r1"].channel) == ("en", 0)
     assert train.speakers["ami:ann"].gender == "f"
-    assert train.audit["skipped"] == {"audio that is no file": 1, "supervisions of a recording that is not there": 1}
+    assert train.audit["skipped"] == {"audio source other than a file": 1, "supervisions without a recording": 1}
     cuts = made["all"]
     assert (cuts.recordings["c1"].start, cuts.recordings["c1"].duration, cuts.recordings["c1"].session) == (
         1.5,
@@ -43,7 +43,7 @@ def test_lhotse(tmp_path: Path, capsys) -> None:
     assert cuts.audit["skipped"] == {"cut that only Lhotse can render": 1, "recording with transforms": 1}
     (root / "cuts.jsonl.gz").rename(root / "cuts_train.jsonl.gz")
     assert main(["prepare", "lhotse", str(root), str(tmp_path / "twice")]) == 1
-    assert "cuts_train.jsonl.gz would both be the manifest 'train'; move one" in capsys.readouterr().err
+    assert "cuts_train.jsonl.gz would both become the manifest 'train'; move one" in capsys.readouterr().err
 
 
 def test_the_channel_that_lhotse_names_is_taken(tmp_path: Path) -> None:
@@ -80,8 +80,8 @@ def test_the_channel_that_lhotse_names_is_taken(tmp_path: Path) -> None:
     assert taken("train") == {f"call-{c}": t for c, t in of_call.items()} | {"array": ("X", 0.01)}
     assert made["train"].recordings["array"].audio.endswith("3.wav")
     assert {r.session for r in made["all"].recordings.values()} == {"call"}
-    assert made["all"].audit["skipped"] == {"supervision on a channel that its recording or cut lacks": 1}
-    assert made["train"].audit["changed"]["speech on several channels: a recording for each of them"] == 1
+    assert made["all"].audit["skipped"] == {"supervision on a missing channel": 1}
+    assert made["train"].audit["changed"]["speech on several channels: one recording per channel"] == 1
 
 
 def test_what_another_recipe_of_lhotse_wrote(tmp_path: Path) -> None:
@@ -106,4 +106,4 @@ def test_a_manifest_of_lhotse_that_is_cut_is_named(tmp_path: Path, capsys) -> No
     assert main(["prepare", "lhotse", str(path.parent), str(tmp_path / "out")]) == 1
     err = capsys.readouterr().err
     assert f"{path}: Lhotse cannot read it" in err
-    assert "is the file whole?" in err
+    assert "is the file truncated?" in err

@@ -9,7 +9,7 @@ import pytest
 
 from shards.cli import main
 from shards.corpora import packaged_speech
-from shards.corpora.packaged_speech import DIGITS, SYLLABLES, VOICES, Voice, _digit_tasks, clean_text, read_texts
+from shards.corpora.packaged_speech import DIGITS, SYLLABLES, VOICES, Voice, clean_text, digit_tasks, read_texts
 from shards.errors import ManifestError
 from shards.manifests.manifest import read_manifest, read_speakers
 from shards.sample import SAMPLE_RATE
@@ -46,11 +46,11 @@ def test_a_digit_that_says_something_else_is_refused() -> None:
     voice = Voice("v", "p", "en", None, "package", "folder", ".wav", "texts")
     files = {f"digits/{d}": Path(f"{d}.wav") for d in range(10)}
     texts = {f"digits/{d}": f" {w.title()}." for d, w in enumerate(DIGITS["en"])}
-    assert [t.text for t in _digit_tasks(voice, files, texts)] == DIGITS["en"]
-    with pytest.raises(ManifestError, match=r"digits/3 says 'Five', expected 'three'"):
-        list(_digit_tasks(voice, files, texts | {"digits/3": "Five"}))
+    assert [t.text for t in digit_tasks(voice, files, texts)] == DIGITS["en"]
+    with pytest.raises(ManifestError, match=r"digits/3 is 'Five', expected 'three'"):
+        list(digit_tasks(voice, files, texts | {"digits/3": "Five"}))
     with pytest.raises(ManifestError, match=r"digits/9 is missing"):
-        list(_digit_tasks(voice, {k: v for k, v in files.items() if k != "digits/9"}, texts))
+        list(digit_tasks(voice, {k: v for k, v in files.items() if k != "digits/9"}, texts))
 
 
 def test_tables_agree() -> None:

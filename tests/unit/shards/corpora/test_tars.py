@@ -42,8 +42,8 @@ def test_wenet_tars(tmp_path: Path) -> None:
     assert len(load(made.recordings["a1"].audio)) == 16_000
     assert sorted(made.recordings) == ["a1", "b1"]
     assert made.audit["skipped"] == {
-        "audio that cannot be decoded": 1,
-        "tar that cannot be read to its end": 1,
+        "undecodable audio": 1,
+        "truncated or damaged tar": 1,
         "text without audio": 2,
     }
 
@@ -60,8 +60,8 @@ def test_a_tar_that_is_damaged_in_the_middle_is_told(tmp_path: Path, damage: str
     path.write_bytes({"a header": data, "cut at a member": data[:place]}.get(damage, data[: place + 100]))
     made = prepare("tars", tmp_path / "in", tmp_path / "out", "--name", "w")["all"]
     assert list(made.recordings) == ["a0"]
-    assert made.audit["skipped"] == {"tar that cannot be read to its end": 1}
-    assert f"at byte {place}" in made.audit["examples"]["tar that cannot be read to its end"][0]
+    assert made.audit["skipped"] == {"truncated or damaged tar": 1}
+    assert f"at byte {place}" in made.audit["examples"]["truncated or damaged tar"][0]
 
 
 def test_audio_of_a_tar_is_used_again_until_the_tar_changes(tmp_path: Path) -> None:

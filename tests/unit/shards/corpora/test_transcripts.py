@@ -35,10 +35,10 @@ def test_transcripts(tmp_path: Path) -> None:
     assert [(s.start, s.end, s.text) for s in made.recordings["s3"].segments] == [(1.5, 3.5, "")]
     assert made.texts("s4") == [("t:dan", "eins")]
     assert made.audit["skipped"] == {
-        "session of .rttm that .stm has too": 1,
+        "session of .rttm also in .stm": 1,
         "session without audio": 1,
         "speaker without speech": 1,
-        "transcript that cannot be read": 1,
+        "unreadable transcript": 1,
     }
 
 

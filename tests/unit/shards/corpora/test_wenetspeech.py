@@ -30,7 +30,7 @@ def test_wenetspeech(tmp_path: Path) -> None:
     assert len(load(second.audio, start=second.start, duration=second.duration)) == 36_000
     assert [list(made[n].recordings) for n in ("train-m", "train-s", "dev")] == [["Y1_S1"], [], ["Y1_S5"]]
     assert train.audit["skipped"] == {
-        "long file that is not there": 1,
+        "missing audio file": 1,
         "segment with reversed or empty times": 1,
         "utterance without words": 1,
     }

@@ -72,7 +72,7 @@ def test_a_bad_line_of_a_speaker_is_named(tmp_path, line):
 
 
 def test_half_a_character_is_told_before_it_is_written(tmp_path):
-    with pytest.raises(ManifestError, match=r"lone surrogate\) in .*\\ud83d"):
+    with pytest.raises(ManifestError, match=r"lone surrogate \(half a character\) in .*\\ud83d"):
         write_manifest(tmp_path, [recording("/a.wav", session="s\ud83d")], [], {})
     write_manifest(tmp_path, [recording("/a.wav")], [], {"examples": ["\ud83d"]})
     assert json.loads((tmp_path / "audit.json").read_text())["examples"] == ["\ud83d"]

@@ -34,10 +34,10 @@ def test_bad_times() -> None:
     assert kept == [("a", 0.0, 1, "early"), ("a", 2, 3, "right"), ("a", 9, 10.0, "late")]
     assert skipped == {
         "segment with reversed or empty times": 2,
-        "segment with a time that is no number": 2,
+        "segment with a non-finite time": 2,
         "segment outside the recording": 2,
     }
-    assert changed == {"segment begins before 0: cut": 1, "segment ends after the recording: cut": 1}
+    assert changed == {"segment starts before 0: trimmed": 1, "segment ends after the recording: trimmed": 1}
 
 
 def test_rounded_ends_are_cut_without_a_word() -> None:
@@ -65,10 +65,10 @@ def test_one_speaker_over_himself_loses_no_word() -> None:
         ("b", 4, 8, "other"),  # twice
     )
     assert kept == [("a", 0, 1.8, "一"), ("a", 1.8, 3.0, "二"), ("a", 4, 9, "three four five"), ("b", 4, 8, "other")]
-    assert skipped == {"segment written twice": 1}
+    assert skipped == {"duplicate segment": 1}
     assert changed == {
-        "segments of one speaker overlap a little: parted": 1,
-        "segments of one speaker overlap: joined": 2,
+        "short same-speaker overlap: trimmed": 1,
+        "same-speaker overlap: merged": 2,
     }
 
 

@@ -61,18 +61,18 @@ def test_points_are_passed_over(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "told"),
     [
-        (lambda s: s[: len(s) // 2], "it ends where"),
-        (lambda s: s[: s.rindex('"', 0, s.rindex('"')) + 1], "it ends where"),  # inside the last mark
-        (lambda s: "", "it ends where the file type"),
-        (lambda s: s.replace("ooTextFile", "Pitch"), "does not begin"),
+        (lambda s: s[: len(s) // 2], "the file ends, expected"),
+        (lambda s: s[: s.rindex('"', 0, s.rindex('"')) + 1], "the file ends, expected"),  # inside the last mark
+        (lambda s: "", "the file ends, expected the file type"),
+        (lambda s: s.replace("ooTextFile", "Pitch"), "header is not"),
         (lambda s: s.replace("size = 2", "size = 2.5"), "number of tiers is 2.5"),
         (lambda s: s.replace("xmin = 3.0", "xmin = here"), "line"),
-        (lambda s: s.replace("IntervalTier", "Sound"), "is a 'Sound'"),
+        (lambda s: s.replace("IntervalTier", "Sound"), "unknown class 'Sound'"),
     ],
 )
 def test_damage_is_an_error_and_not_a_shorter_file(tmp_path: Path, damage, told: str) -> None:
     (tmp_path / "a.TextGrid").write_text(damage(long_grid(TIERS)))
-    with pytest.raises(ManifestError, match=rf"a.TextGrid: not a TextGrid that can be read.*{told}"):
+    with pytest.raises(ManifestError, match=rf"a.TextGrid: invalid TextGrid.*{told}"):
         read_textgrid(tmp_path / "a.TextGrid")
 
 

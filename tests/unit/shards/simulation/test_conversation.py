@@ -8,7 +8,7 @@ import pytest
 from shards.errors import ConfigError
 from shards.manifests.summary import speech_and_overlap
 from shards.sample import SAMPLE_RATE
-from shards.simulation.conversation import draw
+from shards.simulation.conversation import draw_layout
 from shards.simulation.settings import SimulationSettings
 from shards.simulation.utterance_pool import UtterancePool
 from tests.support.conversations import PERSONS, SHORT, layouts
@@ -17,8 +17,8 @@ from tests.support.conversations import PERSONS, SHORT, layouts
 def test_a_conversation_is_a_function_of_seed_and_number(sources: UtterancePool) -> None:
     once = layouts(sources, SHORT)
     assert once == layouts(sources, SHORT)
-    assert draw(sources, SHORT, 0, 37) == once[37]  # not of the ones before it
-    assert draw(sources, SHORT, 1, 37) != once[37]
+    assert draw_layout(sources, SHORT, 0, 37) == once[37]  # not of the ones before it
+    assert draw_layout(sources, SHORT, 1, 37) != once[37]
 
 
 def test_limits_hold(sources: UtterancePool) -> None:

@@ -119,9 +119,9 @@ def test_no_version_of_a_withheld_take_escapes_the_leak_check(words: Path, tmp_p
 
 
 def test_errors(words: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"2\.5 is not between"):
+    with pytest.raises(ConfigError, match=r"2\.5 must be between"):
         pseudo_speakers(words, tmp_path / "out", [2.5])
-    with pytest.raises(ConfigError, match="or is 1"):
+    with pytest.raises(ConfigError, match="and not 1"):
         pseudo_speakers(words, tmp_path / "out", [1.0])
     with pytest.raises(ConfigError, match="no key of the manifest matches 'c-"):
         pseudo_speakers(words, tmp_path / "out", only=["c-*"])
@@ -133,5 +133,5 @@ def test_errors(words: Path, tmp_path: Path) -> None:
         segments=(first.segments[0], rest[-1].segments[0]),
     )
     write_manifest(tmp_path / "two", [twofold], [], {})
-    with pytest.raises(ManifestError, match="not of one known speaker"):
+    with pytest.raises(ManifestError, match="does not have exactly one known speaker"):
         pseudo_speakers(tmp_path / "two", tmp_path / "out", [0.9])

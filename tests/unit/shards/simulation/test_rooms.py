@@ -40,7 +40,7 @@ def test_rooms_of_recorded_responses(tmp_path: Path, words: Path) -> None:
     for wet, dry in zip(*(read_manifest(tmp_path / n / "s") for n in ("out", "dry")), strict=True):
         assert wet.segments == dry.segments
         assert not np.array_equal(load(wet.audio), load(dry.audio))
-    with pytest.raises(ConfigError, match="no recordings there"):
+    with pytest.raises(ConfigError, match="no recordings found"):
         open_rooms(str(tmp_path / "nothing"))
 
 

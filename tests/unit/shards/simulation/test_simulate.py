@@ -138,7 +138,7 @@ def test_disjoint_sets(words: Path, tmp_path: Path) -> None:
     assert not common(tmp_path / "train", tmp_path / "test")
     all_words = replace(one, utterances_per_turn=(1, 1))
     simulate([words], tmp_path / "all", all_words, count=700)
-    with pytest.raises(ConfigError, match="different from those of the other sets"):
+    with pytest.raises(ConfigError, match="different from the conversations of the other sets"):
         simulate([words], tmp_path / "none", all_words, count=1, disjoint_from=[tmp_path / "all"])
 
 

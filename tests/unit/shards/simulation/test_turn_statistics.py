@@ -10,7 +10,7 @@ from shards.cli import main
 from shards.errors import ConfigError, ManifestError
 from shards.manifests.manifest import Recording, SpeakerInfo, read_manifest, write_manifest
 from shards.sample import SAMPLE_RATE, Segment
-from shards.simulation.conversation import draw
+from shards.simulation.conversation import draw_layout
 from shards.simulation.settings import SimulationSettings
 from shards.simulation.turn_statistics import QUANTILES, TurnStatistics, estimate, read_statistics
 from shards.simulation.utterance_pool import SourceUtterance, UtterancePool
@@ -30,7 +30,7 @@ def test_estimate_by_hand() -> None:
     assert (found.same_pause[0], found.same_pause[-1]) == (0.25, 1.0)
     assert (found.overlap_seconds[0], found.overlap_seconds[-1]) == (0.5, 1.0)
     assert set(found.other_pause) == {1.0}
-    with pytest.raises(ManifestError, match="nobody follows another"):
+    with pytest.raises(ManifestError, match="no speaker changes"):
         estimate([meeting("alone", ("a", 0, 1))])
 
 
@@ -63,7 +63,7 @@ def _longer(u: SourceUtterance, samples: int) -> SourceUtterance:
 
 def test_simulation_gives_the_statistics_back() -> None:
     settings = SimulationSettings(speakers=(3, 3), seconds=(600.0, 600.0), statistics=REAL)
-    made = [draw(sources(), settings, 0, k) for k in range(12)]
+    made = [draw_layout(sources(), settings, 0, k) for k in range(12)]
     recordings = [
         Recording(f"k{i}", "c", "t", f"k{i}", "en", "/a.wav", x.segments, duration=600.0) for i, x in enumerate(made)
     ]
@@ -74,11 +74,11 @@ def test_simulation_gives_the_statistics_back() -> None:
     for name in ("same_pause", "other_pause", "overlap_seconds"):
         there, back = np.array(getattr(REAL, name)), np.array(getattr(found, name))
         assert np.abs(there - back)[5:-5].max() < 0.15, name
-    assert draw(sources(), settings, 0, 7) == made[7]
+    assert draw_layout(sources(), settings, 0, 7) == made[7]
 
 
 def test_concatenation_is_without_gap_and_overlap() -> None:
-    layout = draw(sources(), SimulationSettings(pause=0.0, overlap=0.0), 0, 3)
+    layout = draw_layout(sources(), SimulationSettings(pause=0.0, overlap=0.0), 0, 3)
     assert layout.num_samples == 50 * SAMPLE_RATE
     for a, b in zip(layout.turns, layout.turns[1:], strict=False):
         assert b.start - a.end in (0, 1_600) if a.speaker == b.speaker else b.start == a.end
@@ -94,7 +94,7 @@ def test_commands(tmp_path: Path, capsys) -> None:
     assert (found.overlap, found.same) == (5 / 9, 0.0)
     file.write_text(json.dumps(json.loads(file.read_text()) | {"format": 9}))
     for broken in (file, tmp_path / "none.json"):
-        with pytest.raises(ConfigError, match="no statistics"):
+        with pytest.raises(ConfigError, match="invalid statistics file"):
             read_statistics(broken)
 
 

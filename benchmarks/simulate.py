@@ -106,6 +106,7 @@ def measure(minutes: float, rounds: int) -> dict[str, list[float]]:
 
 
 def main() -> int:
+    """Print the figures of this benchmark; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=40, help="of audio of each kind")
     parser.add_argument("--rounds", type=int, default=3)

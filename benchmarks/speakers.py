@@ -83,6 +83,7 @@ def summary(found: Mapping[str, np.ndarray]) -> dict[str, float]:
 
 
 def main() -> int:
+    """Print the figures of this benchmark; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("prompts", type=Path)
     parser.add_argument("--extractor", default="campplus")

@@ -1,4 +1,4 @@
-"""Small trees in the layouts of public corpora: noise for audio, TextGrids with the faults that are seen in them."""
+"""Small trees in the layouts of public corpora: noise as audio, TextGrid files, and runs of ``prepare``."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Marks = Mapping[str, Iterable[tuple[float, float, str]]]  # tier → (start, end
 
 
 def audio(path: Path, seconds: float, channels: int = 1, rate: int = 16_000) -> Path:
-    """Noise whose channel c has the level 0.01 · (c + 1), so that channels can be recognized."""
+    """Write noise whose channel c has the level 0.01 · (c + 1), so that channels can be recognized."""
     path.parent.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(len(path.name))
     wave = rng.standard_normal((round(seconds * rate), channels)) * 0.01 * np.arange(1, channels + 1)
@@ -26,7 +26,7 @@ def audio(path: Path, seconds: float, channels: int = 1, rate: int = 16_000) -> 
 
 
 def long_grid(tiers: Marks, end: float = 60.0) -> str:
-    """The long form, as Praat writes it."""
+    """Format tiers as a TextGrid in the long format."""
     lines = ['File type = "ooTextFile"', 'Object class = "TextGrid"', "", "xmin = 0 ", f"xmax = {end} "]
     lines += ["tiers? <exists> ", f"size = {len(tiers)} ", "item []: "]
     for i, (name, found) in enumerate(tiers.items(), 1):
@@ -41,7 +41,7 @@ def long_grid(tiers: Marks, end: float = 60.0) -> str:
 
 
 def short_grid(tiers: Marks, end: float = 60.0) -> str:
-    """The short form."""
+    """Format tiers as a TextGrid in the short format."""
     lines = ['File type = "ooTextFile"', 'Object class = "TextGrid"', "", "0", f"{end}", "<exists>", f"{len(tiers)}"]
     for name, found in tiers.items():
         marks = list(found)
@@ -52,14 +52,14 @@ def short_grid(tiers: Marks, end: float = 60.0) -> str:
 
 
 def grid(path: Path, tiers: Marks, end: float = 60.0, encoding: str = "utf-8") -> Path:
-    """A TextGrid on disk."""
+    """Write a TextGrid in the long format."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(long_grid(tiers, end).encode(encoding))
     return path
 
 
 class Manifest:
-    """What `prepare` made."""
+    """A manifest that `prepare` wrote."""
 
     def __init__(self, folder: Path) -> None:
         self.recordings: dict[str, Recording] = {r.key: r for r in read_manifest(folder)}
@@ -67,12 +67,12 @@ class Manifest:
         self.audit: dict[str, Any] = json.loads((folder / "audit.json").read_text())
 
     def texts(self, key: str) -> list[tuple[str, str]]:
-        """(speaker, text) of a recording's segments."""
+        """Return (speaker, text) of a recording's segments."""
         return [(s.speaker, s.text) for s in self.recordings[key].segments]
 
 
 def prepare(corpus: str, root: Path, out: Path, *options: str) -> dict[str, Manifest]:
-    """Run the command; manifests by name."""
+    """Run the command and return the manifests by name."""
     assert main(["prepare", corpus, str(root), str(out), "--workers", "2", *options]) == 0
     return {p.parent.name: Manifest(p.parent) for p in sorted(out.glob("*/recordings.jsonl"))}
 

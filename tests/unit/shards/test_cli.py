@@ -9,7 +9,7 @@ from shards.cli import COMMANDS, main
 HEAVY = ("torch", "pyarrow", "boto3", "soundfile", "webdataset", "funasr", "numpy")
 
 
-def test_help_imports_nothing_heavy():
+def test_help_imports_no_heavy_package():
     code = (
         "import sys, shards.cli\n"
         "try: shards.cli.main(['--help'])\n"
@@ -34,21 +34,21 @@ def test_every_command_has_help(command, capsys):
     "command",
     ["pack m o", "clips m o", "simulate m o --count 1"],
 )
-def test_a_seed_is_not_negative(command, capsys):
+def test_negative_seed_is_rejected(command, capsys):
     with pytest.raises(SystemExit) as caught:
         main([*command.split(), "--seed", "-1"])
     assert caught.value.code == 2
     assert "'-1' is not a number from 0 on" in capsys.readouterr().err
 
 
-def test_an_unknown_command(capsys):
+def test_unknown_command_is_a_usage_error(capsys):
     with pytest.raises(SystemExit) as caught:
         main(["unpack"])
     assert caught.value.code == 2
     assert "unpack" in capsys.readouterr().err
 
 
-def test_errors_made_on_purpose_have_no_traceback(tmp_path, capsys):
+def test_expected_errors_have_no_traceback(tmp_path, capsys):
     assert main(["info", str(tmp_path)]) == 1
     err = capsys.readouterr().err
     assert err.startswith("speakerlm-shards info: ")
@@ -56,7 +56,7 @@ def test_errors_made_on_purpose_have_no_traceback(tmp_path, capsys):
     assert "Traceback" not in err
 
 
-def test_other_errors_are_bugs_and_are_not_hidden(tmp_path, monkeypatch):
+def test_unexpected_errors_keep_their_traceback(tmp_path, monkeypatch):
     monkeypatch.setattr("shards.dataset.info.open_dataset", lambda _: 1 // 0)
     with pytest.raises(ZeroDivisionError):
         main(["info", str(tmp_path)])

@@ -9,18 +9,18 @@ from tests.support.corpora import audio
 
 
 @pytest.mark.parametrize(("corpus", "what"), [("wenetspeech", "WenetSpeech.json"), ("librispeech", "train-clean-100")])
-def test_what_is_expected_is_named(tmp_path: Path, corpus: str, what: str, capsys) -> None:
+def test_missing_listing_or_part_is_named_in_the_error(tmp_path: Path, corpus: str, what: str, capsys) -> None:
     assert main(["prepare", corpus, str(tmp_path), str(tmp_path / "out")]) == 1
     assert what in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("corpus", ["alimeeting", "aishell1", "aishell2", "aishell4", "aishell5", "gigaspeech"])
-def test_a_folder_that_is_not_the_corpus_says_what_is_expected(tmp_path: Path, corpus: str, capsys) -> None:
+def test_wrong_folder_error_names_the_expected_layout(tmp_path: Path, corpus: str, capsys) -> None:
     assert main(["prepare", corpus, str(tmp_path), str(tmp_path / "out")]) == 1
     assert "not found; expected" in capsys.readouterr().err
 
 
-def test_nothing_usable_is_an_error(tmp_path: Path, capsys) -> None:
+def test_no_usable_recording_is_an_error(tmp_path: Path, capsys) -> None:
     audio(tmp_path / "test/wav/a.flac", 2)
     (tmp_path / "test/TextGrid").mkdir()
     assert main(["prepare", "aishell4", str(tmp_path), str(tmp_path / "out")]) == 1
@@ -29,7 +29,7 @@ def test_nothing_usable_is_an_error(tmp_path: Path, capsys) -> None:
 
 @pytest.mark.parametrize("place", ["empty", "missing"])
 @pytest.mark.parametrize("kind", ["jsonl", "kaldi", "transcripts", "tars", "lhotse"])
-def test_an_empty_folder_says_what_is_expected(tmp_path: Path, kind: str, place: str, capsys) -> None:
+def test_empty_folder_error_names_the_expected_files(tmp_path: Path, kind: str, place: str, capsys) -> None:
     (tmp_path / "empty").mkdir()
     assert main(["prepare", kind, str(tmp_path / place), str(tmp_path / "out")]) == 1
     assert "not found; expected" in capsys.readouterr().err

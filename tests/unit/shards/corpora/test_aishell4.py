@@ -27,7 +27,7 @@ def test_aishell4(tmp_path: Path) -> None:
     assert train.texts(key) == [(f"aishell4:{key}:1", "我们"), (f"aishell4:{key}:2", "ATM机")]
     assert train.texts("20200622_M_R002S07C01") == [("aishell4:20200622_M_R002S07C01:1", "好")]
     assert len(train.speakers) == 3  # "1" of two meetings is two ids …
-    assert all(s.person is None for s in train.speakers.values())  # … of which nobody knows who they are
+    assert all(s.person is None for s in train.speakers.values())  # … of unknown persons
     assert all(r.channel == 0 for r in train.recordings.values())
     assert train.audit["skipped"] == {
         "one-channel copy of a recording": 1,
@@ -37,7 +37,7 @@ def test_aishell4(tmp_path: Path) -> None:
     assert list(made["test"].recordings) == ["L_R003S01C02"]
 
 
-def test_a_session_with_thirty_speakers_and_one_file_that_is_no_audio(tmp_path: Path) -> None:
+def test_thirty_speakers_and_an_unreadable_audio_file(tmp_path: Path) -> None:
     root = tmp_path / "in"
     audio(root / "test/wav/L_R003S01C02.flac", 40, channels=2)
     tiers = {str(i): [(i, i + 1.5, f"话{i}")] for i in range(30)}
@@ -49,8 +49,8 @@ def test_a_session_with_thirty_speakers_and_one_file_that_is_no_audio(tmp_path: 
     assert made.audit["skipped"] == {"recording with unreadable audio": 1}
 
 
-def test_aishell4_without_its_audio_counts_the_text_grids(tmp_path: Path) -> None:
-    """Archives that were unpacked in part."""
+def test_textgrids_without_audio_are_counted(tmp_path: Path) -> None:
+    """Partially unpacked archives."""
     grid(tmp_path / "train_L/TextGrid/a.TextGrid", {"1": [(0, 1, "好")]}, 5)
     audio(tmp_path / "test/wav/b.wav", 5)
     grid(tmp_path / "test/TextGrid/b.TextGrid", {"1": [(0, 1, "好")]}, 5)

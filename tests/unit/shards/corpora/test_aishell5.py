@@ -24,7 +24,7 @@ def test_aishell5(tmp_path: Path) -> None:
     assert far.audit["skipped"] == {"echo reference of the car stereo": 2}
     assert sorted(made["train-near"].recordings) == ["train-003-DA01", "train-003-DA02"]
     assert made["train-near"].recordings["train-003-DA01"].session == "train-003"
-    # Without the first microphone the next one stands in; session 003 of another archive is another session.
+    # Without the first microphone the next one is used; session 003 of another archive is a different session.
     assert made["eval2-far"].texts("eval2-003-DX02C01") == [
         ("aishell5:eval2-003:DA01", "一"),
         ("aishell5:eval2-003:DA04", "二"),

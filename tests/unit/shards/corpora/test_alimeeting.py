@@ -62,7 +62,7 @@ def test_alimeeting(tmp_path: Path, nested: bool) -> None:
     assert made["eval-far"].audit["changed"] == {"segment ends after the recording: trimmed": 1}
 
 
-def test_the_first_far_channel_is_taken(tmp_path: Path) -> None:
+def test_first_far_field_channel_is_used(tmp_path: Path) -> None:
     ali(tmp_path / "in", True)
     made = prepare("alimeeting", tmp_path / "in", tmp_path / "out")
     recording = made["train-far"].recordings["R0003_M0046_MS002"]

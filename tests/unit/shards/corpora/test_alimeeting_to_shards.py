@@ -1,4 +1,4 @@
-"""A meeting corpus in its own layout, through prepare, clips and pack, with enrolment speech from the headsets."""
+"""AliMeeting through prepare, clips and pack, with enrolment speech from the headsets."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ PITCH = {"SPK0093": 200, "SPK0094": 700, "SPK0095": 1100}
 
 
 def meeting(root: Path, session: str, cast: list[str], seconds: int) -> None:
-    """Turns of 2 s every 2.5 s, each speaker a tone; eight far channels of which the first is the loudest."""
+    """Turns of 2 s every 2.5 s, each speaker a tone; eight far-field channels, the first one the loudest."""
     tracks = {s: np.zeros(seconds * 16_000) for s in cast}
     marks: dict[str, list[tuple[float, float, str]]] = {s: [] for s in cast}
     for turn, start in enumerate(np.arange(0.5, seconds - 3, 2.5)):
@@ -41,7 +41,7 @@ def meeting(root: Path, session: str, cast: list[str], seconds: int) -> None:
         grid(root / f"Train_Ali_near/textgrid_dir/{name}.TextGrid", {speaker: marks[speaker]}, seconds)
 
 
-def test_alimeeting_becomes_a_dataset(tmp_path: Path, monkeypatch, capsys) -> None:
+def test_prepare_clips_and_pack_alimeeting(tmp_path: Path, monkeypatch, capsys) -> None:
     meeting(tmp_path / "in", "R0003_M0046", ["SPK0093", "SPK0094"], 120)
     meeting(tmp_path / "in", "R0004_M0047", ["SPK0093", "SPK0095"], 100)
     monkeypatch.setattr("shards.voices.enrolment.load_extractor", lambda *_, **__: PitchExtractor())
@@ -52,8 +52,8 @@ def test_alimeeting_becomes_a_dataset(tmp_path: Path, monkeypatch, capsys) -> No
     capsys.readouterr()
     command = ["pack", str(tmp_path / "clips"), out, "--enrol", str(tmp_path / "m/train-near"), "--workers", "1"]
     assert main([*command, "--name", "ali"]) == 0
-    told = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert (told["samples"], told["self_enrolled"], told["quarantined"]) == (len(clips), 0, 0)
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (result["samples"], result["self_enrolled"], result["quarantined"]) == (len(clips), 0, 0)
     dataset = open_dataset(out)
     samples = [read_sample(dataset, 0, row) for row in range(len(clips))]
     spoken = sorted(s.text for x in samples for s in x.segments)

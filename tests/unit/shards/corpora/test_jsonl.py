@@ -42,7 +42,7 @@ def test_jsonl(tmp_path: Path) -> None:
     assert made.audit["text"]["with_punctuation"] == 1
 
 
-def test_speakers_of_sessions_are_unknown_persons(tmp_path: Path) -> None:
+def test_session_speakers_are_unknown_persons(tmp_path: Path) -> None:
     audio(tmp_path / "a.wav", 3)
     audio(tmp_path / "b.wav", 3)
     segment = {"speaker": "1", "start": 0, "end": 2, "text": "x"}
@@ -53,7 +53,7 @@ def test_speakers_of_sessions_are_unknown_persons(tmp_path: Path) -> None:
     assert {s.speaker: s.person for s in made.speakers.values()} == {"c:a:1": None, "c:b:1": None}
 
 
-def test_two_files_of_one_name_are_not_taken_for_one_session(tmp_path: Path, capsys) -> None:
+def test_audio_files_of_one_name_are_not_merged_into_one_session(tmp_path: Path, capsys) -> None:
     segments = [{"speaker": "1", "start": 0, "end": 2, "text": "x"}]
     for day in ("mon", "tue"):
         audio(tmp_path / day / "m.wav", 3)
@@ -71,8 +71,8 @@ def test_two_files_of_one_name_are_not_taken_for_one_session(tmp_path: Path, cap
     assert list(made.speakers) == ["c:mon/m:1", "c:tue/m:1"]
 
 
-def test_half_a_character_in_a_text_costs_that_text(tmp_path: Path, capsys) -> None:
-    """As a tool leaves it that cuts texts between the two halves of an emoji."""
+def test_segment_with_lone_surrogate_is_skipped(tmp_path: Path, capsys) -> None:
+    """Tools that cut texts between the two code units of an emoji write lone surrogates."""
     audio(tmp_path / "a.wav", 5)
     texts = ("good", "cut \ud83d", "whole \U0001f600")
     segments = [{"speaker": "1", "start": i, "end": i + 1, "text": text} for i, text in enumerate(texts)]

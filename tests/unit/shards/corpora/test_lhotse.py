@@ -46,7 +46,7 @@ def test_lhotse(tmp_path: Path, capsys) -> None:
     assert "cuts_train.jsonl.gz would both become the manifest 'train'; move one" in capsys.readouterr().err
 
 
-def test_the_channel_that_lhotse_names_is_taken(tmp_path: Path) -> None:
+def test_channels_of_supervisions_are_used(tmp_path: Path) -> None:
     """A call with a speaker on each channel, as cuts and as a pair; an array whose channels are files."""
     from lhotse import CutSet, MonoCut, MultiCut, Recording, RecordingSet, SupervisionSegment, SupervisionSet
     from lhotse.audio import AudioSource
@@ -84,8 +84,8 @@ def test_the_channel_that_lhotse_names_is_taken(tmp_path: Path) -> None:
     assert made["train"].audit["changed"]["speech on several channels: one recording per channel"] == 1
 
 
-def test_what_another_recipe_of_lhotse_wrote(tmp_path: Path) -> None:
-    """All the way from a corpus's own layout through `lhotse prepare` to a manifest here."""
+def test_output_of_lhotse_prepare(tmp_path: Path) -> None:
+    """From a corpus through `lhotse prepare` to a manifest."""
     from lhotse.recipes import prepare_librispeech
 
     prepare_librispeech(librispeech(tmp_path / "corpus"), output_dir=tmp_path / "lhotse")
@@ -93,7 +93,7 @@ def test_what_another_recipe_of_lhotse_wrote(tmp_path: Path) -> None:
     assert made.texts("84-121123-0001") == [("libri:84", "IT'S PETER")]
 
 
-def test_a_manifest_of_lhotse_that_is_cut_is_named(tmp_path: Path, capsys) -> None:
+def test_truncated_lhotse_manifest_is_named_in_the_error(tmp_path: Path, capsys) -> None:
     from lhotse import CutSet, MonoCut, Recording, SupervisionSegment
 
     sound = Recording.from_file(audio(tmp_path / "r.wav", 4), recording_id="r")

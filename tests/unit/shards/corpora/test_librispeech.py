@@ -6,7 +6,7 @@ from shards.cli import main
 from tests.support.corpora import librispeech, prepare
 
 
-def test_librispeech_by_lhotse(tmp_path: Path) -> None:
+def test_librispeech(tmp_path: Path) -> None:
     librispeech(tmp_path / "in")
     made = prepare("librispeech", tmp_path / "in", tmp_path / "out")
     assert set(made) == {"dev-clean"}
@@ -15,10 +15,10 @@ def test_librispeech_by_lhotse(tmp_path: Path) -> None:
     assert part.recordings["84-121123-0000"].session == "84-121123"
     assert part.recordings["84-121123-0000"].duration == 3.0
     assert [(s.gender, s.person) for s in part.speakers.values()] == [("f", "librispeech:84")]
-    assert part.audit["skipped"] == {"text without audio": 1}  # Lhotse's recipe logs it and goes on
+    assert part.audit["skipped"] == {"text without audio": 1}  # which Lhotse's recipe only logs
 
 
-def test_librispeech_names_the_line_that_would_stop_the_recipe(tmp_path: Path, capsys) -> None:
+def test_line_without_words_is_named_in_the_error(tmp_path: Path, capsys) -> None:
     base = librispeech(tmp_path)
     path = base / "dev-clean/84/121123/84-121123.trans.txt"
     path.write_text(path.read_text() + "84-121123-0003\n")

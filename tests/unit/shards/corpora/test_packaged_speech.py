@@ -29,11 +29,11 @@ from tests.support.speech import package_cache
         ("In order to...", "In order to"),
     ],
 )
-def test_texts_lose_notes_only(raw: str, clean: str) -> None:
+def test_clean_text_removes_annotations_only(raw: str, clean: str) -> None:
     assert clean_text(raw) == clean
 
 
-def test_the_first_of_two_texts_counts(tmp_path: Path) -> None:
+def test_first_of_two_texts_is_used(tmp_path: Path) -> None:
     path = tmp_path / "name_1/usr/share/doc/name/core-sounds-es.txt.gz"
     path.parent.mkdir(parents=True)
     path.write_bytes(gzip.compress(b"; comment\n\ndigits/0: cero\ndigits/0: diez\n"))
@@ -42,7 +42,7 @@ def test_the_first_of_two_texts_counts(tmp_path: Path) -> None:
     assert sum(skipped.values()) == 1
 
 
-def test_a_digit_that_says_something_else_is_refused() -> None:
+def test_digit_with_another_text_is_rejected() -> None:
     voice = Voice("v", "p", "en", None, "package", "folder", ".wav", "texts")
     files = {f"digits/{d}": Path(f"{d}.wav") for d in range(10)}
     texts = {f"digits/{d}": f" {w.title()}." for d, w in enumerate(DIGITS["en"])}
@@ -53,7 +53,7 @@ def test_a_digit_that_says_something_else_is_refused() -> None:
         list(digit_tasks(voice, {k: v for k, v in files.items() if k != "digits/9"}, texts))
 
 
-def test_tables_agree() -> None:
+def test_tables_are_consistent() -> None:
     assert len(VOICES) == 10
     assert len({v.person for v in VOICES}) == 9
     assert {len(words) for words in DIGITS.values()} == {10}
@@ -63,7 +63,7 @@ def test_tables_agree() -> None:
 
 
 def test_real_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two small packages, all the way to manifests: real words, no speech of one kind in the other."""
+    """Manifests of two small packages: real words, and no recording of one manifest in another."""
     voices = tuple(v for v in VOICES if v.name in ("es-co", "zh-gcin5"))
     monkeypatch.setattr(packaged_speech, "VOICES", voices)
     monkeypatch.setattr(

@@ -49,8 +49,8 @@ def test_wenet_tars(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["a header", "cut at a member", "cut in a header"])
-def test_a_tar_that_is_damaged_in_the_middle_is_told(tmp_path: Path, damage: str) -> None:
-    """tarfile ends there, as if that were all."""
+def test_tar_damaged_in_the_middle_is_counted(tmp_path: Path, damage: str) -> None:
+    """tarfile would treat the damage as the end of the archive."""
     path = tmp_path / "in/w.tar"
     tar(path, [(f"a{i}.{end}", b"x" if end == "txt" else wav_bytes(0.5)) for i in range(3) for end in ("txt", "wav")])
     with tarfile.open(path) as archive:
@@ -64,7 +64,7 @@ def test_a_tar_that_is_damaged_in_the_middle_is_told(tmp_path: Path, damage: str
     assert f"at byte {place}" in made.audit["examples"]["truncated or damaged tar"][0]
 
 
-def test_audio_of_a_tar_is_used_again_until_the_tar_changes(tmp_path: Path) -> None:
+def test_extracted_audio_is_reused_until_the_tar_changes(tmp_path: Path) -> None:
     def make(path: Path, text: str, seconds: float) -> None:
         tar(path, [("a.txt", text.encode()), ("a.wav", wav_bytes(seconds))])
 

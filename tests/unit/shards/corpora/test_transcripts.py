@@ -43,7 +43,7 @@ def test_transcripts(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["TextGrid", "stm", "audio"])
-def test_two_meetings_of_one_name_are_told_and_not_merged(tmp_path: Path, kind: str, capsys) -> None:
+def test_two_meetings_of_one_name_are_an_error(tmp_path: Path, kind: str, capsys) -> None:
     root = tmp_path / "in"
     for day in ("mon", "tue"):
         audio(root / day / "meeting.wav", 10)
@@ -74,8 +74,8 @@ SAMPLE = {
 }
 
 
-def test_a_real_conversation(tmp_path: Path) -> None:
-    """Thirty seconds of two people on the telephone, with words in STM and turns in RTTM, out of a package."""
+def test_real_telephone_conversation(tmp_path: Path) -> None:
+    """Thirty seconds of a telephone call from a package, with words in STM and turns in RTTM."""
     for kind, digest in SAMPLE.items():
         path = fetch_wheel_member(PYANNOTE, f"pyannote/audio/sample/sample.{kind}", digest, package_cache())
         for folder in ("both", "turns"):

@@ -38,8 +38,8 @@ def test_wenetspeech(tmp_path: Path) -> None:
     assert train.speakers == {}
 
 
-def test_a_stretch_of_a_long_opus_file(tmp_path: Path) -> None:
-    """The audio of these corpora is Opus: a segment in the middle of a file is read where it is, to 10 ms."""
+def test_segment_of_a_long_opus_file(tmp_path: Path) -> None:
+    """The audio of these corpora is Opus: a segment in the middle of a file is read with an accuracy of 10 ms."""
     rate, seconds = 48_000, 60
     wave = np.zeros(rate * seconds)
     wave[rate * 40 : rate * 41] = 0.5 * np.sin(2 * np.pi * 500 * np.arange(rate) / rate)  # one second of tone
@@ -56,7 +56,7 @@ def test_a_stretch_of_a_long_opus_file(tmp_path: Path) -> None:
     assert loud[-1] / 16_000 == pytest.approx(1.5, abs=0.01)
 
 
-def test_a_list_that_is_cut_off_is_an_error(tmp_path: Path, capsys) -> None:
+def test_truncated_list_is_an_error(tmp_path: Path, capsys) -> None:
     audio(tmp_path / "audio/Y1.flac", 3)
     (tmp_path / "WenetSpeech.json").write_text('{"audios": [{"aid": "Y1", "path": "audio/Y1.flac", "dur')
     assert main(["prepare", "wenetspeech", str(tmp_path), str(tmp_path / "out")]) == 1

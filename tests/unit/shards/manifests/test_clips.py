@@ -1,4 +1,4 @@
-"""Clips: every segment in exactly one, whole; cuts in silence where there is any."""
+"""Clips: every segment whole in exactly one clip; cuts in silence if possible."""
 
 import json
 from itertools import pairwise
@@ -28,7 +28,7 @@ spans = st.lists(st.tuples(st.floats(0, 400), st.floats(0.2, 25)).map(lambda p: 
 
 @settings(max_examples=150, deadline=None)
 @given(spans=spans, seed=st.integers(0, 5), number=st.integers(0, 2))
-def test_every_segment_is_in_one_clip_whole(spans: list[tuple[float, float]], seed: int, number: int) -> None:
+def test_every_segment_is_whole_in_exactly_one_clip(spans: list[tuple[float, float]], seed: int, number: int) -> None:
     origin = meeting(spans, 430.0, start=100.0)
     clips = cut(origin, RULE, seed, number)
     words = [s.text for c in clips for s in c.segments]
@@ -45,7 +45,7 @@ def test_every_segment_is_in_one_clip_whole(spans: list[tuple[float, float]], se
         assert clip.duration <= RULE.widened[1] + 25 + 1e-6
 
 
-def test_cuts_fall_into_silence_and_within_the_range() -> None:
+def test_cuts_are_in_silence_and_within_the_range() -> None:
     origin = meeting([(t, t + 2.5) for t in np.arange(0, 600, 3.0)], 600.0)
     clips = cut(origin, RULE, seed=1)
     assert all(40 <= (c.duration or 0) <= 50 for c in clips[:-1])
@@ -53,19 +53,19 @@ def test_cuts_fall_into_silence_and_within_the_range() -> None:
     assert sum(c.duration or 0 for c in clips) == pytest.approx(600)
 
 
-def test_without_silence_the_fewest_segments_are_crossed_and_counted() -> None:
+def test_without_silence_cuts_cross_the_fewest_segments() -> None:
     talk = [(0.0, 35.0), (20.0, 58.0), (35.0, 70.0), (57.0, 100.0)]
     origin = meeting(talk, 100.0)
     clips = cut(origin, RULE, seed=0)
     assert clips[1].start == 35.0  # one segment is crossed there, at 57 s two
     assert foreign_seconds(clips[1], origin) == pytest.approx(58 - 35)
-    assert clips[0].duration == pytest.approx(58)  # goes on to the end of what began in it
+    assert clips[0].duration == pytest.approx(58)  # extends to the end of its last segment
 
 
 @settings(max_examples=150, deadline=None)
 @given(spans=spans, seed=st.integers(0, 5))
-def test_foreign_speech_is_counted_and_as_little_as_a_cut_allows(spans: list[tuple[float, float]], seed: int) -> None:
-    """Counted: by a clock that ticks every 10 ms. Bounded: no segment that begins in the range is crossed by fewer."""
+def test_foreign_speech_is_counted_and_minimal(spans: list[tuple[float, float]], seed: int) -> None:
+    """Compared with a count in 10 ms steps; no other cut in the range would cross fewer segments."""
     origin = meeting([(round(a, 2), round(b, 2)) for a, b in spans], 430.0)
     clips = cut(origin, RULE, seed)
     owner = {s.text: i for i, c in enumerate(clips) for s in c.segments}
@@ -91,15 +91,15 @@ def test_foreign_speech_is_counted_and_as_little_as_a_cut_allows(spans: list[tup
 @settings(max_examples=100, deadline=None)
 @given(spans=spans, seed=st.integers(0, 5))
 def test_clips_cover_all_speech(spans: list[tuple[float, float]], seed: int) -> None:
-    """What a test set needs: every moment in which somebody speaks is heard in a clip."""
+    """A test set of clips contains all speech."""
     origin = meeting(spans, 430.0)
     covered = [(c.start, c.start + (c.duration or 0)) for c in cut(origin, RULE, seed)]
     for s in origin.segments:
         assert any(a <= s.start and s.end <= b + 1e-9 for a, b in covered)
 
 
-def test_where_nothing_begins_in_the_range_the_clip_goes_on() -> None:
-    """One long turn: no cut inside it, which would give the next clip nothing but words that it does not have."""
+def test_clip_extends_if_no_segment_starts_in_the_range() -> None:
+    """A long turn is not cut: the next clip would contain only speech that is not in its target."""
     origin = meeting([(0.0, 100.0), (101.0, 104.0), (104.5, 130.0)], 140.0)
     clips = cut(origin, RULE, seed=0)
     assert clips[0].duration == pytest.approx(100.0)
@@ -107,7 +107,7 @@ def test_where_nothing_begins_in_the_range_the_clip_goes_on() -> None:
     assert sum(foreign_seconds(c, origin) for c in clips) == 0
 
 
-def test_passes_cut_differently_and_seeds_repeat() -> None:
+def test_passes_differ_and_seeds_are_reproducible() -> None:
     origin = meeting([(t, t + 1.0) for t in np.arange(0, 300, 2.0)], 300.0)
     assert cut(origin, RULE, 3) == cut(origin, RULE, 3)
     assert [c.start for c in cut(origin, RULE, 3, 1)] != [c.start for c in cut(origin, RULE, 3, 0)]
@@ -118,7 +118,7 @@ def test_silences() -> None:
     assert silences(segments, 10) == [(0.0, 1), (5, 7), (8, 10)]
 
 
-def test_the_command_reads_lengths_from_files(tmp_path, capsys) -> None:
+def test_command_reads_durations_from_audio_files(tmp_path, capsys) -> None:
     soundfile.write(tmp_path / "m.wav", np.zeros(8000 * 100), 8000)
     segments = tuple(Segment("c:A", float(t), t + 1.0, "w") for t in range(0, 99, 2))
     write_manifest(tmp_path / "in", [recording(tmp_path / "m.wav", segments=segments)], [], {})

@@ -28,14 +28,14 @@ def test_round_trip_of_every_field(tmp_path):
     assert json.loads((tmp_path / "m" / "audit.json").read_text()) == {"kept": 2}
 
 
-def test_audio_inside_the_folder_moves_with_it(tmp_path):
+def test_audio_inside_the_folder_is_relative(tmp_path):
     write_manifest(tmp_path / "old", [recording(tmp_path / "old" / "wav" / "1.wav")], [], {})
     assert json.loads((tmp_path / "old" / RECORDINGS).read_text())["audio"] == "wav/1.wav"
     (tmp_path / "old").rename(tmp_path / "new")
     assert next(read_manifest(tmp_path / "new")).audio == str(tmp_path / "new" / "wav" / "1.wav")
 
 
-def test_audio_outside_the_folder_stays_absolute(tmp_path):
+def test_audio_outside_the_folder_is_absolute(tmp_path):
     write_manifest(tmp_path / "m", [recording(tmp_path / "m2" / "1.wav")], [], {})
     assert next(read_manifest(tmp_path / "m")).audio == str(tmp_path / "m2" / "1.wav")
 
@@ -50,7 +50,7 @@ LINES = ["{", "[]", "5", '{"key": "x"}', '{"segments": [{"speaker": "A"}]}', '{"
 
 
 @pytest.mark.parametrize("line", LINES + [json.dumps(WHOLE | wrong) for wrong in WRONG])
-def test_a_bad_line_is_named(tmp_path, line):
+def test_invalid_recording_line_is_named_in_the_error(tmp_path, line):
     write_manifest(tmp_path, [recording("/a.wav")], [], {})
     with (tmp_path / RECORDINGS).open("a") as file:
         file.write(f"\n{line}\n")
@@ -64,14 +64,14 @@ def test_a_bad_line_is_named(tmp_path, line):
 
 
 @pytest.mark.parametrize("line", ["[]", '{"speaker": 5, "corpus": "c", "language": "zh"}', '{"speaker": "c:A"}'])
-def test_a_bad_line_of_a_speaker_is_named(tmp_path, line):
+def test_invalid_speaker_line_is_named_in_the_error(tmp_path, line):
     write_manifest(tmp_path, [], [], {})
     (tmp_path / SPEAKERS).write_text(line)
     with pytest.raises(ManifestError, match=r"speakers\.jsonl:1"):
         list(read_speakers(tmp_path))
 
 
-def test_half_a_character_is_told_before_it_is_written(tmp_path):
+def test_lone_surrogate_is_an_error_when_writing(tmp_path):
     with pytest.raises(ManifestError, match=r"lone surrogate \(half a character\) in .*\\ud83d"):
         write_manifest(tmp_path, [recording("/a.wav", session="s\ud83d")], [], {})
     write_manifest(tmp_path, [recording("/a.wav")], [], {"examples": ["\ud83d"]})
@@ -83,12 +83,12 @@ def test_reading_is_lazy(tmp_path):
     read_manifest(tmp_path)  # no error before the first record is asked for
 
 
-def test_no_manifest(tmp_path):
+def test_missing_manifest_is_an_error(tmp_path):
     with pytest.raises(ManifestError, match=r"recordings\.jsonl"):
         next(read_manifest(tmp_path))
 
 
-def test_an_interrupted_write_leaves_the_former_manifest(tmp_path):
+def test_interrupted_write_keeps_the_former_manifest(tmp_path):
     write_manifest(tmp_path, [recording("/a.wav")], [], {})
 
     def broken():

@@ -19,7 +19,7 @@ def clean(*rows: tuple[str, float, float, str], duration: float = 10.0, words: b
     return [(s.speaker, s.start, s.end, s.text) for s in made], result["skipped"], result["changed"]
 
 
-def test_bad_times() -> None:
+def test_invalid_times() -> None:
     kept, skipped, changed = clean(
         ("a", 5, 4, "reversed"),
         ("a", 3, 3, "empty"),
@@ -40,12 +40,12 @@ def test_bad_times() -> None:
     assert changed == {"segment starts before 0: trimmed": 1, "segment ends after the recording: trimmed": 1}
 
 
-def test_rounded_ends_are_cut_without_a_word() -> None:
+def test_rounded_ends_are_trimmed_without_an_audit_entry() -> None:
     kept, skipped, changed = clean(("a", 8, 10.004, "x"))
     assert (kept, skipped, changed) == ([("a", 8, 10.0, "x")], {}, {})
 
 
-def test_empty_marks_are_silence_and_marks_of_noise_are_counted() -> None:
+def test_empty_marks_are_silence_and_noise_marks_are_counted() -> None:
     audit = Audit()
     segments = [Segment("a", 0, 1, ""), Segment("a", 1, 2, " \ufeff"), Segment("a", 2, 3, "<sil>")]
     assert clean_segments(segments, 9, TextPolicy("plain"), audit, "m") == ()
@@ -54,7 +54,7 @@ def test_empty_marks_are_silence_and_marks_of_noise_are_counted() -> None:
     assert len(kept) == 1  # turns without words, as RTTM has them
 
 
-def test_one_speaker_over_himself_loses_no_word() -> None:
+def test_self_overlap_is_trimmed_or_merged_without_losing_words() -> None:
     kept, skipped, changed = clean(
         ("a", 0, 2.0, "一"),
         ("a", 1.8, 3.0, "二"),  # a little: parted
@@ -77,8 +77,8 @@ rows = st.tuples(st.sampled_from("ab"), st.integers(-20, 130), st.integers(-30, 
 
 @settings(max_examples=300, deadline=None)
 @given(drawn=st.lists(rows, max_size=25))
-def test_no_word_is_lost_and_nobody_speaks_over_himself(drawn: list[tuple[str, int, int]]) -> None:
-    """Of any tenths of seconds: what has a usable time keeps its word, once, and stays inside the recording."""
+def test_cleaning_keeps_all_words_and_removes_self_overlap(drawn: list[tuple[str, int, int]]) -> None:
+    """For random times: each segment with valid times keeps its word, once, inside the recording."""
     given_rows = [(s, a / 10, (a + n) / 10, f"w{i}") for i, (s, a, n) in enumerate(drawn)]
     kept, skipped, _ = clean(*given_rows)
     usable = [r for r in given_rows if r[2] > r[1] and r[2] > 0 and r[1] < 10.0]

@@ -9,7 +9,7 @@ from shards.errors import ManifestError
 from shards.manifests.text_files import read_table, read_text
 
 
-def test_tables(tmp_path: Path) -> None:
+def test_read_table(tmp_path: Path) -> None:
     (tmp_path / "t").write_bytes(codecs.BOM_UTF16_LE + "a\t一 二 \r\n\r\nb\r\na 一 二\n".encode("utf-16-le"))
     assert read_text(tmp_path / "t").startswith("a\t")
     assert read_table(tmp_path / "t") == {"a": "一 二", "b": ""}

@@ -24,7 +24,7 @@ def test_plain(before: str, after: str) -> None:
     assert plain(after) == after
 
 
-def test_policies_are_measured() -> None:
+def test_policy_counts_its_output() -> None:
     policy = TextPolicy("raw")
     assert [policy(t) for t in ("Hello, you", "一 二", "3 it's", "  ")] == ["Hello, you", "一 二", "3 it's", ""]
     counts = {k: v for k, v in policy.result().items() if k != "means"}

@@ -1,4 +1,4 @@
-"""TextGrids as corpora have them: every encoding and form, no silent repair, damage is an error."""
+"""TextGrid files: all encodings and formats, no silent repair, damage is an error."""
 
 from pathlib import Path
 
@@ -32,7 +32,7 @@ interval = st.tuples(times, times, text.map(lambda s: " ".join(s.split())))
 
 @settings(max_examples=200, deadline=None)
 @given(tiers=st.dictionaries(text.map(str.strip), st.lists(interval, max_size=5), max_size=4), short=st.booleans())
-def test_whatever_is_written_is_read(tmp_path_factory: pytest.TempPathFactory, tiers, short: bool) -> None:
+def test_round_trip_of_random_tiers(tmp_path_factory: pytest.TempPathFactory, tiers, short: bool) -> None:
     """Quotes, brackets, numbers and words of the format inside marks; negative and reversed times."""
     tiers = {name.replace('"', "'"): list(found) for name, found in tiers.items()}
     path = tmp_path_factory.mktemp("g") / "a.TextGrid"
@@ -40,7 +40,7 @@ def test_whatever_is_written_is_read(tmp_path_factory: pytest.TempPathFactory, t
     assert marks(path) == tiers
 
 
-def test_marks_that_look_like_the_format(tmp_path: Path) -> None:
+def test_marks_that_resemble_the_format(tmp_path: Path) -> None:
     tiers = {"a": [(-1.5, 2.0, 'item [3]: class = "IntervalTier" size = 4'), (5.0, 3.0, "! <exists> 7 xmin = 1")]}
     (tmp_path / "a.TextGrid").write_text(long_grid(tiers))
     assert marks(tmp_path / "a.TextGrid") == tiers
@@ -51,7 +51,7 @@ def test_line_ends_and_byte_order_marks_inside_a_mark(tmp_path: Path) -> None:
     assert marks(tmp_path / "a.TextGrid") == {"a": [(0.0, 1.0, "一 二")]}
 
 
-def test_points_are_passed_over(tmp_path: Path) -> None:
+def test_point_tiers_are_skipped(tmp_path: Path) -> None:
     points = '"TextTier"\n"bell"\n0\n60\n2\n1.5\n"ding"\n2.5\n"dong"\n'
     both = short_grid(TIERS).replace("<exists>\n2\n", "<exists>\n3\n" + points)
     (tmp_path / "a.TextGrid").write_text(both)
@@ -59,7 +59,7 @@ def test_points_are_passed_over(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("damage", "told"),
+    ("damage", "reason"),
     [
         (lambda s: s[: len(s) // 2], "the file ends, expected"),
         (lambda s: s[: s.rindex('"', 0, s.rindex('"')) + 1], "the file ends, expected"),  # inside the last mark
@@ -70,13 +70,13 @@ def test_points_are_passed_over(tmp_path: Path) -> None:
         (lambda s: s.replace("IntervalTier", "Sound"), "unknown class 'Sound'"),
     ],
 )
-def test_damage_is_an_error_and_not_a_shorter_file(tmp_path: Path, damage, told: str) -> None:
+def test_damaged_file_is_an_error(tmp_path: Path, damage, reason: str) -> None:
     (tmp_path / "a.TextGrid").write_text(damage(long_grid(TIERS)))
-    with pytest.raises(ManifestError, match=rf"a.TextGrid: invalid TextGrid.*{told}"):
+    with pytest.raises(ManifestError, match=rf"a.TextGrid: invalid TextGrid.*{reason}"):
         read_textgrid(tmp_path / "a.TextGrid")
 
 
-def test_undecodable_and_missing(tmp_path: Path) -> None:
+def test_undecodable_and_missing_files(tmp_path: Path) -> None:
     (tmp_path / "a.TextGrid").write_bytes(long_grid(TIERS).encode("gb18030"))
     with pytest.raises(ManifestError, match="neither UTF-8 nor UTF-16"):
         read_textgrid(tmp_path / "a.TextGrid")

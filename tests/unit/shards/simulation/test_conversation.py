@@ -14,14 +14,14 @@ from shards.simulation.utterance_pool import UtterancePool
 from tests.support.conversations import PERSONS, SHORT, layouts
 
 
-def test_a_conversation_is_a_function_of_seed_and_number(sources: UtterancePool) -> None:
+def test_layout_is_a_function_of_seed_and_number(sources: UtterancePool) -> None:
     once = layouts(sources, SHORT)
     assert once == layouts(sources, SHORT)
     assert draw_layout(sources, SHORT, 0, 37) == once[37]  # not of the ones before it
     assert draw_layout(sources, SHORT, 1, 37) != once[37]
 
 
-def test_limits_hold(sources: UtterancePool) -> None:
+def test_layouts_respect_the_settings(sources: UtterancePool) -> None:
     drawn = layouts(sources, SHORT, 200)
     for layout in drawn:
         speakers = dict.fromkeys(t.speaker for t in layout.turns)
@@ -35,7 +35,7 @@ def test_limits_hold(sources: UtterancePool) -> None:
     assert {len({t.speaker for t in x.turns}) for x in drawn} == {2, 3, 4}
 
 
-def test_at_most_two_speak_at_once_and_nobody_over_himself(sources: UtterancePool) -> None:
+def test_at_most_two_speakers_overlap_and_no_speaker_overlaps_itself(sources: UtterancePool) -> None:
     drawn = layouts(sources, replace(SHORT, overlap=1.0, overlap_seconds=2.0), 100)
     assert any(b.start < a.end for x in drawn for a, b in itertools.pairwise(x.turns))
     for layout in drawn:
@@ -46,12 +46,12 @@ def test_at_most_two_speak_at_once_and_nobody_over_himself(sources: UtterancePoo
             assert max(depth) <= 2
 
 
-def test_no_overlap_where_none_is_asked_for(sources: UtterancePool) -> None:
+def test_zero_overlap_probability_gives_no_overlap(sources: UtterancePool) -> None:
     for layout in layouts(sources, replace(SHORT, overlap=0.0)):
         assert speech_and_overlap([(s.start, s.end) for s in layout.segments])[1] == 0
 
 
-def test_length_is_filled_where_no_turns_are_given(sources: UtterancePool) -> None:
+def test_turns_fill_the_length_if_their_number_is_not_given(sources: UtterancePool) -> None:
     drawn = layouts(sources, replace(SHORT, turns=None, seconds=(6.0, 8.0)))
     assert all(6.0 <= layout.num_samples / SAMPLE_RATE <= 8.0 for layout in drawn)
     assert len({layout.num_samples for layout in drawn}) > 50
@@ -61,14 +61,14 @@ def test_length_is_filled_where_no_turns_are_given(sources: UtterancePool) -> No
         assert layout.turns[-1].end > 48 * SAMPLE_RATE  # filled, not padded
 
 
-def test_words_are_joined_as_the_language_writes(sources: UtterancePool) -> None:
+def test_texts_are_joined_by_language(sources: UtterancePool) -> None:
     for layout in layouts(sources, SHORT):
         for turn in layout.turns:
             separator = "" if turn.pieces[0].utterance.language == "zh" else " "
             assert turn.text == separator.join(p.utterance.text for p in turn.pieces)
 
 
-def test_one_language_only(sources: UtterancePool) -> None:
+def test_same_language(sources: UtterancePool) -> None:
     drawn = layouts(sources, replace(SHORT, speakers=(2, 2), same_language=True))
     assert {x.language for x in drawn} == {"en", "zh"}
     with pytest.raises(ConfigError, match="no language of the sources has 4 speakers"):

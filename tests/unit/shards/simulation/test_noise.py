@@ -18,8 +18,8 @@ from shards.sound.audio import load
 from tests.support.conversations import PERSONS, SHORT
 
 
-def test_snr_of_a_noise_folder_measured_on_what_is_written(words: Path, tmp_path: Path) -> None:
-    """With and without noise, the files differ by the noise alone; its level is U[10, 20] dB below the speech."""
+def test_snr_of_a_noise_folder_in_written_files(words: Path, tmp_path: Path) -> None:
+    """Files with and without noise differ by the noise only, whose level is U[10, 20] dB below the speech."""
     rng = np.random.default_rng(5)
     for name, seconds in (("street", 3.0), ("fan", 60.0)):  # the first is shorter than a conversation
         (tmp_path / "noise").mkdir(exist_ok=True)
@@ -41,7 +41,7 @@ def test_snr_of_a_noise_folder_measured_on_what_is_written(words: Path, tmp_path
     assert np.mean(measured) == pytest.approx(15, abs=1.5)
 
 
-def test_babble_leaves_out_the_persons_of_the_conversation(words: Path) -> None:
+def test_babble_excludes_the_persons_of_the_conversation(words: Path) -> None:
     noise = open_noise(f"babble:{words}")
     assert noise is not None
     assert len(noise(np.random.default_rng(0), 5000, ["ann", "bob"])) == 5000
@@ -49,7 +49,7 @@ def test_babble_leaves_out_the_persons_of_the_conversation(words: Path) -> None:
         noise(np.random.default_rng(0), 5000, set(PERSONS))
 
 
-def test_silent_noise_is_refused() -> None:
+def test_silent_noise_is_rejected() -> None:
     with pytest.raises(ConfigError, match="silent"):
         add_noise(np.ones(10, np.float32), np.zeros(10, np.float32), np.ones(10, bool), 10.0)
     assert np.mean(coloured_noise(np.random.default_rng(0), 16000) ** 2) == pytest.approx(1, rel=1e-3)

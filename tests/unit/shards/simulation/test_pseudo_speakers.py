@@ -1,4 +1,4 @@
-"""Recordings at other speeds as speakers of their own: what moves, what it is called, what may not meet."""
+"""Pseudo-speakers: pitch, labels, manifests and leak checks."""
 
 import itertools
 import json
@@ -39,14 +39,14 @@ def pitch(wave: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("speed", [0.76, 1.32])
-def test_pitch_rises_with_the_speed(speed: float) -> None:
+def test_pitch_is_proportional_to_the_speed(speed: float) -> None:
     wave = tone(1.0, pitch=300).astype(np.float32)
     changed = change_speed(wave, speed)
     assert len(changed) == pytest.approx(len(wave) / speed, abs=1)
     assert pitch(changed) == pytest.approx(300 * speed, rel=0.01)
 
 
-def test_no_two_speeds_are_called_alike(words: Path, tmp_path: Path) -> None:
+def test_speed_labels_are_unique(words: Path, tmp_path: Path) -> None:
     pseudo_speakers(words, tmp_path / "out", [0.875, 0.88, 1.1], ["a-word0"])
     made = {r.key: r for r in read_manifest(tmp_path / "out")}
     assert {k: (r.speakers[0], r.duration) for k, r in made.items()} == {
@@ -58,7 +58,7 @@ def test_no_two_speeds_are_called_alike(words: Path, tmp_path: Path) -> None:
     assert len({r.audio for r in made.values()}) == 4
 
 
-def test_a_killed_worker_is_told(words: Path, tmp_path: Path, monkeypatch) -> None:
+def test_killed_worker_is_an_error(words: Path, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(
         "shards.simulation.pseudo_speakers.change_speed", lambda *_: os.kill(os.getpid(), signal.SIGKILL)
     )
@@ -66,7 +66,7 @@ def test_a_killed_worker_is_told(words: Path, tmp_path: Path, monkeypatch) -> No
         pseudo_speakers(words, tmp_path / "out", [0.9], workers=2)
 
 
-def test_versions_are_speakers_of_their_own(words: Path, tmp_path: Path) -> None:
+def test_versions_are_separate_speakers(words: Path, tmp_path: Path) -> None:
     assert main(["pseudo-speakers", str(words), str(tmp_path / "out"), "--speeds", "0.8", "1.25"]) == 0
     made = {r.key: r for r in read_manifest(tmp_path / "out")}
     assert len(made) == 18
@@ -86,7 +86,7 @@ def test_versions_are_speakers_of_their_own(words: Path, tmp_path: Path) -> None
     assert (audit["recordings"], audit["num_speakers"], audit["pseudo_speakers"]) == (18, 6, 4)
 
 
-def test_any_number_of_workers_writes_the_same(words: Path, tmp_path: Path) -> None:
+def test_output_does_not_depend_on_the_number_of_workers(words: Path, tmp_path: Path) -> None:
     for workers in (1, 2):
         pseudo_speakers(words, tmp_path / str(workers), [0.9], workers=workers)
     one, two = (sorted(p for p in (tmp_path / str(n)).rglob("*") if p.is_file()) for n in (1, 2))
@@ -95,7 +95,7 @@ def test_any_number_of_workers_writes_the_same(words: Path, tmp_path: Path) -> N
     assert all(a.read_bytes() == b.read_bytes() for a, b in zip(one, two, strict=True))
 
 
-def test_a_choice_by_key_parts_the_recordings(words: Path) -> None:
+def test_selection_by_key_partitions_the_recordings(words: Path) -> None:
     everything = list(read_manifest(words))
     withheld = ["a-word[01]", "b-word2"]
     kept = chosen_by_key(everything, without=withheld)
@@ -105,8 +105,8 @@ def test_a_choice_by_key_parts_the_recordings(words: Path) -> None:
     assert not {r.key for r in kept} & {r.key for r in taken}
 
 
-def test_no_version_of_a_withheld_take_escapes_the_leak_check(words: Path, tmp_path: Path) -> None:
-    """A take at another speed shares no sample with the original, but its session."""
+def test_overlap_finds_versions_of_withheld_takes(words: Path, tmp_path: Path) -> None:
+    """A take at another speed shares the session with the original, but no audio."""
     pseudo_speakers(words, tmp_path / "train", [0.9], without=["a-word1"])
     pseudo_speakers(words, tmp_path / "test", [1.1], only=["a-word1"])
     pseudo_speakers(words, tmp_path / "leak", [1.1], only=["a-word1", "b-word0"])
@@ -118,7 +118,7 @@ def test_no_version_of_a_withheld_take_escapes_the_leak_check(words: Path, tmp_p
     assert main(["overlap", train, str(tmp_path / "leak-shards"), "--allow", "speaker,audio"]) == 1
 
 
-def test_errors(words: Path, tmp_path: Path) -> None:
+def test_invalid_arguments(words: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"2\.5 must be between"):
         pseudo_speakers(words, tmp_path / "out", [2.5])
     with pytest.raises(ConfigError, match="and not 1"):

@@ -12,7 +12,7 @@ from shards.sound.audio import load
 from tests.support.conversations import SHORT, layouts
 
 
-def test_the_sound_is_the_sum_of_the_sources_at_their_places(sources: UtterancePool) -> None:
+def test_audio_is_the_sum_of_the_placed_utterances(sources: UtterancePool) -> None:
     layout = next(x for x in layouts(sources, replace(SHORT, overlap=1.0)) if len(x.turns) == 5)
     expected = np.zeros(layout.num_samples)
     for piece in (p for t in layout.turns for p in t.pieces):
@@ -21,7 +21,7 @@ def test_the_sound_is_the_sum_of_the_sources_at_their_places(sources: UtteranceP
     assert np.abs(render(layout, SHORT) - expected).max() < 1e-6
 
 
-def test_snr_is_what_was_asked_for(sources: UtterancePool) -> None:
+def test_snr_is_the_requested_one(sources: UtterancePool) -> None:
     layout = layouts(sources, SHORT, 1)[0]
     clean = render(layout, SHORT)
     spoken = np.zeros(layout.num_samples, bool)

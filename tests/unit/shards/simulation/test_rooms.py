@@ -18,8 +18,8 @@ from shards.sound.audio import load
 from tests.support.conversations import SHORT
 
 
-def test_rooms_of_recorded_responses(tmp_path: Path, words: Path) -> None:
-    """Each subfolder is a room; a response is cut at its direct sound, which gets the height 1."""
+def test_recorded_responses(tmp_path: Path, words: Path) -> None:
+    """Each subfolder is a room; a response starts at its direct sound, scaled to 1."""
     for room, place in itertools.product("ab", range(3)):
         response = np.zeros(32_000)
         response[100 + place] = -0.5
@@ -44,7 +44,7 @@ def test_rooms_of_recorded_responses(tmp_path: Path, words: Path) -> None:
         open_rooms(str(tmp_path / "nothing"))
 
 
-def test_rooms_keep_times_and_levels_of_the_direct_sound() -> None:
+def test_room_responses_preserve_times_and_levels_of_the_direct_sound() -> None:
     responses = room_responses(np.random.default_rng(3), 3)
     assert len(responses) == 3
     for response in responses:

@@ -31,7 +31,7 @@ def content(folder: Path) -> dict[str, str]:
     return {f.relative_to(folder).as_posix(): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
 
 
-def test_workers_change_nothing_and_longer_sets_begin_alike(words: Path, tmp_path: Path) -> None:
+def test_output_does_not_depend_on_workers_or_size_of_the_set(words: Path, tmp_path: Path) -> None:
     hard = replace(SHORT, rooms="pyroomacoustics", noise="coloured", overlap=0.5)
     simulate([words], tmp_path / "a" / "set", hard, count=6, workers=1)
     simulate([words], tmp_path / "b" / "set", hard, count=6, workers=2)
@@ -41,7 +41,7 @@ def test_workers_change_nothing_and_longer_sets_begin_alike(words: Path, tmp_pat
     assert all(longer[k] == v for k, v in content(tmp_path / "a" / "set").items() if k.endswith("flac"))
 
 
-def test_an_interrupted_set_goes_on_and_another_setting_starts_anew(words: Path, tmp_path: Path) -> None:
+def test_interrupted_set_resumes_and_other_settings_start_over(words: Path, tmp_path: Path) -> None:
     out = tmp_path / "set"
     simulate([words], out, SHORT, count=5)
     whole = content(out)
@@ -56,7 +56,7 @@ def test_an_interrupted_set_goes_on_and_another_setting_starts_anew(words: Path,
     assert all(noisy[k] != v for k, v in whole.items() if k.endswith("flac"))
 
 
-def test_other_recordings_of_noise_start_anew(words: Path, tmp_path: Path) -> None:
+def test_changed_noise_recordings_start_over(words: Path, tmp_path: Path) -> None:
     noise, out = tmp_path / "noise", tmp_path / "set"
     noise.mkdir()
     for seconds in (3, 4):
@@ -67,7 +67,7 @@ def test_other_recordings_of_noise_start_anew(words: Path, tmp_path: Path) -> No
         assert content(out) == content(fresh)
 
 
-def test_another_manifest_behind_babble_is_other_noise(words: Path, tmp_path: Path) -> None:
+def test_content_hashes_include_the_babble_manifest(words: Path, tmp_path: Path) -> None:
     source = shutil.copytree(words, tmp_path / "words")
     before = content_hashes(f"babble:{source}", "none")
     (source / SPEAKERS).write_text((source / SPEAKERS).read_text().replace('"bob"', '"ann"'))
@@ -75,19 +75,19 @@ def test_another_manifest_behind_babble_is_other_noise(words: Path, tmp_path: Pa
     assert content_hashes("coloured", "pyroomacoustics") == []
 
 
-def test_another_person_behind_a_voice_starts_anew(words: Path, tmp_path: Path) -> None:
-    """Who is one person decides who may meet: the folder of a set is of its speakers.jsonl too."""
+def test_changed_person_of_a_voice_starts_over(words: Path, tmp_path: Path) -> None:
+    """Persons restrict who may be in one conversation, so the set depends on speakers.jsonl."""
     source = shutil.copytree(words, tmp_path / "words")
     simulate([source], tmp_path / "o/set", SHORT, count=6)
-    told = (source / SPEAKERS).read_text()
-    (source / SPEAKERS).write_text(told.replace('"bob"', '"ann"'))
+    text = (source / SPEAKERS).read_text()
+    (source / SPEAKERS).write_text(text.replace('"bob"', '"ann"'))
     for out in ("o/set", "fresh/set"):
         simulate([source], tmp_path / out, SHORT, count=6)
     sets = [content(tmp_path / o / "set") for o in ("o", "fresh")]
     assert sets[0] == sets[1]
 
 
-def test_a_set_that_is_being_written_is_left_alone(words: Path, tmp_path: Path) -> None:
+def test_set_locked_by_another_writer_is_not_changed(words: Path, tmp_path: Path) -> None:
     out = tmp_path / "set"
     simulate([words], out, SHORT, count=3)
     before = content(out)
@@ -98,8 +98,8 @@ def test_a_set_that_is_being_written_is_left_alone(words: Path, tmp_path: Path) 
     assert content(out) == before
 
 
-def test_a_set_killed_while_it_replaces_another_is_no_manifest(words: Path, tmp_path: Path, monkeypatch) -> None:
-    """The other one's recordings.jsonl would name this one's audio."""
+def test_killed_replacement_leaves_no_manifest(words: Path, tmp_path: Path, monkeypatch) -> None:
+    """The former recordings.jsonl would refer to the new set's audio."""
     out = tmp_path / "set"
     simulate([words], out, SHORT, count=3)
 
@@ -112,13 +112,13 @@ def test_a_set_killed_while_it_replaces_another_is_no_manifest(words: Path, tmp_
     assert not (out / RECORDINGS).exists()
 
 
-def test_a_killed_worker_is_told(words: Path, tmp_path: Path, monkeypatch) -> None:
+def test_killed_worker_is_an_error(words: Path, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr("shards.simulation.simulate.render", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
     with pytest.raises(ConfigError, match="a worker process was killed"):
         simulate([words], tmp_path / "set", SHORT, count=3, workers=2)
 
 
-def test_hours(words: Path, tmp_path: Path) -> None:
+def test_hours_of_audio(words: Path, tmp_path: Path) -> None:
     audit = simulate([words], tmp_path / "s", SHORT, hours=0.01)
     assert 0.01 <= audit["audio_hours"] < 0.01 + 8 / 3600
 
@@ -142,7 +142,7 @@ def test_disjoint_sets(words: Path, tmp_path: Path) -> None:
         simulate([words], tmp_path / "none", all_words, count=1, disjoint_from=[tmp_path / "all"])
 
 
-def test_the_command_and_its_manifest(words: Path, tmp_path: Path, capsys) -> None:
+def test_command_and_manifest(words: Path, tmp_path: Path, capsys) -> None:
     out = str(tmp_path / "sdr.v1")
     options = ["--count", "4", "--turns", "2-3", "--seconds", "0-6", "--workers", "1", "--seed", "7", "--split", "dev"]
     assert main(["simulate", str(words), out, *options]) == 0

@@ -1,4 +1,4 @@
-"""PlacedTurn taking of a real corpus, estimated and given back by simulation."""
+"""Turn-taking statistics of a corpus, estimated and reproduced by simulation."""
 
 import json
 from pathlib import Path
@@ -24,7 +24,7 @@ def meeting(key: str, *rows: tuple[str, float, float]) -> Recording:
 def test_estimate_by_hand() -> None:
     first = meeting("m", ("a", 0, 10), ("b", 4, 5), ("a", 11, 12), ("b", 11.5, 14), ("b", 14.25, 15), ("a", 16, 17))
     found = estimate([first, meeting("alone", ("a", 0, 1), ("a", 2, 3))])
-    # b inside a: overlap 1; a goes on after a, which ended last: pause 1; b over a: 0.5; b goes on: 0.25; a: pause 1
+    # b inside a: overlap 1; a continues after a, which ended last: pause 1; b over a: 0.5; b continues: 0.25; a: 1
     assert found.transitions == 5
     assert (found.same, found.overlap) == (2 / 5, 2 / 3)
     assert (found.same_pause[0], found.same_pause[-1]) == (0.25, 1.0)
@@ -45,7 +45,7 @@ REAL = TurnStatistics(
 
 
 def sources() -> UtterancePool:
-    """Long utterances: none is shorter than an overlap may be."""
+    """Utterances longer than any overlap."""
     made = UtterancePool([speech(s) for s in "abcd"], [SpeakerInfo(f"c:{s}", "c", "en", None, s) for s in "abcd"])
     for voices in made.voices.values():
         for speaker, (one, *_) in voices.items():
@@ -61,7 +61,7 @@ def _longer(u: SourceUtterance, samples: int) -> SourceUtterance:
     return SourceUtterance(u.key, u.audio, None, 0.0, samples, u.speaker, u.person, "en", f"w{samples}")
 
 
-def test_simulation_gives_the_statistics_back() -> None:
+def test_simulation_reproduces_the_statistics() -> None:
     settings = SimulationSettings(speakers=(3, 3), seconds=(600.0, 600.0), statistics=REAL)
     made = [draw_layout(sources(), settings, 0, k) for k in range(12)]
     recordings = [
@@ -77,14 +77,14 @@ def test_simulation_gives_the_statistics_back() -> None:
     assert draw_layout(sources(), settings, 0, 7) == made[7]
 
 
-def test_concatenation_is_without_gap_and_overlap() -> None:
+def test_concatenation_has_no_gaps_and_overlaps() -> None:
     layout = draw_layout(sources(), SimulationSettings(pause=0.0, overlap=0.0), 0, 3)
     assert layout.num_samples == 50 * SAMPLE_RATE
     for a, b in zip(layout.turns, layout.turns[1:], strict=False):
         assert b.start - a.end in (0, 1_600) if a.speaker == b.speaker else b.start == a.end
 
 
-def test_commands(tmp_path: Path, capsys) -> None:
+def test_command_writes_a_readable_file(tmp_path: Path, capsys) -> None:
     rows = [("a", 4.0 * i, 4.0 * i + 3.0) for i in range(5)] + [("b", 4.0 * i + 2.5, 4.0 * i + 3.5) for i in range(5)]
     write_manifest(tmp_path / "real", [meeting("m", *rows)], [], {})
     file = tmp_path / "turns.json"

@@ -60,7 +60,7 @@ TRAINING = Training(  # the numbers that decide how long it takes and how well i
     max_new_tokens=96,
     overrides=(
         "data.registration.max_distractors=9",
-        "data.registration.mode_shares=[1, 2, 1]",
+        "data.registration.mode_shares.no=2",
         "trainer.validate_every=200",
         "trainer.save_every=100",
     ),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, astuple
 from typing import Any
 
 from pipeline.data.index_rows import PlanSource
@@ -26,7 +26,7 @@ def identity(sources: Sequence[PlanSource], streams: Sequence[Stream], settings:
         "data.max_positions": data.max_positions,
         "data.max_frames": data.max_frames,
         "data.window_shards": data.window_shards,
-        "data.registration": asdict(data.registration),
+        "data.registration": asdict(data.registration) | {"mode_shares": list(astuple(data.registration.mode_shares))},
         "data.augment": asdict(data.augment) | {"noise": settings.noise},
         "data.curriculum": [asdict(p) for p in data.curriculum],
         "data.align_epochs": data.align_epochs,

@@ -7,7 +7,7 @@ mode afterwards: a batch still has one mode, and every sample meets every mode w
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,7 +16,7 @@ from pipeline.data.index_rows import DistractorBank, IndexRow
 from pipeline.data.keyed_random import keyed_rng, keyed_uniform
 from pipeline.data.names import corpus_names, pool_names
 from pipeline.prompts import Mode
-from pipeline.recipe.schema import RegistrationConfig
+from pipeline.recipe.schema import ModeShares, RegistrationConfig
 
 # Where a registered vector comes from: ("clip", place among the clip's speakers) or ("bank", dataset number, row).
 VectorSource = tuple[str, int] | tuple[str, int, int]
@@ -32,9 +32,9 @@ class Registration:
     target_names: dict[str, str] = field(default_factory=dict)  # speaker id of the clip → registered name
 
 
-def draw_mode(shares: Sequence[float], *key: object) -> Mode:
+def draw_mode(shares: ModeShares, *key: object) -> Mode:
     """Draw by the shares of Match, No, Over. Equal ones are the paper's: u < 1/3 Match, u < 2/3 No, else Over."""
-    match, no, over = shares
+    match, no, over = shares.match, shares.no, shares.over
     u = keyed_uniform(*key, "mode") * (match + no + over)
     return Mode.MATCH if u < match else Mode.NO if u < match + no else Mode.OVER
 

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
 from pipeline.recipe.checks import check
-from pipeline.recipe.schema import Recipe
+from pipeline.recipe.schema import ModeShares, Recipe
 from shards.errors import ConfigError
 
 
@@ -84,6 +84,7 @@ def changes(old_yaml: str, recipe: Recipe) -> dict[str, tuple[Any, Any]]:
     loaded = OmegaConf.to_container(OmegaConf.create(old_yaml))
     if not isinstance(loaded, dict):
         raise ConfigError("the saved recipe holds no mapping of settings")
+    _normalise_mode_shares(loaded)
     old, new = _flat(loaded), _flat(dataclasses.asdict(recipe))
     return {k: (old.get(k), new.get(k)) for k in sorted(old.keys() | new.keys()) if old.get(k) != new.get(k)}
 
@@ -121,7 +122,10 @@ def _override(text: str) -> tuple[str, DictConfig]:
 
 def _merge(base: DictConfig, where: str, layer: DictConfig) -> DictConfig:
     try:
+        _normalise_mode_shares(layer)
         merged = OmegaConf.merge(base, layer)
+    except ConfigError as e:
+        raise ConfigError(f"{where}: {e}") from e
     except ConfigKeyError as e:
         known = _known_keys(Recipe)
         near = difflib.get_close_matches(str(e.full_key), known, n=1, cutoff=0.4)
@@ -132,6 +136,32 @@ def _merge(base: DictConfig, where: str, layer: DictConfig) -> DictConfig:
         raise ConfigError(f"{where}: {e.full_key or 'not a mapping'}: {reason}") from e
     assert isinstance(merged, DictConfig)
     return merged
+
+
+def _normalise_mode_shares(settings: Any) -> None:
+    """Write ``data.registration.mode_shares`` as the schema has it. In place.
+
+    Earlier recipes have a list of three numbers; and an unquoted ``no`` is a false truth value in YAML.
+
+    Raises:
+        ConfigError: the list has another length.
+    """
+    node = settings
+    for name in ("data", "registration"):
+        node = node.get(name) if isinstance(node, Mapping) else None
+    if not isinstance(node, MutableMapping):
+        return
+    shares = node.get("mode_shares")
+    if isinstance(shares, list | ListConfig):
+        names = [f.name for f in dataclasses.fields(ModeShares)]
+        if len(shares) != len(names):
+            raise ConfigError(
+                f"data.registration.mode_shares is {list(shares)}; write {{match: …, no: …, over: …}}, or a list of "
+                "three numbers (Match, No, Over)"
+            )
+        node["mode_shares"] = dict(zip(names, shares, strict=True))
+    elif isinstance(shares, Mapping):
+        node["mode_shares"] = {"no" if key is False else key: value for key, value in shares.items()}
 
 
 def _known_keys(cls: type, prefix: str = "") -> list[str]:

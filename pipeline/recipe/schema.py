@@ -78,10 +78,19 @@ class DatasetConfig:
 
 
 @dataclass
-class RegistrationConfig:
-    """The draw of PAPER's training: a third No, a third Match, a third Over with 1..max distractors."""
+class ModeShares:
+    """How often a sample of a stage with registration gets each mode, relative to the others."""
 
-    mode_shares: list[float] = field(default_factory=lambda: [1.0, 1.0, 1.0])  # of Match, No, Over, relative
+    match: float = 1.0
+    no: float = 1.0
+    over: float = 1.0
+
+
+@dataclass
+class RegistrationConfig:
+    """The paper's draw in training: a third No, a third Match, a third Over with 1..max distractors."""
+
+    mode_shares: ModeShares = field(default_factory=ModeShares)
     max_distractors: int = 50
     names: str = "pools"  # "pools": drawn per sample, so that the model must read the embedding; "corpus": speaker ids
     name_pools: list[str] = field(default_factory=lambda: ["zh", "en"])

@@ -14,7 +14,7 @@ from pipeline.data.names import POOLS, corpus_names, pool_names
 from pipeline.data.registration import draw_mode, draw_registration
 from pipeline.evaluation.parse import parse
 from pipeline.prompts import Mode
-from pipeline.recipe.schema import RegistrationConfig
+from pipeline.recipe.schema import ModeShares, RegistrationConfig
 from shards.errors import PlanError
 from tests.support.datasets import make_dataset
 from tests.support.planning import FakeBank
@@ -111,7 +111,7 @@ def test_modes_follow_the_key_alone():
 
 def test_modes_are_drawn_in_the_shares_of_the_recipe():
     """0.0 leaves a mode out; the others keep their proportion. 4,000 draws: 3 standard deviations are 87."""
-    drawn = Counter(draw_mode([1.0, 3.0, 0.0], 1, 0, "d", f"k{i}") for i in range(4000))
+    drawn = Counter(draw_mode(ModeShares(1.0, 3.0, 0.0), 1, 0, "d", f"k{i}") for i in range(4000))
     assert drawn[Mode.OVER] == 0
     assert abs(drawn[Mode.NO] - 3000) < 87
     thirds = Counter(draw_mode(RegistrationConfig().mode_shares, 1, 0, "d", f"k{i}") for i in range(3000))

@@ -63,8 +63,14 @@ def test_saved_recipe_reads_back_equal(recipe_file: Path, tmp_path: Path) -> Non
         ("stage=2", ["init_from"]),
         ("data.registration.max_distractors=500", ["1..100"]),
         ("data.registration.mode_shares=[1, 1]", ["mode_shares", "three", "Match, No, Over"]),
-        ("data.registration.mode_shares=[0, 0, 0]", ["mode_shares", "one above"]),
+        ("data.registration.mode_shares=[0, 0, 0]", ["mode_shares", "at least one must be above 0"]),
         ("data.registration.mode_shares=[1, -1, 1]", ["mode_shares", "below 0"]),
+        ("data.registration.mode_shares=[1, a, 1]", ["mode_shares.no", "a"]),
+        ("data.registration.mode_shares={match: 1, regist: 2}", ["mode_shares.regist"]),
+        (
+            "data.registration.mode_shares.overs=1",
+            ["mode_shares.overs", "did you mean data.registration.mode_shares.over?"],
+        ),
         ("optimizer.warmup_steps=100", ["warmup_steps", "max_steps"]),
         ("optimizer.lr_factors={llm: 0.1}", ["optimizer.lr_factors.llm", "audio_projector"]),
         ("optimizer.lr_factors={encoder: 0}", ["optimizer.lr_factors.encoder", "above 0"]),
@@ -141,3 +147,17 @@ def test_changes_between_recipes_are_told_by_their_dotted_names(recipe_file: Pat
     new = load_recipe(recipe_file, ["optimizer.peak_lr=1", "trainer.upload=s3://b/p"])
     assert changes(old, new) == {"optimizer.peak_lr": (5e-5, 1.0), "trainer.upload": (None, "s3://b/p")}
     assert changes(old.replace("seed: 1\n", ""), new)["seed"] == (None, 1)  # a setting that did not exist then
+
+
+def test_list_of_mode_shares_in_earlier_recipes_is_read(recipe_file: Path, tmp_path: Path) -> None:
+    recipe = load_recipe(recipe_file, ["data.registration.mode_shares={match: 1, no: 2, over: 0.5}"])
+    saved = dump_recipe(recipe)
+    now = "    mode_shares:\n      match: 1.0\n      'no': 2.0\n      over: 0.5\n"
+    assert now in saved
+    earlier = saved.replace(now, "    mode_shares:\n    - 1.0\n    - 2.0\n    - 0.5\n")
+    assert changes(earlier, recipe) == {}
+    (tmp_path / "earlier.yaml").write_text(earlier)
+    assert load_recipe(tmp_path / "earlier.yaml") == recipe
+    assert load_recipe(recipe_file, ["data.registration.mode_shares=[1, 2, 0.5]"]) == recipe
+    other = load_recipe(recipe_file, ["data.registration.mode_shares.no=3"])
+    assert changes(earlier, other)["data.registration.mode_shares.no"] == (2.0, 3.0)

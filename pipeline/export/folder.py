@@ -69,7 +69,7 @@ def _write(folder: Path, run: Path, recipe: Recipe, merge: bool, dtype: str, lar
     from transformers import AutoConfig
 
     from pipeline.model.build import speakerlm_config
-    from pipeline.model.hub import resolve_checkpoint
+    from shards.weights.hubs import resolve_checkpoint
 
     cfg = recipe.model
     llm_folder = resolve_checkpoint(cfg.llm.checkpoint, cfg.llm.hub)

@@ -12,7 +12,6 @@ import torch
 from pipeline.model.causal_lm import load_llm
 from pipeline.model.configuration_speakerlm import SpeakerLMConfig
 from pipeline.model.encoder_plugins import EncoderCheckpoint, EncoderShape, find_encoder, shape_without_checkpoint
-from pipeline.model.hub import resolve_checkpoint
 from pipeline.model.modeling_speakerlm import SpeakerLMForConditionalGeneration
 from pipeline.model.own_weights import base_hashes, load_own_weights
 from pipeline.model.speech_encoder import BUILT_IN, build_encoder
@@ -20,6 +19,7 @@ from pipeline.prompts import PromptTokenizer
 from pipeline.recipe.load import load_recipe
 from pipeline.recipe.schema import ModelConfig, Recipe
 from pipeline.stages import Stage, check_speech, module_of
+from shards.weights.hubs import resolve_checkpoint
 
 
 def load_tokenizer(cfg: ModelConfig) -> PromptTokenizer:

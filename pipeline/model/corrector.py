@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.model.causal_lm import load_llm
-from pipeline.model.hub import resolve_checkpoint
 from pipeline.model.lora import add_lora
 from pipeline.model.loss import token_losses, token_losses_sum
 from pipeline.model.modeling_speakerlm import SpeakerLMOutput
@@ -22,6 +21,7 @@ from pipeline.model.own_weights import base_hashes
 from pipeline.model.packing import Segments, no_mask
 from pipeline.recipe.schema import ModelConfig
 from pipeline.stages import module_of
+from shards.weights.hubs import resolve_checkpoint
 
 
 class Corrector(nn.Module):

@@ -85,5 +85,5 @@ def test_an_id_that_a_hub_does_not_have_is_named(base: TinyBase, tmp_path: Path,
     recipe = write(tmp_path, base, EncoderConfig(checkpoint=str(base.encoder)), LlmConfig("nobody/nothing", hub))
     with model_hub({}) as (url, _):
         said = start(recipe, tmp_path / "out.pt", url)
-    assert f"ModelError: nobody/nothing: no such local folder, and {hub} did not deliver it" in said
+    assert f"ModelError: nobody/nothing: no such local folder, and the download from {hub} failed" in said
     assert len(said.splitlines()) == 1

@@ -121,7 +121,7 @@ def test_hubs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, modu
 def test_the_default_source_of_eres2netv2_is_modelscope(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = snapshot(tmp_path / "model", "eres2netv2")
     stand_in = ModuleType("modelscope.hub.snapshot_download")
-    stand_in.snapshot_download = lambda name: str(folder) if "eres2netv2_sv" in name else ""  # type: ignore[attr-defined]
+    stand_in.snapshot_download = lambda name, **_: str(folder) if "eres2netv2_sv" in name else ""  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "modelscope.hub.snapshot_download", stand_in)
     assert load_extractor("eres2netv2", cache=tmp_path / "cache").id == "eres2netv2"
 

@@ -146,7 +146,8 @@ def embedding_factor(manifest: Path, seconds: float) -> float | None:
     """Seconds of speech that one core embeds in a second; None where the weights cannot be had."""
     import torch
 
-    from shards.voices.extractors import load_extractor, log_mel
+    from shards.voices.extractors import load_extractor
+    from shards.voices.features import log_mel
 
     torch.set_num_threads(1)
     try:

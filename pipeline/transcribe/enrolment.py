@@ -16,7 +16,8 @@ from pipeline.transcribe.audio_stream import blocks
 from pipeline.transcribe.vad import WINDOW, Vad, speech
 from shards.errors import ConfigError, SpeakerError
 from shards.sample import SAMPLE_RATE
-from shards.voices.extractors import Extractor, log_mel, unit_norm
+from shards.voices.extractors import Extractor
+from shards.voices.features import log_mel, unit_norm
 
 MIN_CLIP_S, MAX_CLIP_S = 2.0, 10.0  # the paper's enrolment clips, as in shards/voices/enrolment.py
 WINDOW_S, HOP_S = 1.5, 0.75  # of speech that a vector is made from while people are told apart

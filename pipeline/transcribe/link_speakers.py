@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from shards.voices.extractors import unit_norm
+from shards.voices.features import unit_norm
 
 ENOUGH_S = 1.0  # of speech to take a label for somebody new
 CLEARLY = 0.15  # above the threshold: no two packaged speakers come that near (voices.SAME_VOICE)

@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 
 from pipeline.decode.ask import load_for_decoding
 from shards.errors import ConfigError, ModelError
-from shards.voices.extractors import ARCHITECTURES, Extractor, load_extractor
+from shards.voices.extractors import Extractor, extractor_names, load_extractor
 
 
 def load_model(folder: Path, device: str) -> tuple[Any, Any, str, bool]:
@@ -75,7 +75,7 @@ def extractor_for(identity: str, device: str, cache: Path | None = None, name: s
     """
     if name is None:
         fitting = [
-            n for n in sorted(ARCHITECTURES, key=len) if identity == n or identity.startswith((f"{n}_", f"{n}-"))
+            n for n in sorted(extractor_names(), key=len) if identity == n or identity.startswith((f"{n}_", f"{n}-"))
         ]
         if not fitting:
             raise ConfigError(

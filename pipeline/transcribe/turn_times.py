@@ -16,7 +16,7 @@ from math import perm
 
 import numpy as np
 
-from shards.voices.extractors import unit_norm
+from shards.voices.features import unit_norm
 
 ROUNDS = 8
 MOST_WAYS = 120  # to give groups of windows to speakers: all for up to four speakers

@@ -29,7 +29,7 @@ from shards.packing.packer import stop_above
 from shards.packing.partition import LineTable, Parts, read_recordings
 from shards.voices.enrolment import Enroller
 from shards.voices.extractors import load_extractor
-from shards.voices.features import feature_readers
+from shards.voices.feature_pool import feature_readers
 from shards.workers import spread
 
 SKIPPED = "skipped_clips"  # in a sidecar's metadata, beside what it was made from

@@ -32,7 +32,7 @@ from shards.packing.packer import CORE, OTHERWISE, PACKING, Packer, PartWorker, 
 from shards.packing.partition import LineTable, Parts
 from shards.packing.scan import remove_table, shared_table, stored_table
 from shards.storage.interface import open_storage
-from shards.voices import enrolment
+from shards.voices.extractors import load_extractor
 from shards.workers import spread
 
 QUARANTINE = "quarantine.jsonl"
@@ -117,7 +117,7 @@ def plan(args: argparse.Namespace, tasks: int = 1) -> tuple[Packer, LineTable, P
         manifest_sha256=table.sha256,
         parts=parts.count,
         extractor=extractor,
-        extractor_sha256=enrolment.load_extractor(extractor).sha256 if extractor else None,
+        extractor_sha256=load_extractor(extractor).sha256 if extractor else None,
         enrol=() if args.no_speakers else enrol,
         enrol_sha256=() if args.no_speakers else tuple(_sha256(e, table) for e in enrol),
         speakers_sha256=() if args.no_speakers else tuple(file_sha256(Path(e) / SPEAKERS) for e in enrol),

@@ -153,7 +153,7 @@ class PartWorker:
 
     def __enter__(self) -> PartWorker:
         if self._readers and self.packer.extractor:
-            from shards.voices.features import feature_readers
+            from shards.voices.feature_pool import feature_readers
 
             self._features = self._stack.enter_context(feature_readers(self._readers))
         return self

@@ -28,7 +28,8 @@ from shards.errors import DataError, SpeakerError
 from shards.manifests.manifest import Recording, SpeakerInfo, is_known, read_manifest, read_speakers
 from shards.sample import SAMPLE_RATE
 from shards.sound.audio import load
-from shards.voices.extractors import MIN_SECONDS, Extractor, load_extractor, log_mel, unit_norm
+from shards.voices.extractors import Extractor, load_extractor
+from shards.voices.features import MIN_SECONDS, log_mel, unit_norm
 
 MIN_CLIP_S, MAX_CLIP_S = 2.0, 10.0
 QUANTUM = SAMPLE_RATE // 4

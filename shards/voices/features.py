@@ -1,37 +1,49 @@
-"""What a speaker model takes, computed by a pool of processes that feeds the one with the accelerator."""
+"""Features and vectors of speaker models."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
-from functools import partial
-
 import numpy as np
 
-from shards.errors import DataError
-from shards.voices.enrolment import Clip, Features, load_features
-from shards.workers import killed_workers_told, process_pool
+from shards.errors import SpeakerError
+from shards.sample import SAMPLE_RATE
 
-CLIPS_A_JOB = 16
-
-
-@contextmanager
-def feature_readers(count: int) -> Iterator[Features | None]:
-    """For :meth:`shards.voices.enrolment.Enroller.prepare`: so many processes read; None where there are none."""
-    if not count:
-        yield None
-        return
-    with process_pool(count) as pool:
-        yield partial(_in_pool, pool)
+MIN_SECONDS = 0.1  # shorter audio gives fewer frames than the networks' statistics pooling can use
 
 
-def _in_pool(pool: ProcessPoolExecutor, clips: Sequence[Clip]) -> Iterable[np.ndarray | DataError]:
-    jobs = [clips[i : i + CLIPS_A_JOB] for i in range(0, len(clips), CLIPS_A_JOB)]
-    with killed_workers_told():
-        for features in pool.map(_read, jobs):
-            yield from features
+def log_mel(wave: np.ndarray) -> np.ndarray:
+    """Compute Kaldi log-mel features without dither, minus the utterance's mean.
+
+    Args:
+        wave: (n,) at 16 kHz in [-1, 1].
+
+    Returns:
+        (frames, 80) float32.
+
+    Raises:
+        SpeakerError: less than 0.1 s of audio.
+    """
+    import kaldi_native_fbank as knf
+
+    if len(wave) < MIN_SECONDS * SAMPLE_RATE:
+        raise SpeakerError(f"{len(wave) / SAMPLE_RATE:.3f} s of audio are too short for a speaker embedding")
+    options = knf.FbankOptions()
+    options.frame_opts.dither = 0.0
+    options.frame_opts.samp_freq = float(SAMPLE_RATE)
+    options.mel_opts.num_bins = 80
+    computer = knf.OnlineFbank(options)
+    computer.accept_waveform(SAMPLE_RATE, np.ascontiguousarray(wave, np.float32))
+    computer.input_finished()
+    frames = np.stack([computer.get_frame(i) for i in range(computer.num_frames_ready)])
+    return np.asarray(frames - frames.mean(0), dtype=np.float32)
 
 
-def _read(clips: Sequence[Clip]) -> list[np.ndarray | DataError]:
-    return list(load_features(clips))
+def unit_norm(vectors: np.ndarray) -> np.ndarray:
+    """Scale vectors (…, dim) to norm 1.
+
+    Raises:
+        SpeakerError: a vector that is zero or not finite.
+    """
+    norms = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    if not np.isfinite(norms).all() or (norms == 0).any():
+        raise SpeakerError("an embedding is zero or not finite")
+    return np.asarray(vectors / norms, dtype=np.float32)

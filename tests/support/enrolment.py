@@ -11,7 +11,7 @@ import soundfile
 
 from shards.manifests.manifest import Recording, SpeakerInfo, write_manifest
 from shards.sample import SAMPLE_RATE, Segment
-from shards.voices.extractors import log_mel, unit_norm
+from shards.voices.features import log_mel, unit_norm
 from tests.support.manifests import tone
 from tests.support.speech import PitchExtractor
 

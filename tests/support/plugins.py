@@ -19,9 +19,10 @@ def add_distribution(
         value: ``MODULE`` or ``MODULE:OBJECT``.
         source: of the module.
     """
-    metadata = folder / "outside_plugin-1.0.dist-info"
+    module = value.partition(":")[0]
+    metadata = folder / f"{module}-1.0.dist-info"
     metadata.mkdir(parents=True)
-    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: outside-plugin\nVersion: 1.0\n")
+    (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {module}\nVersion: 1.0\n")
     (metadata / "entry_points.txt").write_text(f"[{group}]\n{name} = {value}\n")
-    (folder / f"{value.partition(':')[0]}.py").write_text(source)
+    (folder / f"{module}.py").write_text(source)
     monkeypatch.syspath_prepend(folder)

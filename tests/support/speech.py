@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from shards.voices.extractors import unit_norm
+from shards.voices.features import unit_norm
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -14,7 +14,7 @@ from pipeline.baselines.interfaces import DiarizedTurn, Word
 from pipeline.baselines.recognisers import load_recogniser, paraformer_words, sayable, whisper_words, without_circles
 from pipeline.transcribe.vad import load_vad
 from shards.errors import ConfigError
-from shards.voices.extractors import unit_norm
+from shards.voices.features import unit_norm
 from shards.voices.funasr_modules import funasr_module
 from tests.support.speech import package_cache
 from tests.support.voices import PEOPLE, extractor, talk

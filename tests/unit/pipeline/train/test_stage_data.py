@@ -18,9 +18,10 @@ from shards.cli import main
 from shards.dataset.dataset import open_dataset
 from shards.dataset.reader import read_sample
 from shards.errors import ConfigError, DataError
-from shards.voices.extractors import log_mel, unit_norm
+from shards.voices.features import log_mel, unit_norm
 from tests.support.damage import Damage
 from tests.support.datasets import make_dataset
+from tests.support.extractors import add_extractor
 from tests.support.manifests import make_manifest
 from tests.support.speech import PitchExtractor
 from tests.support.tiny import TEXTS, TinyBase, make_tokenizer, model_config
@@ -47,9 +48,10 @@ def packed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
     make_manifest(folder / "m", 9, seconds=2.5)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("shards.voices.enrolment.load_extractor", lambda name: PitchExtractor())
-        patch.setattr("shards.packing.embed.load_extractor", lambda name, device="cpu": Mean())
-        assert main(["pack", str(folder / "m"), str(folder / "o"), "--samples-per-shard", "4"]) == 0
+        add_extractor(patch, folder / "site/pitch", "pitch", PitchExtractor())
+        add_extractor(patch, folder / "site/mean", "mean", Mean())
+        command = ["pack", str(folder / "m"), str(folder / "o"), "--samples-per-shard", "4", "--extractor", "pitch"]
+        assert main(command) == 0
         assert main(["embed", str(folder / "o"), "--manifest", str(folder / "m"), "--extractor", "mean"]) == 0
     return folder
 

@@ -13,6 +13,7 @@ from shards.manifests.manifest import read_manifest
 from shards.sound.audio import decode
 from tests.support.corpora import grid, prepare
 from tests.support.manifests import tone
+from tests.support.extractors import add_extractor
 from tests.support.speech import PitchExtractor
 
 PITCH = {"SPK0093": 200, "SPK0094": 700, "SPK0095": 1100}
@@ -44,14 +45,14 @@ def meeting(root: Path, session: str, cast: list[str], seconds: int) -> None:
 def test_prepare_clips_and_pack_alimeeting(tmp_path: Path, monkeypatch, capsys) -> None:
     meeting(tmp_path / "in", "R0003_M0046", ["SPK0093", "SPK0094"], 120)
     meeting(tmp_path / "in", "R0004_M0047", ["SPK0093", "SPK0095"], 100)
-    monkeypatch.setattr("shards.voices.enrolment.load_extractor", lambda *_, **__: PitchExtractor())
+    add_extractor(monkeypatch, tmp_path / "site", "pitch", PitchExtractor())
     made = prepare("alimeeting", tmp_path / "in", tmp_path / "m")
     assert main(["clips", str(tmp_path / "m/train-far"), str(tmp_path / "clips")]) == 0
     clips = list(read_manifest(tmp_path / "clips"))
     out = str(tmp_path / "packed")
     capsys.readouterr()
     command = ["pack", str(tmp_path / "clips"), out, "--enrol", str(tmp_path / "m/train-near"), "--workers", "1"]
-    assert main([*command, "--name", "ali"]) == 0
+    assert main([*command, "--name", "ali", "--extractor", "pitch"]) == 0
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert (result["samples"], result["self_enrolled"], result["quarantined"]) == (len(clips), 0, 0)
     dataset = open_dataset(out)

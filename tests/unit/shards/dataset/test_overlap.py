@@ -8,6 +8,7 @@ from shards.cli import main
 from shards.dataset.dataset import open_dataset
 from shards.dataset.overlap import overlap
 from shards.manifests.manifest import SpeakerInfo, read_manifest, write_manifest
+from tests.support.extractors import add_extractor
 from tests.support.manifests import make_manifest
 from tests.support.speech import PitchExtractor
 
@@ -19,13 +20,14 @@ def train(tmp_path):
 
 
 def packed(root, name, *options):
-    assert main(["pack", str(root / name), str(root / f"{name}-shards"), "--samples-per-shard", "5", *options]) == 0
+    command = ["pack", str(root / name), str(root / f"{name}-shards"), "--samples-per-shard", "5", *options]
+    assert main([*command, "--extractor", "pitch"]) == 0
     return open_dataset(root / f"{name}-shards")
 
 
 @pytest.fixture(autouse=True)
-def extractor(monkeypatch):
-    monkeypatch.setattr("shards.voices.enrolment.load_extractor", lambda name: PitchExtractor())
+def extractor(monkeypatch, tmp_path):
+    add_extractor(monkeypatch, tmp_path / "site", "pitch", PitchExtractor())
 
 
 def other(root, changes, *, person=lambda s: f"other-{s}"):

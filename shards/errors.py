@@ -1,13 +1,13 @@
-"""One tree of errors for the whole project.
+"""Exceptions of the whole project.
 
 Every error that a user can cause says *what* is wrong, *where* (file, shard, key, rank) and *what to do*. Code that
-can go on after a fault catches the narrowest class; nothing catches :class:`SpeakerLMError` but a command's main, which
-prints the message without a traceback and exits 1.
+can continue after a fault catches the narrowest class; only a command's entry point catches :class:`SpeakerLMError`: it
+prints the message without a traceback and exits with code 1.
 """
 
 
 class SpeakerLMError(Exception):
-    """Root of all errors raised on purpose."""
+    """Base class of all errors raised on purpose."""
 
 
 class ConfigError(SpeakerLMError):
@@ -19,7 +19,7 @@ class DataError(SpeakerLMError):
 
 
 class AudioError(DataError):
-    """Audio that is missing, empty, truncated, undecodable or of an unusable form."""
+    """Audio that is missing, empty, truncated, undecodable or in an unsupported format."""
 
 
 class ManifestError(DataError):
@@ -39,7 +39,7 @@ class StorageError(SpeakerLMError):
 
 
 class FetchError(SpeakerLMError):
-    """A package or weight file that cannot be downloaded, or is not the one whose hash is pinned."""
+    """A package or weight file that cannot be downloaded, or whose hash differs from the pinned one."""
 
 
 class PlanError(SpeakerLMError):
@@ -55,7 +55,7 @@ class CheckpointError(SpeakerLMError):
 
 
 class TrainingError(SpeakerLMError):
-    """Training cannot go on: non-finite numbers, a hang, ranks that disagree."""
+    """Training cannot continue: non-finite numbers, a hang, ranks that disagree."""
 
 
 class ScoreError(SpeakerLMError):

@@ -23,7 +23,7 @@ def plugin_names(group: str, package: str | None = None, hidden: frozenset[str] 
     Args:
         group: such as ``"corpora"``; the entry points are those of ``speakerlm.corpora``.
         package: dotted name of the package whose modules belong to the group.
-        hidden: modules of that package that are no plug-ins.
+        hidden: modules of that package that are not plug-ins.
     """
     return sorted({*_modules(package, hidden), *_entries(group)})
 

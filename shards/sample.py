@@ -1,4 +1,4 @@
-"""The one record that packer and trainer share, and its form inside a tar.
+"""The sample: the record that packer and trainer share, and its members in a tar.
 
 A sample with key ``KEY`` is two or three consecutive tar members:
 
@@ -8,7 +8,7 @@ A sample with key ``KEY`` is two or three consecutive tar members:
 ``KEY.npy``           multi-speaker data only: (n_speakers, dim) float16, rows in the order of ``speakers``
 ====================  =================================================================================
 
-WebDataset splits a member's name at its first dot, so a key holds none; it holds no slash either.
+WebDataset splits a member's name at its first dot, so a key contains none; it contains no slash either.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ _to_json = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",",
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """One stretch of speech of one speaker; times in seconds from the start of the audio that holds it."""
+    """Speech of one speaker; times in seconds from the start of the audio."""
 
-    speaker: str  # global id, "corpus:speaker", or "corpus:session:speaker" where the corpus reuses ids across sessions
+    speaker: str  # global id, "corpus:speaker", or "corpus:session:speaker" if the corpus reuses ids across sessions
     start: float
     end: float
     text: str
@@ -42,14 +42,14 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One training or test example: audio, who said what, and a speaker vector each."""
+    """One training or test example: audio, who said what, and one vector per speaker."""
 
     key: str
     corpus: str
     split: str
     session: str
     language: str
-    start: float  # where in the session the audio begins, seconds
+    start: float  # of the audio in the session, seconds
     num_samples: int  # audio length at 16 kHz
     segments: tuple[Segment, ...]  # in order of start time
     audio: bytes  # FLAC
@@ -57,7 +57,7 @@ class Sample:
 
     @property
     def duration(self) -> float:
-        """Seconds."""
+        """Length of the audio in seconds."""
         return self.num_samples / SAMPLE_RATE
 
     @property
@@ -66,15 +66,19 @@ class Sample:
         return tuple(dict.fromkeys(s.speaker for s in self.segments))
 
     def validate(self) -> None:
-        """Raise :class:`ManifestError` or :class:`SpeakerError` where the sample contradicts itself."""
+        """Check that the sample is consistent.
+
+        Raises:
+            ManifestError, SpeakerError: it contradicts itself.
+        """
         if not _KEY.fullmatch(self.key):
-            raise ManifestError(f"key {self.key!r}: a key is not empty and holds no dot, slash or white space")
+            raise ManifestError(f"key {self.key!r}: a key must not be empty or contain a dot, slash or white space")
         if self.num_samples <= 0:
             raise ManifestError(f"{self.key}: audio of {self.num_samples} samples")
         for s in self.segments:
             if not (math.isfinite(s.start) and math.isfinite(s.end) and 0 <= s.start < s.end <= self.duration + 0.05):
                 raise ManifestError(
-                    f"{self.key}: segment of {s.speaker} at {s.start}–{s.end} s does not lie in 0–{self.duration:.3f} s"
+                    f"{self.key}: segment of {s.speaker} at {s.start}–{s.end} s is outside 0–{self.duration:.3f} s"
                 )
         if any(a.start > b.start for a, b in zip(self.segments, self.segments[1:], strict=False)):
             raise ManifestError(f"{self.key}: segments are not in order of start time")
@@ -87,7 +91,7 @@ class Sample:
                 raise SpeakerError(f"{self.key}: an embedding is not finite")
 
     def members(self) -> dict[str, bytes]:
-        """Extension → bytes, in the order in which they are written to the tar."""
+        """Return extension → bytes, in the order of the tar."""
         meta = {
             "version": FORMAT_VERSION,
             "corpus": self.corpus,
@@ -112,7 +116,7 @@ class Sample:
 
     @classmethod
     def from_members(cls, key: str, members: dict[str, bytes]) -> Sample:
-        """Inverse of :meth:`members`."""
+        """Parse tar members; the inverse of :meth:`members`."""
         meta = parse_meta(key, members["json"])
         embeddings = np.load(io.BytesIO(members["npy"]), allow_pickle=False) if "npy" in members else None
         return cls(
@@ -129,15 +133,19 @@ class Sample:
         )
 
     def with_embeddings(self, embeddings: np.ndarray | None) -> Sample:
-        """The same sample with other speaker vectors."""
+        """Return the sample with other speaker vectors."""
         return replace(self, embeddings=embeddings)
 
 
 def parse_meta(key: str, data: bytes) -> dict[str, Any]:
-    """The ``KEY.json`` member as a dict; a version this code does not know is refused."""
+    """Parse the ``KEY.json`` member.
+
+    Raises:
+        ManifestError: unsupported format version.
+    """
     meta = json.loads(data)
     if meta.get("version") != FORMAT_VERSION:
         raise ManifestError(
-            f"{key}: sample format version {meta.get('version')}, this code reads {FORMAT_VERSION}; pack the data again"
+            f"{key}: sample format version {meta.get('version')}, this code reads {FORMAT_VERSION}; run pack again"
         )
     return meta

@@ -1,4 +1,4 @@
-"""Numbers by the hundred million: appended to a temporary file, read back in chunks or by position."""
+"""Arrays of hundreds of millions of numbers in temporary files, read in chunks or by position."""
 
 from __future__ import annotations
 
@@ -11,46 +11,50 @@ from typing import Any, BinaryIO, cast
 import numpy as np
 
 CHUNK = 1 << 22  # numbers that are in memory at a time
-BUCKET = 1 << 24  # about so many hashes are compared at a time
+BUCKET = 1 << 24  # hashes compared at a time, about
 
 
 class Spool:
-    """A growing array of one dtype in a temporary file, which is gone with the object."""
+    """A growing array of one dtype in a temporary file, which is deleted with the object."""
 
     def __init__(self, dtype: Any) -> None:
         self.dtype = np.dtype(dtype)
         self._file = cast(BinaryIO, tempfile.TemporaryFile())  # noqa: SIM115 (lives as long as the object)
-        self._begin = 0  # of the numbers in the file, bytes
+        self._begin = 0  # byte offset of the first number in the file
         self._length = 0
         self._buffer: list[int] = []
 
     @classmethod
-    def reading(cls, file: BinaryIO, dtype: Any, begin: int, length: int) -> Spool:
-        """The numbers that lie in a file already, from this byte on; only for reading."""
+    def from_file(cls, file: BinaryIO, dtype: Any, begin: int, length: int) -> Spool:
+        """Open `length` numbers of an existing file, from byte `begin`; read-only.
+
+        Raises:
+            ValueError: the file has another size.
+        """
         spool = cls.__new__(cls)
         spool.dtype, spool._file, spool._begin, spool._length, spool._buffer = np.dtype(dtype), file, begin, length, []
         if os.fstat(file.fileno()).st_size != begin + length * spool.dtype.itemsize:
-            raise ValueError(f"a file of another size than {length} numbers have")
+            raise ValueError(f"the file does not hold {length} numbers")
         return spool
 
     def __len__(self) -> int:
         return self._length + len(self._buffer)
 
     def append(self, value: int) -> None:
-        """Add a number."""
+        """Append a number."""
         self._buffer.append(value)
-        if len(self._buffer) >= CHUNK // 16:  # a Python list takes five times the room
+        if len(self._buffer) >= CHUNK // 16:  # a Python list takes five times the memory
             self._flush()
 
     def at(self, positions: np.ndarray) -> np.ndarray:
-        """The numbers at these positions, in this order."""
+        """Return the numbers at these positions, in this order."""
         self._flush()
         size = self.dtype.itemsize
         found = (os.pread(self._file.fileno(), size, self._begin + int(p) * size) for p in positions)
         return np.frombuffer(b"".join(found), self.dtype)
 
     def chunks(self) -> Iterator[tuple[int, np.ndarray]]:
-        """All numbers, as (position of the first, a few millions of them)."""
+        """Yield all numbers in chunks, as (position of the first, chunk)."""
         self._flush()
         size = self.dtype.itemsize
         for first in range(0, self._length, CHUNK):
@@ -65,10 +69,10 @@ class Spool:
             self._buffer.clear()
 
 
-def doubles(hashes: Spool) -> Iterator[list[int]]:
-    """Positions of equal numbers (uint64), a list for each number that occurs more than once.
+def find_duplicates(hashes: Spool) -> Iterator[list[int]]:
+    """Yield the positions of each number (uint64) that occurs more than once.
 
-    The hashes are looked at a bucket at a time: the file is read as often as it holds :data:`BUCKET` numbers.
+    Hashes are compared one bucket at a time: the file is read once for every :data:`BUCKET` numbers.
     """
     buckets = np.uint64(len(hashes) // BUCKET + 1)
     for bucket in range(int(buckets)):
@@ -84,8 +88,8 @@ def doubles(hashes: Spool) -> Iterator[list[int]]:
             yield from where.values()
 
 
-def distinct(hashes: Spool) -> int:
-    """How many different numbers there are."""
+def count_distinct(hashes: Spool) -> int:
+    """Count the distinct numbers."""
     buckets = np.uint64(len(hashes) // BUCKET + 1)
     count = 0
     for bucket in range(int(buckets)):

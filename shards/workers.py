@@ -1,4 +1,4 @@
-"""Jobs over processes, one for each place: a core, or an accelerator. Whoever is free gets the next job."""
+"""Jobs distributed over worker processes, one per place: a CPU core or an accelerator."""
 
 from __future__ import annotations
 
@@ -20,29 +20,31 @@ from shards.errors import ConfigError
 
 R = TypeVar("R")
 Setup = Callable[[str], AbstractContextManager[Callable[..., R]]]
-_AHEAD = 2  # jobs that a process has been given: the next one waits for it
-_work: Callable[..., Any] | None = None  # of this process
+_QUEUED = 2  # jobs submitted to a process: one runs, the next one waits
+_work: Callable[..., Any] | None = None  # this process's job function
 
 
-def spread(setup: Setup[R], places: Sequence[str], jobs: Iterator[tuple[Any, ...]]) -> Generator[R, None, None]:
-    """Results as they come, of ``setup(place)`` called with each job. With one place all happens in this process.
+def run_jobs(setup: Setup[R], places: Sequence[str], jobs: Iterator[tuple[Any, ...]]) -> Generator[R, None, None]:
+    """Yield the results of ``setup(place)`` called with each job, as they complete.
+
+    With one place everything runs in this process.
 
     Args:
-        setup: called once in each process; what it gives is entered there. Has to be picklable.
-        jobs: arguments; only a few are taken ahead.
+        setup: called once in each process; must be picklable. The context manager that it returns is entered there.
+        jobs: arguments; only a few are taken in advance.
 
     Raises:
-        ConfigError: a process was killed. Errors of a job or of `setup` are raised as they are.
+        ConfigError: a process was killed. Errors of a job or of `setup` are raised unchanged.
     """
     if len(places) == 1:
         with setup(places[0]) as work:
             yield from (work(*job) for job in jobs)
         return
-    with killed_workers_told(), ExitStack() as stack:
+    with report_killed_workers(), ExitStack() as stack:
         pools = [stack.enter_context(process_pool(1, _begin, setup, place)) for place in places]
         running: dict[Future[R], ProcessPoolExecutor] = {}
         try:
-            for pool in [p for _ in range(_AHEAD) for p in pools]:
+            for pool in [p for _ in range(_QUEUED) for p in pools]:
                 running |= {pool.submit(_run, *job): pool for job in islice(jobs, 1)}
             while running:
                 done, _ = wait(running, return_when=FIRST_COMPLETED)
@@ -56,16 +58,16 @@ def spread(setup: Setup[R], places: Sequence[str], jobs: Iterator[tuple[Any, ...
 
 
 @contextmanager
-def killed_workers_told() -> Iterator[None]:
-    """Makes of a pool that lost a process a :class:`ConfigError`."""
+def report_killed_workers() -> Iterator[None]:
+    """Raise :class:`ConfigError` if a pool loses a process."""
     try:
         yield
     except BrokenProcessPool as error:
-        raise ConfigError("a worker process was killed, for memory perhaps; run again, with fewer of them") from error
+        raise ConfigError("a worker process was killed, perhaps out of memory; run again with fewer workers") from error
 
 
 def process_pool(count: int, begin: Callable[..., None] | None = None, *args: Any) -> ProcessPoolExecutor:
-    """Processes of one thread each, that end with this one even where it is killed."""
+    """Start single-threaded processes that end with this one, even if it is killed."""
     return ProcessPoolExecutor(
         count, mp_context=get_context("spawn"), initializer=_be_worker, initargs=(os.getpid(), begin, args)
     )
@@ -82,15 +84,15 @@ def _be_worker(parent: int, begin: Callable[..., None] | None, args: tuple[Any, 
 
 
 def _begin(setup: Setup[Any], place: str) -> None:
-    global _work  # noqa: PLW0603 (set once in a process of its own)
+    global _work  # noqa: PLW0603 (set once per process)
     try:
         context = setup(place)
         _work = context.__enter__()
-    except Exception as error:  # noqa: BLE001 (raised by the first job: a pool that fails here does not say why)
+    except Exception as error:  # noqa: BLE001 (raised by the first job: a pool whose initializer fails hides the reason)
         _work = partial(_fail, error)
         return
-    # Left before this process waits for its own children, and before multiprocessing closes its queues (priority 10):
-    # a pool that was not shut down until then would never end.
+    # Exited before this process waits for its children, and before multiprocessing closes its queues (priority 10):
+    # a pool that is still open then never ends.
     Finalize(None, context.__exit__, (None, None, None), exitpriority=100)
 
 

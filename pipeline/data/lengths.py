@@ -86,7 +86,7 @@ def build_lengths(
     """
     from tqdm import tqdm
 
-    from shards.workers import spread
+    from shards.workers import run_jobs
 
     missing = missing_lengths(dataset, tokenizer.hash, cache)
     if not missing:
@@ -98,7 +98,7 @@ def build_lengths(
     name = f"counting tokens of {dataset.name}"
     with (
         tqdm(total=len(missing), desc=name, unit=" shards", disable=None, delay=2) as bar,
-        closing(spread(partial(_builder, dataset, tokenizer, cache), places, jobs)) as results,
+        closing(run_jobs(partial(_builder, dataset, tokenizer, cache), places, jobs)) as results,
     ):
         for wrote in results:
             written += wrote

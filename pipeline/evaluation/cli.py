@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from shards.arguments import natural, not_below_zero
+from shards.arguments import natural, non_negative
 from shards.commands import outcome
 from shards.errors import ScoreError
 
@@ -62,7 +62,7 @@ def _score_parser() -> argparse.ArgumentParser:
     p.add_argument("--orc", action="store_true", help="ORC-CER too: slow for many speakers, greedy for long sessions")
     p.add_argument(
         "--collar",
-        type=not_below_zero,
+        type=non_negative,
         default=0.0,
         help="DER: seconds forgiven each side of a boundary (M2MeT: 0.25)",
     )

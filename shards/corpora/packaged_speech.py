@@ -36,7 +36,7 @@ from shards.sample import SAMPLE_RATE, Segment
 from shards.sound.audio import encode_flac, load
 from shards.sound.conditioning import condition
 from shards.weights.fetch import DebianPackage, fetch_debian
-from shards.workers import killed_workers_told
+from shards.workers import report_killed_workers
 
 CORPUS = "packaged-speech"
 CORE = "1.6.1-1"
@@ -151,7 +151,7 @@ def prepare(root: Path, out: Path, options: PrepareOptions) -> list[Prepared]:
         tasks += digits
         tasks += _prompt_tasks(voice, files, texts, {t.sources[0] for t in digits}, skipped)
     made: dict[str, list[Recording]] = {"digits": [], "prompts": []}
-    with killed_workers_told(), ProcessPoolExecutor(max(1, options.workers)) as pool:
+    with report_killed_workers(), ProcessPoolExecutor(max(1, options.workers)) as pool:
         jobs = [(task, out / "audio") for task in tasks]
         results = tqdm(
             pool.map(_make, jobs, chunksize=16), "audio", len(jobs), disable=None

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from shards.dataset.dataset import Dataset, open_dataset
 from shards.sample import SAMPLE_RATE
-from shards.spool import Spool, distinct, key_hash
+from shards.spool import Spool, count_distinct, key_hash
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -66,8 +66,8 @@ def summarize(dataset: Dataset) -> dict[str, Any]:
         "hours": round(dataset.hours, 4),
         "seconds_per_sample": f"{min(seconds):.2f}–{max(seconds):.2f}",
         "characters": chars,
-        "sessions": distinct(sessions),
-        "speakers": distinct(speakers),
+        "sessions": count_distinct(sessions),
+        "speakers": count_distinct(speakers),
         "samples_per_corpus": dict(sorted(corpora.items())),
         "samples_per_language": dict(sorted(languages.items())),
         "samples_by_number_of_speakers": dict(sorted(per_sample.items())),

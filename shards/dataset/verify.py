@@ -21,7 +21,7 @@ from shards.dataset.reader import read_sample
 from shards.errors import DataError, ShardError, StorageError
 from shards.sample import Sample
 from shards.sound.audio import decode
-from shards.spool import Spool, doubles, key_hash
+from shards.spool import Spool, find_duplicates, key_hash
 
 UNIT_NORM = 0.01  # float16 rounds a unit vector by far less
 
@@ -92,7 +92,7 @@ def _key_faults(dataset: Dataset) -> Iterator[str]:
         for row, key in enumerate(keys):
             hashes.append(key_hash(key.encode()))
             places.append(shard << 32 | row)
-    for positions in doubles(hashes):
+    for positions in find_duplicates(hashes):
         seen: set[str] = set()
         for place in places.at(np.array(positions)):
             shard, row = int(place) >> 32, int(place) & 0xFFFFFFFF

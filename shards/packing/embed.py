@@ -30,7 +30,7 @@ from shards.packing.partition import LineTable, Parts, read_recordings
 from shards.voices.enrolment import Enroller
 from shards.voices.extractors import load_extractor
 from shards.voices.feature_pool import feature_readers
-from shards.workers import spread
+from shards.workers import run_jobs
 
 SKIPPED = "skipped_clips"  # in a sidecar's metadata, beside what it was made from
 
@@ -48,7 +48,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DEVICE[,DEVICE]",
         help="cpu,cpu … (a core) or cuda:0,cuda:1 …; a process each",
     )
-    add("--readers", type=natural, default=0, help="processes that read audio, for each device (0: the device's own)")
+    add(
+        "--readers",
+        type=natural,
+        default=0,
+        help="processes that read audio, for each device (0: the device's own)",
+    )
     add("--max-bad-share", type=float, default=0.01, help="share of samples or speakers without usable enrolment clips")
 
 
@@ -63,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
     clips = dict.fromkeys(line_of(c) for skipped in made for c in skipped or ())
     work = ((s, table.offsets(parts.lines(int(dataset.shards[s].name.rpartition("-")[2])))) for s in missing)
     with tqdm(total=len(missing), unit="shard", disable=None) as bar:
-        for skipped in spread(partial(Worker, job), args.devices.split(","), work):
+        for skipped in run_jobs(partial(Worker, job), args.devices.split(","), work):
             clips |= dict.fromkeys(map(line_of, skipped))
             bar.update()
     bank = bank_paths(args.extractor)

@@ -33,7 +33,7 @@ from shards.packing.partition import LineTable, Parts
 from shards.packing.scan import remove_table, shared_table, stored_table
 from shards.storage.interface import open_storage
 from shards.voices.extractors import load_extractor
-from shards.workers import spread
+from shards.workers import run_jobs
 
 QUARANTINE = "quarantine.jsonl"
 _OF_BANK = "speakers_sha256"  # the one part of the configuration that the shards do not depend on
@@ -188,7 +188,7 @@ def pack_parts(
     done = Totals()
     with (
         tqdm(total=total, unit="rec", disable=None, desc=packer.name) as bar,
-        closing(spread(partial(PartWorker, packer, readers), places, jobs)) as whole,
+        closing(run_jobs(partial(PartWorker, packer, readers), places, jobs)) as whole,
     ):
         for result in whole:
             done.add(result)

@@ -20,7 +20,7 @@ import numpy as np
 from shards.errors import ManifestError
 from shards.manifests.manifest import RECORDINGS, Recording, recording_from_json
 from shards.sample import SAMPLE_RATE
-from shards.spool import Spool, doubles, key_hash
+from shards.spool import Spool, find_duplicates, key_hash
 
 ROUNDS = 6  # of the Feistel network; 4 are enough for a permutation that looks random
 FLAC_BYTES_PER_SECOND = 0.6 * 2 * SAMPLE_RATE  # typical for speech
@@ -170,7 +170,7 @@ class LineTable:
         return key_hash(found[1])
 
     def _refuse_doubles(self, hashes: Spool) -> None:
-        for lines in doubles(hashes):
+        for lines in find_duplicates(hashes):
             seen: dict[bytes, int] = {}
             for line, offset in zip(lines, self.offsets(np.array(lines)), strict=True):
                 key = self._key_at(offset)

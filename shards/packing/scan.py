@@ -66,7 +66,7 @@ def stored_table(folder: Path, storage: Storage, name: str) -> LineTable | None:
             return None
         local = storage.local_path(path)
         file = local.open("rb") if local else _download(storage, path)
-        offsets = Spool.reading(file, np.int64, HEADER, header["recordings"])
+        offsets = Spool.from_file(file, np.int64, HEADER, header["recordings"])
     except (StorageError, OSError, ValueError, KeyError, TypeError):
         return None  # it went meanwhile, or is no table: scanning is always right
     return LineTable(folder, (offsets, header["sha256"]))

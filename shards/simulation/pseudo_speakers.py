@@ -31,7 +31,7 @@ from shards.manifests.prepared import sorted_speakers
 from shards.manifests.summary import Summary
 from shards.sample import SAMPLE_RATE
 from shards.sound.audio import encode_flac, load
-from shards.workers import killed_workers_told
+from shards.workers import report_killed_workers
 
 SLOWEST, FASTEST = 0.5, 2.0
 PEAK = 0.98
@@ -89,7 +89,7 @@ def pseudo_speakers(
     jobs = [(r, speed, out / "audio") for r in chosen for speed in dict.fromkeys(speeds)]
 
     def made() -> Iterator[Recording]:
-        with killed_workers_told(), ProcessPoolExecutor(max(1, workers)) as pool:
+        with report_killed_workers(), ProcessPoolExecutor(max(1, workers)) as pool:
             changed = tqdm(pool.map(_make, jobs, chunksize=16), "audio", len(jobs), disable=None)
             for recording in (*chosen, *changed):
                 (speaker,) = recording.speakers

@@ -46,7 +46,7 @@ from shards.simulation.utterance_pool import UtterancePool
 from shards.sound.audio import encode_flac
 from shards.storage.local import LocalStorage
 from shards.weights.fetch import sha256_of
-from shards.workers import killed_workers_told
+from shards.workers import report_killed_workers
 
 FILES_PER_FOLDER = 1000
 _AT_ONCE = 4096  # conversations submitted to the workers per batch
@@ -257,7 +257,7 @@ def _run(renderer: _Renderer, count: int, workers: int) -> Iterator[Recording]:
     global _renderer  # noqa: PLW0603 (forked workers share the utterance pool, which may be large)
     _renderer = renderer
     try:
-        with killed_workers_told(), ProcessPoolExecutor(workers, mp_context=get_context("fork")) as pool:
+        with report_killed_workers(), ProcessPoolExecutor(workers, mp_context=get_context("fork")) as pool:
             for first in range(0, count, _AT_ONCE):
                 yield from pool.map(_render_one, range(first, min(count, first + _AT_ONCE)), chunksize=8)
     finally:

@@ -11,7 +11,7 @@ import numpy as np
 
 from shards.errors import DataError
 from shards.voices.enrolment import Clip, Features, load_features
-from shards.workers import killed_workers_told, process_pool
+from shards.workers import process_pool, report_killed_workers
 
 CLIPS_A_JOB = 16
 
@@ -28,7 +28,7 @@ def feature_readers(count: int) -> Iterator[Features | None]:
 
 def _in_pool(pool: ProcessPoolExecutor, clips: Sequence[Clip]) -> Iterable[np.ndarray | DataError]:
     jobs = [clips[i : i + CLIPS_A_JOB] for i in range(0, len(clips), CLIPS_A_JOB)]
-    with killed_workers_told():
+    with report_killed_workers():
         for features in pool.map(_read, jobs):
             yield from features
 

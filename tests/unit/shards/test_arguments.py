@@ -1,4 +1,4 @@
-"""Numbers on command lines."""
+"""Validated argparse types."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ import pytest
 
 from pipeline.decode.test_set import main as decode
 from pipeline.transcribe.cli import main as transcribe
-from shards.arguments import natural, not_below_zero, positive
+from shards.arguments import natural, non_negative, positive
 from shards.cli import main as shards
 
 
-def test_what_fits_is_taken() -> None:
-    assert [natural("0"), positive("7"), not_below_zero("0.5")] == [0, 7, 0.5]
+def test_valid_numbers_are_parsed() -> None:
+    assert [natural("0"), positive("7"), non_negative("0.5")] == [0, 7, 0.5]
 
 
 @pytest.mark.parametrize(
-    ("of", "text"),
+    ("parse", "text"),
     [
         (natural, "-1"),
         (natural, "x"),
         (positive, "0"),
         (positive, "1.5"),
-        (not_below_zero, "nan"),
-        (not_below_zero, "x"),
+        (non_negative, "nan"),
+        (non_negative, "x"),
     ],
 )
-def test_what_does_not_is_told(of: object, text: str) -> None:
-    with pytest.raises(argparse.ArgumentTypeError, match=r"is not a number from [01] on"):
-        of(text)  # type: ignore[operator]
+def test_invalid_numbers_are_rejected(parse: object, text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match=r"is not (a number|an integer) >= [01]"):
+        parse(text)  # type: ignore[operator]
 
 
 @pytest.mark.parametrize(
@@ -42,8 +42,8 @@ def test_what_does_not_is_told(of: object, text: str) -> None:
         (transcribe, ["a.wav", "--model", "run", "--batch", "0"]),
     ],
 )
-def test_commands_say_so_before_they_begin(command: object, arguments: list[str], capsys) -> None:
+def test_commands_reject_invalid_numbers_before_any_work(command: object, arguments: list[str], capsys) -> None:
     with pytest.raises(SystemExit) as caught:
         command(arguments)  # type: ignore[operator]
     assert caught.value.code == 2
-    assert "is not a number from 1 on" in capsys.readouterr().err
+    assert "is not an integer >= 1" in capsys.readouterr().err

@@ -38,7 +38,7 @@ def test_negative_seed_is_rejected(command, capsys):
     with pytest.raises(SystemExit) as caught:
         main([*command.split(), "--seed", "-1"])
     assert caught.value.code == 2
-    assert "'-1' is not a number from 0 on" in capsys.readouterr().err
+    assert "'-1' is not an integer >= 0" in capsys.readouterr().err
 
 
 def test_unknown_command_is_a_usage_error(capsys):

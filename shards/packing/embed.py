@@ -1,8 +1,8 @@
-"""``speakerlm-shards embed``: speaker vectors of another extractor beside packed shards; no tar is touched.
+"""``speakerlm-shards embed``: speaker vectors of another extractor for packed shards; the tars stay unchanged.
 
-The clips that a sample's vectors are made from are those that packing drew: the same manifests and seed. A shard's
-vectors are one file, whole or not there, so the same command goes on where it was interrupted. Each device has a
-process of its own, and that a pool of processes which read audio and compute its features.
+A sample's vectors are made from the same clips as in packing: the same manifests and seed. The vectors of a shard are
+one file, written atomically, so the same command resumes an interrupted run. Each device has one process, with a pool
+of processes that read audio and compute features.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from shards.dataset.speaker_bank import read_bank_inputs
 from shards.errors import ConfigError, ShardError
 from shards.manifests.manifest import RECORDINGS, SPEAKERS
 from shards.packing.bank import build_bank
-from shards.packing.pack import file_sha256, line_of
+from shards.packing.pack import file_sha256, json_line
 from shards.packing.packer import stop_above
 from shards.packing.partition import LineTable, Parts, read_recordings
 from shards.voices.enrolment import Enroller
@@ -32,16 +32,16 @@ from shards.voices.extractors import load_extractor
 from shards.voices.feature_pool import feature_readers
 from shards.workers import run_jobs
 
-SKIPPED = "skipped_clips"  # in a sidecar's metadata, beside what it was made from
+SKIPPED = "skipped_clips"  # key in a sidecar's metadata
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
     add = parser.add_argument
     add("dataset", help="folder or s3://bucket/prefix")
-    add("--manifest", type=Path, required=True, help="the one that was packed")
-    add("--enrol", metavar="DIR[,DIR]", help="as it was for pack (default: the manifest)")
-    add("--extractor", required=True, help="name of a speaker embedding extractor")
+    add("--manifest", type=Path, required=True, help="manifest folder that was packed")
+    add("--enrol", metavar="DIR[,DIR]", help="the value given to pack (default: the manifest)")
+    add("--extractor", required=True, help="speaker embedding extractor: NAME or NAME@SOURCE")
     add(
         "--devices",
         default="cpu",
@@ -58,97 +58,95 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Make what is missing, print one line of JSON."""
+    """Embed the missing shards and print one line of JSON."""
     from tqdm import tqdm
 
     dataset = open_dataset(args.dataset)
     job, table, parts = plan(args, dataset)
-    made = [job.made(dataset, info) for info in dataset.shards]
-    missing = [s for s, skipped in enumerate(made) if skipped is None]
-    clips = dict.fromkeys(line_of(c) for skipped in made for c in skipped or ())
+    finished = [job.skipped_clips(dataset, info) for info in dataset.shards]
+    missing = [s for s, skipped in enumerate(finished) if skipped is None]
+    clips = dict.fromkeys(json_line(c) for skipped in finished for c in skipped or ())
     work = ((s, table.offsets(parts.lines(int(dataset.shards[s].name.rpartition("-")[2])))) for s in missing)
     with tqdm(total=len(missing), unit="shard", disable=None) as bar:
-        for skipped in run_jobs(partial(Worker, job), args.devices.split(","), work):
-            clips |= dict.fromkeys(map(line_of, skipped))
+        for skipped in run_jobs(partial(EmbedWorker, job), args.devices.split(","), work):
+            clips |= dict.fromkeys(map(json_line, skipped))
             bar.update()
     bank = bank_paths(args.extractor)
-    if missing or read_bank_inputs(dataset.storage, bank[0]) != job.of_bank:
-        with Worker(job, args.devices.split(",")[0]) as worker:
-            clips |= dict.fromkeys(map(line_of, worker.make_bank(bank)))
+    if missing or read_bank_inputs(dataset.storage, bank[0]) != job.bank_inputs:
+        with EmbedWorker(job, args.devices.split(",")[0]) as worker:
+            clips |= dict.fromkeys(map(json_line, worker.make_bank(bank)))
         dataset.storage.write_atomic(skipped_clips_path(args.extractor), b"".join(clips))
-    told = {"command": "embed", "dataset": dataset.url, "extractor": args.extractor, "shards": len(dataset.shards)}
-    print(json.dumps(told | {"skipped": len(dataset.shards) - len(missing), "skipped_clips": len(clips)}))
+    summary = {"command": "embed", "dataset": dataset.url, "extractor": args.extractor, "shards": len(dataset.shards)}
+    print(json.dumps(summary | {"skipped": len(dataset.shards) - len(missing), "skipped_clips": len(clips)}))
     return 0
 
 
 @dataclass(frozen=True)
 class Job:
-    """What every process knows."""
+    """Configuration of every process."""
 
     url: str
     manifest: Path
     enrol: tuple[str, ...]
     seed: int
     extractor: str
-    about: dict[str, Any]  # goes into every sidecar, with the shard's sha256
-    of_bank: dict[str, Any]  # goes into the bank
+    inputs: dict[str, Any]  # stored in every sidecar, with the shard's sha256
+    bank_inputs: dict[str, Any]  # stored in the bank
     readers: int
     max_bad_share: float
 
     def describe(self, shard: ShardInfo) -> dict[str, Any]:
-        """Metadata of a shard's sidecar."""
-        return self.about | {"shard_sha256": shard.sha256}
+        """Return the metadata of a shard's sidecar."""
+        return self.inputs | {"shard_sha256": shard.sha256}
 
-    def made(self, dataset: Dataset, shard: ShardInfo) -> list[dict[str, str]] | None:
-        """The clips that a shard's sidecar passed over; None where it is not there, or made from something else."""
+    def skipped_clips(self, dataset: Dataset, shard: ShardInfo) -> list[dict[str, str]] | None:
+        """Return the clips that a shard's sidecar skipped; None if it is missing, or made from other inputs."""
         path = sidecar_path(shard.name, self.extractor)
         if not dataset.storage.exists(path):
             return None
         try:
             found = read_metadata(dataset.storage.read(path), path)
         except ShardError:
-            return None  # damaged: work to be done again
+            return None  # damaged: made again
         skipped: list[dict[str, str]] = found.pop(SKIPPED, [])
         return skipped if found == self.describe(shard) else None
 
 
 def plan(args: argparse.Namespace, dataset: Dataset) -> tuple[Job, LineTable, Parts]:
-    """Check that manifest and enrolment are those of the dataset.
+    """Check that manifest and enrolment are those of the dataset, and plan the work.
 
     Raises:
-        ConfigError: they are not, or the dataset was packed without speakers.
+        ConfigError: another manifest or enrolment, or a dataset without speakers.
     """
     config = dataset.info["provenance"].get("config", {})
     enrol = tuple(args.enrol.split(",")) if args.enrol else (str(args.manifest),)
     table = LineTable(args.manifest)
     if not config.get("extractor"):
-        raise ConfigError(f"{dataset.url} was packed without speakers; there are no vectors to replace")
+        raise ConfigError(f"{dataset.url} was packed without speakers: it has no vectors to replace")
     if config["manifest_sha256"] != table.sha256:
-        raise ConfigError(f"{args.manifest} is not the manifest that {dataset.url} was packed from; name that one")
+        raise ConfigError(f"{args.manifest} is not the manifest that {dataset.url} was packed from")
     if config["enrol_sha256"] != [file_sha256(Path(e) / RECORDINGS) for e in enrol]:
-        raise ConfigError(
-            f"--enrol {','.join(enrol)} is not what {dataset.url} was packed with; name the same manifests"
-        )
+        raise ConfigError(f"--enrol {','.join(enrol)} differs from the enrolment that {dataset.url} was packed with")
     extractor = load_extractor(args.extractor)
     made = {"extractor": extractor.id, "extractor_sha256": extractor.sha256, "dim": extractor.dim}
     made |= {"enrol_sha256": config["enrol_sha256"], "seed": config["seed"]}
-    of_bank = made | {"speakers_sha256": [file_sha256(Path(e) / SPEAKERS) for e in enrol]}
+    bank_inputs = made | {"speakers_sha256": [file_sha256(Path(e) / SPEAKERS) for e in enrol]}
     job = Job(
         url=dataset.url,
         manifest=args.manifest,
         enrol=enrol,
         seed=config["seed"],
         extractor=args.extractor,
-        about=made,
-        of_bank=of_bank,
+        inputs=made,
+        bank_inputs=bank_inputs,
         readers=args.readers,
         max_bad_share=args.max_bad_share,
     )
     return job, table, Parts(len(table), config["parts"], config["seed"])
 
 
-class Worker:
-    """One device: makes one shard's vectors after the other. Use as a context manager."""
+class EmbedWorker:
+    """Embeds shards on one device. Use as a context manager."""
 
     def __init__(self, job: Job, device: str) -> None:
         import torch
@@ -160,27 +158,27 @@ class Worker:
         self.enroller = Enroller(job.enrol, load_extractor(job.extractor, device=device), job.seed)
         self._features = self._stack.enter_context(feature_readers(job.readers))
 
-    def __enter__(self) -> Worker:
+    def __enter__(self) -> EmbedWorker:
         return self
 
     def __exit__(self, *error: object) -> None:
         self._stack.close()
 
     def __call__(self, shard: int, offsets: Sequence[int]) -> list[dict[str, str]]:
-        """Write the vectors of a shard; the enrolment clips that were passed over.
+        """Write the vectors of a shard; return the skipped enrolment clips.
 
         Raises:
-            ShardError: the manifest gives other samples than the shard holds.
-            SpeakerError, AudioError: a sample's own speech, where there is no other, that this extractor cannot use.
-            DataError: of too many samples no enrolment clip can be used.
+            ShardError: the shard holds other samples than the manifest.
+            SpeakerError, AudioError: a speaker has only the sample's own speech, which this extractor cannot use.
+            DataError: too many samples without a usable enrolment clip.
         """
         info = self.dataset.shards[shard]
         keys = self.dataset.index(shard)["key"].to_pylist()
         packed = set(keys)
         recordings = [r for r in read_recordings(self.job.manifest, offsets) if r.key in packed]
         if [r.key for r in recordings] != keys:
-            raise ShardError(f"{self.dataset.url}/{info.index}: its samples are not those of this part of the manifest")
-        self.enroller.take_skipped()  # what is listed from here on is of this shard
+            raise ShardError(f"{self.dataset.url}/{info.index}: its samples differ from this part of the manifest")
+        self.enroller.take_skipped()  # what is listed from here on belongs to this shard
         before = self.enroller.unenrolled
         self.enroller.prepare(recordings, self._features)
         vectors = [self.enroller.embed(r) for r in recordings]
@@ -191,7 +189,7 @@ class Worker:
         return skipped
 
     def make_bank(self, paths: tuple[str, str]) -> list[dict[str, str]]:
-        """Write the speaker bank; what was passed over for it."""
+        """Write the speaker bank; return the skipped clips and speakers."""
         return build_bank(
             self.enroller,
             self.dataset.storage,
@@ -199,5 +197,5 @@ class Worker:
             batched=True,
             features=self._features,
             max_bad_share=self.job.max_bad_share,
-            inputs=self.job.of_bank,
+            inputs=self.job.bank_inputs,
         )

@@ -1,8 +1,8 @@
-"""``speakerlm-shards pack``: a manifest → a dataset, exactly once, whatever is killed in between.
+"""``speakerlm-shards pack``: a manifest → a dataset, exactly once even if processes are killed.
 
-The unit of work is a part (= a shard, see :mod:`shards.packing.partition`). A part is whole when its index is in place;
-whole parts are skipped on a rerun, so running the same command again finishes what was interrupted, with the same bytes
-for any number of workers or tasks. Whoever finds all parts whole merges them: quarantine list, speaker bank,
+The unit of work is a part (= a shard, see :mod:`shards.packing.partition`). A part is finished when its index is
+written; finished parts are skipped, so the same command resumes an interrupted run, with the same bytes for any number
+of workers or tasks. The task that finds all parts finished merges them: quarantine list, speaker bank,
 ``dataset.json``.
 """
 
@@ -36,7 +36,7 @@ from shards.voices.extractors import load_extractor
 from shards.workers import run_jobs
 
 QUARANTINE = "quarantine.jsonl"
-_OF_BANK = "speakers_sha256"  # the one part of the configuration that the shards do not depend on
+_BANK_KEY = "speakers_sha256"  # the only part of the configuration that shards do not depend on
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,34 +45,38 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("manifest", type=Path, help="folder with recordings.jsonl and speakers.jsonl")
     add("out", help="folder or s3://bucket/prefix of the dataset")
     add("--name", help="name of the dataset and its shards (default: the manifest folder's)")
-    add("--seed", type=natural, default=1, help="of the permutation and of the draw of enrolment clips")
-    add("--samples-per-shard", type=positive, default=10_000, help="fewer, where the bytes are reached first")
-    add("--bytes-per-shard", type=float, default=1e9, help="about; estimated from the lengths in the manifest")
-    add("--workers", type=positive, default=1, help="processes; the bytes do not depend on it")
-    add("--part", metavar="I/N", help="pack the I-th of N shares (from 0); default: the Slurm array's, or all of it")
-    add("--enrol", metavar="DIR[,DIR]", help="manifests that enrolment speech is taken from (default: this one)")
-    add("--extractor", default="campplus", help="speaker embedding extractor")
-    add("--devices", metavar="DEVICE[,DEVICE]", help="cuda:0,cuda:1 …: a process each; --workers read audio for it")
-    add("--no-speakers", action="store_true", help="no embeddings and no speaker bank, as for plain ASR")
+    add("--seed", type=natural, default=1, help="of the permutation and the enrolment clips (default 1)")
+    add("--samples-per-shard", type=positive, default=10_000, help="at most; fewer if --bytes-per-shard is reached")
+    add("--bytes-per-shard", type=float, default=1e9, help="approximate; estimated from the lengths in the manifest")
+    add("--workers", type=positive, default=1, help="processes; they do not change the output")
+    add("--part", metavar="I/N", help="pack share I of N, from 0 (default: that of the Slurm array task, or all)")
+    add("--enrol", metavar="DIR[,DIR]", help="manifests with enrolment speech (default: this one)")
+    add("--extractor", default="campplus", help="speaker embedding extractor: NAME or NAME@SOURCE")
+    add(
+        "--devices",
+        metavar="DEVICE[,DEVICE]",
+        help="cuda:0,cuda:1 …: one process each; --workers more read audio",
+    )
+    add("--no-speakers", action="store_true", help="no speaker vectors and no speaker bank, for plain ASR")
     add(
         "--audio-check",
         choices=("crc", "decode"),
         default="crc",
-        help="of copied FLAC: its frames' crc, or also decode",
+        help="of copied FLAC: the CRC of its frames, or decode it too",
     )
     add("--max-bad-share", type=float, default=0.01, help="share of unusable recordings above which the run stops")
-    add("--dry-run", action="store_true", help="say what would be packed, and write nothing")
+    add("--dry-run", action="store_true", help="print the plan and write nothing")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Pack what is missing, merge if all is there, print one line of JSON."""
+    """Pack the missing parts, merge if all are finished, and print one line of JSON."""
     number, of = _task(args.part)
     packer, table, parts = plan(args, tasks=of)
     mine = parts.share(number, of)
     if args.dry_run:
         print(json.dumps({"dry_run": True} | _outline(table, parts, mine)))
         return 0
-    _refuse_another(packer)
+    _refuse_other_dataset(packer)
     places = args.devices.split(",") if args.devices else [CORE] * args.workers
     readers = args.workers if args.devices else 0
     done = pack_parts(packer, table, parts, mine, places, readers=readers, max_bad_share=args.max_bad_share)
@@ -99,12 +103,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def plan(args: argparse.Namespace, tasks: int = 1) -> tuple[Packer, LineTable, Parts]:
-    """Read the manifest, once for all tasks, and work out its parts."""
+    """Scan the manifest, once for all tasks, and plan its parts."""
     if args.bytes_per_shard <= 0:
         raise ConfigError("--bytes-per-shard must be positive")
     name = args.name or args.manifest.resolve().name
     if not name or set(name) & set("/\\. "):
-        raise ConfigError(f"--name {name!r}: a name holds no dot, slash or space")
+        raise ConfigError(f"--name {name!r}: a name must not contain a dot, slash or space")
     table = _table(args.manifest, args.out, name, alone=tasks == 1, dry=args.dry_run)
     parts = Parts.plan(table, args.seed, args.samples_per_shard, args.bytes_per_shard)
     enrol = tuple(args.enrol.split(",")) if args.enrol else (str(args.manifest),)
@@ -127,7 +131,7 @@ def plan(args: argparse.Namespace, tasks: int = 1) -> tuple[Packer, LineTable, P
 
 
 def _table(manifest: Path, out: str, name: str, *, alone: bool, dry: bool) -> LineTable:
-    """The manifest's lines. One task of several scans them for all; a dry run writes nothing."""
+    """Return the manifest's lines, which one task scans for all; a dry run writes nothing."""
     if alone:
         return LineTable(manifest)
     storage = open_storage(out)
@@ -143,7 +147,7 @@ def _sha256(enrol: str, table: LineTable) -> str:
 
 @dataclass
 class Totals:
-    """Over the parts of this run, those that were whole already included."""
+    """Sums over the parts of this run, including those finished before."""
 
     skipped: int = 0
     samples: int = 0
@@ -154,7 +158,7 @@ class Totals:
     skipped_clips: set[tuple[str, str]] = field(default_factory=set)  # file and reason
 
     def add(self, result: Result) -> None:
-        """Count one part."""
+        """Add one part."""
         self.skipped += result.skipped
         self.samples += result.record.info.samples
         self.seconds += result.record.info.seconds
@@ -174,11 +178,11 @@ def pack_parts(
     readers: int = 0,
     max_bad_share: float = 0.01,
 ) -> Totals:
-    """Make these parts whole, by a process for each of these places, and `readers` more for each to read audio.
+    """Pack parts with one process per place, and `readers` more for each to read audio.
 
     Raises:
-        DataError: a larger share than `max_bad_share` of these parts' recordings is unusable, or not enrolled because
-            the speaker's clips are. Whole parts stay.
+        DataError: more than `max_bad_share` of the recordings are unusable, or not enrolled because all clips of a
+            speaker are. Finished parts are kept.
     """
     from tqdm import tqdm
 
@@ -188,9 +192,9 @@ def pack_parts(
     done = Totals()
     with (
         tqdm(total=total, unit="rec", disable=None, desc=packer.name) as bar,
-        closing(run_jobs(partial(PartWorker, packer, readers), places, jobs)) as whole,
+        closing(run_jobs(partial(PartWorker, packer, readers), places, jobs)) as results,
     ):
-        for result in whole:
+        for result in results:
             done.add(result)
             record = result.record
             stop_above(max_bad, done.quarantined + done.unenrolled, record.quarantine + record.skipped_clips)
@@ -200,30 +204,30 @@ def pack_parts(
 
 
 def merge(packer: Packer, parts: Parts, max_bad_share: float = 0.01) -> bool:
-    """If all parts are whole, write what stands above them: lists of what was left out, bank, ``dataset.json`` last.
+    """If all parts are finished, write the lists of skipped data, the speaker bank and, last, ``dataset.json``.
 
-    Returns False where parts are missing. Run twice, or by two tasks at once, it writes the same bytes.
+    Returns False if parts are missing. Two calls, also by two tasks at once, write the same bytes.
 
     Args:
-        max_bad_share: of the speakers, how many the bank may lack because none of their clips can be used.
+        max_bad_share: share of the speakers that the bank may lack because all their clips are unusable.
     """
     storage = packer.storage
     before = storage.version(DATASET)
-    _refuse_another(packer)
+    _refuse_other_dataset(packer)
     shards: list[ShardInfo] = []
     self_enrolled = 0
-    clips: dict[bytes, None] = {}  # lines of the list; one clip is wanted by many parts
-    with tempfile.TemporaryFile() as bad:  # of a large corpus these are millions
+    clips: dict[bytes, None] = {}  # lines of the list; a clip may be listed by many parts
+    with tempfile.TemporaryFile() as bad:  # may be millions
         for part in range(parts.count):
-            record = packer.whole(part)
+            record = packer.finished(part)
             if record is None:
                 return False
             shards += [record.info] if record.info.samples else []
             self_enrolled += record.self_enrolled
-            clips |= dict.fromkeys(line_of(c) for c in record.skipped_clips)
-            bad.writelines(line_of(b) for b in record.quarantine)
+            clips |= dict.fromkeys(json_line(c) for c in record.skipped_clips)
+            bad.writelines(json_line(b) for b in record.quarantine)
         if not shards:
-            raise DataError(f"{packer.manifest}: not one recording could be packed; the shards' indexes say why")
+            raise DataError(f"{packer.manifest}: no recording could be packed; the shards' indexes hold the reasons")
         if _merged(packer, shards):
             return True
         bad.seek(0)
@@ -232,39 +236,39 @@ def merge(packer: Packer, parts: Parts, max_bad_share: float = 0.01) -> bool:
     if packer.enroller is not None:
         from shards.packing.bank import build_bank
 
-        of_bank = build_bank(packer.enroller, storage, batched=packer.device is not None, max_bad_share=max_bad_share)
-        clips |= dict.fromkeys(line_of(c) for c in of_bank)
+        skipped = build_bank(packer.enroller, storage, batched=packer.device is not None, max_bad_share=max_bad_share)
+        clips |= dict.fromkeys(json_line(c) for c in skipped)
         with storage.create(skipped_clips_path(None), wait=True) as out:
             out.write(b"".join(clips))
     storage.clean(tar_path(f"{packer.name}-").removesuffix(".tar"))
-    about = provenance(packer) | {"self_enrolled": self_enrolled}
-    storage.commit(DATASET, dataset_json(packer.name, shards, about), before)
+    source = provenance(packer) | {"self_enrolled": self_enrolled}
+    storage.commit(DATASET, dataset_json(packer.name, shards, source), before)
     return True
 
 
-def line_of(told: dict[str, str]) -> bytes:
-    """Of a list of what was left out."""
-    return json.dumps(told, ensure_ascii=False).encode() + b"\n"
+def json_line(entry: dict[str, str]) -> bytes:
+    """Serialise one entry of a list of skipped data."""
+    return json.dumps(entry, ensure_ascii=False).encode() + b"\n"
 
 
 def _merged(packer: Packer, shards: list[ShardInfo]) -> bool:
-    """Whether ``dataset.json`` is there and describes these shards."""
+    """Return whether ``dataset.json`` describes these shards."""
     dataset = _dataset(packer)
     return dataset is not None and dataset.shards == tuple(shards) and _config_of(dataset) == _config(packer)
 
 
-def _refuse_another(packer: Packer) -> None:
-    """Raise :class:`ConfigError` where the output holds a dataset made from something else.
+def _refuse_other_dataset(packer: Packer) -> None:
+    """Raise :class:`ConfigError` if the output holds a dataset made from other inputs.
 
-    What is told of speakers may be another: then the bank is written anew, and the shards stay.
+    The speakers' metadata may differ: then the bank is written again, and the shards stay.
     """
     dataset = _dataset(packer)
-    if dataset is not None and _config_of(dataset) | {_OF_BANK: None} != _config(packer) | {_OF_BANK: None}:
+    if dataset is not None and _config_of(dataset) | {_BANK_KEY: None} != _config(packer) | {_BANK_KEY: None}:
         raise ConfigError(f"{packer.out} holds the dataset {dataset.name}, packed {OTHERWISE}")
 
 
 def _dataset(packer: Packer) -> Dataset | None:
-    """What lies at the output, if it is whole."""
+    """Return the dataset at the output, if it is finished."""
     try:
         return open_dataset(packer.out)
     except (ShardError, StorageError):
@@ -277,12 +281,12 @@ def _config_of(dataset: Dataset) -> dict[str, Any]:
 
 
 def provenance(packer: Packer) -> dict[str, Any]:
-    """What a dataset was made from and by what."""
+    """Return what a dataset was made from, and by which version."""
     extractor = packer.enroller.extractor if packer.enroller else None
     try:
         audit = json.loads((packer.manifest / AUDIT).read_bytes())
     except (OSError, ValueError):
-        audit = {}  # a manifest made by other tools need not have one
+        audit = {}  # manifests of other tools may lack it
     return {
         "extractor": extractor.id if extractor else None,
         "extractor_sha256": extractor.sha256 if extractor else None,
@@ -296,26 +300,26 @@ def provenance(packer: Packer) -> dict[str, Any]:
 
 
 def _config(packer: Packer) -> dict[str, Any]:
-    """What determines the dataset's bytes, but for the audio; nothing of where things lie on this machine."""
+    """Return what determines the dataset's bytes, except the audio; no paths of this machine."""
     config = {
         k: v for k, v in asdict(packer).items() if k not in ("out", "manifest", "enrol", "decode_copied", "device")
     }
-    lists = {"enrol_sha256": list(packer.enrol_sha256), _OF_BANK: list(packer.speakers_sha256)}
+    lists = {"enrol_sha256": list(packer.enrol_sha256), _BANK_KEY: list(packer.speakers_sha256)}
     return config | lists | {"packing": PACKING}
 
 
 def _task(part: str | None) -> tuple[int, int]:
-    """This task's number and the number of tasks, from --part or from a Slurm array."""
+    """Return this task's number and the number of tasks, from --part or a Slurm array."""
     env = os.environ
     if part is None and "SLURM_ARRAY_TASK_ID" in env:
         first, last, count = (int(env[f"SLURM_ARRAY_TASK_{k}"]) for k in ("MIN", "MAX", "COUNT"))
         if last - first + 1 != count:
-            raise ConfigError("this Slurm array has gaps or a step; give --part I/N instead")
+            raise ConfigError("this Slurm array has gaps or a step; use --part I/N instead")
         return int(env["SLURM_ARRAY_TASK_ID"]) - first, count
     try:
         number, of = (int(x) for x in (part or "0/1").split("/"))
     except ValueError as error:
-        raise ConfigError(f"--part {part!r}: write I/N, as 0/8") from error
+        raise ConfigError(f"--part {part!r}: write I/N, such as 0/8") from error
     if not 0 <= number < of:
         raise ConfigError(f"--part {part}: I counts from 0 to N-1")
     return number, of
@@ -332,7 +336,7 @@ def _outline(table: LineTable, parts: Parts, mine: range) -> dict[str, Any]:
 
 
 def file_sha256(path: Path) -> str:
-    """Of a manifest."""
+    """Hash a file of a manifest."""
     digest = hashlib.sha256()
     try:
         with path.open("rb") as file:

@@ -1,4 +1,4 @@
-"""One part of a manifest → one shard: what every packing process does, alone or beside others."""
+"""Pack one part of a manifest into one shard."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from shards.storage.interface import Storage, open_storage
 if TYPE_CHECKING:
     from shards.voices.enrolment import Enroller, Features
 
-CORE = "core"  # a place that is no device
+CORE = "core"  # a place without an accelerator
 OTHERWISE = (
     "from another manifest, seed or configuration, or by another version of this program; "
-    "give the same ones, name another output, or delete the dataset"
+    "use the same ones, name another output, or delete the dataset"
 )
-PACKING = 2  # counts up where the same inputs give other bytes than before, so that one dataset is of one packing
+PACKING = 2  # incremented when the same inputs give other bytes, so that one dataset is of one version
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """A part that is whole."""
+    """A finished part."""
 
     part: int
     record: ShardRecord
@@ -41,7 +41,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Packer:
-    """Everything that a process needs to pack any part; small, and safe to hand to another process."""
+    """Configuration and resources of a packing process; small, and picklable."""
 
     manifest: Path
     out: str
@@ -50,24 +50,24 @@ class Packer:
     manifest_sha256: str
     parts: int
     extractor: str | None  # None: no embeddings
-    extractor_sha256: str | None  # of its weights: vectors of two models never meet in one dataset
+    extractor_sha256: str | None  # of its weights: a dataset never mixes vectors of two models
     enrol: tuple[str, ...]
     enrol_sha256: tuple[str, ...]
-    speakers_sha256: tuple[str, ...]  # of who they say speaks: in the bank, and in no shard
+    speakers_sha256: tuple[str, ...]  # of the speakers' metadata, which only the bank contains
     decode_copied: bool = False  # changes no bytes, only what is quarantined
-    device: str | None = None  # where embeddings are computed in batches; None: on the CPU, one by one
+    device: str | None = None  # accelerator for embeddings in batches; None: on the CPU, one by one
 
     def __getstate__(self) -> dict[str, Any]:
         return {k: v for k, v in self.__dict__.items() if k not in ("storage", "enroller")}
 
     @cached_property
     def storage(self) -> Storage:
-        """Where the dataset is written."""
+        """The output."""
         return open_storage(self.out)
 
     @cached_property
     def enroller(self) -> Enroller | None:
-        """Turns a recording into its speakers' vectors; loads the extractor's weights."""
+        """Computes speaker vectors; loads the extractor's weights. None without speakers."""
         if self.extractor is None:
             return None
         import torch
@@ -80,19 +80,19 @@ class Packer:
         return Enroller(list(self.enrol), extractor, self.seed)
 
     def shard_name(self, part: int) -> str:
-        """Name of the shard that a part becomes."""
+        """Return the name of a part's shard."""
         return f"{self.name}-{part:06d}"
 
     def inputs(self, part: int) -> str:
-        """Hash of all that determines a part's bytes, but for the audio files themselves."""
+        """Return the hash of all that determines a part's bytes, except the audio."""
         given = [FORMAT_VERSION, PACKING, self.name, self.seed, self.manifest_sha256, part, self.parts]
         return hashlib.sha256(json.dumps([*given, self.extractor_sha256, self.enrol_sha256]).encode()).hexdigest()
 
-    def whole(self, part: int) -> ShardRecord | None:
-        """The record of a part that is whole, or None.
+    def finished(self, part: int) -> ShardRecord | None:
+        """Return the record of a finished part, or None.
 
         Raises:
-            ConfigError: the shard is there, but made from something else.
+            ConfigError: the shard was made from other inputs.
         """
         name = self.shard_name(part)
         if not self.storage.exists(index_path(name)):
@@ -100,7 +100,7 @@ class Packer:
         try:
             _, record = index_from_bytes(self.storage.read(index_path(name)), index_path(name))
         except ShardError:
-            return None  # a damaged index is work to be done again
+            return None  # a damaged index: packed again
         if record.inputs != self.inputs(part):
             raise ConfigError(f"{self.out}/{index_path(name)} was packed {OTHERWISE}")
         tar = tar_path(name)
@@ -109,23 +109,23 @@ class Packer:
         return record
 
     def pack(self, part: int, offsets: Sequence[int], max_bad: int, features: Features | None = None) -> Result:
-        """Make a part whole.
+        """Pack a part, if it is not finished.
 
         Args:
-            features: reads what the extractor of a device takes; None reads it here.
+            features: computes the features for an accelerator; None computes them in this process.
 
         Raises:
-            DataError: more than `max_bad` recordings of it are unusable, or cannot be enrolled from other speech than
-                their own because those clips are. Nothing is left of the part.
+            DataError: more than `max_bad` of its recordings are unusable, or enrolled from their own speech because
+                all clips of a speaker are. Nothing of the part is kept.
             StorageError: the output failed.
         """
-        record = self.whole(part)
+        record = self.finished(part)
         if record:
             return Result(part, record, skipped=True)
         enroller = self.enroller
         before = (enroller.own_speech, enroller.unenrolled) if enroller else (0, 0)
         if enroller:
-            enroller.take_skipped()  # what is listed from here on is of this part
+            enroller.take_skipped()  # what is listed from here on belongs to this part
             if self.device:
                 enroller.prepare(read_recordings(self.manifest, offsets), features)
         with ShardWriter(self.storage, self.shard_name(part), inputs=self.inputs(part)) as writer:
@@ -145,7 +145,7 @@ class Packer:
 
 
 class PartWorker:
-    """Packs one part after the other in one process. Use as a context manager."""
+    """Packs parts in one process. Use as a context manager."""
 
     def __init__(self, packer: Packer, readers: int, place: str) -> None:
         self.packer = replace(packer, device=None if place == CORE else place)
@@ -169,10 +169,10 @@ class PartWorker:
 
 
 def make_sample(recording: Recording, enroller: Enroller | None, *, decode_copied: bool = False) -> Sample:
-    """Audio, segments in order, and a vector per speaker.
+    """Make the sample of a recording: audio, segments in order, and one vector per speaker.
 
     Raises:
-        AudioError, ManifestError, SpeakerError: what is wrong with this recording.
+        AudioError, ManifestError, SpeakerError: the recording is unusable.
     """
     from shards.sound.audio import load_flac
 
@@ -196,15 +196,15 @@ def make_sample(recording: Recording, enroller: Enroller | None, *, decode_copie
     )
     if enroller is None:
         return sample
-    sample.validate()  # before its voices are looked for
+    sample.validate()  # before its speakers are enrolled
     return sample.with_embeddings(enroller.embed(recording))
 
 
 def stop_above(max_bad: int, count: int, examples: Sequence[dict[str, str]]) -> None:
-    """Raise :class:`DataError` where more recordings are quarantined, or not enrolled, than allowed."""
+    """Raise :class:`DataError` if more recordings are quarantined, or not enrolled, than allowed."""
     if count > max_bad:
         reasons = "; ".join(f"{b['key']}: {b['reason']}" for b in examples[:3])
         raise DataError(
             f"{count} recordings cannot be used or enrolled, {max_bad} are allowed: {reasons} …; "
-            "mend the input or raise --max-bad-share, and run again: whole shards are kept"
+            "fix the input or raise --max-bad-share, and run again: finished shards are kept"
         )

@@ -1,8 +1,8 @@
-"""Which recordings make up which shard: a pure function of (manifest, seed, sizes), with nothing of it in memory.
+"""Partition of a manifest into shards: a pure function of (manifest, seed, sizes), in constant memory.
 
-Recordings are permuted as a whole, so that a shard is a mixture and not one meeting, and the permuted sequence is cut
-into parts of equal size; a part is a shard. Any process can work out any part alone: the permutation is computed, not
-stored, and the manifest is read by line through a table of offsets on disk.
+All recordings are permuted, so that a shard mixes sessions, and the permuted sequence is cut into parts of equal size;
+a part is a shard. Any process can compute any part alone: the permutation is computed, not stored, and the manifest is
+read by line through a table of offsets on disk.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ _KEY = re.compile(rb'"key"\s*:\s*"((?:[^"\\]|\\.)*)"')  # quotes inside a JSON s
 
 
 def permute(index: np.ndarray, size: int, seed: int) -> np.ndarray:
-    """Where the permutation of 0..size-1 that `seed` names sends each of `index` (int64).
+    """Permute 0..size-1 by `seed`: return the images (int64) of `index`.
 
-    A Feistel network over the next power of four, walked until it falls inside the range (Black and Rogaway,
+    A Feistel network over the next power of four, iterated until the value falls into the range (Black and Rogaway,
     "Ciphers with arbitrary finite domains", 2002): constant memory, the same on every machine and numpy version.
     """
     half = max(1, (max(size - 1, 1).bit_length() + 1) // 2)
@@ -60,7 +60,7 @@ def _mix(value: np.ndarray, salt: int) -> np.ndarray:
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """How the permuted recordings are cut."""
+    """Parts of equal size of the permuted recordings."""
 
     recordings: int
     count: int
@@ -68,34 +68,34 @@ class Parts:
 
     @classmethod
     def plan(cls, table: LineTable, seed: int, samples_per_shard: int, bytes_per_shard: float) -> Parts:
-        """As few parts of equal size as hold neither more samples nor, by estimate, more bytes than given."""
+        """Plan as few parts as possible within the samples and, by estimate, bytes per shard."""
         per_part = min(samples_per_shard, max(1, int(bytes_per_shard / max(table.estimate_bytes(), 1.0))))
         return cls(len(table), max(1, -(-len(table) // per_part)), seed)
 
     def size(self, part: int) -> int:
-        """Recordings in a part."""
+        """Return the number of recordings of a part."""
         return self._begin(part + 1) - self._begin(part)
 
     def lines(self, part: int) -> np.ndarray:
-        """Manifest lines (int64) of a part, in the order in which they are packed."""
+        """Return the manifest lines (int64) of a part, in packing order."""
         return permute(np.arange(self._begin(part), self._begin(part + 1)), self.recordings, self.seed)
 
     def _begin(self, part: int) -> int:
         return self.recordings * part // self.count
 
     def share(self, number: int, of: int) -> range:
-        """Parts that task `number` of `of` tasks owns."""
+        """Return the parts of task `number` of `of` tasks."""
         return range(self.count * number // of, self.count * (number + 1) // of)
 
 
 class LineTable:
-    """Random access to the recordings of a manifest folder. The offsets lie in a temporary file, 8 bytes a line.
+    """Random access to the recordings of a manifest folder. Offsets are in a temporary file, 8 bytes per line.
 
     Args:
-        scanned: offsets and sha256 of the manifest, where a scan found them before.
+        scanned: offsets and sha256 of the manifest from an earlier scan.
 
     Raises:
-        ManifestError: no such manifest, a line without a key, or a key that occurs twice.
+        ManifestError: no such manifest, a line without a key, or a duplicate key.
     """
 
     def __init__(self, folder: str | Path, scanned: tuple[Spool, str] | None = None) -> None:
@@ -107,22 +107,22 @@ class LineTable:
 
     @staticmethod
     def file(folder: str | Path) -> Path:
-        """The file that is scanned."""
+        """Return the file that is scanned."""
         return Path(folder) / RECORDINGS
 
     def __len__(self) -> int:
         return len(self._offsets)
 
     def offsets(self, lines: np.ndarray) -> list[int]:
-        """Where these lines (0-based) begin, for :func:`read_recordings`."""
+        """Return the offsets of lines (0-based), for :func:`read_recordings`."""
         return [int(offset) for offset in self._offsets.at(lines)]
 
     def blocks(self) -> Iterator[np.ndarray]:
-        """Where all lines begin, some millions (int64) at a time."""
+        """Yield the offsets of all lines (int64), some millions at a time."""
         return (block for _, block in self._offsets.chunks())
 
     def estimate_bytes(self) -> float:
-        """Mean size of a sample, from the lengths that the manifest states."""
+        """Estimate the mean size of a sample from the lengths in the manifest."""
         lines = np.unique(np.linspace(0, len(self) - 1, min(ESTIMATE_FROM, len(self))).astype(np.int64))
         recordings = read_recordings(self.folder, self.offsets(lines))
         seconds = [r.duration or max((s.end for s in r.segments), default=0.0) for r in recordings]
@@ -137,8 +137,8 @@ class LineTable:
                 hashes.append(self._hash(line, offset))
             offset += len(line)
         if not len(self):
-            raise ManifestError(f"{self.path}: no recordings in it")
-        self._refuse_doubles(hashes)
+            raise ManifestError(f"{self.path}: empty manifest")
+        self._refuse_duplicates(hashes)
         return digest.hexdigest()
 
     def _lines(self) -> Iterator[bytes]:
@@ -169,7 +169,7 @@ class LineTable:
             raise ManifestError(f"{self.path}: the line at byte {offset} has no key")
         return key_hash(found[1])
 
-    def _refuse_doubles(self, hashes: Spool) -> None:
+    def _refuse_duplicates(self, hashes: Spool) -> None:
         for lines in find_duplicates(hashes):
             seen: dict[bytes, int] = {}
             for line, offset in zip(lines, self.offsets(np.array(lines)), strict=True):
@@ -177,7 +177,7 @@ class LineTable:
                 if key in seen:
                     raise ManifestError(
                         f"{self.path}: key {key.decode()} on records {seen[key] + 1} and {line + 1}; "
-                        "keys are unique in a dataset"
+                        "keys must be unique in a dataset"
                     )
                 seen[key] = line
 
@@ -189,7 +189,7 @@ class LineTable:
 
 
 def read_recordings(folder: str | Path, offsets: Iterable[int]) -> Iterator[Recording]:
-    """The recordings that begin at these bytes of a manifest, in this order; `audio` comes back absolute."""
+    """Yield the recordings at these byte offsets of a manifest, in order, with an absolute `audio` path."""
     path, root = Path(folder) / RECORDINGS, Path(folder).absolute()
     with path.open("rb") as file:
         for offset in offsets:

@@ -1,9 +1,9 @@
-"""The manifest is scanned by one task of an array; the others take the table of its lines from beside the output.
+"""One task of an array scans the manifest; the others read its table of lines from the output.
 
-Scanning 300 million lines takes minutes. The table is one file, ``plan/NAME.lines``: 4 KiB with a JSON object, then
-where each record begins (little-endian int64). It appears when it is whole, is used by whoever finds the manifest as it
-was when it was scanned (size and time of change), and goes when the dataset is merged. ``plan/NAME.claim`` says that a
-task is scanning: its content changes every few seconds, by which others know, without comparing clocks, that it lives.
+Scanning 300 million lines takes minutes. The table is one file, ``plan/NAME.lines``: 4 KiB with a JSON object, then the
+offset of each record (little-endian int64). It is written atomically, used as long as the manifest is unchanged (size
+and modification time), and removed when the dataset is merged. ``plan/NAME.claim`` exists while a task is scanning: its
+content changes every few seconds, a heartbeat that needs no synchronised clocks.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from shards.storage.interface import Storage
 
 VERSION = 1
 HEADER = 4096  # bytes
-BEAT_S = 20.0  # between two signs of life of a scanning task
-DEAD_S = 120.0  # without one: another task takes over
+HEARTBEAT_S = 20.0  # between two writes of the claim
+DEAD_S = 120.0  # without a heartbeat: another task takes over
 POLL_S = 5.0
 _READ = 8 << 20
 
@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 
 def shared_table(folder: Path, storage: Storage, name: str) -> LineTable:
-    """The lines of a manifest: out of the file beside the output, or scanned and written there. Waits for a scan."""
+    """Return a manifest's lines: from the stored table, after a wait for another task's scan, or by scanning."""
     claim = _Claim(storage, f"plan/{name}.claim")
     while True:
         table = stored_table(folder, storage, name)
@@ -48,15 +48,15 @@ def shared_table(folder: Path, storage: Storage, name: str) -> LineTable:
             with claim.held():
                 before = _identity(folder)
                 table = LineTable(folder)
-                with contextlib.suppress(StorageError):  # the others scan for themselves then
+                with contextlib.suppress(StorageError):  # then the other tasks scan too
                     _write(table, storage, name, before)
             return table
         if claim.wait() and stored_table(folder, storage, name) is None:
-            return LineTable(folder)  # what the other one scanned is not what lies here
+            return LineTable(folder)  # the other task scanned another version of the manifest
 
 
 def stored_table(folder: Path, storage: Storage, name: str) -> LineTable | None:
-    """The table beside the output, where it is there and the manifest has not changed since."""
+    """Return the stored table; None if it is missing, or the manifest has changed since."""
     path = _path(name)
     if not storage.exists(path):
         return None
@@ -68,12 +68,12 @@ def stored_table(folder: Path, storage: Storage, name: str) -> LineTable | None:
         file = local.open("rb") if local else _download(storage, path)
         offsets = Spool.from_file(file, np.int64, HEADER, header["recordings"])
     except (StorageError, OSError, ValueError, KeyError, TypeError):
-        return None  # it went meanwhile, or is no table: scanning is always right
+        return None  # removed meanwhile or damaged: the caller scans
     return LineTable(folder, (offsets, header["sha256"]))
 
 
 def remove_table(storage: Storage, name: str) -> None:
-    """When the dataset is there, nobody needs it any more."""
+    """Remove the stored table, once the dataset is merged."""
     storage.delete(_path(name))
 
 
@@ -82,11 +82,11 @@ def _path(name: str) -> str:
 
 
 def _identity(folder: Path) -> list[int]:
-    """What changes when the manifest is written."""
+    """Return what changes when the manifest is written."""
     try:
         stat = LineTable.file(folder).stat()
     except OSError:
-        return []  # the scan says what is wrong
+        return []  # the scan reports the error
     return [stat.st_size, stat.st_mtime_ns]
 
 
@@ -108,7 +108,7 @@ def _download(storage: Storage, path: str) -> BinaryIO:
 
 
 class _Claim:
-    """Who scans."""
+    """A file that says which task scans the manifest."""
 
     def __init__(self, storage: Storage, path: str) -> None:
         self._storage, self._path = storage, path
@@ -116,23 +116,23 @@ class _Claim:
         self._dead: str | None = None  # version of a claim that has not changed for long
 
     def take(self) -> bool:
-        """Whether it is now ours: there was none, or its holder is dead."""
+        """Try to take the claim; succeeds if it is free or its holder is dead."""
         seen = self._storage.version(self._path)
         if seen is not None and seen != self._dead:
             return False
-        with contextlib.suppress(StorageError):  # another one was quicker
+        with contextlib.suppress(StorageError):  # another task was faster
             self._storage.commit(self._path, self._content(0), seen)
             return True
         return False
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Show life until the end of the block, then let go."""
+        """Write heartbeats until the end of the block, then release the claim."""
         ended = threading.Event()
 
         def beat() -> None:
             number = 0
-            while not ended.wait(BEAT_S):
+            while not ended.wait(HEARTBEAT_S):
                 number += 1
                 with contextlib.suppress(StorageError):
                     self._storage.write_atomic(self._path, self._content(number))
@@ -148,7 +148,7 @@ class _Claim:
                 self._storage.delete(self._path)
 
     def wait(self) -> bool:
-        """Until its holder lets go (True) or has shown no life for long (False)."""
+        """Wait until its holder releases it (True) or has not written a heartbeat for long (False)."""
         seen, since = self._storage.version(self._path), time.monotonic()
         if seen:
             logger.info("%s: waiting for another task that scans the manifest", self._storage.url)

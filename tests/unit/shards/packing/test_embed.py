@@ -127,7 +127,7 @@ def test_a_bank_of_other_weights_or_persons_is_made_again(dataset, frames, monke
     embed(dataset)
     frames.sha256 = "2" * 64
     with monkeypatch.context() as patch:
-        patch.setattr("shards.packing.embed.Worker.make_bank", lambda *_: [])
+        patch.setattr("shards.packing.embed.EmbedWorker.make_bank", lambda *_: [])
         embed(dataset)
     with pytest.raises(SpeakerError, match=r"are of frames \(222222222222\).*bank's of frames \(111.*run embed again"):
         open_dataset(dataset, extractor="frames").speakers  # noqa: B018

@@ -263,7 +263,7 @@ def test_too_many_bad_recordings_stop_the_run_and_keep_what_is_whole(manifest, t
 def test_nothing_usable(manifest, tmp_path, capsys):
     edit(manifest, lambda lines: [line | {"audio": "missing.wav"} for line in lines])
     pack(manifest, tmp_path / "o", "--max-bad-share", "1", code=1)
-    assert "not one recording" in capsys.readouterr().err
+    assert "no recording could be packed" in capsys.readouterr().err
 
 
 def test_a_full_disk_stops_the_run_with_a_reason(manifest, tmp_path, monkeypatch, capsys):

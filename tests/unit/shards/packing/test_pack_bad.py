@@ -117,7 +117,7 @@ def test_keys_that_cannot_be(manifest, tmp_path, key):
     edit(manifest, 4, key=key)
     pack(manifest, tmp_path / "o", "--max-bad-share", "0.1")
     assert open_dataset(tmp_path / "o").samples == 11
-    assert "holds no dot, slash" in (tmp_path / "o/quarantine.jsonl").read_text()
+    assert "contain a dot, slash" in (tmp_path / "o/quarantine.jsonl").read_text()
 
 
 def test_equal_keys_of_two_corpora(manifest, tmp_path, capsys):

@@ -50,7 +50,7 @@ def scans(monkeypatch):
 
     monkeypatch.setattr(LineTable, "_scan", scan)
     monkeypatch.setattr(shards.packing.scan, "POLL_S", 0.05)
-    monkeypatch.setattr(shards.packing.scan, "BEAT_S", 0.1)
+    monkeypatch.setattr(shards.packing.scan, "HEARTBEAT_S", 0.1)
     monkeypatch.setattr(shards.packing.scan, "DEAD_S", 5.0)
     return made
 
@@ -88,7 +88,7 @@ def test_a_task_that_died_while_it_scanned_is_replaced(manifest, storage, scans,
 def test_a_slow_scan_is_not_taken_for_dead(manifest, tmp_path, scans, monkeypatch):
     real = LineTable._scan
     monkeypatch.setattr(LineTable, "_scan", lambda table: (time.sleep(4), real(table))[1])
-    monkeypatch.setattr(shards.packing.scan, "BEAT_S", 0.05)
+    monkeypatch.setattr(shards.packing.scan, "HEARTBEAT_S", 0.05)
     monkeypatch.setattr(shards.packing.scan, "DEAD_S", 2.0)
     assert len(at_once(2, lambda: shared_table(manifest, LocalStorage(tmp_path / "o"), "m"))) == 2
     assert len(scans) == 1

@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from shards.dataset.dataset import Dataset
-from shards.dataset.reader import Place, locate
+from shards.dataset.reader import SampleLocation, locate
 from shards.errors import DataError, StorageError
 
 READS = 16  # in flight in a process
@@ -20,7 +20,7 @@ class ReadAhead:
 
     def __init__(self) -> None:
         self._pool: tuple[int, ThreadPoolExecutor] | None = None
-        self._begun: dict[tuple[int, int, int], tuple[Place, Future[bytes]]] = {}  # by id of dataset, shard, row
+        self._begun: dict[tuple[int, int, int], tuple[SampleLocation, Future[bytes]]] = {}  # by dataset id, shard, row
 
     def __getstate__(self) -> dict[str, Any]:
         return {"_pool": None, "_begun": {}}
@@ -34,7 +34,7 @@ class ReadAhead:
                 place = locate(dataset, shard, row)
                 self._begun[id(dataset), shard, row] = place, self._threads.submit(place.read, dataset.storage)
 
-    def take(self, dataset: Dataset, shard: int, row: int) -> tuple[Place, bytes]:
+    def take(self, dataset: Dataset, shard: int, row: int) -> tuple[SampleLocation, bytes]:
         """The place of a sample and its bytes.
 
         Raises:

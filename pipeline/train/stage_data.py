@@ -24,7 +24,7 @@ from pipeline.ranks.collectives import all_gather_or_raise
 from pipeline.ranks.launch import Ranks
 from pipeline.recipe.schema import AugmentConfig, DatasetConfig, Recipe
 from pipeline.stages import STAGES
-from shards.dataset.cache import cached
+from shards.dataset.cache import cache_shards
 from shards.dataset.dataset import Dataset, open_dataset
 from shards.errors import ConfigError
 
@@ -94,7 +94,7 @@ class StageData:
         all_gather_or_raise(self._ranks, lambda: self._count_tokens(datasets) if counts else None)
         if self._recipe.data.shard_cache:
             for dataset in datasets:
-                self._cache_left -= cached(dataset, self._recipe.data.shard_cache, self._cache_left)
+                self._cache_left -= cache_shards(dataset, self._recipe.data.shard_cache, self._cache_left)
         return datasets
 
     def _count_tokens(self, datasets: Sequence[Dataset]) -> None:

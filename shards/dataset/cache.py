@@ -1,9 +1,9 @@
-"""A copy of remote shards on a node's own disk, for datasets that fit there whole.
+"""Cache of remote shards on a node's local disk, for datasets that fit there entirely.
 
-The first process of a node that reads from a shard copies it in the background; until the copy is whole, and where it
-cannot be made, ranges come from the remote storage. A copy is locked while it is written, checked against the shard's
-sha256, and renamed into place, so ranks of a node share copies and a killed process leaves nothing that is taken for
-one. Nothing is ever evicted: a dataset that does not fit is not cached at all.
+The first process of a node that reads from a shard copies it in the background; until the copy is finished, or if it
+fails, ranges are read from the remote storage. A copy is locked while it is written, checked against the shard's sha256
+and renamed into place, so the ranks of a node share copies and a killed process leaves no partial one. Nothing is
+evicted: a dataset that does not fit is not cached at all.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 
 class CachedStorage:
-    """A dataset's storage that reads ranges of its shards from local copies. Everything else goes to the storage."""
+    """A dataset's storage that reads ranges of its shards from local copies, and everything else from the remote."""
 
     def __init__(self, remote: Storage, folder: Path, shards: Sequence[ShardInfo]) -> None:
         self._remote, self._local = remote, LocalStorage(folder)
@@ -45,7 +45,7 @@ class CachedStorage:
 
     @property
     def failure(self) -> str | None:
-        """Why this process has stopped to copy."""
+        """Why this process stopped copying; None while it copies."""
         return self._failed
 
     def read_range(self, path: str, offset: int, length: int) -> bytes:
@@ -63,12 +63,12 @@ class CachedStorage:
         return (self._local if self._local.exists(path) else self._remote).read_ranges(path, ranges)
 
     def wait(self) -> None:
-        """Until the copy that this process is making is made."""
+        """Wait for the copy in progress."""
         if self._busy is not None:
             self._busy.join()
 
     def _begin(self, shard: ShardInfo) -> None:
-        """Copy a shard in the background, one at a time."""
+        """Start to copy a shard in the background; one at a time."""
         if self._failed or (self._busy is not None and self._busy.is_alive()):
             return
         self._busy = threading.Thread(target=self._copy, args=(shard,), daemon=True, name="shard-cache")
@@ -82,19 +82,19 @@ class CachedStorage:
                 for data in self._remote.read_ranges(shard.tar, spans):
                     digest.update(data)
                     file.write(data)
-                if digest.hexdigest() != shard.sha256:  # the reader tells which samples are bad
-                    raise StorageError(f"{self._remote.url}/{shard.tar}: the copy has another sha256 than was packed")
+                if digest.hexdigest() != shard.sha256:  # the reader reports which samples are bad
+                    raise StorageError(f"{self._remote.url}/{shard.tar}: the copy has another sha256")
         except StorageError as error:
-            if not isinstance(error.__cause__, BlockingIOError):  # then another process is making this copy
+            if not isinstance(error.__cause__, BlockingIOError):  # another process is copying it
                 self._failed = str(error)
                 logger.warning("this process caches no more shards: %s", error)
 
 
-def cached(dataset: Dataset, folder: str | os.PathLike[str], limit: float) -> float:
+def cache_shards(dataset: Dataset, folder: str | os.PathLike[str], limit: float) -> float:
     """Read a remote dataset through copies in ``folder``, if its shards fit into ``limit`` bytes.
 
     Returns:
-        The bytes that they may take, 0 where the dataset is local or does not fit.
+        The bytes of the copies; 0 if the dataset is local or does not fit.
     """
     size = sum(s.bytes for s in dataset.shards)
     if dataset.storage.local_path("") is not None or size > limit:

@@ -1,4 +1,4 @@
-"""``speakerlm-shards info DATASET``: what a dataset holds, as people read it or as JSON."""
+"""``speakerlm-shards info DATASET``: summary of a dataset, as text or JSON."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print it."""
+    """Print the summary."""
     dataset = open_dataset(args.dataset)
     summary = summarize(dataset)
     if args.json:
@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def summarize(dataset: Dataset) -> dict[str, Any]:
-    """Counts from ``dataset.json`` and all indexes; no tar is opened."""
+    """Sum up ``dataset.json`` and all indexes; no tar is opened."""
     corpora: Counter[str] = Counter()
     languages: Counter[str] = Counter()
     per_sample: Counter[int] = Counter()

@@ -1,12 +1,12 @@
-"""``speakerlm-shards overlap A B``: what the test data B share with the training data A, and must not.
+"""``speakerlm-shards overlap A B``: data of the test set B that is also in the training set A.
 
 =========  ==========================================================================================================
 audio      the same samples, however encoded: FLAC keeps a hash (MD5) of the decoded audio in its header
 session    the same session of the same corpus
-speaker    the same speaker id, or another id of the same person where the speaker banks know persons
+speaker    the same speaker id, or another id of the same person by the speaker banks
 =========  ==========================================================================================================
 
-Only indexes and 42 bytes of those samples are read whose length occurs in the other dataset. B is held in memory.
+Only indexes are read, and 42 bytes of samples whose length occurs in the other dataset. B is kept in memory.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ KINDS = ("audio", "session", "speaker")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
     parser.add_argument("a", help="training data: folder or s3://bucket/prefix")
-    parser.add_argument("b", help="test data, the smaller one")
-    parser.add_argument("--allow", default="", metavar="KIND[,KIND]", help="overlap that is meant, as of speakers")
-    parser.add_argument("--examples", type=natural, default=5, help="lines a kind")
+    parser.add_argument("b", help="test data (kept in memory)")
+    parser.add_argument("--allow", default="", metavar="KIND[,KIND]", help="intended kinds of overlap")
+    parser.add_argument("--examples", type=natural, default=5, help="lines per kind")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print examples and one line of JSON; 1 where there is an overlap that is not allowed."""
+    """Print examples and one line of JSON; return 1 if there is an overlap that is not allowed."""
     found = overlap(open_dataset(args.a), open_dataset(args.b), examples=args.examples)
     allowed = set(args.allow.split(","))
     for leak in found.values():
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 @dataclass
-class Leak:
+class Overlap:
     """Overlap of one kind."""
 
     samples: int = 0  # of A
@@ -60,11 +60,11 @@ class Leak:
     examples: list[str] = field(default_factory=list)
 
 
-def overlap(a: Dataset, b: Dataset, *, examples: int = 5) -> dict[str, Leak]:
-    """Kind → what the two share."""
-    test = _Held(b)
+def overlap(a: Dataset, b: Dataset, *, examples: int = 5) -> dict[str, Overlap]:
+    """Find the overlap of each kind."""
+    test = _TestSet(b)
     people = test.same_people(a)
-    found = {kind: Leak() for kind in KINDS}
+    found = {kind: Overlap() for kind in KINDS}
 
     def add(kind: str, of_b: str, line: str) -> None:
         leak = found[kind]
@@ -92,8 +92,8 @@ def overlap(a: Dataset, b: Dataset, *, examples: int = 5) -> dict[str, Leak]:
     return found
 
 
-class _Held:
-    """What is held of the test data."""
+class _TestSet:
+    """The test data in memory."""
 
     def __init__(self, dataset: Dataset) -> None:
         self.dataset = dataset
@@ -109,7 +109,7 @@ class _Held:
             self.speakers |= {s for r in rows for s in r["speakers"] if is_known(s)}
 
     def same_people(self, other: Dataset) -> dict[str, str]:
-        """Speaker id of the other dataset → speaker id here, of the same person."""
+        """Map speaker ids of the other dataset to ids here of the same person."""
         people = {s: s for s in self.speakers}
         if self.dataset.speakers is None or other.speakers is None:
             return people
@@ -126,13 +126,13 @@ def _rows(dataset: Dataset, shard: int) -> list[dict[str, Any]]:
 
 
 def _hashes(dataset: Dataset, shard: int, rows: Sequence[dict[str, Any]]) -> Iterator[bytes]:
-    """MD5 of the decoded audio of each row, out of the FLAC header; where an encoder left it out, by decoding."""
+    """Yield the MD5 of the decoded audio of each row: from the FLAC header, or by decoding if it is missing there."""
     tar = dataset.shards[shard].tar
     heads = dataset.storage.read_ranges(tar, [(r["flac_offset"], STREAMINFO_BYTES) for r in rows])
     for row, head in zip(rows, heads, strict=True):
         info = stream_info(head)
         if info is None:
-            raise ShardError(f"{dataset.url}/{tar}: {row['key']} at offset {row['flac_offset']} is no FLAC; run verify")
+            raise ShardError(f"{dataset.url}/{tar}: {row['key']} at {row['flac_offset']} is not FLAC; run verify")
         digest = info.md5
         if not any(digest):
             data = dataset.storage.read_range(tar, row["flac_offset"], row["flac_length"])

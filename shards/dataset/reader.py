@@ -1,7 +1,7 @@
-"""Samples by position, through the index: ranged reads, every byte checked against its crc32.
+"""Read samples by position, through the index: ranged reads, every byte checked against its crc32.
 
-The tar's own headers are not read: a tar that was cut or whose headers are damaged reads elsewhere as a shorter shard
-without an error. Here a sample is what the index says, or a :class:`ShardError` that names shard, key and offset.
+The tar's own headers are not read: other readers read a truncated tar, or one with damaged headers, as a shorter shard
+without an error. Here every sample of the index is read, or a :class:`ShardError` names shard, key and offset.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from shards.errors import DataError, ManifestError, ShardError
 from shards.sample import Sample, parse_meta
 from shards.storage.interface import Storage
 
-_GAP = 2 << 20  # bytes that take less time to read and drop than one more request
-_TOGETHER = 8 << 20  # bytes of such a read at most
+_MAX_GAP = 2 << 20  # bytes: reading and dropping them takes less time than another request
+_MAX_READ = 8 << 20  # bytes of a merged read
 
 
 def read_sample(dataset: Dataset, shard: int, row: int) -> Sample:
-    """The sample in this row of this shard's index, by one ranged read.
+    """Read the sample in a row of a shard's index, by one ranged read.
 
     Raises:
         ShardError: bytes are missing or differ from what was packed.
@@ -34,8 +34,8 @@ def read_sample(dataset: Dataset, shard: int, row: int) -> Sample:
     return place.parse(place.read(dataset.storage))
 
 
-def locate(dataset: Dataset, shard: int, row: int) -> Place:
-    """Where the bytes of a sample lie. Opens the shard's index, where it is not in memory yet.
+def locate(dataset: Dataset, shard: int, row: int) -> SampleLocation:
+    """Return the byte ranges of a sample. Opens the shard's index if it is not in memory.
 
     Raises:
         ShardError, StorageError: the index cannot be read, or points outside the tar.
@@ -49,29 +49,29 @@ def locate(dataset: Dataset, shard: int, row: int) -> Place:
     spans = tuple(_Span.within(info.bytes, tar, key, member, *span) for member, span in wanted)
     first = min(s.offset for s in spans)
     length = max(s.offset + s.length for s in spans) - first
-    return Place(key, info.tar, first, length, spans, None if vectors is None else vectors[row])
+    return SampleLocation(key, info.tar, first, length, spans, None if vectors is None else vectors[row])
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Where a sample lies, and what its bytes must be. May be read in another thread."""
+class SampleLocation:
+    """Byte ranges of a sample and their checksums. May be read in another thread."""
 
     key: str
     tar: str  # path in the dataset
     offset: int
     length: int
     spans: tuple[_Span, ...]
-    vectors: np.ndarray | None  # in place of those in the tar
+    vectors: np.ndarray | None  # that replace those in the tar
 
     def read(self, storage: Storage) -> bytes:
-        """All of the sample's bytes; fewer where the tar is cut."""
+        """Read all of the sample's bytes; fewer if the tar is truncated."""
         return storage.read_range(self.tar, self.offset, self.length)
 
     def parse(self, data: bytes) -> Sample:
-        """The sample, if the bytes are what was packed.
+        """Parse the sample.
 
         Raises:
-            ShardError: they are not.
+            ShardError: bytes are missing or differ from what was packed.
         """
         view = memoryview(data)
         members = {s.member: s.check(bytes(view[s.offset - self.offset :][: s.length])) for s in self.spans}
@@ -83,7 +83,7 @@ class Place:
 
 
 def read_meta(dataset: Dataset, shard: int) -> list[dict[str, Any]]:
-    """``KEY.json`` of every sample of a shard, in the index's order, with the key added as ``key``.
+    """Read ``KEY.json`` of every sample of a shard, in the index's order, with the key added as ``key``.
 
     Raises:
         ShardError, StorageError: as :func:`read_sample`.
@@ -91,7 +91,7 @@ def read_meta(dataset: Dataset, shard: int) -> list[dict[str, Any]]:
     columns = ["key", "json_offset", "json_length", "json_crc32"]
     spans = [_Span.of(dataset, shard, e, "json") for e in dataset.index(shard).select(columns).to_pylist()]
     remote = dataset.storage.local_path("") is None
-    read = _read_together(dataset.storage, dataset.shards[shard].tar, spans, _GAP if remote else 0)
+    read = _read_merged(dataset.storage, dataset.shards[shard].tar, spans, _MAX_GAP if remote else 0)
     metas = []
     for span, data in zip(spans, read, strict=True):
         try:
@@ -101,13 +101,13 @@ def read_meta(dataset: Dataset, shard: int) -> list[dict[str, Any]]:
     return metas
 
 
-def _read_together(storage: Storage, tar: str, spans: Sequence[_Span], gap: int) -> Iterator[bytes]:
-    """Bytes of spans in order. Those less than `gap` bytes apart are one read, and what lies between is dropped."""
+def _read_merged(storage: Storage, tar: str, spans: Sequence[_Span], gap: int) -> Iterator[bytes]:
+    """Yield the bytes of spans in order. Spans at most `gap` bytes apart are read together."""
     groups: list[list[_Span]] = []
     end = 0
     for span in spans:
         first = groups[-1][0].offset if groups else 0
-        if not groups or not first <= span.offset <= end + gap or span.offset + span.length - first > _TOGETHER:
+        if not groups or not first <= span.offset <= end + gap or span.offset + span.length - first > _MAX_READ:
             groups.append([])
             end = span.offset
         groups[-1].append(span)
@@ -120,7 +120,7 @@ def _read_together(storage: Storage, tar: str, spans: Sequence[_Span], gap: int)
 
 @dataclass(frozen=True, slots=True)
 class _Span:
-    """Where one member's data lie in a tar, and what they must be."""
+    """Byte range and checksum of one member of a tar."""
 
     tar: str
     key: str
@@ -131,26 +131,34 @@ class _Span:
 
     @classmethod
     def of(cls, dataset: Dataset, shard: int, entry: dict[str, Any], member: str) -> _Span:
-        """The span that an index row gives for a member; one that does not lie in the tar is a ShardError."""
+        """Return a member's span of an index row.
+
+        Raises:
+            ShardError: outside the tar.
+        """
         info = dataset.shards[shard]
         span = (entry[f"{member}_{what}"] for what in ("offset", "length", "crc32"))
         return cls.within(info.bytes, f"{dataset.url}/{info.tar}", entry["key"], member, *span)
 
     @classmethod
     def within(cls, size: int, tar: str, key: str, member: str, offset: int, length: int, crc32: int) -> _Span:
-        """A span of a tar of this size; one that does not lie in it is a ShardError."""
+        """Return a span of a tar of `size` bytes.
+
+        Raises:
+            ShardError: outside the tar.
+        """
         span = cls(tar, key, member, offset, length, crc32)
         if not 0 <= offset <= offset + length <= size:
-            raise ShardError(f"{span.where}: {length} bytes do not lie in a tar of {size}; the index is wrong")
+            raise ShardError(f"{span.where}: {length} bytes are outside a tar of {size} bytes; the index is damaged")
         return span
 
     @property
     def where(self) -> str:
-        """For error messages."""
+        """Location for error messages."""
         return f"{self.tar}: {self.key}.{self.member} at offset {self.offset}"
 
     def check(self, data: bytes) -> bytes:
-        """`data` itself, if they are what was packed."""
+        """Return `data`, if length and crc32 are right."""
         if len(data) != self.length:
             raise ShardError(f"{self.where}: {len(data)} of {self.length} bytes; the tar is cut, copy or pack it again")
         found = crc32.iso_hdlc(data)

@@ -1,7 +1,7 @@
-"""``speakerlm-shards verify DATASET``: read everything, believe nothing, name every fault.
+"""``speakerlm-shards verify DATASET``: read everything and report every fault.
 
-A shard is read once, front to back. Its sha256 and size are held against ``dataset.json``, its members' names and
-places, as tarfile finds them, against the index, and each sample's content against its index row and itself.
+A shard is read once, front to back. Its sha256 and size are compared with ``dataset.json``, the names and offsets of
+its members (by tarfile) with the index, and the content of each sample with its index row and itself.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ UNIT_NORM = 0.01  # float16 rounds a unit vector by far less
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
     parser.add_argument("dataset", help="folder or s3://bucket/prefix")
-    parser.add_argument("--quick", action="store_true", help="sizes, checksums and counts; no audio is decoded")
+    parser.add_argument("--quick", action="store_true", help="sizes, checksums and counts only; no audio is decoded")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print every fault, then one line of JSON; 1 where there is a fault."""
+    """Print every fault, then one line of JSON; return 1 if there is a fault."""
     from tqdm import tqdm
 
     dataset = open_dataset(args.dataset)
@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def shard_faults(dataset: Dataset, shard: int, *, decode_audio: bool = True) -> Iterator[str]:
-    """Everything that is wrong with one shard, a line each."""
+    """Yield the faults of one shard, one line each."""
     where = f"{dataset.url}/{dataset.shards[shard].tar}"
     try:
         rows = dataset.index(shard).to_pylist()
@@ -74,7 +74,7 @@ def shard_faults(dataset: Dataset, shard: int, *, decode_audio: bool = True) -> 
 
 
 def dataset_faults(dataset: Dataset) -> Iterator[str]:
-    """What is wrong above the shards: totals, keys that occur twice, the speaker bank."""
+    """Yield the faults of the dataset: totals, duplicate keys, the speaker bank."""
     if dataset.info["samples"] != dataset.samples:
         yield f"{dataset.url}: dataset.json says {dataset.info['samples']} samples, its shards sum to {dataset.samples}"
     yield from _key_faults(dataset)
@@ -82,7 +82,7 @@ def dataset_faults(dataset: Dataset) -> Iterator[str]:
 
 
 def _key_faults(dataset: Dataset) -> Iterator[str]:
-    """Keys that occur twice, through their hashes: there may be hundreds of millions."""
+    """Yield duplicate keys, found by their hashes: there may be hundreds of millions of keys."""
     hashes, places = Spool(np.uint64), Spool(np.int64)
     for shard in range(len(dataset.shards)):
         try:
@@ -99,12 +99,12 @@ def _key_faults(dataset: Dataset) -> Iterator[str]:
             key = dataset.index(shard)["key"][row].as_py()
             if key in seen:
                 where = f"{dataset.url}/{dataset.shards[shard].index}"
-                yield f"{where}: {key}: the dataset holds a sample with this key already"
+                yield f"{where}: {key}: duplicate key"
             seen.add(key)
 
 
 def _tar_faults(dataset: Dataset, shard: int, rows: list[dict[str, Any]], file: BinaryIO) -> Iterator[str]:
-    """Hash and size of the tar, and its members against the index."""
+    """Check hash and size of the tar, and its members against the index."""
     info = dataset.shards[shard]
     digest, size = hashlib.sha256(), 0
     while block := file.read(1 << 20):
@@ -134,7 +134,7 @@ def _tar_faults(dataset: Dataset, shard: int, rows: list[dict[str, Any]], file: 
 
 
 def _sample_faults(sample: Sample, row: dict[str, Any], decode_audio: bool) -> Iterator[str]:
-    """Content of one sample against its index row and against itself."""
+    """Check the content of one sample against its index row and itself."""
     try:
         sample.validate()
     except DataError as error:
@@ -159,7 +159,7 @@ def _sample_faults(sample: Sample, row: dict[str, Any], decode_audio: bool) -> I
 
 
 def _row_faults(sample: Sample, row: dict[str, Any]) -> Iterator[str]:
-    """Columns of the index that repeat what the json says."""
+    """Check the columns of the index that repeat the json."""
     said = {name: getattr(sample, name) for name in ("corpus", "split", "session", "language", "num_samples")}
     said |= {"speakers": list(sample.speakers), "num_chars": sum(len(s.text) for s in sample.segments)}
     for name, value in said.items():

@@ -1,7 +1,7 @@
-"""``speakerlm-shards view DATASET OUT.html``: samples of a shard as one page that holds everything it shows.
+"""``speakerlm-shards view DATASET OUT.html``: samples of a shard as one self-contained page.
 
 For each sample: a player, the waveform, who speaks when, the words, and the cosines between its speaker vectors and
-those of the speaker bank. The page needs no server and no network; audio is inside it, about 1.3 MB a minute.
+those of the speaker bank. The page needs no server and no network; it embeds the audio, about 1.3 MB per minute.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from shards.storage.local import LocalStorage
 
 COLOURS = ("#2563a8", "#c2571a", "#2e7d4f", "#8a3fa0", "#a8842a", "#0f7f8c", "#b3304f", "#5b6570")
 PEAKS = 900  # columns of a waveform
-WIDTH, LEFT, LANE, WAVE = 900, 110, 20, 56  # of the drawing, in its own units
+WIDTH, LEFT, LANE, WAVE = 900, 110, 20, 56  # of the drawing, in SVG units
 
 
 @dataclass(frozen=True)
@@ -35,20 +35,20 @@ class Cosines:
 
     speakers: tuple[str, ...]
     own: tuple[tuple[float, ...], ...]
-    bank: tuple[float | None, ...]  # with the bank's vector of the same speaker; None where the bank has none
+    bank: tuple[float | None, ...]  # with the bank's vector of the same speaker; None if the bank has none
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
     parser.add_argument("dataset", help="folder or s3://bucket/prefix")
     parser.add_argument("out", type=Path, help="the page to write, .html")
-    parser.add_argument("--shard", type=natural, default=0, help="its number (default: the first)")
-    parser.add_argument("--samples", type=positive, default=8, help="so many, spread over the shard (default 8)")
-    parser.add_argument("--key", action="append", default=[], help="this sample; may be given several times")
+    parser.add_argument("--shard", type=natural, default=0, help="number of the shard (default 0)")
+    parser.add_argument("--samples", type=positive, default=8, help="samples, spread over the shard (default 8)")
+    parser.add_argument("--key", action="append", default=[], help="key of a sample; may be repeated")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write the page and print where it is."""
+    """Write the page and print its path."""
     dataset = open_dataset(args.dataset)
     if not 0 <= args.shard < len(dataset.shards):
         raise ConfigError(f"{dataset.url} has shards 0 to {len(dataset.shards) - 1}, not {args.shard}")
@@ -60,21 +60,21 @@ def run(args: argparse.Namespace) -> int:
 
 
 def choose(dataset: Dataset, shard: int, count: int, keys: Sequence[str]) -> list[int]:
-    """Rows of the named samples, or of `count` spread evenly over the shard.
+    """Return the rows of the named samples, or of `count` spread evenly over the shard.
 
     Raises:
-        ConfigError: a key that the shard does not hold.
+        ConfigError: a key that is not in the shard.
     """
     there = dataset.index(shard)["key"].to_pylist()
     if not keys:
         return sorted({int(i) for i in np.linspace(0, len(there) - 1, min(count, len(there))).round()})
     if missing := [k for k in keys if k not in there]:
-        raise ConfigError(f"{dataset.url}: {dataset.shards[shard].name} holds no sample {missing[0]!r}")
+        raise ConfigError(f"{dataset.url}: {dataset.shards[shard].name} has no sample {missing[0]!r}")
     return [there.index(k) for k in keys]
 
 
 def page(dataset: Dataset, shard: int, rows: Sequence[int]) -> str:
-    """The whole page."""
+    """Render the page."""
     import jinja2
 
     loader = jinja2.FileSystemLoader(Path(__file__).parent / "templates")
@@ -83,12 +83,12 @@ def page(dataset: Dataset, shard: int, rows: Sequence[int]) -> str:
         dataset=dataset,
         shard=dataset.shards[shard],
         provenance=dataset.info.get("provenance", {}),
-        samples=[_shown(read_sample(dataset, shard, row), dataset) for row in rows],
+        samples=[_template_variables(read_sample(dataset, shard, row), dataset) for row in rows],
     )
 
 
-def _shown(sample: Sample, dataset: Dataset) -> dict[str, Any]:
-    """What the template shows of a sample."""
+def _template_variables(sample: Sample, dataset: Dataset) -> dict[str, Any]:
+    """Return the template's variables of a sample."""
     wave = decode(sample.audio)
     colours = {s: COLOURS[i % len(COLOURS)] for i, s in enumerate(sample.speakers)}
     return {
@@ -105,12 +105,12 @@ def _shown(sample: Sample, dataset: Dataset) -> dict[str, Any]:
 
 
 def short_name(speaker: str) -> str:
-    """The last part of a speaker id."""
+    """Return the last part of a speaker id."""
     return speaker.rpartition(":")[2] or speaker
 
 
 def cosines(sample: Sample, dataset: Dataset) -> Cosines | None:
-    """None where the sample has no vectors."""
+    """Compute the cosines of a sample; None if it has no vectors."""
     if sample.embeddings is None:
         return None
     vectors = _unit(sample.embeddings.astype(np.float32))
@@ -130,7 +130,7 @@ def _unit(vectors: np.ndarray) -> np.ndarray:
 
 
 def drawing(sample: Sample, wave: np.ndarray, colours: dict[str, str]) -> str:
-    """SVG: the waveform, and below it a lane for each speaker with a bar for each segment."""
+    """Draw the waveform, and below it one lane per speaker with a bar per segment, as SVG."""
     seconds = len(wave) / SAMPLE_RATE
     scale = (WIDTH - LEFT) / seconds
     height = WAVE + LANE * len(colours) + 16
@@ -158,7 +158,7 @@ def drawing(sample: Sample, wave: np.ndarray, colours: dict[str, str]) -> str:
 
 
 def _outline(wave: np.ndarray) -> str:
-    """Highest and lowest value of each column, as one closed path."""
+    """Return the highest and lowest value of each column, as one closed path."""
     columns = min(PEAKS, len(wave))
     edges = np.linspace(0, len(wave), columns + 1).astype(int)[:-1]
     high, low = np.maximum.reduceat(wave, edges), np.minimum.reduceat(wave, edges)

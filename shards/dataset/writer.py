@@ -1,8 +1,8 @@
-"""Samples → one tar and its index, both whole or not at all.
+"""Write samples as one tar and its index, atomically.
 
-The tar is byte for byte what ``webdataset.TarWriter`` writes (a test holds it), with every header field fixed, so that
-its bytes are a function of the samples; that writer copies all data three times more, and its package imports torch.
-The index follows the tar: a tar without its index is unfinished work and is written again.
+The tar has the bytes that ``webdataset.TarWriter`` writes (checked by a test), with every header field fixed, so that
+they are a function of the samples; that writer copies all data three more times, and its package imports torch. The
+index is written after the tar: a tar without its index is unfinished, and written again.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ BLOCK, RECORD = tarfile.BLOCKSIZE, tarfile.RECORDSIZE  # a tar's size is a multi
 class ShardWriter:
     """Context manager that writes one shard.
 
-    After the block, :attr:`record` describes it. An error inside the block leaves nothing under a final name.
+    After the block, :attr:`record` describes it. After an error in the block, no file has its final name.
     """
 
     def __init__(self, storage: Storage, name: str, *, inputs: str = "") -> None:
@@ -53,11 +53,11 @@ class ShardWriter:
         """Append a sample.
 
         Raises:
-            ManifestError, SpeakerError: the sample contradicts itself, or its key is in the shard already.
+            ManifestError, SpeakerError: the sample contradicts itself, or its key is already in the shard.
         """
         sample.validate()
         if sample.key in self._keys:
-            raise ManifestError(f"{sample.key}: a second sample with this key")
+            raise ManifestError(f"{sample.key}: duplicate key")
         self._keys.add(sample.key)
         row: dict[str, Any] = {
             "key": sample.key,
@@ -96,7 +96,7 @@ class ShardWriter:
         self.storage.commit(index_path(self.name), index_to_bytes(table, self.record), self._before)
 
     def _append(self, key: str, member: str, data: bytes) -> int:
-        """Write one member and return where its data begin."""
+        """Write one member and return the offset of its data."""
         self._file.write(_header(f"{key}.{member}", len(data)))
         offset = self._file.count
         self._file.write(data)
@@ -110,7 +110,7 @@ def _tarfile_header(name: str, size: int) -> bytes:
     return info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
 
 
-_PLAIN = _tarfile_header("", 0)  # name at 0, size at 124, checksum at 148: the sum of all bytes with it as spaces
+_PLAIN = _tarfile_header("", 0)  # name at 0, size at 124, checksum at 148: sum of all bytes, itself as spaces
 _PLAIN_SUM = int(_PLAIN[148:154], 8) - sum(b"0" * 11)
 
 
@@ -140,7 +140,7 @@ def write_dataset_json(storage: Storage, name: str, shards: list[ShardInfo], pro
 
 
 class _Hashed:
-    """A file to write that knows how much passed through it, and its sha256."""
+    """A writable file that counts its bytes and computes their sha256."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.file, self.count, self.sha256 = file, 0, hashlib.sha256()

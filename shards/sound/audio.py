@@ -1,7 +1,7 @@
-"""Audio in and out: any file → 16 kHz mono float32, and 16-bit FLAC for the shards.
+"""Load audio files as 16 kHz mono float32, and encode them as 16-bit FLAC for shards.
 
-Reading is soundfile (wav, flac, ogg, opus, mp3 …) and, where installed, PyAV for what libsndfile does not know
-(g722, gsm, m4a). Resampling is soxr at its high quality. Whatever is wrong with a file is an :class:`AudioError`.
+Files are read by soundfile (wav, flac, ogg, opus, mp3 …) or, if installed, PyAV for formats that libsndfile does not
+support (g722, gsm, m4a). Resampling is soxr in high quality. Any fault of a file is an :class:`AudioError`.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from shards.errors import AudioError
 from shards.sample import SAMPLE_RATE
 from shards.sound.flac import STREAMINFO_BYTES, stream_info, whole_samples, with_samples
 
-MAX_CHANNELS = 64  # more is not a microphone array but a damaged header
+MAX_CHANNELS = 64  # more channels mean a damaged header
 RATES = (4_000, 384_000)
-SLACK = 0.05  # seconds by which a recording may end before the manifest says so
-MAX_FRAMES = 1 << 40  # libsndfile names a far greater number where the header leaves the length open
-_PYAV_RATES = {".g722": 16_000, ".gsm": 8_000}  # raw streams without a header of their own
+SLACK = 0.05  # seconds by which a recording may be shorter than the manifest says
+MAX_FRAMES = 1 << 40  # libsndfile reports far more if the header lacks the length
+_PYAV_RATES = {".g722": 16_000, ".gsm": 8_000}  # raw streams without a header
 
 
 def decode(data: bytes) -> np.ndarray:
-    """FLAC bytes of a sample → float32 (num_samples,) in [-1, 1].
+    """Decode FLAC bytes of a sample: float32 (num_samples,) in [-1, 1].
 
     Raises:
         AudioError: undecodable, truncated, empty, or not 16 kHz mono.
@@ -44,7 +44,7 @@ def decode(data: bytes) -> np.ndarray:
 
 
 def encode_flac(wave: np.ndarray) -> bytes:
-    """(num_samples,) float in [-1, 1], or int16 → 16 kHz mono 16-bit FLAC. Beyond ±1 is clipped; no dither."""
+    """Encode (num_samples,) float in [-1, 1] or int16 as 16 kHz mono 16-bit FLAC, clipped to ±1, without dither."""
     if wave.ndim != 1 or len(wave) == 0:
         raise AudioError(f"audio of shape {wave.shape}; expected (num_samples,) with at least one sample")
     pcm = wave if wave.dtype == np.int16 else _to_int16(wave)
@@ -55,14 +55,14 @@ def encode_flac(wave: np.ndarray) -> bytes:
 
 def _to_int16(wave: np.ndarray) -> np.ndarray:
     if not np.isfinite(wave).all():
-        raise AudioError("audio holds values that are not finite")
+        raise AudioError("audio has values that are not finite")
     return np.clip(np.rint(wave * 32768.0), -32768, 32767).astype(np.int16)
 
 
 def load(
     path: str | Path, *, channel: int | None = None, start: float = 0.0, duration: float | None = None
 ) -> np.ndarray:
-    """Part of an audio file of any rate and form → float32 (num_samples,) at 16 kHz.
+    """Load a span of an audio file of any rate and format: float32 (num_samples,) at 16 kHz.
 
     Args:
         channel: 0-based; None averages all channels.
@@ -70,7 +70,7 @@ def load(
         duration: seconds; None reads to the end.
 
     Raises:
-        AudioError: missing, undecodable, empty, of an unusable form, or ending before ``start + duration``.
+        AudioError: missing, undecodable, empty, in an unsupported format, or ending before ``start + duration``.
     """
     return _load(Path(path), channel, start, duration)
 
@@ -78,7 +78,7 @@ def load(
 def _load(
     path: Path, channel: int | None, start: float, duration: float | None, *, keep_int16: bool = False
 ) -> np.ndarray:
-    """:func:`load`; with `keep_int16`, int16 where the file holds that and no arithmetic is done on it."""
+    """Load as :func:`load`; with `keep_int16`, int16 if the file holds that and no arithmetic is needed."""
     if path.suffix.lower() in _PYAV_RATES:
         wave, rate = _read_av(path, start, duration)
     else:
@@ -89,11 +89,11 @@ def _load(
         raise AudioError(
             f"{path}: ends at {start + len(wave) / rate:.3f} s, the manifest says {start + duration:.3f} s"
         )
-    mono = _pick(path, wave, channel)
+    mono = _select_channel(path, wave, channel)
     if mono.dtype == np.int16:
         return mono
     if not np.isfinite(mono).all():
-        raise AudioError(f"{path}: holds values that are not finite")
+        raise AudioError(f"{path}: has values that are not finite")
     return soxr.resample(mono, rate, SAMPLE_RATE, quality="HQ") if rate != SAMPLE_RATE else mono
 
 
@@ -105,11 +105,11 @@ def load_flac(
     duration: float | None = None,
     decode_copied: bool = False,
 ) -> tuple[bytes, int]:
-    """:func:`load` as FLAC bytes and their number of samples.
+    """Load as :func:`load`, and return FLAC bytes and their number of samples.
 
-    A whole file that is 16 kHz mono 16-bit FLAC already is copied byte for byte, after the checksums of its frames have
-    proved it whole; with `decode_copied` it is decoded as well. A length that its header leaves open is filled in. What
-    lasts for `duration` to the sample is a whole file too: seconds in a manifest are rounded.
+    A whole file that already is 16 kHz mono 16-bit FLAC is copied byte for byte, after the CRC of all its frames is
+    checked; with `decode_copied` it is decoded as well. A length missing in its header is filled in. A file of
+    `duration` to the sample counts as a whole file: seconds in a manifest are rounded.
     """
     if start == 0.0 and channel in (None, 0) and str(path).lower().endswith(".flac"):
         try:
@@ -123,7 +123,7 @@ def load_flac(
 
 
 def _copy(path: str | Path, duration: float | None, decode_it: bool) -> tuple[bytes, int] | None:
-    """Content and number of samples of a file of the target form; None for another, or one that `load` must judge."""
+    """Return content and number of samples of a file in the target format; None if :func:`load` is needed."""
     try:
         with io.FileIO(path) as file:
             data = file.read(STREAMINFO_BYTES)
@@ -141,27 +141,27 @@ def _copy(path: str | Path, duration: float | None, decode_it: bool) -> tuple[by
     if samples and not info.samples:
         data = with_samples(data, samples)
     if decode_it or not samples:
-        return data, len(decode(data))  # or the error says what is wrong
+        return data, len(decode(data))  # or raise the decoder's error
     return data, samples
 
 
 def _lasts(samples: int, duration: float | None) -> bool:
-    """Whether so many samples are what a manifest means by `duration`."""
+    """Return whether `samples` are the `duration` of a manifest."""
     return duration is None or abs(duration * SAMPLE_RATE - samples) < 1
 
 
 def _read_soundfile(
     path: Path, start: float, duration: float | None, *, one: bool = False, keep_int16: bool = False
 ) -> tuple[np.ndarray, int]:
-    """(frames, channels) float32 and the rate; with `keep_int16` int16, if that is what is there for `one` channel."""
+    """Read (frames, channels) float32 and the rate; with `keep_int16` int16 if the file holds it for `one` channel."""
     if not path.is_file():
         raise AudioError(f"{path}: no such file")
     try:
         with open_sound(path) as file:
             rate = file.samplerate
-            _check_form(path, rate, file.channels)
+            _check_format(path, rate, file.channels)
             if file.frames > MAX_FRAMES:
-                open_end = AudioError("its header does not say how long it is; write it to a file, not into a pipe")
+                open_end = AudioError("its header has no length; write it to a file, not into a pipe")
                 return _read_unknown(path, start, duration, open_end)
             first = round(start * rate)
             if first >= file.frames:
@@ -181,10 +181,10 @@ def _read_soundfile(
 
 
 def open_sound(path: Path) -> soundfile.SoundFile:
-    """A file by libsndfile. FLAC of an open length, which that cannot read, gets the length that its frames have.
+    """Open a file by libsndfile. FLAC without a length in its header, which it cannot read, gets that of its frames.
 
     Raises:
-        AudioError: its frames are not whole either. (Other errors are soundfile's.)
+        AudioError: its frames are damaged too. (Other errors are soundfile's.)
     """
     file = soundfile.SoundFile(path)
     if file.frames <= MAX_FRAMES or file.format != "FLAC":
@@ -194,12 +194,12 @@ def open_sound(path: Path) -> soundfile.SoundFile:
     info = stream_info(data)
     samples = whole_samples(data, info) if info else 0
     if not samples:
-        raise AudioError(f"{path}: cut or damaged, and its header does not say how long it is; write it again")
+        raise AudioError(f"{path}: truncated or damaged, and its header has no length; write it again")
     return soundfile.SoundFile(io.BytesIO(with_samples(data, samples)))
 
 
 def _read_unknown(path: Path, start: float, duration: float | None, error: Exception) -> tuple[np.ndarray, int]:
-    """What libsndfile cannot open may be a container that PyAV knows; the first error is the one to report."""
+    """Read by PyAV what libsndfile cannot open; report libsndfile's error if that fails too."""
     try:
         return _read_av(path, start, duration)
     except AudioError:
@@ -207,7 +207,7 @@ def _read_unknown(path: Path, start: float, duration: float | None, error: Excep
 
 
 def _read_av(path: Path, start: float, duration: float | None) -> tuple[np.ndarray, int]:
-    """(frames, channels) float32 and the rate; decodes from the beginning, so it suits short files."""
+    """Read (frames, channels) float32 and the rate. Decodes from the beginning: suits short files."""
     try:
         import av
     except ImportError as error:
@@ -215,31 +215,31 @@ def _read_av(path: Path, start: float, duration: float | None) -> tuple[np.ndarr
     chunks: list[np.ndarray] = []
     try:
         suffix = path.suffix.lower()
-        raw = suffix.lstrip(".") if suffix in _PYAV_RATES else None  # a stream without a header would be guessed
+        raw = suffix.lstrip(".") if suffix in _PYAV_RATES else None  # else the format is guessed
         with av.open(str(path), format=raw) as container:
             stream = container.streams.audio[0]
             rate = stream.rate or _PYAV_RATES.get(path.suffix.lower(), 0)
-            _check_form(path, rate, stream.channels)
+            _check_format(path, rate, stream.channels)
             resampler = av.AudioResampler(format="fltp", layout=stream.layout, rate=rate)
             for frame in [*container.decode(stream), None]:
                 chunks += [f.to_ndarray().T for f in resampler.resample(frame)]
     except (av.FFmpegError, OSError, IndexError, ValueError) as error:
         raise AudioError(f"{path}: {error}") from error
     if not chunks:
-        raise AudioError(f"{path}: no audio in it")
+        raise AudioError(f"{path}: contains no audio")
     first = round(start * rate)
     last = None if duration is None else first + round(duration * rate)
     return np.concatenate(chunks)[first:last], rate
 
 
-def _check_form(path: Path, rate: int, channels: int) -> None:
+def _check_format(path: Path, rate: int, channels: int) -> None:
     if not RATES[0] <= rate <= RATES[1]:
         raise AudioError(f"{path}: sampling rate of {rate} Hz; expected {RATES[0]}–{RATES[1]}")
     if not 1 <= channels <= MAX_CHANNELS:
         raise AudioError(f"{path}: {channels} channels; expected 1–{MAX_CHANNELS}")
 
 
-def _pick(path: Path, wave: np.ndarray, channel: int | None) -> np.ndarray:
+def _select_channel(path: Path, wave: np.ndarray, channel: int | None) -> np.ndarray:
     if channel is None:
         return wave[:, 0] if wave.shape[1] == 1 else wave.mean(axis=1, dtype=np.float32)
     if not 0 <= channel < wave.shape[1]:

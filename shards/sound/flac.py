@@ -1,8 +1,8 @@
-"""FLAC without decoding it: its form, and whether it is whole, by the checksums it carries (RFC 9639).
+"""Check FLAC without decoding it, by its checksums (RFC 9639).
 
-Each frame ends in a CRC-16 that makes the frame, as a polynomial, a multiple of the CRC's generator. So the frames one
-after the other are a multiple too, and one remainder over all of them, at memory speed, proves every frame: it finds
-what decoding finds, but for bytes that an encoder wrote wrong. The last frame says where it lies, which finds a cut.
+Each frame ends in a CRC-16 that makes the frame, as a polynomial, a multiple of the CRC's generator. So all frames
+together are a multiple too, and one remainder over all of them, at memory speed, checks every frame: it finds what
+decoding finds, except bytes that an encoder wrote wrong. The number in the last frame reveals a truncated file.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ _BLOCK_SIZES = {1: 192} | {n: 144 << n for n in range(2, 6)} | {n: 1 << n for n 
 
 @dataclass(frozen=True, slots=True)
 class StreamInfo:
-    """What the first metadata block says."""
+    """The first metadata block, STREAMINFO."""
 
     rate: int
     channels: int
     bits: int
-    samples: int  # 0: not known
+    samples: int  # 0: unknown
     block_size: int  # of all frames but the last, in a stream of blocks of one size
-    md5: bytes  # of the decoded samples; zeros: not known
+    md5: bytes  # of the decoded samples; zeros: unknown
 
 
 def stream_info(data: bytes) -> StreamInfo | None:
-    """The form of a FLAC file, from its first :data:`STREAMINFO_BYTES`; None where it is no FLAC."""
+    """Parse the first :data:`STREAMINFO_BYTES` of a file; None if it is not FLAC."""
     if len(data) < STREAMINFO_BYTES or data[:4] != b"fLaC" or data[4] & 0x7F:
         return None
     packed = int.from_bytes(data[18:26], "big")  # rate 20 bits, channels - 1: 3, bits - 1: 5, samples 36
@@ -44,9 +44,9 @@ def stream_info(data: bytes) -> StreamInfo | None:
 
 
 def whole_samples(data: bytes, info: StreamInfo) -> int:
-    """Samples of a stream whose frames are all there and as they were encoded; 0 for any other.
+    """Return the samples of a stream whose frames are complete and undamaged; 0 for any other.
 
-    0 also for bytes that are no frame behind the last one, as of a tag, which decoders pass over.
+    Bytes after the last frame, such as a tag, which decoders skip, also give 0.
     """
     body = _body(data)
     if body is None or crc16.umts(body):
@@ -58,17 +58,17 @@ def whole_samples(data: bytes, info: StreamInfo) -> int:
         samples = _samples_until_end(data[start : start + 16], info)
         if samples and crc16.umts(memoryview(data)[start:]) == 0:
             return samples if info.samples in (samples, 0) else 0
-        end = start + 1  # the pattern inside a frame, not at its beginning
+        end = start + 1  # the pattern inside a frame
     return 0
 
 
 def with_samples(data: bytes, samples: int) -> bytes:
-    """The same stream with its length filled in, as an encoder that wrote into a pipe could not."""
+    """Fill in the length of a stream, which an encoder that writes into a pipe omits."""
     return data[:21] + bytes([data[21] & 0xF0 | samples >> 32]) + (samples & 0xFFFFFFFF).to_bytes(4, "big") + data[26:]
 
 
 def _body(data: bytes) -> memoryview | None:
-    """All frames: what follows the last metadata block."""
+    """Return all frames: the bytes after the last metadata block."""
     position = 4
     while position + 4 <= len(data):
         last = data[position] & 0x80
@@ -79,7 +79,7 @@ def _body(data: bytes) -> memoryview | None:
 
 
 def _samples_until_end(head: bytes, info: StreamInfo) -> int:
-    """How far into the stream the frame with this header reaches; 0 where this is no frame header."""
+    """Return the position in samples of the end of the frame with this header; 0 if it is not a frame header."""
     if len(head) < 8:
         return 0
     number_bytes = 1 if head[4] < 0x80 else 8 - (head[4] ^ 0xFF).bit_length()

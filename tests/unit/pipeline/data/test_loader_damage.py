@@ -136,8 +136,8 @@ def test_swapped_indexes_stop_the_run(dataset, tokenizer):
 @pytest.mark.parametrize(
     ("column", "value", "reason"),
     [
-        ("flac_offset", -5, "do not lie in a tar"), ("flac_offset", 10**15, "do not lie in a tar"),
-        ("json_length", 10**15, "do not lie in a tar"), ("npy_length", 3, "crc32"), ("flac_crc32", 1, "crc32"),
+        ("flac_offset", -5, "are outside a tar"), ("flac_offset", 10**15, "do not lie in a tar"),
+        ("json_length", 10**15, "are outside a tar"), ("npy_length", 3, "crc32"), ("flac_crc32", 1, "crc32"),
         ("num_samples", 20_000, "the index is of another sample"),
     ],
 )  # fmt: skip

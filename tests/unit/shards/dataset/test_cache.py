@@ -7,7 +7,7 @@ import pickle
 
 import pytest
 
-from shards.dataset.cache import CachedStorage, cached
+from shards.dataset.cache import CachedStorage, cache_shards
 from shards.dataset.dataset import open_dataset
 from shards.dataset.reader import read_meta, read_sample
 from tests.support.datasets import make_dataset
@@ -35,7 +35,7 @@ def gets(server, dataset) -> int:
 
 def test_the_second_reading_needs_no_request_and_gives_the_same_samples(remote, tmp_path):
     dataset, server, local = remote
-    assert cached(dataset, tmp_path / "cache", 1e9) == sum(s.bytes for s in dataset.shards)
+    assert cache_shards(dataset, tmp_path / "cache", 1e9) == sum(s.bytes for s in dataset.shards)
     for _ in range(2):
         for shard in range(2):
             assert read_sample(dataset, shard, 3).members() == read_sample(local, shard, 3).members()
@@ -50,8 +50,8 @@ def test_the_second_reading_needs_no_request_and_gives_the_same_samples(remote, 
 
 def test_what_does_not_fit_and_what_is_local_is_not_cached(remote, tmp_path):
     dataset, _, local = remote
-    assert cached(dataset, tmp_path / "cache", sum(s.bytes for s in dataset.shards) - 1) == 0
-    assert cached(local, tmp_path / "cache", 1e9) == 0
+    assert cache_shards(dataset, tmp_path / "cache", sum(s.bytes for s in dataset.shards) - 1) == 0
+    assert cache_shards(local, tmp_path / "cache", 1e9) == 0
     assert not isinstance(dataset.storage, CachedStorage)
     read_sample(dataset, 0, 0)
     assert not (tmp_path / "cache").exists()
@@ -59,7 +59,7 @@ def test_what_does_not_fit_and_what_is_local_is_not_cached(remote, tmp_path):
 
 def test_a_copy_that_a_killed_process_left_half_made_is_made_anew(remote, tmp_path):
     dataset, _, local = remote
-    cached(dataset, tmp_path / "cache", 1e9)
+    cache_shards(dataset, tmp_path / "cache", 1e9)
     folder = dataset.storage._local.root
     half = folder / "shards" / f".{dataset.shards[0].name}.tar.tmp"
     half.parent.mkdir(parents=True)
@@ -72,7 +72,7 @@ def test_a_copy_that_a_killed_process_left_half_made_is_made_anew(remote, tmp_pa
 
 def test_a_copy_that_another_rank_is_making_is_left_to_it(remote, tmp_path):
     dataset, server, local = remote
-    cached(dataset, tmp_path / "cache", 1e9)
+    cache_shards(dataset, tmp_path / "cache", 1e9)
     path = dataset.storage._local.root / "shards" / f".{dataset.shards[0].name}.tar.tmp"
     path.parent.mkdir(parents=True)
     with path.open("wb") as file:
@@ -86,7 +86,7 @@ def test_a_copy_that_another_rank_is_making_is_left_to_it(remote, tmp_path):
 
 def test_a_shard_that_is_not_what_was_packed_is_not_cached_and_its_samples_are_still_told(remote, tmp_path, caplog):
     dataset, server, local = remote
-    cached(dataset, tmp_path / "cache", 1e9)
+    cache_shards(dataset, tmp_path / "cache", 1e9)
     tar = f"p/{dataset.shards[0].tar}"
     data = bytearray(server.objects[tar])
     data[-2000] ^= 1  # behind the samples that are read here
@@ -100,7 +100,7 @@ def test_a_shard_that_is_not_what_was_packed_is_not_cached_and_its_samples_are_s
 
 def test_a_full_disk_leaves_the_remote_storage(remote, tmp_path, caplog):
     dataset, _, local = remote
-    cached(dataset, tmp_path / "cache", 1e9)
+    cache_shards(dataset, tmp_path / "cache", 1e9)
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache" / dataset.storage._local.root.name).write_text("a file where the folder should be")
     for row in (0, 1):

@@ -88,7 +88,7 @@ def test_named_samples_and_wrong_names(dataset: Dataset, tmp_path: Path, capsys)
     keys = dataset.index(0)["key"].to_pylist()
     assert choose(dataset, 0, 3, [keys[4], keys[1]]) == [4, 1]
     assert main(["view", dataset.url, str(tmp_path / "p.html"), "--key", "nobody"]) == 1
-    assert "holds no sample 'nobody'" in capsys.readouterr().err
+    assert "has no sample 'nobody'" in capsys.readouterr().err
     assert main(["view", dataset.url, str(tmp_path / "p.html"), "--shard", "5"]) == 1
     assert "has shards 0 to 0" in capsys.readouterr().err
 

@@ -52,14 +52,14 @@ def remove(packed):
 
 
 @pytest.mark.timeout(600)  # a process of torch takes its time to start on a busy machine, and each has some
-def test_packing_with_devices_gives_the_bytes_of_packing_without(packed, shards_command):
+def test_packing_with_devices_gives_the_same_bytes(packed, shards_command):
     options = ["--samples-per-shard", "2", "--devices", "cpu,cpu", "--workers", "1"]
     assert shards_command("pack", packed / "m", packed / "d", *options).wait(250) == 0
     assert content(packed / "d") == {k: v for k, v in content(packed / "o").items() if "-campplus" not in k}
 
 
 @pytest.mark.timeout(600)
-def test_embedding_on_devices_is_finished_after_a_kill_and_gives_the_bytes_of_one_process(packed, shards_command):
+def test_killed_embed_on_devices_resumes_to_the_bytes_of_one_process(packed, shards_command):
     remove(packed)
     assert embed(shards_command, packed).wait(200) == 0
     whole = content(packed / "o", "*-campplus*")

@@ -30,7 +30,7 @@ def report(killed):
     return sum(phases[p] for p in ("write", "upload", "complete", "commit"))
 
 
-def test_on_disk(manifest, tmp_path, capsys):
+def test_killed_pack_to_disk_resumes_to_the_same_bytes(manifest, tmp_path, capsys):
     outs = [tmp_path / f"o{i}" for i in range(TRIALS)]
     killed = kill_at_random(manifest, str(tmp_path / "whole"), [str(o) for o in outs], OPTIONS, seed=1)
     with capsys.disabled():
@@ -46,7 +46,7 @@ def test_on_disk(manifest, tmp_path, capsys):
 
 
 @pytest.mark.timeout(600)
-def test_on_s3(manifest, bucket, rgw, capsys):
+def test_killed_pack_to_s3_resumes_to_the_same_bytes(manifest, bucket, rgw, capsys):
     outs = [f"{bucket}/o{i}" for i in range(TRIALS)]
     killed = kill_at_random(
         manifest, f"{bucket}/whole", outs, OPTIONS, seed=2, environment=rgw.environment, part_bytes=5 << 20

@@ -62,7 +62,7 @@ def same_as(here, dataset, tokenizer, workers=2) -> None:
 
 
 @pytest.mark.parametrize(("delay", "resets"), [(0.02, 0.0), (0.1, 0.0), (0.02, 0.1)])
-def test_a_server_that_is_far_away(local, here, tokenizer, rgw, bucket, monkeypatch, delay, resets):
+def test_high_latency_server(local, here, tokenizer, rgw, bucket, monkeypatch, delay, resets):
     name = bucket.removeprefix("s3://")
     for path in local.storage.list():
         rgw.client.put_object(Bucket=name, Key=f"p/{path}", Body=local.storage.read(path))
@@ -88,7 +88,7 @@ def s3(monkeypatch, local):
         yield server
 
 
-def test_a_server_whose_answers_fail(s3, local, here, tokenizer):
+def test_server_with_failing_responses(s3, local, here, tokenizer):
     kinds = ("500", "503", "reset", "cut", "short", "stall")
     s3.plague(0.15, 3, kinds)
     same_as(here, open_dataset("s3://bucket/p"), tokenizer)
@@ -97,14 +97,14 @@ def test_a_server_whose_answers_fail(s3, local, here, tokenizer):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_each_sample_is_one_request(s3, here, tokenizer, workers):
+def test_sample_is_one_request(s3, here, tokenizer, workers):
     """However far it is read ahead."""
     same_as(here, open_dataset("s3://bucket/p"), tokenizer, workers)
     spans = [(path.partition("?")[0], span) for _, path, span in s3.requests if span]
     assert len(spans) == len(set(spans)) == SAMPLES
 
 
-def test_the_next_micro_batch_is_asked_for_before_this_one_is_given(s3, local, tokenizer):
+def test_next_micro_batch_is_requested_before_this_one_is_returned(s3, local, tokenizer):
     dataset, data = open_dataset("s3://bucket/p"), make_data(micro_batches_per_step=1, max_frames=400)
     first, second, *_ = (s.micro_batches[0] for s in packed_plan([local], tokenizer, data=data))
     plan = packed_plan([dataset], tokenizer, data=data)
@@ -127,7 +127,7 @@ def asked(s3) -> set[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_network_filesystem_that_stumbles_is_asked_again(local, here, tokenizer, monkeypatch, workers):
+def test_transient_errors_of_a_network_filesystem_are_retried(local, here, tokenizer, monkeypatch, workers):
     """As NFS does after a failover: the handle is stale, a fresh open is not."""
     read, seen = os.pread, Counter()
 
@@ -144,7 +144,7 @@ def test_a_network_filesystem_that_stumbles_is_asked_again(local, here, tokenize
         assert set(seen.values()) == {3}
 
 
-def test_one_that_does_not_come_back_stops_the_run(local, tokenizer, monkeypatch):
+def test_persistent_errors_of_a_network_filesystem_stop_the_run(local, tokenizer, monkeypatch):
     def fails(descriptor, length, offset):
         raise OSError(errno.EIO, "Input/output error")
 
@@ -154,7 +154,7 @@ def test_one_that_does_not_come_back_stops_the_run(local, tokenizer, monkeypatch
         list(epoch(local, tokenizer))
 
 
-def test_a_worker_keeps_many_reads_in_flight(s3, tokenizer, monkeypatch):
+def test_worker_keeps_many_reads_in_flight(s3, tokenizer, monkeypatch):
     """Counted where they wait: at the storage, in this process."""
     dataset = open_dataset("s3://bucket/p")
     flying = most = 0

@@ -29,7 +29,7 @@ def manifest(tmp_path_factory):
     return folder
 
 
-def test_the_same_bytes_as_on_disk(manifest, bucket, rgw, tmp_path, parts):
+def test_same_bytes_as_on_disk(manifest, bucket, rgw, tmp_path, parts):
     assert main(["pack", str(manifest), str(tmp_path / "o"), *OPTIONS]) == 0
     assert main(["pack", str(manifest), f"{bucket}/p", *OPTIONS, "--workers", "2"]) == 0
     remote, local = open_storage(f"{bucket}/p"), open_storage(tmp_path / "o")
@@ -45,7 +45,7 @@ def test_the_same_bytes_as_on_disk(manifest, bucket, rgw, tmp_path, parts):
     assert "Uploads" not in rgw.client.list_multipart_uploads(Bucket=bucket.removeprefix("s3://"))
 
 
-def test_tasks_of_an_array_at_once(manifest, bucket, rgw, tmp_path):
+def test_simultaneous_tasks_of_an_array(manifest, bucket, rgw, tmp_path):
     """They scan the manifest once, and one of them, or a rerun, merges."""
     assert main(["pack", str(manifest), str(tmp_path / "o"), *OPTIONS]) == 0
     command = [sys.executable, "-m", "shards.cli", "pack", str(manifest), f"{bucket}/p", *OPTIONS]
@@ -56,7 +56,7 @@ def test_tasks_of_an_array_at_once(manifest, bucket, rgw, tmp_path):
     assert {n: remote.read(n) for n in remote.list()} == {n: local.read(n) for n in local.list()}
 
 
-def test_parts_conditions_ranges(bucket, parts):
+def test_multipart_conditions_and_ranges(bucket, parts):
     storage = open_storage(f"{bucket}/p")
     data = bytes(range(256)) * 50_000
     with storage.create("a/x") as file:
@@ -81,7 +81,7 @@ def test_parts_conditions_ranges(bucket, parts):
     assert not storage.exists("m")
 
 
-def test_open_uploads_are_found_and_ended(bucket, rgw):
+def test_open_uploads_are_found_and_aborted(bucket, rgw):
     client, name = rgw.client, bucket.removeprefix("s3://")
     for key in ("p/shards/n-000001.tar", "p/shards/other-000001.tar"):
         upload = client.create_multipart_upload(Bucket=name, Key=key)["UploadId"]
@@ -97,7 +97,7 @@ def error(call, *args):
     return str(caught.value)
 
 
-def test_wrong_credentials(bucket, monkeypatch):
+def test_wrong_credentials_are_reported(bucket, monkeypatch):
     storage = open_storage(f"{bucket}/p")
     storage.write_atomic("x", b"1")
     for variable, word in (("SECRET_ACCESS_KEY", "secret key is wrong"), ("ACCESS_KEY_ID", "unknown access key")):
@@ -113,7 +113,7 @@ def test_wrong_credentials(bucket, monkeypatch):
     assert storage.read("x") == b"1"
 
 
-def test_no_such_bucket(bucket, manifest, capsys):
+def test_missing_bucket_is_reported(bucket, manifest, capsys):
     storage = open_storage("s3://never-made/p")
     for call in (storage.exists, storage.read, storage.size, lambda p: storage.write_atomic(p, b"1")):
         message = error(call, "x")

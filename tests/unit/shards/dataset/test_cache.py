@@ -33,7 +33,7 @@ def gets(server, dataset) -> int:
     return tars
 
 
-def test_the_second_reading_needs_no_request_and_gives_the_same_samples(remote, tmp_path):
+def test_second_read_needs_no_request_and_gives_the_same_samples(remote, tmp_path):
     dataset, server, local = remote
     assert cache_shards(dataset, tmp_path / "cache", 1e9) == sum(s.bytes for s in dataset.shards)
     for _ in range(2):
@@ -48,7 +48,7 @@ def test_the_second_reading_needs_no_request_and_gives_the_same_samples(remote, 
     assert gets(server, dataset) == 0
 
 
-def test_what_does_not_fit_and_what_is_local_is_not_cached(remote, tmp_path):
+def test_large_and_local_datasets_are_not_cached(remote, tmp_path):
     dataset, _, local = remote
     assert cache_shards(dataset, tmp_path / "cache", sum(s.bytes for s in dataset.shards) - 1) == 0
     assert cache_shards(local, tmp_path / "cache", 1e9) == 0
@@ -57,7 +57,7 @@ def test_what_does_not_fit_and_what_is_local_is_not_cached(remote, tmp_path):
     assert not (tmp_path / "cache").exists()
 
 
-def test_a_copy_that_a_killed_process_left_half_made_is_made_anew(remote, tmp_path):
+def test_partial_copy_of_a_killed_process_is_copied_again(remote, tmp_path):
     dataset, _, local = remote
     cache_shards(dataset, tmp_path / "cache", 1e9)
     folder = dataset.storage._local.root
@@ -70,7 +70,7 @@ def test_a_copy_that_a_killed_process_left_half_made_is_made_anew(remote, tmp_pa
     assert not half.exists()
 
 
-def test_a_copy_that_another_rank_is_making_is_left_to_it(remote, tmp_path):
+def test_shard_being_copied_by_another_rank_is_not_copied(remote, tmp_path):
     dataset, server, local = remote
     cache_shards(dataset, tmp_path / "cache", 1e9)
     path = dataset.storage._local.root / "shards" / f".{dataset.shards[0].name}.tar.tmp"
@@ -84,7 +84,7 @@ def test_a_copy_that_another_rank_is_making_is_left_to_it(remote, tmp_path):
     assert gets(server, dataset) == 2
 
 
-def test_a_shard_that_is_not_what_was_packed_is_not_cached_and_its_samples_are_still_told(remote, tmp_path, caplog):
+def test_damaged_shard_is_not_cached_and_its_samples_are_still_reported(remote, tmp_path, caplog):
     dataset, server, local = remote
     cache_shards(dataset, tmp_path / "cache", 1e9)
     tar = f"p/{dataset.shards[0].tar}"
@@ -98,7 +98,7 @@ def test_a_shard_that_is_not_what_was_packed_is_not_cached_and_its_samples_are_s
     assert "caches no more shards" in caplog.text
 
 
-def test_a_full_disk_leaves_the_remote_storage(remote, tmp_path, caplog):
+def test_full_disk_falls_back_to_the_remote_storage(remote, tmp_path, caplog):
     dataset, _, local = remote
     cache_shards(dataset, tmp_path / "cache", 1e9)
     (tmp_path / "cache").mkdir()

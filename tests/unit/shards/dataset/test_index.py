@@ -17,7 +17,7 @@ def dataset(tmp_path):
     return make_dataset(tmp_path / "d", samples=11, samples_per_shard=4)
 
 
-def test_totals(dataset):
+def test_dataset_totals(dataset):
     assert [s.samples for s in dataset.shards] == [4, 4, 3]
     assert dataset.samples == dataset.info["samples"] == 11
     num_samples = sum(sum(dataset.index(i)["num_samples"].to_pylist()) for i in range(3))
@@ -31,38 +31,38 @@ def test_index_rows(dataset):
     assert table["npy_offset"].null_count == 0
 
 
-def test_without_embeddings_and_bank(tmp_path):
+def test_dataset_without_embeddings_and_bank(tmp_path):
     dataset = make_dataset(tmp_path, samples=2, dim=0)
     assert dataset.index(0)["npy_offset"].null_count == 2
     assert dataset.speakers is None
 
 
-def test_the_bank_is_opened(dataset):
+def test_speaker_bank_is_opened(dataset):
     assert dataset.speakers is not None
     assert dataset.speakers.dim == 192
     assert dataset.speakers is dataset.speakers
 
 
-def test_fingerprint_follows_content_and_not_place(tmp_path):
+def test_fingerprint_depends_on_content_not_on_location(tmp_path):
     one = make_dataset(tmp_path / "1", samples=3)
     assert make_dataset(tmp_path / "2", samples=3).fingerprint() == one.fingerprint()
     assert make_dataset(tmp_path / "3", samples=3, seed=1).fingerprint() != one.fingerprint()
 
 
-def test_tables_are_kept_and_not_carried_along(dataset):
+def test_tables_are_cached_and_not_pickled(dataset):
     assert dataset.index(1) is dataset.index(1)
     assert dataset.speakers is not None
     assert len(pickle.dumps(dataset)) < 3_000
     assert pickle.loads(pickle.dumps(dataset)).index(1).equals(dataset.index(1))
 
 
-def test_no_dataset(tmp_path):
+def test_missing_dataset_is_a_storage_error(tmp_path):
     with pytest.raises(StorageError, match=r"dataset\.json"):
         open_dataset(tmp_path)
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"format_version": 99}'])
-def test_a_damaged_description(tmp_path, content):
+def test_damaged_dataset_json_is_a_shard_error(tmp_path, content):
     (tmp_path / "dataset.json").write_text(content)
     with pytest.raises(ShardError, match=r"dataset\.json"):
         open_dataset(tmp_path)
@@ -76,19 +76,19 @@ def edit(dataset, shard, change):
     return open_dataset(dataset.url)
 
 
-def test_an_index_with_rows_missing(dataset):
+def test_index_with_missing_rows_is_rejected(dataset):
     dataset = edit(dataset, 1, lambda table, record: (table.slice(1), record))
     with pytest.raises(ShardError, match=r"synthetic-000001.*3 rows.*4 samples"):
         dataset.index(1)
 
 
-def test_an_index_of_another_tar(dataset):
+def test_index_of_another_tar_is_rejected(dataset):
     dataset = edit(dataset, 1, lambda t, record: (t, replace(record, info=replace(record.info, sha256="0" * 64))))
     with pytest.raises(ShardError, match=r"synthetic-000001.*swapped"):
         dataset.index(1)
 
 
-def test_swapped_indexes(dataset):
+def test_swapped_indexes_are_rejected(dataset):
     a, b = (dataset.shards[i].index for i in (0, 1))
     first, second = dataset.storage.read(a), dataset.storage.read(b)
     dataset.storage.write_atomic(a, second)
@@ -98,7 +98,7 @@ def test_swapped_indexes(dataset):
             open_dataset(dataset.url).index(shard)
 
 
-def test_damaged_and_foreign_parquet(dataset, tmp_path):
+def test_damaged_and_foreign_parquet_is_rejected(dataset, tmp_path):
     path = dataset.shards[0].index
     whole = dataset.storage.read(path)
     other = pa.BufferOutputStream()
@@ -109,7 +109,7 @@ def test_damaged_and_foreign_parquet(dataset, tmp_path):
             open_dataset(dataset.url).index(0)
 
 
-def test_an_index_of_another_format_version(dataset, monkeypatch):
+def test_index_of_another_format_version_is_rejected(dataset, monkeypatch):
     data = dataset.storage.read(dataset.shards[0].index)
     monkeypatch.setattr("shards.dataset.index.FORMAT_VERSION", 99)
     with pytest.raises(ShardError, match="format version"):

@@ -54,13 +54,13 @@ def counts(found):
     return {kind: (leak.samples, len(leak.of_b)) for kind, leak in found.items()}
 
 
-def test_nothing_is_shared(train, tmp_path, capsys):
+def test_disjoint_datasets_have_no_overlap(train, tmp_path, capsys):
     test = other(tmp_path, lambda r, made: louder(r, made, tmp_path))
     assert counts(overlap(train, test)) == {"audio": (0, 0), "session": (0, 0), "speaker": (0, 0)}
     assert main(["overlap", train.url, test.url]) == 0
 
 
-def test_the_same_audio_under_other_names_and_encodings(train, tmp_path, capsys):
+def test_same_audio_under_other_names_and_encodings_is_found(train, tmp_path, capsys):
     """Of twelve recordings three; one of them was copied into the training shard, here it is encoded again."""
 
     def three(r, made):
@@ -82,7 +82,7 @@ def test_the_same_audio_under_other_names_and_encodings(train, tmp_path, capsys)
     assert main(["overlap", train.url, test.url, "--allow", "audio"]) == 0
 
 
-def test_sessions_and_speakers(train, tmp_path):
+def test_shared_sessions_and_speakers_are_found(train, tmp_path):
     def change(r, made):
         made = louder(r, made, tmp_path)
         if r.key == "synthetic-004":  # session-1, speakers 4 and 0
@@ -97,7 +97,7 @@ def test_sessions_and_speakers(train, tmp_path):
     assert found["audio"].samples == 0
 
 
-def test_another_id_of_the_same_person(train, tmp_path):
+def test_other_id_of_the_same_person_is_found(train, tmp_path):
     test = other(tmp_path, lambda r, made: louder(r, made, tmp_path), person=lambda s: f"person-{s[-1]}")
     found = overlap(train, test)
     assert found["speaker"].of_b == {f"new:S{i}" for i in range(5)}

@@ -11,7 +11,7 @@ from shards.dataset import parquet
 TABLE = pa.table({"key": ["a", "b"], "n": [1, 2]}).replace_schema_metadata({"made": "here"})
 
 
-def test_a_table_comes_back_with_its_metadata():
+def test_table_round_trips_with_its_metadata():
     data = parquet.to_bytes(TABLE)
     assert parquet.from_bytes(data).equals(TABLE, check_metadata=True)
     assert parquet.metadata(data) == {b"made": b"here"}
@@ -21,7 +21,7 @@ def test_a_table_comes_back_with_its_metadata():
 
 @pytest.mark.parametrize("read", [parquet.from_bytes, parquet.metadata])
 @pytest.mark.parametrize("keep", [0, 20, -1])
-def test_half_a_file_is_an_error(read, keep):
+def test_truncated_file_is_an_error(read, keep):
     with pytest.raises((pa.ArrowException, OSError)):
         read(parquet.to_bytes(TABLE)[:keep])
 

@@ -20,7 +20,7 @@ def dataset(tmp_path):
     return make_dataset(tmp_path / "d", samples=8, samples_per_shard=4)
 
 
-def test_samples_come_back_as_they_were_packed(dataset):
+def test_samples_are_read_as_packed(dataset):
     for shard in range(2):
         for row, entry in enumerate(dataset.index(shard).to_pylist()):
             sample = read_sample(dataset, shard, row)
@@ -67,7 +67,7 @@ def test_damage_names_shard_key_and_offset(dataset, how):
 
 
 @pytest.mark.parametrize("how", SHORTER)
-def test_tarfile_takes_the_same_damage_for_a_shorter_shard(dataset, how):
+def test_tarfile_reads_the_same_damage_as_a_shorter_shard(dataset, how):
     """Why the reader does not trust the tar: no error, just fewer samples."""
     damage = Damage(dataset, 1, 2)
     getattr(damage, how)()
@@ -75,14 +75,14 @@ def test_tarfile_takes_the_same_damage_for_a_shorter_shard(dataset, how):
         assert len(tar.getnames()) == 6  # of 12
 
 
-def test_a_damaged_header_loses_no_sample(dataset):
+def test_damaged_header_loses_no_sample(dataset):
     """Headers are not read here: what the index says is still there, and its crc proves it. `verify` reports it."""
     before = [read_sample(dataset, 1, row).members() for row in range(4)]
     Damage(dataset, 1, 2).flip_header_byte()
     assert [read_sample(dataset, 1, row).members() for row in range(4)] == before
 
 
-def test_swapped_tars(dataset):
+def test_swapped_tars_are_rejected(dataset):
     Damage(dataset, 0, 0).swap_with(1)
     for shard in range(2):
         for row in range(4):
@@ -90,7 +90,7 @@ def test_swapped_tars(dataset):
             assert key in error_of(dataset, shard, row)
 
 
-def test_a_missing_tar_is_the_storages_fault_and_not_the_samples(dataset):
+def test_missing_tar_is_a_storage_error_not_a_sample_error(dataset):
     Damage(dataset, 0, 0).tar.unlink()
     with pytest.raises(StorageError, match=r"synthetic-000000\.tar"):
         read_sample(dataset, 0, 0)
@@ -100,7 +100,7 @@ def test_a_missing_tar_is_the_storages_fault_and_not_the_samples(dataset):
     ("column", "value"),
     [("flac_offset", -5), ("flac_offset", 10**15), ("json_length", 10**15), ("npy_length", 3), ("flac_crc32", 1)],
 )
-def test_an_index_that_disagrees(dataset, column, value):
+def test_index_that_disagrees_with_the_tar_is_rejected(dataset, column, value):
     path = dataset.shards[0].index
     table, record = index_from_bytes(dataset.storage.read(path), path)
     rows = table.to_pylist()
@@ -112,14 +112,14 @@ def test_an_index_that_disagrees(dataset, column, value):
     assert "synthetic-00001" in message
 
 
-def test_a_json_that_is_whole_but_no_sample(dataset, monkeypatch):
+def test_valid_json_that_is_not_a_sample_is_rejected(dataset, monkeypatch):
     monkeypatch.setattr("shards.sample.FORMAT_VERSION", 99)
     assert "version 1" in error_of(dataset, 0, 0)
     with pytest.raises(ShardError, match=r"synthetic-00000\.json.*version 1"):
         read_meta(dataset, 0)
 
 
-def test_over_s3_one_request_a_sample(dataset, monkeypatch):
+def test_sample_on_s3_is_one_request(dataset, monkeypatch):
     with fake_s3() as server:
         for name, value in (("ENDPOINT_URL", server.endpoint), ("ACCESS_KEY_ID", "id"), ("SECRET_ACCESS_KEY", "s")):
             monkeypatch.setenv(f"AWS_{name}", value)

@@ -45,7 +45,7 @@ def test_bank_round_trip(folder: Path, tmp_path: Path) -> None:
         bank.row("toy:z")
 
 
-def test_a_damaged_clip_costs_the_bank_that_clip_only(folder: Path, tmp_path: Path) -> None:
+def test_damaged_clip_removes_only_that_clip_from_the_bank(folder: Path, tmp_path: Path) -> None:
     (folder / "a1.flac").write_bytes(b"")
     storage = open_storage(tmp_path / "dataset")
     (told,) = build_bank(Enroller([folder], PitchExtractor()), storage)
@@ -54,7 +54,7 @@ def test_a_damaged_clip_costs_the_bank_that_clip_only(folder: Path, tmp_path: Pa
     assert pq.read_table(tmp_path / "dataset" / "speakers.parquet")["num_clips"].to_pylist() == [3, 2]
 
 
-def test_a_speaker_without_a_usable_clip_is_left_out_and_listed_but_not_many(folder: Path, tmp_path: Path) -> None:
+def test_few_speakers_without_a_usable_clip_are_skipped_and_listed(folder: Path, tmp_path: Path) -> None:
     for path in folder.glob("b*.flac"):
         path.unlink()
     storage = open_storage(tmp_path / "dataset")
@@ -72,7 +72,7 @@ def test_a_speaker_without_a_usable_clip_is_left_out_and_listed_but_not_many(fol
     assert not (tmp_path / "other").exists()
 
 
-def test_a_damaged_bank_is_named(folder: Path, tmp_path: Path) -> None:
+def test_damaged_bank_is_an_error_with_its_path(folder: Path, tmp_path: Path) -> None:
     storage = open_storage(tmp_path / "dataset")
     build_bank(Enroller([folder], PitchExtractor()), storage)
     whole = (tmp_path / "dataset/speakers.npy").read_bytes()
@@ -82,7 +82,7 @@ def test_a_damaged_bank_is_named(folder: Path, tmp_path: Path) -> None:
             SpeakerBank.open(storage)
 
 
-def test_a_bank_with_a_vector_that_is_not_finite_is_refused(folder: Path, tmp_path: Path) -> None:
+def test_bank_with_a_non_finite_vector_is_rejected(folder: Path, tmp_path: Path) -> None:
     storage = open_storage(tmp_path / "dataset")
     build_bank(Enroller([folder], PitchExtractor()), storage)
     vectors = np.load(tmp_path / "dataset/speakers.npy")
@@ -107,7 +107,7 @@ class Remote:
         return None
 
 
-def test_a_remote_bank_is_fetched_once_per_node(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_remote_bank_is_downloaded_once_per_node(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "node"))
     build_bank(Enroller([folder], PitchExtractor()), open_storage(tmp_path / "dataset"))
     remote = Remote(tmp_path / "dataset")
@@ -122,7 +122,7 @@ def test_a_remote_bank_is_fetched_once_per_node(folder: Path, tmp_path: Path, mo
         SpeakerBank.open(Remote(tmp_path / "dataset"))  # type: ignore[arg-type]
 
 
-def test_a_bank_of_another_extractor_is_refused(folder: Path, tmp_path: Path) -> None:
+def test_bank_of_another_extractor_is_rejected(folder: Path, tmp_path: Path) -> None:
     """Packed with one extractor, and its bank written anew with other weights."""
     dataset = make_dataset(tmp_path / "dataset", samples=4)
     path = tmp_path / "dataset/dataset.json"
@@ -158,7 +158,7 @@ def test_distractors_are_never_a_person_of_the_clip() -> None:
     assert bank.candidates(["p:bob"], ["none"]).tolist() == [0, 1, 3]
 
 
-def test_the_fingerprint_changes_with_whoever_may_be_drawn() -> None:
+def test_fingerprint_depends_on_the_candidates() -> None:
     one = ("p:ann", "ann", ["s1"], [1.0, 0.0])
     changed = [("p:bob", *one[1:]), (one[0], None, *one[2:]), (*one[:2], ["s2"], one[3])]
     found = [bank_of(row).fingerprint for row in (one, one, *changed)]
@@ -166,7 +166,7 @@ def test_the_fingerprint_changes_with_whoever_may_be_drawn() -> None:
     assert len(set(found)) == 4
 
 
-def test_the_fingerprint_changes_with_the_vectors(folder: Path, tmp_path: Path) -> None:
+def test_fingerprint_depends_on_the_vectors(folder: Path, tmp_path: Path) -> None:
     """A threshold on their cosine decides who may be the same person."""
 
     class Rolled(PitchExtractor):
@@ -183,7 +183,7 @@ def test_the_fingerprint_changes_with_the_vectors(folder: Path, tmp_path: Path) 
     assert one.fingerprint == same.fingerprint != rolled.fingerprint
 
 
-def test_unknown_persons_come_from_elsewhere_or_sound_different() -> None:
+def test_unknown_persons_are_of_another_corpus_or_below_the_cosine_threshold() -> None:
     bank = bank_of(
         ("four:m1:1", None, ["m1"], [1, 0]),
         ("four:m2:1", None, ["m2"], [0.9, 0.1]),  # may well be the same person

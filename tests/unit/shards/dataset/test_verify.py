@@ -28,7 +28,7 @@ def verify(dataset, capsys, *options):
     return lines[:-1]
 
 
-def test_a_whole_dataset(dataset, capsys):
+def test_undamaged_dataset_has_no_faults(dataset, capsys):
     assert verify(dataset, capsys) == []
 
 
@@ -57,13 +57,13 @@ def test_damage_is_found(dataset, capsys, how, quick):
         assert any("tar of" in f for f in faults)
 
 
-def test_a_damaged_header_is_named_by_its_place(dataset):
+def test_damaged_header_is_reported_with_its_offset(dataset):
     damage = Damage(dataset, 1, 2)
     damage.flip_header_byte()
     assert any(f"at offset {damage.flac} the index has {damage.key}.flac" in f for f in shard_faults(dataset, 1))
 
 
-def test_swapped_shards_and_a_missing_one(dataset, capsys):
+def test_swapped_and_missing_shards_are_reported(dataset, capsys):
     Damage(dataset, 0, 0).swap_with(1)
     faults = verify(dataset, capsys)
     assert sum("sha256 is" in f for f in faults) == 2
@@ -80,7 +80,7 @@ def repack(dataset, folder, change):
     return open_dataset(folder)
 
 
-def test_content_that_contradicts_itself(dataset, tmp_path):
+def test_contradicting_content_is_reported(dataset, tmp_path):
     def empty_text(samples):
         s = samples[1]
         return [replace(s, segments=(replace(s.segments[0], text=" "), *s.segments[1:]))]
@@ -103,7 +103,7 @@ def test_content_that_contradicts_itself(dataset, tmp_path):
         assert "synthetic-00001" in faults[0]
 
 
-def test_faults_above_the_shards(dataset, capsys):
+def test_faults_of_the_whole_dataset_are_reported(dataset, capsys):
     info = dataset.info | {"samples": 99, "shards": dataset.info["shards"] + dataset.info["shards"][:1]}
     dataset.storage.write_atomic("dataset.json", json.dumps(info).encode())
     vectors = np.load(dataset.storage.local_path("speakers.npy"))

@@ -55,7 +55,7 @@ def dataset(tmp_path: Path) -> Dataset:
     return make_dataset(tmp_path / "data", samples=7, speakers_per_sample=(2, 3), texts=texts)
 
 
-def test_the_page_holds_audio_turns_words_and_cosines(dataset: Dataset, tmp_path: Path) -> None:
+def test_page_contains_audio_turns_words_and_cosines(dataset: Dataset, tmp_path: Path) -> None:
     out = tmp_path / "page.html"
     assert main(["view", dataset.url, str(out), "--samples", "3"]) == 0
     text = out.read_text()
@@ -84,7 +84,7 @@ def test_cosines_with_the_bank(dataset: Dataset) -> None:
         assert found.own[i][i] == pytest.approx(1, abs=1e-5)
 
 
-def test_named_samples_and_wrong_names(dataset: Dataset, tmp_path: Path, capsys) -> None:
+def test_samples_by_key_and_unknown_keys(dataset: Dataset, tmp_path: Path, capsys) -> None:
     keys = dataset.index(0)["key"].to_pylist()
     assert choose(dataset, 0, 3, [keys[4], keys[1]]) == [4, 1]
     assert main(["view", dataset.url, str(tmp_path / "p.html"), "--key", "nobody"]) == 1
@@ -93,7 +93,7 @@ def test_named_samples_and_wrong_names(dataset: Dataset, tmp_path: Path, capsys)
     assert "has shards 0 to 0" in capsys.readouterr().err
 
 
-def test_without_speaker_vectors(tmp_path: Path) -> None:
+def test_page_without_speaker_vectors(tmp_path: Path) -> None:
     plain = make_dataset(tmp_path / "asr", samples=2, speakers_per_sample=(1, 1), dim=0)
     assert main(["view", plain.url, str(tmp_path / "p.html")]) == 0
     text = (tmp_path / "p.html").read_text()
@@ -101,7 +101,7 @@ def test_without_speaker_vectors(tmp_path: Path) -> None:
     assert len(Page(text).sources) == 2
 
 
-def test_a_shard_on_s3(dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_page_of_a_shard_on_s3(dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with fake_s3() as server:
         for name, value in (("ENDPOINT_URL", server.endpoint), ("ACCESS_KEY_ID", "id"), ("SECRET_ACCESS_KEY", "s")):
             monkeypatch.setenv(f"AWS_{name}", value)

@@ -23,7 +23,7 @@ def samples(count, keys=None):
     return [replace(s, key=k) for s, k in zip(made, keys or [s.key for s in made], strict=True)]
 
 
-def test_offsets_are_those_that_tarfile_finds_even_behind_long_headers(tmp_path):
+def test_offsets_agree_with_tarfile_even_after_long_headers(tmp_path):
     keys = ["short", "k" * 200, "会议" * 40, "钥", "also-short"]
     info = write_shard(LocalStorage(tmp_path), "s-000000", samples(5, keys))
     table, _ = index_from_bytes((tmp_path / info.index).read_bytes(), "x")
@@ -42,7 +42,7 @@ def test_offsets_are_those_that_tarfile_finds_even_behind_long_headers(tmp_path)
 
 @pytest.mark.parametrize("key", ["short", "k" * 98, "l" * 150, "会议-第一段", "会" * 60])
 @pytest.mark.parametrize("count", [0, 1, 7])
-def test_the_tar_is_what_webdataset_writes(tmp_path, key, count):
+def test_tar_has_the_bytes_of_webdataset(tmp_path, key, count):
     from webdataset import TarWriter
 
     made = samples(count, [f"{key}-{i}" for i in range(count)]) if count else []
@@ -79,7 +79,7 @@ def test_bytes_are_a_function_of_the_samples(tmp_path):
         assert (tmp_path / "a" / path).read_bytes() == (tmp_path / "b" / path).read_bytes()
 
 
-def test_an_error_in_the_middle_leaves_no_file(tmp_path):
+def test_error_while_writing_leaves_no_file(tmp_path):
     def cut_off():
         yield samples(1)[0]
         raise KeyboardInterrupt
@@ -89,7 +89,7 @@ def test_an_error_in_the_middle_leaves_no_file(tmp_path):
     assert [p for p in tmp_path.rglob("*") if p.is_file()] == []
 
 
-def test_a_kill_between_tar_and_index_leaves_no_shard(tmp_path, monkeypatch):
+def test_kill_between_tar_and_index_leaves_no_shard(tmp_path, monkeypatch):
     def killed(self, path, data, version):
         raise KeyboardInterrupt
 
@@ -99,7 +99,7 @@ def test_a_kill_between_tar_and_index_leaves_no_shard(tmp_path, monkeypatch):
     assert [p.name for p in tmp_path.rglob("*.*")] == ["s-000000.tar"]  # without an index it is not a shard
 
 
-def test_a_bad_sample_is_refused_before_anything_of_it_is_written(tmp_path):
+def test_invalid_sample_is_rejected_before_it_is_written(tmp_path):
     good, bad, other = samples(3, ["a", "b.c", "d"])
     storage = LocalStorage(tmp_path)
     with ShardWriter(storage, "s-000000") as writer:
@@ -111,7 +111,7 @@ def test_a_bad_sample_is_refused_before_anything_of_it_is_written(tmp_path):
     assert writer.record.info == write_shard(LocalStorage(tmp_path / "2"), "s-000000", [good, other])
 
 
-def test_the_record_is_kept_in_the_index(tmp_path):
+def test_record_is_stored_in_the_index(tmp_path):
     with ShardWriter(LocalStorage(tmp_path), "s-000000", inputs="abc") as writer:
         writer.write(samples(1)[0])
         writer.quarantine.append({"file": "/x.wav", "key": "x", "reason": "no such file"})

@@ -57,7 +57,7 @@ def sidecars(dataset):
     return {p.name: p.read_bytes() for p in sorted(dataset.rglob("*frames*"))}
 
 
-def test_vectors_beside_the_shards(dataset, capsys):
+def test_vectors_are_written_to_sidecars(dataset, capsys):
     tars = {p.name: p.read_bytes() for p in dataset.rglob("*.tar")}
     embed(dataset)
     assert {p.name: p.read_bytes() for p in dataset.rglob("*.tar")} == tars
@@ -73,7 +73,7 @@ def test_vectors_beside_the_shards(dataset, capsys):
     assert main(["verify", str(dataset)]) == 0
 
 
-def test_the_clips_are_those_that_packing_draws(dataset, frames):
+def test_clips_are_the_same_as_in_packing(dataset, frames):
     """One recording at a time, as the packer does it, and a shard's at once give the same vectors."""
     embed(dataset)
     data = open_dataset(dataset, extractor="frames")
@@ -86,7 +86,7 @@ def test_the_clips_are_those_that_packing_draws(dataset, frames):
             assert np.array_equal(sample.embeddings, enroller.embed(recordings[sample.key]))
 
 
-def test_it_goes_on_where_it_was_interrupted(dataset, frames, capsys):
+def test_rerun_embeds_only_missing_shards(dataset, frames, capsys):
     embed(dataset)
     whole = sidecars(dataset)
     assert len(whole) == 4 + 3
@@ -103,7 +103,7 @@ def test_it_goes_on_where_it_was_interrupted(dataset, frames, capsys):
     assert max(frames.batches) > 1  # the clips of a shard come together
 
 
-def test_a_damaged_enrolment_clip_is_passed_over_and_listed(tmp_path, frames, capsys):
+def test_damaged_enrolment_clip_is_skipped_and_listed(tmp_path, frames, capsys):
     make_manifest(tmp_path / "n", 13, seconds=2.5)
     dataset = tmp_path / "long"
     command = ["pack", str(tmp_path / "n"), str(dataset), "--samples-per-shard", "4", "--extractor", "pitch"]
@@ -122,7 +122,7 @@ def test_a_damaged_enrolment_clip_is_passed_over_and_listed(tmp_path, frames, ca
     assert (dataset / "skipped-clips-frames.jsonl").read_text().splitlines() == listed
 
 
-def test_a_bank_of_other_weights_or_persons_is_made_again(dataset, frames, monkeypatch):
+def test_bank_of_other_weights_or_persons_is_rewritten(dataset, frames, monkeypatch):
     """A run with other weights that was killed before its bank leaves the one of the weights before."""
     embed(dataset)
     frames.sha256 = "2" * 64
@@ -143,7 +143,7 @@ def test_a_bank_of_other_weights_or_persons_is_made_again(dataset, frames, monke
     assert bank.stat().st_mtime_ns == written
 
 
-def test_shards_of_two_weights_are_refused(dataset, frames):
+def test_shards_of_different_weights_are_rejected(dataset, frames):
     """What an embed that was not run to its end leaves."""
     embed(dataset)
     before = {p: p.read_bytes() for p in dataset.rglob("m-000001.embeddings-frames*")}
@@ -157,7 +157,7 @@ def test_shards_of_two_weights_are_refused(dataset, frames):
         read_sample(opened, 1, 0)
 
 
-def test_on_the_cpu_each_process_takes_one_core(dataset, monkeypatch):
+def test_each_process_on_the_cpu_uses_one_core(dataset, monkeypatch):
     import torch
 
     taken = []
@@ -166,7 +166,7 @@ def test_on_the_cpu_each_process_takes_one_core(dataset, monkeypatch):
     assert set(taken) == {1}
 
 
-def test_readers_in_processes_of_their_own_change_nothing(dataset):
+def test_reader_processes_do_not_change_the_output(dataset):
     embed(dataset)
     whole = sidecars(dataset)
     for path in dataset.rglob("*frames*"):
@@ -175,7 +175,7 @@ def test_readers_in_processes_of_their_own_change_nothing(dataset):
     assert sidecars(dataset) == whole
 
 
-def test_vectors_of_another_shard_are_refused(dataset):
+def test_vectors_of_another_shard_are_rejected(dataset):
     embed(dataset)
     shards = dataset / "shards"
     (shards / "m-000001.embeddings-frames.parquet").rename(shards / "m-000000.embeddings-frames.parquet")
@@ -183,10 +183,10 @@ def test_vectors_of_another_shard_are_refused(dataset):
         read_sample(open_dataset(dataset, extractor="frames"), 0, 0)
 
 
-def test_other_manifests_are_refused(dataset, tmp_path, capsys):
+def test_other_manifests_are_rejected(dataset, tmp_path, capsys):
     make_manifest(tmp_path / "n", 5)
     embed(dataset, "--enrol", str(tmp_path / "n"), code=1)
-    assert "name the same manifests" in capsys.readouterr().err
+    assert "differs from the enrolment" in capsys.readouterr().err
     make_manifest(tmp_path / "m", 12)
     embed(dataset, code=1)
     assert "not the manifest" in capsys.readouterr().err

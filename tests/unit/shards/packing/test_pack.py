@@ -40,7 +40,7 @@ def edit(manifest, change):
     (manifest / RECORDINGS).write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
-def test_every_recording_once_and_mixed(manifest, tmp_path, capsys):
+def test_every_recording_is_packed_once_in_random_order(manifest, tmp_path, capsys):
     pack(manifest, tmp_path / "o", "--name", "train")
     summary = json.loads(capsys.readouterr().out)
     dataset = open_dataset(tmp_path / "o")
@@ -53,7 +53,7 @@ def test_every_recording_once_and_mixed(manifest, tmp_path, capsys):
     assert main(["verify", str(tmp_path / "o")]) == 0
 
 
-def test_samples_hold_what_the_manifest_says(manifest, tmp_path):
+def test_samples_agree_with_the_manifest(manifest, tmp_path):
     recordings = {r.key: r for r in make_manifest(tmp_path / "m", 13)}
     pack(manifest, tmp_path / "o")
     dataset = open_dataset(tmp_path / "o")
@@ -73,7 +73,7 @@ def test_samples_hold_what_the_manifest_says(manifest, tmp_path):
                 assert sample.audio == (manifest / f"audio-{number:03d}.flac").read_bytes()
 
 
-def test_the_same_bytes_for_any_number_of_workers_and_tasks(manifest, tmp_path):
+def test_same_bytes_for_any_number_of_workers_and_tasks(manifest, tmp_path):
     pack(manifest, tmp_path / "one")
     pack(manifest, tmp_path / "two", "--workers", "2")
     for task in (2, 0, 1):
@@ -83,7 +83,7 @@ def test_the_same_bytes_for_any_number_of_workers_and_tasks(manifest, tmp_path):
     assert content(tmp_path / "other") != content(tmp_path / "one")
 
 
-def test_a_dataset_appears_with_its_last_part(manifest, tmp_path, capsys):
+def test_dataset_is_merged_after_its_last_part(manifest, tmp_path, capsys):
     pack(manifest, tmp_path / "o", "--part", "0/2")
     assert json.loads(capsys.readouterr().out)["merged"] is False
     assert not (tmp_path / "o" / "dataset.json").exists()
@@ -92,7 +92,7 @@ def test_a_dataset_appears_with_its_last_part(manifest, tmp_path, capsys):
     assert open_dataset(tmp_path / "o").samples == 13
 
 
-def test_a_slurm_array_is_a_part(manifest, tmp_path, monkeypatch, capsys):
+def test_slurm_array_task_packs_its_part(manifest, tmp_path, monkeypatch, capsys):
     for name, value in (("MIN", 5), ("MAX", 6), ("COUNT", 2), ("ID", 6)):
         monkeypatch.setenv(f"SLURM_ARRAY_TASK_{name}", str(value))
     pack(manifest, tmp_path / "o", "--dry-run")
@@ -101,7 +101,7 @@ def test_a_slurm_array_is_a_part(manifest, tmp_path, monkeypatch, capsys):
     pack(manifest, tmp_path / "o", "--dry-run", code=1)
 
 
-def test_a_rerun_touches_nothing(manifest, tmp_path, capsys):
+def test_rerun_changes_no_file(manifest, tmp_path, capsys):
     pack(manifest, tmp_path / "o")
     times = {p: p.stat().st_mtime_ns for p in (tmp_path / "o").rglob("*")}
     capsys.readouterr()
@@ -112,7 +112,7 @@ def test_a_rerun_touches_nothing(manifest, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("lost", ["m-000001.tar", "m-000001.parquet"])
-def test_a_part_that_lost_a_file_is_packed_again(manifest, tmp_path, capsys, lost):
+def test_part_with_a_missing_file_is_packed_again(manifest, tmp_path, capsys, lost):
     pack(manifest, tmp_path / "o")
     before = content(tmp_path / "o")
     (tmp_path / "o" / "shards" / lost).unlink()
@@ -122,7 +122,7 @@ def test_a_part_that_lost_a_file_is_packed_again(manifest, tmp_path, capsys, los
     assert content(tmp_path / "o") == before
 
 
-def test_a_cut_tar_is_packed_again(manifest, tmp_path):
+def test_truncated_tar_is_packed_again(manifest, tmp_path):
     pack(manifest, tmp_path / "o")
     before = content(tmp_path / "o")
     tar = tmp_path / "o" / "shards" / "m-000002.tar"
@@ -132,7 +132,9 @@ def test_a_cut_tar_is_packed_again(manifest, tmp_path):
 
 
 @pytest.mark.parametrize("after", [3, 6, 13])
-def test_a_killed_pack_leaves_only_whole_shards_and_a_rerun_ends_the_same(manifest, tmp_path, monkeypatch, after):
+def test_killed_pack_leaves_only_finished_shards_and_a_rerun_gives_the_same_bytes(
+    manifest, tmp_path, monkeypatch, after
+):
     pack(manifest, tmp_path / "whole")
     import shards.packing.packer
 
@@ -154,7 +156,7 @@ def test_a_killed_pack_leaves_only_whole_shards_and_a_rerun_ends_the_same(manife
     assert content(tmp_path / "o") == whole
 
 
-def test_killed_before_the_index_or_the_description(manifest, tmp_path, monkeypatch):
+def test_kill_before_index_or_dataset_json(manifest, tmp_path, monkeypatch):
     pack(manifest, tmp_path / "whole")
     real = shards.storage.local.atomic_file
     for victim in ("m-000002.parquet", "quarantine.jsonl", "dataset.json"):
@@ -172,7 +174,7 @@ def test_killed_before_the_index_or_the_description(manifest, tmp_path, monkeypa
     assert content(tmp_path / "o") == content(tmp_path / "whole")
 
 
-def test_another_configuration_does_not_overwrite(manifest, tmp_path, capsys):
+def test_other_configuration_does_not_overwrite(manifest, tmp_path, capsys):
     pack(manifest, tmp_path / "o", "--name", "x")
     before = content(tmp_path / "o")
     pack(manifest, tmp_path / "o", "--name", "x", "--seed", "9", code=1)
@@ -182,7 +184,7 @@ def test_another_configuration_does_not_overwrite(manifest, tmp_path, capsys):
     assert content(tmp_path / "o") == before
 
 
-def test_another_manifest_does_not_replace_a_dataset(manifest, tmp_path, capsys):
+def test_other_manifest_does_not_replace_a_dataset(manifest, tmp_path, capsys):
     """Its shards would have other names, and dataset.json would be theirs."""
     pack(manifest, tmp_path / "o")
     before = content(tmp_path / "o")
@@ -192,7 +194,7 @@ def test_another_manifest_does_not_replace_a_dataset(manifest, tmp_path, capsys)
     assert content(tmp_path / "o") == before
 
 
-def test_shards_of_an_earlier_packing_are_not_added_to(manifest, tmp_path, monkeypatch, capsys):
+def test_shards_of_an_earlier_version_are_not_extended(manifest, tmp_path, monkeypatch, capsys):
     """The same inputs gave other bytes then."""
     monkeypatch.setattr("shards.packing.packer.PACKING", 1)
     pack(manifest, tmp_path / "o", "--part", "0/2")
@@ -201,7 +203,7 @@ def test_shards_of_an_earlier_packing_are_not_added_to(manifest, tmp_path, monke
     assert "by another version of this program" in capsys.readouterr().err
 
 
-def test_flac_whose_length_the_manifest_says_is_copied(manifest, tmp_path):
+def test_flac_of_the_length_in_the_manifest_is_copied(manifest, tmp_path):
     wave = soundfile.read(manifest / "audio-000.flac")[0]
     soundfile.write(manifest / "audio-000.flac", wave, 16_000, subtype="PCM_16", compression_level=0.0)
     edit(manifest, lambda rows: [r | {"duration": 0.6} if r["key"] == "synthetic-000" else r for r in rows])
@@ -228,7 +230,7 @@ def bad_recordings(manifest):
     edit(manifest, change)
 
 
-def test_bad_recordings_are_counted_and_named(manifest, tmp_path, capsys):
+def test_bad_recordings_are_counted_and_listed(manifest, tmp_path, capsys):
     bad_recordings(manifest)
     pack(manifest, tmp_path / "o", "--max-bad-share", "0.5")
     assert json.loads(capsys.readouterr().out)["quarantined"] == 6
@@ -244,7 +246,7 @@ def test_bad_recordings_are_counted_and_named(manifest, tmp_path, capsys):
     assert content(tmp_path / "again") == content(tmp_path / "o")
 
 
-def test_too_many_bad_recordings_stop_the_run_and_keep_what_is_whole(manifest, tmp_path, capsys):
+def test_too_many_bad_recordings_stop_the_run_and_keep_finished_shards(manifest, tmp_path, capsys):
     pack(manifest, tmp_path / "o", "--part", "0/4")
     index = (tmp_path / "o" / "shards" / "m-000000.parquet").read_bytes()
     packed = index_from_bytes(index, "x")[0]["key"].to_pylist()
@@ -260,13 +262,13 @@ def test_too_many_bad_recordings_stop_the_run_and_keep_what_is_whole(manifest, t
     assert (tmp_path / "o" / "shards" / "m-000000.parquet").read_bytes() == index
 
 
-def test_nothing_usable(manifest, tmp_path, capsys):
+def test_manifest_without_usable_recordings_is_an_error(manifest, tmp_path, capsys):
     edit(manifest, lambda lines: [line | {"audio": "missing.wav"} for line in lines])
     pack(manifest, tmp_path / "o", "--max-bad-share", "1", code=1)
     assert "no recording could be packed" in capsys.readouterr().err
 
 
-def test_a_full_disk_stops_the_run_with_a_reason(manifest, tmp_path, monkeypatch, capsys):
+def test_full_disk_stops_the_run_with_a_reason(manifest, tmp_path, monkeypatch, capsys):
     def full(self, path, **_):
         raise StorageError(f"{path}: No space left on device")
 
@@ -283,7 +285,7 @@ def test_dry_run_writes_nothing(manifest, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("options", [("--part", "2/2"), ("--part", "x"), ("--name", "a.b"), ("--bytes-per-shard", "0")])
-def test_options_that_cannot_be(manifest, tmp_path, capsys, options):
+def test_invalid_options_are_rejected(manifest, tmp_path, capsys, options):
     pack(manifest, tmp_path / "o", *options, code=1)
     assert options[0] in capsys.readouterr().err
 
@@ -314,7 +316,7 @@ def test_speaker_vectors_and_bank(manifest, tmp_path, monkeypatch):
     assert content(tmp_path / "tasks") == content(tmp_path / "o")
 
 
-def test_a_damaged_recording_quarantines_no_other_one(manifest, tmp_path, monkeypatch, capsys):
+def test_damaged_recording_quarantines_no_other_recording(manifest, tmp_path, monkeypatch, capsys):
     """It is enrolment speech of two speakers too: theirs is taken elsewhere, and the bank is whole."""
     add_extractor(monkeypatch, tmp_path / "site", "synthetic", SyntheticExtractor())
     make_manifest(manifest, 13, seconds=2.5)
@@ -331,7 +333,7 @@ def test_a_damaged_recording_quarantines_no_other_one(manifest, tmp_path, monkey
     assert content(tmp_path / "tasks") == content(tmp_path / "o")
 
 
-def test_enrolment_audio_that_is_not_there_stops_the_run(manifest, tmp_path, monkeypatch, capsys):
+def test_missing_enrolment_audio_stops_the_run(manifest, tmp_path, monkeypatch, capsys):
     """Otherwise every vector would be of the sample's own speech, as by a folder that is not mounted."""
     add_extractor(monkeypatch, tmp_path / "site", "synthetic", SyntheticExtractor())
     shutil.copytree(manifest, tmp_path / "enrol")
@@ -345,7 +347,7 @@ def test_enrolment_audio_that_is_not_there_stops_the_run(manifest, tmp_path, mon
     assert not list((tmp_path / "o").rglob("*.tar"))
 
 
-def test_a_recording_in_which_nobody_speaks_has_no_vectors(manifest, tmp_path, monkeypatch):
+def test_recording_without_speech_has_no_vectors(manifest, tmp_path, monkeypatch):
     add_extractor(monkeypatch, tmp_path / "site", "synthetic", SyntheticExtractor())
     edit(manifest, lambda rows: [r | {"segments": []} if r["key"] == "synthetic-004" else r for r in rows])
     pack(manifest, tmp_path / "o", speakers=True)
@@ -357,7 +359,7 @@ def test_a_recording_in_which_nobody_speaks_has_no_vectors(manifest, tmp_path, m
     assert main(["verify", str(tmp_path / "o")]) == 0
 
 
-def test_other_enrolment_is_another_dataset(manifest, tmp_path, monkeypatch):
+def test_other_enrolment_is_rejected(manifest, tmp_path, monkeypatch):
     shutil.copytree(manifest, tmp_path / "enrol")
     add_extractor(monkeypatch, tmp_path / "site", "synthetic", SyntheticExtractor())
     pack(manifest, tmp_path / "o", "--enrol", str(tmp_path / "enrol"), speakers=True)
@@ -366,7 +368,7 @@ def test_other_enrolment_is_another_dataset(manifest, tmp_path, monkeypatch):
     pack(manifest, tmp_path / "o2", "--enrol", str(tmp_path / "nowhere"), speakers=True, code=1)
 
 
-def test_other_persons_renew_the_bank_and_no_shard(manifest, tmp_path, monkeypatch, capsys):
+def test_changed_persons_rewrite_the_bank_and_no_shard(manifest, tmp_path, monkeypatch, capsys):
     add_extractor(monkeypatch, tmp_path / "site", "synthetic", SyntheticExtractor())
     pack(manifest, tmp_path / "o", speakers=True)
     before = content(tmp_path / "o")
@@ -381,7 +383,7 @@ def test_other_persons_renew_the_bank_and_no_shard(manifest, tmp_path, monkeypat
     assert content(tmp_path / "o") == before
 
 
-def test_other_weights_under_the_same_name_do_not_mix(manifest, tmp_path, monkeypatch):
+def test_weights_changed_under_the_same_name_are_rejected(manifest, tmp_path, monkeypatch):
     """An interrupted packing that goes on with other weights would put vectors of two models into one dataset."""
     made = SyntheticExtractor()
     add_extractor(monkeypatch, tmp_path / "site", "synthetic", made)
@@ -390,7 +392,7 @@ def test_other_weights_under_the_same_name_do_not_mix(manifest, tmp_path, monkey
     pack(manifest, tmp_path / "o", speakers=True, code=1)
 
 
-def test_a_packer_travels_light(manifest, tmp_path):
+def test_packer_is_pickled_without_resources(manifest, tmp_path):
     import pickle
 
     packer = Packer(manifest, str(tmp_path), "x", 1, "0", 2, None, None, (), (), ())

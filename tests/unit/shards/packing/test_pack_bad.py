@@ -113,22 +113,22 @@ def test_checksums_find_what_decoding_finds(manifest, tmp_path, damage):
 
 
 @pytest.mark.parametrize("key", ["a.b", "a/b", "a\\b", "a b", "", ".."])
-def test_keys_that_cannot_be(manifest, tmp_path, key):
+def test_invalid_keys_are_quarantined(manifest, tmp_path, key):
     edit(manifest, 4, key=key)
     pack(manifest, tmp_path / "o", "--max-bad-share", "0.1")
     assert open_dataset(tmp_path / "o").samples == 11
     assert "contain a dot, slash" in (tmp_path / "o/quarantine.jsonl").read_text()
 
 
-def test_equal_keys_of_two_corpora(manifest, tmp_path, capsys):
+def test_equal_keys_of_two_corpora_are_rejected(manifest, tmp_path, capsys):
     edit(manifest, 4, key="synthetic-007", corpus="other")
     pack(manifest, tmp_path / "o", code=1)
-    assert "key synthetic-007 on records 5 and 8; keys are unique in a dataset" in capsys.readouterr().err
+    assert "key synthetic-007 on records 5 and 8; keys must be unique in a dataset" in capsys.readouterr().err
     assert not (tmp_path / "o").exists()
 
 
 @pytest.mark.parametrize("line", [b"{", b'{"key": "x"}', b'{"key": "x", "audio": 3, "segments": []}', b"\xff\xfe"])
-def test_a_damaged_manifest_is_refused(manifest, tmp_path, capsys, line):
+def test_damaged_manifest_is_rejected(manifest, tmp_path, capsys, line):
     with (manifest / RECORDINGS).open("ab") as file:
         file.write(line + b"\n")
     pack(manifest, tmp_path / "o", code=1)
@@ -139,7 +139,7 @@ def test_a_damaged_manifest_is_refused(manifest, tmp_path, capsys, line):
 # The output.
 
 
-def test_a_disk_that_is_full(tmp_path, capsys):
+def test_full_disk_is_reported_and_the_rest_is_packed_later(tmp_path, capsys):
     make_noise_manifest(tmp_path / "m", 8, 5.0)  # 160 kB each
     with mounted(tmp_path / "disk", "-o", "size=1m") as disk:
         pack(tmp_path / "m", disk / "o", code=1)
@@ -151,19 +151,19 @@ def test_a_disk_that_is_full(tmp_path, capsys):
         assert main(["verify", str(disk / "o")]) == 0
 
 
-def test_a_read_only_output(manifest, tmp_path, capsys):
+def test_read_only_output_is_reported(manifest, tmp_path, capsys):
     with mounted(tmp_path / "disk", "-o", "ro") as disk:
         pack(manifest, disk / "o", code=1)
         assert "Read-only file system; the filesystem is read-only; name another output" in capsys.readouterr().err
 
 
-def test_an_output_that_is_a_file(manifest, tmp_path, capsys):
+def test_output_that_is_a_file_is_reported(manifest, tmp_path, capsys):
     (tmp_path / "o").touch()
     pack(manifest, tmp_path / "o", code=1)
     assert "name another output" in capsys.readouterr().err
 
 
-def test_two_packers_on_one_output(manifest, tmp_path, capsys):
+def test_second_packer_of_a_part_is_rejected(manifest, tmp_path, capsys):
     pack(manifest, tmp_path / "whole")
     storage = LocalStorage(tmp_path / "o")
     with storage.create("shards/m-000001.tar") as file:  # as another packer would
@@ -177,7 +177,7 @@ def test_two_packers_on_one_output(manifest, tmp_path, capsys):
     assert content[0] == content[1]
 
 
-def test_two_packers_at_once_never_damage_the_output(manifest, tmp_path):
+def test_simultaneous_packers_never_damage_the_output(manifest, tmp_path):
     """Either may be refused; what they leave is finished by a third, to the same bytes."""
     pack(manifest, tmp_path / "whole")
     command = [sys.executable, "-m", "shards.cli", "pack", str(manifest), str(tmp_path / "o"), "--no-speakers"]

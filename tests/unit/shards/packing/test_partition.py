@@ -13,7 +13,7 @@ from tests.support.manifests import recording
 
 
 @given(size=st.integers(1, 3000), seed=st.integers(0, 2**63))
-def test_a_permutation_of_any_size(size, seed):
+def test_permute_is_a_permutation_at_any_size(size, seed):
     assert sorted(permute(np.arange(size), size, seed)) == list(range(size))
 
 
@@ -23,7 +23,7 @@ def test_the_permutation_is_pinned():
     assert permute(np.array([299_999_999]), 300_000_000, 7).tolist() == [198_270_540]
 
 
-def test_one_index_alone_is_the_same_as_among_others():
+def test_single_index_is_permuted_as_in_a_batch():
     assert permute(np.array([123]), 1000, 5)[0] == permute(np.arange(1000), 1000, 5)[123]
 
 
@@ -68,17 +68,17 @@ def test_lines_are_read_by_offset(tmp_path):
     ]
 
 
-def test_the_hash_follows_the_content(tmp_path):
+def test_hash_depends_on_the_content(tmp_path):
     a, b, c = (LineTable(manifest(tmp_path / n, k)).sha256 for n, k in (("1", "xy"), ("2", "xy"), ("3", "xz")))
     assert a == b != c
 
 
-def test_a_key_twice_is_refused_with_both_places(tmp_path):
+def test_duplicate_key_is_rejected_with_both_lines(tmp_path):
     with pytest.raises(ManifestError, match=r"key b on records 2 and 4"):
         LineTable(manifest(tmp_path, "abcb"))
 
 
-def test_a_text_that_quotes_a_key_is_not_one(tmp_path):
+def test_text_that_quotes_a_key_is_not_a_key(tmp_path):
     folder = manifest(tmp_path, "ab")
     lines = [json.loads(line) for line in (folder / RECORDINGS).read_text().splitlines()]
     for line in lines:
@@ -88,11 +88,11 @@ def test_a_text_that_quotes_a_key_is_not_one(tmp_path):
     assert len(LineTable(folder)) == 2
 
 
-def test_what_is_no_manifest(tmp_path):
+def test_invalid_manifests_are_rejected(tmp_path):
     with pytest.raises(ManifestError, match=r"recordings\.jsonl"):
         LineTable(tmp_path)
     (tmp_path / RECORDINGS).write_text("")
-    with pytest.raises(ManifestError, match="no recordings"):
+    with pytest.raises(ManifestError, match="empty manifest"):
         LineTable(tmp_path)
     (tmp_path / RECORDINGS).write_text('{"name": 1}\n')
     with pytest.raises(ManifestError, match="no key"):

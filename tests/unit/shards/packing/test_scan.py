@@ -70,14 +70,14 @@ def at_once(count, work):
     return found
 
 
-def test_tasks_at_once_scan_once(manifest, storage, scans):
+def test_simultaneous_tasks_scan_once(manifest, storage, scans):
     tables = at_once(4, lambda: shared_table(manifest, storage, "m"))
     assert len(scans) == 1
     assert [lines(t) for t in tables] == [lines(LineTable(manifest))] * 4
     assert list(storage.list("plan/")) == ["plan/m.lines"]  # the claim is gone
 
 
-def test_a_task_that_died_while_it_scanned_is_replaced(manifest, storage, scans, monkeypatch):
+def test_dead_scanning_task_is_replaced(manifest, storage, scans, monkeypatch):
     monkeypatch.setattr(shards.packing.scan, "DEAD_S", 0.4)
     storage.write_atomic("plan/m.claim", b"a task of long ago")
     tables = at_once(3, lambda: shared_table(manifest, storage, "m"))
@@ -85,7 +85,7 @@ def test_a_task_that_died_while_it_scanned_is_replaced(manifest, storage, scans,
     assert [lines(t) for t in tables] == [lines(LineTable(manifest))] * 3
 
 
-def test_a_slow_scan_is_not_taken_for_dead(manifest, tmp_path, scans, monkeypatch):
+def test_slow_scan_does_not_count_as_dead(manifest, tmp_path, scans, monkeypatch):
     real = LineTable._scan
     monkeypatch.setattr(LineTable, "_scan", lambda table: (time.sleep(4), real(table))[1])
     monkeypatch.setattr(shards.packing.scan, "HEARTBEAT_S", 0.05)
@@ -94,7 +94,7 @@ def test_a_slow_scan_is_not_taken_for_dead(manifest, tmp_path, scans, monkeypatc
     assert len(scans) == 1
 
 
-def test_a_manifest_that_changed_is_scanned_again(manifest, storage, scans):
+def test_changed_manifest_is_scanned_again(manifest, storage, scans):
     before = lines(shared_table(manifest, storage, "m"))
     with (manifest / RECORDINGS).open("rb+") as file:  # the same size
         file.seek((manifest / RECORDINGS).read_bytes().index("段".encode()))
@@ -106,14 +106,14 @@ def test_a_manifest_that_changed_is_scanned_again(manifest, storage, scans):
 
 
 @pytest.mark.parametrize("damage", [lambda d: d[:-8], lambda d: d[:100], lambda d: b"x" + d, lambda d: b""])
-def test_a_damaged_table_is_not_believed(manifest, storage, scans, damage):
+def test_damaged_table_is_ignored(manifest, storage, scans, damage):
     whole = lines(shared_table(manifest, storage, "m"))
     storage.write_atomic("plan/m.lines", damage(storage.read("plan/m.lines")))
     assert stored_table(manifest, storage, "m") is None
     assert lines(shared_table(manifest, storage, "m")) == whole
 
 
-def test_a_bad_manifest_fails_in_every_task_and_leaves_nothing(manifest, storage, scans):
+def test_invalid_manifest_fails_in_every_task_and_leaves_no_file(manifest, storage, scans):
     (manifest / RECORDINGS).write_text("{}\n")
 
     def work():
@@ -149,7 +149,7 @@ def test_a_dry_run_of_a_task_writes_nothing(manifest, tmp_path):
     assert not (tmp_path / "o").exists()
 
 
-def test_tasks_in_processes_of_their_own(manifest, tmp_path):
+def test_tasks_in_separate_processes(manifest, tmp_path):
     pack(manifest, tmp_path / "whole")
     command = [sys.executable, "-m", "shards.cli", "pack", str(manifest), str(tmp_path / "o"), "--no-speakers"]
     tasks = [subprocess.Popen([*command, "--samples-per-shard", "4", "--part", f"{i}/3"]) for i in range(3)]

@@ -24,7 +24,7 @@ def test_encoding_is_deterministic_and_clips():
 
 
 @pytest.mark.parametrize("wave", [np.empty(0), np.zeros((10, 2)), np.array([0.0, np.nan])])
-def test_encode_refuses(wave):
+def test_encode_rejects_invalid_waves(wave):
     with pytest.raises(AudioError):
         encode_flac(wave)
 
@@ -35,7 +35,7 @@ def flac_bytes(rate=16_000, channels=1):
     return buffer.getvalue()
 
 
-def test_decode_refuses_other_forms_and_damage():
+def test_decode_rejects_other_formats_and_damage():
     data = flac_bytes()
     for bad in (b"", b"RIFF", data[:100], data[: len(data) // 2], flac_bytes(rate=8_000), flac_bytes(channels=2)):
         with pytest.raises(AudioError):
@@ -48,7 +48,7 @@ def pitch(wave):
 
 @pytest.mark.parametrize("rate", [8_000, 16_000, 44_100, 48_000])
 @pytest.mark.parametrize("form", ["wav", "flac", "ogg"])
-def test_load_any_rate_and_form_keeps_length_and_pitch(tmp_path, rate, form):
+def test_load_keeps_length_and_pitch_at_any_rate_and_format(tmp_path, rate, form):
     path = tmp_path / f"synthetic.{form}"
     soundfile.write(path, tone(1.0, rate, pitch=440), rate)
     wave = load(path)
@@ -57,7 +57,7 @@ def test_load_any_rate_and_form_keeps_length_and_pitch(tmp_path, rate, form):
     assert abs(pitch(wave) - 440) < 2
 
 
-def test_channel_is_picked_or_all_are_averaged(tmp_path):
+def test_channel_is_selected_or_all_are_averaged(tmp_path):
     path = tmp_path / "synthetic.wav"
     channels = np.stack([np.full(1600, 0.5), np.full(1600, -0.25)], axis=1)
     soundfile.write(path, channels, 16_000)
@@ -68,7 +68,7 @@ def test_channel_is_picked_or_all_are_averaged(tmp_path):
 
 
 @pytest.mark.parametrize("rate", [16_000, 44_100])
-def test_a_part_is_what_the_whole_holds_there(tmp_path, rate):
+def test_span_equals_that_part_of_the_whole_file(tmp_path, rate):
     path = tmp_path / "synthetic.wav"
     soundfile.write(path, tone(3.0, rate), rate, subtype="FLOAT")
     part, whole = load(path, start=1.0, duration=0.5), load(path)
@@ -76,7 +76,7 @@ def test_a_part_is_what_the_whole_holds_there(tmp_path, rate):
     np.testing.assert_allclose(part[500:-500], whole[16_500:23_500], atol=2e-4)
 
 
-def test_a_file_that_ends_early(tmp_path):
+def test_file_that_ends_early_is_an_error(tmp_path):
     path = tmp_path / "synthetic.wav"
     soundfile.write(path, tone(1.0), 16_000)
     assert len(load(path, start=0.5, duration=0.52)) == 8_000  # within the slack
@@ -86,7 +86,7 @@ def test_a_file_that_ends_early(tmp_path):
         load(path, start=2.0)
 
 
-def test_bad_files_are_audio_errors_that_name_the_file(tmp_path):
+def test_bad_files_are_audio_errors_with_the_path(tmp_path):
     empty, text, silent, nan, many, slow = (tmp_path / f"{n}.wav" for n in "abcdef")
     empty.write_bytes(b"")
     text.write_text("not audio")
@@ -99,7 +99,7 @@ def test_bad_files_are_audio_errors_that_name_the_file(tmp_path):
             load(path)
 
 
-def test_flac_of_the_right_form_is_copied(tmp_path):
+def test_flac_in_the_target_format_is_copied(tmp_path):
     path = tmp_path / "synthetic.flac"
     soundfile.write(path, tone(1.0), 16_000, subtype="PCM_16", compression_level=0.0)
     data, num_samples = load_flac(path)
@@ -109,7 +109,7 @@ def test_flac_of_the_right_form_is_copied(tmp_path):
 
 
 @pytest.mark.parametrize("samples", [16_000, 48_047, 15_999])
-def test_flac_of_the_manifest_s_length_is_copied(tmp_path, samples):
+def test_flac_of_the_length_in_the_manifest_is_copied(tmp_path, samples):
     """Prepared manifests say how long a file is, some of them rounded."""
     path = tmp_path / "synthetic.flac"
     soundfile.write(path, tone(4.0)[:samples], 16_000, subtype="PCM_16", compression_level=0.0)
@@ -122,7 +122,7 @@ def test_flac_of_the_manifest_s_length_is_copied(tmp_path, samples):
     assert longer == samples  # within the slack, and encoded again
 
 
-def test_flac_of_an_open_length_is_copied_where_it_lasts_as_long_as_the_manifest_says(tmp_path):
+def test_flac_without_length_is_copied_if_it_has_the_duration_of_the_manifest(tmp_path):
     path = tmp_path / "synthetic.flac"
     soundfile.write(path, tone(1.0), 16_000, subtype="PCM_16", compression_level=0.0)
     whole = path.read_bytes()
@@ -130,7 +130,7 @@ def test_flac_of_an_open_length_is_copied_where_it_lasts_as_long_as_the_manifest
     assert load_flac(path, duration=1.0) == (whole, 16_000)
 
 
-def test_flac_of_another_form_or_in_part_is_encoded(tmp_path):
+def test_flac_in_another_format_or_in_part_is_encoded(tmp_path):
     path = tmp_path / "synthetic.flac"
     soundfile.write(path, tone(1.0), 16_000, subtype="PCM_16")
     assert load_flac(path, duration=0.5)[1] == 8_000
@@ -145,7 +145,7 @@ def test_flac_of_another_form_or_in_part_is_encoded(tmp_path):
         assert len(decode(data)) == num_samples == 16_000
 
 
-def test_a_cut_flac_is_not_copied(tmp_path):
+def test_truncated_flac_is_not_copied(tmp_path):
     path = tmp_path / "synthetic.flac"
     soundfile.write(path, tone(2.0), 16_000, subtype="PCM_16")
     path.write_bytes(path.read_bytes()[:-2000])
@@ -153,7 +153,7 @@ def test_a_cut_flac_is_not_copied(tmp_path):
         load_flac(path)
 
 
-def test_g722_by_pyav(tmp_path):
+def test_g722_is_read_by_pyav(tmp_path):
     av = pytest.importorskip("av")
     path = tmp_path / "synthetic.g722"
     with av.open(str(path), "w", format="g722") as out:

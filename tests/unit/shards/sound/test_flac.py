@@ -35,7 +35,7 @@ def frames(data):
     return found
 
 
-def test_the_form():
+def test_stream_info_is_parsed():
     info = stream_info(flac(0.5))
     assert (info.rate, info.channels, info.bits, info.samples, info.block_size) == (16_000, 1, 16, 8_000, 4_096)
     for bad in (b"", b"fLaC", flac()[:41], b"RIFF" + flac()[4:], b"fLaC\x84" + flac()[5:]):
@@ -44,11 +44,11 @@ def test_the_form():
 
 @pytest.mark.parametrize("seconds", [1 / 16_000, 0.1, 0.256, 0.5, 1.024, 40.0])
 @pytest.mark.parametrize("level", [0.0, 0.5, 1.0])
-def test_what_was_encoded_is_whole(seconds, level):
+def test_encoded_stream_is_complete(seconds, level):
     assert whole(flac(seconds, level=level))
 
 
-def test_silence_is_whole():
+def test_silence_is_complete():
     buffer = io.BytesIO()
     soundfile.write(buffer, np.zeros(50_000), 16_000, format="FLAC")
     assert whole(buffer.getvalue())
@@ -65,7 +65,7 @@ def test_every_flipped_bit_of_the_audio_is_found():
 
 @pytest.mark.parametrize("length", [1, 100, 1_000, 4_096])
 @pytest.mark.parametrize("what", ["zeros", "noise", "lost", "twice"])
-def test_a_damaged_stretch_is_found(length, what):
+def test_damaged_span_is_found(length, what):
     data = flac(2.0)
     first = frames(data)[0]
     for at in range(first, len(data) - length, (len(data) - length - first) // 7):
@@ -77,7 +77,7 @@ def test_a_damaged_stretch_is_found(length, what):
         assert damaged == data or not whole(damaged)
 
 
-def test_a_cut_is_found_wherever_it_is():
+def test_truncation_is_found_anywhere():
     data = flac(1.0)
     borders = [at for at in frames(data) if crc16.umts(data[frames(data)[0] : at]) == 0]
     assert len(borders) == 4  # 16,000 samples in blocks of 4,096
@@ -86,7 +86,7 @@ def test_a_cut_is_found_wherever_it_is():
     assert not whole(data[: len(data) // 2] + bytes(len(data) - len(data) // 2))  # a file of the right size, zeros
 
 
-def test_a_tag_behind_the_audio_is_for_the_decoder_to_judge(tmp_path):
+def test_tag_after_the_audio_is_left_to_the_decoder(tmp_path):
     data = flac(0.5) + b"TAG" + bytes(125)
     assert not whole(data)
     (tmp_path / "x.flac").write_bytes(data)
@@ -99,7 +99,7 @@ def test_a_tag_behind_the_audio_is_for_the_decoder_to_judge(tmp_path):
         assert load_flac(tmp_path / "x.flac") == (data, decoded)
 
 
-def test_blocks_of_any_size():
+def test_variable_block_sizes():
     """A stream of variable blocks numbers samples, not frames; soundfile writes none, so the headers are made here."""
 
     def frame(number, size):
@@ -125,7 +125,7 @@ def open_end(data):
     return data[:21] + bytes([data[21] & 0xF0]) + bytes(4) + data[26:]
 
 
-def test_a_length_that_is_left_open_is_filled_in(tmp_path):
+def test_missing_length_is_filled_in(tmp_path):
     data = flac(0.5)
     (tmp_path / "x.flac").write_bytes(open_end(data))
     assert load_flac(tmp_path / "x.flac") == (data, 8_000)
@@ -134,7 +134,7 @@ def test_a_length_that_is_left_open_is_filled_in(tmp_path):
         load_flac(tmp_path / "x.flac")
 
 
-def test_an_open_length_of_another_form(tmp_path):
+def test_missing_length_in_another_format(tmp_path):
     """Its frames say how long it is, in whatever form: read in part, measured, and cut where its end says."""
     wave = np.stack([tone(1.5, 48_000, pitch=300), tone(1.5, 48_000, pitch=700)], 1)
     path = tmp_path / "x.flac"
@@ -150,7 +150,7 @@ def test_an_open_length_of_another_form(tmp_path):
     assert clip.duration == 1.5
 
 
-def test_an_open_length_of_a_cut_file_is_told(tmp_path):
+def test_missing_length_of_a_truncated_file_is_an_error(tmp_path):
     path = tmp_path / "x.flac"
     path.write_bytes(open_end(flac(0.5))[:-1])
     for reads in (audio_info, load, load_flac):

@@ -46,7 +46,7 @@ def write(data, path="x"):
 DATA = bytes(range(256)) * 1000  # four parts
 
 
-def test_a_large_object_goes_out_in_parts(s3):
+def test_large_object_is_uploaded_in_parts(s3):
     write(DATA)
     assert s3.objects == {"p/x": DATA}
     assert s3.uploads == {}
@@ -56,20 +56,20 @@ def test_a_large_object_goes_out_in_parts(s3):
 
 
 @pytest.mark.parametrize("size", [0, 1, PART - 1, PART, PART + 1, 2 * PART])
-def test_objects_of_any_size(s3, size):
+def test_objects_of_any_size_round_trip(s3, size):
     write(DATA[:size])
     assert s3.objects["p/x"] == DATA[:size]
     with storage().stream("x") as file:
         assert file.read() == DATA[:size]
 
 
-def test_an_error_while_writing_leaves_no_open_upload(s3):
+def test_error_while_writing_leaves_no_open_upload(s3):
     with pytest.raises(ZeroDivisionError), storage().create("x") as file:
         file.write(DATA * (1 + file.write(DATA) // 0))
     assert (s3.objects, s3.uploads) == ({}, {})
 
 
-def test_what_a_killed_writer_left_is_ended(s3):
+def test_open_upload_of_a_killed_writer_is_aborted(s3):
     s3.uploads |= {"a": ("p/x", {}), "b": ("p/x-2", {}), "c": ("p/other", {}), "d": ("q/x", {})}
     write(DATA)
     assert set(s3.uploads) == {"b", "c", "d"}
@@ -79,7 +79,7 @@ def test_what_a_killed_writer_left_is_ended(s3):
 
 @pytest.mark.parametrize("kind", ["500", "503", "reset", "lost"])
 @pytest.mark.parametrize("before", range(7))
-def test_a_fault_at_any_request_of_an_upload(s3, kind, before):
+def test_fault_at_any_request_of_an_upload_is_retried(s3, kind, before):
     """Initiate, four parts, complete, list the open uploads."""
     real, calls = s3.fault, iter(range(100))
 
@@ -98,21 +98,21 @@ def test_a_fault_at_any_request_of_an_upload(s3, kind, before):
 
 
 @pytest.mark.parametrize("kind", ["500", "503", "reset", "cut", "short", "stall"])
-def test_a_fault_while_reading(s3, kind):
+def test_fault_while_reading_is_retried(s3, kind):
     s3.objects["p/x"] = DATA
     s3.faults[:] = [kind] * 2
     assert storage().read_range("x", 1000, 500) == DATA[1000:1500]
     assert s3.done[kind] == 2
 
 
-def test_short_reads_that_last(s3):
+def test_persistent_short_reads_are_a_storage_error(s3):
     s3.objects["p/x"] = DATA
     s3.faults[:] = ["short"] * 99
     with pytest.raises(StorageError, match="s3://bucket/p/x: the server sends fewer bytes than requested"):
         storage().read_range("x", 0, 100)
 
 
-def test_a_process_forked_while_another_thread_makes_a_client_can_read(s3, monkeypatch):
+def test_process_forked_while_another_thread_makes_a_client_can_read(s3, monkeypatch):
     """A loader's worker is forked while the thread that copies checkpoints opens its first connection."""
     write(b"12345")
     began, real = threading.Event(), shards.storage.s3_client.new_client
@@ -134,7 +134,7 @@ def test_a_process_forked_while_another_thread_makes_a_client_can_read(s3, monke
     assert worker.exitcode == 0
 
 
-def test_many_ranges_are_in_flight_at_once(s3):
+def test_many_ranges_are_read_concurrently(s3):
     s3.objects["p/x"] = DATA
     gate = threading.Barrier(16)
     real = s3.fault
@@ -151,7 +151,7 @@ def test_many_ranges_are_in_flight_at_once(s3):
 # Commit under a condition.
 
 
-def test_commit(s3):
+def test_commit_detects_other_writers(s3):
     first = storage().version("x")
     assert first is None
     storage().commit("x", b"1", None)
@@ -165,7 +165,7 @@ def test_commit(s3):
 
 
 @pytest.mark.parametrize("there", [None, b"old"])
-def test_a_commit_whose_answer_is_lost(s3, there):
+def test_commit_with_a_lost_response_succeeds(s3, there):
     if there:
         s3.objects["p/x"] = there
     version = storage().version("x")
@@ -183,7 +183,7 @@ def error(call, *args):
     return str(caught.value)
 
 
-def test_no_such_bucket(s3):
+def test_missing_bucket_is_reported(s3):
     lost = S3Storage("s3://nowhere/p")
     for call in (lost.exists, lost.read, lost.size, lost.version, lambda p: list(lost.list(p))):
         message = error(call, "x")
@@ -191,13 +191,13 @@ def test_no_such_bucket(s3):
         assert "create it" in message
 
 
-def test_wrong_access_key(s3, monkeypatch):
+def test_wrong_access_key_is_reported(s3, monkeypatch):
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "other")
     assert "check AWS_ACCESS_KEY_ID" in error(storage().read, "x")
     assert "check AWS_ACCESS_KEY_ID" in error(storage().exists, "x")
 
 
-def test_nobody_at_the_endpoint(s3, monkeypatch):
+def test_unreachable_endpoint_is_reported(s3, monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
     message = error(storage().read, "x")
     assert "s3://bucket/p/x" in message
@@ -226,7 +226,7 @@ def manifest(tmp_path):
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-def test_packing_and_verifying_with_every_fifth_request_failing(s3, manifest, tmp_path, seed, capsys):
+def test_packing_and_verifying_while_every_fifth_request_fails(s3, manifest, tmp_path, seed, capsys):
     pack(manifest, str(tmp_path / "whole"))
     s3.plague(0.2, seed, [k for k in FAULTS if k != "403"])
     pack(manifest, "s3://bucket/p")
@@ -238,7 +238,7 @@ def test_packing_and_verifying_with_every_fifth_request_failing(s3, manifest, tm
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["faults"] == 0
 
 
-def test_an_output_that_turns_unwritable_leaves_nothing_open_and_can_be_finished(s3, manifest, tmp_path, capsys):
+def test_output_that_becomes_unwritable_leaves_no_open_upload_and_can_be_finished(s3, manifest, tmp_path, capsys):
     real, calls = s3.fault, iter(range(10_000))
     s3.fault = lambda fits: "403" if "403" in fits and "lost" in fits and next(calls) >= 8 else real(fits)
     pack(manifest, "s3://bucket/p", code=1)
@@ -258,7 +258,7 @@ def test_wrong_credentials_stop_before_anything_is_packed(s3, manifest, monkeypa
     assert s3.objects == {}
 
 
-def test_a_bucket_that_is_not_there_stops_before_anything_is_packed(s3, manifest, monkeypatch, capsys):
+def test_missing_bucket_stops_before_anything_is_packed(s3, manifest, monkeypatch, capsys):
     monkeypatch.setattr("shards.packing.packer.make_sample", lambda *_, **__: 1 // 0)
     pack(manifest, "s3://nowhere/p", code=1)
     assert "s3://nowhere/p: no such bucket; create it" in capsys.readouterr().err

@@ -47,7 +47,7 @@ def test_write_read_list_delete(storage):
     assert storage.exists("a/1.bin")
 
 
-def test_ranges(storage):
+def test_read_ranges(storage):
     storage.write_atomic("x", bytes(range(200)))
     assert storage.read_range("x", 10, 3) == bytes([10, 11, 12])
     assert storage.read_range("x", 198, 10) == bytes([198, 199])
@@ -65,14 +65,14 @@ def test_create_and_stream(storage):
         assert (file.read(3), file.read()) == (b"123", b"4")
 
 
-def test_an_error_while_creating_leaves_nothing(storage):
+def test_error_while_writing_leaves_no_file(storage):
     with pytest.raises(ZeroDivisionError), storage.create("x.tar") as file:
         file.write(b"12" * (1 // 0))
     assert list(storage.list()) == []
 
 
 @pytest.mark.parametrize(("stumbles", "call"), [(1, "read"), (1, "exists"), (1, "size"), (9, "read"), (9, "exists")])
-def test_a_network_filesystem_that_stumbles_is_asked_again(tmp_path, monkeypatch, stumbles, call):
+def test_transient_errors_of_a_network_filesystem_are_retried(tmp_path, monkeypatch, stumbles, call):
     (tmp_path / "x").write_bytes(b"12345")
     monkeypatch.setattr("shards.storage.local.RETRY_PAUSES", (0.0, 0.0))
     name = "read_bytes" if call == "read" else "stat"
@@ -95,18 +95,18 @@ def test_a_network_filesystem_that_stumbles_is_asked_again(tmp_path, monkeypatch
     assert not LocalStorage(tmp_path / "x").exists("y")
 
 
-def test_a_missing_file_is_a_storage_error_with_its_path(storage):
+def test_missing_file_is_a_storage_error_with_its_path(storage):
     for call in (storage.read, storage.size, lambda p: storage.read_range(p, 0, 1)):
         with pytest.raises(StorageError, match=r"nothing\.here"):
             call("nothing.here")
 
 
-def test_a_storage_survives_the_way_to_another_process(storage):
+def test_storage_can_be_pickled(storage):
     storage.write_atomic("x", b"1")
     assert pickle.loads(pickle.dumps(storage)).read("x") == b"1"
 
 
-def test_unknown_schemes_and_no_bucket():
+def test_unsupported_schemes_and_missing_bucket_are_errors():
     with pytest.raises(StorageError, match="gs://"):
         open_storage("gs://bucket/x")
     with pytest.raises(StorageError, match="no bucket"):
@@ -116,7 +116,7 @@ def test_unknown_schemes_and_no_bucket():
 # Local files.
 
 
-def test_no_temporary_file_is_left_or_listed(tmp_path):
+def test_temporary_files_are_removed_and_not_listed(tmp_path):
     storage = LocalStorage(tmp_path)
     with storage.create("x"):
         assert [p.name for p in tmp_path.iterdir()] == [".x.tmp"]
@@ -126,14 +126,14 @@ def test_no_temporary_file_is_left_or_listed(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["x"]
 
 
-def test_what_a_killed_writer_left_is_taken_over(tmp_path):
+def test_temporary_file_of_a_killed_writer_is_reused(tmp_path):
     (tmp_path / ".x.tmp").write_bytes(b"longer than what comes")
     LocalStorage(tmp_path).write_atomic("x", b"new")
     assert (tmp_path / "x").read_bytes() == b"new"
     assert [p.name for p in tmp_path.iterdir()] == ["x"]
 
 
-def test_two_writers_of_one_file(tmp_path):
+def test_second_writer_of_a_file_is_rejected(tmp_path):
     storage = LocalStorage(tmp_path)
     with (
         storage.create("x") as file,
@@ -146,7 +146,7 @@ def test_two_writers_of_one_file(tmp_path):
     assert storage.read("x") == b"first"
 
 
-def test_a_second_small_write_waits_for_the_first(tmp_path):
+def test_second_atomic_write_waits_for_the_first(tmp_path):
     storage = LocalStorage(tmp_path)
     with storage.create("x") as file:
         second = threading.Thread(target=storage.write_atomic, args=("x", b"second"))
@@ -156,7 +156,7 @@ def test_a_second_small_write_waits_for_the_first(tmp_path):
     assert storage.read("x") == b"second"
 
 
-def test_a_filesystem_without_locks_is_no_hindrance(tmp_path, monkeypatch):
+def test_filesystem_without_locks_works(tmp_path, monkeypatch):
     def flock(*_):
         raise OSError(errno.ENOLCK, "No locks available")
 
@@ -165,7 +165,7 @@ def test_a_filesystem_without_locks_is_no_hindrance(tmp_path, monkeypatch):
     assert (tmp_path / "x").read_bytes() == b"1"
 
 
-def test_a_full_disk_is_a_storage_error_and_leaves_nothing(tmp_path, monkeypatch):
+def test_full_disk_is_a_storage_error_and_leaves_no_file(tmp_path, monkeypatch):
     def fsync(_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -175,7 +175,7 @@ def test_a_full_disk_is_a_storage_error_and_leaves_nothing(tmp_path, monkeypatch
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_output_below_a_file_is_a_storage_error(tmp_path):
+def test_output_below_a_file_is_a_storage_error(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(StorageError, match="file"):
         LocalStorage(tmp_path / "file").write_atomic("x", b"1")
@@ -193,7 +193,7 @@ def test_s3_faults_are_retried(s3, faults, monkeypatch):
     assert s3.faults == []
 
 
-def test_s3_faults_that_last_are_a_storage_error(s3, monkeypatch):
+def test_persistent_s3_faults_are_a_storage_error(s3, monkeypatch):
     monkeypatch.setattr("time.sleep", lambda _: None)
     s3.objects["p/x"] = bytes(100)
     s3.faults[:] = ["cut"] * 100
@@ -208,12 +208,12 @@ def test_s3_reads_only_the_range(s3):
     assert (method, path.partition("?")[0], span) == ("GET", "/bucket/p/x", "bytes=10-14")
 
 
-def test_a_missing_bucket_is_a_storage_error(s3):
+def test_missing_bucket_is_a_storage_error(s3):
     with pytest.raises(StorageError, match="nowhere"):
         S3Storage("s3://nowhere/p").write_atomic("x", b"1")
 
 
-def test_no_credentials_are_a_storage_error(s3, monkeypatch):
+def test_missing_credentials_are_a_storage_error(s3, monkeypatch):
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")

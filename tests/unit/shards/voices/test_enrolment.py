@@ -23,7 +23,7 @@ def folder(tmp_path: Path) -> Path:
     return two_voices(tmp_path)
 
 
-def test_vectors_come_in_order_of_appearance_with_unit_norm(folder: Path) -> None:
+def test_vectors_are_in_order_of_appearance_with_unit_norm(folder: Path) -> None:
     enroller = Enroller([folder], PitchExtractor())
     vectors = enroller.embed(conversation("c", "toy:b", "toy:a", "toy:b"))
     assert vectors.dtype == np.float16
@@ -71,7 +71,7 @@ def used(enroller: Enroller, recording: Recording) -> set[str]:
     return {p.key for clip in enroller._vectors for p in clip}
 
 
-def test_the_recording_itself_its_sources_and_its_span_are_not_used(folder: Path) -> None:
+def test_recording_its_sources_and_its_span_are_never_used(folder: Path) -> None:
     enroller = Enroller([folder], PitchExtractor())
     assert used(enroller, conversation("c", "toy:a")) == {"a0", "a1", "a2", "a3"}
     assert used(enroller, conversation("c", "toy:a", sources=("a0", "a2"))) == {"a1", "a3"}
@@ -82,7 +82,7 @@ def test_the_recording_itself_its_sources_and_its_span_are_not_used(folder: Path
     assert enroller.own_speech == 0
 
 
-def test_without_other_speech_the_recording_enrols_itself_and_is_counted(folder: Path) -> None:
+def test_self_enrolment_without_other_speech_is_counted(folder: Path) -> None:
     own = speak(folder, "own", "toy:new", 4.0, 500)
     enroller = Enroller([folder], PitchExtractor())
     assert used(enroller, own) == {"own"}
@@ -92,7 +92,7 @@ def test_without_other_speech_the_recording_enrols_itself_and_is_counted(folder:
         enroller.embed(tiny)
 
 
-def test_speech_under_others_is_not_enrolment_speech(tmp_path: Path) -> None:
+def test_overlapped_speech_is_not_used_for_enrolment(tmp_path: Path) -> None:
     mixed = speak(tmp_path, "m", "toy:a", 12.0, 200)
     segments = (Segment("toy:a", 0, 3, "x"), Segment("toy:b", 2, 6, "y"), Segment("toy:a", 7, 10, "z"))
     write_manifest(tmp_path, [replace(mixed, segments=segments)], [], {})
@@ -101,7 +101,7 @@ def test_speech_under_others_is_not_enrolment_speech(tmp_path: Path) -> None:
     assert [(c[0].start, c[0].end) for c in enroller.clips("toy:a")] == [(7.0, 10.0)]
 
 
-def test_what_is_held_of_a_speaker_is_bounded(tmp_path: Path) -> None:
+def test_memory_per_speaker_is_bounded(tmp_path: Path) -> None:
     """Of hundreds of utterances some are kept, the same whatever their order; the bank names all sessions."""
     records = [speak(tmp_path, f"u{i:03d}", "toy:a", 0.5 if i % 2 else 2.5, 200) for i in range(300)]
     write_manifest(tmp_path, records, [], {})
@@ -113,7 +113,7 @@ def test_what_is_held_of_a_speaker_is_bounded(tmp_path: Path) -> None:
     assert len(enrollers[0].sessions()["toy:a"]) == 300
 
 
-def test_embedding_together_is_embedding_one_by_one(folder: Path) -> None:
+def test_batched_embedding_equals_embedding_one_by_one(folder: Path) -> None:
     recordings = [conversation(f"c{i}", "toy:a", "toy:b") for i in range(5)]
     one, together = Enroller([folder], Frames()), Enroller([folder], Frames())
     together.prepare(recordings)
@@ -123,7 +123,7 @@ def test_embedding_together_is_embedding_one_by_one(folder: Path) -> None:
     assert len(together._vectors) == held
 
 
-def test_a_clip_that_cannot_be_read_is_passed_over_and_listed(folder: Path) -> None:
+def test_unreadable_clip_is_skipped_and_listed(folder: Path) -> None:
     """Others stand in, whatever was met before; of joined words only the one that is gone is left out."""
     (folder / "b0.flac").unlink()
     (folder / "a2.flac").write_bytes(b"")
@@ -144,7 +144,7 @@ def test_a_clip_that_cannot_be_read_is_passed_over_and_listed(folder: Path) -> N
     assert enroller.take_skipped() == told  # for every shard that wanted it
 
 
-def test_the_draw_does_not_depend_on_what_was_damaged_elsewhere(tmp_path: Path) -> None:
+def test_draw_does_not_depend_on_damaged_clips_of_others(tmp_path: Path) -> None:
     """A process that has met a damaged clip draws as one that has not."""
     records = [speak(tmp_path, f"a{i}", "toy:a", 2.5, 150 + 40 * i) for i in range(8)]
     write_manifest(tmp_path, records, [], {})
@@ -157,7 +157,7 @@ def test_the_draw_does_not_depend_on_what_was_damaged_elsewhere(tmp_path: Path) 
         assert np.array_equal(Enroller([tmp_path], PitchExtractor()).embed(r), vectors)
 
 
-def test_weights_that_do_not_fit_are_no_fault_of_a_clip(folder: Path) -> None:
+def test_wrong_weights_are_not_blamed_on_a_clip(folder: Path) -> None:
     """They stop the run at the first clip: passing them all over would take hours to say so."""
     (folder / "w.pt").write_bytes(b"no weights")
     extractor = NetworkExtractor("none", dict, folder / "w.pt", 8, folder / "cache")
@@ -165,7 +165,7 @@ def test_weights_that_do_not_fit_are_no_fault_of_a_clip(folder: Path) -> None:
         Enroller([folder], extractor).embed(conversation("c", "toy:a"))
 
 
-def test_without_a_usable_clip_the_recording_enrols_itself_and_that_is_counted(folder: Path) -> None:
+def test_self_enrolment_without_a_usable_clip_is_counted(folder: Path) -> None:
     """Also where clips are embedded together, and one of them gives a vector that is not finite."""
 
     class Broken(Frames):

@@ -56,7 +56,7 @@ def by_hand(folder: Path, name: str) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", list(FILES))
-def test_every_architecture_loads_its_published_layout(tmp_path: Path, name: str) -> None:
+def test_every_extractor_loads_its_published_layout(tmp_path: Path, name: str) -> None:
     folder = snapshot(tmp_path / "model", name)
     extractor = load_extractor(f"{name}@{folder}", cache=tmp_path / "cache")
     vector = extractor.embed([WAVE])[0]
@@ -66,7 +66,7 @@ def test_every_architecture_loads_its_published_layout(tmp_path: Path, name: str
     assert extractor.id == {"campplus": "campplus_cn_common", "campplus-voxceleb": "campplus_voxceleb"}.get(name, name)
 
 
-def test_weights_of_another_architecture(tmp_path: Path) -> None:
+def test_weights_of_another_architecture_are_rejected(tmp_path: Path) -> None:
     folder = snapshot(tmp_path / "model", "campplus")
     for name in ("eres2netv2", "campplus-voxceleb"):
         extractor = load_extractor(f"{name}@{folder / FILES['campplus']}", cache=tmp_path / "cache")
@@ -89,7 +89,9 @@ def test_other_weights_have_another_id(tmp_path: Path) -> None:
         ("hf:org/x", "huggingface_hub", "snapshot_download"),
     ],
 )
-def test_hubs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, module: str, function: str) -> None:
+def test_weight_file_of_a_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, module: str, function: str
+) -> None:
     """The hub's own client is asked for the id; what it says when it cannot is passed on."""
     (tmp_path / "weights.bin").write_bytes(b"x")
     asked = []
@@ -109,7 +111,7 @@ def test_hubs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, modu
         weight_file(source.partition(":")[0] + ":iic/gone")
 
 
-def test_the_default_source_of_eres2netv2_is_modelscope(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_default_source_of_eres2netv2_is_modelscope(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = snapshot(tmp_path / "model", "eres2netv2")
     stand_in = ModuleType("modelscope.hub.snapshot_download")
     stand_in.snapshot_download = lambda name, **_: str(folder) if "eres2netv2_sv" in name else ""  # type: ignore[attr-defined]
@@ -117,7 +119,7 @@ def test_the_default_source_of_eres2netv2_is_modelscope(tmp_path: Path, monkeypa
     assert load_extractor("eres2netv2", cache=tmp_path / "cache").id == "eres2netv2"
 
 
-def test_a_source_without_weights(tmp_path: Path) -> None:
+def test_source_without_exactly_one_weight_file_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no such file or folder; a model on a hub is named modelscope:"):
         weight_file(str(tmp_path / "nothing"))
     for names in ((), ("a.pt", "b.bin")):
@@ -127,7 +129,7 @@ def test_a_source_without_weights(tmp_path: Path) -> None:
             weight_file(str(tmp_path))
 
 
-def test_safetensors(tmp_path: Path) -> None:
+def test_safetensors_weights_are_loaded(tmp_path: Path) -> None:
     import torch
     from safetensors.torch import save_file
 
@@ -138,7 +140,7 @@ def test_safetensors(tmp_path: Path) -> None:
     assert np.abs(vector - by_hand(folder, "campplus")).max() < 1e-5
 
 
-def test_parity_with_the_librarys_own_class(tmp_path: Path) -> None:
+def test_parity_with_funasr(tmp_path: Path) -> None:
     """Packaged CAM++ on real speech: waveform to vector here, and by funasr's class from waveform on."""
     import torch
 
@@ -162,7 +164,7 @@ def test_parity_with_the_librarys_own_class(tmp_path: Path) -> None:
         assert np.abs(unit_norm(answer["spk_embedding"].numpy())[0] - vector).max() < 1e-4
 
 
-def test_batches_of_equal_length_on_an_accelerator(tmp_path: Path) -> None:
+def test_accelerator_batches_have_equal_length(tmp_path: Path) -> None:
     """Not here: the network counts what it is given."""
     import torch
 
@@ -189,7 +191,7 @@ def test_batches_of_equal_length_on_an_accelerator(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("device", ["cuda:99", "gpu"])
-def test_a_device_that_is_not_there_is_named(device: str) -> None:
+def test_missing_device_is_an_error(device: str) -> None:
     with pytest.raises(ConfigError, match=rf"device '{device}' cannot be used: .*; name an available one, or cpu"):
         load_extractor("campplus", device=device)
 
@@ -199,7 +201,7 @@ def test_unknown_extractor_names_the_known_ones() -> None:
         load_extractor("x-vector")
 
 
-def test_extractor_checks_weights_and_keeps_what_it_embedded(tmp_path: Path) -> None:
+def test_extractor_checks_weights_and_caches_vectors(tmp_path: Path) -> None:
     import torch
 
     class Mean(torch.nn.Linear):
@@ -226,7 +228,7 @@ def test_extractor_checks_weights_and_keeps_what_it_embedded(tmp_path: Path) -> 
             NetworkExtractor("mean", build, tmp_path / wrong, 4, tmp_path / "cache").embed([wave])
 
 
-def test_features_and_norms_of_bad_input() -> None:
+def test_features_and_norms_of_invalid_input_are_errors() -> None:
     assert log_mel(tone(0.5).astype(np.float32)).shape == (48, 80)
     with pytest.raises(SpeakerError, match="too short"):
         log_mel(np.zeros(1000, np.float32))
@@ -235,7 +237,7 @@ def test_features_and_norms_of_bad_input() -> None:
             unit_norm(np.array([bad]))
 
 
-def test_campplus_tells_real_voices_apart(tmp_path: Path) -> None:
+def test_campplus_separates_real_voices(tmp_path: Path) -> None:
     """Six real persons, two each in French, Spanish and Mandarin: clips of one voice, and of two."""
     from benchmarks.speakers import cosines, read_voices, summary
     from shards.corpora import packaged_speech as packaged

@@ -26,11 +26,11 @@ assert CAMPPlus is network and same is tables
 """
 
 
-def test_a_later_import_of_funasr_is_whole_and_shares_the_modules() -> None:
+def test_later_import_of_funasr_is_complete_and_shares_the_modules() -> None:
     ran = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, text=True, check=False, timeout=240)
     assert ran.returncode == 0, ran.stderr[-2000:]
 
 
-def test_a_module_that_is_not_there_is_a_config_error() -> None:
+def test_missing_module_is_a_config_error() -> None:
     with pytest.raises(ConfigError, match="no_such_model"):
         funasr_module("funasr.models.no_such_model")

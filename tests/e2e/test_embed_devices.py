@@ -1,4 +1,4 @@
-"""Speaker vectors by CAM++ in several processes, each of which stands for an accelerator: the bytes of one process."""
+"""Speaker vectors by CAM++ in several processes, each in place of an accelerator: the bytes of one process."""
 
 import os
 import signal

@@ -42,7 +42,7 @@ def test_killed_pack_to_disk_resumes_to_the_same_bytes(manifest, tmp_path, capsy
     whole = content(tmp_path / "whole")
     assert len(whole) == 3 * 2 + 2
     for _, _, out in killed:
-        assert content(Path(out)) == whole  # temporary files included: there are none
+        assert content(Path(out)) == whole  # without temporary files
 
 
 @pytest.mark.timeout(600)
@@ -67,7 +67,7 @@ def test_killed_pack_to_s3_resumes_to_the_same_bytes(manifest, bucket, rgw, caps
 
 
 def test_workers_end_with_the_packer(manifest, tmp_path):
-    """A killed packer's workers would go on writing, and the rerun would meet their locks."""
+    """Workers of a killed packer would continue to write, and a rerun would find their locks."""
     command = [sys.executable, "-m", "shards.cli", "pack", str(manifest), str(tmp_path / "o"), *OPTIONS]
     packer = subprocess.Popen([*command, "--workers", "2"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while not list(tmp_path.glob("o/shards/.*.tmp")):

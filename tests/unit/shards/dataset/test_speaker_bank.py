@@ -48,8 +48,8 @@ def test_bank_round_trip(folder: Path, tmp_path: Path) -> None:
 def test_damaged_clip_removes_only_that_clip_from_the_bank(folder: Path, tmp_path: Path) -> None:
     (folder / "a1.flac").write_bytes(b"")
     storage = open_storage(tmp_path / "dataset")
-    (told,) = build_bank(Enroller([folder], PitchExtractor()), storage)
-    assert told["file"] == str(folder / "a1.flac")
+    (skipped,) = build_bank(Enroller([folder], PitchExtractor()), storage)
+    assert skipped["file"] == str(folder / "a1.flac")
     assert SpeakerBank.open(storage).ids == ["toy:a", "toy:b"]
     assert pq.read_table(tmp_path / "dataset" / "speakers.parquet")["num_clips"].to_pylist() == [3, 2]
 
@@ -58,10 +58,10 @@ def test_few_speakers_without_a_usable_clip_are_skipped_and_listed(folder: Path,
     for path in folder.glob("b*.flac"):
         path.unlink()
     storage = open_storage(tmp_path / "dataset")
-    told = build_bank(Enroller([folder], PitchExtractor()), storage)
+    skipped = build_bank(Enroller([folder], PitchExtractor()), storage)
     assert SpeakerBank.open(storage).ids == ["toy:a"]
-    assert told[-1]["key"] == "toy:b"
-    assert "is not in speakers.parquet" in told[-1]["reason"]
+    assert skipped[-1]["key"] == "toy:b"
+    assert "is not in speakers.parquet" in skipped[-1]["reason"]
     for path in folder.glob("a*.flac"):
         path.unlink()
     other = open_storage(tmp_path / "other")
@@ -123,7 +123,7 @@ def test_remote_bank_is_downloaded_once_per_node(folder: Path, tmp_path: Path, m
 
 
 def test_bank_of_another_extractor_is_rejected(folder: Path, tmp_path: Path) -> None:
-    """Packed with one extractor, and its bank written anew with other weights."""
+    """Packed with one extractor, and its bank written again with other weights."""
     dataset = make_dataset(tmp_path / "dataset", samples=4)
     path = tmp_path / "dataset/dataset.json"
     path.write_text(path.read_text().replace('"extractor_sha256": null', f'"extractor_sha256": "{"0" * 64}"'))
@@ -188,7 +188,7 @@ def test_unknown_persons_are_of_another_corpus_or_below_the_cosine_threshold() -
         ("four:m1:1", None, ["m1"], [1, 0]),
         ("four:m2:1", None, ["m2"], [0.9, 0.1]),  # may well be the same person
         ("four:m3:1", None, ["m3"], [0, 1]),
-        ("four:m4:known", "kim", ["m4"], [1, 0]),  # known, but nobody knows who m1:1 is
+        ("four:m4:known", "kim", ["m4"], [1, 0]),  # known, but m1:1 is unknown
         ("ali:x", "x", ["a"], [1, 0]),  # another corpus
     )
     assert bank.candidates(["four:m1:1"], ["m1"]).tolist() == [2, 4]

@@ -118,11 +118,11 @@ def test_faults_of_the_whole_dataset_are_reported(dataset, capsys):
 
 def test_info(dataset, capsys):
     assert main(["info", str(dataset.url), "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert (told["samples"], told["shards"], told["samples_per_corpus"]) == (8, 2, {"synthetic": 8})
-    assert sum(told["samples_by_number_of_speakers"].values()) == 8
+    summary = json.loads(capsys.readouterr().out)
+    assert (summary["samples"], summary["shards"], summary["samples_per_corpus"]) == (8, 2, {"synthetic": 8})
+    assert sum(summary["samples_by_number_of_speakers"].values()) == 8
     rows = [row for shard in (0, 1) for row in dataset.index(shard).to_pylist()]
-    assert told["sessions"] == len({(row["corpus"], row["session"]) for row in rows})
-    assert told["speakers"] == len({s for row in rows for s in row["speakers"]})
+    assert summary["sessions"] == len({(row["corpus"], row["session"]) for row in rows})
+    assert summary["speakers"] == len({s for row in rows for s in row["speakers"]})
     assert main(["info", str(dataset.url)]) == 0
     assert "synthetic: 8" in capsys.readouterr().out

@@ -31,11 +31,11 @@ class Page(HTMLParser):
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        told = dict(attrs)
+        values = dict(attrs)
         if tag == "audio":
-            self.sources.append(told["src"] or "")
+            self.sources.append(values["src"] or "")
         elif tag == "rect":
-            self.bars.append(float(told["data-at"] or "nan"))
+            self.bars.append(float(values["data-at"] or "nan"))
         self._inside.append(tag)
 
     def handle_endtag(self, tag: str) -> None:
@@ -87,8 +87,8 @@ def test_cosines_with_the_bank(dataset: Dataset) -> None:
 def test_samples_by_key_and_unknown_keys(dataset: Dataset, tmp_path: Path, capsys) -> None:
     keys = dataset.index(0)["key"].to_pylist()
     assert choose(dataset, 0, 3, [keys[4], keys[1]]) == [4, 1]
-    assert main(["view", dataset.url, str(tmp_path / "p.html"), "--key", "nobody"]) == 1
-    assert "has no sample 'nobody'" in capsys.readouterr().err
+    assert main(["view", dataset.url, str(tmp_path / "p.html"), "--key", "unknown"]) == 1
+    assert "has no sample 'unknown'" in capsys.readouterr().err
     assert main(["view", dataset.url, str(tmp_path / "p.html"), "--shard", "5"]) == 1
     assert "has shards 0 to 0" in capsys.readouterr().err
 

@@ -111,13 +111,13 @@ def test_damaged_enrolment_clip_is_skipped_and_listed(tmp_path, frames, capsys):
     (tmp_path / "n" / "audio-006.wav").write_bytes(b"")
     capsys.readouterr()
     embed(dataset)
-    told = json.loads(capsys.readouterr().out)
+    summary = json.loads(capsys.readouterr().out)
     listed = (dataset / "skipped-clips-frames.jsonl").read_text().splitlines()
-    assert told["skipped_clips"] == len(listed) >= 1
+    assert summary["skipped_clips"] == len(listed) >= 1
     assert all("audio-006.wav" in line for line in listed)
     whole = sidecars(dataset)
     (dataset / "shards/n-000002.embeddings-frames.parquet").unlink()
-    embed(dataset)  # the list holds what the shards that were there passed over
+    embed(dataset)  # the list includes the clips skipped by finished shards
     assert sidecars(dataset) == whole
     assert (dataset / "skipped-clips-frames.jsonl").read_text().splitlines() == listed
 

@@ -132,9 +132,7 @@ def test_truncated_tar_is_packed_again(manifest, tmp_path):
 
 
 @pytest.mark.parametrize("after", [3, 6, 13])
-def test_killed_pack_leaves_only_finished_shards_and_a_rerun_gives_the_same_bytes(
-    manifest, tmp_path, monkeypatch, after
-):
+def test_killed_pack_leaves_only_finished_shards_and_resumes_to_the_same_bytes(manifest, tmp_path, monkeypatch, after):
     pack(manifest, tmp_path / "whole")
     import shards.packing.packer
 
@@ -279,8 +277,8 @@ def test_full_disk_stops_the_run_with_a_reason(manifest, tmp_path, monkeypatch, 
 
 def test_dry_run_writes_nothing(manifest, tmp_path, capsys):
     pack(manifest, tmp_path / "o", "--dry-run")
-    told = json.loads(capsys.readouterr().out)
-    assert (told["recordings"], told["shards"]) == (13, 4)
+    summary = json.loads(capsys.readouterr().out)
+    assert (summary["recordings"], summary["shards"]) == (13, 4)
     assert not (tmp_path / "o").exists()
 
 
@@ -322,10 +320,10 @@ def test_damaged_recording_quarantines_no_other_recording(manifest, tmp_path, mo
     make_manifest(manifest, 13, seconds=2.5)
     (manifest / "audio-006.wav").write_bytes(b"")
     pack(manifest, tmp_path / "o", "--max-bad-share", "0.1", speakers=True)
-    told = json.loads(capsys.readouterr().out)
-    assert (told["samples"], told["quarantined"]) == (12, 1)
+    summary = json.loads(capsys.readouterr().out)
+    assert (summary["samples"], summary["quarantined"]) == (12, 1)
     listed = [json.loads(line) for line in (tmp_path / "o/skipped-clips.jsonl").read_text().splitlines()]
-    assert told["skipped_clips"] >= 1
+    assert summary["skipped_clips"] >= 1
     assert all("audio-006.wav" in clip["reason"] for clip in listed)
     assert len(open_dataset(tmp_path / "o").speakers) == 5
     for task in (1, 0):
@@ -372,19 +370,19 @@ def test_changed_persons_rewrite_the_bank_and_no_shard(manifest, tmp_path, monke
     add_extractor(monkeypatch, tmp_path / "site", "synthetic", SyntheticExtractor())
     pack(manifest, tmp_path / "o", speakers=True)
     before = content(tmp_path / "o")
-    told = (manifest / SPEAKERS).read_text()
-    (manifest / SPEAKERS).write_text(told.replace("person-3", "person-2"))
+    speakers = (manifest / SPEAKERS).read_text()
+    (manifest / SPEAKERS).write_text(speakers.replace("person-3", "person-2"))
     capsys.readouterr()
     pack(manifest, tmp_path / "o", speakers=True)
     assert json.loads(capsys.readouterr().out)["skipped"] == 4
     assert open_dataset(tmp_path / "o").speakers.persons.count("person-2") == 2
-    (manifest / SPEAKERS).write_text(told)
+    (manifest / SPEAKERS).write_text(speakers)
     pack(manifest, tmp_path / "o", speakers=True)
     assert content(tmp_path / "o") == before
 
 
 def test_weights_changed_under_the_same_name_are_rejected(manifest, tmp_path, monkeypatch):
-    """An interrupted packing that goes on with other weights would put vectors of two models into one dataset."""
+    """Resuming with other weights would mix vectors of two models in one dataset."""
     made = SyntheticExtractor()
     add_extractor(monkeypatch, tmp_path / "site", "synthetic", made)
     pack(manifest, tmp_path / "o", "--part", "0/2", speakers=True)

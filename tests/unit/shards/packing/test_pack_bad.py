@@ -92,8 +92,8 @@ def test_bad_audio_is_quarantined(manifest, tmp_path, capsys, what):
     make, reason = BAD[what]
     edit(manifest, 4, audio=make(manifest), channel=None)
     pack(manifest, tmp_path / "o", "--max-bad-share", "0.1")
-    told = json.loads(capsys.readouterr().out)
-    assert (told["samples"], told["quarantined"]) == (11, 1)
+    summary = json.loads(capsys.readouterr().out)
+    assert (summary["samples"], summary["quarantined"]) == (11, 1)
     (bad,) = [json.loads(line) for line in (tmp_path / "o/quarantine.jsonl").read_text().splitlines()]
     assert bad["key"] == "synthetic-004"
     assert any(word in bad["reason"] for word in reason.split("|")), bad["reason"]

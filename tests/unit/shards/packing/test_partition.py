@@ -18,7 +18,7 @@ def test_permute_is_a_permutation_at_any_size(size, seed):
 
 
 def test_the_permutation_is_pinned():
-    """Other values here would pack every dataset anew."""
+    """Other values would change every dataset."""
     assert permute(np.arange(10), 10, 1).tolist() == [0, 9, 5, 3, 6, 7, 2, 4, 1, 8]
     assert permute(np.array([299_999_999]), 300_000_000, 7).tolist() == [198_270_540]
 

@@ -140,7 +140,7 @@ def test_many_ranges_are_read_concurrently(s3):
     real = s3.fault
 
     def fault(fits):
-        if "403" in fits:  # at the beginning of a request, which goes on when 16 are there
+        if "403" in fits:  # at the beginning of a request, which continues when 16 have arrived
             gate.wait(20)
         return real(fits)
 

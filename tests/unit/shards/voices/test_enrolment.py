@@ -124,7 +124,7 @@ def test_batched_embedding_equals_embedding_one_by_one(folder: Path) -> None:
 
 
 def test_unreadable_clip_is_skipped_and_listed(folder: Path) -> None:
-    """Others stand in, whatever was met before; of joined words only the one that is gone is left out."""
+    """Other clips replace it, whatever was embedded before; of joined utterances only the missing one is skipped."""
     (folder / "b0.flac").unlink()
     (folder / "a2.flac").write_bytes(b"")
     recordings = [conversation(f"c{i}", "toy:a", "toy:b") for i in range(20)]
@@ -135,13 +135,13 @@ def test_unreadable_clip_is_skipped_and_listed(folder: Path) -> None:
     used = {p.key for clip in enroller._vectors for p in clip}
     assert not used & {"a2", "b0"}
     assert len(used) == 3 + 7  # toy:b has nine words, in two clips of four
-    told = enroller.take_skipped()
-    assert sorted((x["file"], x["key"]) for x in told) == [(f"{folder}/{k}.flac", k) for k in ("a2", "b0")]
-    assert any("b0.flac: no such file" in x["reason"] for x in told)
+    skipped = enroller.take_skipped()
+    assert sorted((x["file"], x["key"]) for x in skipped) == [(f"{folder}/{k}.flac", k) for k in ("a2", "b0")]
+    assert any("b0.flac: no such file" in x["reason"] for x in skipped)
     assert enroller.take_skipped() == []
     assert (enroller.own_speech, enroller.unenrolled) == (0, 0)
     enroller.embed(recordings[7])
-    assert enroller.take_skipped() == told  # for every shard that wanted it
+    assert enroller.take_skipped() == skipped  # for every shard that wanted it
 
 
 def test_draw_does_not_depend_on_damaged_clips_of_others(tmp_path: Path) -> None:

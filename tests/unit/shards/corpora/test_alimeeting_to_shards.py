@@ -12,8 +12,8 @@ from shards.dataset.reader import read_sample
 from shards.manifests.manifest import read_manifest
 from shards.sound.audio import decode
 from tests.support.corpora import grid, prepare
-from tests.support.manifests import tone
 from tests.support.extractors import add_extractor
+from tests.support.manifests import tone
 from tests.support.speech import PitchExtractor
 
 PITCH = {"SPK0093": 200, "SPK0094": 700, "SPK0095": 1100}

@@ -235,7 +235,7 @@ def test_bad_recordings_are_counted_and_listed(manifest, tmp_path, capsys):
     assert open_dataset(tmp_path / "o").samples == 7
     listed = [json.loads(line) for line in (tmp_path / "o" / "quarantine.jsonl").read_text().splitlines()]
     reasons = {entry["key"]: entry["reason"] for entry in listed}
-    words = ["cut.flac", "no such file", "200 channels", "no dot", "is outside 0", "empty.wav"]
+    words = ["cut.flac", "no such file", "200 channels", "contain a dot", "is outside 0", "empty.wav"]
     keys = ["synthetic-000", "synthetic-001", "synthetic-002", "with.dot", "synthetic-004", "synthetic-005"]
     for key, word in zip(keys, words, strict=True):
         assert word in reasons[key]

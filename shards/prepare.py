@@ -11,7 +11,7 @@ from shards.arguments import positive
 from shards.corpora import corpus_names, find_corpus
 from shards.errors import ManifestError
 from shards.manifests.manifest import write_manifest
-from shards.manifests.prepared import PrepareOptions
+from shards.manifests.prepared import Prepared, PrepareOptions
 from shards.manifests.summary import Summary
 from shards.manifests.text_policy import POLICIES
 
@@ -36,23 +36,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Write the manifests and print a summary of each audit."""
     options = PrepareOptions(args.workers, args.text, args.name, args.language, args.session_speakers, args.audio)
-    made = 0
+    recordings = 0
     for prepared in find_corpus(args.corpus)(args.root, args.out, options):
-        counted = Summary()
-        own = prepared.audit
-
-        def audit(counted: Summary = counted, own: Any = own) -> dict[str, Any]:
-            return counted.result() | dict(own() if callable(own) else own)
-
         folder = args.out / prepared.name
-        write_manifest(folder, counted.counting(prepared.recordings), prepared.speakers, audit)
-        made += counted.recordings
-        print("\n".join(audit_lines(folder, audit())))
-    if not made:
+        audit = write_prepared(folder, prepared)
+        recordings += audit["recordings"]
+        print("\n".join(audit_lines(folder, audit)))
+    if not recordings:
         raise ManifestError(
             f"{args.root}: no usable recording of {args.corpus}; see audit.json in the subfolders of {args.out}"
         )
     return 0
+
+
+def write_prepared(folder: Path, prepared: Prepared) -> dict[str, Any]:
+    """Write a manifest of a corpus; returns its audit."""
+    summary = Summary()
+
+    def audit() -> dict[str, Any]:
+        own = prepared.audit
+        return summary.result() | dict(own() if callable(own) else own)
+
+    write_manifest(folder, summary.counting(prepared.recordings), prepared.speakers, audit)
+    return audit()
 
 
 def audit_lines(folder: Path, audit: dict[str, Any]) -> list[str]:

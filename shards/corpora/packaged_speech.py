@@ -20,7 +20,7 @@ import gzip
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -141,10 +141,16 @@ class AudioTask:
 
 def prepare(root: Path, out: Path, options: PrepareOptions) -> list[Prepared]:
     """Fetch the packages into `root`, write audio under ``out/audio`` and return the three manifests."""
-    folders = fetch_debian(PACKAGES, root)
+    return prepare_voices(VOICES, root, out, options)
+
+
+def prepare_voices(voices: Sequence[Voice], root: Path, out: Path, options: PrepareOptions) -> list[Prepared]:
+    """Prepare a selection of voices, as :func:`prepare` does for all; fetches only the packages that they need."""
+    needed = {v.package for v in voices} | {v.texts for v in voices}
+    folders = fetch_debian([p for p in PACKAGES if p.name in needed], root)
     skipped: Counter[str] = Counter()
     tasks: list[AudioTask] = []
-    for voice in VOICES:
+    for voice in voices:
         files = _files(folders[voice.package] / "usr/share" / voice.folder, voice)
         texts = read_texts(folders[voice.texts], voice.language, skipped) if voice.texts else {}
         digits = list(digit_tasks(voice, files, texts))
@@ -163,11 +169,13 @@ def prepare(root: Path, out: Path, options: PrepareOptions) -> list[Prepared]:
                 raise ManifestError(f"{task.sources[0]}: {problem}; all digits of {task.voice.name} are needed")
             else:
                 skipped[f"{task.voice.name}: {problem}"] += 1
-    return _manifests(made, skipped, options.text or "raw")
+    return _manifests(voices, made, skipped, options.text or "raw")
 
 
-def _manifests(made: dict[str, list[Recording]], skipped: Counter[str], policy: str) -> list[Prepared]:
-    speakers = [SpeakerInfo(v.speaker, CORPUS, v.language, v.gender, v.person) for v in VOICES]
+def _manifests(
+    voices: Sequence[Voice], made: dict[str, list[Recording]], skipped: Counter[str], policy: str
+) -> list[Prepared]:
+    speakers = [SpeakerInfo(v.speaker, CORPUS, v.language, v.gender, v.person) for v in voices]
     texts = {name: TextPolicy(policy) for name in ("digits", "prompts", "sentences")}
     made = {name: [_with_text(r, texts[name]) for r in recordings] for name, recordings in made.items()}
     sentences = [

@@ -7,11 +7,21 @@ from pathlib import Path
 
 import pytest
 
-from shards.cli import main
 from shards.corpora import packaged_speech
-from shards.corpora.packaged_speech import DIGITS, SYLLABLES, VOICES, Voice, clean_text, digit_tasks, read_texts
+from shards.corpora.packaged_speech import (
+    DIGITS,
+    SYLLABLES,
+    VOICES,
+    Voice,
+    clean_text,
+    digit_tasks,
+    prepare_voices,
+    read_texts,
+)
 from shards.errors import ManifestError
 from shards.manifests.manifest import read_manifest, read_speakers
+from shards.manifests.prepared import PrepareOptions
+from shards.prepare import write_prepared
 from shards.sample import SAMPLE_RATE
 from shards.sound.audio import load
 from shards.sound.conditioning import frame_levels
@@ -62,14 +72,11 @@ def test_tables_are_consistent() -> None:
     assert {v.package for v in VOICES} | {v.texts for v in VOICES if v.texts} == packages
 
 
-def test_real_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_real_packages(tmp_path: Path) -> None:
     """Manifests of two small packages: real words, and no recording of one manifest in another."""
     voices = tuple(v for v in VOICES if v.name in ("es-co", "zh-gcin5"))
-    monkeypatch.setattr(packaged_speech, "VOICES", voices)
-    monkeypatch.setattr(
-        packaged_speech, "PACKAGES", [p for p in packaged_speech.PACKAGES if p.name in {v.package for v in voices}]
-    )
-    assert main(["prepare", "packaged-speech", str(package_cache()), str(tmp_path), "--workers", "2"]) == 0
+    for prepared in prepare_voices(voices, package_cache(), tmp_path, PrepareOptions(workers=2)):
+        write_prepared(tmp_path / prepared.name, prepared)
     digits, prompts = (list(read_manifest(tmp_path / name)) for name in ("digits", "prompts"))
     assert [r.segments[0].text for r in digits] == DIGITS["es"] + DIGITS["zh"]
     assert all(0.2 < (r.duration or 0) < 0.8 for r in digits)

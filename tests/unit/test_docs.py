@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import ast
 import importlib
+import inspect
 import json
 import re
 import runpy
@@ -141,7 +142,7 @@ def check_main(target: str, arguments: list[str], monkeypatch: pytest.MonkeyPatc
         if target.endswith(".py"):
             runpy.run_path(str(ROOT / target), run_name="__main__")
         elif hasattr(module := importlib.import_module(target), "main"):
-            module.main(arguments)
+            module.main(arguments) if inspect.signature(module.main).parameters else module.main()
         else:
             runpy.run_module(target, run_name="__main__")
     except Parsed:

@@ -1,4 +1,4 @@
-"""Documentation: every command is parsed by its own parser, Python compiles and its imports exist, links lead somewhere.
+"""Documentation: commands are parsed by their parsers, Python compiles and its imports exist, links lead somewhere.
 
 A command block is fenced as ``sh`` (only commands) or ``console`` (commands behind ``$``, then their output). A block
 that cannot be checked is preceded by ``<!-- not run: REASON -->``.
@@ -34,6 +34,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 SCRIPTS = {name: target.split(":")[0] for name, target in PROJECT["scripts"].items()}
 TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M))
 SHELL = {"cd", "mkdir", "cat", "export", "git", "for", "scontrol", "ls", "unzip", "tar", "wandb", "tensorboard", "open"}
+WITH_RECIPE = {"launch/train.py", "pipeline.preflight.cli", "pipeline.data.report"}
 LAUNCHERS = {"deepspeed", "torchrun", "srun"}
 # Batch scripts hand their arguments to a command.
 BATCH = {
@@ -148,9 +149,10 @@ def check_main(target: str, arguments: list[str], monkeypatch: pytest.MonkeyPatc
     except Parsed:
         return
     except SystemExit as e:
-        assert e.code in (0, None), f"{target} does not take {arguments}"
-        return
-    raise AssertionError(f"{target} read no command line")
+        code = e.code
+    else:
+        code = "no command line was read"
+    assert code in (0, None), f"{target} does not take {arguments}: {code}"
 
 
 def check_recipe(arguments: list[str]) -> None:
@@ -168,57 +170,77 @@ def check_command(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Check one command of the project; general shell commands pass."""
     name, arguments = words[0].removeprefix(".venv/bin/"), words[1:]
     if name in LAUNCHERS:
-        here = next(
-            i
-            for i, w in enumerate(arguments)
-            if w == "-m" or w.endswith(".py") or w.removeprefix(".venv/bin/") in SCRIPTS
-        )
-        rest = arguments[here:]
-        return check_command(rest if rest[0] in SCRIPTS else ["python", *rest], monkeypatch)
-    if name in ("python", "python3", "python3.11"):
-        if arguments[0] == "-m":
-            target, arguments = arguments[1], arguments[2:]
-            if target in ("pip", "venv", "pytest"):
-                return None
-        elif arguments[0] == "-c":
-            compile(arguments[1], "docs", "exec")
-            return None
-        else:
-            target, arguments = arguments[0], arguments[1:]
-            if target.startswith("tests/support/"):
-                assert (ROOT / target).exists()
-                return None
+        is_program = [w == "-m" or w.endswith(".py") or w.removeprefix(".venv/bin/") in SCRIPTS for w in arguments]
+        program = arguments[is_program.index(True) :]
+        check_command(program if program[0] in SCRIPTS else ["python", *program], monkeypatch)
     elif name in SCRIPTS:
-        target = SCRIPTS[name]
-    elif name.startswith("launch/slurm/"):
-        assert (ROOT / name).exists()
-        assert len(arguments) >= 4
-        return check_recipe([arguments[1] + "/stage1.yaml", *arguments[4:]])
-    elif name == "sbatch":
-        here = next(i for i, w in enumerate(arguments) if w.startswith("launch/"))
-        script = ROOT / arguments[here]
-        assert script.exists()
-        if script.name == "score.sbatch":
-            assert len(arguments[here + 1 :]) >= 3
-            return None
-        target, *first = BATCH[script.name]
-        arguments = [*first, *arguments[here + 1 :]]
-    elif name == "make":
-        unknown = [w for w in arguments if "=" not in w and w not in TARGETS]
-        assert not unknown, f"no such target in the Makefile: {unknown}"
-        return None
-    elif name in ("pip", "bash"):
-        extras = [e for w in arguments for e in re.findall(r"(?:speakerlm-pretrain|\.)\[([\w,-]+)\]", w)]
-        unknown = {e for names in extras for e in names.split(",")} - set(PROJECT["optional-dependencies"])
-        assert not unknown, f"no such extra in pyproject.toml: {unknown}"
-        return None
+        check_program(SCRIPTS[name], arguments, monkeypatch)
+    elif name in ("python", "python3", "python3.11"):
+        check_interpreter(arguments, monkeypatch)
+    elif name in CHECKS:
+        CHECKS[name](arguments, monkeypatch)
     else:
         assert name in SHELL, f"{name} is no command of this project, nor one of {sorted(SHELL)}"
-        return None
+
+
+def check_program(target: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Check a module or script by its parser, and the recipe that it names."""
     check_main(target, arguments, monkeypatch)
-    if target in ("launch/train.py", "pipeline.preflight.cli", "pipeline.data.report"):
+    if target in WITH_RECIPE:
         check_recipe(arguments)
-    return None
+
+
+def check_interpreter(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Check `python -m MODULE …`, `python -c CODE` and `python SCRIPT …`."""
+    if arguments[0] == "-c":
+        compile(arguments[1], "docs", "exec")
+    elif arguments[0] == "-m":
+        if arguments[1] not in ("pip", "venv", "pytest"):
+            check_program(arguments[1], arguments[2:], monkeypatch)
+    elif arguments[0].startswith("tests/support/"):  # installs servers: not run
+        assert (ROOT / arguments[0]).exists()
+    else:
+        check_program(arguments[0], arguments[1:], monkeypatch)
+
+
+def check_make(arguments: list[str], _monkeypatch: pytest.MonkeyPatch) -> None:
+    """Check that targets exist."""
+    unknown = [w for w in arguments if "=" not in w and w not in TARGETS]
+    assert not unknown, f"no such target in the Makefile: {unknown}"
+
+
+def check_extras(arguments: list[str], _monkeypatch: pytest.MonkeyPatch) -> None:
+    """Check that extras of the distribution exist."""
+    extras = [e for w in arguments for e in re.findall(r"(?:speakerlm-pretrain|\.)\[([\w,-]+)\]", w)]
+    unknown = {e for names in extras for e in names.split(",")} - set(PROJECT["optional-dependencies"])
+    assert not unknown, f"no such extra in pyproject.toml: {unknown}"
+
+
+def check_batch(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Check `sbatch OPTIONS launch/slurm/SCRIPT …` by the program that the script starts."""
+    here = next(i for i, w in enumerate(arguments) if w.startswith("launch/"))
+    script, rest = ROOT / arguments[here], arguments[here + 1 :]
+    assert script.exists()
+    if script.name == "score.sbatch":
+        assert len(rest) >= 3, "RUN OUT TEST"
+    else:
+        target, *first = BATCH[script.name]
+        check_program(target, [*first, *rest], monkeypatch)
+
+
+def check_chain(arguments: list[str], _monkeypatch: pytest.MonkeyPatch) -> None:
+    """Check submit_all.sh's arguments: CORPORA RECIPES OUT TEST and overrides."""
+    assert len(arguments) >= 4
+    check_recipe([arguments[1] + "/stage1.yaml", *arguments[4:]])
+
+
+CHECKS = {
+    "make": check_make,
+    "pip": check_extras,
+    "bash": check_extras,
+    "sbatch": check_batch,
+    "launch/slurm/submit_all.sh": check_chain,
+}
 
 
 @pytest.mark.usefixtures("_only_parse")

@@ -112,18 +112,8 @@ DIGITS = {
     "ru": ["ноль", "один", "два", "три", "четыре", "пять", "шесть", "семь", "восемь", "девять"],
     "zh": list("零一二三四五六七八九"),
 }
-SYLLABLES = [
-    "ㄌㄧㄥ2",
-    "ㄧ",
-    "ㄦ4",
-    "ㄙㄢ",
-    "ㄙ4",
-    "ㄨ3",
-    "ㄌㄧㄡ4",
-    "ㄑㄧ",
-    "ㄅㄚ",
-    "ㄐㄧㄡ3",
-]  # gcin's folders of the Mandarin digits
+# gcin's folders of the Mandarin digits
+SYLLABLES = ["ㄌㄧㄥ2", "ㄧ", "ㄦ4", "ㄙㄢ", "ㄙ4", "ㄨ3", "ㄌㄧㄡ4", "ㄑㄧ", "ㄅㄚ", "ㄐㄧㄡ3"]
 NOT_SPEECH = re.compile(r"(ascending|descending)-2tone|beep(err)?|tt-monkeys|confbridge-(join|leave)|silence/.*")
 SYLLABLES_PER_PROMPT, SYLLABLE_GAP_S = 12, 0.06
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from shards.arguments import natural, positive
+from shards.arguments import natural, number_range, positive
 from shards.errors import ConfigError
 from shards.manifests.audio_files import audio_info
 from shards.manifests.manifest import Recording, read_manifest, read_speakers, write_manifest
@@ -45,9 +45,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     rule = ClipRule()
     parser.add_argument("manifest", type=Path, help="manifest folder of long recordings")
     parser.add_argument("out", type=Path, help="output folder for the manifest of clips; no audio is copied")
-    parser.add_argument("--seconds", type=_pair, default=rule.seconds, metavar="MIN-MAX", help="clip length")
+    parser.add_argument("--seconds", type=number_range, default=rule.seconds, metavar="MIN-MAX", help="clip length")
     widened = "clip length if the range contains no silence"
-    parser.add_argument("--widened", type=_pair, default=rule.widened, metavar="MIN-MAX", help=widened)
+    parser.add_argument("--widened", type=number_range, default=rule.widened, metavar="MIN-MAX", help=widened)
     parser.add_argument("--seed", type=natural, default=0, help="seed of the drawn lengths")
     parser.add_argument("--passes", type=positive, default=1, help="number of different cuts of each recording")
 
@@ -203,11 +203,3 @@ def _next_cut_after(
     """Return the first pause or segment start after the range, or the end of the recording."""
     starts = [s.start for s in segments if s.start > after]
     return [min([*starts, *(p for p, _ in pauses if p > after), total])]
-
-
-def _pair(text: str) -> tuple[float, float]:
-    first, _, last = text.partition("-")
-    try:
-        return float(first), float(last)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a range like 40-50") from error

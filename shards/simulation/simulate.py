@@ -21,7 +21,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from shards.arguments import natural, positive
+from shards.arguments import integer_range, natural, number_range, positive
 from shards.errors import ConfigError
 from shards.manifests.manifest import (
     RECORDINGS,
@@ -56,8 +56,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command; the defaults are the paper's setting."""
     d = SimulationSettings()
     add = parser.add_argument
-    pair: dict[str, Any] = {"type": _numbers, "metavar": "MIN-MAX"}
-    whole: dict[str, Any] = {"type": _integers, "metavar": "MIN-MAX"}
+    pair: dict[str, Any] = {"type": number_range, "metavar": "MIN-MAX"}
+    whole: dict[str, Any] = {"type": integer_range, "metavar": "MIN-MAX"}
     noises = "none, coloured, babble:MANIFEST (mixed from voices of other persons), or a folder of recordings"
     disjoint = "simulated sets; no conversation repeats the speakers, words and order of one of theirs"
     add("sources", type=Path, nargs="+", help="manifest folders with single-speaker utterances")
@@ -279,18 +279,3 @@ def fingerprints(folder: Path) -> set[Fingerprint]:
 
 def _speakers(sources: Sequence[Path]) -> list[SpeakerInfo]:
     return list({s.speaker: s for folder in sources for s in read_speakers(folder)}.values())
-
-
-def _numbers(text: str) -> tuple[float, float]:
-    first, dash, last = text.partition("-")
-    try:
-        return float(first), float(last if dash else first)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a range like 2-4") from error
-
-
-def _integers(text: str) -> tuple[int, int]:
-    first, last = _numbers(text)
-    if not (first.is_integer() and last.is_integer()):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a range of whole numbers like 2-4")
-    return int(first), int(last)

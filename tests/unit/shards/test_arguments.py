@@ -8,12 +8,19 @@ import pytest
 
 from pipeline.decode.test_set import main as decode
 from pipeline.transcribe.cli import main as transcribe
-from shards.arguments import natural, non_negative, positive
+from shards.arguments import integer_range, natural, non_negative, number_range, positive
 from shards.cli import main as shards
 
 
 def test_valid_numbers_are_parsed() -> None:
     assert [natural("0"), positive("7"), non_negative("0.5")] == [0, 7, 0.5]
+    assert [number_range("40-50"), number_range("0.5"), integer_range("2-4")] == [(40, 50), (0.5, 0.5), (2, 4)]
+
+
+@pytest.mark.parametrize(("parse", "text"), [(number_range, "a-b"), (integer_range, "2-4.5"), (integer_range, "")])
+def test_invalid_ranges_are_rejected(parse: object, text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match=r"is not a range .*like 2-4"):
+        parse(text)  # type: ignore[operator]
 
 
 @pytest.mark.parametrize(

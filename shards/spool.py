@@ -15,10 +15,14 @@ BUCKET = 1 << 24  # hashes compared at a time, about
 
 
 class Spool:
-    """A growing array of one dtype in a temporary file, which is deleted with the object."""
+    """A growing array of one dtype in a temporary file, which is deleted with the object.
 
-    def __init__(self, dtype: Any) -> None:
-        self.dtype = np.dtype(dtype)
+    Args:
+        chunk: numbers that are read at a time.
+    """
+
+    def __init__(self, dtype: Any, *, chunk: int = CHUNK) -> None:
+        self.dtype, self.chunk = np.dtype(dtype), chunk
         self._file = cast(BinaryIO, tempfile.TemporaryFile())  # noqa: SIM115 (lives as long as the object)
         self._begin = 0  # byte offset of the first number in the file
         self._length = 0
@@ -32,7 +36,8 @@ class Spool:
             ValueError: the file has another size.
         """
         spool = cls.__new__(cls)
-        spool.dtype, spool._file, spool._begin, spool._length, spool._buffer = np.dtype(dtype), file, begin, length, []
+        spool.dtype, spool.chunk = np.dtype(dtype), CHUNK
+        spool._file, spool._begin, spool._length, spool._buffer = file, begin, length, []
         if os.fstat(file.fileno()).st_size != begin + length * spool.dtype.itemsize:
             raise ValueError(f"the file does not hold {length} numbers")
         return spool
@@ -43,7 +48,7 @@ class Spool:
     def append(self, value: int) -> None:
         """Append a number."""
         self._buffer.append(value)
-        if len(self._buffer) >= CHUNK // 16:  # a Python list takes five times the memory
+        if len(self._buffer) >= self.chunk // 16:  # a Python list takes five times the memory
             self._flush()
 
     def at(self, positions: np.ndarray) -> np.ndarray:
@@ -57,8 +62,10 @@ class Spool:
         """Yield all numbers in chunks, as (position of the first, chunk)."""
         self._flush()
         size = self.dtype.itemsize
-        for first in range(0, self._length, CHUNK):
-            data = os.pread(self._file.fileno(), min(CHUNK, self._length - first) * size, self._begin + first * size)
+        for first in range(0, self._length, self.chunk):
+            data = os.pread(
+                self._file.fileno(), min(self.chunk, self._length - first) * size, self._begin + first * size
+            )
             yield first, np.frombuffer(data, self.dtype)
 
     def _flush(self) -> None:
@@ -69,12 +76,12 @@ class Spool:
             self._buffer.clear()
 
 
-def find_duplicates(hashes: Spool) -> Iterator[list[int]]:
+def find_duplicates(hashes: Spool, *, bucket_size: int = BUCKET) -> Iterator[list[int]]:
     """Yield the positions of each number (uint64) that occurs more than once.
 
-    Hashes are compared one bucket at a time: the file is read once for every :data:`BUCKET` numbers.
+    Hashes are compared one bucket at a time: the file is read once for every `bucket_size` numbers.
     """
-    buckets = np.uint64(len(hashes) // BUCKET + 1)
+    buckets = np.uint64(len(hashes) // bucket_size + 1)
     for bucket in range(int(buckets)):
         mine = np.concatenate([c[c % buckets == bucket] for _, c in hashes.chunks()] or [np.empty(0, hashes.dtype)])
         mine.sort()
@@ -88,9 +95,9 @@ def find_duplicates(hashes: Spool) -> Iterator[list[int]]:
             yield from where.values()
 
 
-def count_distinct(hashes: Spool) -> int:
+def count_distinct(hashes: Spool, *, bucket_size: int = BUCKET) -> int:
     """Count the distinct numbers."""
-    buckets = np.uint64(len(hashes) // BUCKET + 1)
+    buckets = np.uint64(len(hashes) // bucket_size + 1)
     count = 0
     for bucket in range(int(buckets)):
         found = [np.unique(c[c % buckets == bucket]) for _, c in hashes.chunks()]

@@ -30,7 +30,7 @@ class CachedStorage:
     """A dataset's storage that reads ranges of its shards from local copies, and everything else from the remote."""
 
     def __init__(self, remote: Storage, folder: Path, shards: Sequence[ShardInfo]) -> None:
-        self._remote, self._local = remote, LocalStorage(folder)
+        self._remote, self.local = remote, LocalStorage(folder)
         self._shards = {s.tar: s for s in shards}
         self._busy: threading.Thread | None = None
         self._failed: str | None = None
@@ -53,14 +53,14 @@ class CachedStorage:
         shard = self._shards.get(path)
         if shard is None:
             return self._remote.read_range(path, offset, length)
-        if self._local.exists(path):
-            return self._local.read_range(path, offset, length)
+        if self.local.exists(path):
+            return self.local.read_range(path, offset, length)
         self._begin(shard)
         return self._remote.read_range(path, offset, length)
 
     def read_ranges(self, path: str, ranges: Sequence[tuple[int, int]]) -> Iterator[bytes]:
         """:meth:`Storage.read_ranges`."""
-        return (self._local if self._local.exists(path) else self._remote).read_ranges(path, ranges)
+        return (self.local if self.local.exists(path) else self._remote).read_ranges(path, ranges)
 
     def wait(self) -> None:
         """Wait for the copy in progress."""
@@ -78,7 +78,7 @@ class CachedStorage:
         digest = hashlib.sha256()
         spans = [(i, min(READ_BYTES, shard.bytes - i)) for i in range(0, shard.bytes, READ_BYTES)]
         try:
-            with atomic_file(self._local.root / shard.tar) as file:
+            with atomic_file(self.local.root / shard.tar) as file:
                 for data in self._remote.read_ranges(shard.tar, spans):
                     digest.update(data)
                     file.write(data)

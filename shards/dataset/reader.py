@@ -19,8 +19,8 @@ from shards.errors import DataError, ManifestError, ShardError
 from shards.sample import Sample, parse_meta
 from shards.storage.interface import Storage
 
-_MAX_GAP = 2 << 20  # bytes: reading and dropping them takes less time than another request
-_MAX_READ = 8 << 20  # bytes of a merged read
+MAX_GAP = 2 << 20  # bytes: reading and dropping them takes less time than another request
+MAX_READ = 8 << 20  # bytes of a merged read
 
 
 def read_sample(dataset: Dataset, shard: int, row: int) -> Sample:
@@ -82,8 +82,14 @@ class SampleLocation:
         return sample if self.vectors is None else sample.with_embeddings(self.vectors)
 
 
-def read_meta(dataset: Dataset, shard: int) -> list[dict[str, Any]]:
+def read_meta(
+    dataset: Dataset, shard: int, *, max_gap: int = MAX_GAP, max_read: int = MAX_READ
+) -> list[dict[str, Any]]:
     """Read ``KEY.json`` of every sample of a shard, in the index's order, with the key added as ``key``.
+
+    Args:
+        max_gap: bytes between two members of a remote tar that are read together.
+        max_read: bytes of such a read.
 
     Raises:
         ShardError, StorageError: as :func:`read_sample`.
@@ -91,7 +97,7 @@ def read_meta(dataset: Dataset, shard: int) -> list[dict[str, Any]]:
     columns = ["key", "json_offset", "json_length", "json_crc32"]
     spans = [_Span.of(dataset, shard, e, "json") for e in dataset.index(shard).select(columns).to_pylist()]
     remote = dataset.storage.local_path("") is None
-    read = _read_merged(dataset.storage, dataset.shards[shard].tar, spans, _MAX_GAP if remote else 0)
+    read = _read_merged(dataset.storage, dataset.shards[shard].tar, spans, max_gap if remote else 0, max_read)
     metas = []
     for span, data in zip(spans, read, strict=True):
         try:
@@ -101,13 +107,13 @@ def read_meta(dataset: Dataset, shard: int) -> list[dict[str, Any]]:
     return metas
 
 
-def _read_merged(storage: Storage, tar: str, spans: Sequence[_Span], gap: int) -> Iterator[bytes]:
+def _read_merged(storage: Storage, tar: str, spans: Sequence[_Span], gap: int, max_read: int) -> Iterator[bytes]:
     """Yield the bytes of spans in order. Spans at most `gap` bytes apart are read together."""
     groups: list[list[_Span]] = []
     end = 0
     for span in spans:
         first = groups[-1][0].offset if groups else 0
-        if not groups or not first <= span.offset <= end + gap or span.offset + span.length - first > _MAX_READ:
+        if not groups or not first <= span.offset <= end + gap or span.offset + span.length - first > max_read:
             groups.append([])
             end = span.offset
         groups[-1].append(span)

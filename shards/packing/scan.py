@@ -15,8 +15,9 @@ import os
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -29,17 +30,30 @@ from shards.storage.interface import Storage
 
 VERSION = 1
 HEADER = 4096  # bytes
-HEARTBEAT_S = 20.0  # between two writes of the claim
-DEAD_S = 120.0  # without a heartbeat: another task takes over
-POLL_S = 5.0
 _READ = 8 << 20
 
 logger = logging.getLogger(__name__)
 
 
-def shared_table(folder: Path, storage: Storage, name: str) -> LineTable:
+@dataclass(frozen=True)
+class ClaimTimes:
+    """Seconds of the claim's protocol."""
+
+    heartbeat: float = 20.0  # between two writes of the claim
+    dead: float = 120.0  # without a heartbeat: another task takes over
+    poll: float = 5.0
+
+
+def shared_table(
+    folder: Path,
+    storage: Storage,
+    name: str,
+    *,
+    scan: Callable[[Path], LineTable] = LineTable,
+    times: ClaimTimes = ClaimTimes(),
+) -> LineTable:
     """Return a manifest's lines: from the stored table, after a wait for another task's scan, or by scanning."""
-    claim = _Claim(storage, f"plan/{name}.claim")
+    claim = _Claim(storage, f"plan/{name}.claim", times)
     while True:
         table = stored_table(folder, storage, name)
         if table is not None:
@@ -47,12 +61,12 @@ def shared_table(folder: Path, storage: Storage, name: str) -> LineTable:
         if claim.take():
             with claim.held():
                 before = _identity(folder)
-                table = LineTable(folder)
+                table = scan(folder)
                 with contextlib.suppress(StorageError):  # then the other tasks scan too
                     _write(table, storage, name, before)
             return table
         if claim.wait() and stored_table(folder, storage, name) is None:
-            return LineTable(folder)  # the other task scanned another version of the manifest
+            return scan(folder)  # the other task scanned another version of the manifest
 
 
 def stored_table(folder: Path, storage: Storage, name: str) -> LineTable | None:
@@ -110,8 +124,8 @@ def _download(storage: Storage, path: str) -> BinaryIO:
 class _Claim:
     """A file that says which task scans the manifest."""
 
-    def __init__(self, storage: Storage, path: str) -> None:
-        self._storage, self._path = storage, path
+    def __init__(self, storage: Storage, path: str, times: ClaimTimes) -> None:
+        self._storage, self._path, self._times = storage, path, times
         self._me = f"{os.uname().nodename} {os.getpid()} {time.time_ns()}"
         self._dead: str | None = None  # version of a claim that has not changed for long
 
@@ -132,7 +146,7 @@ class _Claim:
 
         def beat() -> None:
             number = 0
-            while not ended.wait(HEARTBEAT_S):
+            while not ended.wait(self._times.heartbeat):
                 number += 1
                 with contextlib.suppress(StorageError):
                     self._storage.write_atomic(self._path, self._content(number))
@@ -153,11 +167,11 @@ class _Claim:
         if seen:
             logger.info("%s: waiting for another task that scans the manifest", self._storage.url)
         while seen is not None:
-            time.sleep(POLL_S)
+            time.sleep(self._times.poll)
             now = self._storage.version(self._path)
             if now != seen:
                 seen, since = now, time.monotonic()
-            elif time.monotonic() - since > DEAD_S:
+            elif time.monotonic() - since > self._times.dead:
                 self._dead = seen
                 return False
         return True

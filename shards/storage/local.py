@@ -60,17 +60,17 @@ def atomic_file(path: Path, *, wait: bool = False) -> Iterator[BinaryIO]:
 class LocalStorage:
     """A local folder as a :class:`shards.storage.interface.Storage`."""
 
-    def __init__(self, root: str | Path) -> None:
-        self.root = Path(root)
+    def __init__(self, root: str | Path, *, retry_pauses: Sequence[float] | None = None) -> None:
+        self.root, self._pauses = Path(root), retry_pauses
         self.url = str(root)
 
     def read(self, path: str) -> bytes:
         with _storage_errors(self.root / path):
-            return retried((self.root / path).read_bytes)
+            return retried((self.root / path).read_bytes, self._pauses)
 
     def read_range(self, path: str, offset: int, length: int) -> bytes:
         with _storage_errors(self.root / path):
-            return retried(lambda: _read_at(f"{self.url}/{path}", offset, length))
+            return retried(lambda: _read_at(f"{self.url}/{path}", offset, length), self._pauses)
 
     def read_ranges(self, path: str, ranges: Sequence[tuple[int, int]]) -> Iterator[bytes]:
         with _storage_errors(self.root / path), (self.root / path).open("rb", buffering=0) as file:
@@ -115,13 +115,13 @@ class LocalStorage:
     def exists(self, path: str) -> bool:
         with _storage_errors(self.root / path):  # Path.is_file returns False on I/O errors
             try:
-                return S_ISREG(retried((self.root / path).stat).st_mode)
+                return S_ISREG(retried((self.root / path).stat, self._pauses).st_mode)
             except (FileNotFoundError, NotADirectoryError):
                 return False
 
     def size(self, path: str) -> int:
         with _storage_errors(self.root / path):
-            return retried((self.root / path).stat).st_size
+            return retried((self.root / path).stat, self._pauses).st_size
 
     def list(self, prefix: str = "") -> Iterator[str]:
         folder = self.root / prefix.rpartition("/")[0]
@@ -137,13 +137,16 @@ class LocalStorage:
         return self.root / path
 
 
-def retried(work: Callable[[], T]) -> T:
+def retried(work: Callable[[], T], pauses: Sequence[float] | None = None) -> T:
     """Call `work`; retry it on transient errors of a network filesystem.
+
+    Args:
+        pauses: seconds between attempts; None: :data:`RETRY_PAUSES`.
 
     Raises:
         OSError: the last attempt failed, or the error is not transient.
     """
-    for pause in RETRY_PAUSES:
+    for pause in RETRY_PAUSES if pauses is None else pauses:
         try:
             return work()
         except OSError as error:

@@ -81,7 +81,7 @@ class Enroller:
         self.manifests = tuple(manifests)
         self._voices: dict[str, _Voice] = {}
         self._clips: dict[str, list[Clip]] = {}
-        self._vectors: OrderedDict[Clip, np.ndarray] = OrderedDict()
+        self.vectors: OrderedDict[Clip, np.ndarray] = OrderedDict()  # cache
         self.own_speech = 0  # vectors made from the recording's own speech
         self.unenrolled = 0  # recordings with such a vector because all clips of the speaker are unusable
         self._unusable: dict[Clip, _Unusable] = {}  # clips that give no vector
@@ -116,9 +116,12 @@ class Enroller:
     def clips(self, speaker: str) -> list[Clip]:
         """Return all enrolment clips of a speaker, in the order of the seed."""
         if speaker not in self._clips:
-            pieces = self._voices[speaker].pieces() if speaker in self._voices else []
-            self._clips[speaker] = _cut(pieces, self._rng(speaker))
+            self._clips[speaker] = _cut(self.pieces(speaker), self._rng(speaker))
         return self._clips[speaker]
+
+    def pieces(self, speaker: str) -> list[Piece]:
+        """Return the kept pieces of a speaker's enrolment speech, in the order of the manifests."""
+        return self._voices[speaker].pieces() if speaker in self._voices else []
 
     def mean(self, clips: Sequence[Clip]) -> np.ndarray:
         """Return (dim,) float32, the unit-normalised mean of the clips' unit vectors. Each clip is embedded once."""
@@ -154,7 +157,7 @@ class Enroller:
 
     def prepare_clips(self, wanted: Iterable[Clip], features: Features | None = None) -> None:
         """:meth:`prepare` for clips."""
-        missing = [c for c in wanted if c not in self._vectors]
+        missing = [c for c in wanted if c not in self.vectors]
         missing.sort(key=lambda clip: sum(p.seconds for p in clip))
         for first in range(0, len(missing), FEATURES_AT_ONCE):
             clips = missing[first : first + FEATURES_AT_ONCE]
@@ -225,18 +228,18 @@ class Enroller:
         return _cut([p for s, p in _pieces_of(recording) if s == speaker], self._rng(recording.key, speaker))
 
     def _embedding(self, clip: Clip) -> np.ndarray:
-        if clip not in self._vectors:
+        if clip not in self.vectors:
             try:
                 self._keep(clip, self.extractor.embed([load_clip(clip)])[0])
             except SpeakerError as error:
                 raise SpeakerError(f"enrolment clip {clip[0].audio} at {clip[0].start:.2f} s: {error}") from error
-        self._vectors.move_to_end(clip)
-        return self._vectors[clip]
+        self.vectors.move_to_end(clip)
+        return self.vectors[clip]
 
     def _keep(self, clip: Clip, vector: np.ndarray) -> None:
-        self._vectors[clip] = vector
-        if len(self._vectors) > VECTORS_KEPT:
-            self._vectors.popitem(last=False)
+        self.vectors[clip] = vector
+        if len(self.vectors) > VECTORS_KEPT:
+            self.vectors.popitem(last=False)
 
     def _rng(self, *words: str) -> np.random.Generator:
         digest = hashlib.sha256("\n".join(words).encode()).digest()

@@ -108,7 +108,7 @@ class NetworkExtractor:
         return vector
 
     def _run(self, wave: np.ndarray) -> np.ndarray:
-        return self._forward(log_mel(wave)[None])[0]
+        return self.forward(log_mel(wave)[None])[0]
 
     def embed_features(self, features: Sequence[np.ndarray]) -> np.ndarray:
         """Embed features: (n, dim) float32. On an accelerator in batches of equal length, without padding.
@@ -123,11 +123,11 @@ class NetworkExtractor:
         for numbers in by_length.values():
             for first in range(0, len(numbers), size):
                 batch = numbers[first : first + size]
-                found[batch] = self._forward(np.stack([features[i] for i in batch]))
+                found[batch] = self.forward(np.stack([features[i] for i in batch]))
         return unit_norm(found)
 
-    def _forward(self, features: np.ndarray) -> np.ndarray:
-        """(batch, frames, 80) → (batch, dim)."""
+    def forward(self, features: np.ndarray) -> np.ndarray:
+        """Run the network: (batch, frames, 80) → (batch, dim)."""
         import torch
 
         with torch.inference_mode():

@@ -90,7 +90,7 @@ def fetch_wheel(wheel: Wheel, cache: Path) -> Path:
     with _staging(folder) as staging:
         options = ["--no-deps", "--only-binary", ":all:", "--python-version", wheel.python, "--platform"]
         command = [sys.executable, "-m", "pip", "download", "-q", *options, wheel.platform, "-d", str(staging), what]
-        error = _run(command, staging)
+        error = run_command(command, staging)
         files = list(staging.glob("*.whl"))
         if error or not files:
             raise FetchError(
@@ -140,8 +140,8 @@ def _apt_download(packages: Sequence[DebianPackage], route: str, options: list[s
     """Download packages by one route into `folder`; raise FetchError if one is missing or has a wrong hash."""
     apt = ["apt-get", *_QUIET_APT, *options]
     with _staging(folder) as staging:
-        error = _run([*apt, "update"], staging) if options else None
-        error = error or _run([*apt, "download", *(f"{p.name}={p.version}" for p in packages)], staging)
+        error = run_command([*apt, "update"], staging) if options else None
+        error = error or run_command([*apt, "download", *(f"{p.name}={p.version}" for p in packages)], staging)
         problems = [error] if error else []
         for package in packages:
             for file in staging.glob(f"{package.name}_*.deb"):
@@ -174,7 +174,7 @@ def _private_apt(folder: Path) -> list[str]:
 
 def _unpack(deb: Path, folder: Path) -> None:
     with _staging(folder.parent) as staging:
-        error = _run(["dpkg", "-x", str(deb), str(staging / "content")], staging)
+        error = run_command(["dpkg", "-x", str(deb), str(staging / "content")], staging)
         if error:
             raise FetchError(f"{deb}: dpkg -x failed: {error}\nRemove the file and run the command again.")
         with contextlib.suppress(FileExistsError, OSError):  # another process unpacked the same package meanwhile
@@ -207,7 +207,7 @@ def _staging(parent: Path) -> Iterator[Path]:
         yield Path(folder)
 
 
-def _run(command: list[str], folder: Path) -> str | None:
+def run_command(command: list[str], folder: Path) -> str | None:
     """Run a command; return None, or the last lines of its errors."""
     try:
         done = subprocess.run(

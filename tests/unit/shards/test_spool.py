@@ -4,24 +4,16 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import shards.spool
 from shards.spool import Spool, count_distinct, find_duplicates
 
 ROOT = Path(__file__).resolve().parents[3]
 
 
-@pytest.fixture(autouse=True)
-def small(monkeypatch):
-    monkeypatch.setattr(shards.spool, "CHUNK", 32)
-    monkeypatch.setattr(shards.spool, "BUCKET", 20)
-
-
 def spool(values):
-    made = Spool(np.uint64)
+    made = Spool(np.uint64, chunk=32)
     for value in values:
         made.append(value)
     return made
@@ -31,8 +23,8 @@ def spool(values):
 def test_find_duplicates_and_count_distinct(values):
     made = spool(values)
     want = {v: [i for i, x in enumerate(values) if x == v] for v in values}
-    assert sorted(find_duplicates(made)) == sorted(w for w in want.values() if len(w) > 1)
-    assert count_distinct(made) == len(want)
+    assert sorted(find_duplicates(made, bucket_size=20)) == sorted(w for w in want.values() if len(w) > 1)
+    assert count_distinct(made, bucket_size=20) == len(want)
 
 
 def test_reads_by_position_and_in_chunks():

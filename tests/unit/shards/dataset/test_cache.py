@@ -60,7 +60,7 @@ def test_large_and_local_datasets_are_not_cached(remote, tmp_path):
 def test_partial_copy_of_a_killed_process_is_copied_again(remote, tmp_path):
     dataset, _, local = remote
     cache_shards(dataset, tmp_path / "cache", 1e9)
-    folder = dataset.storage._local.root
+    folder = dataset.storage.local.root
     half = folder / "shards" / f".{dataset.shards[0].name}.tar.tmp"
     half.parent.mkdir(parents=True)
     half.write_bytes(b"x" * 100_000)
@@ -73,7 +73,7 @@ def test_partial_copy_of_a_killed_process_is_copied_again(remote, tmp_path):
 def test_shard_being_copied_by_another_rank_is_not_copied(remote, tmp_path):
     dataset, server, local = remote
     cache_shards(dataset, tmp_path / "cache", 1e9)
-    path = dataset.storage._local.root / "shards" / f".{dataset.shards[0].name}.tar.tmp"
+    path = dataset.storage.local.root / "shards" / f".{dataset.shards[0].name}.tar.tmp"
     path.parent.mkdir(parents=True)
     with path.open("wb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -93,7 +93,7 @@ def test_damaged_shard_is_not_cached_and_its_samples_are_still_reported(remote, 
     server.objects[tar] = bytes(data)
     assert read_sample(dataset, 0, 0).members() == read_sample(local, 0, 0).members()
     dataset.storage.wait()
-    assert not dataset.storage._local.exists(dataset.shards[0].tar)
+    assert not dataset.storage.local.exists(dataset.shards[0].tar)
     assert "sha256" in dataset.storage.failure
     assert "caches no more shards" in caplog.text
 
@@ -102,7 +102,7 @@ def test_full_disk_falls_back_to_the_remote_storage(remote, tmp_path, caplog):
     dataset, _, local = remote
     cache_shards(dataset, tmp_path / "cache", 1e9)
     (tmp_path / "cache").mkdir()
-    (tmp_path / "cache" / dataset.storage._local.root.name).write_text("a file where the folder should be")
+    (tmp_path / "cache" / dataset.storage.local.root.name).write_text("a file where the folder should be")
     for row in (0, 1):
         assert read_sample(dataset, 0, row).members() == read_sample(local, 0, row).members()
         dataset.storage.wait()

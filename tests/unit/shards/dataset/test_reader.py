@@ -133,10 +133,8 @@ def test_sample_on_s3_is_one_request(dataset, monkeypatch):
         assert read_sample(remote, 0, 2).members() == read_sample(dataset, 0, 2).members()
         assert [method for method, _, _ in server.requests] == ["GET"]
         for gap, together, requests in ((2 << 20, 8 << 20, 1), (0, 8 << 20, 4), (2 << 20, 2000, 4)):
-            monkeypatch.setattr("shards.dataset.reader._GAP", gap)
-            monkeypatch.setattr("shards.dataset.reader._TOGETHER", together)
             server.requests.clear()
-            assert read_meta(remote, 0) == read_meta(dataset, 0)
+            assert read_meta(remote, 0, max_gap=gap, max_read=together) == read_meta(dataset, 0)
             assert len(server.requests) == requests
         tar = f"p/{remote.shards[0].tar}"
         server.objects[tar] = server.objects[tar][:700]

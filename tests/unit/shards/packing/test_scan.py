@@ -4,16 +4,16 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-import shards.packing.scan
 from shards.cli import main
 from shards.errors import ManifestError
 from shards.manifests.manifest import RECORDINGS
 from shards.packing.partition import LineTable
-from shards.packing.scan import shared_table, stored_table
+from shards.packing.scan import ClaimTimes, shared_table, stored_table
 from shards.storage.local import LocalStorage
 from shards.storage.s3 import S3Storage
 from tests.support.manifests import make_manifest
@@ -38,21 +38,24 @@ def storage(request, tmp_path, monkeypatch):
         yield S3Storage("s3://bucket/p")
 
 
+QUICK = ClaimTimes(heartbeat=0.1, dead=5.0, poll=0.05)
+
+
+class Scans:
+    """Counts scans, and makes each take some time."""
+
+    def __init__(self, seconds=0.3):
+        self.seconds, self.count = seconds, 0
+
+    def __call__(self, folder):
+        self.count += 1
+        time.sleep(self.seconds)
+        return LineTable(folder)
+
+
 @pytest.fixture
-def scans(monkeypatch):
-    """Counts scans, and makes each last a moment."""
-    real, made = LineTable._scan, []
-
-    def scan(table):
-        made.append(table)
-        time.sleep(0.3)
-        return real(table)
-
-    monkeypatch.setattr(LineTable, "_scan", scan)
-    monkeypatch.setattr(shards.packing.scan, "POLL_S", 0.05)
-    monkeypatch.setattr(shards.packing.scan, "HEARTBEAT_S", 0.1)
-    monkeypatch.setattr(shards.packing.scan, "DEAD_S", 5.0)
-    return made
+def scans():
+    return Scans()
 
 
 def lines(table):
@@ -71,30 +74,28 @@ def at_once(count, work):
 
 
 def test_simultaneous_tasks_scan_once(manifest, storage, scans):
-    tables = at_once(4, lambda: shared_table(manifest, storage, "m"))
-    assert len(scans) == 1
+    tables = at_once(4, lambda: shared_table(manifest, storage, "m", scan=scans, times=QUICK))
+    assert scans.count == 1
     assert [lines(t) for t in tables] == [lines(LineTable(manifest))] * 4
     assert list(storage.list("plan/")) == ["plan/m.lines"]  # the claim is gone
 
 
-def test_dead_scanning_task_is_replaced(manifest, storage, scans, monkeypatch):
-    monkeypatch.setattr(shards.packing.scan, "DEAD_S", 0.4)
+def test_dead_scanning_task_is_replaced(manifest, storage, scans):
+    times = replace(QUICK, dead=0.4)
     storage.write_atomic("plan/m.claim", b"a task of long ago")
-    tables = at_once(3, lambda: shared_table(manifest, storage, "m"))
-    assert 1 <= len(scans) <= 2  # two may find it dead at once; only one gets the claim, the other waits for it
+    tables = at_once(3, lambda: shared_table(manifest, storage, "m", scan=scans, times=times))
+    assert 1 <= scans.count <= 2  # two may find it dead at once; only one gets the claim, the other waits for it
     assert [lines(t) for t in tables] == [lines(LineTable(manifest))] * 3
 
 
-def test_slow_scan_does_not_count_as_dead(manifest, tmp_path, scans, monkeypatch):
-    real = LineTable._scan
-    monkeypatch.setattr(LineTable, "_scan", lambda table: (time.sleep(4), real(table))[1])
-    monkeypatch.setattr(shards.packing.scan, "HEARTBEAT_S", 0.05)
-    monkeypatch.setattr(shards.packing.scan, "DEAD_S", 2.0)
-    assert len(at_once(2, lambda: shared_table(manifest, LocalStorage(tmp_path / "o"), "m"))) == 2
-    assert len(scans) == 1
+def test_slow_scan_does_not_count_as_dead(manifest, tmp_path):
+    scans, times = Scans(seconds=4), ClaimTimes(heartbeat=0.05, dead=2.0, poll=0.05)
+    storage = LocalStorage(tmp_path / "o")
+    assert len(at_once(2, lambda: shared_table(manifest, storage, "m", scan=scans, times=times))) == 2
+    assert scans.count == 1
 
 
-def test_changed_manifest_is_scanned_again(manifest, storage, scans):
+def test_changed_manifest_is_scanned_again(manifest, storage):
     before = lines(shared_table(manifest, storage, "m"))
     with (manifest / RECORDINGS).open("rb+") as file:  # the same size
         file.seek((manifest / RECORDINGS).read_bytes().index("段".encode()))
@@ -106,7 +107,7 @@ def test_changed_manifest_is_scanned_again(manifest, storage, scans):
 
 
 @pytest.mark.parametrize("damage", [lambda d: d[:-8], lambda d: d[:100], lambda d: b"x" + d, lambda d: b""])
-def test_damaged_table_is_ignored(manifest, storage, scans, damage):
+def test_damaged_table_is_ignored(manifest, storage, damage):
     whole = lines(shared_table(manifest, storage, "m"))
     storage.write_atomic("plan/m.lines", damage(storage.read("plan/m.lines")))
     assert stored_table(manifest, storage, "m") is None
@@ -118,7 +119,7 @@ def test_invalid_manifest_fails_in_every_task_and_leaves_no_file(manifest, stora
 
     def work():
         with pytest.raises(ManifestError, match="has no key"):
-            shared_table(manifest, storage, "m")
+            shared_table(manifest, storage, "m", scan=scans, times=QUICK)
         return True
 
     assert at_once(3, work) == [True] * 3
@@ -133,14 +134,15 @@ def content(folder):
     return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
-def test_tasks_of_an_array_share_a_scan_and_the_merge_cleans_up(manifest, tmp_path, scans):
+def test_tasks_of_an_array_share_a_scan_and_the_merge_cleans_up(manifest, tmp_path, monkeypatch):
     pack(manifest, tmp_path / "whole")
-    scans.clear()
+    scan, scanned = LineTable._scan, []
+    monkeypatch.setattr(LineTable, "_scan", lambda table: (scanned.append(table), scan(table))[1])
     for task in (2, 0):
         pack(manifest, tmp_path / "o", "--part", f"{task}/3")
         assert (tmp_path / "o/plan/m.lines").exists()
     pack(manifest, tmp_path / "o", "--part", "1/3")
-    assert len(scans) == 1
+    assert len(scanned) == 1
     assert content(tmp_path / "o") == content(tmp_path / "whole")
 
 

@@ -74,7 +74,6 @@ def test_error_while_writing_leaves_no_file(storage):
 @pytest.mark.parametrize(("stumbles", "call"), [(1, "read"), (1, "exists"), (1, "size"), (9, "read"), (9, "exists")])
 def test_transient_errors_of_a_network_filesystem_are_retried(tmp_path, monkeypatch, stumbles, call):
     (tmp_path / "x").write_bytes(b"12345")
-    monkeypatch.setattr("shards.storage.local.RETRY_PAUSES", (0.0, 0.0))
     name = "read_bytes" if call == "read" else "stat"
     real, left = getattr(Path, name), [stumbles]
 
@@ -85,7 +84,7 @@ def test_transient_errors_of_a_network_filesystem_are_retried(tmp_path, monkeypa
         return real(path, *arguments, **named)
 
     monkeypatch.setattr(Path, name, stale)
-    ask = getattr(LocalStorage(tmp_path), call)
+    ask = getattr(LocalStorage(tmp_path, retry_pauses=(0.0, 0.0)), call)
     if stumbles == 1:
         assert ask("x") == {"read": b"12345", "exists": True, "size": 5}[call]
     else:

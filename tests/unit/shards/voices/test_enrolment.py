@@ -66,9 +66,9 @@ def test_clips_have_few_different_lengths(tmp_path: Path) -> None:
 
 def used(enroller: Enroller, recording: Recording) -> set[str]:
     """Keys of the enrolment recordings that were embedded for a recording."""
-    enroller._vectors.clear()
+    enroller.vectors.clear()
     enroller.embed(recording)
-    return {p.key for clip in enroller._vectors for p in clip}
+    return {p.key for clip in enroller.vectors for p in clip}
 
 
 def test_recording_its_sources_and_its_span_are_never_used(folder: Path) -> None:
@@ -107,7 +107,7 @@ def test_memory_per_speaker_is_bounded(tmp_path: Path) -> None:
     write_manifest(tmp_path, records, [], {})
     write_manifest(tmp_path / "reversed", records[::-1], [], {})
     enrollers = [Enroller([folder], PitchExtractor()) for folder in (tmp_path, tmp_path / "reversed")]
-    kept = [{p.key for p in e._voices["toy:a"].pieces()} for e in enrollers]
+    kept = [{p.key for p in e.pieces("toy:a")} for e in enrollers]
     assert len(kept[0]) == 2 * 64
     assert kept[0] == kept[1] != {p.key for p in Enroller([tmp_path], seed=9)._voices["toy:a"].pieces()}
     assert len(enrollers[0].sessions()["toy:a"]) == 300
@@ -117,10 +117,10 @@ def test_batched_embedding_equals_embedding_one_by_one(folder: Path) -> None:
     recordings = [conversation(f"c{i}", "toy:a", "toy:b") for i in range(5)]
     one, together = Enroller([folder], Frames()), Enroller([folder], Frames())
     together.prepare(recordings)
-    held = len(together._vectors)
+    held = len(together.vectors)
     for r in recordings:
         assert np.array_equal(one.embed(r), together.embed(r))
-    assert len(together._vectors) == held
+    assert len(together.vectors) == held
 
 
 def test_unreadable_clip_is_skipped_and_listed(folder: Path) -> None:
@@ -132,7 +132,7 @@ def test_unreadable_clip_is_skipped_and_listed(folder: Path) -> None:
     enroller.prepare(recordings)
     for recording in recordings:
         enroller.embed(recording)
-    used = {p.key for clip in enroller._vectors for p in clip}
+    used = {p.key for clip in enroller.vectors for p in clip}
     assert not used & {"a2", "b0"}
     assert len(used) == 3 + 7  # toy:b has nine words, in two clips of four
     skipped = enroller.take_skipped()

@@ -141,7 +141,7 @@ def test_accelerator_batches_have_equal_length(tmp_path: Path) -> None:
 
     torch.save({}, tmp_path / "w.pt")
     extractor = NetworkExtractor("mean", Mean, tmp_path / "w.pt", 4, tmp_path / "cache", "meta:0")
-    extractor._forward = lambda f: extractor.network(torch.from_numpy(f)).numpy()  # type: ignore[method-assign]
+    extractor.forward = lambda f: extractor.network(torch.from_numpy(f)).numpy()  # type: ignore[method-assign]
     rng = np.random.default_rng(1)
     features = [rng.standard_normal((n, 80)).astype(np.float32) for n in (30, 20, 30, 30, 20)]
     found = extractor.embed_features(features)

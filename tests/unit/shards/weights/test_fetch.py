@@ -37,7 +37,7 @@ class Clients:
 
 def use(monkeypatch: pytest.MonkeyPatch, *answers: bytes | None) -> Clients:
     clients = Clients(*answers)
-    monkeypatch.setattr(fetch, "_run", clients)
+    monkeypatch.setattr(fetch, "run_command", clients)
     monkeypatch.setattr(fetch.shutil, "which", lambda name: f"/usr/bin/{name}")
     return clients
 
@@ -106,6 +106,6 @@ def test_wheels_and_their_members(monkeypatch, tmp_path: Path) -> None:
 
 
 def test_command_failure_is_returned_not_raised(tmp_path: Path) -> None:
-    assert fetch._run(["false"], tmp_path) == "exit status 1"
-    assert "no-such-program" in (fetch._run(["no-such-program"], tmp_path) or "")
-    assert fetch._run(["true"], tmp_path) is None
+    assert fetch.run_command(["false"], tmp_path) == "exit status 1"
+    assert "no-such-program" in (fetch.run_command(["no-such-program"], tmp_path) or "")
+    assert fetch.run_command(["true"], tmp_path) is None

@@ -49,7 +49,7 @@ class CachedStorage:
         return self._failed
 
     def read_range(self, path: str, offset: int, length: int) -> bytes:
-        """:meth:`Storage.read_range`."""
+        """Read a range from the local copy, or the remote storage while there is no copy."""
         shard = self._shards.get(path)
         if shard is None:
             return self._remote.read_range(path, offset, length)
@@ -59,7 +59,7 @@ class CachedStorage:
         return self._remote.read_range(path, offset, length)
 
     def read_ranges(self, path: str, ranges: Sequence[tuple[int, int]]) -> Iterator[bytes]:
-        """:meth:`Storage.read_ranges`."""
+        """Read ranges from the local copy or the remote storage."""
         return (self.local if self.local.exists(path) else self._remote).read_ranges(path, ranges)
 
     def wait(self) -> None:

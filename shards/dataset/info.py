@@ -16,7 +16,7 @@ from shards.spool import Spool, count_distinct, key_hash
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of the command."""
+    """Add the command's options."""
     parser.add_argument("dataset", help="folder or s3://bucket/prefix")
     parser.add_argument("--json", action="store_true", help="one line of JSON")
 

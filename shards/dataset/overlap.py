@@ -31,7 +31,7 @@ KINDS = ("audio", "session", "speaker")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of the command."""
+    """Add the command's options."""
     parser.add_argument("a", help="training data: folder or s3://bucket/prefix")
     parser.add_argument("b", help="test data (kept in memory)")
     parser.add_argument("--allow", default="", metavar="KIND[,KIND]", help="intended kinds of overlap")

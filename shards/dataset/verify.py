@@ -27,7 +27,7 @@ UNIT_NORM = 0.01  # float16 rounds a unit vector by far less
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of the command."""
+    """Add the command's options."""
     parser.add_argument("dataset", help="folder or s3://bucket/prefix")
     parser.add_argument("--quick", action="store_true", help="sizes, checksums and counts only; no audio is decoded")
 

@@ -39,7 +39,7 @@ class Cosines:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of the command."""
+    """Add the command's options."""
     parser.add_argument("dataset", help="folder or s3://bucket/prefix")
     parser.add_argument("out", type=Path, help="the page to write, .html")
     parser.add_argument("--shard", type=natural, default=0, help="number of the shard (default 0)")

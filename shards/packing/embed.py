@@ -36,7 +36,7 @@ SKIPPED = "skipped_clips"  # key in a sidecar's metadata
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of the command."""
+    """Add the command's options."""
     add = parser.add_argument
     add("dataset", help="folder or s3://bucket/prefix")
     add("--manifest", type=Path, required=True, help="manifest folder that was packed")

@@ -40,7 +40,7 @@ _BANK_KEY = "speakers_sha256"  # the only part of the configuration that shards 
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of the command."""
+    """Add the command's options."""
     add = parser.add_argument
     add("manifest", type=Path, help="folder with recordings.jsonl and speakers.jsonl")
     add("out", help="folder or s3://bucket/prefix of the dataset")
@@ -204,7 +204,7 @@ def pack_parts(
 
 
 def merge(packer: Packer, parts: Parts, max_bad_share: float = 0.01) -> bool:
-    """If all parts are finished, write the lists of skipped data, the speaker bank and, last, ``dataset.json``.
+    """Write the lists of skipped data, the speaker bank and, last, ``dataset.json``, if all parts are finished.
 
     Returns False if parts are missing. Two calls, also by two tasks at once, write the same bytes.
 

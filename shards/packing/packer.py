@@ -162,7 +162,7 @@ class PartWorker:
         self._stack.close()
 
     def __call__(self, part: int, offsets: Sequence[int], max_bad: int) -> Result:
-        """:meth:`Packer.pack`."""
+        """Pack one part, as :meth:`Packer.pack`."""
         return self.packer.pack(part, offsets, max_bad, self._features)
 
     _features: Features | None = None

@@ -49,7 +49,7 @@ def permute(index: np.ndarray, size: int, seed: int) -> np.ndarray:
 
 
 def _mix(value: np.ndarray, salt: int) -> np.ndarray:
-    """SplitMix64's finaliser."""
+    """Hash values by SplitMix64's finaliser."""
     with np.errstate(over="ignore"):
         x = value + np.uint64((salt * 0x9E3779B97F4A7C15 + 0x632BE59BD9B4E019) % (1 << 64))
         x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

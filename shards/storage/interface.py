@@ -30,7 +30,7 @@ class Storage(Protocol):
         ...
 
     def read_ranges(self, path: str, ranges: Sequence[tuple[int, int]]) -> Iterator[bytes]:
-        """:meth:`read_range` for many (offset, length) of one file, in order."""
+        """Read many (offset, length) of one file as :meth:`read_range`, in order."""
         ...
 
     def stream(self, path: str) -> AbstractContextManager[BinaryIO]:
@@ -53,7 +53,7 @@ class Storage(Protocol):
         ...
 
     def commit(self, path: str, data: bytes, version: str | None) -> None:
-        """:meth:`write_atomic`, provided that the file still has this version.
+        """Write as :meth:`write_atomic`, provided that the file still has this version.
 
         Raises:
             StorageError: another process wrote different content meanwhile. The same bytes are no error.

@@ -24,7 +24,11 @@ class RangeReader:
     """Range reader of one process; thread-safe."""
 
     def __init__(self, sign: Callable[[str, int], str], connections: int, timeout: urllib3.Timeout) -> None:
-        """Args: ``sign(key, seconds)`` returns a presigned URL, or raises a StorageError."""
+        """Make a reader.
+
+        Args:
+            sign: (key, seconds) → presigned URL; may raise a StorageError.
+        """
         self._sign = sign
         self._pool = urllib3.PoolManager(maxsize=connections, retries=False, timeout=timeout)
         self._urls: dict[str, tuple[str, float]] = {}

@@ -156,7 +156,7 @@ class Enroller:
         self.prepare_clips(wanted, features)
 
     def prepare_clips(self, wanted: Iterable[Clip], features: Features | None = None) -> None:
-        """:meth:`prepare` for clips."""
+        """Embed clips as :meth:`prepare` does."""
         missing = [c for c in wanted if c not in self.vectors]
         missing.sort(key=lambda clip: sum(p.seconds for p in clip))
         for first in range(0, len(missing), FEATURES_AT_ONCE):

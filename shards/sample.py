@@ -88,7 +88,7 @@ class Sample:
                     f"{self.key}: embeddings of shape {self.embeddings.shape} for {len(self.speakers)} speakers"
                 )
             if not np.isfinite(self.embeddings).all():
-                raise SpeakerError(f"{self.key}: an embedding is not finite")
+                raise SpeakerError(f"{self.key}: a speaker vector is not finite")
 
     def members(self) -> dict[str, bytes]:
         """Return extension → bytes, in the order of the tar."""

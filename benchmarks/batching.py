@@ -3,7 +3,7 @@
 AliMeeting-like clips (40–50 s, 2–4 speakers, all registration modes) and ASR utterances (log-normal, 1–20 s), made-up
 lengths. Peers get the same samples in webdataset's order (shards shuffled, a shuffle buffer of 1,000), modes mixed in a
 batch: fixed batches of as many samples as surely fit, and batches filled greedily under both budgets. Imbalance: the
-dearest of the micro-batches that run side by side over their mean, less 1, by operations of the 7B model. No clock.
+largest of the micro-batches that run side by side over their mean, less 1, by operations of the 7B model. No clock.
 """
 
 from __future__ import annotations

@@ -179,13 +179,13 @@ def first_step(folder: Path, output: Path) -> tuple[float, float]:
 
 
 def newest_row(log: Path) -> float:
-    """When the last whole line of a log was written; 0 where there is none."""
+    """When the last whole line of a log was written; 0 without one."""
     lines = log.read_text(encoding="utf-8").rpartition("\n")[0].splitlines() if log.exists() else []
     return float(json.loads(lines[-1])["time"]) if lines else 0.0
 
 
 def figures_of(times: dict[str, Times], sizes: dict[str, int], starts: dict[str, Times]) -> dict[str, float]:
-    """What is told. Medians of rounds."""
+    """The report: medians of rounds."""
     middle = statistics.median
     step, save = middle(times["step"].cpu), middle(times["background"].cpu)
     stall, waiting = middle(times["background"].main), middle(times["waiting"].wall)

@@ -2,7 +2,7 @@
 
 The model has the shape of `launch/recipes/tiny` and random weights, and every answer is cut off at the same number of
 tokens, so that a figure says what the machinery costs and not how much a model has to say; `--run` decodes with a
-finished run instead, which stops by itself. Rounds of both batch sizes alternate. Target: 8 together cost at most 0.6
+finished run, which stops at its end token. Rounds of both batch sizes alternate. Target: 8 together cost at most 0.6
 times the CPU time of 8 alone, and one alone keeps up with the speaker (real-time factor below 1).
 """
 

@@ -72,7 +72,7 @@ class Bench:
             return None
         try:
             row = {"case": name, **work()}
-        except Exception as e:  # noqa: BLE001 - out of memory, or a kernel that is missing: said, and the rest goes on
+        except Exception as e:  # noqa: BLE001 - out of memory, or a kernel that is missing: reported, and the rest continues
             row = {"case": name, "error": f"{type(e).__name__}: {str(e).splitlines()[0][:120] if str(e) else ''}"}
         self.rows.append(row)
         self.forget()

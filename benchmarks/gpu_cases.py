@@ -129,7 +129,7 @@ def plain_text(b: Bench, positions: int) -> Callable[[], None]:
 
 
 def beside_plain_text(b: Bench, positions: int) -> dict[str, Any]:
-    """Both in turn, with checkpointing; tokens are LLM positions. Ours encodes audio besides."""
+    """Both in turn, with checkpointing; tokens are LLM positions. Ours also encodes audio."""
     from benchmarks.micro_batches import checkpointing
 
     checkpointing(b.model, True)

@@ -5,7 +5,7 @@
 
 Cases: the four stages' trainable sets at 2 k, 6 k and 16 k positions with activation checkpointing; without it where
 memory allows; packed against padded utterances; the chunked loss on and off; against a plain transformers LLM with
-peft's LoRA on text of as many positions, interleaved. A case that fails says why and the rest go on; when the time is
+peft's LoRA on text of as many positions, interleaved. A case that fails says why, the rest continue; when the time is
 used up, cases that are left are listed as not run. A step is forward, backward and AdamW; timed after one that is not.
 """
 

@@ -4,7 +4,7 @@ Each conversation has 3–5 of nine people, who say sentences with pauses and ov
 played by the reference: in every chunk the true turns, as `spk0`, `spk1` … by first appearance, without times. What is
 measured is what comes after the model: turns are aligned to the audio, and chunk speakers are linked; with people
 enrolled, from speech that is not in the conversation, they are named. Accuracy is the share of reference characters
-that stand under the right person: by the best one-to-one assignment of names where nobody is enrolled, by name where
+that stand under the right person: by the best one-to-one assignment of names without enrolment, by name where
 all are. Beside it what dealing out time by text length alone gives (no voices in the alignment), in the same run.
 
 Target: 95 % of characters right without registration, 97 % with.

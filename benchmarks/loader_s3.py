@@ -2,7 +2,7 @@
 
 Rows go round in turn. All of the work is real: plan, ranged reads, crc32, FLAC, collation, in worker processes. The
 server (RADOS Gateway, one store in memory), the proxy that holds requests back and the loader share this machine's
-cores, which no training node does: so besides the rate of a loader that has nothing to wait for, the rate is told at
+cores, which no training node does: so in addition to the rate of a loader that never waits, the rate is reported at
 which a consumer is served that takes a micro-batch every so often, as a model does. It takes them at half of what the
 local loader can give; a model takes far less than that.
 """

@@ -3,7 +3,7 @@
 Copying: FLAC of the right form, against plain ``webdataset.ShardWriter`` fed with the same files and lines of JSON (no
 checksums, no index, no sync there, and the manifest's order). Encoding: 16-bit wav, against ``lhotse shar export -a
 flac``. Each is timed from its manifest on: ours with planning, permutation, index, checksums, sync and merge, lhotse
-with reading its cuts and shuffling them. A floor is what no packer of this format can leave out. Embedding: CAM++ on a
+with reading its cuts and shuffling them. A floor is work that no packer of this format can avoid. Embedding: CAM++ on a
 core, where its weights can be had; at most 16 clips of 2–10 s of a speaker are embedded, so "all speech" is the limit.
 """
 
@@ -179,7 +179,7 @@ def measure(args: argparse.Namespace, folder: Path) -> tuple[dict[str, list[floa
         cuts = lhotse_cuts(wav)
         works[ENCODE_PEER] = lambda out: lhotse_shar(cuts, out)
     except ImportError:
-        print("lhotse is not installed (benchmarks/requirements.txt): the comparison when encoding is left out")
+        print("lhotse is not installed (benchmarks/requirements.txt): the comparison with encoding is skipped")
     rounds: dict[str, list[float]] = {work: [] for work in works}
     for number in range(args.rounds + 1):
         for work, call in works.items():

@@ -47,7 +47,7 @@ class LazyStorage:
         self.samples = samples
 
     def local_path(self, path: str) -> None:
-        """Nothing lies on this machine."""
+        """No file on this machine."""
 
     def exists(self, path: str) -> bool:
         """All shards and lengths do, a speaker bank does not."""

@@ -1,6 +1,6 @@
 """Every benchmark that needs no GPU, one after the other: `make bench`.
 
-Each runs in a process of its own with ``--check``; what it prints goes to OUT/NAME.log. At the end a table of what was
+Each runs in its own process with ``--check``; what it prints goes to OUT/NAME.log. At the end a table of what was
 reached and the targets, and OUT/results.json with every figure, versions and the machine. Exit code 1 where a target
 was missed or a benchmark failed; the others run all the same. Names choose some of them.
 """
@@ -42,7 +42,7 @@ def main() -> int:
         parser.error(f"unknown: {', '.join(unknown)}; there are {', '.join(NAMES)}")
     chosen = [n for n in NAMES if n in (args.names or NAMES)]
     if rgw.missing() and "loader_s3" in chosen:
-        print("loader_s3 is left out: no S3 server here; as root on Debian, python tests/support/rgw.py --install")
+        print("loader_s3 is skipped: no S3 server here; as root on Debian, python tests/support/rgw.py --install")
         chosen.remove("loader_s3")
     args.out.mkdir(parents=True, exist_ok=True)
     speech = args.out / "speech"

@@ -1,4 +1,4 @@
-"""Are real voices told apart? Cosines and equal error rate of clips, within languages and across them.
+"""Separability of real voices: cosines and equal error rate of clips, within languages and across them.
 
     python benchmarks/speakers.py PROMPTS [--extractor campplus] [--clips 16] [--check]
 

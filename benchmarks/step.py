@@ -3,7 +3,7 @@
 Packed against padded: forward and backward of the same samples through the same small model. Target-only chunked loss
 against logits at every position and torch's cross-entropy, at Qwen2.5's vocabulary: CPU time, and peak resident memory
 of a fresh process each. The loop's own time: all that Trainer.update does outside forward, backward and engine.step.
-Each part is a process of its own that begins no round after its share of --seconds.
+Each part is a separate process that begins no round after its share of --seconds.
 """
 
 from __future__ import annotations
@@ -145,7 +145,7 @@ def _resident(name: str) -> float:
 
 
 def loop_times(steps: int, limit: float) -> list[float]:
-    """Milliseconds a step that Trainer.update takes besides forward, backward and engine.step; one process, gloo."""
+    """Milliseconds per step of Trainer.update without forward, backward and engine.step; one process, gloo."""
     from pipeline.flops import Meter
     from pipeline.model.build import load_tokenizer
     from pipeline.ranks.launch import init_distributed
@@ -214,7 +214,7 @@ def in_this_process(part: str, args: argparse.Namespace) -> Any:
 
 
 def in_its_own(part: str) -> Any:
-    """The same from a process of its own; what else it prints goes to stderr."""
+    """The same from a separate process; what else it prints goes to stderr."""
     command = [sys.executable, __file__, *sys.argv[1:], "--part", part]
     done = subprocess.run(
         command, check=False, stdout=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
@@ -271,7 +271,7 @@ def report(
     figures["loss_time_ratio"] = middle([b / a for a, b in zip(losses["ours"], losses["full"], strict=True)])
     figures["loss_memory_ratio"] = memory["full"] / memory["ours"]
     figures["loop_ms"] = middle(loop)
-    print(f"loop besides forward, backward, step: {middle(loop):.2f} ms ({min(loop):.2f} to {max(loop):.2f})")
+    print(f"loop without forward, backward, step: {middle(loop):.2f} ms ({min(loop):.2f} to {max(loop):.2f})")
     met = all(figures[n] <= t if n == "loop_ms" else figures[n] >= t for n, t in TARGETS.items())
     rounded = {name: round(value, 3) for name, value in figures.items()}
     print(json.dumps({"name": "step", "figures": rounded, "targets": TARGETS, "met": met}))

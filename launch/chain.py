@@ -1,7 +1,7 @@
 """The steps that the demo, learn and small chains share: run commands once, train the stages, score them.
 
-Every step is a command that you could type. It runs once, its output goes to a log, and a second call goes on where the
-first one stopped: a step is done when its proof, a file, is there.
+Every step is a command that you could type. It runs once, its output goes to a log, and a second call resumes where the
+first one stopped: a step is done when its proof, a file, exists.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ class Step:
     name: str
     command: tuple[str, ...]
     proof: Path
-    hint: str = "the log says why; after that, `{again}` goes on from this step"
+    hint: str = "the log says why; after that, `{again}` continues from this step"
     prints_proof: bool = False  # what the command prints is kept as its proof
 
 
 @dataclass(frozen=True)
 class Training:
-    """How the stages are trained and scored."""
+    """Settings of training and scoring."""
 
     encoder_steps: int
     llm_steps: int
@@ -166,7 +166,7 @@ def _decoding(out: Path, stage: int, test: str, how: Training, modes: str, contr
 
 
 def decoded(out: Path, stage: int, test: str, control: bool = False) -> Path:
-    """Where a stage's transcripts of a test set lie."""
+    """Folder of a stage's transcripts of a test set."""
     return out / "decoded" / f"stage{stage}" / (f"{test}-permuted" if control else test)
 
 
@@ -234,11 +234,11 @@ def seed_folder(out: Path, seed: int | None) -> Path:
 def run_steps(
     steps: Iterable[Step], logs: Path, cache: Path, again: str, settings: Mapping[str, str] = ENVIRONMENT
 ) -> None:
-    """Run what has not run yet, in order.
+    """Run the steps that have not run yet, in order.
 
     Args:
         cache: where packages, weights and embeddings are kept.
-        again: the command that goes on after a failure, for its hint.
+        again: the command that continues after a failure, for its hint.
         settings: environment variables of the commands.
     """
     logs.mkdir(parents=True, exist_ok=True)
@@ -261,7 +261,7 @@ def _run_step(step: Step, logs: Path, environment: dict[str, str], again: str) -
         except KeyboardInterrupt:
             process.terminate()
             process.wait()
-            sys.exit(f"\nstopped during: {step.name}; `{again}` goes on from here")
+            sys.exit(f"\nstopped during: {step.name}; `{again}` continues from here")
     if step.prints_proof and not process.returncode:
         step.proof.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(log, step.proof)

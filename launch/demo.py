@@ -1,8 +1,8 @@
-"""The whole way on real speech, small enough for two CPU cores: `make demo`.
+"""The whole pipeline on real speech, small enough for two CPU cores: `make demo`.
 
 Fetches packaged recordings of people, simulates conversations, packs them, trains the four stages with the `deepspeed`
 launcher on two processes, scores after each, and writes a report. Every step is a command that you could type; it
-runs once, its output goes to DIR/logs, and a second `make demo` goes on where the first one stopped.
+runs once, its output goes to DIR/logs, and a second `make demo` continues where the first one stopped.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ TRAINING = Training(encoder_steps=1000, llm_steps=2000, tests=("test-simulated",
 
 @dataclass(frozen=True)
 class Size:
-    """How much of everything."""
+    """Sizes of datasets and training."""
 
     asr: int = 2400  # single-speaker utterances, stage 1
     simulated: int = 4800  # conversations of 2–4 speakers, stages 2 and 4

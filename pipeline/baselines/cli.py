@@ -1,4 +1,4 @@
-"""`speakerlm-baseline`: what SpeakerLM must beat: cascades of diarization and recognition, and a correcting LLM.
+"""`speakerlm-baseline`: baselines for SpeakerLM: cascades of diarization and recognition, and a correcting LLM.
 
 speakerlm-baseline run s3://bucket/alimeeting-test decoded/cascade                         # packaged weights
 speakerlm-baseline run … decoded/pyannote --diarizer pyannote --asr paraformer
@@ -39,7 +39,7 @@ def parser() -> argparse.ArgumentParser:
 
 def _run_options(p: argparse.ArgumentParser) -> None:
     p.add_argument("data", nargs="+", help="a packed test set (folder or s3://…), or audio files")
-    p.add_argument("out", type=Path, help="folder for rows, SegLST and RTTM; a stopped command goes on")
+    p.add_argument("out", type=Path, help="folder for rows, SegLST and RTTM; an interrupted command resumes")
     p.add_argument("--reference", type=Path, help="of audio files: STM, SegLST, TextGrid …; sessions by file name")
     p.add_argument("--diarizer", default="clustering", help="clustering, 3d-speaker, pyannote, diarizen, or NAME@ID")
     p.add_argument("--asr", default="whisper", help="whisper, paraformer, or NAME@SOURCE")
@@ -53,7 +53,7 @@ def _run_options(p: argparse.ArgumentParser) -> None:
 
 def _correct_options(p: argparse.ArgumentParser) -> None:
     p.add_argument("decoded", type=Path, help="folder that `run` wrote")
-    p.add_argument("out", type=Path, help="folder for corrected rows; a stopped command goes on")
+    p.add_argument("out", type=Path, help="folder for corrected rows; an interrupted command resumes")
     p.add_argument(
         "--llm", required=True, metavar="SOURCE",
         help="a folder, an id on Hugging Face, a .gguf file, an endpoint http(s)://…/v1, or smollm2 (for trying out)",
@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of ``speakerlm-baseline``."""
     args = parser().parse_args(argv)
     work = {"run": _run, "correct": _correct, "pairs": _pairs}[args.command]
-    return outcome("speakerlm-baseline", lambda: work(args), "run it again to go on")
+    return outcome("speakerlm-baseline", lambda: work(args), "run it again to resume")
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -100,7 +100,7 @@ def _run(args: argparse.Namespace) -> int:
     where = launcher_environment(dict(os.environ))
     timing = run(cascade, tests, args.out, args.limit, int(where["RANK"]), int(where["WORLD_SIZE"]))
     if timing is None:
-        print("this share is done; the last process to end merges")
+        print("this share is done; the last process to finish merges")
         return 0
     factor = "–" if timing.real_time_factor is None else f"{timing.real_time_factor:.3f}"
     print(f"{cascade.id}: {timing.clips} clips, {timing.audio_seconds:.0f} s of audio, real-time factor {factor}")
@@ -123,7 +123,7 @@ def _correct(args: argparse.Namespace) -> int:
     print(format_table(rows))
     if len(rows) == 2 and rows[0]["n_ref"] and rows[0]["n_ref"] == rows[1]["n_ref"]:
         change = rows[1]["cer"] - rows[0]["cer"]
-        print(f"CER {change:+.2f} points: what the model made up, changed or left out of the words")
+        print(f"CER {change:+.2f} points: words that the model inserted, changed or dropped")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Diarization of parts that packages deliver: Silero VAD, CAM++ vectors of short windows, agglomerative clustering
+"""Diarization with weights from Python packages: Silero VAD, CAM++ vectors of short windows, agglomerative clustering
 
 Speech is cut into windows of 1.5 s every 0.75 s (:mod:`pipeline.transcribe.enrolment`), windows are joined by scipy's
 average linkage over cosine distance until groups are further apart than a threshold, and where two neighbouring windows
@@ -31,15 +31,15 @@ class Clustering:
         threshold: float = THRESHOLD,
         count: int | None = None,
     ) -> None:
-        """A diarizer.
+        """Take the parts.
 
         Args:
-            vad: makes a detector at its beginning.
+            vad: makes a detector in its initial state.
             threshold: cosine distance from which two groups of windows are two people.
-            count: of people, where it is known; the threshold is not asked then.
+            count: number of people, if known; replaces the threshold.
 
         Raises:
-            ConfigError: a threshold outside 0–2, or nobody.
+            ConfigError: a threshold outside 0–2, or a count below 1.
         """
         if not 0 < threshold < 2 or (count is not None and count < 1):
             raise ConfigError(f"clustering: threshold {threshold} outside 0–2, or a count of {count} people")
@@ -69,7 +69,7 @@ def groups(vectors: np.ndarray, threshold: float, count: int | None = None) -> n
 
 
 def turns_of(spans: Sequence[tuple[float, float]], places: np.ndarray, labels: np.ndarray) -> list[DiarizedTurn]:
-    """Stretches of speech and their labelled windows → turns; a stretch too short for a window is left out."""
+    """Stretches of speech and their labelled windows → turns; a stretch too short for a window is dropped."""
     found: list[DiarizedTurn] = []
     for start, end in spans:
         inside = [i for i, (a, b) in enumerate(places) if a >= start - 1e-6 and b <= end + 1e-6]

@@ -1,7 +1,7 @@
 """SD+ASR+LLM: a language model moves words of a cascade's transcript to the right speaker, as in the SpeakerLM paper
 
 The prompt is the paper's (arXiv 2508.06372, appendix "Prompts for LLMs", after DiarizationLM); the model sees lines
-``spk0: hello`` without times. It is told to show the transcript without explanation, so its whole answer is the
+``spk0: hello`` without times. It is asked to show the transcript without explanation, so its whole answer is the
 transcript, and what it makes up counts: the paper finds that zero-shot models raise CER by 5 to 19 points. CER before
 and after are shown side by side for that reason. With ``keep_words`` the cascade's words are held, and only speakers
 are taken from the answer (:mod:`pipeline.baselines.transfer`): CER cannot change then.
@@ -47,7 +47,7 @@ def lines(segments: Sequence[SegLstRow]) -> list[str]:
 
 
 def questions(segments: Sequence[SegLstRow], most: int = MOST_CHARACTERS) -> list[str]:
-    """What a model is asked: the instruction and the transcript, in several questions where it is long."""
+    """User messages: the instruction and the transcript, split where it is long."""
     parts: list[list[str]] = []
     room = 0
     for line in lines(segments):
@@ -70,11 +70,11 @@ def correct(
     """Correct a cascade's ``no.jsonl``; rows as the cascade's, with its text under ``before``.
 
     Args:
-        origin: where the model came from: two folders may end in one name.
+        origin: source of the model, since two folders may have the same name.
 
     Raises:
         ScoreError: nothing is decoded there, or `out` holds output of another model.
-        ModelError: the model does not answer. What is corrected already is kept: the same command goes on.
+        ModelError: the model does not answer. What is corrected already is kept: the same command resumes.
     """
     from tqdm import tqdm
 
@@ -120,7 +120,7 @@ def _corrected(row: dict[str, Any], llm: Llm, keep_words: bool) -> dict[str, Any
 
 
 def compare(before: Path, after: Path, normaliser: str) -> list[dict[str, Any]]:
-    """Rows of scores before and after; a rise of CER is what the model made up or left out.
+    """Rows of scores before and after; a rise of CER comes from words that the model inserted or dropped.
 
     Raises:
         ScoreError: one of them cannot be scored, or they are of other clips.
@@ -129,7 +129,7 @@ def compare(before: Path, after: Path, normaliser: str) -> list[dict[str, Any]]:
 
 
 def pairs(decoded: Path, out: Path, most: int = MOST_CHARACTERS) -> int:
-    """Fine-tuning data from a cascade's output on *training* data: chat messages, a JSON line a question.
+    """Fine-tuning data from a cascade's output on *training* data: chat messages, one JSON line per question.
 
     The answer is the cascade's own words with the reference's speakers (DiarizationLM's ``hyp2ora``), so that a model
     learns to move words and not to rewrite them.

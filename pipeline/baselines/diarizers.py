@@ -1,7 +1,7 @@
-"""Diarizers by name: clustering of packaged parts, and the published systems by their ids
+"""Diarizers by name: clustering with packaged weights, and published systems by their ids
 
 ==================  ==========================================================  =======================================
-``clustering``      Silero VAD, CAM++, agglomerative; weights out of packages   :mod:`pipeline.baselines.clustering`
+``clustering``      Silero VAD, CAM++, agglomerative; weights from packages   :mod:`pipeline.baselines.clustering`
 ``3d-speaker``      ``iic/speech_campplus_speaker-diarization_common``          modelscope (installed with the project)
 ``pyannote``        ``pyannote/speaker-diarization-3.1``                        extra ``pyannote``; terms are accepted
                                                                                 on the hub, token in ``HF_TOKEN``
@@ -81,7 +81,7 @@ class ThreeDSpeaker:
         except ImportError as error:
             advice = "pip install 'modelscope[audio]' torchaudio scikit-learn hdbscan"
             raise missing("ModelScope's audio pipeline", self.id, advice, error) from error
-        except Exception as error:  # hubs raise errors of their own, of requests, and asserts
+        except Exception as error:  # hubs raise their own errors, those of requests, and asserts
             raise unloadable(self.id, error, f"Fetch {source} from ModelScope, or give a folder.") from error
 
     def turns(self, wave: np.ndarray) -> list[DiarizedTurn]:
@@ -152,7 +152,7 @@ class DiariZen:
         """
         self.id = f"diarizen ({source})"
         if count is not None:
-            raise ConfigError("DiariZen cannot be told the number of people")
+            raise ConfigError("DiariZen does not take the number of people: omit --speakers")
         try:
             from diarizen.pipelines.inference import DiariZenPipeline
         except ImportError as error:

@@ -1,4 +1,4 @@
-"""What a cascade is made of: words with times, turns with times, and who gives them"""
+"""Interfaces of a cascade: timed words, timed turns, recogniser and diarizer."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from shards.errors import ConfigError
 class Word:
     """A word, or a character of Chinese. Seconds from the beginning of the audio."""
 
-    text: str  # with the white space that parts it from the word before
+    text: str  # with the white space before it
     start: float
     end: float
 
@@ -37,7 +37,7 @@ class Recogniser(Protocol):
         """(n,) float32 at 16 kHz → its words in order.
 
         Args:
-            language: ISO 639-1 code; None: it finds out.
+            language: ISO 639-1 code; None: detect it.
         """
         ...
 
@@ -53,21 +53,21 @@ class Diarizer(Protocol):
 
 
 def missing(package: str, model: str, install: str, error: Exception) -> ConfigError:
-    """The error of a system whose library is not installed."""
+    """Return the error for a system whose library is not installed."""
     return ConfigError(f"{model} needs {package}, which cannot be imported ({error}): {install}")
 
 
 def unloadable(model: str, error: Exception, advice: str) -> ConfigError:
-    """The error of a system whose weights cannot be had. Hubs raise errors of many kinds."""
+    """Return the error for weights that cannot be loaded; hubs raise errors of many kinds."""
     reason = " ".join(str(error).split())[:300]
     return ConfigError(f"{model} could not be loaded ({type(error).__name__}: {reason}). {advice}")
 
 
 def as_seconds(value: Any, where: str) -> float:
-    """A time that a system gave.
+    """Convert a system's time stamp.
 
     Raises:
-        ConfigError: it is no finite number.
+        ConfigError: it is not a finite number.
     """
     try:
         number = float(value)

@@ -1,13 +1,13 @@
-"""Words × turns of speech → who said what, by time alone
+"""Assign words to speakers: timed words × timed turns
 
 The rule, word by word, in order of time:
 
 1. the word goes to the voice whose turns cover most of it;
 2. in overlapped speech several cover it equally (to 10 ms): then to the voice that had the word before, since a
-   recogniser of one stream follows one voice; where that is none of them, to the one whose turn began last: who comes
-   in is heard;
+   recogniser of one stream follows one voice; if it is not among them, to the one whose turn began last, since an
+   interruption is heard;
 3. a word that no turn touches goes to the nearest turn, at equal distance to the one before it;
-4. where nobody was found to speak, all words are one voice's.
+4. without any turn, all words belong to one voice.
 
 Each word goes to exactly one voice, so the text is the recogniser's, word for word, and CER does not depend on the
 diarizer. Words of one voice with no other's between them and pauses of less than a second are one segment.
@@ -21,12 +21,12 @@ from pipeline.baselines.interfaces import DiarizedTurn, Word
 from pipeline.evaluation.records import SegLstRow
 
 EQUAL_S = 0.01
-PAUSE_S = 1.0  # from which a voice that goes on begins a new segment
+PAUSE_S = 1.0  # from which the same voice begins a new segment
 SHORTEST_S = 0.001  # recognisers give words without length
 
 
 def join(session: str, words: Sequence[Word], turns: Sequence[DiarizedTurn]) -> list[SegLstRow]:
-    """Segments in order of time, voices called ``spk0``, ``spk1`` … in order of their first word."""
+    """Return segments in order of time, with voices called ``spk0``, ``spk1`` … in order of their first word."""
     ordered = sorted(words, key=lambda w: (w.start, w.end))
     labels: dict[str, str] = {}
     groups: list[tuple[str, list[Word]]] = []

@@ -1,4 +1,4 @@
-"""A language model that answers one question: any of transformers', or an endpoint that speaks OpenAI's protocol"""
+"""Language models for correction: any of transformers', or an endpoint that speaks OpenAI's protocol"""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from pipeline.prompts import chat_ids
 from shards.errors import ConfigError, ModelError
 
-RETRIED = (408, 409, 425, 429, 500, 502, 503, 504)  # answers after which it is worth asking again
+RETRIED = (408, 409, 425, 429, 500, 502, 503, 504)  # HTTP statuses after which a request is repeated
 LONGEST_WAIT_S = 60.0
 
 
@@ -120,7 +120,7 @@ class Endpoint:
         raise ModelError(f"{self.url} gave no answer of {self.model}: {why}")
 
     def _post(self, body: bytes) -> tuple[int | None, str, float | None]:
-        """Status (None: nobody answered), text, and how long the server asks to wait."""
+        """Status (None: no answer), text, and how long the server asks to wait."""
         import urllib3
 
         headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {self.key}"} if self.key else {})

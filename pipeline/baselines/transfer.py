@@ -1,8 +1,8 @@
-"""One transcript's words with another's speakers: alignment of words, then of speakers
+"""Transfer speakers between transcripts: alignment of words, then of speakers
 
 The transcript-preserving speaker transfer of DiarizationLM (Wang et al. 2024, arXiv 2401.03506): words of both are
 aligned by edit distance, an aligned word takes the speaker of its partner, another that of the aligned word before it
-(of the first one behind it, where there is none before). Labels are matched so that most words keep theirs.
+(at the beginning: of the first aligned word). Labels are matched so that most words keep theirs.
 
 It makes targets for fine-tuning (the cascade's words, the reference's speakers), and holds a correcting LLM to the
 words that it was given.

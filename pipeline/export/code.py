@@ -2,7 +2,7 @@
 
 transformers loads such files with ``trust_remote_code``: it copies what ``config.json`` names in ``auto_map`` and
 whatever that imports with ``from .name import``. So each file is the project's own with its imports renamed, and what
-only type checkers read is left out.
+only type checkers read is omitted.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pipeline.model.configuration_speakerlm import SpeakerLMConfig
+
+
+logger = logging.getLogger(__name__)
 
 
 def export(
@@ -91,7 +95,7 @@ def _write(folder: Path, run: Path, recipe: Recipe, merge: bool, dtype: str, lar
 
 
 def _own_tensors(run: Path, bones: Skeleton, llm_folder: Path) -> TensorFiles:
-    """The run's own weights, after a look at whether they are whole and belong to this LLM."""
+    """Open the run's own weights after checking that they are complete and belong to this LLM."""
     from pipeline.model.own_weights import WEIGHTS, base_hashes, check_own_weights
 
     path = run / WEIGHTS
@@ -116,7 +120,7 @@ def _llm_tensors(folder: Path, bones: Skeleton) -> TensorFiles | Mapping[str, Te
         return files
     from pipeline.model.build import load_llm
 
-    print(f"{folder} does not name its tensors as the model does: loading it whole", file=sys.stderr)
+    logger.warning(f"{folder} does not name its tensors as the model does: loading it whole")
     import torch
 
     return load_llm(folder, ds_config=None, dtype=torch.float32).state_dict()
@@ -175,4 +179,4 @@ def _write_configs(folder: Path, config: SpeakerLMConfig, llm_folder: Path, dtyp
     end = GenerationConfig(do_sample=False, eos_token_id=tokenizer.eos, pad_token_id=tokenizer.pad)
     end.save_pretrained(str(folder))
     if not json.loads((folder / "config.json").read_text(encoding="utf-8")).get("auto_map"):
-        raise ModelError(f"{folder / 'config.json'}: transformers dropped auto_map, nobody could load the folder")
+        raise ModelError(f"{folder / 'config.json'}: transformers dropped auto_map, so the folder cannot be loaded")

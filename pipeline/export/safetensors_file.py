@@ -1,4 +1,4 @@
-"""Writing safetensors one tensor at a time: a file of any size in the memory of its largest tensor.
+"""Write safetensors one tensor at a time: a file of any size in the memory of its largest tensor.
 
 safetensors' own ``save_file`` takes all tensors of a file at once. The format is an 8-byte little-endian length, a JSON
 header with dtype, shape and byte range of every tensor, and the bytes (https://github.com/huggingface/safetensors).
@@ -77,7 +77,7 @@ def _write(f: Any, announced: LazyTensor) -> None:
 
 
 def split(tensors: Sequence[LazyTensor], largest: int) -> list[list[LazyTensor]]:
-    """Files of at most ``largest`` bytes, in order; a tensor larger than that has a file of its own."""
+    """Files of at most ``largest`` bytes, in order; a tensor larger than that is alone in its file."""
     files: list[list[LazyTensor]] = [[]]
     for t in tensors:
         if files[-1] and sum(x.bytes for x in files[-1]) + t.bytes > largest:

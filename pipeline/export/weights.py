@@ -83,7 +83,7 @@ class TensorFiles:
         if index.is_file():
             weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
             if missing := sorted({f for f in weight_map.values() if not (folder / f).is_file()}):
-                raise ModelError(f"{folder}: {INDEX} names {', '.join(missing)}, which is not there: download it again")
+                raise ModelError(f"{folder}: {INDEX} names {', '.join(missing)}, which is missing: download it again")
             return cls({name: folder / file for name, file in weight_map.items()})
         files = sorted(folder.glob("*.safetensors"))
         if not files:
@@ -114,7 +114,7 @@ def open_tensors(path: Path) -> Any:
     """A safetensors file; values are read when asked for.
 
     Raises:
-        ModelError: it is not there or damaged.
+        ModelError: it is missing or damaged.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -135,7 +135,7 @@ def lazy_tensors(
         llm: the LLM's base weights under its own names.
         own: everything else, under the model's names.
         dtype: of every tensor that is written.
-        merge: add LoRA's product to the weights it belongs to, instead of writing it beside them.
+        merge: add LoRA's product to the weights it belongs to, instead of writing it separately.
 
     Raises:
         ModelError: a tensor is in neither, or of another shape. Lists them.

@@ -2,7 +2,7 @@
 
 ``forward`` takes a packed micro-batch and returns the sum of its token losses. Whatever the micro-batch holds, every
 module is called the same number of times, because under ZeRO-3 each call is a collective: one encoder call, one call
-of each projector (nobody registered: a dummy row whose output goes nowhere), one LLM call, the head gathered once.
+of each projector (without registration: a dummy row whose output is discarded), one LLM call, the head gathered once.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class SpeakerLMOutput(ModelOutput):
-    """What a packed forward gives."""
+    """Output of a packed forward."""
 
     loss: Tensor | None = None  # Σ token losses × weight, fp32 scalar
     num_targets: int | None = None
@@ -70,8 +70,8 @@ class SpeakerLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
     def initialize_weights(self) -> None:
         """Buffers that no file holds, such as rotary frequencies; no parameter, each part has initialised its own.
 
-        transformers would draw LoRA's B anew, which has to be zero. Without the buffers, a model from files would run
-        on whatever their memory held.
+        transformers would re-initialise LoRA's B, which has to be zero. Without the buffers, a model from files would
+        run on uninitialised memory.
         """
         for parameter in self.parameters():
             parameter._is_hf_initialized = True  # type: ignore[attr-defined]
@@ -160,7 +160,7 @@ class SpeakerLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
             position_ids: (L,) restarting at 0 for every sample.
             cu_seqlens: (B + 1,) bounds of the samples in L.
             audio_index: (P,) where the audio positions go, in order of audios and time.
-            speaker_vectors: (R, dim), R >= 1; a dummy row where nobody is registered.
+            speaker_vectors: (R, dim), R >= 1; a dummy row without registration.
             speaker_index: (R,) where they go, or (0,) for the dummy row.
             target_index: (T,) positions whose hidden state predicts a target token.
             target_ids: (T,) those tokens.
@@ -263,8 +263,8 @@ class SpeakerLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
             audio_index: as in :meth:`forward`, into the flattened ``input_ids``.
             speaker_vectors: as in :meth:`forward`.
             speaker_index: as ``audio_index``.
-            generation_config: greedy search where there is none; the LLM's own sampling defaults are not used. One that
-                says no end or padding token gets this model's.
+            generation_config: None: greedy search, not the LLM's own sampling defaults. Without an end or padding
+                token it gets this model's.
             stopping_criteria: as transformers' ``generate`` takes them; they see new tokens only.
             synced_gpus: all ranks of a ZeRO-3 model generate together, each until the last has finished.
             kwargs: settings of ``generation_config``, which they win over; the rest for transformers' ``generate``.

@@ -17,14 +17,14 @@ from shards.sample import SAMPLE_RATE
 
 
 class SpeakerLMProcessor(ProcessorMixin):
-    """Words the prompts, tokenizes, pads on the left, and says where audio and speakers go."""
+    """Tokenize prompts, pad on the left, and mark the positions of audio and speakers."""
 
     auto_map: dict[str, str]  # set where the processor is saved with its code
 
     def __init__(
         self, tokenizer: Any, stride: int = 2, speaker_dim: int = 192, extractor: str = "", system: str = SYSTEM
     ) -> None:
-        """Take what prompts depend on.
+        """Take the tokenizer and the settings of prompts.
 
         Args:
             tokenizer: the LLM's, of transformers or already wrapped as a PromptTokenizer.
@@ -60,7 +60,7 @@ class SpeakerLMProcessor(ProcessorMixin):
             extractor: what made the vectors, to be compared with what the model was trained on.
 
         Raises:
-            AudioError: an audio is empty, too short, not finite or of another rate, or there is none.
+            AudioError: an audio is empty, too short, not finite or of another rate, or the list is empty.
             ConfigError: an unknown mode.
             SpeakerError: vectors of another extractor, width or number than audios.
         """
@@ -92,11 +92,11 @@ class SpeakerLMProcessor(ProcessorMixin):
         """Inputs of ``generate`` for a batch of prompts; registrations may differ from prompt to prompt.
 
         Raises:
-            AudioError: an audio is empty, too short or not finite, or there is none. Says which of the batch.
+            AudioError: an audio is empty, too short or not finite (the message says which), or the batch is empty.
             SpeakerError: vectors do not fit the prompt or the model.
         """
         if not prompts:
-            raise AudioError("no audio is given: inputs are made of at least one")
+            raise AudioError("no audio is given: at least one is needed")
         waves = [_waveform(p, self.stride, i, len(prompts)) for i, p in enumerate(prompts)]
         vectors = [self._vectors(p) for p in prompts]
         rows = [self._row(p, len(w)) for p, w in zip(prompts, waves, strict=True)]

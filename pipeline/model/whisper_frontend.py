@@ -23,7 +23,7 @@ from shards.sample import SAMPLE_RATE
 STACKED = LFR_SHIFT  # features of 10 ms in a frame
 WINDOW = 400  # samples of a Fourier transform: 25 ms
 FLOOR = 1e-10  # of an energy
-RANGE = 8.0  # decades below an utterance's loudest band that are told apart
+RANGE = 8.0  # decades below an utterance's loudest band that are kept
 
 
 class WhisperFrontend(nn.Module):

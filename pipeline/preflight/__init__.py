@@ -1,1 +1,1 @@
-"""Before a run: what it will hold, cost and need."""
+"""Before a run: memory, time, requirements."""

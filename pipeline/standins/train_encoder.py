@@ -36,12 +36,12 @@ class CtcExample:
 
     features: Tensor  # (F, 560) before mean and variance
     tokens: list[int]
-    voices: Tensor  # (F, 192) unit vector of who speaks, zero where nobody or several do
+    voices: Tensor  # (F, 192) unit vector of the speaker, zero in silence and overlap
     speakers: int
 
 
 def read_examples(data: Path, name: str, tokenizer: PromptTokenizer) -> list[CtcExample]:
-    """All samples of a packed dataset as features and frame targets."""
+    """Read all samples of a packed dataset as features and frame targets."""
     import torch
 
     from pipeline.model.encoders.sensevoice import FRONTEND_CONF

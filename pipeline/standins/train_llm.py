@@ -35,7 +35,7 @@ BESIDE = 0.3  # weight of the questions beside a transcript, and of exercises be
 POINT = 0.5  # weight of attention's question
 POINT_LAYERS, POINT_HEADS = (2, 3), 2  # whose attention is asked: the heads that share the first key
 READ_AFTER, MATCH_AFTER = 1, 2  # layers after which a vector must know its name, and an audio position who speaks
-NUMBER_AFTER = 3  # the same where nobody is registered: whose voice is new has to be counted first
+NUMBER_AFTER = 3  # the same without registration: new voices have to be counted first
 
 
 def new_llm(tokenizer: PromptTokenizer) -> Any:
@@ -59,7 +59,7 @@ def new_llm(tokenizer: PromptTokenizer) -> Any:
         pad_token_id=tokenizer.pad,
     )
     model: Any = Qwen2ForCausalLM(config)
-    model.set_attn_implementation("eager")  # the only one that tells its weights
+    model.set_attn_implementation("eager")  # the only one that returns its weights
     with torch.no_grad():
         table = model.get_input_embeddings().weight.normal_(std=TABLE_STD)
         model.lm_head.weight.copy_(table * (WEIGHT_STD / TABLE_STD))
@@ -99,7 +99,7 @@ class MadeUpAudio:
     def put(self, embeds: Tensor, texts: Sequence[Text], noise: float, voices: Tensor | None = None) -> Tensor:
         """(B, L, H) token embeddings with audio and speaker vectors in their places.
 
-        ``voices``: (B, MOST_VOICES, SPEAKER_DIM) unit vectors; drawn anew where none are given.
+        ``voices``: (B, MOST_VOICES, SPEAKER_DIM) unit vectors; None: drawn at random.
         """
         import torch
         from torch.nn import functional
@@ -212,7 +212,7 @@ def train_llm(
 
     Args:
         most_turns, most_words: of a made-up conversation, and of its turn.
-        no_share: part of the conversations in which nobody is registered.
+        no_share: share of the conversations without registration.
     """
     import torch
 

@@ -29,7 +29,7 @@ def start(out: Path) -> subprocess.Popen[str]:
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """The finished demo and what it printed. A rank of stage 1 is killed on the way, then the demo goes on."""
+    """The finished demo and its output. A rank of stage 1 is killed on the way, then the demo continues."""
     out = tmp_path_factory.mktemp("demo")
     killed = start(out)
     victim = wait_for_rank(out, killed)

@@ -1,4 +1,4 @@
-"""`make bench`: a benchmark that fails is told with its log, and the others run all the same."""
+"""`make bench`: a benchmark that fails is reported with its log, and the others still run."""
 
 from __future__ import annotations
 

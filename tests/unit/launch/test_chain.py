@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[3]
 
 @pytest.fixture
 def load(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A module of launch/, found as by a script that lies there."""
+    """A module of launch/, found as by a script in that folder."""
     monkeypatch.syspath_prepend(str(ROOT / "launch"))
     return importlib.import_module
 
@@ -38,7 +38,7 @@ def test_a_step_runs_once_and_a_failed_one_again(load: Any, tmp_path: Path, caps
     broken = step(chain, tmp_path, "broken", "print('why'); raise SystemExit(3)")
     with pytest.raises(SystemExit, match=r"FAILED: broken \(exit status 3\)") as error:
         chain.run_steps([first, broken], tmp_path / "logs", tmp_path, "make it")
-    assert "`make it` goes on from this step" in str(error.value)
+    assert "`make it` continues from this step" in str(error.value)
     assert "why" in capsys.readouterr().err
     mended = step(chain, tmp_path, "broken", f"from pathlib import Path; Path({str(broken.proof)!r}).touch()")
     chain.run_steps([first, mended], tmp_path / "logs", tmp_path, "make it")

@@ -121,7 +121,7 @@ def test_the_language_that_the_recogniser_is_told(dataset: Path, tmp_path: Path,
 def test_audio_files_and_a_reference_of_other_sessions(tmp_path: Path):
     known = conversation(package_cache())
     (tmp_path / "x.stm").write_text("other 1 A 0 1 hello\n")
-    with pytest.raises(DataError, match="is of none of"):
+    with pytest.raises(DataError, match="has no session of"):
         recordings([known.audio], tmp_path / "x.stm")
     with pytest.raises(ConfigError, match="recordings of one name"):
         recordings([known.audio, tmp_path / "sample.wav"], None)

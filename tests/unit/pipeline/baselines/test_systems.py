@@ -11,7 +11,13 @@ import pytest
 from pipeline.baselines.clustering import Clustering, groups, turns_of
 from pipeline.baselines.diarizers import annotation_turns, load_diarizer, threed_speaker_turns
 from pipeline.baselines.interfaces import DiarizedTurn, Word
-from pipeline.baselines.recognisers import load_recogniser, paraformer_words, sayable, whisper_words, without_circles
+from pipeline.baselines.recognisers import (
+    drop_impossible,
+    load_recogniser,
+    paraformer_words,
+    retry_repetitions,
+    whisper_words,
+)
 from pipeline.transcribe.vad import load_vad
 from shards.errors import ConfigError
 from shards.voices.features import unit_norm
@@ -64,23 +70,25 @@ def test_whisper_s_circles_are_heard_again_window_by_window():
         return [heard(0, 5.0, f"again {len(asked)}")]  # stands, though it turns in circles too
 
     said = [heard(0, 1.1, "a"), heard(2900, 9.0, "b b b"), heard(2900, 9.0, "b b"), heard(5700, 1.0, "c")]
-    assert [s.text for s in without_circles(said, again)] == ["a", "again 1", "c"]
+    assert [s.text for s in retry_repetitions(said, again)] == ["a", "again 1", "c"]
     assert asked == [(29.0, 57.0)]
-    assert [s.text for s in without_circles([heard(0, 3.0, "x x x")], again)] == ["again 2"]
+    assert [s.text for s in retry_repetitions([heard(0, 3.0, "x x x")], again)] == ["again 2"]
     assert asked[-1] == (0.0, 30.0)
-    assert without_circles([], again) == []
+    assert retry_repetitions([], again) == []
 
 
-def test_more_words_than_anyone_can_say_are_left_out_and_told(capsys):
+def test_segments_with_more_words_than_can_be_spoken_are_skipped_with_a_warning(caplog):
     def said(start: float, end: float, count: int) -> SimpleNamespace:
         return SimpleNamespace(start=start, end=end, words=[SimpleNamespace(word=" sorry")] * count)
 
     speech = [said(0.0, 1.0, 7), said(1.0, 1.08, 1), said(2.0, 2.56, 5), said(3.0, 3.0, 2)]
-    assert sayable([*speech, said(29.82, 29.98, 109), said(29.94, 29.98, 22)], "whisper-base") == speech
-    told = capsys.readouterr().err.splitlines()
-    assert len(told) == 2
-    assert told[0].startswith("whisper-base: 109 words in 29.82-29.98 s left out: 'sorry sorry")
-    assert sayable([SimpleNamespace(start=0.0, end=0.0, words=None)], "x")  # without times of words
+    assert drop_impossible([*speech, said(29.82, 29.98, 109), said(29.94, 29.98, 22)], "whisper-base") == speech
+    warnings = caplog.messages
+    assert len(warnings) == 2
+    assert warnings[0].startswith(
+        "whisper-base: 109 words in 29.82-29.98 s skipped, more than can be spoken: 'sorry sorry"
+    )
+    assert drop_impossible([SimpleNamespace(start=0.0, end=0.0, words=None)], "x")  # without times of words
 
 
 def test_3d_speaker_s_rows():
@@ -169,7 +177,7 @@ def test_clustering_tells_three_real_voices_apart():
             heard[s.person][t.speaker] = heard[s.person].get(t.speaker, 0.0) + common
     total = sum(s.end - s.start for s in said)
     best = {person: max(times, key=times.get) for person, times in heard.items()}
-    assert len(set(best.values())) == 3  # each has a voice of their own
+    assert len(set(best.values())) == 3  # no two share a voice
     assert sum(heard[p][best[p]] for p in heard) > 0.85 * total
 
 

@@ -56,7 +56,7 @@ def test_frames_know_the_one_person_who_speaks() -> None:
     assert (voices[:8] == vectors[0]).all()
     assert not voices[8:10].any(), "two speak"
     assert (voices[10:20] == vectors[1]).all()
-    assert not voices[20:].any(), "nobody speaks"
+    assert not voices[20:].any(), "silence"
 
 
 @pytest.mark.parametrize("mode", list(Mode))

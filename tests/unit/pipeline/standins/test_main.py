@@ -40,7 +40,7 @@ def test_a_killed_process_is_an_error_and_leaves_no_proof(tmp_path, monkeypatch,
     monkeypatch.setattr(command, "train_encoder", _die)
     monkeypatch.setattr(command, "train_llm", _nothing)
     assert command.main([str(tmp_path), str(tmp_path)]) == 1
-    assert "was killed, for memory perhaps" in capsys.readouterr().err
+    assert "was killed, perhaps out of memory" in capsys.readouterr().err
     assert not (tmp_path / "done").exists()
 
 

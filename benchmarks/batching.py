@@ -22,6 +22,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.support.planning import FakeBank, FakeSource, make_plan
 from pipeline.data.index_rows import IndexRow
 from pipeline.data.plan import Plan
 from pipeline.data.planned import GlobalStep, MicroBatch, PlannedSample
@@ -29,7 +30,6 @@ from pipeline.data.report import PlanReport, estimated_flops, report
 from pipeline.recipe.schema import DataConfig
 from pipeline.stages import STAGES
 from shards.sample import SAMPLE_RATE
-from tests.support.planning import FakeBank, FakeSource, make_plan
 
 TARGETS = {"clips_fill": 0.95, "utterances_fill": 0.97, "imbalance": 0.03}
 BUDGETS = {"max_positions": 6000, "max_frames": 12000}

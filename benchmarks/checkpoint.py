@@ -61,11 +61,11 @@ class Times:
 
 def make_recipe(folder: Path) -> Any:
     """Base models, packed data and a stage-1 recipe over them."""
+    from benchmarks.support.datasets import make_dataset
+    from benchmarks.support.tiny import TEXTS, TinyBase, model_config, tokenizer_size
+    from benchmarks.support.training import DIM, tiny_recipe
     from pipeline.recipe.load import save_recipe
     from pipeline.standins.random_models import make_encoder, make_llm, make_tokenizer
-    from tests.support.datasets import make_dataset
-    from tests.support.tiny import TEXTS, TinyBase, model_config, tokenizer_size
-    from tests.support.training import DIM, tiny_recipe
 
     llm = make_tokenizer(folder / "base" / "llm", TEXTS)
     make_llm(llm, tokenizer_size(llm), hidden=512, layers=10, heads=8, ffn=1536)

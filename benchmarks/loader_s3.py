@@ -21,6 +21,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.support.datasets import make_dataset
+from benchmarks.support.latency import far
+from benchmarks.support.rgw import gateway
+from benchmarks.support.tiny import TEXTS
 from pipeline.data.index_rows import DatasetSource
 from pipeline.data.lengths import build_lengths
 from pipeline.data.loader import Loader, SampleReader
@@ -31,10 +35,6 @@ from pipeline.prompts import PromptTokenizer
 from pipeline.recipe.schema import DataConfig, DatasetConfig, RegistrationConfig
 from pipeline.standins.random_models import make_tokenizer
 from shards.dataset.dataset import Dataset, open_dataset
-from tests.support.datasets import make_dataset
-from tests.support.latency import far
-from tests.support.rgw import gateway
-from tests.support.tiny import TEXTS
 
 TARGETS = {"20ms_over_local": 0.9}
 DELAYS = (0.02, 0.1)

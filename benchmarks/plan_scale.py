@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.support.planning import CharTokenizer
 from pipeline.data.index_rows import DatasetSource
 from pipeline.data.lengths import LENGTHS_VERSION, _schema
 from pipeline.data.plan import Plan
@@ -31,7 +32,6 @@ from pipeline.data.token_counter import TokenCounter
 from pipeline.recipe.schema import DataConfig, DatasetConfig
 from shards.dataset.dataset import Dataset, dataset_json
 from shards.dataset.index import INDEX_SCHEMA, ShardInfo, ShardRecord, index_to_bytes
-from tests.support.planning import CharTokenizer
 
 TARGETS = {"seconds": 10.0, "peak_gb": 1.0, "sessions": 0.9}
 SECONDS = 7.2  # of a sample, on average

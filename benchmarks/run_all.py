@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tests.support import rgw
+from benchmarks.support import rgw
 
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = ("pack", "plan", "simulate", "speakers", "batching", "plan_scale", "loader", "loader_s3")

@@ -146,6 +146,7 @@ def _resident(name: str) -> float:
 
 def loop_times(steps: int, limit: float) -> list[float]:
     """Milliseconds per step of Trainer.update without forward, backward and engine.step; one process, gloo."""
+    from benchmarks.support.training import make_parts, tiny_recipe
     from pipeline.flops import Meter
     from pipeline.model.build import load_tokenizer
     from pipeline.ranks.launch import init_distributed
@@ -157,7 +158,6 @@ def loop_times(steps: int, limit: float) -> list[float]:
     from pipeline.train.run_stage import build
     from pipeline.train.stage_data import StageData
     from pipeline.train.trainer import Trainer
-    from tests.support.training import make_parts, tiny_recipe
 
     ranks = init_distributed(60)
     with tempfile.TemporaryDirectory(prefix="speakerlm-bench-") as folder:

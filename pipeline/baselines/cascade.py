@@ -192,7 +192,7 @@ def recordings(paths: Sequence[Path], reference: Path | None, language: str | No
 
     files = {p.stem: p for p in paths}
     if len(files) < len(paths):
-        raise ConfigError("two recordings have the same name without suffix, and would be one session: rename one")
+        raise ConfigError("two recordings have the same name without suffix and would be one session: rename one")
     known: dict[str, list[SegLstRow]] = {name: [] for name in files}
     for segment in read(reference, side="reference") if reference else []:
         if segment.session in known:

@@ -8,7 +8,7 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.support import servers
+from benchmarks.support import servers
 
 ASKED_S = 600
 _STOPS = sum(1 << (s - 1) for s in (signal.SIGTERM, signal.SIGUSR1))

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from tests.support import servers
+from benchmarks.support import servers
 
 PACKAGES = ("openssh-server", "openssh-client", "pdsh")
 PROGRAMS = ("sshd", "ssh", "ssh-keygen", "pdsh")

@@ -123,7 +123,7 @@ def test_audio_files_and_a_reference_of_other_sessions(tmp_path: Path):
     (tmp_path / "x.stm").write_text("other 1 A 0 1 hello\n")
     with pytest.raises(DataError, match="has no session of"):
         recordings([known.audio], tmp_path / "x.stm")
-    with pytest.raises(ConfigError, match="recordings of one name"):
+    with pytest.raises(ConfigError, match="would be one session: rename one"):
         recordings([known.audio, tmp_path / "sample.wav"], None)
 
 

@@ -38,7 +38,7 @@ def content(folder, pattern="*"):
 
 
 def finished(packed):
-    """The sidecars that are whole: one being written, whose name ends in ``.tmp``, may be gone at the next look."""
+    """Return the finished sidecars, without temporary files, which may disappear."""
     return [path for path in (packed / "o").rglob("*-campplus*") if path.suffix != ".tmp"]
 
 
@@ -84,7 +84,7 @@ def test_killed_embed_on_devices_resumes_to_the_bytes_of_one_process(packed, sha
 
 
 def members(session):
-    """Processes of a session, but for those that ended and were not waited for."""
+    """Return the running processes of a session, without zombies."""
     found = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:

@@ -1,4 +1,4 @@
-"""Loading from an S3 server that is 20 or 100 ms away, and whose connections and answers fail: the same samples."""
+"""Loading from an S3 server with 20 or 100 ms latency and failing connections gives the same samples."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_server_with_failing_responses(s3, local, here, tokenizer):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_sample_is_one_request(s3, here, tokenizer, workers):
-    """However far it is read ahead."""
+    """At any read-ahead."""
     same_as(here, open_dataset("s3://bucket/p"), tokenizer, workers)
     spans = [(path.partition("?")[0], span) for _, path, span in s3.requests if span]
     assert len(spans) == len(set(spans)) == SAMPLES
@@ -121,7 +121,7 @@ def test_next_micro_batch_is_requested_before_this_one_is_returned(s3, local, to
 
 
 def asked(s3) -> set[tuple[str, str]]:
-    """Tars and offsets that were asked for."""
+    """Return the requested tars and offsets."""
     found = [(path.partition("?")[0], span) for _, path, span in s3.requests if span]
     return {(path.removeprefix("/bucket/p/"), span.removeprefix("bytes=").partition("-")[0]) for path, span in found}
 
@@ -155,7 +155,7 @@ def test_persistent_errors_of_a_network_filesystem_stop_the_run(local, tokenizer
 
 
 def test_worker_keeps_many_reads_in_flight(s3, tokenizer, monkeypatch):
-    """Counted where they wait: at the storage, in this process."""
+    """Counted at the storage, in this process."""
     dataset = open_dataset("s3://bucket/p")
     flying = most = 0
     read = dataset.storage.read_range

@@ -46,7 +46,7 @@ def test_same_bytes_as_on_disk(manifest, bucket, rgw, tmp_path, parts):
 
 
 def test_simultaneous_tasks_of_an_array(manifest, bucket, rgw, tmp_path):
-    """They scan the manifest once, and one of them, or a rerun, merges."""
+    """They scan the manifest once; one of them, or a rerun, merges."""
     assert main(["pack", str(manifest), str(tmp_path / "o"), *OPTIONS]) == 0
     command = [sys.executable, "-m", "shards.cli", "pack", str(manifest), f"{bucket}/p", *OPTIONS]
     environment = os.environ | rgw.environment

@@ -1,4 +1,4 @@
-"""Whole shards on a node's disk: same bytes, shared by ranks, none that is not whole, none beyond the limit."""
+"""Shards cached on a node's disk: same bytes, shared by ranks, only complete copies, within the limit."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_damaged_shard_is_not_cached_and_its_samples_are_still_reported(remote, 
     cache_shards(dataset, tmp_path / "cache", 1e9)
     tar = f"p/{dataset.shards[0].tar}"
     data = bytearray(server.objects[tar])
-    data[-2000] ^= 1  # behind the samples that are read here
+    data[-2000] ^= 1  # after the samples that are read here
     server.objects[tar] = bytes(data)
     assert read_sample(dataset, 0, 0).members() == read_sample(local, 0, 0).members()
     dataset.storage.wait()

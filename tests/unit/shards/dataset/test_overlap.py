@@ -61,7 +61,7 @@ def test_disjoint_datasets_have_no_overlap(train, tmp_path, capsys):
 
 
 def test_same_audio_under_other_names_and_encodings_is_found(train, tmp_path, capsys):
-    """Of twelve recordings three; one of them was copied into the training shard, here it is encoded again."""
+    """Three of twelve recordings; one was copied into the training shard and is encoded again here."""
 
     def three(r, made):
         if r.key[-3:] not in ("000", "001", "003"):

@@ -27,7 +27,7 @@ def test_truncated_file_is_an_error(read, keep):
 
 
 def test_reading_starts_no_thread_that_could_outlive_the_interpreter():
-    """One that did aborted a pack that had done its work: exit -6."""
+    """Such a thread once aborted a finished pack with exit code -6."""
     code = """
 import os
 import pyarrow as pa

@@ -58,7 +58,7 @@ def test_damage_names_shard_key_and_offset(dataset, how):
     assert damage.key in message
     offset = int(re.search(r"at offset (\d+)", message)[1])
     assert offset in (damage.flac, damage.json)
-    assert read_sample(dataset, 1, 1).audio == before.audio  # what lies before is whole
+    assert read_sample(dataset, 1, 1).audio == before.audio  # samples before the damage are intact
     if how in LOST:
         error_of(dataset, 1, 3)
     if how in LOST or how == "flip_json_byte":
@@ -68,7 +68,7 @@ def test_damage_names_shard_key_and_offset(dataset, how):
 
 @pytest.mark.parametrize("how", SHORTER)
 def test_tarfile_reads_the_same_damage_as_a_shorter_shard(dataset, how):
-    """Why the reader does not trust the tar: no error, just fewer samples."""
+    """The reason not to trust tar headers: no error, only fewer samples."""
     damage = Damage(dataset, 1, 2)
     getattr(damage, how)()
     with tarfile.open(damage.tar, "r:") as tar:
@@ -76,7 +76,7 @@ def test_tarfile_reads_the_same_damage_as_a_shorter_shard(dataset, how):
 
 
 def test_damaged_header_loses_no_sample(dataset):
-    """Headers are not read here: what the index says is still there, and its crc proves it. `verify` reports it."""
+    """Headers are not read: the samples are intact by their crc32. `verify` reports the header."""
     before = [read_sample(dataset, 1, row).members() for row in range(4)]
     Damage(dataset, 1, 2).flip_header_byte()
     assert [read_sample(dataset, 1, row).members() for row in range(4)] == before

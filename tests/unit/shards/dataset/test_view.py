@@ -1,4 +1,4 @@
-"""The page of a shard: everything it shows is inside it and true."""
+"""The page of a shard is self-contained and correct."""
 
 import base64
 import re

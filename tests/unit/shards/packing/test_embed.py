@@ -16,7 +16,7 @@ from tests.support.speech import PitchExtractor
 
 
 class FrameExtractor:
-    """The mean spectrum of a clip: takes features, as a network does."""
+    """The mean spectrum of a clip, from features like a network."""
 
     id, sha256, dim = "frames", "1" * 64, 80
 
@@ -74,7 +74,7 @@ def test_vectors_are_written_to_sidecars(dataset, capsys):
 
 
 def test_clips_are_the_same_as_in_packing(dataset, frames):
-    """One recording at a time, as the packer does it, and a shard's at once give the same vectors."""
+    """Embedding one recording at a time, as in packing, and a shard at a time give the same vectors."""
     embed(dataset)
     data = open_dataset(dataset, extractor="frames")
     manifest = dataset.parent / "m"
@@ -100,7 +100,7 @@ def test_rerun_embeds_only_missing_shards(dataset, frames, capsys):
     embed(dataset)
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["skipped"] == 2
     assert sidecars(dataset) == whole
-    assert max(frames.batches) > 1  # the clips of a shard come together
+    assert max(frames.batches) > 1  # the clips of a shard are batched
 
 
 def test_damaged_enrolment_clip_is_skipped_and_listed(tmp_path, frames, capsys):
@@ -123,7 +123,7 @@ def test_damaged_enrolment_clip_is_skipped_and_listed(tmp_path, frames, capsys):
 
 
 def test_bank_of_other_weights_or_persons_is_rewritten(dataset, frames, monkeypatch):
-    """A run with other weights that was killed before its bank leaves the one of the weights before."""
+    """A run with other weights that is killed before it writes the bank leaves the old bank."""
     embed(dataset)
     frames.sha256 = "2" * 64
     with monkeypatch.context() as patch:
@@ -144,7 +144,7 @@ def test_bank_of_other_weights_or_persons_is_rewritten(dataset, frames, monkeypa
 
 
 def test_shards_of_different_weights_are_rejected(dataset, frames):
-    """What an embed that was not run to its end leaves."""
+    """An unfinished embed leaves sidecars of different weights."""
     embed(dataset)
     before = {p: p.read_bytes() for p in dataset.rglob("m-000001.embeddings-frames*")}
     frames.sha256 = "2" * 64

@@ -183,7 +183,7 @@ def test_other_configuration_does_not_overwrite(manifest, tmp_path, capsys):
 
 
 def test_other_manifest_does_not_replace_a_dataset(manifest, tmp_path, capsys):
-    """Its shards would have other names, and dataset.json would be theirs."""
+    """Its shards would have other names, and dataset.json would list only them."""
     pack(manifest, tmp_path / "o")
     before = content(tmp_path / "o")
     make_manifest(tmp_path / "n", 3)
@@ -211,7 +211,7 @@ def test_flac_of_the_length_in_the_manifest_is_copied(manifest, tmp_path):
 
 
 def bad_recordings(manifest):
-    """Six ways to be unusable, one each in the first six recordings."""
+    """Make the first six recordings unusable, each in another way."""
     soundfile.write(manifest / "many.wav", np.zeros((9000, 200)), 16_000)
     (manifest / "empty.wav").write_bytes(b"")
     cut = (manifest / "audio-000.flac").read_bytes()
@@ -289,7 +289,7 @@ def test_invalid_options_are_rejected(manifest, tmp_path, capsys, options):
 
 
 class SyntheticExtractor:
-    """The first numbers of a waveform's spectrum, as if they were a voice."""
+    """The lowest bins of a waveform's spectrum as a speaker vector."""
 
     id, sha256, dim = "synthetic", hashlib.sha256(b"").hexdigest(), 16
 
@@ -315,7 +315,7 @@ def test_speaker_vectors_and_bank(manifest, tmp_path, monkeypatch):
 
 
 def test_damaged_recording_quarantines_no_other_recording(manifest, tmp_path, monkeypatch, capsys):
-    """It is enrolment speech of two speakers too: theirs is taken elsewhere, and the bank is whole."""
+    """It is also enrolment speech of two speakers: other clips replace it, and the bank is complete."""
     add_extractor(monkeypatch, tmp_path / "site", "synthetic", SyntheticExtractor())
     make_manifest(manifest, 13, seconds=2.5)
     (manifest / "audio-006.wav").write_bytes(b"")
@@ -332,7 +332,7 @@ def test_damaged_recording_quarantines_no_other_recording(manifest, tmp_path, mo
 
 
 def test_missing_enrolment_audio_stops_the_run(manifest, tmp_path, monkeypatch, capsys):
-    """Otherwise every vector would be of the sample's own speech, as by a folder that is not mounted."""
+    """Otherwise an unmounted folder would give every sample vectors of its own speech."""
     add_extractor(monkeypatch, tmp_path / "site", "synthetic", SyntheticExtractor())
     shutil.copytree(manifest, tmp_path / "enrol")
     edit(tmp_path / "enrol", lambda rows: [r | {"key": f"e-{r['key']}", "session": r["key"]} for r in rows])

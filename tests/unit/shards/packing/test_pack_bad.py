@@ -1,4 +1,4 @@
-"""Bad input and bad output, one by one: a quarantine entry with file and reason, or an error that says what to do."""
+"""Invalid inputs and outputs: a quarantine entry with file and reason, or an error that says what to do."""
 
 import json
 import subprocess
@@ -178,7 +178,7 @@ def test_second_packer_of_a_part_is_rejected(manifest, tmp_path, capsys):
 
 
 def test_simultaneous_packers_never_damage_the_output(manifest, tmp_path):
-    """Either may be refused; what they leave is finished by a third, to the same bytes."""
+    """Either may be rejected; a third packer resumes to the same bytes."""
     pack(manifest, tmp_path / "whole")
     command = [sys.executable, "-m", "shards.cli", "pack", str(manifest), str(tmp_path / "o"), "--no-speakers"]
     both = [

@@ -1,4 +1,4 @@
-"""One scan of the manifest for all tasks, whatever happens to the task that scans."""
+"""One scan of the manifest for all tasks, even if the scanning task dies."""
 
 import subprocess
 import sys

@@ -110,7 +110,7 @@ def test_flac_in_the_target_format_is_copied(tmp_path):
 
 @pytest.mark.parametrize("samples", [16_000, 48_047, 15_999])
 def test_flac_of_the_length_in_the_manifest_is_copied(tmp_path, samples):
-    """Prepared manifests say how long a file is, some of them rounded."""
+    """Manifests give the duration of a file, some of them rounded."""
     path = tmp_path / "synthetic.flac"
     soundfile.write(path, tone(4.0)[:samples], 16_000, subtype="PCM_16", compression_level=0.0)
     for duration in (samples / 16_000, round(samples / 16_000, 4), samples / 16_000 + 3e-5):

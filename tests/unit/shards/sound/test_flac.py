@@ -28,7 +28,7 @@ def whole(data):
 
 
 def frames(data):
-    """Where the first frame begins, and each place after it that looks like the begin of one."""
+    """Return the offset of the first frame, and every later offset that looks like a frame."""
     found = [data.index(b"\xff\xf8", 42)]
     while (at := data.find(b"\xff\xf8", found[-1] + 1)) >= 0:
         found.append(at)
@@ -100,7 +100,7 @@ def test_tag_after_the_audio_is_left_to_the_decoder(tmp_path):
 
 
 def test_variable_block_sizes():
-    """A stream of variable blocks numbers samples, not frames; soundfile writes none, so the headers are made here."""
+    """Streams of variable block size number samples, not frames; soundfile writes none, so headers are made here."""
 
     def frame(number, size):
         coded = bytes([number]) if number < 0x80 else bytes([0xC0 | number >> 6, 0x80 | number & 0x3F])
@@ -135,7 +135,7 @@ def test_missing_length_is_filled_in(tmp_path):
 
 
 def test_missing_length_in_another_format(tmp_path):
-    """Its frames say how long it is, in whatever form: read in part, measured, and cut where its end says."""
+    """Its length comes from its frames, in any format: for reading a part, its duration, and its end."""
     wave = np.stack([tone(1.5, 48_000, pitch=300), tone(1.5, 48_000, pitch=700)], 1)
     path = tmp_path / "x.flac"
     soundfile.write(path, wave, 48_000, subtype="PCM_16")

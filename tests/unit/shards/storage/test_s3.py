@@ -25,7 +25,7 @@ def s3(monkeypatch):
     monkeypatch.setattr("time.sleep", lambda _: None)
     monkeypatch.setattr(shards.storage.s3_upload, "PART_BYTES", PART)
     monkeypatch.setattr(shards.storage.s3, "READ_BYTES", PART)
-    monkeypatch.setattr(shards.storage.s3_client, "READ_TIMEOUT_S", 1.0)  # less, and a busy machine answers too late
+    monkeypatch.setattr(shards.storage.s3_client, "READ_TIMEOUT_S", 1.0)  # a busy machine needs as much
     with fake_s3() as server:
         for name, value in (("ENDPOINT_URL", server.endpoint), ("ACCESS_KEY_ID", "id"), ("SECRET_ACCESS_KEY", "s")):
             monkeypatch.setenv(f"AWS_{name}", value)
@@ -93,7 +93,7 @@ def test_fault_at_any_request_of_an_upload_is_retried(s3, kind, before):
     write(DATA)
     assert s3.done[kind] == (0 if kind == "lost" and before == 6 else 1)
     assert s3.objects["p/x"] == DATA
-    if not (kind == "lost" and before == 0):  # an upload that was begun but whose name never arrived
+    if not (kind == "lost" and before == 0):  # an upload that was initiated, but whose id never arrived
         assert s3.uploads == {}
 
 
@@ -113,7 +113,7 @@ def test_persistent_short_reads_are_a_storage_error(s3):
 
 
 def test_process_forked_while_another_thread_makes_a_client_can_read(s3, monkeypatch):
-    """A loader's worker is forked while the thread that copies checkpoints opens its first connection."""
+    """A loader worker may be forked while the thread that mirrors checkpoints opens its first connection."""
     write(b"12345")
     began, real = threading.Event(), shards.storage.s3_client.new_client
 

@@ -1,4 +1,4 @@
-"""Whose speech enrols whom: clips of a speaker, and the vectors of a recording's speakers."""
+"""Enrolment clips of speakers, and the vectors of a recording's speakers."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_clips_are_two_to_ten_seconds(folder: Path) -> None:
 
 
 def test_clips_have_few_different_lengths(tmp_path: Path) -> None:
-    """An accelerator takes clips of equal length together: of 2 to 10 s there are no more than 33 lengths."""
+    """An accelerator batches clips of equal length: clips of 2 to 10 s have at most 33 lengths."""
     records = [speak(tmp_path, f"a{i}", f"toy:{i}", seconds, 200) for i, seconds in enumerate((1.3, 2.0, 2.07, 7.61))]
     write_manifest(tmp_path, records, [], {})
     enroller = Enroller([tmp_path], PitchExtractor())
@@ -102,7 +102,7 @@ def test_overlapped_speech_is_not_used_for_enrolment(tmp_path: Path) -> None:
 
 
 def test_memory_per_speaker_is_bounded(tmp_path: Path) -> None:
-    """Of hundreds of utterances some are kept, the same whatever their order; the bank names all sessions."""
+    """Some of hundreds of utterances are kept, independent of their order; the bank lists all sessions."""
     records = [speak(tmp_path, f"u{i:03d}", "toy:a", 0.5 if i % 2 else 2.5, 200) for i in range(300)]
     write_manifest(tmp_path, records, [], {})
     write_manifest(tmp_path / "reversed", records[::-1], [], {})
@@ -141,11 +141,11 @@ def test_unreadable_clip_is_skipped_and_listed(folder: Path) -> None:
     assert enroller.take_skipped() == []
     assert (enroller.own_speech, enroller.unenrolled) == (0, 0)
     enroller.embed(recordings[7])
-    assert enroller.take_skipped() == skipped  # for every shard that wanted it
+    assert enroller.take_skipped() == skipped  # for every shard that needs it
 
 
 def test_draw_does_not_depend_on_damaged_clips_of_others(tmp_path: Path) -> None:
-    """A process that has met a damaged clip draws as one that has not."""
+    """The draw is the same in a process that has seen a damaged clip and in one that has not."""
     records = [speak(tmp_path, f"a{i}", "toy:a", 2.5, 150 + 40 * i) for i in range(8)]
     write_manifest(tmp_path, records, [], {})
     (tmp_path / "a3.flac").write_bytes(b"")
@@ -158,7 +158,7 @@ def test_draw_does_not_depend_on_damaged_clips_of_others(tmp_path: Path) -> None
 
 
 def test_wrong_weights_are_not_blamed_on_a_clip(folder: Path) -> None:
-    """They stop the run at the first clip: passing them all over would take hours to say so."""
+    """They stop the run at the first clip, instead of skipping every clip for hours."""
     (folder / "w.pt").write_bytes(b"no weights")
     extractor = NetworkExtractor("none", dict, folder / "w.pt", 8, folder / "cache")
     with pytest.raises(ModelError, match=r"w.pt: not weights of none"):
@@ -166,7 +166,7 @@ def test_wrong_weights_are_not_blamed_on_a_clip(folder: Path) -> None:
 
 
 def test_self_enrolment_without_a_usable_clip_is_counted(folder: Path) -> None:
-    """Also where clips are embedded together, and one of them gives a vector that is not finite."""
+    """Also in a batch in which one clip gives a non-finite vector."""
 
     class Broken(Frames):
         def means(self, features: Sequence[np.ndarray]) -> np.ndarray:

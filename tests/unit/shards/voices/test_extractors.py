@@ -1,4 +1,4 @@
-"""Speaker models by name and source: published architectures with weights that a test writes, and the real CAM++."""
+"""Speaker models: published architectures with random weights, and the published CAM++."""
 
 import json
 import sys
@@ -27,7 +27,7 @@ FILES |= {"campplus": "campplus_cn_common.bin", "campplus-voxceleb": "campplus_v
 
 
 def snapshot(folder: Path, name: str) -> Path:
-    """A folder as ModelScope's hub gives it: configuration.json and a state dict, with random weights."""
+    """Make a folder in ModelScope's layout: configuration.json and a state dict of random weights."""
     import torch
 
     torch.manual_seed(3)
@@ -44,7 +44,7 @@ def snapshot(folder: Path, name: str) -> Path:
 
 
 def by_hand(folder: Path, name: str) -> np.ndarray:
-    """The library's class on the same features."""
+    """Run funasr's class on the same features."""
     import torch
 
     network = find_extractor(name).ARCHITECTURE.build().eval()
@@ -101,7 +101,7 @@ def test_safetensors_weights_are_loaded(tmp_path: Path) -> None:
 
 
 def test_parity_with_funasr(tmp_path: Path) -> None:
-    """Packaged CAM++ on real speech: waveform to vector here, and by funasr's class from waveform on."""
+    """The published CAM++ on real speech gives the vectors of funasr's own class."""
     import torch
 
     from shards.corpora.packaged_speech import PACKAGES
@@ -125,7 +125,7 @@ def test_parity_with_funasr(tmp_path: Path) -> None:
 
 
 def test_accelerator_batches_have_equal_length(tmp_path: Path) -> None:
-    """Not here: the network counts what it is given."""
+    """Without an accelerator: the network records its input shapes."""
     import torch
 
     class Mean(torch.nn.Module):
@@ -177,7 +177,7 @@ def test_extractor_checks_weights_and_caches_vectors(tmp_path: Path) -> None:
     first = NetworkExtractor("mean", build, tmp_path / "right.pt", 4, tmp_path / "cache").embed([wave])
     second = NetworkExtractor("mean", build, tmp_path / "right.pt", 4, tmp_path / "cache").embed([wave])
     assert np.array_equal(first, second)
-    assert len(built) == 1  # the second took it from the cache
+    assert len(built) == 1  # the second vector came from the cache
     for wrong in ("other.pt", "broken.pt"):
         with pytest.raises(ModelError, match=f"{wrong}: not weights of mean"):
             NetworkExtractor("mean", build, tmp_path / wrong, 4, tmp_path / "cache").embed([wave])
@@ -193,7 +193,7 @@ def test_features_and_norms_of_invalid_input_are_errors() -> None:
 
 
 def test_campplus_separates_real_voices(tmp_path: Path) -> None:
-    """Six real persons, two each in French, Spanish and Mandarin: clips of one voice, and of two."""
+    """Six persons, two each in French, Spanish and Mandarin: pairs of clips of the same and of different voices."""
     from benchmarks.speakers import cosines, read_voices, summary
     from shards.corpora import packaged_speech as packaged
     from shards.weights.fetch import fetch_debian
@@ -219,4 +219,4 @@ def test_campplus_separates_real_voices(tmp_path: Path) -> None:
     assert figures["eer_same_language_percent"] <= 5.0
     assert figures["eer_other_language_percent"] <= 5.0
     others = np.concatenate([found[k] for k in found if k.startswith("other")])
-    assert np.mean(others < SAME_PERSON_COSINE) > 0.95  # where unknown persons begin to be taken for one
+    assert np.mean(others < SAME_PERSON_COSINE) > 0.95  # the threshold for unknown persons

@@ -1,4 +1,4 @@
-"""One module of funasr, and no other; afterwards funasr imports as ever."""
+"""Single modules of funasr; afterwards funasr imports as usual."""
 
 import subprocess
 import sys

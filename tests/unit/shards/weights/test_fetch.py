@@ -15,7 +15,7 @@ PACKAGE = DebianPackage("speech", "1:2.0", hashlib.sha256(GOOD).hexdigest())
 
 
 class Clients:
-    """What apt-get, dpkg and pip would do: `answers` are the contents that successive downloads deliver, or None."""
+    """Replaces apt-get, dpkg and pip: `answers` are the contents of successive downloads; None fails."""
 
     def __init__(self, *answers: bytes | None) -> None:
         self.answers, self.commands = list(answers), []

@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 @dataclass(frozen=True)
-class Job:
+class EmbedJob:
     """Configuration of every process."""
 
     url: str
@@ -112,7 +112,7 @@ class Job:
         return skipped if found == self.describe(shard) else None
 
 
-def plan(args: argparse.Namespace, dataset: Dataset) -> tuple[Job, LineTable, Parts]:
+def plan(args: argparse.Namespace, dataset: Dataset) -> tuple[EmbedJob, LineTable, Parts]:
     """Check that manifest and enrolment are those of the dataset, and plan the work.
 
     Raises:
@@ -131,7 +131,7 @@ def plan(args: argparse.Namespace, dataset: Dataset) -> tuple[Job, LineTable, Pa
     made = {"extractor": extractor.id, "extractor_sha256": extractor.sha256, "dim": extractor.dim}
     made |= {"enrol_sha256": config["enrol_sha256"], "seed": config["seed"]}
     bank_inputs = made | {"speakers_sha256": [file_sha256(Path(e) / SPEAKERS) for e in enrol]}
-    job = Job(
+    job = EmbedJob(
         url=dataset.url,
         manifest=args.manifest,
         enrol=enrol,
@@ -148,7 +148,7 @@ def plan(args: argparse.Namespace, dataset: Dataset) -> tuple[Job, LineTable, Pa
 class EmbedWorker:
     """Embeds shards on one device. Use as a context manager."""
 
-    def __init__(self, job: Job, device: str) -> None:
+    def __init__(self, job: EmbedJob, device: str) -> None:
         import torch
 
         if device == "cpu":

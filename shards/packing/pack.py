@@ -28,7 +28,7 @@ from shards.dataset.index import ShardInfo, tar_path
 from shards.dataset.sidecar import skipped_clips_path
 from shards.errors import ConfigError, DataError, ManifestError, ShardError, StorageError
 from shards.manifests.manifest import AUDIT, SPEAKERS
-from shards.packing.packer import CORE, OTHERWISE, PACKING, Packer, PartWorker, Result, stop_above
+from shards.packing.packer import CORE, OTHER_INPUTS, PACKING, Packer, PartResult, PartWorker, stop_above
 from shards.packing.partition import LineTable, Parts
 from shards.packing.scan import remove_table, shared_table, stored_table
 from shards.storage.interface import open_storage
@@ -157,7 +157,7 @@ class Totals:
     unenrolled: int = 0
     skipped_clips: set[tuple[str, str]] = field(default_factory=set)  # file and reason
 
-    def add(self, result: Result) -> None:
+    def add(self, result: PartResult) -> None:
         """Add one part."""
         self.skipped += result.skipped
         self.samples += result.record.info.samples
@@ -264,7 +264,7 @@ def _refuse_other_dataset(packer: Packer) -> None:
     """
     dataset = _dataset(packer)
     if dataset is not None and _config_of(dataset) | {_BANK_KEY: None} != _config(packer) | {_BANK_KEY: None}:
-        raise ConfigError(f"{packer.out} holds the dataset {dataset.name}, packed {OTHERWISE}")
+        raise ConfigError(f"{packer.out} holds the dataset {dataset.name}, packed {OTHER_INPUTS}")
 
 
 def _dataset(packer: Packer) -> Dataset | None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from shards.voices.enrolment import Enroller, Features
 
 CORE = "core"  # a place without an accelerator
-OTHERWISE = (
+OTHER_INPUTS = (
     "from another manifest, seed or configuration, or by another version of this program; "
     "use the same ones, name another output, or delete the dataset"
 )
@@ -31,7 +31,7 @@ PACKING = 2  # incremented when the same inputs give other bytes, so that one da
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class PartResult:
     """A finished part."""
 
     part: int
@@ -102,13 +102,13 @@ class Packer:
         except ShardError:
             return None  # a damaged index: packed again
         if record.inputs != self.inputs(part):
-            raise ConfigError(f"{self.out}/{index_path(name)} was packed {OTHERWISE}")
+            raise ConfigError(f"{self.out}/{index_path(name)} was packed {OTHER_INPUTS}")
         tar = tar_path(name)
         if not self.storage.exists(tar) or self.storage.size(tar) != record.info.bytes:
             return None
         return record
 
-    def pack(self, part: int, offsets: Sequence[int], max_bad: int, features: Features | None = None) -> Result:
+    def pack(self, part: int, offsets: Sequence[int], max_bad: int, features: Features | None = None) -> PartResult:
         """Pack a part, if it is not finished.
 
         Args:
@@ -121,7 +121,7 @@ class Packer:
         """
         record = self.finished(part)
         if record:
-            return Result(part, record, skipped=True)
+            return PartResult(part, record, skipped=True)
         enroller = self.enroller
         before = (enroller.own_speech, enroller.unenrolled) if enroller else (0, 0)
         if enroller:
@@ -141,7 +141,7 @@ class Packer:
             if enroller:
                 writer.self_enrolled, writer.skipped_clips = enroller.own_speech - before[0], enroller.take_skipped()
         assert writer.record is not None
-        return Result(part, writer.record, skipped=False)
+        return PartResult(part, writer.record, skipped=False)
 
 
 class PartWorker:
@@ -161,7 +161,7 @@ class PartWorker:
     def __exit__(self, *error: object) -> None:
         self._stack.close()
 
-    def __call__(self, part: int, offsets: Sequence[int], max_bad: int) -> Result:
+    def __call__(self, part: int, offsets: Sequence[int], max_bad: int) -> PartResult:
         """Pack one part, as :meth:`Packer.pack`."""
         return self.packer.pack(part, offsets, max_bad, self._features)
 

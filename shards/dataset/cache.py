@@ -45,7 +45,7 @@ class CachedStorage:
 
     @property
     def failure(self) -> str | None:
-        """Why this process stopped copying; None while it copies."""
+        """The error that stopped the copies of this process; None without one."""
         return self._failed
 
     def read_range(self, path: str, offset: int, length: int) -> bytes:

@@ -102,16 +102,16 @@ def train(recipe: Any, rounds: int, steps: int) -> tuple[dict[str, Times], dict[
     trainer = Trainer(Run(recipe, ranks, engine, data, StopRequest(), bases, source))
     output = Path(recipe.output)
     times = {name: Times() for name in ("step", "norms", "background", "waiting", "deepspeed")}
-    norms = trainer._module_norms
-    trainer._module_norms = lambda: timed_call(times["norms"], norms)  # type: ignore[method-assign]
+    norms = trainer.module_norms
+    trainer.module_norms = lambda: timed_call(times["norms"], norms)  # type: ignore[method-assign]
 
     def step() -> None:
-        batches, _ = trainer._next()
+        batches, _ = trainer.next_step()
         times["step"].take(lambda: trainer.update(batches.micro_batches, 0.0))
         trainer.step, trainer.plan_state = trainer.step + 1, batches.state
 
     def save(background: str) -> None:
-        trainer.saver._background = background
+        trainer.checkpoints.saver._background = background
         trainer.save()
 
     works: dict[str, Callable[[], Any]] = {
@@ -126,7 +126,7 @@ def train(recipe: Any, rounds: int, steps: int) -> tuple[dict[str, Times], dict[
         for name, work in works.items():
             for _ in range(steps):
                 step()
-            times[name].take(work, trainer.saver.wait)
+            times[name].take(work, trainer.checkpoints.wait)
     newest = max((output / "checkpoints").glob("step-*"))
     return times, {"ours": size_of(newest), "full": size_of(output / "deepspeed")}
 

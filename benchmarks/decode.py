@@ -21,7 +21,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 
-from pipeline.decode.ask import Guards, ask, load_for_decoding, peak_bytes
+from pipeline.cards import peak_bytes
+from pipeline.decode.ask import Guards, ask, load_for_decoding
 from pipeline.prompts import Mode, Prompt, prompt_pieces
 
 BATCHES = (1, 8)

@@ -66,7 +66,7 @@ def rate(dataset: Dataset, tokenizer: PromptTokenizer, workers: int, pause: floa
     seconds, began = 0.0, time.perf_counter()
     due = began
     for step in steps:
-        seconds += step.stats.audio_seconds
+        seconds += sum(b.audio_seconds for b in step.micro_batches)
         due = max(due + pause, time.perf_counter())
         time.sleep(max(0.0, due - time.perf_counter()))
     return seconds / 60 / (time.perf_counter() - began)

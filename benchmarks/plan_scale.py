@@ -26,8 +26,8 @@ from benchmarks.support.planning import CharTokenizer
 from pipeline.data.index_rows import DatasetSource
 from pipeline.data.lengths import LENGTHS_VERSION, _schema
 from pipeline.data.plan import Plan
+from pipeline.data.plan_report import distinct_sessions
 from pipeline.data.planned import PlanSettings
-from pipeline.data.report import distinct_sessions
 from pipeline.data.token_counter import TokenCounter
 from pipeline.recipe.schema import DataConfig, DatasetConfig
 from shards.dataset.dataset import Dataset, dataset_json

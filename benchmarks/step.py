@@ -170,7 +170,7 @@ def loop_times(steps: int, limit: float) -> list[float]:
         data = StageData(recipe, ranks, load_tokenizer(recipe.model))
         trainer = Trainer(Run(recipe, ranks, engine, data, StopRequest(), bases, source, None, meter))
         inside = [0.0]
-        for owner, name in ((trainer, "_forward"), (trainer.engine, "backward"), (trainer.engine, "step")):
+        for owner, name in ((trainer, "forward"), (trainer.engine, "backward"), (trainer.engine, "step")):
             setattr(owner, name, _timed(getattr(owner, name), inside))
         out = []
         ends = time.monotonic() + limit

@@ -212,6 +212,10 @@ class Meter:
         counted = [(count(self.sizes, Load.of(b), self.trains, self.checkpointing), b.weight > 0) for b in batches]
         return sum(f.model for f, real in counted if real), sum(f.hardware for f, _ in counted)
 
+    def hardware(self, load: Load) -> float:
+        """Hardware operations of one micro-batch."""
+        return count(self.sizes, load, self.trains, self.checkpointing).hardware
+
     def share(self, operations: float, seconds: float) -> float | None:
         """Of the peak: MFU of model operations, HFU of hardware operations."""
         return operations / seconds / self.peak if self.peak and seconds else None

@@ -89,6 +89,11 @@ def prompt_pieces(mode: Mode, names: Sequence[str] = ()) -> list[Piece]:
     return [*pieces, TextPiece(f"{question} <start>"), AudioPiece(), TextPiece("<end>")]
 
 
+def anonymous_label(number: int) -> str:
+    """Label of the ``number``-th speaker (from 0, by first appearance) where no speaker is registered."""
+    return f"spk{number}"
+
+
 def speaker_labels(mode: Mode, segments: Sequence[Segment], names: Mapping[str, str] | None = None) -> dict[str, str]:
     """Speaker id → what the target calls the speaker: a registered name, or ``spkN`` by first appearance.
 
@@ -99,7 +104,7 @@ def speaker_labels(mode: Mode, segments: Sequence[Segment], names: Mapping[str, 
     if mode is Mode.ASR:
         return {}
     if mode is Mode.NO:
-        return {speaker: f"spk{i}" for i, speaker in enumerate(speakers)}
+        return {speaker: anonymous_label(i) for i, speaker in enumerate(speakers)}
     names = names or {}
     if unnamed := [s for s in speakers if s not in names]:
         raise ModelError(f"mode {mode}: speaker {unnamed[0]} speaks but has no registered name")

@@ -21,7 +21,7 @@ import numpy as np
 
 from pipeline.baselines.interfaces import DiarizedTurn, Diarizer, Recogniser
 from pipeline.baselines.join import join
-from pipeline.decode.ask import peak_bytes
+from pipeline.cards import peak_bytes
 from pipeline.decode.store import DecodeFolder, DecodeLabels, DecodeSettings, Timing
 from pipeline.evaluation.formats.read import read
 from pipeline.evaluation.formats.write import dumps

@@ -20,7 +20,7 @@ from typing import Any
 from pipeline.baselines.cascade import JOB, as_text
 from pipeline.baselines.llm import Llm
 from pipeline.baselines.transfer import transfer
-from pipeline.decode.ask import peak_bytes
+from pipeline.cards import peak_bytes
 from pipeline.decode.store import DecodeFolder, DecodeLabels, DecodeSettings, Timing
 from pipeline.evaluation.decoded_rows import hypothesis, parsed, read_decoded, read_description, reference
 from pipeline.evaluation.records import SegLstRow

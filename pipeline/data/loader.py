@@ -7,13 +7,12 @@ workers changes nothing but speed. From remote storage a worker reads its next m
 A sample whose bytes fail their crc, cannot be decoded or hold a vector that is not finite is replaced by a *spare*: a
 short sample of the window's next micro-batch of the same mode that costs no more than the lost one (it is then seen
 twice in the epoch). Where no spare fits or is whole, the micro-batch goes on without it. Which one it is depends on
-plan and bytes alone. Every replacement is listed in the stats and in the state. Storage errors are never replaced.
+plan and bytes alone. Every replacement is listed in the step and in its state. Storage errors are never replaced.
 """
 
 from __future__ import annotations
 
 import os
-import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -28,13 +27,15 @@ from torch.utils.data import DataLoader
 from pipeline.data.augment import Augmenter
 from pipeline.data.collate import Batch, LoadedSample, collate, empty_batch
 from pipeline.data.plan import Plan
+from pipeline.data.plan_report import Cost, report
 from pipeline.data.planned import GlobalStep, MicroBatch, PlannedSample
 from pipeline.data.readahead import ReadAhead
-from pipeline.data.report import report
+from pipeline.data.registration import BankVector, VectorSource
 from pipeline.data.workers import init_worker, owned
 from pipeline.frames import perturbed_samples
 from pipeline.prompts import PromptTokenizer
 from shards.dataset.dataset import Dataset
+from shards.dataset.speaker_bank import SpeakerBank
 from shards.errors import AudioError, DataError, SpeakerError, SpeakerLMError, StorageError, TrainingError
 from shards.sample import Sample
 from shards.sound.audio import decode
@@ -51,24 +52,13 @@ class Fault:
 
 
 @dataclass(frozen=True)
-class LoaderStats:
-    """Of one step on this rank."""
-
-    targets: int  # target tokens
-    positions: int  # LLM positions
-    audio_seconds: float
-    data_wait: float  # seconds that the loop waited for data
-    replaced: tuple[Fault, ...] = ()
-
-
-@dataclass(frozen=True)
 class StepBatches:
     """This rank's share of a global step."""
 
     step: int
     micro_batches: list[Batch]
     state: dict[str, Any] = field(repr=False)  # to go on after this step
-    stats: LoaderStats
+    replaced: tuple[Fault, ...] = ()  # samples of this rank that could not be used
     figures: dict[str, Any] = field(default_factory=dict)  # of the whole global step, see PlanReport
 
 
@@ -203,14 +193,20 @@ class SampleReader:
             raise SpeakerError(f"{planned.key}: a speaker vector is not finite")
         return vectors
 
-    def _vector(self, source: tuple[Any, ...], planned: PlannedSample, sample: Sample) -> np.ndarray:
-        if source[0] == "clip" and sample.embeddings is not None:
-            return np.asarray(sample.embeddings[source[1]])
-        dataset = source[1] if source[0] == "bank" else planned.dataset
+    def _vector(self, source: VectorSource, planned: PlannedSample, sample: Sample) -> np.ndarray:
+        """A distractor's vector from its bank; a clip speaker's from the sample, else from the dataset's bank."""
+        if isinstance(source, BankVector):
+            return np.asarray(self._bank(source.dataset, planned).vectors[source.row])
+        if sample.embeddings is not None:
+            return np.asarray(sample.embeddings[source.speaker])
+        bank = self._bank(planned.dataset, planned)
+        return np.asarray(bank.vectors[bank.row(sample.speakers[source.speaker])])
+
+    def _bank(self, dataset: int, planned: PlannedSample) -> SpeakerBank:
         bank = self.datasets[dataset].speakers
         if bank is None:
             raise SpeakerError(f"{planned.key}: dataset {self.datasets[dataset].name} has no speaker vectors")
-        return np.asarray(bank.vectors[source[2] if source[0] == "bank" else bank.row(sample.speakers[source[1]])])
+        return bank
 
 
 class Loader:
@@ -227,7 +223,15 @@ class Loader:
         prefetch_steps: int = 2,
         max_consecutive_replacements: int = 100,
         pin_memory: bool = False,
+        replaced: Sequence[dict[str, Any]] = (),
+        cost: Cost | None = None,
     ) -> None:
+        """Check that every rank gets a micro-batch.
+
+        Args:
+            replaced: samples replaced so far in this run, as the state that the plan resumed from lists them.
+            cost: of a micro-batch, for the figures of a step; None: LLM positions.
+        """
         size = plan.settings.data.micro_batches_per_step
         if world_size > size:
             raise DataError(
@@ -243,7 +247,8 @@ class Loader:
         self._pin_memory = pin_memory
         self._limit = max_consecutive_replacements
         self._in_a_row = 0
-        self._replaced: list[dict[str, Any]] = []
+        self._replaced = list(replaced)
+        self._cost = cost
         self._pending: deque[GlobalStep] = deque()
 
     def __iter__(self) -> Iterator[StepBatches]:
@@ -257,11 +262,10 @@ class Loader:
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # the tokenizer's threads do not survive a fork
         with closing(owned(lambda: iter(self._data_loader()))) as loaded:
             while True:
-                started = time.perf_counter()
                 results = [r for _ in range(self._rounds) if (r := self._next(loaded)) is not None]
                 if not results:
                     return
-                yield self._step(results, time.perf_counter() - started)
+                yield self._step(results)
 
     def _data_loader(self) -> DataLoader[Any]:
         return DataLoader(
@@ -311,22 +315,16 @@ class Loader:
             raise result.error
         return result
 
-    def _step(self, results: Sequence[_Loaded], waited: float) -> StepBatches:
+    def _step(self, results: Sequence[_Loaded]) -> StepBatches:
         step = self._pending.popleft()
         for result in results:
             self._count(result)
         batches = [r.batch for r in results if r.batch is not None]
         faults = tuple(f for r in results for f in r.faults)
         self._replaced += [{"step": step.step, "dataset": f.dataset, "key": f.key, "reason": f.reason} for f in faults]
-        stats = LoaderStats(
-            targets=sum(b.num_targets for b in batches),
-            positions=sum(b.num_positions for b in batches),
-            audio_seconds=sum(b.audio_seconds for b in batches),
-            data_wait=waited,
-            replaced=faults,
-        )
-        state = {**step.state, "replaced": [*step.state["replaced"], *self._replaced]}
-        return StepBatches(step.step, batches, state, stats, report([step], self.plan, self._world_size).row())
+        state = {**step.state, "replaced": list(self._replaced)}
+        figures = report([step], self.plan.settings, self._world_size, self._cost).row()
+        return StepBatches(step.step, batches, state, faults, figures)
 
     def _count(self, result: _Loaded) -> None:
         """Stop where too many samples in a row were bad."""

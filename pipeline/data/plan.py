@@ -51,7 +51,6 @@ class Plan:
             for i, (source, share) in enumerate(zip(sources, shares, strict=True))
         ]
         self.step = 0
-        self.replaced: list[dict[str, Any]] = []  # samples whose bytes were bad, as far as this plan was told
         self.identity = identity(sources, self.streams, settings)  # what it is made of, as JSON
         self._offset = keyed_uniform(settings.seed, "mixture")
 
@@ -74,7 +73,6 @@ class Plan:
             **self.identity,
             "step": self.step,
             "streams": [s.state_dict() for s in self.streams],
-            "replaced": self.replaced,
         }
 
     def load_state_dict(self, state: dict[str, Any], accept_dataset_change: bool = False) -> None:
@@ -99,7 +97,7 @@ class Plan:
                 "between two epochs, with --accept-dataset-change"
             )
         places = matched_places(state, self.identity)
-        self.step, self.replaced = state["step"], list(state["replaced"])
+        self.step = state["step"]
         for stream, saved in zip(self.streams, places, strict=True):
             if saved is not None:
                 stream.load_state_dict(saved)

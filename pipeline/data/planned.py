@@ -5,9 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from pipeline.data.augment import Noises
 from pipeline.data.registration import VectorSource
+from pipeline.flops import Load
+from pipeline.frames import audio_positions
 from pipeline.prompts import Mode
-from pipeline.recipe.schema import DataConfig
+from pipeline.recipe.schema import DataConfig, Recipe
+from pipeline.stages import STAGES
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +45,16 @@ class MicroBatch:
     samples: tuple[PlannedSample, ...]
     spares: tuple[PlannedSample, ...] = ()
 
+    def load(self, stride: int) -> Load:
+        """What its cost depends on; ``stride`` of the audio projector."""
+        return Load(
+            samples=tuple(p.positions for p in self.samples),
+            frames=tuple(p.frames for p in self.samples),
+            audio_positions=sum(audio_positions(p.num_samples, stride) for p in self.samples),
+            speakers=max(1, sum(len(p.names) for p in self.samples)),
+            targets=sum(p.targets for p in self.samples),
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class GlobalStep:
@@ -64,3 +78,20 @@ class PlanSettings:
     modes: tuple[Mode, ...] | None = None  # every sample once in each of these; None: one drawn mode
     n_ov: int | None = None  # distractors in Over; None: drawn
     noise: str | None = None  # hash of the noise files
+
+    @classmethod
+    def of(cls, recipe: Recipe, tokenizer: str) -> PlanSettings:
+        """Settings of a recipe's training plan; ``tokenizer`` is its hash.
+
+        Raises:
+            ConfigError: ``data.augment.noise`` names a folder without recordings.
+        """
+        noise = recipe.data.augment.noise
+        return cls(
+            seed=recipe.seed,
+            registration=STAGES[recipe.stage].registration,
+            stride=recipe.model.projector.stride,
+            tokenizer=tokenizer,
+            data=recipe.data,
+            noise=Noises(noise).fingerprint if noise else None,
+        )

@@ -18,8 +18,23 @@ from pipeline.data.names import corpus_names, pool_names
 from pipeline.prompts import Mode
 from pipeline.recipe.schema import ModeShares, RegistrationConfig
 
-# Where a registered vector comes from: ("clip", place among the clip's speakers) or ("bank", dataset number, row).
-VectorSource = tuple[str, int] | tuple[str, int, int]
+
+@dataclass(frozen=True, slots=True)
+class ClipVector:
+    """The vector of one of the clip's own speakers."""
+
+    speaker: int  # index into the clip's speakers
+
+
+@dataclass(frozen=True, slots=True)
+class BankVector:
+    """A vector of a dataset's speaker bank: a distractor's."""
+
+    dataset: int  # number of the dataset in the plan
+    row: int
+
+
+VectorSource = ClipVector | BankVector  # where a registered speaker's vector is read
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +78,8 @@ def draw_registration(
         return Registration(mode)
     rng = keyed_rng(*key, "registration")
     extra = _distractors(rng, row, bank, config.max_distractors, n_ov, banned) if mode is Mode.OVER else []
-    clip: list[VectorSource] = [("clip", i) for i in range(len(row.speakers))]
-    sources = clip + [("bank", dataset, r) for r in extra]
+    sources: list[VectorSource] = [ClipVector(i) for i in range(len(row.speakers))]
+    sources += [BankVector(dataset, r) for r in extra]
     if not sources:
         return Registration(Mode.NO)
     names = _names(rng, row, bank, extra, config)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from pipeline.data.index_rows import IndexRow
 from pipeline.data.lengths import Tokenizer
-from pipeline.prompts import Mode, SpeakerPiece, TextPiece, prompt_pieces
+from pipeline.prompts import Mode, SpeakerPiece, TextPiece, anonymous_label, prompt_pieces
 
 
 class TokenCounter:
@@ -37,6 +37,6 @@ class TokenCounter:
         """Tokens of the target with its end-of-turn token; ``names``: speaker id → registered name."""
         if mode is Mode.ASR:
             return row.asr_tokens + 1
-        labels = [f"spk{i}" if mode is Mode.NO else names[s] for i, s in enumerate(row.speakers)]
+        labels = [anonymous_label(i) if mode is Mode.NO else names[s] for i, s in enumerate(row.speakers)]
         heads = sum(n * (self.text(label) + self.text(":")) for label, n in zip(labels, row.turns, strict=True))
         return heads + row.text_tokens + 1

@@ -94,7 +94,7 @@ class PairData:
     tokenizer: PromptTokenizer
     validation_sets: Sequence[Any] = ()
 
-    def __init__(self, recipe: Recipe, ranks: Ranks, tokenizer: PromptTokenizer) -> None:
+    def __init__(self, recipe: Recipe, ranks: Ranks, tokenizer: PromptTokenizer, _meter: object = None) -> None:
         """Read and tokenise all pairs.
 
         Raises:
@@ -132,6 +132,10 @@ class PairData:
                 place += 1
             where = {"made_of": self._identity, "epoch": epoch, "place": place}
             yield TextStep(self._mine(taken), where, {"epoch": epoch, "pairs": sum(map(len, taken))})
+
+    def merged_state(self, state: dict[str, Any]) -> dict[str, Any]:
+        """A state is the same on every rank."""
+        return state
 
     def validation(self) -> Iterator[tuple[Sequence[TextBatch], int]]:
         """The first ``validation_batches`` micro-batches of an order that does not change; 0 samples are replaced."""

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 import os
-import resource
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -193,12 +192,3 @@ def load_for_decoding(run: Path, device: str) -> tuple[Any, PromptTokenizer, Any
     dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
     model, tokenizer, recipe = load_finished_run(run, dtype)
     return model.to(device).eval(), tokenizer, recipe  # type: ignore[arg-type]
-
-
-def peak_bytes() -> int:
-    """The most memory so far: of the GPU where one is in use, else of the process."""
-    import torch
-
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
-        return int(torch.cuda.max_memory_allocated())
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

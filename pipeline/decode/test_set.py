@@ -21,7 +21,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pipeline.decode.ask import Answer, peak_bytes
+from pipeline.cards import peak_bytes
+from pipeline.decode.ask import Answer
 from pipeline.decode.store import DecodeFolder, DecodeLabels, DecodeSettings, Timing
 from pipeline.evaluation.decoded_rows import MODES, parsed
 from pipeline.ranks.launch import launcher_environment
@@ -219,7 +220,7 @@ def prompt_of(dataset: Any, shard: int, row: int, job: DecodeJob, seed: int, rec
 
     from pipeline.data.index_rows import IndexRow
     from pipeline.data.keyed_random import keyed_rng
-    from pipeline.data.registration import draw_registration
+    from pipeline.data.registration import BankVector, draw_registration
     from pipeline.prompts import Mode, Prompt, prompt_pieces, speaker_labels
     from shards.dataset.reader import read_sample
     from shards.sound.audio import decode as decode_audio
@@ -232,7 +233,7 @@ def prompt_of(dataset: Any, shard: int, row: int, job: DecodeJob, seed: int, rec
     if drawn.names and sample.embeddings is None:
         raise DataError(f"{dataset.url}: {sample.key} has no speaker embeddings; modes match and over need them")
     vectors = [
-        dataset.speakers.vectors[s[2]] if len(s) == 3 else sample.embeddings[s[1]]  # type: ignore[index]
+        dataset.speakers.vectors[s.row] if isinstance(s, BankVector) else sample.embeddings[s.speaker]  # type: ignore[index]
         for s in drawn.sources
     ]
     names_of = drawn.target_names or {}

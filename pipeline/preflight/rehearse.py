@@ -121,11 +121,11 @@ class _Gauge:
     def __exit__(self, *error: Any) -> None:
         import torch
 
-        from pipeline.train.train_log import peak_gib
+        from pipeline.cards import peak_bytes
 
         if self._live is not None:
             self._live.__exit__(*error)
-            self.peak, self.reserved = self._live.peak, int(peak_gib() * 2**30)
+            self.peak, self.reserved = self._live.peak, peak_bytes(reserved=True)
         else:
             self.peak, self.reserved = torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
 

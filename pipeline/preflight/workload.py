@@ -52,17 +52,6 @@ class Work:
     planned: tuple[MicroBatch, ...] = field(default=(), repr=False)  # in the order of ``largest``
 
 
-def load_of(batch: MicroBatch, stride: int) -> Load:
-    """Return the load of a planned micro-batch."""
-    return Load(
-        samples=tuple(p.positions for p in batch.samples),
-        frames=tuple(p.frames for p in batch.samples),
-        audio_positions=sum(-(-p.frames // stride) for p in batch.samples),
-        speakers=max(1, sum(len(p.names) for p in batch.samples)),
-        targets=sum(p.targets for p in batch.samples),
-    )
-
-
 def work_from_sizes(recipe: Recipe, typical: Typical) -> Work:
     """A run whose micro-batches are all alike and full.
 
@@ -116,13 +105,13 @@ def work_from_plan(recipe: Recipe, tokenizer: Any, steps: int, seen: Callable[[i
     with tempfile.TemporaryDirectory(prefix="speakerlm-preflight-") as cache:
         datasets = [open_dataset(share.path) for share in recipe.data.train]
         sources = [_source(d, tokenizer, Path(cache)) for d in datasets]
-        plan = Plan(sources, recipe.data.train, plan_settings(recipe, tokenizer.hash), TokenCounter(tokenizer))
+        plan = Plan(sources, recipe.data.train, PlanSettings.of(recipe, tokenizer.hash), TokenCounter(tokenizer))
         taken = []
         for step in islice(plan, steps):
             taken.append([b for b in step.micro_batches if b is not None])
             seen(len(taken))
     batches = [b for step in taken for b in step]
-    loads = [load_of(b, recipe.model.projector.stride) for b in batches]
+    loads = [b.load(recipe.model.projector.stride) for b in batches]
     largest = _largest(loads)
     audio = [sum(p.num_samples for p in b.samples) / SAMPLE_RATE for b in batches]
     return Work(
@@ -137,17 +126,6 @@ def work_from_plan(recipe: Recipe, tokenizer: Any, steps: int, seen: Callable[[i
         largest=tuple(loads[i] for i in largest),
         hours=sum(_hours(d, share) for d, share in zip(datasets, recipe.data.train, strict=True)),
         planned=tuple(batches[i] for i in largest),
-    )
-
-
-def plan_settings(recipe: Recipe, tokenizer: str) -> PlanSettings:
-    """As a run of the recipe plans; ``tokenizer`` is its hash."""
-    return PlanSettings(
-        seed=recipe.seed,
-        registration=STAGES[recipe.stage].registration,
-        stride=recipe.model.projector.stride,
-        tokenizer=tokenizer,
-        data=recipe.data,
     )
 
 

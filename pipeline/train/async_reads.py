@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import torch
 
 
-class Taken:
+class HostCopy:
     """A tensor and its copy on the way to the host, as it is at this point of the device's queue."""
 
     def __init__(self, tensor: torch.Tensor) -> None:
@@ -37,25 +37,25 @@ class Taken:
 
 
 class GradientNorm:
-    """The norm of the last update's gradients, taken between its being known and the update."""
+    """The norm of the last update's gradients, copied between its being known and the update."""
 
     def __init__(self, engine: Any) -> None:
         self._engine = engine
-        self._taken: Taken | None = None
+        self._copied: HostCopy | None = None
         inner: Any = getattr(engine.optimizer, "optimizer", None)  # torch's, inside DeepSpeed's
         if hasattr(inner, "register_step_pre_hook"):
-            inner.register_step_pre_hook(self._take)
+            inner.register_step_pre_hook(self._copy_norm)
 
     def read(self) -> float:
         """After ``engine.step`` has made an update; 0 where DeepSpeed computes none."""
-        taken, self._taken = self._taken, None
+        copied, self._copied = self._copied, None
         norm = self._engine.get_global_grad_norm()
-        if taken is not None and taken.tensor is norm:
-            return taken.numbers()[0]
+        if copied is not None and copied.tensor is norm:
+            return copied.numbers()[0]
         return float(norm) if norm is not None else 0.0
 
-    def _take(self, *_: Any) -> None:
+    def _copy_norm(self, *_: Any) -> None:
         """Before torch's optimizer updates a sub-group; the first of an update is early enough."""
         norm: Any = getattr(self._engine.optimizer, "_global_grad_norm", None)
-        if hasattr(norm, "is_cuda") and (self._taken is None or self._taken.tensor is not norm):
-            self._taken = Taken(norm)
+        if hasattr(norm, "is_cuda") and (self._copied is None or self._copied.tensor is not norm):
+            self._copied = HostCopy(norm)

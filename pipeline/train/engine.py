@@ -33,7 +33,7 @@ def lr_at(step: int, o: OptimizerConfig, max_steps: int) -> float:
 
 
 def set_lr(engine: Any, lr: float) -> None:
-    """Every parameter group gets ``lr`` for the next update, times its own factor (``optimizer.lr_factors``)."""
+    """Set the learning rate of the next update: ``lr`` times the factor of each group (``optimizer.lr_factors``)."""
     for group in engine.optimizer.param_groups:
         group["lr"] = lr * group[LR_FACTOR]
 
@@ -57,9 +57,9 @@ def initialize(model: Any, ds_config: dict[str, Any], lr_factors: Mapping[str, f
 
 
 def release(engine: Any) -> None:
-    """End an engine, so that its memory goes with the last name for it.
+    """Destroy an engine, so that its memory is freed with the last reference to it.
 
-    DeepSpeed 0.19 keeps modules in a stack and in a cache of its own for as long as the process lives, and leaves
+    DeepSpeed 0.19 keeps modules in a stack and in a cache for as long as the process lives, and leaves
     classes that hold the optimizer in modules; an activation that is a default of FunASR's is part of every encoder.
     """
     from deepspeed.runtime.zero import parameter_offload
@@ -76,7 +76,11 @@ def release(engine: Any) -> None:
 
 
 def trainable_table(model: Any, declared: frozenset[str]) -> str:
-    """Parameters a module, learning and frozen; raises where ``requires_grad`` is not what the stage declares."""
+    """Table of each module's parameters, trained or frozen.
+
+    Raises:
+        TrainingError: ``requires_grad`` is not what the stage declares.
+    """
     counts: dict[str, list[int]] = {}
     wrong = []
     for name, p in model.named_parameters():
@@ -96,7 +100,7 @@ def trainable_table(model: Any, declared: frozenset[str]) -> str:
 
 
 def check_optimizer(engine: Any, model: Any) -> None:
-    """The optimizer holds the trainable parameters, all of them, and nothing else (by number of elements)."""
+    """Check by number of elements that the optimizer holds all trainable parameters and nothing else."""
     wanted = sum(parameter_numel(p) for p in model.parameters() if p.requires_grad)
     zero3 = getattr(engine.optimizer, "fp16_groups", None)
     if zero3 is not None and hasattr(engine.optimizer, "fp32_partitioned_groups_flat"):

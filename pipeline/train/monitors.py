@@ -1,11 +1,12 @@
 """TensorBoard, Weights & Biases and CSV, written by DeepSpeed's monitors; all of them below ``OUTPUT/monitor``.
 
-A run that is started again goes on where its checkpoint stands: in the same W&B run, whose id is kept in the folder,
-and without the CSV rows of steps that come again. The full record is ``train.jsonl``; these are for looking at.
+A restarted run continues from its checkpoint: in the same W&B run, whose id is kept in the folder, and without the CSV
+rows of steps that will come again. The full record is ``train.jsonl``; these are for looking at.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import uuid
@@ -14,12 +15,14 @@ from typing import Any
 
 from pipeline.checkpoint.format import write_atomic
 from pipeline.ranks.collectives import broadcast_or_raise
-from pipeline.ranks.launch import Ranks, say
+from pipeline.ranks.launch import Ranks
 from pipeline.recipe.schema import MonitorConfig, Recipe
 from shards.errors import ConfigError
 
+logger = logging.getLogger(__name__)
+
 Event = tuple[str, float, int]
-CLOSE_SECONDS = 60.0  # for what is left to send, where the network is slow or gone
+CLOSE_SECONDS = 60.0  # to send the rest over a network that may be slow or down
 FIELDS = ("loss", "lr", "grad_norm", "mfu", "hfu", "peak_gib", "seconds", "wait_seconds", "model_tflop")
 
 
@@ -27,12 +30,12 @@ class Monitors:
     """The monitors of a run; only the first rank writes."""
 
     def __init__(self, recipe: Recipe, ranks: Ranks, step: int) -> None:
-        """Open what the recipe asks for. Collective.
+        """Open the monitors that the recipe enables. Collective.
 
         Raises:
             ConfigError: a package is missing, or W&B cannot be reached.
         """
-        self._ranks, self._folder = ranks, Path(recipe.output) / "monitor"
+        self._folder = Path(recipe.output) / "monitor"
         self._settings = recipe.monitor
         self._master: Any = None
         if enabled(recipe.monitor):
@@ -51,7 +54,7 @@ class Monitors:
             raise ConfigError(
                 f"monitor: {e}. Install the monitors' packages: pip install 'speakerlm-pretrain[monitor]'"
             ) from e
-        except Exception as e:  # W&B has a dozen classes of errors, and none of them is the run's
+        except Exception as e:  # W&B raises many classes of errors; all of them are the user's to mend
             raise ConfigError(
                 f"monitor: {type(e).__name__}: {e}. Without a network set monitor.wandb_offline=true; "
                 "`wandb sync` sends the run later"
@@ -74,12 +77,10 @@ class Monitors:
             self._master.write_events(events)
         except Exception as e:  # noqa: BLE001 - a picture of the run is not worth the run
             self._master = None
-            say(
-                self._ranks, f"WARNING the monitors are off from here on ({type(e).__name__}: {e}); train.jsonl goes on"
-            )
+            logger.warning("monitors are disabled from now on (%s: %s); train.jsonl continues", type(e).__name__, e)
 
     def close(self) -> None:
-        """Send what is left, for a while; the next stage of this process opens its own."""
+        """Flush and close, within a time limit; the next stage of this process opens its own."""
         master, self._master = self._master, None
         if master is None:
             return
@@ -102,16 +103,16 @@ class Monitors:
         if thread.is_alive():
             troubles.append(f"they did not close within {CLOSE_SECONDS:.0f} s")
         if troubles:
-            say(self._ranks, f"WARNING the monitors may lack the end of the run ({troubles[0]}); train.jsonl has it")
+            logger.warning("monitors may lack the end of the run (%s); train.jsonl has it", troubles[0])
 
 
 def enabled(settings: MonitorConfig) -> bool:
-    """Whether any monitor is asked for."""
+    """Whether the recipe enables a monitor."""
     return settings.tensorboard or settings.wandb or settings.csv
 
 
 def deepspeed_sections(settings: MonitorConfig, folder: Path) -> dict[str, Any]:
-    """What DeepSpeed's configuration says of its monitors."""
+    """The monitors' sections of DeepSpeed's configuration."""
     return {
         "tensorboard": {"enabled": settings.tensorboard, "output_path": str(folder), "job_name": "tensorboard"},
         "csv_monitor": {"enabled": settings.csv, "output_path": str(folder), "job_name": "csv"},
@@ -125,7 +126,7 @@ def deepspeed_sections(settings: MonitorConfig, folder: Path) -> dict[str, Any]:
 
 
 def wandb_environment(recipe: Recipe, folder: Path) -> dict[str, str]:
-    """Makes every start of this run the same run of W&B. ``WANDB_MODE`` of the user wins."""
+    """Environment that makes every start of this run the same W&B run. The user's ``WANDB_MODE`` has precedence."""
     path = folder / "wandb-run-id"
     if not path.exists():
         write_atomic(path, uuid.uuid4().hex[:12])
@@ -141,7 +142,7 @@ def wandb_environment(recipe: Recipe, folder: Path) -> dict[str, str]:
 
 
 def train_events(row: dict[str, Any]) -> list[Event]:
-    """Names, values and step; what is not finite is left out."""
+    """Name, value and step of each figure of a row that is finite."""
     values: dict[str, Any] = {f"train/{name}": row.get(name) for name in FIELDS}
     values["train/tokens_per_second"] = row["positions"] / row["seconds"] if row["seconds"] else None
     values["train/audio_hours_per_hour"] = row["audio_seconds"] / row["seconds"] if row["seconds"] else None
@@ -151,7 +152,7 @@ def train_events(row: dict[str, Any]) -> list[Event]:
 
 
 def validation_events(row: dict[str, Any]) -> list[Event]:
-    """The same of a validation."""
+    """Name, value and step of each figure of a validation."""
     values: dict[str, Any] = {"validation/loss": row["loss"], "validation/share": row["share"]}
     values |= {f"validation/loss/{name}": value for name, value in row["losses"].items()}
     gain = row.get("registration_gain") or {}
@@ -162,7 +163,7 @@ def validation_events(row: dict[str, Any]) -> list[Event]:
 
 
 def cut_csv(folder: Path, step: int) -> list[str]:
-    """Drop rows of steps after ``step``, which will come again; the names of the files that are there."""
+    """Drop rows of steps after ``step``, which will come again. Returns the names of the files, without suffix."""
     files = sorted(folder.glob("*.csv"))
     for path in files:
         head, *rows = path.read_text(encoding="utf-8").splitlines() or [""]

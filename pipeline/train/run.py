@@ -1,4 +1,4 @@
-"""What the trainer is given: data, engine, ranks, and a run's surroundings."""
+"""A run as the trainer gets it: recipe, ranks, engine, data."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pipeline.recipe.schema import Recipe
 
 
 class Step(Protocol):
-    """What the trainer needs of one global step: this rank's micro-batches, and where the data go on afterwards."""
+    """What the trainer needs of one global step: this rank's micro-batches, and the data state after them."""
 
     @property
     def micro_batches(self) -> Sequence[Any]: ...
@@ -43,12 +43,16 @@ class Data(Protocol):
         ...
 
     def validation(self) -> Iterator[tuple[Sequence[Any], int]]:
-        """The same micro-batches every time, and how many samples in them are replaced; every rank gets as many."""
+        """The same micro-batches every time, and how many of their samples are replaced; as many on every rank."""
+        ...
+
+    def merged_state(self, state: dict[str, Any]) -> dict[str, Any]:
+        """A step's state as a checkpoint holds it, the same on every rank. Collective."""
         ...
 
     @property
     def validation_sets(self) -> Sequence[Any]:
-        """The datasets behind them, for the small decode."""
+        """The datasets behind them, for the validation decode."""
         ...
 
     @property

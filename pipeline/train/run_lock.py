@@ -1,10 +1,11 @@
-"""One run at a time in an output folder."""
+"""Lock of a run's output folder: one run at a time."""
 
 from __future__ import annotations
 
 import errno
 import fcntl
 import json
+import logging
 import os
 import socket
 import time
@@ -14,24 +15,26 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.ranks.collectives import broadcast_or_raise
-from pipeline.ranks.launch import Ranks, say
+from pipeline.ranks.launch import Ranks
 from shards.errors import ConfigError
+
+logger = logging.getLogger(__name__)
 
 LOCK = "lock"
 
 
 @contextmanager
 def locked(output: Path, ranks: Ranks) -> Iterator[None]:
-    """Hold the output during the block; the system lets it go when the process ends, however it ends. Collective.
+    """Lock the output folder during the block. The system releases the lock when the process ends. Collective.
 
-    The lock is of the kind that a forked loader process does not inherit: one that outlives a killed run by seconds
-    must not keep the next one out.
+    A POSIX record lock is not inherited by forked loader processes: one that outlives a killed run by seconds must not
+    block the next run.
 
     Raises:
-        ConfigError: another run has it, which is named; or the folder cannot be written.
+        ConfigError: another run holds the lock (the error names it), or the folder cannot be written.
     """
     held: list[int] = []
-    broadcast_or_raise(ranks, lambda: held.append(_take(output, ranks)))
+    broadcast_or_raise(ranks, lambda: held.append(_lock(output)))
     try:
         yield
     finally:
@@ -39,7 +42,7 @@ def locked(output: Path, ranks: Ranks) -> Iterator[None]:
             os.close(handle)
 
 
-def _take(output: Path, ranks: Ranks) -> int:
+def _lock(output: Path) -> int:
     path = output / LOCK
     try:
         output.mkdir(parents=True, exist_ok=True)
@@ -53,7 +56,7 @@ def _take(output: Path, ranks: Ranks) -> int:
             holder = _holder(handle)
             os.close(handle)
             raise ConfigError(f"{output} is being trained by {holder}; stop that run or set another output") from e
-        say(ranks, f"WARNING {path}: {e.strerror}: this filesystem has no locks, nothing keeps a second run out")
+        logger.warning("%s: %s: this filesystem has no locks; nothing prevents a second run here", path, e.strerror)
     os.ftruncate(handle, 0)
     os.pwrite(handle, json.dumps(_myself()).encode(), 0)
     os.fsync(handle)

@@ -1,8 +1,9 @@
-"""From a recipe to a running stage: processes, model, engine, data, trainer, in the order of their needs."""
+"""Run stages: processes, model, engine, data and trainer, from a recipe."""
 
 from __future__ import annotations
 
 import gc
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 from pipeline.checkpoint import final_weights as finished
 from pipeline.checkpoint import format as checkpoint
 from pipeline.ranks.collectives import any_rank, barrier, broadcast_or_raise
-from pipeline.ranks.launch import Ranks, init_distributed, say
+from pipeline.ranks.launch import Ranks, init_distributed
 from pipeline.ranks.rank_log import rank_logging
 from pipeline.ranks.stop import REQUEUE, StopRequest, guarded, leave
 from pipeline.ranks.watchdog import Watchdog, nccl_environment
@@ -25,12 +26,14 @@ from pipeline.train.run_lock import locked
 from pipeline.train.trainer import Trainer
 from shards.errors import CheckpointError
 
+logger = logging.getLogger(__name__)
+
 
 def run_stages(recipes: Sequence[Recipe], stop_after: int | None = None) -> int:
-    """Train stages one after the other in this process, one of N. Returns the exit code of the last that ran.
+    """Train stages one after the other in this process, one of N. Returns the exit code of the last one that ran.
 
-    They share one request to stop: a signal at the end of a stage stops before the next, and a time limit counts from
-    the start of the first.
+    They share one stop request: a signal at the end of a stage prevents the next, and a time limit counts from the
+    start of the first.
     """
     stop = StopRequest().install()
     for recipe in recipes:
@@ -42,16 +45,16 @@ def run_stages(recipes: Sequence[Recipe], stop_after: int | None = None) -> int:
 
 
 def run_stage(recipe: Recipe, stop_after: int | None = None, stop: StopRequest | None = None) -> int:
-    """Train one stage in this process, one of N. Returns the exit code, or leaves at once after a fault."""
+    """Train one stage in this process, one of N. Returns the exit code, or ends the process after a fault."""
     t, output = recipe.trainer, Path(recipe.output)
     stop = (stop or StopRequest().install()).at_the_latest(t.time_limit_seconds, t.stop_margin_seconds)
 
-    def told() -> str:
+    def hint() -> str:
         return advice(output)
 
     limits = Watchdog(t.start_timeout_seconds, t.timeout_seconds, output / "stacks")
-    with rank_logging(output), limits.watching(told) as watchdog:
-        code = guarded(lambda: _train(recipe, stop, watchdog, stop_after), told)
+    with rank_logging(output), limits.watching(hint) as watchdog:
+        code = guarded(lambda: _train(recipe, stop, watchdog, stop_after), hint)
         if code != 0:
             leave(code)
         return code
@@ -59,36 +62,36 @@ def run_stage(recipe: Recipe, stop_after: int | None = None, stop: StopRequest |
 
 def _train(recipe: Recipe, stop: StopRequest, watchdog: Watchdog, stop_after: int | None) -> int:
     output, t = Path(recipe.output), recipe.trainer
-    # The watchdog knows more than a collective's own limit: it must be the first.
+    # A collective's own limit is later than the watchdog's, whose report says more.
     limit = max(t.start_timeout_seconds, t.timeout_seconds) + 60
     ranks = init_distributed(limit, nccl_environment(limit, output / "stacks"))
     if any_rank(ranks, finished.is_done(output)):  # a network filesystem may show the marker to some ranks only
-        say(ranks, f"{output} is done already; remove {output / finished.DONE} to train it on")
+        logger.info("%s is already done; remove %s to continue training it", output, output / finished.DONE)
         return 0
     # The first rank wrote the marker of the stage before; on a network filesystem others may not see it yet.
     before = broadcast_or_raise(ranks, lambda: predecessor(recipe), failure=CheckpointError)
-    if stop.warning:
-        say(ranks, f"WARNING {stop.warning}")
+    if stop.warning and ranks.is_first:
+        logger.warning(stop.warning)
     if any_rank(ranks, stop.is_set):
         return REQUEUE
     ds_config = resolve_deepspeed(recipe, ranks.world_size)
-    say(ranks, describe(dump_recipe(recipe), ds_config))
+    logger.info(describe(dump_recipe(recipe), ds_config))
     if t.deterministic:
         _be_deterministic()
     stage = stage_of(recipe.stage)
     with locked(output, ranks):
         model, source, bases = build(recipe, ds_config, ranks, before)
-        say(ranks, trainable_table(model, stage.trains))
+        logger.info(trainable_table(model, stage.trains))
         engine = initialize(model, ds_config, recipe.optimizer.lr_factors)
         check_optimizer(engine, model)
-        data = open_data(recipe, ranks)
         meter = stage.load(stage.meter)(model, stage.trains, ranks.world_size) if stage.meter else None
+        data = open_data(recipe, ranks, meter)
         run = Run(recipe, ranks, engine, data, stop, bases, source, stop_after, meter, watchdog)
         trainer = Trainer(run)
         code = trainer.train()
         stop.cut_short = not trainer.finished  # not by the marker, which a rank of another node may not see yet
         release(engine)
-        barrier(ranks)  # nobody leaves while another may still speak to it
+        barrier(ranks)  # no rank exits while another may still communicate with it
         trainer.monitors.close()
         return code
 
@@ -143,24 +146,24 @@ def build(
     return model, source, bases
 
 
-def open_data(recipe: Recipe, ranks: Ranks) -> Data:
-    """Return what the stage trains on: packed audio, or pairs of transcripts."""
+def open_data(recipe: Recipe, ranks: Ranks, meter: Any) -> Data:
+    """Return the data of the stage: packed audio, or pairs of transcripts."""
     from pipeline.model.build import load_tokenizer
 
     stage = stage_of(recipe.stage)
-    data: Data = stage.load(stage.data)(recipe, ranks, load_tokenizer(recipe.model))
+    data: Data = stage.load(stage.data)(recipe, ranks, load_tokenizer(recipe.model), meter)
     return data
 
 
 def advice(output: Path) -> str:
-    """What to do after a fault that this rank did not cause."""
+    """What to do after a fault that another rank caused."""
     names = checkpoint.complete_names(output / "checkpoints")
     where = f"it resumes from step {int(names[-1].removeprefix('step-'))}" if names else "it starts from step 0"
     return f"Start the same command again: {where}."
 
 
 def _reclaim() -> None:
-    """The memory of a stage that has ended, for the next one: an engine holds itself in circles."""
+    """Free the memory of the stage that has ended: an engine is part of reference cycles."""
     import torch
 
     gc.collect()
@@ -169,7 +172,7 @@ def _reclaim() -> None:
 
 
 def _be_deterministic() -> None:
-    """Bit-equal repetition on a GPU too, at some cost; on a CPU it is so anyway."""
+    """Make results on a GPU bit-equal from run to run, at some cost; on a CPU they are anyway."""
     import torch
 
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 from collections.abc import Iterator, Sequence
@@ -17,10 +18,12 @@ from pipeline.data.index_rows import DatasetSource
 from pipeline.data.lengths import build_lengths
 from pipeline.data.loader import Loader, SampleReader, StepBatches
 from pipeline.data.plan import Plan
+from pipeline.data.plan_report import flops_of
 from pipeline.data.planned import PlanSettings
 from pipeline.data.token_counter import TokenCounter
+from pipeline.flops import Meter
 from pipeline.prompts import Mode, PromptTokenizer
-from pipeline.ranks.collectives import all_gather_or_raise
+from pipeline.ranks.collectives import all_gather_or_raise, gather_unique
 from pipeline.ranks.launch import Ranks
 from pipeline.recipe.schema import AugmentConfig, DatasetConfig, Recipe
 from pipeline.stages import STAGES
@@ -28,53 +31,65 @@ from shards.dataset.cache import cache_shards
 from shards.dataset.dataset import Dataset, open_dataset
 from shards.errors import ConfigError
 
-VALIDATION_SEED = (
-    0  # of every run: what runs of different seeds are worth is told by the same samples in the same modes
-)
+# The same in every run: runs of different seeds are compared on the same samples in the same modes.
+VALIDATION_SEED = 0
+logger = logging.getLogger(__name__)
+
 MAX_COUNTING = 32  # processes of a node that count tokens; each holds a part of a shard
 
 
 class StageData:
     """A stage's planned and loaded batches, as the trainer asks for them."""
 
-    def __init__(self, recipe: Recipe, ranks: Ranks, tokenizer: PromptTokenizer) -> None:
-        """Open the datasets and count their tokens where that has not been done yet."""
-        self._recipe, self._ranks, self._tokenizer = recipe, ranks, tokenizer
+    def __init__(self, recipe: Recipe, ranks: Ranks, tokenizer: PromptTokenizer, meter: Meter | None = None) -> None:
+        """Open the datasets and build missing token lengths. Collective.
+
+        Args:
+            meter: operations of the run's model, for the imbalance in the log; None: LLM positions are counted instead.
+        """
+        self._recipe, self._ranks, self.tokenizer = recipe, ranks, tokenizer
+        self._cost = flops_of(meter, recipe.model.projector.stride) if meter else None
         self._lengths = Path(recipe.data.lengths_cache) if recipe.data.lengths_cache else None
         self._cache_left = recipe.data.shard_cache_gb * 1e9
-        self._train = self._open(recipe.data.train)
-        self._validation = self._open(recipe.data.validation)
-        self.validation_sets, self.tokenizer = self._validation, tokenizer
-        self.train_names = [d.name for d in self._train]
-        self.validation_names = [d.name for d in self._validation]
+        self.train_sets = self._open(recipe.data.train)
+        self.validation_sets = self._open(recipe.data.validation)
+        self.train_names = [d.name for d in self.train_sets]
+        self.validation_names = [d.name for d in self.validation_sets]
 
     def train(self, state: dict[str, Any] | None) -> Iterator[StepBatches]:
-        """Global steps; without end, unless every dataset is given its number of epochs."""
-        augmenter = Augmenter(self._recipe.data.augment)
-        settings = self._settings()
-        if augmenter.noises is not None:
-            settings = replace(settings, noise=augmenter.noises.fingerprint)
-        plan = self._plan(self._train, self._recipe.data.train, settings)
+        """Global steps; endless unless every dataset has a number of epochs."""
+        data, plan = self._recipe.data, self.training_plan()
         if state is not None:
-            plan.load_state_dict(state, self._recipe.data.accept_dataset_change)
-        data = self._recipe.data
-        return told(iter(self._loader(plan, self._train, data.workers, augmenter, data.speaker_questions)))
+            plan.load_state_dict(state, data.accept_dataset_change)
+        replaced = state["replaced"] if state is not None else ()
+        augmenter = Augmenter(data.augment)
+        loader = self._loader(plan, self.train_sets, data.workers, augmenter, data.speaker_questions, replaced)
+        return with_warnings(iter(loader))
+
+    def training_plan(self) -> Plan:
+        """The training plan at its start, checked to be the same on every rank. Collective."""
+        return self._plan(self.train_sets, self._recipe.data.train, self.plan_settings())
+
+    def merged_state(self, state: dict[str, Any]) -> dict[str, Any]:
+        """A step's state with the replaced samples of all ranks: each knows its own only. Collective."""
+        return {**state, "replaced": gather_unique(self._ranks, state["replaced"])}
 
     def validation(self) -> Iterator[tuple[Sequence[Batch], int]]:
         """The first ``validation_batches`` micro-batches of a plan that does not change; each sample in every mode.
 
         Yields:
-            This rank's micro-batches of a step, and how many of their samples stand for damaged ones.
+            This rank's micro-batches of a step, and how many of their samples are replaced.
         """
         stage = STAGES[self._recipe.stage]
         modes = (Mode.NO, Mode.MATCH, Mode.OVER) if stage.registration else None
         data = replace(self._recipe.data, augment=AugmentConfig(), curriculum=[], align_epochs=False)
-        settings = replace(self._settings(), seed=VALIDATION_SEED, data=data, epochs=1, modes=modes)
-        plan = self._plan(self._validation, self._recipe.data.validation, settings)
+        settings = self.plan_settings()
+        settings = replace(settings, seed=VALIDATION_SEED, data=data, epochs=1, modes=modes, noise=None)
+        plan = self._plan(self.validation_sets, self._recipe.data.validation, settings)
         steps = math.ceil(self._recipe.trainer.validation_batches / self._recipe.data.micro_batches_per_step)
-        loader = self._loader(plan, self._validation, min(1, self._recipe.data.workers))
-        taken = told(islice(loader, steps), "validation ")
-        return ((step.micro_batches, len(step.stats.replaced)) for step in taken)
+        loader = self._loader(plan, self.validation_sets, min(1, self._recipe.data.workers))
+        taken = with_warnings(islice(loader, steps), "validation ")
+        return ((step.micro_batches, len(step.replaced)) for step in taken)
 
     def _open(self, shares: Sequence[DatasetConfig]) -> list[Dataset]:
         datasets = [open_dataset(share.path, share.extractor) for share in shares]
@@ -98,31 +113,26 @@ class StageData:
         return datasets
 
     def _count_tokens(self, datasets: Sequence[Dataset]) -> None:
-        """Once a node: the folder for the lengths may be its own. Where it is shared, so is the work."""
+        """On one rank per node, since the folder may be local to the node; nodes that share it share the work."""
         begin_at = self._ranks.rank / self._ranks.world_size
         for dataset in datasets:
             workers = min(MAX_COUNTING, len(os.sched_getaffinity(0)))
-            build_lengths(dataset, self._tokenizer, self._lengths, workers=workers, begin_at=begin_at)
+            build_lengths(dataset, self.tokenizer, self._lengths, workers=workers, begin_at=begin_at)
 
-    def _settings(self) -> PlanSettings:
-        return PlanSettings(
-            seed=self._recipe.seed,
-            registration=STAGES[self._recipe.stage].registration,
-            stride=self._recipe.model.projector.stride,
-            tokenizer=self._tokenizer.hash,
-            data=self._recipe.data,
-        )
+    def plan_settings(self) -> PlanSettings:
+        """Settings of the training plan."""
+        return PlanSettings.of(self._recipe, self.tokenizer.hash)
 
     def _plan(self, datasets: Sequence[Dataset], shares: Sequence[DatasetConfig], settings: PlanSettings) -> Plan:
-        """The same plan on every rank; each reads its data for itself. Collective."""
+        """The plan, checked to be the same on every rank: each reads its data itself. Collective."""
         plans: list[Plan] = []
 
-        def made_of() -> dict[str, Any]:
-            sources = [DatasetSource(d, self._tokenizer.hash, self._lengths) for d in datasets]
-            plans.append(Plan(sources, shares, settings, TokenCounter(self._tokenizer)))
+        def identity() -> dict[str, Any]:
+            sources = [DatasetSource(d, self.tokenizer.hash, self._lengths) for d in datasets]
+            plans.append(Plan(sources, shares, settings, TokenCounter(self.tokenizer)))
             return plans[0].identity
 
-        check_same(all_gather_or_raise(self._ranks, made_of))
+        check_same(all_gather_or_raise(self._ranks, identity))
         return plans[0]
 
     def _loader(
@@ -132,11 +142,10 @@ class StageData:
         workers: int,
         augmenter: Augmenter | None = None,
         questions: int = 0,
+        replaced: Sequence[dict[str, Any]] = (),
     ) -> Loader:
         model, data = self._recipe.model, self._recipe.data
-        reader = SampleReader(
-            datasets, self._tokenizer, model.projector.stride, model.speaker_dim, augmenter, questions
-        )
+        reader = SampleReader(datasets, self.tokenizer, model.projector.stride, model.speaker_dim, augmenter, questions)
         return Loader(
             plan,
             reader,
@@ -146,12 +155,14 @@ class StageData:
             prefetch_steps=data.prefetch_steps,
             max_consecutive_replacements=data.max_consecutive_replacements,
             pin_memory=self._ranks.device.type == "cuda",
+            replaced=replaced,
+            cost=self._cost,
         )
 
 
-def told(steps: Iterator[StepBatches], of: str = "") -> Iterator[StepBatches]:
-    """The same steps; each replaced sample gets a line in the log of the rank that met it."""
+def with_warnings(steps: Iterator[StepBatches], of: str = "") -> Iterator[StepBatches]:
+    """The same steps; a warning for each replaced sample, on the rank that read it."""
     for step in steps:
-        for fault in step.stats.replaced:
-            print(f"WARNING {of}step {step.step}: {fault.key} of {fault.dataset} replaced: {fault.reason}", flush=True)
+        for fault in step.replaced:
+            logger.warning("%sstep %d: %s of %s replaced: %s", of, step.step, fault.key, fault.dataset, fault.reason)
         yield step

@@ -1,10 +1,9 @@
-"""What a run reports: losses per dataset and mode, one record a step, one status line now and then."""
+"""Records of steps: ``train.jsonl`` and status lines."""
 
 from __future__ import annotations
 
 import json
 import math
-import resource
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -12,34 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.checkpoint.format import write_atomic
-
-
-class LossTable:
-    """Sums of token losses and numbers of target tokens, a cell for each dataset and mode.
-
-    It is one flat list of numbers, so that a single all-reduce adds the tables of all ranks.
-    """
-
-    def __init__(self, datasets: Sequence[str], modes: Sequence[str]) -> None:
-        self.cells = [(d, m) for d in dict.fromkeys(datasets) for m in modes]
-        self._index = {cell: i for i, cell in enumerate(self.cells)}
-
-    def zeros(self) -> list[float]:
-        """An empty row of cells."""
-        return [0.0] * len(self.cells)
-
-    def add(self, row: list[float], batch: Any, value: float) -> None:
-        """Add a micro-batch's value to its cell. An empty micro-batch has none: not even a loss that is not finite."""
-        if batch.weight > 0:
-            row[self.place(batch)] += value
-
-    def place(self, batch: Any) -> int:
-        """The cell of a micro-batch."""
-        return self._index[batch.dataset, str(batch.mode)]
-
-    def means(self, sums: Sequence[float], counts: Sequence[float]) -> dict[str, float]:
-        """``dataset/mode`` → mean loss per target token, for the cells that were met."""
-        return {f"{d}/{m}": s / n for (d, m), s, n in zip(self.cells, sums, counts, strict=True) if n}
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +28,8 @@ class StepRecord:
     wait_seconds: float  # of which the slowest rank waited for data
     losses: dict[str, float] = field(default_factory=dict)  # per dataset/mode
     model_tflop: float = 0.0  # operations of valid positions, see flops.py
-    mfu: float | None = None  # they and the computed ones, as shares of what the cards can do; None: card not known
-    hfu: float | None = None
+    mfu: float | None = None  # model_tflop as a share of the cards' peak; None: card not known
+    hfu: float | None = None  # the same of all operations that are computed
     peak_gib: float = 0.0  # largest memory of any rank so far: of its card, or of the process on a CPU
     skipped: bool = False  # its numbers were not finite: no update
     own_seconds: tuple[float, ...] = ()  # per rank: from step to step, without waiting for the others
@@ -66,22 +37,8 @@ class StepRecord:
     module_norms: dict[str, float] = field(default_factory=dict)  # gradient norm by module, in steps that are logged
 
 
-@dataclass(frozen=True, slots=True)
-class StepSize:
-    """What a global step holds, over all ranks."""
-
-    positions: float
-    audio_seconds: float
-    model_flops: float
-    hardware_flops: float
-    stops: float  # ranks that were asked to stop
-    failed_saves: float  # ranks whose save in the background failed
-    waited: float  # the longest wait for data
-    peak_gib: float  # the largest memory
-
-
 class Log:
-    """A JSON-lines file of a run; on resume, lines past the checkpoint are dropped, since they will come again."""
+    """A JSON-lines file of a run; on resume, lines of steps after the checkpoint are dropped: they will come again."""
 
     def __init__(self, path: Path, resume_step: int) -> None:
         self._path = path
@@ -97,7 +54,7 @@ class Log:
 
 
 def _whole_lines(path: Path) -> list[str]:
-    """Lines of a log; one that a kill cut short is left out."""
+    """Lines of a log, without a last line that a kill cut short."""
     text = path.read_text(encoding="utf-8")
     return text[: text.rfind("\n") + 1].splitlines()
 
@@ -110,11 +67,11 @@ class Status:
         self._records: list[StepRecord] = []
 
     def add(self, record: StepRecord) -> None:
-        """Take one step in."""
+        """Add a step."""
         self._records.append(record)
 
     def line(self) -> str:
-        """The status line, and a fresh start."""
+        """The status line of the steps since the last one."""
         records, self._records = self._records, []
         return status_line(records, self._max_steps)
 
@@ -122,7 +79,7 @@ class Status:
 def status_line(records: Sequence[StepRecord], max_steps: int) -> str:
     """Step, loss per target token, lr, gradient norm, speed, memory, time left.
 
-    tokens/s are valid LLM positions, of all ranks. Where the card is not known, operations a second stand for MFU.
+    tokens/s are valid LLM positions, of all ranks. Without a known card: operations a second instead of MFU.
     """
     last = records[-1]
     seconds = sum(r.seconds for r in records)
@@ -152,15 +109,6 @@ def utilisation(records: Sequence[StepRecord]) -> str:
     return f"MFU {100 * mfu:.1f}%  HFU {100 * hfu:.1f}%"
 
 
-def peak_gib() -> float:
-    """Largest memory of this process so far: of its card, what torch took; on a CPU, resident. Waits for no device."""
-    import torch
-
-    if torch.cuda.is_available():
-        return float(torch.cuda.max_memory_reserved()) / 2**30
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-
-
 def duration(seconds: float) -> str:
     """``1d02h03m``, ``2h03m`` or ``3m04s``."""
     s = max(0, round(seconds))
@@ -170,15 +118,15 @@ def duration(seconds: float) -> str:
     return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{s % 60:02d}s"
 
 
-def row(record: StepRecord) -> dict[str, Any]:
-    """A record as it is logged, with the time of day."""
+def log_row(record: StepRecord) -> dict[str, Any]:
+    """A record as a row of ``train.jsonl``, with the time."""
     values = {**asdict(record), "time": round(time.time(), 3)}
     values["own_seconds"] = [round(s, 4) for s in record.own_seconds]
     return finite(values)
 
 
 def finite(value: Any) -> Any:
-    """A row or a part of it with null for every number that is not finite: JSON knows none."""
+    """A row or a part of it with None for every number that is not finite: JSON has no such number."""
     if isinstance(value, dict):
         return {name: finite(v) for name, v in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -8,6 +8,7 @@ over N ranks, hence ``backward(sum · N / T, scale_wrt_gas=False)``.
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 import time
 from collections.abc import Iterator, Sequence
@@ -15,27 +16,28 @@ from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.checkpoint import final_weights as finished
-from pipeline.checkpoint import format as checkpoint
-from pipeline.checkpoint.mirror import newest_anywhere, open_upload
-from pipeline.checkpoint.saver import Retention, Saver
-from pipeline.ranks.collectives import all_reduce_sum, any_rank, gather_unique, host_group
-from pipeline.ranks.launch import say
+from pipeline.checkpoint.format import RunState, write_atomic
+from pipeline.ranks.collectives import any_rank, host_group
 from pipeline.ranks.stop import REQUEUE
 from pipeline.ranks.watchdog import OwnTime
 from pipeline.recipe.load import dump_recipe
-from pipeline.train.async_reads import GradientNorm, Taken
+from pipeline.train.async_reads import GradientNorm, HostCopy
+from pipeline.train.checkpoints import Checkpoints, RunCheckpoints
 from pipeline.train.engine import lr_at, set_lr
 from pipeline.train.gradients import module_norms
+from pipeline.train.loss_table import LossTable, nan_unless_finite
 from pipeline.train.monitors import Monitors
 from pipeline.train.run import Run, Step
 from pipeline.train.spikes import Health, save_batch, suspects
-from pipeline.train.train_log import Log, LossTable, Status, StepRecord, StepSize, finite, peak_gib, row
-from pipeline.train.validation import MODES, Validation, figures
+from pipeline.train.step_totals import OwnNumbers, StepTotals, step_totals
+from pipeline.train.train_log import Log, Status, StepRecord, finite, log_row
+from pipeline.train.validation import Validation, figures
 from shards.errors import TrainingError
 
 if TYPE_CHECKING:
     import torch
+
+logger = logging.getLogger(__name__)
 
 MOST_SUSPECTS = 16  # micro-batches of one step that are listed
 
@@ -43,22 +45,25 @@ MOST_SUSPECTS = 16  # micro-batches of one step that are listed
 class Trainer:
     """One stage, from a fresh engine or a checkpoint to weights and a ``done`` marker."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, checkpoints: RunCheckpoints | None = None) -> None:
+        """Resume from the newest checkpoint, if there is one. Collective.
+
+        Args:
+            checkpoints: where checkpoints are kept; None: in the recipe's output.
+        """
         self.run = run
         self.recipe, self.ranks, self.engine = run.recipe, run.ranks, run.engine
         self.settings = t = run.recipe.trainer
         self.output = Path(run.recipe.output)
-        self.table = LossTable(run.data.train_names, MODES)
+        self.table = LossTable(run.data.train_names)
         self.hosts = host_group(max(t.start_timeout_seconds, t.timeout_seconds) + 60)
-        self.upload = open_upload(t.upload, self.output)
-        keep = Retention(t.keep_last, t.keep_best, t.keep_every, t.best_by)
-        limit = t.start_timeout_seconds
-        self.saver = Saver(self._checkpoints, run.ranks, keep, t.save_in_background, self.upload, limit)
+        self.checkpoints = checkpoints or Checkpoints(run)
         self.norm, self.health = GradientNorm(run.engine), Health()
+        self.step, self.plan_state = 0, None  # type: int, dict[str, Any] | None
         self.validated: tuple[int, dict[str, float | None]] | None = None  # step and figures of the last validation
-        self.step, self.plan_state = self._resume()
+        self._resume()
         self.saved_at, self.finished = self.step, False
-        self.steps = self._steps()
+        self.steps = self.training_steps()
         self.validation = Validation(run)
         self.monitors = Monitors(run.recipe, run.ranks, self.step)
         self.clock = OwnTime(run.ranks)
@@ -68,15 +73,15 @@ class Trainer:
     # ------------------------------------------------------------------------------------------------------ the loop
 
     def train(self) -> int:
-        """Update until the stage ends or somebody asks to stop; returns the process's exit code."""
+        """Update until the stage ends or a stop is requested. Returns the process's exit code."""
         code = self._updates()
-        return code if self.saver.finish_copies(self.run.stop, self.run.watchdog.beat) else REQUEUE
+        return code if self.checkpoints.finish_uploads(self.run.stop, self.run.watchdog.beat) else REQUEUE
 
     def _updates(self) -> int:
         last = min(self.settings.max_steps, self.run.stop_after or self.settings.max_steps)
         stopped = any_rank(self.ranks, self.run.stop.is_set) or (self._validation_due() and self.validate())
         while self.step < last and not stopped:
-            batches, waited = self._next()
+            batches, waited = self.next_step()
             if batches is None:
                 return self._end_of_data()
             record, stopped = self.update(batches.micro_batches, waited)
@@ -87,70 +92,59 @@ class Trainer:
             due = self.step % self.settings.save_every == 0 or batches.state.get("epoch_ended")
             if stopped or self.step == last or due:
                 self.save()
-        self.saver.wait()
+        self.checkpoints.wait()
         if stopped or self.step < self.settings.max_steps:
-            say(self.ranks, f"stopped after step {self.step}; the same command goes on from there")
+            logger.info("stopped after step %d; run the same command again to continue from there", self.step)
             return REQUEUE if stopped else 0
         return self.finish()
 
     def update(self, batches: Sequence[Any], waited: float) -> tuple[StepRecord, bool]:
-        """One optimizer update from this rank's micro-batches of a global step; also whether any rank must stop."""
-        import torch
+        """One optimizer update from this rank's micro-batches of a global step; also whether any rank must stop.
 
+        Args:
+            waited: seconds that this rank waited for the micro-batches.
+        """
         began = time.perf_counter()
-        counts, size = self._count(batches, waited)
+        totals = self._totals(batches, waited)
         self.run.watchdog.beat(f"step {self.step + 1}")
-        total = sum(counts)
         lr = lr_at(self.step, self.recipe.optimizer, self.settings.max_steps)
         set_lr(self.engine, lr)
-        if not self.engine.module.training:  # it walks through every module, and only validation has changed it
-            self.engine.module.train()
-        losses: list[torch.Tensor] = []
-        for i, batch in enumerate(batches):
-            torch.manual_seed(self._seed(i))
-            loss = self._forward(batch)
-            losses.append(loss.detach())
-            scaled = loss * (self.ranks.world_size / max(1.0, total))
-            if i == len(batches) - 1:
-                row = Taken(self._loss_row(batches, losses))
-                scaled = scaled * (1 + 0 * row.tensor.sum()).to(scaled.dtype)  # NaN on any rank: all skip
-            self.engine.backward(scaled, scale_wrt_gas=False)
-            by_module = self._module_norms() if i == len(batches) - 1 else {}
-            self.engine.step()
+        losses, summed, by_module = self._forward_backward(batches, sum(totals.targets))
         applied = self.engine.was_step_applied()
         norm = self.norm.read() if applied else math.nan
-        sums = row.numbers()
-        mean = sum(sums) / max(1.0, total)
+        sums = summed.numbers()
+        mean = sum(sums) / max(1.0, sum(totals.targets))
         self._judge(mean, norm, applied, batches, losses)
         self.run.watchdog.beat("loading data", warm=True)
-        elapsed = time.perf_counter() - began + size.waited
+        elapsed = time.perf_counter() - began + totals.waited
         share = self.run.meter.share if self.run.meter else lambda *_: None
         record = StepRecord(
             step=self.step + 1,
             loss=mean,
             lr=lr,
             grad_norm=norm,
-            targets=int(total),
-            positions=int(size.positions),
-            audio_seconds=size.audio_seconds,
+            targets=int(sum(totals.targets)),
+            positions=int(totals.positions),
+            audio_seconds=totals.audio_seconds,
             seconds=elapsed,
-            wait_seconds=size.waited,
-            losses=self.table.means(sums, counts),
-            model_tflop=size.model_flops / 1e12,
-            mfu=share(size.model_flops, elapsed),
-            hfu=share(size.hardware_flops, elapsed),
-            peak_gib=size.peak_gib,
+            wait_seconds=totals.waited,
+            losses=self.table.means(sums, totals.targets),
+            model_tflop=totals.model_flops / 1e12,
+            mfu=share(totals.model_flops, elapsed),
+            hfu=share(totals.hardware_flops, elapsed),
+            peak_gib=totals.peak_gib,
             skipped=not applied,
             own_seconds=self.clock.laps,
-            save_seconds=self.saver.take_stalled(),
+            save_seconds=self.checkpoints.take_stalled(),
             module_norms=by_module,
         )
-        return record, size.stops > 0
+        return record, totals.stops > 0
 
     def validate(self, final: bool = False) -> bool:
-        """What the weights are worth now, into ``validation.jsonl``. Returns whether somebody asked to stop meanwhile.
+        """Validate the weights into ``validation.jsonl``. Returns whether a stop was requested meanwhile.
 
-        A stop gives it up: the batch system does not wait for long. The resumed run does it again.
+        A stop ends the validation without a result: the batch system does not wait for long. The resumed run repeats
+        it.
         """
         self.clock.forget()
         row = self.validation.run(self.step, final)
@@ -163,28 +157,25 @@ class Trainer:
         return False
 
     def log(self, record: StepRecord, figures: dict[str, Any]) -> None:
-        """One line in train.jsonl; every log_every steps a status line, and the rank that lags, if there is one."""
-        line = row(record) | {"data": figures}
+        """One line in train.jsonl; every log_every steps a status line, and a warning if one rank is slow."""
+        line = log_row(record) | {"data": figures}
         self._write("train", line)
         self.status.add(record)
         if self._logged(record.step):
-            say(self.ranks, self.status.line())
+            logger.info(self.status.line())
             self.monitors.train(line)
             if slow := self.clock.straggler():
-                say(self.ranks, f"WARNING {slow}")
+                self._warn(slow)
                 self._write("events", {"step": self.step, "event": "straggler", "what": slow})
 
     def save(self) -> None:
-        """A checkpoint of the state after the current step, unless there is one already."""
+        """Save a checkpoint of the state after the current step, unless there is one."""
         if self.saved_at == self.step:
             return
-        plan = dict(self.plan_state or {})
-        if "replaced" in plan:  # each rank knows what it replaced
-            plan["replaced"] = gather_unique(self.ranks, plan["replaced"])
-        state = checkpoint.RunState(
+        state = RunState(
             stage=self.recipe.stage,
             step=self.step,
-            plan=plan,
+            plan=self.run.data.merged_state(self.plan_state or {}),
             bases=self.run.bases,
             recipe=dump_recipe(self.recipe),
             health=self.health.state_dict(),
@@ -192,78 +183,77 @@ class Trainer:
         )
         self.clock.forget()
         self.run.watchdog.beat("saving")
-        self.saver.save(self.engine, state)
+        self.checkpoints.save(state)
         self.run.watchdog.beat("loading data")
         self.saved_at = self.step
 
     def finish(self) -> int:
-        """Validation, weights, and last of all the ``done`` marker. Exit code."""
+        """Validate, write the weights and the ``done`` marker. Returns the exit code."""
         if self.run.data.validation_names and self.validate(final=True):
             return REQUEUE
         self.run.watchdog.beat("writing the weights", warm=False)
-        path = self.output / "weights" / "model.safetensors"
-        digest = finished.save_weights(path, self.engine, self.ranks, self.run.source, self.run.bases)
-        if self.ranks.is_first:
-            done = {"stage": self.recipe.stage, "step": self.step, "weights_sha256": digest, "bases": self.run.bases}
-            finished.write_done(self.output, done)
+        path = self.checkpoints.write_final(self.recipe.stage, self.step)
         self.finished = True
-        say(self.ranks, f"stage {self.recipe.stage} is done: {path}")
+        logger.info("stage %d is done: %s", self.recipe.stage, path)
         return 0
+
+    def training_steps(self) -> Iterator[Step]:
+        """Global steps after the state that was resumed; with ``overfit_one_batch`` the first one for ever."""
+        steps = iter(self.run.data.train(None if self.settings.overfit_one_batch else self.plan_state))
+        return repeat(next(steps)) if self.settings.overfit_one_batch else steps
+
+    def next_step(self) -> tuple[Step | None, float]:
+        """This rank's part of the next global step, None at the end of the data; seconds that it was waited for."""
+        began = time.perf_counter()
+        return next(self.steps, None), time.perf_counter() - began
+
+    def forward(self, batch: Any) -> torch.Tensor:
+        """Sum of the token losses of one micro-batch."""
+        loss: torch.Tensor = self.engine(**batch.to(self.ranks.device, non_blocking=True).model_inputs()).loss
+        return loss
+
+    def module_norms(self) -> dict[str, float]:
+        """Gradient norms by module before clipping, in steps that are logged. Collective."""
+        wanted = self.settings.module_norms and self._logged(self.step + 1)
+        wanted = wanted and not self.engine.zero_round_robin_gradients()  # DeepSpeed mixes up whose gradient is whose
+        return module_norms(self.engine, self.ranks) if wanted else {}
 
     # ------------------------------------------------------------------------------------------------------- details
 
-    @property
-    def _checkpoints(self) -> Path:
-        return self.output / "checkpoints"
-
-    def _resume(self) -> tuple[int, dict[str, Any] | None]:
-        def warn(text: str) -> None:
-            say(self.ranks, f"WARNING {text}")
-
-        found = newest_anywhere(self._checkpoints, self.ranks, self.upload, warn)
-        if found is None:
-            return 0, None
-        state = checkpoint.load(found, self.engine, self.ranks, self.recipe, self.run.bases, warn)
+    def _resume(self) -> None:
+        state = self.checkpoints.resume()
+        if state is None:
+            return
+        self.step, self.plan_state = state.step, state.plan
         self.health = Health.from_state(state.health)
         if state.validation is not None:
             self.validated = state.step, state.validation
-        say(self.ranks, f"resumed from {found} (step {state.step})")
-        return state.step, state.plan
 
     def _end_of_data(self) -> int:
-        """Every dataset has gone through the epochs that its recipe gives it."""
-        say(self.ranks, f"the data have ended after step {self.step}, before trainer.max_steps: no dataset goes on")
+        """Finish early: every dataset has an ``epochs`` setting and has ended."""
+        logger.info("all datasets are exhausted after step %d, before trainer.max_steps", self.step)
         self.save()
-        self.saver.wait()
+        self.checkpoints.wait()
         return self.finish()
 
     def _open_output(self) -> dict[str, Log]:
-        """The run's folder with its resolved recipe and its logs."""
+        """Make the run's folder with its resolved recipe, and open its logs."""
         self.output.mkdir(parents=True, exist_ok=True)
-        checkpoint.write_atomic(self.output / "config.yaml", dump_recipe(self.recipe))
+        write_atomic(self.output / "config.yaml", dump_recipe(self.recipe))
         return {name: Log(self.output / f"{name}.jsonl", self.step) for name in ("train", "validation", "events")}
 
     def _logged(self, step: int) -> bool:
         """Whether a step gets a status line."""
         return step % self.settings.log_every == 0 or step == self.settings.max_steps
 
-    def _module_norms(self) -> dict[str, float]:
-        wanted = self.settings.module_norms and self._logged(self.step + 1)
-        wanted = wanted and not self.engine.zero_round_robin_gradients()  # DeepSpeed mixes up whose gradient is whose
-        return module_norms(self.engine, self.ranks) if wanted else {}
-
     def _write(self, log: str, line: dict[str, Any]) -> None:
         if self.ranks.is_first:
             self.logs[log].write(line)
 
-    def _steps(self) -> Iterator[Step]:
-        steps = iter(self.run.data.train(None if self.settings.overfit_one_batch else self.plan_state))
-        return repeat(next(steps)) if self.settings.overfit_one_batch else steps
-
-    def _next(self) -> tuple[Step | None, float]:
-        """This rank's part of the next global step, None where the data have ended, and how long it was waited for."""
-        began = time.perf_counter()
-        return next(self.steps, None), time.perf_counter() - began
+    def _warn(self, text: str) -> None:
+        """A warning that all ranks know of: once in the log."""
+        if self.ranks.is_first:
+            logger.warning(text)
 
     def _validation_due(self) -> bool:
         """Before the first step and every validate_every; the last one is :meth:`finish`'s."""
@@ -271,45 +261,58 @@ class Trainer:
         return due and bool(self.run.data.validation_names) and (self.validated or (-1,))[0] != self.step
 
     def _seed(self, i: int) -> int:
-        """For the dropout of this rank's i-th micro-batch of the step."""
+        """Dropout seed of this rank's i-th micro-batch of the step."""
         return dropout_seed(self.recipe.seed, self.step, i * self.ranks.world_size + self.ranks.rank)
 
-    def _forward(self, batch: Any) -> torch.Tensor:
-        """Sum of the token losses of one micro-batch."""
-        loss: torch.Tensor = self.engine(**batch.to(self.ranks.device, non_blocking=True).model_inputs()).loss
-        return loss
-
-    def _count(self, batches: Sequence[Any], waited: float) -> tuple[list[float], StepSize]:
-        """Target tokens per cell of the loss table and what else the whole step holds, over all ranks. One all-reduce.
+    def _totals(self, batches: Sequence[Any], waited: float) -> StepTotals:
+        """Totals of a global step over all ranks. Collective.
 
         Raises:
-            CheckpointError: a save in the background has failed.
+            CheckpointError: a save in the background has failed on some rank.
         """
-        counts = self.table.zeros()
-        for b in batches:
-            self.table.add(counts, b, b.num_targets)
-        operations = self.run.meter.step(batches) if self.run.meter else (0.0, 0.0)
-        size = [sum(b.num_positions for b in batches), sum(b.audio_seconds for b in batches), *operations]
-        added = [*counts, *size, float(self.run.stop.is_set), float(self.saver.failed)]
-        n, ranks = len(added), self.ranks.world_size
-        places = [0.0] * (3 * ranks)  # a place a rank, so that a sum tells the largest
-        places[self.ranks.rank :: ranks] = waited, peak_gib(), self.clock.lap()
-        everyone = all_reduce_sum(self.ranks, [*added, *places], self.hosts)
-        waits, peaks, own = (everyone[n + i * ranks :][:ranks] for i in range(3))
-        self.clock.start(own)
-        step_size = StepSize(*[*everyone[len(counts) : n], max(waits), max(peaks)])
-        if step_size.failed_saves:
-            self.saver.wait()  # raises what went wrong
-        return everyone[: len(counts)], step_size
+        own = OwnNumbers(self.run.stop.is_set, self.checkpoints.failed, waited, self.clock.lap())
+        targets = self.table.targets(batches)
+        totals = step_totals(self.ranks, self.hosts, targets, batches, self.run.meter, own)
+        self.clock.start(totals.own_seconds)
+        if totals.failed_saves:
+            self.checkpoints.wait()  # raises the error
+        return totals
 
-    def _loss_row(self, batches: Sequence[Any], losses: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Sums of token losses over all ranks, a cell of the loss table each; stays on the device."""
+    def _forward_backward(
+        self, batches: Sequence[Any], targets: float
+    ) -> tuple[list[torch.Tensor], HostCopy, dict[str, float]]:
+        """Accumulate the gradients of this rank's micro-batches and update the weights.
+
+        Args:
+            targets: target tokens of the global step.
+
+        Returns:
+            The loss of each micro-batch, the row of all ranks' losses, and gradient norms by module.
+        """
         import torch
 
-        row = torch.zeros(len(self.table.cells), dtype=torch.float64, device=self.ranks.device)
-        for batch, loss in zip(batches, losses, strict=True):
-            if batch.weight > 0:
-                row[self.table.place(batch)] += loss
+        if not self.engine.module.training:  # it walks through every module, and only validation has changed it
+            self.engine.module.train()
+        losses: list[torch.Tensor] = []
+        for i, batch in enumerate(batches):
+            torch.manual_seed(self._seed(i))
+            loss = self.forward(batch)
+            losses.append(loss.detach())
+            scaled = loss * (self.ranks.world_size / max(1.0, targets))
+            last = i == len(batches) - 1
+            if last:
+                summed = HostCopy(self._all_losses(batches, losses))
+                scaled = nan_unless_finite(scaled, summed.tensor)
+            self.engine.backward(scaled, scale_wrt_gas=False)
+            by_module = self.module_norms() if last else {}
+            self.engine.step()
+        return losses, summed, by_module
+
+    def _all_losses(self, batches: Sequence[Any], losses: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Sums of token losses over all ranks by cell of the loss table; stays on the device. Collective."""
+        import torch
+
+        row = self.table.losses(batches, losses, self.ranks.device)
         with self.clock.waiting():
             torch.distributed.all_reduce(row)
         return row
@@ -317,7 +320,7 @@ class Trainer:
     def _judge(
         self, loss: float, norm: float, applied: bool, batches: Sequence[Any], losses: Sequence[torch.Tensor]
     ) -> None:
-        """Count the step; report one that was skipped or leaps, and stop after too many skipped in a row."""
+        """Report a skipped step or a spike; raise after too many skipped steps in a row. Collective."""
         verdict = self.health.judge(loss, norm, applied)
         if verdict is None:
             return
@@ -327,7 +330,7 @@ class Trainer:
         self._write("events", {"step": step, "event": verdict, **numbers, "micro_batches": rows})
         worst = suspected[0] if suspected else None
         keys = f"; look at {', '.join(worst.keys[:10])} of rank {worst.rank}" if worst else ""
-        say(self.ranks, f"WARNING step {step}: {verdict}, loss {loss:.4g}, gradient norm {norm:.4g}{keys}")
+        self._warn(f"step {step}: {verdict}, loss {loss:.4g}, gradient norm {norm:.4g}{keys}")
         if self.settings.save_bad_batches:
             for s in suspected[: 1 if verdict == "spike" else MOST_SUSPECTS]:
                 if s.rank == self.ranks.rank:

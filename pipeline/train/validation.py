@@ -1,53 +1,54 @@
-"""What a run is worth on data that it does not learn from: losses, registration gain, a small decode.
+"""Held-out evaluation: losses, registration gain, and a decode of a few clips.
 
-Every rank does the same in every round, whatever it holds. The **registration gain** is the loss per target token with
-the registered voices exchanged among their names, minus the loss with the true ones: how much the model loses when the
-embeddings lie. At 0 it reads names, not voices.
+Every rank runs the same calls in every round, whatever data it has. The **registration gain** is the loss per target
+token with the registered voices exchanged among their names, minus the loss with the true ones: how much the model
+loses when the embeddings are wrong. At 0 it reads names, not voices.
 
-Losses are always computed. The decode costs more and is left out where validation would take more than its share of
-the run's time; both are reported.
+Losses are always computed. The decode costs more: it is skipped while validation would take more than its share of the
+run's time. Both are reported.
 """
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from pipeline.ranks.collectives import all_reduce_sum, any_rank
-from pipeline.ranks.launch import say
 from pipeline.stages import stage_of
-from pipeline.train.train_log import LossTable
-from pipeline.train.validation_decode import RATES, SmallDecode
+from pipeline.train.loss_table import LossTable
+from pipeline.train.validation_decode import RATES, ValidationDecode
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from pipeline.train.run import Run
 
-MODES = ("asr", "no", "match", "over")
+
+logger = logging.getLogger(__name__)
 
 
 class Validation:
-    """The validations of one stage's run."""
+    """The validations of one run."""
 
     def __init__(self, run: Run) -> None:
         recipe = run.recipe
         self._settings, self._ranks, self._engine, self._data = recipe.trainer, run.ranks, run.engine, run.data
         self._stop, self._beat = run.stop, run.watchdog.beat
         self._gain = stage_of(recipe.stage).registration
-        self._decode: SmallDecode | None = None
+        self._decode: ValidationDecode | None = None
         if recipe.trainer.decode_clips and run.data.validation_names:
             sets, tokenizer = run.data.validation_sets, run.data.tokenizer
-            self._decode = SmallDecode(recipe, run.ranks, run.engine, sets, tokenizer)
+            self._decode = ValidationDecode(recipe, run.ranks, run.engine, sets, tokenizer)
         self._began = time.perf_counter()
         self._spent = self._decode_cost = 0.0
 
     def run(self, step: int, final: bool = False) -> dict[str, Any] | None:
-        """One row of ``validation.jsonl``; None where somebody asked to stop meanwhile: it is given up then.
+        """One row of ``validation.jsonl``; None if a stop was requested meanwhile. Collective.
 
         Args:
-            final: the stage ends here; the decode is not left out.
+            final: the stage ends here; the decode is not skipped.
         """
         began = time.perf_counter()
         self._engine.module.eval()
@@ -69,22 +70,22 @@ class Validation:
         row["seconds"] = round(time.perf_counter() - began, 3)
         row["decode_seconds"] = round(time.perf_counter() - losses_done, 3)
         row["share"] = round(self._spent / (time.perf_counter() - self._began), 4)
-        self._tell(row)
+        self._log(row)
         return row
 
     def _losses(self, step: int) -> dict[str, Any] | None:
         """Losses per dataset and mode, and the gain."""
         import torch
 
-        table = LossTable(self._data.validation_names, MODES)
+        table = LossTable(self._data.validation_names)
         sums, counts = table.zeros(), table.zeros()
         gains, replaced = [0.0] * 4, 0
         with torch.no_grad():
-            for batches, others in self._data.validation():
-                replaced += others
+            for batches, bad in self._data.validation():
+                replaced += bad
                 for batch in batches:
                     self._beat("validation")
-                    true = self._token_losses(batch)
+                    true = self.token_losses(batch)
                     table.add(sums, batch, float(true.sum()))
                     table.add(counts, batch, batch.num_targets)
                     if self._gain:
@@ -103,22 +104,22 @@ class Validation:
             row["registration_gain"] = {"names": names, "all": gains[0] / gains[2], "targets": int(gains[2])}
         return row
 
-    def _token_losses(self, batch: Any) -> Tensor:
-        """(T,) fp64 on the host; nothing of an empty micro-batch."""
+    def token_losses(self, batch: Any) -> Tensor:
+        """(T,) float64 on the host; zeros for an empty micro-batch."""
         losses: Tensor = self._engine(**batch.to(self._ranks.device).model_inputs(), each_token=True).token_losses
         return losses.double().cpu() * batch.weight
 
     def _gains(self, batch: Any, true: Tensor) -> Sequence[float]:
-        """Differences of loss of all targets that can tell, and of those in labels; how many these are."""
-        exchanged, telling = batch.exchanged()
-        difference = self._token_losses(exchanged) - true
-        in_labels = telling & batch.labels
+        """Sums of loss differences over targets that the exchange affects, and over those in labels; their numbers."""
+        exchanged, affected = batch.exchanged()
+        difference = self.token_losses(exchanged) - true
+        in_labels = affected & batch.labels
         weight = float(batch.weight > 0)
-        chosen = [float(difference[telling].sum()), float(difference[in_labels].sum())]
-        return [weight * v for v in (*chosen, float(telling.sum()), float(in_labels.sum()))]
+        chosen = [float(difference[affected].sum()), float(difference[in_labels].sum())]
+        return [weight * v for v in (*chosen, float(affected.sum()), float(in_labels.sum()))]
 
     def _affordable(self, losses: float) -> bool:
-        """Whether the decode fits its share of the time so far; the first rank's clock decides."""
+        """Whether the decode fits its share of the time so far, by the first rank's clock. Collective."""
         elapsed = time.perf_counter() - self._began
         share = self._settings.validation_share
         fits = share == 1 or self._spent + losses + self._decode_cost <= share * elapsed
@@ -129,8 +130,8 @@ class Validation:
         share = 100 * self._settings.validation_share
         return f"validation may take {share:g} % of the time (trainer.validation_share); {cost}"
 
-    def _tell(self, row: dict[str, Any]) -> None:
-        """The line on the terminal, and a warning where losses alone take more than the share."""
+    def _log(self, row: dict[str, Any]) -> None:
+        """Log a line, and a warning if the losses alone take more than the share."""
         parts = [f"validation at step {row['step']}: loss {row['loss']:.4f}"]
         parts += [f"{name} {value:.4f}" for name, value in row["losses"].items()]
         if gain := row.get("registration_gain"):
@@ -141,20 +142,21 @@ class Validation:
             parts.append(f"{mode}: {' '.join(figures)}")
         parts += [f"no decode: {row['decode_left_out']}"] if "decode_left_out" in row else []
         if n := row.get("replaced"):
-            parts.append(f"{n} samples replaced: these losses are not quite of the same data")
+            parts.append(f"{n} samples replaced: losses of slightly different data")
         parts.append(f"{row['seconds']:.1f} s, {100 * row['share']:.1f} % of the time")
-        say(self._ranks, "  ".join(parts))
+        logger.info("  ".join(parts))
         losses = row["seconds"] - row["decode_seconds"]
-        if row["step"] and row["share"] > self._settings.validation_share and losses > row["decode_seconds"]:
-            say(
-                self._ranks,
-                f"WARNING validation takes {100 * row['share']:.1f} % of the time, more than "
-                f"trainer.validation_share {100 * self._settings.validation_share:g} %: raise trainer.validate_every "
-                "or lower trainer.validation_batches",
+        too_much = row["step"] and row["share"] > self._settings.validation_share and losses > row["decode_seconds"]
+        if too_much and self._ranks.is_first:
+            logger.warning(
+                "validation takes %.1f %% of the time, more than trainer.validation_share %g %%: raise "
+                "trainer.validate_every or lower trainer.validation_batches",
+                100 * row["share"],
+                100 * self._settings.validation_share,
             )
 
 
 def figures(row: dict[str, Any]) -> dict[str, float | None]:
-    """What checkpoints may be compared by: the loss, and where clips were decoded the rates over all modes."""
+    """Figures by which checkpoints may be compared: the loss, and rates over all modes where clips were decoded."""
     rates = (row["scores"] or {}).get("all", {})
     return {"loss": row["loss"], **{rate: rates.get(rate) for rate in RATES}}

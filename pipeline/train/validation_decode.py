@@ -1,19 +1,20 @@
-"""A fixed set of clips, decoded and scored in the middle of training.
+"""Decode and score a fixed set of clips during training.
 
-Clips, names and distractors are those of ``speakerlm-decode``: a function of seed and key. Where the model is in ZeRO-3
-partitions there are two ways:
+Clips, names and distractors are those of ``speakerlm-decode``: a function of seed and key. If ZeRO-3 partitions the
+model, there are two ways:
 
-- **local**: the weights are gathered once, each rank decodes its batches with a whole copy and waits for nobody. Every
-  card must hold the copy beside what training keeps there.
-- **together**: the partitioned model generates; each token is a collective of all ranks, which go on until the last of
-  them has finished. Slow, but it needs no memory. A rank without a batch answers a stand-in question.
+- **local**: the weights are gathered once, and each rank decodes its batches with a whole copy without waiting for
+  other ranks. Every card must hold the copy in addition to the training state.
+- **together**: the partitioned model generates; each token is a collective of all ranks, until the last of them has
+  finished. Slow, but it needs no memory. A rank without a batch decodes a stand-in prompt.
 
-With ZeRO-2 or less every rank has the whole model anyway.
+With ZeRO-2 or less every rank has the whole model.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -27,7 +28,7 @@ from pipeline.checkpoint.training_state import is_partitioned, parameter_numel
 from pipeline.data.keyed_random import keyed_uniform
 from pipeline.decode.test_set import DecodeItem, DecodeJob, answered, clips_of, default_modes, jobs_of, prompt_of
 from pipeline.ranks.collectives import all_gather_or_raise, any_rank
-from pipeline.ranks.launch import Ranks, say
+from pipeline.ranks.launch import Ranks
 from pipeline.recipe.schema import Recipe
 from shards.errors import DataError, StorageError
 
@@ -35,21 +36,23 @@ if TYPE_CHECKING:
     from pipeline.prompts import Prompt, PromptTokenizer
     from shards.dataset.dataset import Dataset
 
+logger = logging.getLogger(__name__)
+
 RATES = ("cer", "cpcer", "sacer")
-SPARE = 1.3  # a local decode wants so many times the size of the weights: caches of keys and values, activations
+SPARE = 1.3  # memory for a local decode, times the size of the weights: key-value caches, activations
 GATHERED = 64  # parameters that are whole at the same time while the copy is made
 
 
 @dataclass(frozen=True)
-class Question:
-    """A clip in a mode."""
+class DecodeTask:
+    """A clip and the mode to decode it in."""
 
     dataset: int
     job: DecodeJob
     clip: DecodeItem
 
 
-class SmallDecode:
+class ValidationDecode:
     """Decodes and scores the same clips each time."""
 
     def __init__(
@@ -58,12 +61,12 @@ class SmallDecode:
         self._recipe, self._ranks, self._engine = recipe, ranks, engine
         self._datasets, self._tokenizer = datasets, tokenizer
         self._folder = Path(recipe.output) / "decoded"
-        self._batches = batches_of(questions(recipe, datasets), recipe.trainer.decode_batch)
+        self._batches = batches_of(decode_tasks(recipe, datasets), recipe.trainer.decode_batch)
 
     def run(self, step: int, stop: Callable[[], bool], beat: Callable[[str], None]) -> dict[str, Any] | None:
-        """Rates by mode, and over ``all`` of them; None where somebody asked to stop. Collective.
+        """Rates by mode, and over ``all`` of them; None if a stop was requested. Collective.
 
-        What was said goes to ``OUTPUT/decoded/step-…/MODE.jsonl``, which ``speakerlm-score`` reads.
+        Transcripts are written to ``OUTPUT/decoded/step-…/MODE.jsonl``, which ``speakerlm-score`` reads.
         """
         rows: list[dict[str, Any]] = []
         faults: list[str] = []
@@ -71,7 +74,7 @@ class SmallDecode:
         began = time.perf_counter()
 
         def interrupt() -> bool:
-            beat("the small decode")
+            beat("validation decode")
             return stop()
 
         with self._model() as (model, synced):
@@ -82,19 +85,19 @@ class SmallDecode:
                     return None
         everyone = all_gather_or_raise(self._ranks, lambda: (rows, faults))
         rows = sorted((r for part, _ in everyone for r in part), key=lambda r: (r["mode"], r["key"]))
-        left_out = [f for _, part in everyone for f in part]
-        if left_out:
-            say(self._ranks, f"WARNING the small decode left out {len(left_out)} clips, first: {left_out[0]}")
+        skipped = [f for _, part in everyone for f in part]
+        if skipped and self._ranks.is_first:
+            logger.warning("validation decode skipped %d clips, first: %s", len(skipped), skipped[0])
         all_gather_or_raise(self._ranks, lambda: self._write(step, rows) if self._ranks.is_first else None)
         scores = rates(rows, self._recipe.trainer.decode_normaliser)
         way = "together" if synced else "local"
-        say(self._ranks, f"decoded {len(rows)} answers ({way}) in {time.perf_counter() - began:.1f} s")
+        logger.info("decoded %d answers (%s) in %.1f s", len(rows), way, time.perf_counter() - began)
         return scores
 
     def _answer(
-        self, model: Any, batch: Sequence[Question], synced: bool, faults: list[str], interrupt: Callable[[], bool]
+        self, model: Any, batch: Sequence[DecodeTask], synced: bool, faults: list[str], interrupt: Callable[[], bool]
     ) -> list[dict[str, Any]]:
-        """Decode one batch; what cannot be read is left out. Where ranks go together, something is always decoded."""
+        """Decode one batch, without clips that cannot be read. Ranks that decode together always decode something."""
         from pipeline.decode.ask import Guards, ask
 
         asked = []
@@ -114,7 +117,7 @@ class SmallDecode:
 
     @contextmanager
     def _model(self) -> Iterator[tuple[Any, bool]]:
-        """What to ask, and whether all ranks must ask together. Collective."""
+        """The model to decode with, and whether all ranks must decode together. Collective."""
         model = self._engine.module
         if not any(is_partitioned(p) for p in model.parameters()):
             yield model, False
@@ -147,24 +150,22 @@ class SmallDecode:
 SEED = 1  # of names and distractors, as speakerlm-decode's
 
 
-def questions(recipe: Recipe, datasets: Sequence[Dataset]) -> list[Question]:
+def decode_tasks(recipe: Recipe, datasets: Sequence[Dataset]) -> list[DecodeTask]:
     """``decode_clips`` clips with speech, spread over the datasets, each in every mode of the stage."""
-    wanted, jobs = (
-        recipe.trainer.decode_clips,
-        jobs_of(default_modes(recipe.stage), f"1-{recipe.data.registration.max_distractors}"),
-    )
+    wanted = recipe.trainer.decode_clips
+    jobs = jobs_of(default_modes(recipe.stage), f"1-{recipe.data.registration.max_distractors}")
     chosen = []
     for number, dataset in enumerate(datasets):
         share = wanted // len(datasets) + (number < wanted % len(datasets))
         clips = sorted(_with_speech(dataset), key=lambda c: keyed_uniform("small decode", c.key))
-        chosen += [Question(number, job, clip) for clip in clips[:share] for job in jobs]
+        chosen += [DecodeTask(number, job, clip) for clip in clips[:share] for job in jobs]
     return chosen
 
 
-def batches_of(asked: Sequence[Question], size: int) -> list[list[Question]]:
-    """Batches of one mode, the longest clips first, so that ranks that go together have about the same to do."""
+def batches_of(asked: Sequence[DecodeTask], size: int) -> list[list[DecodeTask]]:
+    """Batches of one mode each, the longest clips first, so that ranks that decode together have similar work."""
     ordered = sorted(asked, key=lambda q: (q.job.name, -q.clip.samples, q.dataset, q.clip.key))
-    batches: list[list[Question]] = []
+    batches: list[list[DecodeTask]] = []
     for q in ordered:
         if not batches or len(batches[-1]) == size or batches[-1][0].job != q.job:
             batches.append([])
@@ -191,9 +192,9 @@ def rates(rows: Sequence[dict[str, Any]], normaliser: str) -> dict[str, Any]:
 
 
 def whole_copy(model: Any) -> Any:
-    """A ZeRO-3 model with whole weights of its own, that no hook of DeepSpeed touches. Collective.
+    """Copy a ZeRO-3 model with whole weights, without DeepSpeed's hooks. Collective.
 
-    Only :data:`GATHERED` parameters are whole twice at a time.
+    At most :data:`GATHERED` parameters are gathered at a time.
     """
     import deepspeed
     import torch
@@ -219,13 +220,13 @@ def whole_copy(model: Any) -> Any:
 
 
 def _with_speech(dataset: Dataset) -> list[DecodeItem]:
-    """Clips in which somebody speaks: only they have a reference."""
+    """Clips with speech: only they have a reference."""
     speaking = [dataset.index(shard).column("speakers").to_pylist() for shard in range(len(dataset.shards))]
     return [c for c in clips_of(dataset) if speaking[c.shard][c.row]]
 
 
 def _stand_in() -> Prompt:
-    """What a rank without a batch asks: half a second of silence."""
+    """Prompt of a rank without a batch: half a second of silence."""
     import numpy as np
 
     from pipeline.prompts import Mode, Prompt, prompt_pieces
@@ -235,7 +236,7 @@ def _stand_in() -> Prompt:
 
 
 def _free(ranks: Ranks) -> float:
-    """Bytes that a copy may take here: of the card, what torch holds and does not use counts as free."""
+    """Bytes free for a copy here; of a card, memory that torch has reserved and does not use counts as free."""
     if ranks.device.type == "cpu":
         return float(free_memory())
     import torch

@@ -44,7 +44,7 @@ def _copy_slowly(folder: str, there: str, seconds: float, stop: bool = False) ->
             yield step
 
     ToyData.train = stopped  # type: ignore[method-assign, assignment]
-    trainer.steps = trainer._steps()
+    trainer.steps = trainer.training_steps()
     code = trainer.train()
     if stop:
         os._exit(code)  # as run_stage does: the thread is still at it

@@ -240,8 +240,8 @@ def _decode_the_batch(parts: str, output: str) -> None:
     model, tokenizer, recipe = load_finished_run(Path(output) / "stage4")
     ranks = init_distributed(60)
     data = FixedModes(recipe, ranks, tokenizer, tuple(Mode)[1:], n_ov=2)
-    plan = data._plan(data._train, recipe.data.train, data._settings())
-    reader = SampleReader(data._train, tokenizer, recipe.model.projector.stride, recipe.model.speaker_dim)
+    plan = data.training_plan()
+    reader = SampleReader(data.train_sets, tokenizer, recipe.model.projector.stride, recipe.model.speaker_dim)
     for batch in next(iter(plan)).micro_batches:
         loaded = [reader.load(p) for p in batch.samples]
         answers = model.generate_text([x.prompt() for x in loaded], tokenizer, max_new_tokens=200)

@@ -116,8 +116,8 @@ def test_finished_stages_are_passed_over(folder: Path) -> None:
     before = (folder / "runs" / "stage2" / "done").stat().st_mtime_ns
     parts = str(folder / "parts")
     (output,) = run_distributed(_chain, 1, parts=parts, runs=str(folder / "runs"), stages=(1, 2))
-    assert "stage1 is done already" in output
-    assert "stage2 is done already" in output
+    assert "stage1 is already done" in output
+    assert "stage2 is already done" in output
     assert (folder / "runs" / "stage2" / "done").stat().st_mtime_ns == before
 
 

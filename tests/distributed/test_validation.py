@@ -113,10 +113,10 @@ def _train_and_stop(parts: str, output: str, how: str, stop: bool) -> int:
     """On rank 1 a stop request comes while it decodes for the second time."""
     from pipeline.ranks.stop import StopRequest
     from pipeline.train.run_stage import run_stage
-    from pipeline.train.validation_decode import SmallDecode
+    from pipeline.train.validation_decode import ValidationDecode
 
     calls: list[int] = []
-    real = SmallDecode._answer
+    real = ValidationDecode._answer
 
     def answer(self: Any, *arguments: Any) -> Any:
         calls.append(1)
@@ -124,7 +124,7 @@ def _train_and_stop(parts: str, output: str, how: str, stop: bool) -> int:
             request.signal = 15
         return real(self, *arguments)
 
-    SmallDecode._answer = answer  # type: ignore[method-assign]
+    ValidationDecode._answer = answer  # type: ignore[method-assign]
     install = StopRequest.install
 
     def remembered(self: StopRequest) -> StopRequest:
@@ -161,4 +161,4 @@ def test_a_log_for_each_rank(folder: Path, tmp_path: Path) -> None:
     run_distributed(_train, 1, 120, **arguments)
     again = (tmp_path / "logged" / "logs" / "rank-0000.log").read_text()
     assert again.startswith(logs[0])
-    assert "is done already" in again[len(logs[0]) :]
+    assert "is already done" in again[len(logs[0]) :]

@@ -54,7 +54,7 @@ def same_as(here, dataset, tokenizer, workers=2) -> None:
     assert sum(len(b.keys) for s in steps for b in s.micro_batches) == SAMPLES
     for a, b in zip(here, steps, strict=True):
         assert (a.step, a.state) == (b.step, b.state)
-        assert b.stats.replaced == ()
+        assert b.replaced == ()
         for x, y in zip(a.micro_batches, b.micro_batches, strict=True):
             for name, value in vars(x).items():
                 other = getattr(y, name)

@@ -121,7 +121,10 @@ def _rank(
     os.environ.update({**CPU, **place, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port})
     os.chdir(ROOT)
     try:
-        code = fn(**arguments)
+        from pipeline.ranks.rank_log import log_records_of
+
+        with log_records_of(rank):
+            code = fn(**arguments)
     except BaseException:  # noqa: BLE001 - the process ends here
         import traceback
 

@@ -91,7 +91,7 @@ def install(trouble: Trouble, trainer: Any) -> None:
         "sleep": lambda: _before(trainer, "_forward", here.now, _sleep_here),
         "lag": lambda: _before(trainer, "_forward", lambda: True, lambda: time.sleep(0.5)),
         "stop": lambda: _before(trainer, "_forward", here.now, _stop),
-        "stop in validation": lambda: _before(trainer.validation, "_token_losses", validating, _stop),
+        "stop in validation": lambda: _before(trainer.validation, "token_losses", validating, _stop),
         "stop at start": _stop,
         "stop, and again in the save": stop_twice,
         "full disk": _fill_disk,
@@ -193,13 +193,13 @@ def _kill_in_save(point: str, step: int) -> None:
 
 def _spoil(trainer: Any, when: Callable[[], bool], how: Callable[[Any], Any]) -> None:
     """Change the losses of this rank in training."""
-    real = trainer._forward
+    real = trainer.forward
 
     def forward(batch: Any) -> Any:
         loss = real(batch)
         return how(loss) if when() and trainer.engine.module.training else loss
 
-    trainer._forward = forward
+    trainer.forward = forward
 
 
 # ------------------------------------------------------------------------------------------------------- what is left

@@ -140,6 +140,9 @@ class ToyData:
             yield ToyStep(self._mine(step), {"next": step + 1})
             step += 1
 
+    def merged_state(self, state: dict[str, Any]) -> dict[str, Any]:
+        return state
+
     def validation(self) -> Iterator[tuple[list[ToyBatch], int]]:
         yield self._mine(999), 0
 

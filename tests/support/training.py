@@ -45,5 +45,5 @@ class FixedModes(StageData):
         self._modes, self._n_ov = tuple(modes), n_ov
         super().__init__(recipe, ranks, tokenizer)
 
-    def _settings(self) -> Any:
-        return replace(super()._settings(), modes=self._modes, n_ov=self._n_ov)
+    def plan_settings(self) -> Any:
+        return replace(super().plan_settings(), modes=self._modes, n_ov=self._n_ov)

@@ -94,8 +94,8 @@ def test_vectors_stand_in_prompt_order_and_belong_to_their_names(dataset, tokeni
             if name in named:
                 expected = item.sample.embeddings[item.sample.speakers.index(named[name])]
             else:
-                expected = dataset.speakers.vectors[source[2]]
-                assert dataset.speakers.ids[source[2]] not in item.sample.speakers
+                expected = dataset.speakers.vectors[source.row]
+                assert dataset.speakers.ids[source.row] not in item.sample.speakers
             assert np.array_equal(vector, expected.astype(np.float32))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pipeline.data.index_rows import Selection, read_exclude_list
+from pipeline.data.registration import BankVector
 from pipeline.recipe.schema import DatasetConfig
 from shards.errors import PlanError
 from tests.support.planning import make_plan, make_source, samples_of
@@ -72,7 +73,7 @@ def test_an_excluded_speaker_is_nobody_s_distractor(tmp_path):
     source = make_source(300)
     row = source.bank.ids.index("made:S2")
     plan = make_plan(source, shares=[DatasetConfig(path="made", exclude=str(listed))])
-    drawn = [s[2] for p in samples_of(list(plan)) for s in p.sources if s[0] == "bank"]
+    drawn = [s.row for p in samples_of(list(plan)) for s in p.sources if isinstance(s, BankVector)]
     assert drawn
     assert row not in drawn
 

@@ -18,7 +18,7 @@ import soundfile
 
 from pipeline.data.loader import Loader, SampleReader
 from pipeline.prompts import Mode, PromptTokenizer
-from pipeline.train.stage_data import told
+from pipeline.train.stage_data import with_warnings
 from shards.dataset.dataset import Dataset, open_dataset
 from shards.dataset.index import index_from_bytes, index_to_bytes
 from shards.dataset.reader import read_sample
@@ -65,7 +65,7 @@ def nothing_is_lost(dataset: Dataset, tokenizer, bad: set[str], modes=None, **ho
     planned = [b for s in packed_plan([dataset], tokenizer, modes=modes) for b in s.micro_batches if b]
     steps = epoch(dataset, tokenizer, modes=modes, **how)
     loaded = [b for s in steps for b in s.micro_batches][: len(planned)]
-    faults = [f for s in steps for f in s.stats.replaced]
+    faults = [f for s in steps for f in s.replaced]
     assert sorted(p.key for b in planned for p in b.samples) == sorted(keys(range(3)))
     assert {f.key for f in faults} == bad
     replaced = 0
@@ -98,14 +98,14 @@ def test_a_tar_that_is_cut_or_flipped(dataset, tokenizer, how, lost, workers):
         assert any(key in reason for key in bad)
 
 
-def test_a_replaced_sample_is_told(dataset, tokenizer, capsys):
+def test_a_replaced_sample_is_warned_about(dataset, tokenizer, caplog):
     packed_plan([dataset], tokenizer)
     Damage(dataset, 1, 2).flip_payload_byte()
     plan = packed_plan([dataset], tokenizer)
-    steps = list(told(iter(Loader(plan, SampleReader([dataset], tokenizer, 2, 192)))))
-    (fault,) = {f for s in steps for f in s.stats.replaced}
-    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("WARNING")]
-    assert len(lines) == sum(len(s.stats.replaced) for s in steps)
+    steps = list(with_warnings(iter(Loader(plan, SampleReader([dataset], tokenizer, 2, 192)))))
+    (fault,) = {f for s in steps for f in s.replaced}
+    lines = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    assert len(lines) == sum(len(s.replaced) for s in steps)
     assert f"{BAD} of synthetic replaced: {fault.reason}" in lines[0]
     assert len(steps) == len(epoch(dataset, tokenizer))
 
@@ -221,5 +221,5 @@ def test_100_bad_in_a_row_do_not(tmp_path, tokenizer):
     assert count == 24
     path = dataset.storage.local_path(dataset.shards[0].tar)
     path.write_bytes(bytes(path.stat().st_size))
-    faults = [f for s in epoch(dataset, tokenizer) for f in s.stats.replaced]
+    faults = [f for s in epoch(dataset, tokenizer) for f in s.replaced]
     assert {f.key for f in faults} == {f"synthetic-{i:05d}" for i in range(8)}

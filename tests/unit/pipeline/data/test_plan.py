@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.data.planned import PlanSettings
+from pipeline.data.registration import BankVector, ClipVector
 from pipeline.prompts import Mode
 from pipeline.recipe.schema import AugmentConfig, DatasetConfig, PhaseConfig, RegistrationConfig
 from shards.errors import PlanError
@@ -96,14 +97,14 @@ def test_over_draws_up_to_the_maximum_and_registers_the_clip_with_people_who_are
     extra = Counter()
     for p in samples_of(list(make_plan(source, data=data))):
         speakers = rows[p.key].speakers
-        bank = [s for s in p.sources if s[0] == "bank"]
+        bank = [s for s in p.sources if isinstance(s, BankVector)]
         assert len(set(p.names)) == len(p.names) == len(p.sources)
-        assert not {ids[s[2]] for s in bank} & set(speakers)
+        assert not {ids[s.row] for s in bank} & set(speakers)
         if p.mode is Mode.NO:
             assert p.sources == ()
             continue
-        assert {s[1] for s in p.sources if s[0] == "clip"} == set(range(len(speakers)))
-        named = {speakers[s[1]]: n for s, n in zip(p.sources, p.names, strict=True) if s[0] == "clip"}
+        assert {s.speaker for s in p.sources if isinstance(s, ClipVector)} == set(range(len(speakers)))
+        named = {speakers[s.speaker]: n for s, n in zip(p.sources, p.names, strict=True) if isinstance(s, ClipVector)}
         assert named == p.target_names
         extra[p.mode, len(bank)] += 1
     assert {n for m, n in extra if m is Mode.MATCH} == {0}

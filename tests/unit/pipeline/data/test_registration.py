@@ -11,7 +11,7 @@ import pytest
 from pipeline.data.index_rows import IndexRow
 from pipeline.data.keyed_random import keyed_rng, keyed_seed, keyed_uniform
 from pipeline.data.names import POOLS, corpus_names, pool_names
-from pipeline.data.registration import draw_mode, draw_registration
+from pipeline.data.registration import BankVector, draw_mode, draw_registration
 from pipeline.evaluation.parse import parse
 from pipeline.prompts import Mode
 from pipeline.recipe.schema import ModeShares, RegistrationConfig
@@ -76,7 +76,7 @@ def test_a_fixed_number_of_distractors_is_kept_and_banned_rows_are_not_drawn():
     bank = FakeBank([f"c:S{i}" for i in range(40)])
     for i in range(50):
         drawn = draw_registration(ROW, Mode.OVER, RegistrationConfig(), bank, 0, (1, i), n_ov=30, banned={3, 4})
-        rows = {s[2] for s in drawn.sources if s[0] == "bank"}
+        rows = {s.row for s in drawn.sources if isinstance(s, BankVector)}
         assert len(rows) == 30
         assert not rows & {3, 4}
 
@@ -97,7 +97,7 @@ def test_distractors_of_a_real_bank_are_of_other_sessions(tmp_path):
     for i, entry in enumerate(dataset.index(0).to_pylist()):
         row = IndexRow(entry["key"], 0, i, entry["session"], entry["num_samples"], tuple(entry["speakers"]), (), 0, 0)
         drawn = draw_registration(row, Mode.OVER, RegistrationConfig(), bank, 0, (1, i))
-        extra = [s[2] for s in drawn.sources if s[0] == "bank"]
+        extra = [s.row for s in drawn.sources if isinstance(s, BankVector)]
         assert not {bank.ids[r] for r in extra} & set(row.speakers)
         assert not any(row.session in bank.sessions[r] for r in extra)
 

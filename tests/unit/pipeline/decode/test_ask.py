@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.decode.ask import Guards, LoopStoppingCriteria, ask, choose_device, peak_bytes
+from pipeline.cards import peak_bytes
+from pipeline.decode.ask import Guards, LoopStoppingCriteria, ask, choose_device
 from pipeline.prompts import Mode, Prompt, prompt_pieces
 from shards.errors import ConfigError
 

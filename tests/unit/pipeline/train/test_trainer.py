@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from pipeline.train.trainer import MODES, dropout_seed
+from pipeline.train.trainer import dropout_seed
 
 
 def test_dropout_seeds_differ_by_every_part_of_their_key() -> None:
@@ -8,9 +8,3 @@ def test_dropout_seeds_differ_by_every_part_of_their_key() -> None:
     assert len(seeds) == 2 * 50 * 8
     assert all(0 <= s < 2**63 for s in seeds)
     assert dropout_seed(1, 23, 4) != dropout_seed(1, 2, 34)
-
-
-def test_modes_are_those_of_the_prompts() -> None:
-    from pipeline.prompts import Mode
-
-    assert tuple(map(str, Mode)) == MODES

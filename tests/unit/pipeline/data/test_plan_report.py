@@ -3,53 +3,70 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from itertools import islice
-from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
-import pipeline.data.report
-from pipeline.data.report import SPEAKERLM_7B, distinct_sessions, estimated_flops, open_plan, plan_report
+from pipeline.data.plan_report import distinct_sessions, flops_of, plan_report, positions_of, report
+from pipeline.flops import Meter, Sizes
 from pipeline.prompts import PromptTokenizer
-from pipeline.recipe.load import load_recipe
 from pipeline.recipe.schema import RegistrationConfig
 from shards.cli import main as shards
 from shards.dataset.dataset import open_dataset
 from shards.manifests.manifest import Recording, write_manifest
 from shards.sample import SAMPLE_RATE, Segment
-from tests.support.datasets import make_dataset
 from tests.support.manifests import tone
 from tests.support.planning import make_data, make_plan, make_source, packed_plan, samples_of
 from tests.support.tiny import TEXTS, make_tokenizer
 
+SIZES = Sizes(
+    llm=6_500_000, head=540_000, lora=40_000, encoder=220_000, projector=6_000, convolution=3_000, speaker=700,
+    llm_layers=28, llm_width=35, encoder_layers=70, encoder_width=5, projector_layers=2,
+)  # fmt: skip
+
 
 def test_figures_are_those_of_the_steps():
     steps = list(islice(make_plan(make_source(200)), 5))
-    report = plan_report(make_plan(make_source(200)), 5)
+    figures = plan_report(make_plan(make_source(200)), 5)
     planned = samples_of(steps)
-    assert (report.steps, report.micro_batches, report.samples) == (5, 20, len(planned))
-    assert report.fill == pytest.approx(sum(p.positions for p in planned) / (20 * 900))
-    assert report.audio_hours == pytest.approx(sum(p.num_samples for p in planned) / 16_000 / 3600)
-    assert sum(report.modes.values()) == len(planned)
+    assert (figures.steps, figures.micro_batches, figures.samples) == (5, 20, len(planned))
+    assert figures.fill == pytest.approx(sum(p.positions for p in planned) / (20 * 900))
+    assert figures.audio_hours == pytest.approx(sum(p.num_samples for p in planned) / 16_000 / 3600)
+    assert sum(figures.modes.values()) == len(planned)
     padded = [len(b.samples) * max(p.frames for p in b.samples) for s in steps for b in s.micro_batches]
-    assert report.padding == pytest.approx(1 - sum(p.frames for p in planned) / sum(padded))
-    assert f"{report.samples} samples" in str(report)
+    assert figures.padding == pytest.approx(1 - sum(p.frames for p in planned) / sum(padded))
+    assert f"{figures.samples} samples" in str(figures)
     sessions = [len({p.session for p in samples_of([s])}) for s in steps]
-    assert report.sessions == sum(sessions) / 5
+    assert figures.sessions == sum(sessions) / 5
     costs = [[sum(p.positions for p in b.samples) for b in s.micro_batches] for s in steps]
     by_hand = [max(round) / np.mean(round) - 1 for s in costs for round in (s[:2], s[2:])]
     halves = plan_report(make_plan(make_source(200)), 5, 2, lambda b: sum(p.positions for p in b.samples))
     assert halves.imbalance == pytest.approx(np.mean(by_hand))
-    assert report.row()["samples"] == {str(m): n for m, n in Counter(p.mode for p in planned).items()}
+    assert figures.row()["samples"] == {str(m): n for m, n in Counter(p.mode for p in planned).items()}
 
 
 def test_a_batch_of_longer_samples_costs_more_than_one_of_shorter():
     batches = [b for s in make_plan(make_source(200)) for b in s.micro_batches if b]
-    by_positions = sorted(batches, key=lambda b: sum(p.positions for p in b.samples))
-    least, most = (estimated_flops(b, 2, ["lora", "audio_projector"]) for b in (by_positions[0], by_positions[-1]))
-    assert 2 * SPEAKERLM_7B.llm * sum(p.positions for p in by_positions[0].samples) < least < most
+    by_positions = sorted(batches, key=positions_of)
+    meter = Meter(SIZES, frozenset({"lora", "audio_projector"}), True, None)
+    cost = flops_of(meter, 2)
+    assert 2 * SIZES.llm * positions_of(by_positions[0]) < cost(by_positions[0]) < cost(by_positions[-1])
+
+
+def test_imbalance_counts_the_operations_of_the_given_model():
+    """An LLM alone costs by positions, an encoder alone by frames."""
+    steps, settings = list(islice(make_plan(make_source(200)), 5)), make_plan(make_source(200)).settings
+    none = Sizes(*[0] * 12)
+    for sizes, cost in (
+        (replace(none, llm=10), positions_of),
+        (replace(none, encoder=10), lambda b: len(b.samples) * max(p.frames for p in b.samples)),
+    ):
+        counted = report(steps, settings, 2, flops_of(Meter(sizes, frozenset({"encoder"}), False, None), 2))
+        assert counted.imbalance == pytest.approx(report(steps, settings, 2, cost).imbalance)
+    assert report(steps, settings, 2).imbalance == report(steps, settings, 2, positions_of).imbalance
 
 
 def test_clips_of_40_to_50_s_fill_their_micro_batches():
@@ -57,35 +74,17 @@ def test_clips_of_40_to_50_s_fill_their_micro_batches():
     data = make_data(
         max_positions=6000, max_frames=12000, window_shards=4, registration=RegistrationConfig(max_distractors=20)
     )
-    report = plan_report(make_plan(source, data=data, epochs=None), 20)
-    assert report.budget_fill > 0.95
-    assert report.padding < 0.05
+    figures = plan_report(make_plan(source, data=data, epochs=None), 20)
+    assert figures.budget_fill > 0.95
+    assert figures.padding < 0.05
 
 
 def test_utterances_fill_their_micro_batches():
     source = make_source(6000, per_shard=1000, seconds=(1.0, 15.0))
     data = make_data(max_positions=6000, max_frames=12000, window_shards=4)
-    report = plan_report(make_plan(source, data=data, registration=False, epochs=None), 10)
-    assert report.budget_fill > 0.97
-    assert report.padding < 0.05
-
-
-RECIPE = Path(pipeline.data.report.__file__).parents[2] / "launch/recipes/tiny/stage3.yaml"
-
-
-def test_the_command_reports_a_recipe_s_plan(tmp_path, capsys):
-    make_dataset(tmp_path / "data" / "harder", samples=60, seconds=(1.0, 4.0), samples_per_shard=20)
-    tokenizer = PromptTokenizer.from_folder(make_tokenizer(tmp_path / "models" / "llm", TEXTS))
-    overrides = [f"root={tmp_path}", "data.registration.name_pools=[zh]"]
-    assert pipeline.data.report.main([str(RECIPE), *overrides, "--steps", "3", "--ranks", "1"]) == 0
-    said = capsys.readouterr().out
-    recipe = load_recipe(RECIPE, overrides)
-    again = plan_report(open_plan(recipe, tokenizer), 3)
-    assert said.startswith(f"3 steps, 6 batches, {again.samples} samples")
-    assert f"nearer budget filled {again.budget_fill:.1%}" in said
-    assert "imbalance 0.0%" in said  # one rank waits for nobody
-    assert pipeline.data.report.main([str(RECIPE), "root=/nowhere"]) == 1
-    assert "/nowhere" in capsys.readouterr().err
+    figures = plan_report(make_plan(source, data=data, registration=False, epochs=None), 10)
+    assert figures.budget_fill > 0.97
+    assert figures.padding < 0.05
 
 
 def test_a_step_of_packed_data_holds_as_many_sessions_as_independent_draws(tmp_path):

@@ -1,4 +1,4 @@
-"""Accelerator cards as data: what their makers' data sheets promise."""
+"""Figures of accelerator cards from their makers' data sheets."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ class Card:
     name: str  # as --card takes it
     pattern: str  # part of the name that the driver gives it
     bf16_tflops: float  # dense matrix products in bf16 with fp32 accumulation; no sparsity
-    memory_gib: float  # what a process can have of it, about
-    link_gb_s: float  # to the other cards of a node, both directions added, as data sheets count
+    memory_gib: float  # what a process can use of it, about
+    link_gb_s: float  # to the other cards of a node, sum of both directions, as in data sheets
 
 
-CARDS = (  # the first whose pattern is in the driver's name is meant: longer names before their beginnings
+CARDS = (  # the first whose pattern is in the driver's name counts: longer names before their prefixes
     Card("H200", "H200", 989.4, 139.8, 900),
     Card("H100-PCIe", "H100 PCIe", 756.0, 79.1, 128),
     Card("H100-80", "H100", 989.4, 79.1, 900),
@@ -35,10 +35,10 @@ CARDS = (  # the first whose pattern is in the driver's name is meant: longer na
 
 
 def card(name: str) -> Card:
-    """The card of this name.
+    """Return the card of this name.
 
     Raises:
-        ConfigError: there is none; lists those there are.
+        ConfigError: the card is unknown; the error lists the known ones.
     """
     for c in CARDS:
         if c.name.lower() == name.lower():
@@ -47,12 +47,12 @@ def card(name: str) -> Card:
 
 
 def card_of_driver(driver_name: str) -> Card | None:
-    """The card that a driver calls so, ``NVIDIA H100 80GB HBM3`` for one; None where it is not listed."""
+    """Return the card of a driver's name, such as ``NVIDIA H100 80GB HBM3``; None: not listed."""
     return next((c for c in CARDS if c.pattern in driver_name), None)
 
 
 def this_card() -> Card | None:
-    """The card of this process; None on a CPU or where it is not listed."""
+    """Return the card of this process; None on a CPU, or if the card is not listed."""
     import torch
 
     return card_of_driver(torch.cuda.get_device_name()) if torch.cuda.is_available() else None

@@ -7,14 +7,15 @@ The convention, which MFU and HFU are relative to:
   pass through it (the LLM under LoRA or in front of a projector), **2N** where nothing flows back (a frozen encoder).
 - Attention scores and their product with the values: 4 · s² · width forward in a layer for a sample of s positions,
   half of that where it is causal; twice as much again backward.
-- An encoder that computes several positions in a frame (Whisper: 3, its first convolution 6) uses its weights as often;
-  where it cuts utterances into windows, attention is that of the windows.
+- An encoder that computes several positions per frame (Whisper: 3, its first convolution 6) uses its weights as often;
+  if it cuts utterances into windows, attention is counted per window.
 - The output layer counts at target positions alone. Embedding look-ups, norms, activations and the filterbank count 0.
 - **Model** operations (MFU) are those of valid positions and frames, once. **Hardware** operations (HFU) add what is
   computed without need: frames that are padding, and the second forward pass of layers with activation checkpointing.
   What an attention kernel recomputes inside itself is not counted.
 
-After Narayanan et al. 2021 (arXiv 2104.04473) and PaLM's appendix B (arXiv 2204.02311), with frozen parts told apart.
+After Narayanan et al. 2021 (arXiv 2104.04473) and PaLM's appendix B (arXiv 2204.02311); frozen parts are counted
+separately.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from pipeline.stages import module_of
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What a micro-batch holds, as far as its cost goes."""
+    """Sizes that the cost of a micro-batch depends on."""
 
     samples: tuple[int, ...]  # LLM positions of each
     frames: tuple[int, ...]  # encoder frames of each audio
@@ -191,7 +192,7 @@ def count(sizes: Sizes, load: Load, trains: Iterable[str], checkpointing: bool, 
 
 @dataclass(frozen=True)
 class Meter:
-    """Counts the operations of a run's steps, and what the cards could do in the same time."""
+    """Counts operations of a run's steps, and their share of the cards' peak."""
 
     sizes: Sizes
     trains: frozenset[str]

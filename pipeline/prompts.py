@@ -1,6 +1,6 @@
-"""Prompts and target texts, as the SpeakerLM paper words them: building and tokenising.
+"""Prompts and target texts of the SpeakerLM paper: building and tokenising.
 
-Reading a target back is :mod:`pipeline.evaluation.parse`, which also takes what models make of it.
+Reading a target back is :mod:`pipeline.evaluation.parse`, which also reads malformed output of models.
 
 A prompt is a list of pieces: text, the audio, a speaker vector. Text is tokenised piece by piece, so that lengths add
 up exactly and can be planned from counts of single pieces. ``<start>`` and ``<end>`` are plain text to the tokenizer.
@@ -24,21 +24,21 @@ if TYPE_CHECKING:
     from shards.sample import Segment
 
 SYSTEM = "You are a helpful assistant."
-_PLACEHOLDER = "\u241fprompt\u241f"  # stands for the user's text while the chat template is applied
+_PLACEHOLDER = "\u241fprompt\u241f"  # replaces the user's text while the chat template is applied
 
 
 class Mode(StrEnum):
-    """What a prompt asks for, and which speakers it registers."""
+    """Task of a prompt, and which speakers it registers."""
 
     ASR = "asr"  # the words alone
-    NO = "no"  # who said what, nobody registered: spk0, spk1, …
+    NO = "no"  # who said what, no speaker registered: spk0, spk1, …
     MATCH = "match"  # exactly the speakers of the audio are registered
     OVER = "over"  # more are registered than speak
 
 
 @dataclass(frozen=True, slots=True)
 class TextPiece:
-    """Text, tokenised by itself."""
+    """Text, tokenised alone."""
 
     text: str
 
@@ -60,11 +60,11 @@ Piece = TextPiece | AudioPiece | SpeakerPiece
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """Everything that is asked about one audio."""
+    """Prompt of one audio."""
 
     pieces: tuple[Piece, ...]
     waveform: Any  # (S,) float32 array or tensor, 16 kHz, in [-1, 1]
-    vectors: Any = None  # (n, dim) vectors of the registered speakers in slot order; None: nobody is registered
+    vectors: Any = None  # (n, dim) vectors of the registered speakers in slot order; None: no speaker is registered
 
 
 def prompt_pieces(mode: Mode, names: Sequence[str] = ()) -> list[Piece]:
@@ -75,7 +75,7 @@ def prompt_pieces(mode: Mode, names: Sequence[str] = ()) -> list[Piece]:
     """
     if mode in (Mode.ASR, Mode.NO):
         if names:
-            raise ModelError(f"mode {mode} registers nobody, but {len(names)} names are given")
+            raise ModelError(f"mode {mode} registers no speaker, but {len(names)} names are given")
     elif not names:
         raise ModelError(f"mode {mode} needs registered speakers, and no name is given")
     if twice := {n for n in names if names.count(n) > 1}:
@@ -98,7 +98,7 @@ def speaker_labels(mode: Mode, segments: Sequence[Segment], names: Mapping[str, 
     """Speaker id → what the target calls the speaker: a registered name, or ``spkN`` by first appearance.
 
     Raises:
-        ModelError: somebody speaks who has no name, in a mode that registers all who speak.
+        ModelError: a speaker has no name, in a mode that registers all speakers.
     """
     speakers = dict.fromkeys(s.speaker for s in segments)
     if mode is Mode.ASR:
@@ -112,12 +112,12 @@ def speaker_labels(mode: Mode, segments: Sequence[Segment], names: Mapping[str, 
 
 
 def clean_text(text: str) -> str:
-    """Transcript text as it stands in a target: on one line, single spaces."""
+    """Normalise transcript text for a target: one line, single spaces."""
     return " ".join(text.split())
 
 
 def turn_text(text: str, last: bool) -> str:
-    """What follows a turn's label and colon: the text, and the line's end unless the turn is the target's last.
+    """Text after a turn's label and colon, with a newline unless the turn is the target's last.
 
     The newline belongs to the text's piece because byte-pair tokenizers merge it with punctuation before it: ``.\\n``
     is one token of Qwen2.5, and a model that has read such text expects it.
@@ -126,7 +126,7 @@ def turn_text(text: str, last: bool) -> str:
 
 
 def target_pieces(mode: Mode, segments: Sequence[Segment], names: Mapping[str, str] | None = None) -> list[str]:
-    """The target as pieces of text, each tokenised by itself; the end-of-turn token follows the last.
+    """The target as pieces of text, each tokenised alone; the end-of-turn token follows the last.
 
     Per turn: label, ``":"``, :func:`turn_text`. ASR: the bare texts, joined by spaces, one piece.
     """
@@ -148,7 +148,7 @@ class PromptTokenizer:
     """A Hugging Face tokenizer that encodes pieces, with the model's own chat template around the user's part."""
 
     def __init__(self, tokenizer: Any, system: str = SYSTEM) -> None:
-        """Apply the chat template once and keep what stands before and behind the user's text.
+        """Apply the chat template once and keep the text before and after the user's.
 
         Raises:
             ModelError: the tokenizer has no chat template or no end-of-turn token.
@@ -196,7 +196,7 @@ class PromptTokenizer:
 
     @cached_property
     def hash(self) -> str:
-        """Changes with whatever changes the tokens of a prompt or a target."""
+        """Hash of everything that determines the tokens of a prompt or a target."""
         parts = [self.tokenizer.backend_tokenizer.to_str(), json.dumps([self.prefix, self.suffix, self.eos])]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
@@ -205,7 +205,7 @@ class PromptTokenizer:
         return tuple(self.tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids)
 
     def encode_common(self, text: str) -> tuple[int, ...]:
-        """As :meth:`encode_piece`, remembered: for the few pieces that occur again and again."""
+        """As :meth:`encode_piece`, cached: for the few pieces that are frequent."""
         if text not in self._cache:
             if len(self._cache) > 100_000:
                 self._cache.clear()
@@ -213,7 +213,7 @@ class PromptTokenizer:
         return self._cache[text]
 
     def encode_prompt(self, pieces: Sequence[Piece]) -> list[int | AudioPiece | SpeakerPiece]:
-        """The whole prompt: token ids, with the audio and the speaker vectors standing between them."""
+        """The whole prompt: token ids, with the audio and the speaker vectors in their places."""
         layout: list[int | AudioPiece | SpeakerPiece] = list(self.prefix)
         for piece in pieces:
             if isinstance(piece, TextPiece):

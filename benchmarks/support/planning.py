@@ -19,7 +19,7 @@ from shards.sample import SAMPLE_RATE
 
 
 class CharTokenizer:
-    """One token a character."""
+    """One token per character."""
 
     prefix = (1, 2, 3)
     suffix = (4, 5)
@@ -101,7 +101,7 @@ def make_source(
 
 
 def make_data(**settings: object) -> DataConfig:
-    """Small budgets and few distractors, unless told otherwise."""
+    """Small budgets and few distractors, unless set otherwise."""
     base: dict[str, object] = {
         "micro_batches_per_step": 4,
         "max_positions": 900,

@@ -1,7 +1,7 @@
-"""Samples of a micro-batch → the packed tensors that the model takes.
+"""Pack the samples of a micro-batch into the model's input tensors.
 
-LLM positions are packed without padding; only waveforms are padded. What was planned is checked against what came out:
-a disagreement would break the budgets, so it stops the run.
+LLM positions are packed without padding; only waveforms are padded. Lengths are checked against the plan: a difference
+would break the budgets, so it stops the run.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class LoadedSample:
     mel_masks: np.ndarray = field(default_factory=_no_spans)
 
     def prompt(self) -> Prompt:
-        """What is asked about this sample, for generating."""
+        """Prompt of this sample, for generation."""
         pieces = tuple(prompt_pieces(self.planned.mode, self.planned.names))
         return Prompt(pieces, self.wave, self.vectors if len(self.vectors) else None)
 
@@ -66,9 +66,9 @@ class Batch:
     input_ids: Tensor  # int64 (L,), 0 at audio and speaker positions
     position_ids: Tensor  # int64 (L,), from 0 in every sample
     cu_seqlens: Tensor  # int32 (B + 1,)
-    audio_index: Tensor  # int64 (P,), where the audios' embeddings go, in order of audios and time
-    speaker_vectors: Tensor  # float32 (R, dim), R >= 1: one row of zeros where nobody is registered
-    speaker_index: Tensor  # int64 (R,) where they go; (0,) where the row of zeros stands for nobody
+    audio_index: Tensor  # int64 (P,), positions of the audios' embeddings, in order of audios and time
+    speaker_vectors: Tensor  # float32 (R, dim), R >= 1: one row of zeros if no speaker is registered
+    speaker_index: Tensor  # int64 (R,) their positions; (0,) with the row of zeros
     target_index: Tensor  # int64 (T,), positions whose output predicts a target: the ones before them; questions last
     target_ids: Tensor  # int64 (T,)
     frame_masks: Tensor  # int64 (A, K, 2), spans of encoder frames that SpecAugment masks
@@ -91,7 +91,7 @@ class Batch:
         return len(self.input_ids) if self.weight else 0
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
-        """The same on another device, less what the model reads on the host: moved there, each read would wait."""
+        """Copy to another device, except what the model reads on the host: there each read would wait."""
         moved = {
             n: t.to(device, non_blocking=non_blocking)
             for n, t in self._tensors().items()
@@ -100,7 +100,7 @@ class Batch:
         return replace(self, **moved)  # type: ignore[arg-type]
 
     def pin_memory(self) -> Batch:
-        """The same in page-locked memory."""
+        """Copy to page-locked memory."""
         return replace(self, **{n: t.pin_memory() for n, t in self._tensors().items()})  # type: ignore[arg-type]
 
     def model_inputs(self) -> dict[str, Any]:
@@ -108,11 +108,11 @@ class Batch:
         return {**{n: t for n, t in self._tensors().items() if n not in UNSEEN}, "weight": self.weight}
 
     def exchanged(self) -> tuple[Batch, Tensor]:
-        """Each registered name gets the voice of the one before it in its prompt; what that can change.
+        """Give each registered name the voice of the name before it in its prompt.
 
         Returns:
             The micro-batch with exchanged vectors, and (T,) bool: targets of samples with two or more registered
-            speakers. Only they tell whether the model reads the vectors.
+            speakers. Only they show whether the model reads the vectors.
         """
         ends = self.cu_seqlens[1:]
         of_voice = torch.bucketize(self.speaker_index, ends, right=True)
@@ -130,7 +130,7 @@ class Batch:
 
 @dataclass
 class _Packed:
-    """Lists that grow by one sample at a time."""
+    """Lists that grow sample by sample."""
 
     ids: list[int]
     starts: list[int]  # boundaries of samples
@@ -138,7 +138,7 @@ class _Packed:
     speakers: list[int]
     targets: list[int]  # positions of target tokens
     questions: list[tuple[int, int]]  # (audio position, token that says who speaks)
-    labels: list[bool]  # of each of them: is it part of a speaker's label
+    labels: list[bool]  # of each target: whether it is part of a speaker's label
 
 
 def collate(
@@ -186,8 +186,8 @@ def collate(
 
 
 def empty_batch(tokenizer: PromptTokenizer, stride: int, speaker_dim: int) -> Batch:
-    """What a rank runs when it has no micro-batch left in a step: half a second of fixed low noise, one registered
-    speaker, one target token, weight 0. It goes through every module, as a real one does."""
+    """Micro-batch of a rank that has none left in a step: half a second of fixed low noise, one registered speaker, one
+    target token, weight 0. It runs through every module, as a real one does."""
     wave = 1e-3 * np.random.Generator(np.random.Philox(key=0)).standard_normal(_EMPTY_SAMPLES, dtype=np.float32)
     layout = tokenizer.encode_prompt(prompt_pieces(Mode.MATCH, [_EMPTY_NAME]))
     packed = _Packed([], [0], [], [], [], [], [])
@@ -243,7 +243,7 @@ def _append(packed: _Packed, item: LoadedSample, tokenizer: PromptTokenizer, str
     if actual != expected:
         raise PlanError(
             f"sample {planned.key} ({planned.mode}): (positions, target tokens, registered speakers) are {actual}, "
-            f"planned were {expected}; the lengths beside the shards are of other data or another tokenizer, delete "
+            f"planned were {expected}; the stored token lengths are of other data or another tokenizer: delete "
             "the .lengths-*.parquet files and start again"
         )
 

@@ -1,4 +1,4 @@
-"""What a plan was made of, and in which words to say that it is another one now."""
+"""Plan identity and its diff."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from pipeline.data.planned import PlanSettings
 from pipeline.data.stream import Stream
 from shards.errors import PlanError
 
-# Decide who is in an epoch, and with whom: other distractors make other micro-batches.
+# These decide which samples are in an epoch, and with whom: other distractors make other micro-batches.
 _CONTENT = {"fingerprint": "its shards", "bank": "its speaker bank", "hours": "hours", "exclude": "exclude list"}
-_SHARE = {"weight": "weight", "epochs": "epochs"}  # decide how often it is its turn
+_SHARE = {"weight": "weight", "epochs": "epochs"}  # these decide how often the dataset is drawn
 
 
 def identity(sources: Sequence[PlanSource], streams: Sequence[Stream], settings: PlanSettings) -> dict[str, Any]:
-    """What must be the same for a state to mean the same, each under the name that an error tells."""
+    """Everything that must be equal for a saved position to be valid, under the name that an error gives."""
     data = settings.data
     recipe = {
         "data.micro_batches_per_step": data.micro_batches_per_step,
@@ -54,7 +54,7 @@ def identity(sources: Sequence[PlanSource], streams: Sequence[Stream], settings:
 
 
 def recipe_differences(old: dict[str, Any], new: dict[str, Any]) -> Iterator[str]:
-    """Each change of seed or recipe, in words."""
+    """Describe each change of seed or recipe."""
     if old["seed"] != new["seed"]:
         yield f"seed was {old['seed']}, is {new['seed']}"
     for name in sorted(old["recipe"].keys() | new["recipe"].keys()):
@@ -64,7 +64,7 @@ def recipe_differences(old: dict[str, Any], new: dict[str, Any]) -> Iterator[str
 
 
 def dataset_differences(old: dict[str, Any], new: dict[str, Any]) -> Iterator[str]:
-    """Each change of the datasets, in words."""
+    """Describe each change of the datasets."""
     if [d["name"] for d in old["datasets"]] != [d["name"] for d in new["datasets"]]:
         yield f"datasets were {[d['name'] for d in old['datasets']]}, are {[d['name'] for d in new['datasets']]}"
         return
@@ -73,22 +73,26 @@ def dataset_differences(old: dict[str, Any], new: dict[str, Any]) -> Iterator[st
 
 
 def check_same(identities: Sequence[dict[str, Any]]) -> None:
-    """Raise PlanError where a rank's plan is not the first one's: they would leave samples out, or learn them twice."""
+    """Check that all ranks have the same plan: otherwise samples would be skipped, or trained on twice.
+
+    Raises:
+        PlanError: a rank's identity differs from rank 0's.
+    """
     first = identities[0]
     for rank, other in enumerate(identities):
         if other != first:
             differences = [*recipe_differences(first, other), *dataset_differences(first, other)]
             raise PlanError(
                 f"rank {rank} sees other data than rank 0: {'; '.join(differences)}. Give every node the same files, "
-                "and start when nobody writes to them"
+                "and start when no process writes to them"
             )
 
 
 def matched_places(old: dict[str, Any], new: dict[str, Any]) -> list[dict[str, Any] | None]:
-    """Where each of the new datasets goes on, found by name; None: it is new.
+    """Saved position of each of the new datasets, found by name; None: it is new.
 
     Raises:
-        PlanError: a dataset that changed or is gone stood within an epoch: some of its samples would be left out, or
+        PlanError: a dataset that changed or was removed is within an epoch: some of its samples would be skipped, or
             come twice.
     """
     places: list[dict[str, Any] | None] = []
@@ -102,22 +106,22 @@ def matched_places(old: dict[str, Any], new: dict[str, Any]) -> list[dict[str, A
         _require_boundary(found[0]["name"], "; ".join(_changes(found[0], dataset, _CONTENT)), found[1])
         places.append(found[1])
     for before, place in left:
-        _require_boundary(before["name"], f"dataset {before['name']} is gone", place)
+        _require_boundary(before["name"], f"dataset {before['name']} was removed", place)
     return places
 
 
 def _require_boundary(name: str, change: str, place: dict[str, Any]) -> None:
     if change and (place["window"] or place["position"]):
         raise PlanError(
-            f"{change}; but the state stands within epoch {place['epoch'] + 1} of {name}, at window "
-            f"{place['window'] + 1}, and a dataset can change between two epochs only. Go on with the old one to the "
-            "end of its epoch: with data.align_epochs a checkpoint is saved there"
+            f"{change}; but the saved position is within epoch {place['epoch'] + 1} of {name}, at window "
+            f"{place['window'] + 1}, and a dataset can change between two epochs only. Continue with the old one to "
+            "the end of its epoch: with data.align_epochs a checkpoint is saved there"
         )
 
 
 def _changes(before: dict[str, Any], after: dict[str, Any], names: dict[str, str]) -> Iterator[str]:
     for name, what in names.items():
-        if name in before and before[name] != after[name]:  # states of earlier versions say nothing of the bank
+        if name in before and before[name] != after[name]:  # states of earlier versions lack the bank
             yield f"dataset {before['name']}: {what} changed ({before[name]} → {after[name]})"
 
 

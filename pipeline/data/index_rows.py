@@ -1,4 +1,4 @@
-"""What the plan knows of a sample, and where it reads it: index and lengths, never audio."""
+"""Rows of a dataset as the plan sees them: read from index and token lengths, never from audio."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class IndexRow:
 
 
 class DistractorBank(Protocol):
-    """Voices that a sample may be given as distractors."""
+    """Speakers that a sample may get as distractors."""
 
     @property
     def ids(self) -> Sequence[str]:
@@ -47,11 +47,11 @@ class DistractorBank(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """Changes when other candidates may come out."""
+        """Changes when the candidates may change."""
         ...
 
     def candidates(self, exclude_speakers: Collection[str], exclude_sessions: Collection[str] = ()) -> np.ndarray:
-        """Rows, ascending, that are surely none of these speakers and were not heard in these sessions."""
+        """Rows, ascending, of speakers that are surely not among these and are not in these sessions."""
         ...
 
 
@@ -70,7 +70,7 @@ class PlanSource(Protocol):
 
 
 class DatasetSource:
-    """A packed dataset with its lengths for one tokenizer. Reads an index when asked for it, keeps the last few."""
+    """A packed dataset with its lengths for one tokenizer. Reads an index on demand and caches the last few."""
 
     def __init__(self, dataset: Dataset, tokenizer_hash: str, lengths_cache: Path | None = None) -> None:
         self.dataset = dataset
@@ -92,7 +92,7 @@ class DatasetSource:
         lengths = read_lengths(self.dataset, shard, self._tokenizer_hash, self._lengths_cache).to_pydict()
         if index["key"] != lengths["key"]:
             raise ShardError(
-                f"{self.name}, shard {self.dataset.shards[shard].name}: the lengths beside it are of other samples; "
+                f"{self.name}, shard {self.dataset.shards[shard].name}: its token lengths are of other samples; "
                 "delete the .lengths-*.parquet files of this shard and start again"
             )
         return [
@@ -130,7 +130,7 @@ class Selection:
             self._take(hours * 3600)
 
     def banned(self) -> frozenset[int]:
-        """Rows of the speaker bank that are on the exclude list: nobody may be given them as distractors."""
+        """Rows of the speaker bank that are on the exclude list: no sample gets them as distractors."""
         ids = self._source.bank.ids if self.exclude and self._source.bank else ()
         return frozenset(row for row, speaker in enumerate(ids) if speaker in self.exclude)
 
@@ -175,7 +175,7 @@ class Selection:
 
 
 def read_exclude_list(path: str | Path) -> frozenset[str]:
-    """Keys, sessions and speakers, one a line; ``#`` begins a comment.
+    """Read keys, sessions and speakers, one per line; ``#`` begins a comment.
 
     Raises:
         PlanError: the file cannot be read.

@@ -1,7 +1,7 @@
-"""Exact lengths of everything a micro-batch holds, without touching the audio.
+"""Exact token lengths of a dataset's samples, without reading audio.
 
 Text: tokens of every piece of prompt and target. The tokens of a sample's own text are counted once for a dataset and
-tokenizer and lie beside its shards, in ``shards/NAME-000000.lengths-<tokenizer hash>-<shard hash>-2.parquet``.
+tokenizer and are stored with its shards, in ``shards/NAME-000000.lengths-<tokenizer hash>-<shard hash>-2.parquet``.
 Positions of the audio come from its number of samples: :mod:`pipeline.frames`, which the model uses too.
 """
 
@@ -25,36 +25,36 @@ if TYPE_CHECKING:
     from shards.storage.interface import Storage
 
 LENGTHS_VERSION = "2"
-_A_PROCESS = 8  # shards that are worth the start of a process
+_SHARDS_PER_PROCESS = 8  # fewer are not worth the start of a process
 
 
 class Tokenizer(Protocol):
-    """What counting needs of a PromptTokenizer."""
+    """Part of PromptTokenizer that counting needs."""
 
     prefix: tuple[int, ...]
     suffix: tuple[int, ...]
 
     @property
     def hash(self) -> str:
-        """Names the tokens that it makes."""
+        """Hash that changes when the tokens change."""
         ...
 
     def encode_piece(self, text: str) -> tuple[int, ...]:
-        """Ids of a piece of text, tokenised by itself."""
+        """Ids of a piece of text, tokenised alone."""
         ...
 
     def encode_common(self, text: str) -> tuple[int, ...]:
-        """The same, remembered."""
+        """Ids of a piece of text, from a cache."""
         ...
 
 
 def lengths_path(shard: ShardInfo, tokenizer_hash: str) -> str:
-    """Where a shard's lengths lie in its dataset; a shard that is packed anew has others."""
+    """Path of a shard's lengths in its dataset; a shard that is packed again gets another one."""
     return f"shards/{shard.name}.lengths-{tokenizer_hash[:12]}-{shard.sha256[:8]}-{LENGTHS_VERSION}.parquet"
 
 
 def missing_lengths(dataset: Dataset, tokenizer_hash: str, cache: Path | None = None) -> list[int]:
-    """Numbers of the shards without lengths. Remote ones are listed; local ones are read too, as a disk may lie."""
+    """Numbers of the shards without lengths. Remote files are listed; local ones are also read, as a disk may fail."""
     storage = lengths_storage(dataset, cache)
     there = frozenset(storage.list("shards/")) if cache is None or cache.exists() else frozenset()
     paths = [lengths_path(shard, tokenizer_hash) for shard in dataset.shards]
@@ -69,11 +69,11 @@ def missing_lengths(dataset: Dataset, tokenizer_hash: str, cache: Path | None = 
 def build_lengths(
     dataset: Dataset, tokenizer: Tokenizer, cache: Path | None = None, *, workers: int = 1, begin_at: float = 0.0
 ) -> int:
-    """Write the lengths of every shard that has none yet; returns how many were written.
+    """Write the missing lengths of a dataset's shards. Returns the number of files written.
 
-    A file appears whole or not at all and its content does not depend on who writes it, so several runs and nodes may
-    do this at the same time. Each looks again before it counts a shard, so those that begin at different places share
-    the work.
+    Files are written atomically and their content does not depend on the writer, so several runs and nodes may do this
+    at the same time. Each checks again before it counts a shard, so processes that begin at different places
+    share the work.
 
     Args:
         cache: local folder to use instead of the dataset's own, for a dataset that cannot be written to.
@@ -93,7 +93,7 @@ def build_lengths(
         return 0
     turn = int(begin_at * len(missing))
     jobs = ((number,) for number in missing[turn:] + missing[:turn])
-    places = [""] * max(1, min(workers, len(missing) // _A_PROCESS))
+    places = [""] * max(1, min(workers, len(missing) // _SHARDS_PER_PROCESS))
     written = 0
     name = f"counting tokens of {dataset.name}"
     with (
@@ -108,7 +108,7 @@ def build_lengths(
 
 @contextmanager
 def _builder(dataset: Dataset, tokenizer: Tokenizer, cache: Path | None, _: str) -> Iterator[Callable[[int], bool]]:
-    """What a process does with the number of a shard: whether it had to write."""
+    """A function of a worker process: build the lengths of a shard by number; True: they were written."""
     yield partial(_build, dataset, lengths_storage(dataset, cache), tokenizer)
 
 
@@ -128,14 +128,14 @@ def _build(dataset: Dataset, storage: Storage, tokenizer: Tokenizer, number: int
 
 
 def read_lengths(dataset: Dataset, shard: int, tokenizer_hash: str, cache: Path | None = None) -> pa.Table:
-    """Lengths of a shard, a row a sample in the index's order.
+    """Read the lengths of a shard: one row per sample in the index's order.
 
     Columns: ``key``; ``text_tokens`` list<int32>, of each segment's text as its turn holds it, line end included;
     ``turn_speakers`` list<int16>, the place of each segment's speaker in the sample's speakers; ``asr_tokens`` int32,
     of the bare transcript.
 
     Raises:
-        PlanError: they were not built, or for another state of the shard.
+        PlanError: they were not built, or are of another state of the shard.
     """
     info = dataset.shards[shard]
     storage = lengths_storage(dataset, cache)
@@ -147,7 +147,7 @@ def read_lengths(dataset: Dataset, shard: int, tokenizer_hash: str, cache: Path 
 
 
 def lengths_storage(dataset: Dataset, cache: Path | None) -> Storage:
-    """Where the lengths of a dataset lie."""
+    """Storage of a dataset's lengths."""
     from shards.storage.interface import open_storage
 
     return dataset.storage if cache is None else open_storage(cache / dataset.fingerprint()[:12])
@@ -197,7 +197,7 @@ def _to_bytes(table: pa.Table, shard: ShardInfo) -> bytes:
 
 
 def _read(storage: Storage, path: str, shard: ShardInfo) -> pa.Table | None:
-    """The table; None where it is damaged, of another version or of another state of the shard: build it again."""
+    """The table; None if it is damaged, or of another version or state of the shard: it is built again."""
     import pyarrow as pa
 
     from shards.dataset import parquet

@@ -1,12 +1,12 @@
-"""Planned global steps → this rank's loaded micro-batches, read ahead by worker processes.
+"""Load this rank's micro-batches of planned global steps, ahead of training in worker processes.
 
-Rank r of N takes micro-batches r, r + N, … of every step, ceil(M / N) of them; where there is none it gets an empty
-one. Only the main process plans; workers get planned micro-batches and give back tensors, in order. So the number of
-workers changes nothing but speed. From remote storage a worker reads its next micro-batch while it decodes this one.
+Rank r of N takes micro-batches r, r + N, … of every step, ceil(M / N) of them, and an empty one if there are fewer.
+Only the main process plans; workers get planned micro-batches and return tensors, in order. So the number of workers
+changes nothing but speed. From remote storage a worker reads its next micro-batch while it decodes this one.
 
 A sample whose bytes fail their crc, cannot be decoded or hold a vector that is not finite is replaced by a *spare*: a
 short sample of the window's next micro-batch of the same mode that costs no more than the lost one (it is then seen
-twice in the epoch). Where no spare fits or is whole, the micro-batch goes on without it. Which one it is depends on
+twice in the epoch). If no spare fits or is whole, the micro-batch continues without it. The choice depends on
 plan and bytes alone. Every replacement is listed in the step and in its state. Storage errors are never replaced.
 """
 
@@ -48,7 +48,7 @@ class Fault:
     dataset: str
     key: str
     reason: str
-    replacement: str | None  # key; None: nothing did
+    replacement: str | None  # key; None: nothing
 
 
 @dataclass(frozen=True)
@@ -57,18 +57,18 @@ class StepBatches:
 
     step: int
     micro_batches: list[Batch]
-    state: dict[str, Any] = field(repr=False)  # to go on after this step
+    state: dict[str, Any] = field(repr=False)  # to continue after this step
     replaced: tuple[Fault, ...] = ()  # samples of this rank that could not be used
     figures: dict[str, Any] = field(default_factory=dict)  # of the whole global step, see PlanReport
 
 
 @dataclass(frozen=True)
 class _Loaded:
-    """What a worker gives back. An error travels as a value, so that it is raised as what it was."""
+    """Result of a worker. An error is returned as a value, so that it is raised with its own class."""
 
     batch: Batch | None
     faults: tuple[Fault, ...] = ()
-    outcomes: tuple[bool, ...] = ()  # of each sample that was read, in order: could it be used
+    outcomes: tuple[bool, ...] = ()  # whether each sample that was read could be used, in order
     error: SpeakerLMError | None = None
 
     def pin_memory(self) -> _Loaded:
@@ -76,7 +76,7 @@ class _Loaded:
         return self if self.batch is None else replace(self, batch=self.batch.pin_memory())
 
 
-Task = tuple[MicroBatch | None, MicroBatch | None]  # what to load, and what the same process will be asked for next
+Task = tuple[MicroBatch | None, MicroBatch | None]  # what to load, and what the same process will load next
 
 
 class SampleReader:
@@ -124,7 +124,7 @@ class SampleReader:
         return LoadedSample(planned, sample, wave, vectors, *self.augmenter.masks(len(wave), planned.seed))
 
     def __getitem__(self, task: Task) -> _Loaded:
-        """A packed micro-batch; an empty one for None. Begins to read what this process is asked for next."""
+        """A packed micro-batch; an empty one for None. Starts reading what this process loads next."""
         planned, following = task
         try:
             for batch in (planned, following):
@@ -135,7 +135,7 @@ class SampleReader:
 
     @property
     def remote(self) -> bool:
-        """Whether it pays to read ahead."""
+        """Whether a dataset is remote, so that reading ahead saves time."""
         return any(d.storage.local_path("") is None for d in self.datasets)
 
     def _announce(self, batch: MicroBatch | None) -> None:
@@ -210,7 +210,7 @@ class SampleReader:
 
 
 class Loader:
-    """Iterate it for :class:`StepBatches`, from where the plan stands. One iteration per loader."""
+    """Iterable of :class:`StepBatches`, from the plan's position. One iteration per loader."""
 
     def __init__(
         self,
@@ -309,7 +309,7 @@ class Loader:
                 raise
             raise TrainingError(_worker_died(str(e))) from e
         except (ConnectionError, EOFError, FileNotFoundError) as e:
-            # A batch that was announced is fetched from its worker; what reads bytes of a shard raises none of these.
+            # Raised while a batch is fetched from its worker; reading a shard raises other classes.
             raise TrainingError(_worker_died(f"a DataLoader worker ended while it handed a batch over ({e!r})")) from e
         if result is not None and result.error is not None:
             raise result.error
@@ -327,7 +327,7 @@ class Loader:
         return StepBatches(step.step, batches, state, faults, figures)
 
     def _count(self, result: _Loaded) -> None:
-        """Stop where too many samples in a row were bad."""
+        """Count bad samples in a row; raise DataError above the limit."""
         for whole in result.outcomes:
             self._in_a_row = 0 if whole else self._in_a_row + 1
             if self._in_a_row > self._limit:

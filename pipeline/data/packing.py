@@ -1,4 +1,4 @@
-"""Filling micro-batches by two budgets: LLM positions, and encoder frames padded to the longest audio.
+"""Fill micro-batches by two budgets: LLM positions, and encoder frames padded to the longest audio.
 
 The encoder pads, the LLM does not. So samples go in order of audio length, longest first, with a seeded jitter of a few
 percent that keeps company changing. A micro-batch takes them in that order while there is room for several more, and
@@ -23,7 +23,7 @@ FULL = 0.95  # a micro-batch this full needs nothing from the next window
 
 
 class Sized(Protocol):
-    """What packing needs of a sample."""
+    """Sizes that packing needs of a sample."""
 
     @property
     def positions(self) -> int:

@@ -5,11 +5,11 @@ A pure function of (index, lengths, recipe, seed). Per dataset and epoch:
 1. The shards are permuted and taken in windows of ``window_shards``.
 2. Every sample of a window draws its mode, its registered speakers and their names, keyed by (seed, epoch, key).
 3. The samples of one mode are packed into micro-batches by two budgets (packing.py); the window's micro-batches are
-   shuffled. What could not fill one is carried into the next window; the last window of an epoch empties everything.
+   shuffled. Samples that fill none are carried into the next window; the last window of an epoch packs all.
 
 Datasets are interleaved per micro-batch in proportion to their weights, and every M micro-batches make a global step.
 A curriculum changes weights, and the longest sample of the windows to come, at given steps.
-Nothing here knows of ranks or workers: rank r of N takes micro-batches r, r + N, …
+The plan does not depend on ranks or workers: rank r of N takes micro-batches r, r + N, …
 
 Cost: memory and time of a window. Its state names the window, the place in it and the carried samples, so resuming
 plans one window again.
@@ -34,7 +34,7 @@ _GOLDEN = 0.6180339887498949  # its multiples modulo 1 are the most even sequenc
 
 
 class Plan:
-    """Global steps over one or more datasets. Iterate it; each step carries the state to go on after it."""
+    """Global steps over one or more datasets. Iterate it; each step has the state to continue after it."""
 
     def __init__(
         self,
@@ -51,15 +51,15 @@ class Plan:
             for i, (source, share) in enumerate(zip(sources, shares, strict=True))
         ]
         self.step = 0
-        self.identity = identity(sources, self.streams, settings)  # what it is made of, as JSON
+        self.identity = identity(sources, self.streams, settings)  # of data and settings, as JSON
         self._offset = keyed_uniform(settings.seed, "mixture")
 
     def __iter__(self) -> Iterator[GlobalStep]:
-        """From where the plan stands; ends only where ``epochs`` is set."""
+        """Steps from the plan's position; endless unless ``epochs`` is set."""
         size = self.settings.data.micro_batches_per_step
         while True:
             phase = self._phase(self.step + 1)
-            ended: set[int] = set()  # datasets whose epoch ended in this step, where a step ends with an epoch
+            ended: set[int] = set()  # datasets whose epoch ended in this step, with align_epochs
             batches = [self._next(self.step * size + m, phase, ended) for m in range(size)]
             if all(b is None for b in batches):
                 return
@@ -67,7 +67,7 @@ class Plan:
             yield GlobalStep(self.step, tuple(batches), self.state_dict() | {"epoch_ended": bool(ended)})
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the plan stands and what it was made of, as JSON. Knows nothing of ranks or workers."""
+        """Position and identity of the plan, as JSON; independent of ranks and workers."""
         return {
             "version": STATE_VERSION,
             **self.identity,
@@ -76,14 +76,14 @@ class Plan:
         }
 
     def load_state_dict(self, state: dict[str, Any], accept_dataset_change: bool = False) -> None:
-        """Stand where another plan stood.
+        """Restore a saved position.
 
         Args:
-            accept_dataset_change: datasets may be others than that plan's, where each that changed or is gone stood
-                between two epochs; it then goes on with the next epoch, a new one with its first.
+            accept_dataset_change: datasets may differ from the saved plan's if each one that changed or was removed is
+                between two epochs; it continues with the next epoch, a new dataset starts with its first.
 
         Raises:
-            PlanError: that plan was made of other data, another recipe or another seed; says which.
+            PlanError: the saved plan has other data, another recipe or another seed; the error lists the differences.
         """
         if state.get("version") != STATE_VERSION:
             raise PlanError(f"the data state has version {state.get('version')}, this code reads {STATE_VERSION}")
@@ -92,7 +92,7 @@ class Plan:
             changed += dataset_differences(state, self.identity)
         if changed:
             raise PlanError(
-                "the data position cannot be resumed, because the plan is another one: " + "; ".join(changed) + ". "
+                "the data position cannot be resumed, because the plan changed: " + "; ".join(changed) + ". "
                 "Restore what changed, or start a new run from the weights of this one; datasets alone may be changed "
                 "between two epochs, with --accept-dataset-change"
             )
@@ -103,13 +103,13 @@ class Plan:
                 stream.load_state_dict(saved)
 
     def _phase(self, step: int) -> PhaseConfig:
-        """The phase of the curriculum that this step (from 1) lies in; where its datasets have ended, the next one."""
+        """The curriculum's phase of a step (from 1); if its datasets have ended, the next phase with a live one."""
         phases = [PhaseConfig(from_step=1), *self.settings.data.curriculum]
         begun = sum(p.from_step <= step for p in phases[1:])
         return next((p for p in phases[begun:] if self._live(p)), phases[begun])
 
     def _live(self, phase: PhaseConfig) -> list[Stream]:
-        """Datasets that a phase draws from and that have not ended."""
+        """Datasets of a phase that have not ended."""
         weights = self._weights(phase)
         return [s for s in self.streams if not s.done and weights[s.number] > 0]
 
@@ -128,7 +128,7 @@ class Plan:
                     break
             batch = stream.next(phase.max_seconds)
             if self.settings.data.align_epochs:
-                stream.pass_empty(phase.max_seconds)
+                stream.skip_empty(phase.max_seconds)
                 if stream.between_epochs:
                     ended.add(stream.number)
             if batch is not None:

@@ -1,4 +1,4 @@
-"""How well a plan fills its micro-batches: padding, budgets, imbalance, sessions, modes."""
+"""Report of a plan's micro-batches: fill of the budgets, padding, imbalance, sessions, modes."""
 
 from __future__ import annotations
 

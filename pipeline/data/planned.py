@@ -16,7 +16,7 @@ from pipeline.stages import STAGES
 
 @dataclass(frozen=True, slots=True)
 class PlannedSample:
-    """A sample, all that was drawn for it, and what it will cost."""
+    """A sample, its random draws, and its cost."""
 
     dataset: int  # number of the dataset in the plan
     shard: int
@@ -38,7 +38,7 @@ class PlannedSample:
 
 @dataclass(frozen=True, slots=True)
 class MicroBatch:
-    """Samples of one dataset and one mode, and which ones may stand in for a sample whose bytes are bad."""
+    """Samples of one dataset and one mode, and spares for samples whose bytes are damaged."""
 
     dataset: int
     mode: Mode
@@ -46,7 +46,7 @@ class MicroBatch:
     spares: tuple[PlannedSample, ...] = ()
 
     def load(self, stride: int) -> Load:
-        """What its cost depends on; ``stride`` of the audio projector."""
+        """Return the sizes that its cost depends on; ``stride`` of the audio projector."""
         return Load(
             samples=tuple(p.positions for p in self.samples),
             frames=tuple(p.frames for p in self.samples),
@@ -58,16 +58,16 @@ class MicroBatch:
 
 @dataclass(frozen=True, slots=True)
 class GlobalStep:
-    """What all ranks together learn from before one update."""
+    """Micro-batches of all ranks for one optimizer update."""
 
     step: int  # counted from 1
     micro_batches: tuple[MicroBatch | None, ...]  # always M; None only where a finite plan has ended
-    state: dict[str, Any] = field(repr=False)  # to go on after this step
+    state: dict[str, Any] = field(repr=False)  # to continue after this step
 
 
 @dataclass(frozen=True)
 class PlanSettings:
-    """What shapes a plan besides the data. Everything here is checked on resume."""
+    """Settings that a plan depends on. All of them are checked on resume."""
 
     seed: int
     registration: bool  # False: a bare transcript is the target

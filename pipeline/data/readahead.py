@@ -1,4 +1,4 @@
-"""Samples' bytes read before they are asked for, many at a time: an object store answers late, but to many at once."""
+"""Read samples ahead, many at a time: an object store has high latency and allows high concurrency."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ READS = 16  # in flight in a process
 
 
 class ReadAhead:
-    """Reads on threads. What was not announced is read when it is asked for. Safe to hand to another process."""
+    """Reads on threads. A sample that was not announced is read by :meth:`take`. Safe to hand to another process."""
 
     def __init__(self) -> None:
         self._pool: tuple[int, ThreadPoolExecutor] | None = None
@@ -26,7 +26,7 @@ class ReadAhead:
         return {"_pool": None, "_begun": {}}
 
     def announce(self, dataset: Dataset, rows: Iterable[tuple[int, int]]) -> None:
-        """Begin to read samples, given as (shard, row). One that cannot be located is told by :meth:`take`."""
+        """Begin to read samples, given as (shard, row). An error of locating one is raised by :meth:`take`."""
         for shard, row in rows:
             if (id(dataset), shard, row) in self._begun:
                 continue
@@ -48,7 +48,7 @@ class ReadAhead:
 
     @property
     def _threads(self) -> ThreadPoolExecutor:
-        """This process's threads: those of the one that forked it are not here."""
+        """Threads of this process: a forked process does not have its parent's."""
         if self._pool is None or self._pool[0] != os.getpid():
             self._pool = os.getpid(), ThreadPoolExecutor(READS, "read-ahead")
         return self._pool[1]

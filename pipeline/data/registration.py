@@ -1,4 +1,4 @@
-"""Who is registered with a sample, under which names, and what its target calls them.
+"""Draw a sample's mode, its registered speakers, and their names in prompt and target.
 
 The paper draws per batch: a third Match, a third No, a third Over. Here each *sample* draws, and batches are filled per
 mode afterwards: a batch still has one mode, and every sample meets every mode with probability 1/3 (or the recipe's
@@ -64,15 +64,15 @@ def draw_registration(
     n_ov: int | None = None,
     banned: Collection[int] = (),
 ) -> Registration:
-    """Register the clip's speakers (Match), and others besides (Over), in random order.
+    """Register the clip's speakers (Match), and distractors with them (Over), in random order.
 
-    Where that leaves nobody to register (a clip without speech), the mode becomes No.
+    If there is no speaker to register (a clip without speech), the mode becomes No.
 
     Args:
         dataset: number of the dataset whose bank gives the distractors.
         key: key of the draw.
         n_ov: number of distractors; None draws it from U{1..max_distractors}. Never more than the bank can give.
-        banned: rows of the bank that nobody may be given.
+        banned: rows of the bank that are never drawn.
     """
     if mode in (Mode.ASR, Mode.NO):
         return Registration(mode)

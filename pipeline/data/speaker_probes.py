@@ -1,9 +1,9 @@
-"""Who speaks here? Questions put to audio positions, beside the transcript's tokens.
+"""Speaker probes: targets at audio positions that name the speaker, in addition to the transcript's tokens.
 
-A transcript asks for a speaker once a turn, which is little to learn the matching of voices with registered vectors
-from. With ``data.speaker_questions`` = n, up to n positions of every turn are asked directly: the LLM's output there
+A transcript names a speaker once per turn, which is little to learn the matching of voices with registered vectors
+from. With ``data.speaker_questions`` = n, up to n positions of every turn are probed: the LLM's output there
 has to be the first token of the speaker's name (its last, the number, for ``spk0``). The answers count as targets of
-weight 1; nothing is written into the input, so that decoding is as before. Not in the paper; 0 leaves it out.
+weight 1; nothing is written into the input, so that decoding does not change. Not in the paper; 0 turns it off.
 """
 
 from __future__ import annotations
@@ -46,5 +46,5 @@ def probe_positions(
 
 
 def answer_token(tokenizer: PromptTokenizer, mode: Mode, label: str) -> int:
-    """The token that tells this speaker from the others."""
+    """The token that distinguishes this speaker from the others."""
     return tokenizer.encode_common(label)[-1 if mode is Mode.NO else 0]

@@ -52,7 +52,7 @@ class Stream:
         return self.window == self.position == 0
 
     def next(self, max_seconds: float | None = None) -> MicroBatch | None:
-        """The next micro-batch; None when done. A window that begins now leaves out samples beyond ``max_seconds``."""
+        """The next micro-batch; None when done. A window that begins now skips samples longer than ``max_seconds``."""
         while not self.done:
             if self.position == 0 and max_seconds != self.max_seconds:
                 self.max_seconds, self._ready = max_seconds, None
@@ -66,8 +66,8 @@ class Stream:
                 return batch
         return None
 
-    def pass_empty(self, max_seconds: float | None) -> None:
-        """Between windows: pass over those of this epoch that hold nothing, so that its end is not seen too late."""
+    def skip_empty(self, max_seconds: float | None) -> None:
+        """Between windows: skip empty windows of this epoch, so that its end is not detected too late."""
         while self.position == 0 and not self.between_epochs:
             self.max_seconds = max_seconds
             ready, carried = self._ready = self._plan_window()
@@ -76,13 +76,13 @@ class Stream:
             self._advance(carried)
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the stream stands, as JSON."""
+        """Position of the stream, as JSON."""
         carried = [[p.shard, p.row, p.key, str(p.mode)] for p in self.carried]
         where = {"epoch": self.epoch, "window": self.window, "position": self.position}
         return where | {"max_seconds": self.max_seconds, "carried": carried}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go to where a stream stood. The window is planned again when the next micro-batch is asked for."""
+        """Restore a saved position. The window is planned again for the next micro-batch."""
         self.epoch, self.window, self.position = state["epoch"], state["window"], state["position"]
         self.max_seconds = state["max_seconds"]
         self._ready, self._empty_epoch = None, False
@@ -95,7 +95,7 @@ class Stream:
         self.carried = tuple(self._planned(rows[shard][row], Mode(mode)) for shard, row, _, mode in state["carried"])
 
     def _advance(self, carried: tuple[PlannedSample, ...]) -> None:
-        """To the next window, or the next epoch."""
+        """Move to the next window, or the next epoch."""
         self._ready, self.position, self.carried = None, 0, carried
         self.window += 1
         if self.window >= self._windows:
@@ -159,10 +159,10 @@ class Stream:
         return self._settings.seed, self.epoch, self.source.name, row.key
 
     def _planned(self, row: IndexRow, mode: Mode) -> PlannedSample:
-        """Draw what a sample is given in this epoch, and count what it costs.
+        """Draw a sample's registration and speed for this epoch, and count its cost.
 
         Raises:
-            PlanError: it does not fit a micro-batch of its own, or has no audio to speak of.
+            PlanError: it does not fit an empty micro-batch, or is shorter than one frame.
         """
         s = self._settings
         drawn = draw_registration(

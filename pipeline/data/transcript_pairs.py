@@ -1,7 +1,7 @@
-"""Pairs of a cascade's transcript and its correction, as the trainer's data
+"""Training data of the corrector: pairs of a cascade's transcript and its correction.
 
 An epoch takes every pair once: in an order keyed by seed and epoch they are filled into micro-batches of at most
-``data.max_positions``, and every M micro-batches, over the ends of epochs, make a global step. Nothing of that knows of
+``data.max_positions``, and every M micro-batches, over the ends of epochs, make a global step. This does not depend on
 ranks: rank r of N takes micro-batches r, r + N, … A state names the epoch and the place in it.
 """
 
@@ -84,7 +84,7 @@ class TextStep:
     """This rank's share of a global step."""
 
     micro_batches: list[TextBatch]
-    state: dict[str, Any] = field(repr=False)  # to go on after this step
+    state: dict[str, Any] = field(repr=False)  # to continue after this step
     figures: dict[str, Any] = field(default_factory=dict)  # of the whole step
 
 
@@ -172,7 +172,7 @@ class PairData:
                 if pair.positions > self._recipe.data.max_positions:
                     raise PlanError(
                         f"{path}, line {n} ({pair.key}) has {pair.positions} positions, data.max_positions is "
-                        f"{self._recipe.data.max_positions}: raise it, or take the line out"
+                        f"{self._recipe.data.max_positions}: raise it, or remove the line"
                     )
                 pairs.append(pair)
         if paths and not pairs:
@@ -214,11 +214,11 @@ def collate(pairs: Sequence[Pair]) -> TextBatch:
 
 
 def _check(recipe: Recipe) -> None:
-    """Refuse what this data would silently leave out."""
+    """Refuse settings that this data would silently ignore."""
     data = recipe.data
     odd = [f"data.*[{d.path}]" for d in (*data.train, *data.validation) if d != DatasetConfig(path=d.path)]
     odd += ["data.augment"] if data.augment != AugmentConfig() else []
     odd += [f"data.{n}" for n in ("curriculum", "align_epochs", "speaker_questions") if getattr(data, n)]
     odd += ["trainer.decode_clips"] if recipe.trainer.decode_clips else []
     if odd:
-        raise ConfigError(f"{recipe.name}: stage 0 reads files of pairs by their path alone; take out {', '.join(odd)}")
+        raise ConfigError(f"{recipe.name}: stage 0 reads files of pairs by their path alone; remove {', '.join(odd)}")

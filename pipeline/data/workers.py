@@ -1,7 +1,7 @@
-"""Loader processes that end with whoever started them.
+"""Loader processes that end with the process that started them.
 
-They ignore stop signals, because the main process decides when a run ends. torch and multiprocessing end a worker that
-is left over by SIGTERM and then wait for it, for ever. So they are told to go, and killed where they do not.
+They ignore stop signals, because the main process decides when a run ends. torch and multiprocessing end a remaining
+worker by SIGTERM and then wait for it for ever. So workers are asked to exit, and killed if they do not.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ T = TypeVar("T")
 
 
 def init_worker(_: int) -> None:
-    """First thing that a worker does: the main process decides about signals; one thread for each process."""
+    """Initialise a worker: ignore stop signals, use one thread."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(1)
 
 
 def until_quiet(limit: float = 0.5) -> None:
-    """Wait until no other thread of this process runs, at most so many seconds.
+    """Wait until no other thread of this process runs, at most ``limit`` seconds.
 
-    After a collective, gloo's threads (and, it must be feared, NCCL's) give back tensors. For that they take the lock
+    After a collective, gloo's threads (and perhaps NCCL's) release tensors. For that they take the lock
     over the interpreter's list of threads, without the GIL. A process that is forked then never starts: Python 3.11
     takes that lock in the child before it renews it (``PyOS_AfterFork_Child``). Of 40,000 forks right behind a
     collective on two ranks, 22 hung; of as many after this, none.
@@ -52,10 +52,10 @@ def _runs(task: Path) -> bool:
 
 
 def owned(start: Callable[[], Iterator[T]]) -> Generator[T, None, None]:
-    """Go through an iterator whose start starts processes, and see to it that they end. Close it when done with it.
+    """Iterate over an iterator whose start starts processes, and end them. Close it after use.
 
-    torch's handler of SIGCHLD would raise a worker's death wherever the main process happens to be. The one before is
-    put back: torch then raises it where data are asked for, within 5 s.
+    torch's handler of SIGCHLD would raise a worker's death at any place of the main process. The previous handler is
+    restored: torch then raises it when data are requested, within 5 s.
     """
     before = set(multiprocessing.active_children())
     handler = signal.getsignal(signal.SIGCHLD)
@@ -73,7 +73,7 @@ def owned(start: Callable[[], Iterator[T]]) -> Generator[T, None, None]:
                 return
             yield item
     finally:
-        del items  # a DataLoader tells its workers to go when its iterator goes
+        del items  # a DataLoader ends its workers when its iterator is deleted
         end()
         atexit.unregister(end)
 

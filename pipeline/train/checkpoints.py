@@ -19,10 +19,10 @@ logger = logging.getLogger(__name__)
 
 
 class RunCheckpoints(Protocol):
-    """What the trainer needs. Each method is collective unless it says otherwise."""
+    """Operations that the trainer needs, collective unless noted."""
 
     def resume(self) -> RunState | None:
-        """Load the newest whole checkpoint into the engine; None: there is none."""
+        """Load the newest whole checkpoint into the engine; None: no checkpoint."""
         ...
 
     def save(self, state: RunState) -> None:
@@ -64,7 +64,7 @@ class Checkpoints:
         self.saver = Saver(self._folder, run.ranks, keep, t.save_in_background, self._upload, t.start_timeout_seconds)
 
     def resume(self) -> RunState | None:
-        """Load the newest whole checkpoint into the engine; None: there is none.
+        """Load the newest whole checkpoint into the engine; None: no checkpoint.
 
         Raises:
             CheckpointError: every checkpoint is damaged, or it belongs to another stage, model or base weights.

@@ -15,7 +15,7 @@ from pipeline.recipe.schema import Recipe
 
 
 class Step(Protocol):
-    """What the trainer needs of one global step: this rank's micro-batches, and the data state after them."""
+    """One global step: this rank's micro-batches, and the data state after them."""
 
     @property
     def micro_batches(self) -> Sequence[Any]: ...
@@ -30,7 +30,7 @@ class Step(Protocol):
 
 
 class Data(Protocol):
-    """Where batches come from."""
+    """Source of batches."""
 
     @property
     def train_names(self) -> Sequence[str]: ...
@@ -61,7 +61,7 @@ class Data(Protocol):
 
 @dataclass
 class Run:
-    """What a checkpoint does not hold: a run's surroundings, built once."""
+    """Everything of a run that a checkpoint does not hold, built once."""
 
     recipe: Recipe
     ranks: Ranks

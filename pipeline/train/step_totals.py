@@ -1,4 +1,4 @@
-"""What a global step holds over all ranks, known before its first backward pass. One all-reduce on the hosts."""
+"""Totals of a global step over all ranks, before its first backward pass: one all-reduce on the hosts."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class StepTotals:
 
 @dataclass(frozen=True, slots=True)
 class OwnNumbers:
-    """What a rank adds to the totals besides its micro-batches."""
+    """Numbers of a rank for the totals, other than its micro-batches."""
 
     stop: bool
     failed_save: bool
@@ -75,7 +75,7 @@ def sums_and_values(
 ) -> tuple[list[float], list[list[float]]]:
     """Sum some numbers over ranks and gather others, in a single all-reduce. Collective.
 
-    A sum gathers too: each rank fills in its own place among zeros. So maxima need no reduction of their own.
+    A sum gathers too: each rank fills in its own place among zeros. So maxima need no second reduction.
 
     Returns:
         The sums of ``added``, and for each number of ``own`` its value on every rank.

@@ -61,14 +61,14 @@ def steps_of(deepspeed: str, folder: str) -> None:
             batches[0].frames.fill_(math.nan)
         happened.clear()
         record, _ = trainer.update(batches, 0.0)
-        told = [h for i, h in enumerate(happened) if h != "update" or "update" not in happened[:i]]
+        reads = [h for i, h in enumerate(happened) if h != "update" or "update" not in happened[:i]]
         start = ["collectives:tolist", "backward", "losses", "backward"]
         if number == 1:
             assert record.skipped
-            assert told[:5] == [*start, "async_reads:tolist"], told  # suspects are read besides
-            assert "norm" not in told
+            assert reads[:5] == [*start, "async_reads:tolist"], reads  # suspects are also read
+            assert "norm" not in reads
         else:
-            assert told == [*start, "norm", "update", "async_reads:tolist", "async_reads:tolist"], told
+            assert reads == [*start, "norm", "update", "async_reads:tolist", "async_reads:tolist"], reads
             assert record.grad_norm == float(trainer.engine.get_global_grad_norm()) > 0
         trainer.step += 1
 

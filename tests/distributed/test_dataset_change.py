@@ -1,4 +1,4 @@
-"""Two ranks, a small SpeakerLM: a save where an epoch ends, and from there the run goes on with other data."""
+"""Two ranks, a small SpeakerLM: a save at the end of an epoch, from where the run continues with other data."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def saved(run: Path) -> list[int]:
 
 def test_ranks_that_see_other_data_do_not_train(tmp_path: Path) -> None:
     run_distributed(make_parts, 1, folder=str(tmp_path / "parts"))
-    for rank, text in enumerate(("", "nobody\n")):
+    for rank, text in enumerate(("", "no-such-key\n")):
         (tmp_path / f"exclude-{rank}").write_text(text)
     parts = str(tmp_path / "parts")
     arguments = {"parts": parts, "run": str(tmp_path / "run"), "data": f"{parts}/data"}

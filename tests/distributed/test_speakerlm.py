@@ -162,15 +162,15 @@ def _unequal_ranks(parts: str) -> None:
         alone = replace(ranks, rank=0, world_size=1)
         return next(FixedModes(recipe, alone, tokenizer, modes, n_ov).train(None)).micro_batches[0]
 
-    nobody, crowd = first([Mode.NO], None), first([Mode.OVER], 40)
-    assert len(nobody.speaker_index) == 0
+    unregistered, crowd = first([Mode.NO], None), first([Mode.OVER], 40)
+    assert len(unregistered.speaker_index) == 0
     assert len(crowd.speaker_index) >= 50
     none = torch.zeros(0, dtype=torch.long)
     no_target = replace(crowd, target_index=none, target_ids=none)
     empty = empty_batch(tokenizer, recipe.model.projector.stride, DIM)
     pairs = {
-        "nobody and 50 registered": (nobody, crowd),
-        "no target token": (no_target, nobody),
+        "0 and 50 registered": (unregistered, crowd),
+        "no target token": (no_target, unregistered),
         "an empty micro-batch": (empty, crowd),
     }
     for chunks in (1, 5):
@@ -231,7 +231,7 @@ def _overfit_recipe(parts: str, output: str) -> Recipe:
 
 
 def _decode_the_batch(parts: str, output: str) -> None:
-    """What the finished run says to the batch that it learnt, a line a sample: mode, reference, hypothesis."""
+    """Decode the batch that the finished run was trained on: one JSON line per sample."""
     from pipeline.data.loader import SampleReader
     from pipeline.model.build import load_finished_run
     from pipeline.prompts import Mode, target_pieces

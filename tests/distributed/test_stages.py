@@ -99,7 +99,7 @@ def weights(run: Path) -> dict[str, Any]:
     return load_file(run / "weights" / "model.safetensors")
 
 
-def test_each_stage_changes_what_it_trains_and_takes_the_rest_over(folder: Path) -> None:
+def test_each_stage_changes_what_it_trains_and_keeps_the_rest(folder: Path) -> None:
     one, two, three = (weights(folder / "runs" / f"stage{n}") for n in (1, 2, 3))
     pairs = ((2, one, two), (3, two, three))
     moved = {n: {name.split(".")[0] for name in b if (a[name] != b[name]).any()} for n, a, b in pairs}
@@ -112,7 +112,7 @@ def test_each_stage_changes_what_it_trains_and_takes_the_rest_over(folder: Path)
     assert done["bases"]["init_from"] == before["weights_sha256"]
 
 
-def test_finished_stages_are_passed_over(folder: Path) -> None:
+def test_finished_stages_are_skipped(folder: Path) -> None:
     before = (folder / "runs" / "stage2" / "done").stat().st_mtime_ns
     parts = str(folder / "parts")
     (output,) = run_distributed(_chain, 1, parts=parts, runs=str(folder / "runs"), stages=(1, 2))
@@ -121,13 +121,13 @@ def test_finished_stages_are_passed_over(folder: Path) -> None:
     assert (folder / "runs" / "stage2" / "done").stat().st_mtime_ns == before
 
 
-def test_a_rank_that_does_not_see_the_marker_yet_takes_the_first_one_s_word(folder: Path, tmp_path: Path) -> None:
+def test_a_rank_that_does_not_see_the_marker_yet_follows_the_first_rank(folder: Path, tmp_path: Path) -> None:
     shutil.copytree(folder / "runs" / "stage1", tmp_path / "stage1")
     run_distributed(_chain_where_one_rank_sees_no_marker, 2, parts=str(folder / "parts"), runs=str(tmp_path))
     assert (tmp_path / "stage2" / "done").exists()
 
 
-def test_all_ranks_go_on_to_the_next_stage_or_none(folder: Path, tmp_path: Path) -> None:
+def test_all_ranks_continue_with_the_next_stage_or_none(folder: Path, tmp_path: Path) -> None:
     """With --max-steps, which may end a stage early, the end of its steps or not at all."""
     shutil.copytree(folder / "runs" / "stage1", tmp_path / "stage1")
     parts = str(folder / "parts")

@@ -90,7 +90,7 @@ def test_decoding_changes_nothing_in_training(folder: Path) -> None:
         assert [(r["step"], r["loss"], r["grad_norm"]) for r in rows(folder / name, "train")] == expected
 
 
-def test_a_decode_that_costs_too_much_is_left_out_but_for_the_last(folder: Path) -> None:
+def test_a_decode_that_costs_too_much_is_skipped_except_the_last(folder: Path) -> None:
     first, second, last = rows(folder / "poor")
     for row in (first, second):
         assert row["scores"] is None

@@ -97,8 +97,8 @@ class ToyBatch:
         return torch.arange(len(self.target_ids)) % 3 == 0
 
     def exchanged(self) -> tuple[ToyBatch, Tensor]:
-        told = torch.full((len(self.target_ids),), self.mode != "no")
-        return replace(self, speaker=self.speaker.roll(1)), told
+        affected = torch.full((len(self.target_ids),), self.mode != "no")
+        return replace(self, speaker=self.speaker.roll(1)), affected
 
     def model_inputs(self) -> dict[str, Any]:
         return {n: getattr(self, n) for n in ("frames", "speaker", "target_ids", "weight")}

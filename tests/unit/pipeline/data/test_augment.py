@@ -80,7 +80,7 @@ def test_noise_comes_with_the_asked_for_probability(noises):
     assert abs(changed - 200) < 3 * (800 * 0.25 * 0.75) ** 0.5
 
 
-def test_a_folder_without_noise_and_noise_of_another_rate_are_told(tmp_path):
+def test_a_folder_without_noise_and_noise_of_another_rate_are_errors(tmp_path):
     with pytest.raises(ConfigError, match=r"data\.augment\.noise"):
         Noises(tmp_path)
     soundfile.write(tmp_path / "n.wav", tone(1.0), 8_000)
@@ -100,7 +100,7 @@ def test_other_noise_files_have_another_fingerprint(noises):
 
 @settings(deadline=None, max_examples=60)
 @given(samples=st.integers(400, 200_000), seed=st.integers(0, 2**63), count=st.integers(0, 4))
-def test_masks_lie_inside_the_features(samples, seed, count):
+def test_masks_are_inside_the_features(samples, seed, count):
     augmenter = Augmenter(AugmentConfig(frame_masks=count, mel_masks=2, frame_mask_width=40))
     frames, mels = augmenter.masks(samples, seed)
     assert (frames.shape, mels.shape) == ((count, 2), (2, 2))

@@ -100,7 +100,7 @@ def test_vectors_stand_in_prompt_order_and_belong_to_their_names(dataset, tokeni
 
 
 @pytest.mark.parametrize("mode", [Mode.NO, Mode.ASR])
-def test_nobody_registered_still_gives_one_row_for_the_projector(dataset, tokenizer, mode):
+def test_no_registered_speaker_still_gives_one_row_for_the_projector(dataset, tokenizer, mode):
     batch = collate(load(dataset, tokenizer, mode), tokenizer, STRIDE, DIM, "made")
     assert batch.speaker_vectors.shape == (1, DIM)
     assert not batch.speaker_vectors.any()
@@ -186,7 +186,7 @@ def test_exchanged_voices_keep_to_their_sample_and_leave_their_names(dataset, to
     assert torch.equal(exchanged.input_ids, batch.input_ids)
 
 
-def test_nobody_registered_has_nothing_to_exchange(dataset, tokenizer):
+def test_without_registered_speakers_nothing_is_exchanged(dataset, tokenizer):
     batch = collate(load(dataset, tokenizer, Mode.NO), tokenizer, STRIDE, DIM, "made")
     exchanged, telling = batch.exchanged()
     assert not telling.any()

@@ -51,7 +51,7 @@ def test_a_hundred_distractors_fit_and_train(names: str, tmp_path: Path) -> None
         return Plan([DatasetSource(dataset, tokenizer.hash)], [share], settings, TokenCounter(tokenizer))
 
     planned = samples_of(list(plan()))
-    assert [len(p.names) for p in planned] == [ROOM + CROWD] * 2  # nobody was left out, no sample was skipped
+    assert [len(p.names) for p in planned] == [ROOM + CROWD] * 2  # all speakers and samples are planned
     assert all(len(set(p.names)) == ROOM + CROWD for p in planned)
     assert max(p.positions for p in planned) <= data.max_positions
     print(f"{names}: {max(p.positions for p in planned)} of {data.max_positions} positions")

@@ -9,7 +9,7 @@ from shards.errors import PlanError
 from tests.support.planning import FakeBank, make_plan, make_source
 
 
-def test_a_state_that_says_nothing_of_the_speaker_bank_is_taken() -> None:
+def test_a_state_without_a_speaker_bank_fingerprint_is_accepted() -> None:
     """It was saved by an earlier version."""
     state = next(iter(make_plan(make_source(40)))).state
     del state["datasets"][0]["bank"]
@@ -27,7 +27,7 @@ def test_the_speaker_bank_counts_where_speakers_are_registered_alone() -> None:
     assert plan.step == 1
 
 
-def test_ranks_that_see_other_data_are_told_apart() -> None:
+def test_ranks_with_different_data_are_an_error() -> None:
     bank = make_source(40)
     bank.bank = FakeBank(["made:S0"])
     same, other = make_plan(make_source(40)).identity, make_plan(bank).identity

@@ -67,7 +67,7 @@ def test_keys_sessions_and_speakers_can_be_excluded(tmp_path):
     }
 
 
-def test_an_excluded_speaker_is_nobody_s_distractor(tmp_path):
+def test_an_excluded_speaker_is_never_a_distractor(tmp_path):
     listed = tmp_path / "exclude.txt"
     listed.write_text("made:S2\n")
     source = make_source(300)

@@ -155,14 +155,14 @@ def test_remote_lengths_cost_a_few_requests_a_shard_and_then_a_listing(tmp_path,
             assert server.objects[f"p/{path}"] == made.storage.read(path)
 
 
-def test_a_shard_that_is_packed_anew_gets_other_lengths(dataset, tokenizer):
+def test_a_shard_that_is_packed_again_gets_other_lengths(dataset, tokenizer):
     build_lengths(dataset, tokenizer)
     again = make_dataset(Path(dataset.url), samples=20, seed=1)
     assert missing_lengths(again, tokenizer.hash) == [0, 1, 2]
 
 
 @pytest.mark.parametrize("damage", [b"", b"PAR1 but not really"])
-def test_damaged_lengths_are_refused_and_built_anew(dataset, tokenizer, damage):
+def test_damaged_lengths_are_refused_and_built_again(dataset, tokenizer, damage):
     build_lengths(dataset, tokenizer)
     dataset.storage.write_atomic(lengths_path(dataset.shards[0], tokenizer.hash), damage)
     with pytest.raises(PlanError, match="no token lengths"):

@@ -1,4 +1,4 @@
-"""Loading: ranks and workers share out one plan; damage is replaced and told; storage errors stop."""
+"""Loading: ranks and workers share one plan; damaged samples are replaced and reported; storage errors stop."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_every_sample_is_loaded_once_an_epoch(dataset, tokenizer):
     assert sum(b.audio_seconds for s in steps for b in s.micro_batches) == pytest.approx(dataset.hours * 3600, rel=1e-3)
 
 
-def test_resuming_with_another_number_of_ranks_and_workers_goes_on(dataset, tokenizer):
+def test_resuming_with_another_number_of_ranks_and_workers_continues(dataset, tokenizer):
     data = make_data(micro_batches_per_step=3)
     endless = packed_plan([dataset], tokenizer, data=data, epochs=None)
     whole = list(itertools.islice(make_loader([dataset], tokenizer, endless), 9))
@@ -188,7 +188,7 @@ def test_too_many_bad_samples_in_a_row_stop_the_run(damaged, tokenizer):
         list(make_loader([damaged], tokenizer, max_consecutive_replacements=5))
 
 
-def test_a_cut_tar_is_told_sample_by_sample_and_not_a_shorter_epoch(damaged, tokenizer):
+def test_a_cut_tar_is_reported_sample_by_sample_and_not_a_shorter_epoch(damaged, tokenizer):
     plan = packed_plan([damaged], tokenizer)
     path = damaged.storage.local_path(damaged.shards[1].tar)
     os.truncate(path, path.stat().st_size // 2)
@@ -208,7 +208,7 @@ def test_a_storage_error_stops_the_run_as_itself(damaged, tokenizer, workers):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_lengths_that_lie_stop_the_run(damaged, tokenizer, workers, monkeypatch):
+def test_wrong_lengths_stop_the_run(damaged, tokenizer, workers, monkeypatch):
     plan = packed_plan([damaged], tokenizer)
     rows = plan.sources[0].rows
     monkeypatch.setattr(plan.sources[0], "rows", lambda s: [replace(r, text_tokens=r.text_tokens + 1) for r in rows(s)])
@@ -223,7 +223,7 @@ def test_a_bank_with_a_vector_that_is_not_finite_stops_the_run(damaged, tokenize
         list(make_loader([damaged], tokenizer, packed_plan([damaged], tokenizer, modes=(Mode.OVER,))))
 
 
-def test_a_killed_worker_is_told(dataset, tokenizer):
+def test_a_killed_worker_is_reported(dataset, tokenizer):
     plan = packed_plan([dataset], tokenizer, epochs=None)
     before = set(multiprocessing.active_children())
     loader = iter(make_loader([dataset], tokenizer, plan, workers=1))
@@ -263,7 +263,7 @@ RESULTS_LOST = [
 
 
 @pytest.mark.parametrize("error", RESULTS_LOST)
-def test_a_worker_that_is_killed_while_it_hands_over_is_told(dataset, tokenizer, error):
+def test_a_worker_that_is_killed_while_it_hands_over_is_reported(dataset, tokenizer, error):
     def broken():
         raise error
         yield

@@ -1,7 +1,7 @@
 """Damage of shards, seen through the loader: an error that names the place, or a counted replacement; no sample less.
 
 An epoch under damage is held against the same epoch undamaged: as many steps and micro-batches, and in each of them
-every planned sample is there, or is listed as bad; where a spare took its place the number is the same as well.
+every planned sample is loaded, or is listed as bad; where a spare took its place the number is the same as well.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ pieces = st.lists(st.builds(Piece, st.integers(1, 100), st.integers(1, 100)), ma
 
 @settings(deadline=None)
 @given(pieces, st.integers(100, 500), st.integers(100, 900))
-def test_each_piece_lies_in_one_micro_batch_and_none_is_over_budget(samples, max_positions, max_frames):
+def test_each_sample_is_in_one_micro_batch_and_none_is_over_budget(samples, max_positions, max_frames):
     full, rest = pack(samples, max_positions, max_frames, rng())
     key = lambda p: (p.positions, p.frames)  # noqa: E731
     assert sorted((p for b in full + rest for p in b), key=key) == sorted(samples, key=key)

@@ -48,7 +48,7 @@ def test_every_sample_once_an_epoch_within_both_budgets(shape: dict, samples: in
 
 @settings(deadline=None, max_examples=15)
 @given(shape=shapes, samples=st.integers(5, 60), per_shard=st.integers(3, 20), seed=st.integers(0, 9))
-def test_restoring_after_any_step_goes_on_as_if_uninterrupted(
+def test_restoring_after_any_step_continues_as_if_uninterrupted(
     shape: dict, samples: int, per_shard: int, seed: int
 ) -> None:
     def fresh() -> object:
@@ -111,7 +111,7 @@ def test_over_draws_up_to_the_maximum_and_registers_the_clip_with_people_who_are
     assert {n for m, n in extra if m is Mode.OVER} == {1, 2, 3, 4, 5, 6}
 
 
-def test_registered_speakers_come_in_random_order_under_names_drawn_anew() -> None:
+def test_registered_speakers_come_in_random_order_under_newly_drawn_names() -> None:
     source = make_source(400)
     planned = [p for p in samples_of(list(make_plan(source, epochs=2))) if p.mode is Mode.MATCH and len(p.names) == 3]
     orders = Counter(p.sources for p in planned)
@@ -219,7 +219,7 @@ def test_a_curriculum_leaves_long_samples_out_of_the_windows_of_its_phase() -> N
     longest = [max(p.num_samples for p in samples_of([s])) / 16_000 for s in steps]
     assert max(longest[:8]) <= 4.0
     last_early = max(i for i, s in enumerate(steps) if s.state["streams"][0]["max_seconds"] is not None)
-    assert 7 <= last_early < 20  # the window that was open goes on to its end
+    assert 7 <= last_early < 20  # the window that was open continues to its end
     assert max(longest[last_early + 1 :]) > 6.0
     for stop in range(0, 14):
         plan = make_plan(make_source(200), data=data, epochs=None)
@@ -322,7 +322,7 @@ def test_datasets_may_come_at_any_time_and_go_between_epochs() -> None:
     plan.load_state_dict(inside, accept_dataset_change=True)
     assert [s["epoch"] for s in plan.state_dict()["streams"]] == [inside["streams"][1]["epoch"], 1, 0]
     assert {p.dataset for p in samples_of(list(itertools.islice(plan, 20)))} == {0, 1, 2}
-    with pytest.raises(PlanError, match=r"dataset one is gone"):
+    with pytest.raises(PlanError, match=r"dataset one was removed"):
         make_plan(three[0], data=data, epochs=None).load_state_dict(inside, accept_dataset_change=True)
     make_plan(three[0], data=data, epochs=None).load_state_dict(between, accept_dataset_change=True)
 
@@ -372,7 +372,7 @@ def test_settings_of_speed_alone_may_change_on_resume() -> None:
     assert plan.step == 1
 
 
-def test_spares_are_of_the_same_mode_and_from_another_micro_batch_where_there_is_one() -> None:
+def test_spares_are_of_the_same_mode_and_from_another_micro_batch_if_it_exists() -> None:
     data = make_data(window_shards=4)  # several micro-batches of a mode
     batches = [b for s in make_plan(make_source(200), data=data, epochs=1) for b in s.micro_batches if b]
     for batch in batches:

@@ -22,7 +22,7 @@ from tests.support.planning import FakeBank
 ROW = IndexRow("k", 0, 0, "session", 16_000, ("c:A", "c:B"), (1, 2), 9, 9)
 
 
-def test_keys_are_told_apart_part_by_part():
+def test_keys_differ_by_every_part():
     assert keyed_seed("a", "bc") != keyed_seed("ab", "c")
     assert keyed_seed(1, 2) != keyed_seed(12)
     assert keyed_uniform(1, "x") == keyed_uniform(1, "x")
@@ -67,7 +67,7 @@ def test_corpus_names_are_used_when_asked_for():
     assert set(drawn.names) == {"A", "B"}
 
 
-def test_a_clip_without_speech_has_nobody_to_register():
+def test_a_clip_without_speech_registers_no_speaker():
     silent = replace(ROW, speakers=(), turns=())
     assert draw_registration(silent, Mode.MATCH, RegistrationConfig(), None, 0, (1, "k")).mode is Mode.NO
 

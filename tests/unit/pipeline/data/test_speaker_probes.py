@@ -17,7 +17,7 @@ from tests.support.tiny import TEXTS, make_tokenizer
 STRIDE, DIM = 2, 192  # a position is 0.12 s
 
 
-def test_positions_lie_evenly_inside_the_turn_and_where_nobody_else_speaks() -> None:
+def test_probes_are_spread_evenly_over_positions_where_the_speaker_speaks_alone() -> None:
     turns = [Segment("a", 0.0, 1.2, "x"), Segment("b", 0.95, 2.4, "y")]
     assert probe_positions(turns, 30, STRIDE, 100) == [(p, "a") for p in range(7)] + [(p, "b") for p in range(10, 20)]
     assert probe_positions(turns, 30, STRIDE, 3) == [(0, "a"), (3, "a"), (6, "a"), (10, "b"), (14, "b"), (19, "b")]
@@ -33,7 +33,7 @@ def test_a_faster_playback_moves_the_positions() -> None:
 
 
 @pytest.mark.parametrize("mode", list(Mode))
-def test_the_answer_is_the_speaker_of_that_position(tmp_path, mode: Mode) -> None:
+def test_the_target_of_a_probe_is_the_speaker_of_its_position(tmp_path, mode: Mode) -> None:
     tokenizer = PromptTokenizer.from_folder(make_tokenizer(tmp_path / "tokenizer", TEXTS))
     dataset = make_dataset(tmp_path / "data", samples=8)
     plan = packed_plan([dataset], tokenizer, registration=mode is not Mode.ASR, modes=(mode,))

@@ -97,7 +97,7 @@ def test_ranks_share_the_steps_of_one(folder: Path):
         assert (second[1].weight, second[1].num_targets, len(second[1].target_ids)) == (0.0, 0, 1)
 
 
-def test_it_goes_on_where_a_state_says(folder: Path):
+def test_it_continues_from_a_saved_state(folder: Path):
     straight = take(data_of(folder), 9)
     saved = json.loads(json.dumps(straight[4].state))
     went_on = take(data_of(folder), 4, saved)
@@ -144,7 +144,7 @@ def test_what_does_not_fit_is_refused(folder: Path):
         data_of(folder, recipe=recipe_of(folder, train=[DatasetConfig(path="gone.jsonl")]))
     heavy, augment = [DatasetConfig(path="a", weight=2.0)], AugmentConfig(speeds=[0.9])
     odd = recipe_of(folder, train=heavy, augment=augment, speaker_questions=1)
-    with pytest.raises(ConfigError, match=r"take out data\.\*\[a\], data.augment, data.speaker_questions"):
+    with pytest.raises(ConfigError, match=r"remove data\.\*\[a\], data.augment, data.speaker_questions"):
         data_of(folder, recipe=odd)
     with pytest.raises(ConfigError, match="exp/x is of stage 0, a corrector of text"):
         check_speech(0, "exp/x")

@@ -11,7 +11,7 @@ from pipeline.data.workers import owned, until_quiet
 
 @pytest.fixture
 def busy():
-    """A thread that computes without the GIL until it is told to stop."""
+    """A thread that computes without the GIL until a flag stops it."""
     stop, started = threading.Event(), threading.Event()
 
     def compute() -> None:
@@ -34,7 +34,7 @@ def test_quiet_is_when_no_other_thread_runs(busy: threading.Event) -> None:
     assert busy.is_set()
 
 
-def test_no_process_waits_for_ever_for_it(busy: threading.Event) -> None:
+def test_waiting_for_quiet_ends_after_its_limit(busy: threading.Event) -> None:
     until_quiet(0.1)
     assert not busy.is_set()
 

@@ -55,7 +55,7 @@ def test_a_second_run_is_refused_and_the_first_named(tmp_path: Path, holder: sub
         locked(tmp_path, ALONE).__enter__()
 
 
-def test_a_killed_run_keeps_nobody_out(tmp_path: Path, holder: subprocess.Popen[str]) -> None:
+def test_a_killed_run_blocks_no_other_run(tmp_path: Path, holder: subprocess.Popen[str]) -> None:
     os.kill(holder.pid, signal.SIGKILL)
     holder.wait()
     began = time.monotonic()

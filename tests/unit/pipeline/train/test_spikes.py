@@ -36,17 +36,17 @@ def test_a_leap_of_more_than_six_deviations_is_a_spike(loss: float, norm: float)
     usual(health, 2 * HORIZON)
     assert health.judge(2.0 + 0.07 * 4, 1.0, True) is None
     assert health.judge(loss, norm, True) == "spike"
-    assert health.judge(1.0, 0.1, True) is None  # a fall is none
+    assert health.judge(1.0, 0.1, True) is None  # a fall is no spike
     assert health.judge(loss, norm, True) == "spike"  # the first does not hide the second
 
 
-def test_nothing_is_a_spike_while_there_is_no_usual() -> None:
+def test_no_step_is_a_spike_during_warm_up() -> None:
     health = Health()
     usual(health, WARM - 1)
     assert health.judge(100.0, 100.0, True) is None
 
 
-def test_a_new_level_becomes_the_usual_one() -> None:
+def test_the_average_adapts_to_a_new_level() -> None:
     health = Health()
     usual(health, HORIZON)
     verdicts = [health.judge(6.0, 1.0, True) for _ in range(HORIZON)]
@@ -72,7 +72,7 @@ def test_a_state_goes_through_json_unchanged() -> None:
     assert again == health
 
 
-def test_an_update_with_a_number_that_is_not_finite_is_never_passed_over() -> None:
+def test_an_update_with_a_number_that_is_not_finite_is_an_error() -> None:
     with pytest.raises(TrainingError, match="spoilt"):
         Health().judge(math.nan, 1.0, True)
 

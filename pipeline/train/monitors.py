@@ -82,28 +82,32 @@ class Monitors:
     def close(self) -> None:
         """Flush and close, within a time limit; the next stage of this process opens its own."""
         master, self._master = self._master, None
-        if master is None:
-            return
-        troubles: list[str] = []
+        if master is not None:
+            close_master(master)
 
-        def send() -> None:
-            try:
-                if master.tb_monitor is not None:
-                    master.tb_monitor.summary_writer.close()
-                if master.wandb_monitor is not None:
-                    import wandb
 
-                    wandb.finish()
-            except Exception as e:  # noqa: BLE001 - a picture of the run is not worth the run
-                troubles.append(f"{type(e).__name__}: {e}")
+def close_master(master: Any, limit: float = CLOSE_SECONDS) -> None:
+    """Close DeepSpeed's monitors within a time limit in seconds; a fault is logged, not raised."""
+    faults: list[str] = []
 
-        thread = threading.Thread(target=send, name="monitors", daemon=True)
-        thread.start()
-        thread.join(CLOSE_SECONDS)
-        if thread.is_alive():
-            troubles.append(f"they did not close within {CLOSE_SECONDS:.0f} s")
-        if troubles:
-            logger.warning("monitors may lack the end of the run (%s); train.jsonl has it", troubles[0])
+    def close() -> None:
+        try:
+            if master.tb_monitor is not None:
+                master.tb_monitor.summary_writer.close()
+            if master.wandb_monitor is not None:
+                import wandb
+
+                wandb.finish()
+        except Exception as e:  # noqa: BLE001 - a picture of the run is not worth the run
+            faults.append(f"{type(e).__name__}: {e}")
+
+    thread = threading.Thread(target=close, name="monitors", daemon=True)
+    thread.start()
+    thread.join(limit)
+    if thread.is_alive():
+        faults.append(f"they did not close within {limit:g} s")
+    if faults:
+        logger.warning("monitors may lack the end of the run (%s); train.jsonl has it", faults[0])
 
 
 def enabled(settings: MonitorConfig) -> bool:

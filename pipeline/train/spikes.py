@@ -1,7 +1,7 @@
-"""Steps whose numbers are wrong: skipped where they are not finite, reported where they leap.
+"""Bad steps: skipped if their numbers are not finite, reported as spikes if they leap.
 
-All ranks see the same sums and norms, so they judge alike without asking each other. What is kept here goes into the
-checkpoint: a resumed run judges as the run would have that was never cut.
+All ranks see the same sums and norms, so they judge alike without communication. The state is part of the checkpoint: a
+resumed run judges as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ class Average:
     variance: float = 0.0
 
     def leap(self, value: float) -> float:
-        """By how many deviations ``value`` lies above the mean; 0 while there are too few values."""
+        """Deviations by which ``value`` is above the mean; 0 while there are too few values."""
         if self.count < WARM:
             return 0.0
         return (value - self.mean) / self._deviation()
 
     def add(self, value: float) -> None:
-        """Take a value in, a leap only as far as ``SIGMAS``: one must not hide the next."""
+        """Add a value, clipped to ``SIGMAS`` deviations: one spike must not hide the next."""
         if self.count >= WARM:
             most = SIGMAS * self._deviation()
             value = min(max(value, self.mean - most), self.mean + most)
@@ -98,7 +98,7 @@ class Health:
 
 @dataclass(frozen=True)
 class Suspect:
-    """A micro-batch of a step that went wrong, as every rank gets to know it."""
+    """A micro-batch of a bad step, as all ranks get it."""
 
     rank: int
     place: int  # number of the micro-batch in the global step
@@ -113,7 +113,7 @@ class Suspect:
 
 
 def suspects(ranks: Ranks, batches: Sequence[Any], losses: Sequence[torch.Tensor], why: str) -> list[Suspect]:
-    """Whom to look at, the same list on every rank, worst first. Collective.
+    """Micro-batches to look at, the same list on every rank, worst first. Collective.
 
     For a skipped step the micro-batches whose loss is not finite; all of them where only the gradient is not. For a
     spike all of them.
@@ -137,16 +137,17 @@ def suspects(ranks: Ranks, batches: Sequence[Any], losses: Sequence[torch.Tensor
     return sorted(everyone, key=lambda s: -s.loss)
 
 
-def save_batch(folder: Path, step: int, suspect: Suspect, batch: Any, seed: int) -> Path | None:
+def save_batch(folder: Path, step: int, suspect: Suspect, batch: Any, seed: int, most: int = MOST_FILES) -> Path | None:
     """Write a micro-batch so that ``model(**torch.load(path)["inputs"])`` repeats its forward pass; None if too many.
 
     Args:
         seed: what ``torch.manual_seed`` was given before the forward pass.
+        most: files in the folder.
     """
     import torch
 
     folder.mkdir(parents=True, exist_ok=True)
-    if sum(1 for _ in folder.iterdir()) >= MOST_FILES:
+    if sum(1 for _ in folder.iterdir()) >= most:
         return None
     path = folder / f"step-{step:08d}-batch-{suspect.place:04d}.pt"
     torch.save({**suspect.row(), "keys": list(suspect.keys), "step": step, "seed": seed, "inputs": batch}, path)

@@ -80,7 +80,7 @@ class ValidationDecode:
         with self._model() as (model, synced):
             for first in range(0, len(self._batches), world):
                 mine = self._batches[first + rank] if first + rank < len(self._batches) else []
-                rows += self._answer(model, mine, synced, faults, interrupt)
+                rows += self.decode_batch(model, mine, synced, faults, interrupt)
                 if any_rank(self._ranks, stop()):
                     return None
         everyone = all_gather_or_raise(self._ranks, lambda: (rows, faults))
@@ -94,7 +94,7 @@ class ValidationDecode:
         logger.info("decoded %d answers (%s) in %.1f s", len(rows), way, time.perf_counter() - began)
         return scores
 
-    def _answer(
+    def decode_batch(
         self, model: Any, batch: Sequence[DecodeTask], synced: bool, faults: list[str], interrupt: Callable[[], bool]
     ) -> list[dict[str, Any]]:
         """Decode one batch, without clips that cannot be read. Ranks that decode together always decode something."""

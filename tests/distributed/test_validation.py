@@ -116,7 +116,7 @@ def _train_and_stop(parts: str, output: str, how: str, stop: bool) -> int:
     from pipeline.train.validation_decode import ValidationDecode
 
     calls: list[int] = []
-    real = ValidationDecode._answer
+    real = ValidationDecode.decode_batch
 
     def answer(self: Any, *arguments: Any) -> Any:
         calls.append(1)
@@ -124,7 +124,7 @@ def _train_and_stop(parts: str, output: str, how: str, stop: bool) -> int:
             request.signal = 15
         return real(self, *arguments)
 
-    ValidationDecode._answer = answer  # type: ignore[method-assign]
+    ValidationDecode.decode_batch = answer  # type: ignore[method-assign]
     install = StopRequest.install
 
     def remembered(self: StopRequest) -> StopRequest:

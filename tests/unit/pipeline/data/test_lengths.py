@@ -13,14 +13,13 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-import pipeline.data.lengths
 from pipeline.data.index_rows import DatasetSource
 from pipeline.data.lengths import build_lengths, lengths_path, lengths_storage, missing_lengths, read_lengths
 from pipeline.data.token_counter import TokenCounter
 from pipeline.frames import audio_positions, encoder_frames, fbank_frames, lfr_frames
 from pipeline.prompts import Mode, PromptTokenizer, prompt_pieces, target_pieces
 from shards.dataset.dataset import open_dataset
-from shards.dataset.reader import read_sample
+from shards.dataset.reader import read_meta, read_sample
 from shards.errors import PlanError, ShardError, StorageError
 from tests.support.datasets import make_dataset
 from tests.support.s3 import fake_s3
@@ -114,19 +113,28 @@ if __name__ == "__main__":
     assert list((tmp_path / "d").rglob(".*")) == []
 
 
-def test_a_killed_run_leaves_no_half_lengths(dataset, tokenizer, monkeypatch):
-    count, done = pipeline.data.lengths._count, []
+class DyingTokenizer:
+    """Ends in the middle of the third shard."""
 
-    def dies(metas, tokenizer):
-        if len(done) == 2:
+    def __init__(self, tokenizer, dataset):
+        self._tokenizer, self._left = tokenizer, 0
+        for shard in range(2):
+            read = read_meta(dataset, shard)
+            self._left += sum(len(m["segments"]) + 1 for m in read)  # a piece per turn, and the bare transcript
+
+    def encode_piece(self, text):
+        self._left -= 1
+        if self._left < -1:
             raise KeyboardInterrupt
-        done.append(metas)
-        return count(metas, tokenizer)
+        return self._tokenizer.encode_piece(text)
 
-    monkeypatch.setattr(pipeline.data.lengths, "_count", dies)
+    def __getattr__(self, name):
+        return getattr(self._tokenizer, name)
+
+
+def test_a_killed_run_leaves_no_half_lengths(dataset, tokenizer):
     with pytest.raises(KeyboardInterrupt):
-        build_lengths(dataset, tokenizer)
-    monkeypatch.undo()
+        build_lengths(dataset, DyingTokenizer(tokenizer, dataset))
     assert len(missing_lengths(dataset, tokenizer.hash)) == 1
     assert build_lengths(dataset, tokenizer) == 1
 

@@ -10,8 +10,7 @@ import pytest
 
 from pipeline.recipe.load import load_recipe
 from pipeline.recipe.schema import MonitorConfig
-from pipeline.train import monitors
-from pipeline.train.monitors import Monitors, cut_csv, train_events, validation_events, wandb_environment
+from pipeline.train.monitors import close_master, cut_csv, train_events, validation_events, wandb_environment
 from shards.errors import ConfigError
 from tests.support.distributed import report, run_distributed, run_ranks
 
@@ -152,7 +151,7 @@ def test_monitors_in_deepspeeds_file_are_refused(tmp_path: Path) -> None:
     ("fault", "says"), [("raises", "OSError: no route to host"), ("hangs", "did not close within")]
 )
 def test_monitors_that_do_not_close_cost_the_run_nothing(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, fault: str, says: str
+    caplog: pytest.LogCaptureFixture, fault: str, says: str
 ) -> None:
     def close() -> None:
         if fault == "raises":
@@ -160,10 +159,8 @@ def test_monitors_that_do_not_close_cost_the_run_nothing(
         released.wait(30)
 
     released = threading.Event()
-    monkeypatch.setattr(monitors, "CLOSE_SECONDS", 0.2 if fault == "hangs" else 30.0)
-    opened = object.__new__(Monitors)
     writer = SimpleNamespace(close=close)
-    opened._master = SimpleNamespace(tb_monitor=SimpleNamespace(summary_writer=writer), wandb_monitor=None)
-    opened.close()
+    master = SimpleNamespace(tb_monitor=SimpleNamespace(summary_writer=writer), wandb_monitor=None)
+    close_master(master, limit=0.2 if fault == "hangs" else 30.0)
     released.set()
     assert says in caplog.text

@@ -77,12 +77,6 @@ def test_an_update_with_a_number_that_is_not_finite_is_an_error() -> None:
         Health().judge(math.nan, 1.0, True)
 
 
-@pytest.fixture
-def alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.distributed, "all_gather_object", lambda out, mine, group: out.__setitem__(0, mine))
-
-
-@pytest.mark.usefixtures("alone")
 def test_suspects_of_a_skipped_step_are_those_that_are_not_finite() -> None:
     batches = [toy_batch(1, 0), toy_batch(1, 1), toy_batch(1, 2, weight=0.0)]
     losses = [torch.tensor(3.0), torch.tensor(math.inf), torch.tensor(math.nan)]
@@ -92,7 +86,6 @@ def test_suspects_of_a_skipped_step_are_those_that_are_not_finite() -> None:
     assert [s.keys for s in suspects(ALONE, batches, finite, "skipped")] == [("s1-1",), ("s1-0",)]
 
 
-@pytest.mark.usefixtures("alone")
 def test_a_saved_micro_batch_repeats_its_forward_pass(tmp_path: Path) -> None:
     from tests.support.toy import toy_model
 
@@ -107,8 +100,6 @@ def test_a_saved_micro_batch_repeats_its_forward_pass(tmp_path: Path) -> None:
     assert torch.equal(model(**saved["inputs"]).loss, loss)
 
 
-@pytest.mark.usefixtures("alone")
-def test_no_more_than_so_many_files_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.train.spikes.MOST_FILES", 2)
+def test_no_more_than_so_many_files_are_written(tmp_path: Path) -> None:
     (suspect,) = suspects(ALONE, [toy_batch(3, 1)], [torch.tensor(1.0)], "spike")
-    assert [save_batch(tmp_path, n, suspect, {}, 0) is None for n in range(3)] == [False, False, True]
+    assert [save_batch(tmp_path, n, suspect, {}, 0, most=2) is None for n in range(3)] == [False, False, True]

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 
 from pipeline.baselines.interfaces import DiarizedTurn, Word
 from pipeline.evaluation.records import SegLstRow
+from pipeline.prompts import anonymous_label
 
 EQUAL_S = 0.01
 PAUSE_S = 1.0  # from which the same voice begins a new segment
@@ -31,7 +32,7 @@ def join(session: str, words: Sequence[Word], turns: Sequence[DiarizedTurn]) -> 
     labels: dict[str, str] = {}
     groups: list[tuple[str, list[Word]]] = []
     for word, speaker in zip(ordered, speakers(ordered, turns), strict=True):
-        label = labels.setdefault(speaker, f"spk{len(labels)}")
+        label = labels.setdefault(speaker, anonymous_label(len(labels)))
         if groups and groups[-1][0] == label and word.start - groups[-1][1][-1].end < PAUSE_S:
             groups[-1][1].append(word)
         else:

@@ -14,6 +14,7 @@ import re
 from collections.abc import Sequence
 
 from pipeline.evaluation.records import SegLstRow
+from pipeline.prompts import anonymous_label
 
 _TOKEN = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff\U00020000-\U0003ffff]|[^\s\u3400-\u4dbf\u4e00-\u9fff]+")
 
@@ -86,9 +87,9 @@ def _labels(old: Sequence[str], new: Sequence[str]) -> dict[str, str]:
     number = 0
     for label in rows:
         if label not in matched:
-            while f"spk{number}" in [*columns, *matched.values()]:
+            while anonymous_label(number) in [*columns, *matched.values()]:
                 number += 1
-            matched[label] = f"spk{number}"
+            matched[label] = anonymous_label(number)
     return matched
 
 

@@ -14,9 +14,10 @@ from typing import Any
 from pipeline.evaluation.files import json_lines, read_json, read_text, seconds
 from pipeline.evaluation.parse import parse
 from pipeline.evaluation.records import SegLstRow, SessionTranscript
+from pipeline.prompts import Mode
 from shards.errors import ScoreError
 
-MODES = ("asr", "no", "match", "over")
+MODES = tuple(map(str, Mode))
 
 
 def parsed(session: str, text: str, names: Sequence[str] = ()) -> tuple[tuple[SegLstRow, ...], tuple[str, ...]]:

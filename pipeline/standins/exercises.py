@@ -18,7 +18,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-from pipeline.prompts import AudioPiece, Mode, PromptTokenizer, SpeakerPiece, prompt_pieces, target_pieces
+from pipeline.prompts import (
+    AudioPiece,
+    Mode,
+    PromptTokenizer,
+    SpeakerPiece,
+    anonymous_label,
+    prompt_pieces,
+    target_pieces,
+)
 from pipeline.standins.words import NAMES
 from shards.sample import Segment
 
@@ -140,7 +148,7 @@ def _append_audio(
     Returns:
         Per segment, the first and the last + 1 position of every word.
     """
-    labels = name_of or {s: f"spk{i}" for i, s in enumerate(dict.fromkeys(s.speaker for s in segments))}
+    labels = name_of or {s: anonymous_label(i) for i, s in enumerate(dict.fromkeys(s.speaker for s in segments))}
     places: list[list[tuple[int, int]]] = []
     for segment in segments:
         who = tokenizer.encode_common(labels[segment.speaker])[-1]

@@ -1,4 +1,4 @@
-"""What the loop reads back in a step: what it took before the update, and nothing that would wait for the update."""
+"""Reads of a step: copies enqueued before the update, and no read that waits for the update."""
 
 from __future__ import annotations
 
@@ -37,20 +37,20 @@ def steps_of(deepspeed: str, folder: str) -> None:
     import torch
 
     from pipeline.ranks.launch import init_distributed
-    from pipeline.train import async_reads as readback
+    from pipeline.train.async_reads import HostCopy
     from tests.support.toy import toy_recipe, toy_trainer
 
     ranks = init_distributed(60)
     trainer = toy_trainer(toy_recipe(Path(folder), deepspeed=deepspeed, log_every=100), ranks)
     happened: list[str] = []
     watch(happened)
-    take = readback.Taken.__init__
+    copy = HostCopy.__init__
 
-    def taken(self: Any, tensor: torch.Tensor) -> None:
+    def copied(self: Any, tensor: torch.Tensor) -> None:
         happened.append("norm" if tensor.numel() == 1 and tensor.dim() == 0 else "losses")
-        take(self, tensor)
+        copy(self, tensor)
 
-    readback.Taken.__init__ = taken  # type: ignore[method-assign]
+    HostCopy.__init__ = copied  # type: ignore[method-assign]
     inner = trainer.engine.optimizer.optimizer
     inner.register_step_post_hook(lambda *_: happened.append("update"))
     backward = trainer.engine.backward
@@ -74,5 +74,5 @@ def steps_of(deepspeed: str, folder: str) -> None:
 
 
 @pytest.mark.parametrize("deepspeed", ["zero3_cpu", "zero3", "zero2"])
-def test_a_step_reads_what_was_taken_before_the_update(deepspeed: str, tmp_path: Path) -> None:
+def test_a_step_reads_copies_made_before_the_update(deepspeed: str, tmp_path: Path) -> None:
     run_distributed(steps_of, 2, deepspeed=f"ds_configs/{deepspeed}.json", folder=str(tmp_path))

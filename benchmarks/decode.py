@@ -21,9 +21,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 
-from pipeline.cards import peak_bytes
 from pipeline.decode.ask import Guards, ask, load_for_decoding
 from pipeline.prompts import Mode, Prompt, prompt_pieces
+from pipeline.ranks.memory import peak_bytes
 
 BATCHES = (1, 8)
 RATIO, REAL_TIME = 0.6, 1.0

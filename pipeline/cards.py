@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 from dataclasses import dataclass
 
 from shards.errors import ConfigError
@@ -56,16 +55,3 @@ def this_card() -> Card | None:
     import torch
 
     return card_of_driver(torch.cuda.get_device_name()) if torch.cuda.is_available() else None
-
-
-def peak_bytes(*, reserved: bool = False) -> int:
-    """Largest memory of this process so far: of its card, or resident where no card is in use. Waits for no device.
-
-    Args:
-        reserved: count what torch has taken from the card, not only what tensors filled.
-    """
-    import torch
-
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
-        return int(torch.cuda.max_memory_reserved() if reserved else torch.cuda.max_memory_allocated())
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

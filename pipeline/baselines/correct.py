@@ -20,11 +20,11 @@ from typing import Any
 from pipeline.baselines.cascade import JOB, as_text
 from pipeline.baselines.llm import Llm
 from pipeline.baselines.transfer import transfer
-from pipeline.cards import peak_bytes
 from pipeline.decode.store import DecodeFolder, DecodeLabels, DecodeSettings, Timing
 from pipeline.evaluation.decoded_rows import hypothesis, parsed, read_decoded, read_description, reference
 from pipeline.evaluation.records import SegLstRow
 from pipeline.evaluation.scores import score_decoded
+from pipeline.ranks.memory import peak_bytes
 
 SYSTEM = "You are a helpful assistant."
 INSTRUCTION = (

@@ -21,11 +21,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pipeline.cards import peak_bytes
 from pipeline.decode.ask import Answer
 from pipeline.decode.store import DecodeFolder, DecodeLabels, DecodeSettings, Timing
 from pipeline.evaluation.decoded_rows import MODES, parsed
 from pipeline.ranks.launch import launcher_environment
+from pipeline.ranks.memory import peak_bytes
 from shards.arguments import natural, positive
 from shards.commands import outcome
 from shards.errors import ConfigError, DataError, SpeakerLMError

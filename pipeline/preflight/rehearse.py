@@ -121,7 +121,7 @@ class _Gauge:
     def __exit__(self, *error: Any) -> None:
         import torch
 
-        from pipeline.cards import peak_bytes
+        from pipeline.ranks.memory import peak_bytes
 
         if self._live is not None:
             self._live.__exit__(*error)

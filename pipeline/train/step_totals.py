@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.cards import peak_bytes
 from pipeline.flops import Meter
 from pipeline.ranks.collectives import all_reduce_sum
 from pipeline.ranks.launch import Ranks
+from pipeline.ranks.memory import peak_bytes
 
 
 @dataclass(frozen=True, slots=True)

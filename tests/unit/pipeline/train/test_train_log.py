@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from pipeline.cards import peak_bytes
+from pipeline.ranks.memory import peak_bytes
 from pipeline.train.loss_table import LossTable
 from pipeline.train.train_log import Log, StepRecord, duration, status_line
 

@@ -14,7 +14,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -139,11 +138,6 @@ def target_pieces(mode: Mode, segments: Sequence[Segment], names: Mapping[str, s
     return pieces
 
 
-def target_turns(mode: Mode, segments: Sequence[Segment], names: Mapping[str, str] | None = None) -> list[str]:
-    """The target's lines; joined by newlines they are the joined :func:`target_pieces`. ASR: one line."""
-    return "".join(target_pieces(mode, segments, names)).split("\n")
-
-
 class PromptTokenizer:
     """A Hugging Face tokenizer that encodes pieces, with the model's own chat template around the user's part."""
 
@@ -222,17 +216,8 @@ class PromptTokenizer:
                 layout.append(piece)
         return layout + list(self.suffix)
 
-    def prompt_length(self, mode: Mode, names: Sequence[str] = ()) -> int:
-        """LLM positions of a prompt without its audio: tokens, and one for each registered speaker."""
-        audio = 1
-        return len(self.encode_prompt(prompt_pieces(mode, names))) - audio
-
-    def encode_target(self, pieces: Sequence[str]) -> list[int]:
-        """Token ids of a target, ended by the end-of-turn token."""
-        return [*chain.from_iterable(self.encode_target_pieces(pieces)), self.eos]
-
     def encode_target_pieces(self, pieces: Sequence[str]) -> list[tuple[int, ...]]:
-        """The same piece by piece, without the end."""
+        """Token ids of a target piece by piece, without the end-of-turn token."""
         return [self.encode_common(piece) if len(piece) <= 16 else self.encode_piece(piece) for piece in pieces]
 
     def decode(self, ids: Sequence[int]) -> str:

@@ -10,6 +10,7 @@ import torch
 
 from pipeline.frames import audio_positions
 from pipeline.prompts import AudioPiece, Mode, PromptTokenizer, SpeakerPiece, prompt_pieces
+from tests.support.prompts import encode_target
 
 DIM = 16
 
@@ -49,7 +50,7 @@ def pack(examples: Sequence[Example], tokenizer: PromptTokenizer, stride: int = 
                 row.append(0)
             else:
                 row.append(item)
-        target = tokenizer.encode_target([e.target]) if e.target else []
+        target = encode_target(tokenizer, [e.target]) if e.target else []
         first = bounds[-1] + len(row) - 1
         at += range(first, first + len(target))
         labels += target

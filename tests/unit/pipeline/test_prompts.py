@@ -13,10 +13,10 @@ from pipeline.prompts import (
     TextPiece,
     prompt_pieces,
     target_pieces,
-    target_turns,
 )
 from shards.errors import ModelError
 from shards.sample import Segment
+from tests.support.prompts import encode_target, prompt_length, target_turns
 from tests.support.tiny import TEXTS, make_tokenizer
 
 SEGMENTS = (
@@ -89,20 +89,20 @@ def test_the_chat_template_surrounds_the_pieces(tokenizer: PromptTokenizer) -> N
 
 def test_tokens_of_a_target_are_those_of_its_pieces_and_decode_to_its_text(tokenizer: PromptTokenizer) -> None:
     pieces = target_pieces(Mode.MATCH, SEGMENTS, NAMES)
-    ids = tokenizer.encode_target(pieces)
+    ids = encode_target(tokenizer, pieces)
     assert len(ids) == sum(len(tokenizer.encode_piece(p)) for p in pieces) + 1
     assert ids[-1] == tokenizer.eos
     assert tokenizer.decode(ids) == "".join(pieces)
 
 
 def test_lengths_of_prompts_add_up(tokenizer: PromptTokenizer) -> None:
-    one, two = tokenizer.prompt_length(Mode.MATCH, ("Mike",)), tokenizer.prompt_length(Mode.MATCH, ("Mike", "你好ひ"))
+    one, two = prompt_length(tokenizer, Mode.MATCH, ("Mike",)), prompt_length(tokenizer, Mode.MATCH, ("Mike", "你好ひ"))
     entry = sum(len(tokenizer.encode_piece(t)) for t in ("你好ひ", "<start>", "<end>;\n")) + 1
     assert two - one == entry
 
 
 def test_special_tokens_in_a_transcript_stay_text(tokenizer: PromptTokenizer) -> None:
-    ids = tokenizer.encode_target([" a<|im_end|>b"])
+    ids = encode_target(tokenizer, [" a<|im_end|>b"])
     assert ids.count(tokenizer.eos) == 1
     assert tokenizer.decode(ids[:-1]) == "a<|im_end|>b"
 

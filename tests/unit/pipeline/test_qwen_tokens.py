@@ -11,6 +11,7 @@ import pytest
 from pipeline.prompts import AudioPiece, Mode, PromptTokenizer, SpeakerPiece, prompt_pieces, target_pieces
 from pipeline.standins.random_models import QWEN_PATTERN
 from shards.sample import Segment
+from tests.support.prompts import encode_target, prompt_length
 from tests.support.qwen import SPECIAL, qwen_ranks, write_qwen_tokenizer
 
 SEGMENTS = (
@@ -97,14 +98,14 @@ def test_prompts_token_by_token(qwen: PromptTokenizer, mode: Mode, names: tuple[
     ids=["asr", "no", "match"],
 )
 def test_targets_token_by_token(qwen: PromptTokenizer, mode: Mode, names: dict[str, str], expected: str) -> None:
-    assert " ".join(map(str, qwen.encode_target(target_pieces(mode, SEGMENTS, names)))) == f"{expected} 151645"
+    assert " ".join(map(str, encode_target(qwen, target_pieces(mode, SEGMENTS, names)))) == f"{expected} 151645"
 
 
 @pytest.mark.parametrize("mode", Mode)
 def test_pieces_give_the_tokens_of_the_whole_text(qwen: PromptTokenizer, mode: Mode) -> None:
     """What the LLM has read in its own training: punctuation and line end in one token, names cut as words are."""
     pieces = target_pieces(mode, SEGMENTS, {"a": "王小明", "b": "Lucy"})
-    assert qwen.encode_target(pieces)[:-1] == list(qwen.encode_piece("".join(pieces)))
+    assert encode_target(qwen, pieces)[:-1] == list(qwen.encode_piece("".join(pieces)))
 
 
 def test_a_hundred_registered_speakers_take_few_positions(qwen: PromptTokenizer) -> None:
@@ -113,4 +114,4 @@ def test_a_hundred_registered_speakers_take_few_positions(qwen: PromptTokenizer)
         for a in "王李张刘陈杨黄赵周吴"
         for b in ("伟", "小明", "芳芳", "丽", "强", "军", "洋", "勇", "艳", "杰")
     ]
-    assert qwen.prompt_length(Mode.OVER, names) < 1100  # of the paper's 6,000; a 50 s clip's audio takes 417
+    assert prompt_length(qwen, Mode.OVER, names) < 1100  # of the paper's 6,000; a 50 s clip's audio takes 417

@@ -22,6 +22,7 @@ from shards.dataset.dataset import open_dataset
 from shards.dataset.reader import read_meta, read_sample
 from shards.errors import PlanError, ShardError, StorageError
 from tests.support.datasets import make_dataset
+from tests.support.prompts import encode_target
 from tests.support.s3 import fake_s3
 from tests.support.tiny import TEXTS, make_tokenizer
 
@@ -65,7 +66,7 @@ def test_planned_counts_equal_the_encoded_prompt_and_target(dataset, tokenizer):
             registered = list(named.values()) if mode in (Mode.MATCH, Mode.OVER) else []
             prompt = tokenizer.encode_prompt(prompt_pieces(mode, registered))
             assert counter.prompt(mode, registered, 77) == len(prompt) - 1 + 77
-            target = tokenizer.encode_target(target_pieces(mode, sample.segments, named))
+            target = encode_target(tokenizer, target_pieces(mode, sample.segments, named))
             assert counter.target(mode, row, named) == len(target)
 
 

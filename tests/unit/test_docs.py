@@ -34,7 +34,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 SCRIPTS = {name: target.split(":")[0] for name, target in PROJECT["scripts"].items()}
 TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M))
 SHELL = {"cd", "mkdir", "cat", "export", "git", "for", "scontrol", "ls", "unzip", "tar", "wandb", "tensorboard", "open"}
-WITH_RECIPE = {"launch/train.py", "pipeline.preflight.cli", "pipeline.data.report"}
+WITH_RECIPE = {"launch/train.py", "pipeline.preflight.cli", "pipeline.preflight.epoch_report"}
 LAUNCHERS = {"deepspeed", "torchrun", "srun"}
 # Batch scripts hand their arguments to a command.
 BATCH = {

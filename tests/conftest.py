@@ -1,4 +1,4 @@
-"""Fixtures for all tests."""
+"""Fixtures for all tests, and the order in which files start when several run at a time."""
 
 from __future__ import annotations
 
@@ -7,6 +7,19 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support.rgw import PACKAGES, Gateway, gateway, missing
+
+# Files that take minutes start first, so that no worker is left with one of them at the end.
+LONGEST_FIRST = ("tests/e2e/test_demo.py", "tests/distributed/", "tests/e2e/", "tests/unit/pipeline/", "tests/unit/")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Sort files by the list above; tests of a file, and files of one entry of it, keep their order."""
+
+    def place(item: pytest.Item) -> int:
+        name = item.path.relative_to(config.rootpath).as_posix()
+        return next((i for i, start in enumerate(LONGEST_FIRST) if name.startswith(start)), len(LONGEST_FIRST))
+
+    items.sort(key=place)
 
 
 @pytest.fixture(scope="session")

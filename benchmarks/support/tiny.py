@@ -26,12 +26,14 @@ class TinyBase:
     llm: Path
 
 
-def make_base(folder: Path, *, seed: int = 0, tied: bool = False, max_shard_size: str = "5GB") -> TinyBase:
-    """Encoder of 64 dimensions and 2 + 1 blocks, Qwen2 of 64 dimensions and 2 layers with a trained tokenizer."""
+def make_base(
+    folder: Path, *, layers: int = 2, seed: int = 0, tied: bool = False, max_shard_size: str = "5GB"
+) -> TinyBase:
+    """Encoder of ``layers`` + 1 blocks and Qwen2 of ``layers``, both of 64 dimensions, with a trained tokenizer."""
     llm = make_tokenizer(folder / "llm", TEXTS)
     vocab = tokenizer_size(llm)
-    make_llm(llm, vocab, tied=tied, max_shard_size=max_shard_size, seed=seed)
-    return TinyBase(make_encoder(folder / "encoder", 64, 2, 1, seed=seed), llm)
+    make_llm(llm, vocab, layers=layers, tied=tied, max_shard_size=max_shard_size, seed=seed)
+    return TinyBase(make_encoder(folder / "encoder", 64, layers, 1, seed=seed), llm)
 
 
 def model_config(base: TinyBase, *, speaker_dim: int = 16, dropout: float = 0.0) -> ModelConfig:

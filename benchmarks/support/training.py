@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,9 @@ DIM = 16  # of speaker vectors
 
 
 def make_parts(folder: Path | str) -> None:
-    """Base models and packed data that tests of one module share."""
+    """Base models and packed data that tests of one module share. ZeRO-3 costs time per layer, so there are few."""
     folder = Path(folder)
-    sharpen(make_base(folder / "base").llm)
+    sharpen(make_base(folder / "base", layers=1).llm)
     make_dataset(folder / "data", samples=24, speakers_per_sample=(1, 3), dim=DIM, seed=3)
     make_dataset(folder / "few", samples=2, speakers_per_sample=(2, 2), dim=DIM, seed=5)
     make_dataset(folder / "crowd", samples=1, speakers_per_sample=(20, 20), seconds=(4.0, 5.0), dim=DIM, seed=4)
@@ -35,13 +36,14 @@ def sharpen(llm: Path, factor: float = 20.0) -> None:
 def tiny_recipe(parts: Path, output: Path, stage: int = 4, dropout: float = 0.0, **trainer: Any) -> Recipe:
     """A recipe over these parts; M = 3, so that two ranks get unequal shares."""
     base = TinyBase(parts / "base" / "encoder", parts / "base" / "llm")
+    model = model_config(base, speaker_dim=DIM, dropout=dropout)
     return Recipe(
         name="tiny-test",
         stage=stage,
         output=str(output),
         init_from=None,
         deepspeed=str(CHECKOUT / "tests" / "support" / "zero3_gathers.json"),
-        model=model_config(base, speaker_dim=DIM, dropout=dropout),
+        model=replace(model, projector=replace(model.projector, layers=1)),
         data=DataConfig(
             train=[DatasetConfig(path=str(parts / "data"))],
             validation=[DatasetConfig(path=str(parts / "data"))],

@@ -1,7 +1,8 @@
 """Run a function on several gloo processes, each with its own output, none left behind.
 
-Ranks are forked from a server process that has torch, deepspeed and transformers loaded (their import takes 12 s), so a
-group of ranks starts in about a second. ``run_command`` starts real processes instead, for what people start.
+Ranks are forked from a server process that has imported what they need (:mod:`tests.support.preload`, 8 s of CPU), so a
+group of ranks starts in about a second. All tests of a pytest process share the server. ``run_command`` starts real
+processes instead, for what people start.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ def run_distributed(fn: Callable[..., Any], world_size: int = 2, timeout: float 
 def run_ranks(fn: Callable[..., Any], world_size: int = 2, timeout: float = 120, **arguments: Any) -> list[Fate]:
     """As :func:`run_distributed`, but a failing rank is a result, not a failure."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "deepspeed", "transformers", "peft"])
+    context.set_forkserver_preload(["tests.support.preload"])
     port = str(free_port())
     with tempfile.TemporaryDirectory() as folder, _environment(CPU):
         outputs = [Path(folder) / f"rank{r}.txt" for r in range(world_size)]

@@ -55,7 +55,6 @@ NO_TORCH = ("pipeline/evaluation",)
 # Rooms, floors, imports between rooms of each package: what was reached. Fewer is better, more fails.
 REACHED = {"pipeline": (18, 9, 71), "shards": (18, 10, 58)}
 KNOWN_UPWARD: list[str] = []
-KNOWN_TESTS = {"batching", "checkpoint", "loader_s3", "plan_scale", "run_all", "step"}
 
 
 @cache
@@ -165,8 +164,6 @@ def upward(package: str) -> list[str]:
 def test_imports_point_one_way(path: Path) -> None:
     package = path.relative_to(ROOT).parts[0]
     names = imported(path)
-    if package == "benchmarks" and path.stem in KNOWN_TESTS:
-        return
     wrong = sorted(n for n in names for f in FORBIDDEN[package] if is_in(n, f))
     assert not wrong, f"{package} must not import {wrong}"
     if package == "pipeline":
@@ -183,7 +180,7 @@ def test_every_room_has_a_floor(package: str) -> None:
 
 @pytest.mark.parametrize("package", FLOORS)
 def test_no_room_imports_a_higher_one(package: str) -> None:
-    assert [u for u in upward(package) if u not in KNOWN_UPWARD] == []
+    assert upward(package) == []
 
 
 @pytest.mark.parametrize("package", FLOORS)

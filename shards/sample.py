@@ -26,6 +26,7 @@ from shards.errors import ManifestError, SpeakerError
 
 FORMAT_VERSION = 1
 SAMPLE_RATE = 16_000
+UNKNOWN = "unknown"  # "CORPUS:unknown" is no single voice: usable for recognition, not for enrolment or simulation
 _KEY = re.compile(r"[^./\\\s]+")
 _to_json = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode
 
@@ -38,6 +39,11 @@ class Segment:
     start: float
     end: float
     text: str
+
+
+def is_known(speaker: str) -> bool:
+    """Return whether a speaker id is a single voice, not ``CORPUS:unknown``."""
+    return not speaker.endswith(f":{UNKNOWN}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ import numpy as np
 from shards.arguments import natural
 from shards.dataset.dataset import Dataset, open_dataset
 from shards.errors import ShardError
-from shards.manifests.manifest import is_known
+from shards.sample import is_known
 from shards.sound.audio import decode
 from shards.sound.flac import STREAMINFO_BYTES, stream_info
 

@@ -11,11 +11,11 @@ from tqdm import tqdm
 
 from shards.errors import ConfigError, ManifestError
 from shards.manifests.audit import Audit
-from shards.manifests.manifest import UNKNOWN, Recording
+from shards.manifests.manifest import Recording
 from shards.manifests.prepared import Prepared, PrepareOptions
 from shards.manifests.segment_cleaning import clean_segments
 from shards.manifests.text_policy import TextPolicy
-from shards.sample import Segment
+from shards.sample import UNKNOWN, Segment
 
 
 class LongAudio:

@@ -29,7 +29,6 @@ from shards.storage.local import atomic_file
 RECORDINGS, SPEAKERS, AUDIT = "recordings.jsonl", "speakers.jsonl", "audit.json"
 T = TypeVar("T")
 _TEXTS = ("key", "corpus", "split", "session", "language", "audio")
-UNKNOWN = "unknown"  # "CORPUS:unknown" is no single voice: usable for recognition, not for enrolment or simulation
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +62,6 @@ class SpeakerInfo:
     language: str
     gender: str | None = None
     person: str | None = None
-
-
-def is_known(speaker: str) -> bool:
-    """Return whether a speaker id is a single voice, not ``CORPUS:unknown``."""
-    return not speaker.endswith(f":{UNKNOWN}")
 
 
 def recording_to_json(recording: Recording) -> dict[str, Any]:

@@ -11,10 +11,10 @@ from shards.errors import AudioError
 from shards.manifests.audio_files import AudioInfo
 from shards.manifests.audit import Audit
 from shards.manifests.corpus_source import CorpusSource
-from shards.manifests.manifest import UNKNOWN, Recording, SpeakerInfo
+from shards.manifests.manifest import Recording, SpeakerInfo
 from shards.manifests.prepared import PrepareOptions
 from shards.manifests.segment_cleaning import clean_segments
-from shards.sample import Segment
+from shards.sample import UNKNOWN, Segment
 
 
 @dataclass(frozen=True, slots=True)

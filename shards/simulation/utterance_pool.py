@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from shards.errors import ConfigError, ManifestError
-from shards.manifests.manifest import Recording, SpeakerInfo, is_known
-from shards.sample import SAMPLE_RATE
+from shards.manifests.manifest import Recording, SpeakerInfo
+from shards.sample import SAMPLE_RATE, is_known
 
 
 @dataclass(frozen=True)

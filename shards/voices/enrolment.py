@@ -25,8 +25,8 @@ from pathlib import Path
 import numpy as np
 
 from shards.errors import DataError, SpeakerError
-from shards.manifests.manifest import Recording, SpeakerInfo, is_known, read_manifest, read_speakers
-from shards.sample import SAMPLE_RATE
+from shards.manifests.manifest import Recording, SpeakerInfo, read_manifest, read_speakers
+from shards.sample import SAMPLE_RATE, is_known
 from shards.sound.audio import load
 from shards.voices.extractors import Extractor, load_extractor
 from shards.voices.features import MIN_SECONDS, log_mel, unit_norm

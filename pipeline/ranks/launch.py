@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import re
 import socket
-import sys
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -150,9 +149,3 @@ def _use_plain_gloo(deepspeed: Any) -> None:
     ops = getattr(deepspeed.ops, "__compatible_ops__", None)
     if isinstance(ops, dict) and "deepspeed_shm_comm" in ops:
         ops["deepspeed_shm_comm"] = False
-
-
-def say(ranks: Ranks, text: str) -> None:
-    """One message of the run, from rank 0."""
-    if ranks.is_first:
-        print(text, file=sys.stdout, flush=True)

@@ -15,10 +15,14 @@ from torch import Tensor, nn
 
 from pipeline.model.causal_lm import load_llm
 from pipeline.model.lora import add_lora
-from pipeline.model.loss import token_losses, token_losses_sum
-from pipeline.model.modeling_speakerlm import SpeakerLMOutput
 from pipeline.model.own_weights import base_hashes
-from pipeline.model.packing import Segments, no_mask
+from pipeline.model.packed_forward import (
+    SpeakerLMOutput,
+    enable_checkpointing,
+    packed_hidden_states,
+    packed_loss,
+    set_llm_mode,
+)
 from pipeline.recipe.schema import ModelConfig
 from pipeline.stages import module_of
 from shards.weights.hubs import resolve_checkpoint
@@ -34,7 +38,7 @@ class Corrector(nn.Module):
         self.bases: dict[str, str] = {}  # hashes of what its own weights were trained on
         add_lora(llm, lora)
         if checkpointing:
-            llm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            enable_checkpointing(llm)
 
     def trainable(self, modules: Iterable[str]) -> list[str]:
         """Freeze everything but these modules; returns the names of trainable parameters."""
@@ -46,12 +50,7 @@ class Corrector(nn.Module):
     def train(self, mode: bool = True) -> Corrector:
         """Only LoRA's dropout follows ``mode``, and the flag of layers that recompute their activations."""
         super().train(mode)
-        self.llm.eval()
-        for name, module in self.llm.named_modules():
-            if "lora_dropout" in name:
-                module.train(mode)
-            elif getattr(module, "gradient_checkpointing", False):
-                module.training = mode
+        set_llm_mode(self.llm, mode, lora_trained=True)
         return self
 
     def forward(
@@ -65,19 +64,8 @@ class Corrector(nn.Module):
         each_token: bool = False,
     ) -> SpeakerLMOutput:
         """Sum of token losses of packed pairs; arguments as of :class:`SpeakerLMForConditionalGeneration`."""
-        hidden = self.llm.get_decoder()(
-            input_ids=input_ids.unsqueeze(0),
-            attention_mask=no_mask(input_ids.device),
-            position_ids=position_ids.unsqueeze(0),
-            segments=Segments.of(cu_seqlens, input_ids.device),
-            use_cache=False,
-        ).last_hidden_state[0]
-        head, predicting = self.llm.get_output_embeddings(), hidden.index_select(0, target_index)
-        if each_token:
-            losses = token_losses(head, predicting, target_ids)
-            return SpeakerLMOutput(loss=losses.sum() * weight, num_targets=len(target_ids), token_losses=losses)
-        loss = token_losses_sum(head, predicting, target_ids)
-        return SpeakerLMOutput(loss=loss * weight, num_targets=len(target_ids))
+        hidden = packed_hidden_states(self.llm, position_ids, cu_seqlens, input_ids=input_ids)
+        return packed_loss(self.llm, hidden, target_index, target_ids, weight, each_token)
 
 
 def build_corrector(

@@ -9,18 +9,22 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, GenerationMixin, PreTrainedModel
-from transformers.utils import ModelOutput
 
 from pipeline.model.configuration_speakerlm import SpeakerLMConfig
 from pipeline.model.lora import add_lora
-from pipeline.model.loss import token_losses, token_losses_sum
-from pipeline.model.packing import Segments, no_mask, register
+from pipeline.model.packed_forward import (
+    SpeakerLMOutput,
+    enable_checkpointing,
+    packed_hidden_states,
+    packed_loss,
+    set_llm_mode,
+)
+from pipeline.model.packing import register
 from pipeline.model.projectors import AudioProjector, SpeakerProjector
 from pipeline.model.specaugment import mask_features
 from pipeline.model.speech_encoder import build_encoder, build_frontend
@@ -29,15 +33,6 @@ from shards.errors import ModelError
 
 if TYPE_CHECKING:
     from pipeline.prompts import Prompt, PromptTokenizer
-
-
-@dataclass
-class SpeakerLMOutput(ModelOutput):
-    """Output of a packed forward."""
-
-    loss: Tensor | None = None  # Σ token losses × weight, fp32 scalar
-    num_targets: int | None = None
-    token_losses: Tensor | None = None  # fp32 (T,), where they are asked for
 
 
 class SpeakerLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
@@ -100,9 +95,8 @@ class SpeakerLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
     def _set_checkpointing(self, on: bool) -> None:
         self.encoder.activation_checkpointing = on
         self.audio_projector.activation_checkpointing = on
-        if on:  # before transformers 5.23 it had another name
-            name = "activation" if hasattr(self.llm, "activation_checkpointing_enable") else "gradient"
-            getattr(self.llm, f"{name}_checkpointing_enable")()
+        if on:
+            enable_checkpointing(self.llm)
 
     # ------------------------------------------------------------------------------------------------------ training
 
@@ -120,18 +114,12 @@ class SpeakerLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
     def train(self, mode: bool = True) -> SpeakerLMForConditionalGeneration:
         """Train mode for what is trained; frozen modules stay in eval mode, so that their dropout is off.
 
-        The LLM's base is always frozen: only LoRA's dropout follows ``mode``. Decoder layers carry the bare flag,
-        without their children, because transformers recomputes activations only in layers in train mode.
+        The LLM's base is always frozen: only LoRA's dropout follows ``mode``.
         """
         super().train(mode)
         for name in ("encoder", "audio_projector", "speaker_projector"):
             getattr(self, name).train(mode and name in self.trained)
-        self.llm.eval()
-        for name, module in self.llm.named_modules():
-            if "lora_dropout" in name:
-                module.train(mode and "lora" in self.trained)
-            elif getattr(module, "gradient_checkpointing", False):
-                module.training = mode
+        set_llm_mode(self.llm, mode, "lora" in self.trained)
         return self
 
     def forward(
@@ -173,19 +161,8 @@ class SpeakerLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         """
         masks = frame_masks, mel_masks
         embeds = self.embed(waveforms, waveform_lengths, input_ids, audio_index, speaker_vectors, speaker_index, masks)
-        hidden = self._decoder(
-            inputs_embeds=embeds.unsqueeze(0),
-            attention_mask=no_mask(embeds.device),
-            position_ids=position_ids.unsqueeze(0),
-            segments=Segments.of(cu_seqlens, embeds.device),
-            use_cache=False,
-        ).last_hidden_state[0]
-        predicting = hidden.index_select(0, target_index)
-        if each_token:
-            losses = token_losses(self._head, predicting, target_ids)
-            return SpeakerLMOutput(loss=losses.sum() * weight, num_targets=len(target_ids), token_losses=losses)
-        loss = token_losses_sum(self._head, predicting, target_ids)
-        return SpeakerLMOutput(loss=loss * weight, num_targets=len(target_ids))
+        hidden = packed_hidden_states(self.llm, position_ids, cu_seqlens, inputs_embeds=embeds)
+        return packed_loss(self.llm, hidden, target_index, target_ids, weight, each_token)
 
     def embed(
         self,
@@ -222,15 +199,6 @@ class SpeakerLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         with torch.set_grad_enabled(torch.is_grad_enabled() and "encoder" in self.trained):
             encoded = self.encoder(features, frames)
         return self.audio_projector(encoded, frames)
-
-    @property
-    def _decoder(self) -> nn.Module:
-        """The LLM without its head."""
-        return self.llm.get_decoder()
-
-    @property
-    def _head(self) -> nn.Linear:
-        return self.llm.get_output_embeddings()
 
     # ---------------------------------------------------------------------------------------------------- generation
 

@@ -17,29 +17,22 @@ from chain import (
     ROOT,
     Step,
     Training,
-    pack_step,
     report,
     run_steps,
     seed_folder,
-    simulate_step,
     speech_step,
     training_steps,
 )
 from chain import SMOKE as SMOKE_TRAINING
+from conversation_sets import DataSize, Style, set_steps, standard_sets
 
 TRAINING = Training(encoder_steps=1000, llm_steps=2000, tests=("test-simulated", "test-harder"))
 
 
 @dataclass(frozen=True)
-class Size:
+class Size(DataSize):
     """Sizes of datasets and training."""
 
-    asr: int = 2400  # single-speaker utterances, stage 1
-    simulated: int = 4800  # conversations of 2–4 speakers, stages 2 and 4
-    harder: int = 1600  # the same with rooms, noise and overlap, stages 3 and 4
-    test: int = 48  # conversations in each test set
-    samples_per_shard: int = 200
-    workers: int = 2
     training: Training = TRAINING
 
 
@@ -56,25 +49,11 @@ SMOKE = Size(
 
 def data_steps(out: Path, size: Size, cache: Path) -> Iterator[Step]:
     """Simulated and packed datasets. No test conversation has the speakers, words and order of one in training."""
-    speech, data, mixed = out / "data" / "speech", out / "data", out / "data" / "mixed"
+    speech = out / "data" / "speech"
     yield speech_step(speech, cache)
-    long = ("--seconds", "12-12")
-    alone = (*long, "--speakers", "1-1", "--turns", "1-1", "--words-per-turn", "1-5")
-    several: tuple[str, ...] = (*long, "--speakers", "2-4", "--turns", "2-4", "--words-per-turn", "1-3")
-    several += ("--pause", "0.3", "--overlap", "0.1")
-    rooms = ("--rooms", "pyroomacoustics", "--noise", f"babble:{speech / 'prompts'}", "--snr", "10-20")
-    sets = {
-        "asr": (size.asr, 11, alone),
-        "simulated": (size.simulated, 12, several),
-        "harder": (size.harder, 13, (*several, *rooms)),
-        "test-asr": (size.test, 91, alone),
-        "test-simulated": (size.test, 92, several),
-        "test-harder": (size.test, 93, (*several, *rooms)),
-    }
-    for name, (count, seed, how) in sets.items():
-        unlike = [mixed / n for n in sets if name.startswith("test-") and not n.startswith("test-")]
-        yield simulate_step(speech / "digits", mixed / name, count, seed, how, unlike)
-        yield pack_step(mixed / name, data / name, seed, size.workers, size.samples_per_shard, [speech / "prompts"])
+    style = Style(seconds="12-12", alone_words="1-5", turns="2-4", words="1-3")
+    sets = standard_sets(size, style, (11, 91), [speech / "digits"], speech / "prompts")
+    yield from set_steps(out / "data", size, sets)
 
 
 def main() -> None:

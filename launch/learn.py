@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import conversation_sets
 from chain import (
     ROOT,
     Step,
@@ -31,14 +32,13 @@ from chain import (
     run_steps,
     seed_folder,
     shards_cli,
-    simulate_step,
     speech_step,
     training_steps,
 )
 from chain import SMOKE as SMOKE_TRAINING
+from conversation_sets import TRAIN, ConversationSet, DataSize, Style, standard_sets
 from seeds import medians, targets
 
-TRAIN = ("asr", "simulated", "harder")
 SECOND_TAKES = ("it-carlo-digits_oh", "it-carlo-phonetic_9_p", "ru-ivrvoice-digits_2n")  # zero, nove, два
 NEW_VOICES = ("fr-armelle-*", "zh-gcin5-*")  # French and Mandarin keep a voice in training
 WITHHELD_TAKES = (  # two words of each voice of the languages that keep two; the other voice says them in training
@@ -74,7 +74,7 @@ TRAINING = Training(  # the numbers that decide how long it takes and how well i
 
 
 @dataclass(frozen=True)
-class Size:
+class Size(DataSize):
     """Sizes of datasets and training."""
 
     speeds: tuple[str, ...] = ("0.76", "0.87", "1.15", "1.32")  # neighbours are as far apart as persons may be alike
@@ -85,8 +85,6 @@ class Size:
     turns: str = "3-6"
     words: str = "1-4"  # a turn
     seconds: str = "20-20"  # at most
-    samples_per_shard: int = 200
-    workers: int = 2
     training: Training = TRAINING
 
 
@@ -127,29 +125,20 @@ def voice_steps(speech: Path, size: Size, cache: Path) -> Iterator[Step]:
 
 def set_steps(out: Path, size: Size) -> Iterator[Step]:
     """Conversations, simulated and packed."""
-    data, mixed, speech = out / "data", out / "data" / "mixed", out / "data" / "speech"
-    long = ("--seconds", size.seconds)
-    alone = (*long, "--speakers", "1-1", "--turns", "1-1", "--words-per-turn", "1-6")
-    several: tuple[str, ...] = (*long, "--speakers", "2-4", "--turns", size.turns, "--words-per-turn", size.words)
-    several += ("--pause", "0.3", "--overlap", "0.1")
-    rooms = ("--rooms", "pyroomacoustics", "--noise", f"babble:{speech / 'train' / 'prompts'}", "--snr", "10-20")
-    sets = {
-        "asr": (size.asr, 11, alone, "train"),
-        "simulated": (size.simulated, 12, several, "train"),
-        "harder": (size.harder, 13, (*several, *rooms), "train"),
-        "test-asr": (size.test, 91, alone, "train"),
-        "test-simulated": (size.test, 92, several, "train"),
-        "test-harder": (size.test, 93, (*several, *rooms), "train"),
-        "test-same-language": (size.test, 94, (*several, "--same-language"), "train"),
-        "test-withheld-takes": (size.test, 95, several, "takes"),
-        "test-second-takes": (size.test, 96, several, "second"),
-        "test-new-voices": (size.test, 97, several, "new"),
+    data, speech = out / "data", out / "data" / "speech"
+    prompts = speech / "train" / "prompts"
+    style = Style(size.seconds, alone_words="1-6", turns=size.turns, words=size.words)
+    sets = standard_sets(size, style, (11, 91), [speech / "train" / "digits"], prompts)
+    more = {
+        "test-same-language": (94, (*style.several, "--same-language"), "train"),
+        "test-withheld-takes": (95, style.several, "takes"),
+        "test-second-takes": (96, style.several, "second"),
+        "test-new-voices": (97, style.several, "new"),
     }
-    for name, (count, seed, how, voices) in sets.items():
-        unlike = [mixed / n for n in TRAIN] if name.startswith("test-") else []
-        enrol = [speech / "train" / "prompts"] + [speech / "new" / "prompts"] * (voices == "new")
-        yield simulate_step(speech / voices / "digits", mixed / name, count, seed, how, unlike)
-        yield pack_step(mixed / name, data / name, seed, size.workers, size.samples_per_shard, enrol)
+    for name, (seed, options, voices) in more.items():
+        enrol = (prompts, speech / "new" / "prompts") if voices == "new" else (prompts,)
+        sets[name] = ConversationSet(size.test, seed, options, (speech / voices / "digits",), enrol)
+    yield from conversation_sets.set_steps(data, size, sets)
 
 
 def leak_steps(out: Path, size: Size) -> Iterator[Step]:

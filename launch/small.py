@@ -18,13 +18,12 @@ from chain import (
     ROOT,
     Step,
     Training,
-    pack_step,
     report,
     run_steps,
-    simulate_step,
     speech_step,
     stage_steps,
 )
+from conversation_sets import DataSize, Style, set_steps, standard_sets
 
 AGAIN = "python launch/small.py"
 GPU_ENVIRONMENT = {name: ENVIRONMENT[name] for name in ("PYTHONUNBUFFERED", "TOKENIZERS_PARALLELISM")}
@@ -49,14 +48,12 @@ ON_CPU = (
 
 
 @dataclass(frozen=True)
-class Size:
+class Size(DataSize):
     """Sizes of datasets and training."""
 
     asr: int = 5000  # one speaker, up to three sentences or words
-    simulated: int = 2400  # conversations of 2–4 speakers
-    harder: int = 2400  # the same with rooms, noise and overlap
-    test: int = 48  # in each test set
-    samples_per_shard: int = 200
+    simulated: int = 2400
+    harder: int = 2400
     workers: int = 4
     training: Training = TRAINING
 
@@ -89,24 +86,11 @@ def model_step(out: Path) -> Step:
 
 def data_steps(out: Path, size: Size, cache: Path) -> Iterator[Step]:
     """Conversations of recorded sentences. No test conversation repeats the speakers, words and order of training."""
-    speech, data, mixed = out / "data" / "speech", out / "data", out / "data" / "mixed"
+    speech = out / "data" / "speech"
     yield speech_step(speech, cache)
-    long = ("--seconds", "25-25")
-    alone = (*long, "--speakers", "1-1", "--turns", "1-1", "--words-per-turn", "1-3")
-    several = (*long, "--speakers", "2-4", "--words-per-turn", "1-1", "--pause", "0.4", "--overlap", "0.1")
-    rooms = ("--rooms", "pyroomacoustics", "--noise", f"babble:{speech / 'prompts'}", "--snr", "10-20")
-    sets = {
-        "asr": (size.asr, 21, alone),
-        "simulated": (size.simulated, 22, several),
-        "harder": (size.harder, 23, (*several, *rooms)),
-        "test-asr": (size.test, 81, alone),
-        "test-simulated": (size.test, 82, several),
-        "test-harder": (size.test, 83, (*several, *rooms)),
-    }
-    for name, (count, seed, how) in sets.items():
-        unlike = [mixed / n for n in sets if name.startswith("test-") and not n.startswith("test-")]
-        yield simulate_step(speech / "sentences", mixed / name, count, seed, how, unlike, speech / "digits")
-        yield pack_step(mixed / name, data / name, seed, size.workers, size.samples_per_shard, [speech / "prompts"])
+    style = Style(seconds="25-25", alone_words="1-3", words="1-1", pause="0.4")
+    sets = standard_sets(size, style, (21, 81), [speech / "sentences", speech / "digits"], speech / "prompts")
+    yield from set_steps(out / "data", size, sets)
 
 
 def main() -> None:

@@ -47,7 +47,9 @@ def save_weights(path: Path, engine: Any, ranks: Ranks, source: Path | None, bas
 
 
 def _write_weights(path: Path, tensors: dict[str, torch.Tensor], source: Path | None, bases: dict[str, str]) -> str:
-    from safetensors.torch import load_file, save_file
+    from safetensors.torch import load_file
+
+    from pipeline.model.own_weights import save_own_weights
 
     if source is not None:
         if seal(source)["sha256"] != bases["init_from"]:  # days have passed since it was loaded
@@ -56,10 +58,8 @@ def _write_weights(path: Path, tensors: dict[str, torch.Tensor], source: Path | 
                 "is in it: put it back and start the same command again, which goes on from the last checkpoint"
             )
         tensors = {**load_file(source), **tensors}
-    metadata = {"format": "pt", "bases": json.dumps(bases, sort_keys=True)}
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.partial")
-    save_file({name: t.contiguous() for name, t in tensors.items()}, str(temporary), metadata=metadata)
+    save_own_weights(temporary, tensors, bases)
     digest = str(seal(temporary)["sha256"])
     temporary.replace(path)
     sync_folder(path.parent)

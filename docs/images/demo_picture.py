@@ -63,12 +63,10 @@ def draw_rates(axes: Axes, demo: Path) -> None:
     for (mode, figure, label), colour in zip(FIGURES, COLOURS, strict=True):
         points = [(r["stage"], r[figure]) for r in rows if (r["test_set"], r["mode"]) == ("test-simulated", mode)]
         stages, rates = zip(*sorted(points), strict=True)
-        axes.plot(stages, rates, "o-", color=colour, label=label, lw=1.8, ms=4)
-        axes.annotate(f"{rates[-1]:.0f}", (stages[-1], rates[-1]), xytext=(6, -3), textcoords="offset points",
-                      color=colour, fontsize=8)  # fmt: skip
-    axes.set(xticks=[1, 2, 3, 4], ylim=(0, None), xlabel="after stage")
+        axes.plot(stages, rates, "o-", color=colour, label=f"{label}: {rates[-1]:.0f}", lw=1.8, ms=4)
+    axes.set(xticks=[1, 2, 3, 4], ylim=(0, None))
     axes.set_xticklabels(["1 ASR", "2 simulated", "3 harder", "4 all modules"], fontsize=8)
-    axes.set_title("Error rates (%)", fontsize=10)
+    axes.set_title("Error rates after each stage, % (legend: after stage 4)", fontsize=10)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="#e3e6ea")
     axes.legend(fontsize=8, frameon=False)

@@ -343,3 +343,34 @@ def test_paths_in_code_marks_exist(page: Path) -> None:
         name for name in sorted(named) if not (ROOT / name).exists() and name not in holders and "NAME" not in name
     ]
     assert not missing
+
+
+DRY = [param for param in COMMANDS if "--dry-run" in param.values[0] and param.values[0][1].startswith("launch/")]
+
+
+@pytest.mark.parametrize("words", DRY)
+def test_dry_runs_are_run(
+    words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sys, "argv", words[1:])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(ROOT / words[1]), run_name="__main__")
+    assert end.value.code == 0
+    assert "train_batch_size" in capsys.readouterr().out
+
+
+def test_a_dry_run_is_on_the_pages() -> None:
+    assert DRY
+
+
+@pytest.mark.parametrize("name", sorted(SCRIPTS))
+def test_console_scripts_have_help(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module = importlib.import_module(SCRIPTS[name])
+    monkeypatch.setattr(sys, "argv", [name, "--help"])
+    with pytest.raises(SystemExit) as end:
+        module.main(["--help"])
+    assert end.value.code == 0
+    assert "usage:" in capsys.readouterr().out

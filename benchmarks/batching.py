@@ -1,4 +1,4 @@
-"""How full the plan's micro-batches are, and how even, against what others do with the same samples and budgets.
+"""Fill and balance of the plan's micro-batches, against those of other systems on the same samples and budgets.
 
 AliMeeting-like clips (40–50 s, 2–4 speakers, all registration modes) and ASR utterances (log-normal, 1–20 s), made-up
 lengths. Peers get the same samples in webdataset's order (shards shuffled, a shuffle buffer of 1,000), modes mixed in a

@@ -1,4 +1,4 @@
-"""What a run pays beside its steps: checkpoints in bytes and time, a restart, the gradient norm of each module.
+"""Costs of a run other than its steps: checkpoints in bytes and time, a restart, the gradient norm of each module.
 
 One process trains a small SpeakerLM (a frozen LLM of 35 M parameters, LoRA, encoder and projectors learn) and saves it
 now and then, in the background and not, and with DeepSpeed's own ``save_checkpoint``, in turns. Shares are of process
@@ -132,7 +132,7 @@ def train(recipe: Any, rounds: int, steps: int) -> tuple[dict[str, Times], dict[
 
 
 def timed_call(times: Times, call: Callable[[], Any]) -> Any:
-    """What the call gives; its time is taken."""
+    """Return the result of the call and take its time."""
     found = []
     times.take(lambda: found.append(call()))
     return found[0]
@@ -179,7 +179,7 @@ def first_step(folder: Path, output: Path) -> tuple[float, float]:
 
 
 def newest_row(log: Path) -> float:
-    """When the last whole line of a log was written; 0 without one."""
+    """Time at which the last whole line of a log was written; 0 without one."""
     lines = log.read_text(encoding="utf-8").rpartition("\n")[0].splitlines() if log.exists() else []
     return float(json.loads(lines[-1])["time"]) if lines else 0.0
 

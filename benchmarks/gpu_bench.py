@@ -1,4 +1,4 @@
-"""What benchmarks/gpu_step.py measures with: the model, its micro-batches, the clock, and a row of the table."""
+"""Parts of benchmarks/gpu_step.py: the model, its micro-batches, the clock, and a row of the table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who is who across chunks: 10-minute conversations of real packaged speakers, cut into chunks, linked by voice.
+"""Speaker linking across chunks: 10-minute conversations of real packaged speakers, cut into chunks, linked by voice.
 
 Each conversation has 3–5 of nine people, who say sentences with pauses and overlaps between them. The model's part is
 played by the reference: in every chunk the true turns, as `spk0`, `spk1` … by first appearance, without times. What is
@@ -137,7 +137,7 @@ class Oracle:
         return Answer("\n".join(f"{labels[s.person]}: {s.text}" for s in turns), "end", 0)
 
     def find(self, wave: np.ndarray) -> float:
-        """Where the chunk begins, in seconds: its first samples occur once."""
+        """Start of the chunk in seconds: its first samples occur once."""
         head = wave[:64]
         places = np.flatnonzero(self.conversation.wave[: -len(head)] == head[0])
         (first,) = (p for p in places if np.array_equal(self.conversation.wave[p : p + len(head)], head))
@@ -145,7 +145,7 @@ class Oracle:
 
 
 def heard(said: Said, start: float, end: float) -> Said | None:
-    """What of a sentence lies between two times, its characters in proportion; None for less than 0.3 s."""
+    """Part of a sentence between two times, its characters in proportion; None for less than 0.3 s."""
     first, last = max(said.start, start), min(said.end, end)
     if last - first < 0.3:
         return None

@@ -230,7 +230,7 @@ def report(rounds: dict[str, list[float]], args: argparse.Namespace, factor: flo
 
 
 def projection(cost: dict[str, float], factor: float | None) -> dict[str, float | None]:
-    """What 600,000 h take: printed, and core hours for the line of JSON. `cost`: CPU seconds a second of speech."""
+    """Print the cost of 600,000 h; return core hours for the line of JSON. `cost`: CPU seconds a second of speech."""
     hours: dict[str, float | None] = {kind: HOURS * seconds for kind, seconds in cost.items()}
     if factor:
         hours["embed_all_speech_once"] = HOURS / factor

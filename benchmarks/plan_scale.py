@@ -80,7 +80,7 @@ def _filler(field: pa.Field, n: int) -> Any:
 
 
 def info(number: int, samples: int) -> ShardInfo:
-    """What ``dataset.json`` says of a shard."""
+    """Entry of a shard in ``dataset.json``."""
     return ShardInfo(f"asr-{number:06d}", samples, samples * SECONDS, samples * 140_000, f"{number:064x}")
 
 

@@ -90,7 +90,7 @@ def table(results: dict[str, dict[str, Any]]) -> list[str]:
 
 
 def machine() -> dict[str, Any]:
-    """What the figures are of."""
+    """Describe the machine and the versions."""
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, check=False).stdout
     return {
         "commit": commit.decode().strip(),

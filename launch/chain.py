@@ -221,7 +221,7 @@ def held_out_loss(run: Path) -> tuple[float, float]:
 
 
 def seed_folder(out: Path, seed: int | None) -> Path:
-    """Where the models of a training seed go: `out` for the recipes' own (None), else a folder in it, on its data."""
+    """Folder of the models of a training seed: `out` for the recipes' own (None), else a folder in it, on its data."""
     if seed is None:
         return out
     folder = out / f"seed{seed}"

@@ -64,7 +64,7 @@ class Gateway:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What boto3 reads."""
+        """Environment variables that boto3 reads."""
         return {
             "AWS_ENDPOINT_URL": self.endpoint,
             "AWS_ACCESS_KEY_ID": ACCESS,

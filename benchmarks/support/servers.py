@@ -1,4 +1,4 @@
-"""What fixtures with real servers share: packages, free ports, processes that end with the tests."""
+"""Common parts of fixtures with real servers: packages, free ports, processes that end with the tests."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def install(packages: Sequence[str]) -> None:
 
 
 def why_not(packages: Iterable[str], programs: Iterable[str], as_root: str = "") -> str:
-    """Why a server cannot be started here; empty where it can. ``as_root`` names what nobody else can do."""
+    """Return why a server cannot be started here, empty if it can. ``as_root`` names what only root can do."""
     if as_root and os.geteuid():
         return f"{as_root} need root"
     lacking = missing(programs)
@@ -38,7 +38,7 @@ def why_not(packages: Iterable[str], programs: Iterable[str], as_root: str = "")
 
 
 def install_if_asked(packages: Sequence[str], programs: Sequence[str]) -> None:
-    """What a fixture's file does when it is run: with ``--install`` the packages come, and it says what is missing."""
+    """Command line of a fixture's file: with ``--install`` install its packages, and report what is missing."""
     if sys.argv[1:] == ["--install"] and missing(programs):
         install(packages)
     print(why_not(packages, programs) or "everything is installed")
@@ -67,7 +67,7 @@ def stop(process: subprocess.Popen[bytes]) -> None:
 
 
 def free_ports(count: int) -> list[int]:
-    """TCP ports that nobody uses, in a row, below those that the kernel hands to clients.
+    """Consecutive free TCP ports, below those that the kernel hands to clients.
 
     Of a client's range, one could be taken between this call and the server's start.
     """

@@ -85,7 +85,7 @@ def test_a_job_writes_vectors_beside_the_shards(chain: dict[str, str], s3: Campa
 # ------------------------------------------------------------------------------------------------ what may happen to it
 
 
-# Each does something to a job whose ranks stand still, yields when they may go on, and sees to what follows.
+# Each does something to a job whose ranks stand still, yields when they may continue, and sees to what follows.
 
 
 def requeued(slurm: Slurm, number: str) -> Iterator[None]:

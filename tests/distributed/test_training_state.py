@@ -97,7 +97,7 @@ def test_a_master_that_is_not_of_its_weight_is_never_saved(tmp_path: Path) -> No
     assert not list(tmp_path.glob("*/checkpoints/step-*"))
 
 
-def test_another_world_size_goes_on_with_the_same_samples(runs: Path, tmp_path: Path) -> None:
+def test_another_world_size_continues_with_the_same_samples(runs: Path, tmp_path: Path) -> None:
     half = tmp_path / "half"
     shutil.copytree(runs / "straight", half)
     shutil.rmtree(half / "checkpoints" / "step-00000006")

@@ -67,7 +67,7 @@ def test_a_killed_rank_ends_the_demo_with_advice(demo: tuple[Path, str]) -> None
     assert "make demo" in printed
 
 
-def test_a_second_call_goes_on_where_the_first_stopped(demo: tuple[Path, str]) -> None:
+def test_a_second_call_continues_where_the_first_stopped(demo: tuple[Path, str]) -> None:
     assert "have  pack asr" in demo[1]
     assert "done  stage 1: train" in demo[1]
 

@@ -152,7 +152,7 @@ time.sleep(300)
             other.kill()
     assert [f.code for f in fates] == [FAILED, FAILED], report(fates)
     assert f"is being trained by process {other.pid} on gpu07 (job 41) since today" in fates[1].output
-    run_distributed(train, 2, folder=str(tmp_path))  # the lock of a killed run is nobody's
+    run_distributed(train, 2, folder=str(tmp_path))  # a killed run holds no lock
     assert os.path.exists(tmp_path / "done")  # noqa: PTH110
 
 

@@ -1,4 +1,4 @@
-"""A rank is killed: the others end with advice, and the same command gives the run that nobody disturbed."""
+"""A rank is killed: the others end with advice, and the same command gives the run that was not disturbed."""
 
 from __future__ import annotations
 

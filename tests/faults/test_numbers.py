@@ -15,7 +15,7 @@ from tests.support.faults import STEPS, Trouble, history, rows, same_run, train
 @pytest.mark.parametrize("kind", ["nan loss", "infinite gradient"])
 @pytest.mark.parametrize("deepspeed", ["zero3_cpu", "zero3", "zero2"])
 def test_a_bad_step_is_skipped_by_all(tmp_path: Path, kind: str, deepspeed: str) -> None:
-    """The weights stay what they were, the data go on, and a run that is cut afterwards is the same to the bit."""
+    """The weights stay what they were, the data continue, and a run that is cut afterwards is the same to the bit."""
     config = {"deepspeed": f"ds_configs/{deepspeed}.json", "save_every": 4}
     trouble = Trouble(kind, step=5, rank=1)
     (output, _) = run_distributed(train, 2, folder=str(tmp_path / "a"), trouble=trouble, **config)

@@ -44,7 +44,7 @@ def test_a_time_limit(straight: Path, tmp_path: Path) -> None:
 
 
 def test_a_rank_that_sleeps(tmp_path: Path) -> None:
-    """Both ranks show where they stand: one sleeps, one waits for it."""
+    """Both ranks write their stacks: one sleeps, one waits for it."""
     began = time.monotonic()
     fates = run_ranks(train, 2, 60, folder=str(tmp_path), trouble=Trouble("sleep", step=5), timeout_seconds=4.0)
     assert [f.code for f in fates] == [FAILED, FAILED], report(fates)

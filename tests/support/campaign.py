@@ -58,12 +58,12 @@ class Corpus:
 
 @dataclass(frozen=True)
 class Campaign:
-    """Files of jobs and of whoever submits them."""
+    """Files of jobs and of the script that submits them."""
 
     folder: Path
     bucket: str  # URL
     corpus: Corpus
-    environment: dict[str, str]  # of whoever submits
+    environment: dict[str, str]  # of the script that submits
 
     @property
     def corpora(self) -> Path:

@@ -57,7 +57,7 @@ def train(folder: str, trouble: Trouble | None = None, stage: int = 4, bases: st
     ) as dog:
         try:
             ranks = init_distributed(60)
-        except Exception as e:  # noqa: BLE001 - told as the run would
+        except Exception as e:  # noqa: BLE001 - reported as the run would
             print(e)
             return 1
         return guarded(run, lambda: advice(output))

@@ -19,12 +19,12 @@ class Frozen:
 
     def __init__(self, output: Path) -> None:
         self._pids = list(_processes_of(output))
-        assert self._pids, f"nobody trains {output}"
+        assert self._pids, f"no process trains {output}"
         self._signal(signal.SIGSTOP)
         servers.wait(lambda: not any(_status(p).get("State", "T")[0] in "RSD" for p in self._pids), "a stop", ASKED_S)
 
     def thaw_when_asked(self) -> None:
-        """Let them go on as soon as one of them has got a signal, or was woken or ended by somebody else."""
+        """Let them continue as soon as one of them has got a signal, or was woken or ended otherwise."""
         try:
             servers.wait(lambda: any(map(_asked, self._pids)), "a signal to the ranks", ASKED_S)
         finally:

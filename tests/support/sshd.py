@@ -1,4 +1,4 @@
-"""Two ssh hosts for tests, 127.0.0.2 and 127.0.0.3, with keys of their own; nobody's ~/.ssh is read or written.
+"""Two ssh hosts for tests, 127.0.0.2 and 127.0.0.3, with keys of their own; no user's ~/.ssh is read or written.
 
 Tests ask for the fixture ``hosts``. It needs root and the packages; ``python tests/support/sshd.py --install`` installs
 them, as ``.ci/run`` does.

@@ -88,7 +88,7 @@ def enrolment(folder: Path, person: str, first: int = 0, count: int = 1) -> Path
 class Reference:
     """Plays the model: the true turns of the chunk that it is shown, as ``spk0`` … or by a name for each person.
 
-    A turn's text is the letter x, twelve times a second of it that lies in the chunk.
+    A turn's text is the letter x, twelve times per second of it within the chunk.
     """
 
     def __init__(self, wave: np.ndarray, said: Sequence[Said], names: dict[str, str] | None = None) -> None:

@@ -19,7 +19,7 @@ from tests.support.distributed import ROOT, run_distributed
 DATA = ROOT / "tests" / "data"
 LINES = [line for line in (DATA / "v0.1-commands.txt").read_text().splitlines() if not line.startswith("#")]
 OPTIONS: dict[str, dict[str, list[str] | None]] = json.loads((DATA / "v0.1-options.json").read_text())
-# Modules that were called by their names and lie in other folders now.
+# Modules that were called by their names and are in other folders now.
 RENAMED = {
     "-m pipeline.evaluation.generate": "-m pipeline.decode.test_set",
     "-m pipeline.learning": "-m pipeline.standins",

@@ -13,43 +13,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ("shards", "pipeline", "launch", "benchmarks", "tests")
-# Files and folders that are free of them; all of FOLDERS and PAGES in the end.
-CLEAN: tuple[str, ...] = (
-    "shards",
-    "tests/unit/shards",
-    "tests/e2e/test_embed_devices.py",
-    "tests/e2e/test_pack_killed.py",
-    "tests/e2e/test_s3_far.py",
-    "tests/e2e/test_s3_gateway.py",
-    "tests/support/extractors.py",
-    "pipeline/frames.py",
-    "pipeline/train",
-    "pipeline/data",
-    "pipeline/flops.py",
-    "pipeline/prompts.py",
-    "pipeline/cards.py",
-    "tests/unit/pipeline/train",
-    "tests/unit/pipeline/data",
-    "tests/unit/pipeline/test_flops.py",
-    "tests/unit/pipeline/test_prompts.py",
-    "tests/unit/pipeline/test_qwen_tokens.py",
-    "tests/support/planning.py",
-    "tests/support/training.py",
-    "tests/support/toy.py",
-    "tests/support/datasets.py",
-    "tests/support/fake_engine.py",
-    "tests/support/prompts.py",
-    "tests/distributed/test_gradients.py",
-    "tests/distributed/test_async_reads.py",
-    "tests/distributed/test_validation.py",
-    "tests/distributed/test_dataset_change.py",
-    "tests/distributed/test_stages.py",
-    "tests/distributed/test_speakerlm.py",
-    "tests/support/corpora.py",
-    "tests/support/plugins.py",
-    "tests/support/conversations.py",
-    "tests/data",
-)
+# Files and folders that are not free of them yet.
+NOT_YET: tuple[str, ...] = ()
 PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs", "launch", "ds_configs", "benchmarks")
 HERE = Path(__file__).relative_to(ROOT)
 
@@ -59,8 +24,8 @@ _UNIT = (
 )
 # Each phrase and what is usually meant.
 PHRASES = {
-    r"\btold\b": "reported, logged, warned, passed",
-    r"\b(is|are|was|were) none\b(?! of)": "is not one, is missing, is invalid",
+    r"\btold\b(?! (apart|from))": "reported, logged, warned, passed",
+    r"\b(is|are|was|were) (?-i:none)\b(?! of)": "is not one, is missing, is invalid",
     r"\banew\b": "again",
     r"\bas (it|they) stands?\b": "unchanged",
     r"\bbesides\b": "also, in addition, other than",
@@ -114,7 +79,7 @@ def pages() -> list[Path]:
 
 def is_clean(path: Path) -> bool:
     name = path.relative_to(ROOT).as_posix()
-    return any(name == c or name.startswith(c + "/") for c in CLEAN)
+    return not any(name == c or name.startswith(c + "/") for c in NOT_YET)
 
 
 def name_of(path: Path) -> str:

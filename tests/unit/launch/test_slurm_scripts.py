@@ -110,7 +110,7 @@ def test_a_bad_node_keeps_the_ranks_from_starting(tmp_path: Path) -> None:
     assert not (tmp_path / "started").exists()
 
 
-def test_the_ranks_meet_at_a_port_that_nobody_has(tmp_path: Path) -> None:
+def test_the_ranks_meet_at_a_free_port(tmp_path: Path) -> None:
     """Also when the port of this job's number is taken by another program of the node, wherever it listens."""
     with socket.create_server(("127.0.0.1", 0)) as server, socket.create_server(("", 0)) as other:
         first, second = (s.getsockname()[1] for s in (server, other))
@@ -133,7 +133,7 @@ def test_not_for_ever(tmp_path: Path) -> None:
     assert "started 201 times" in job.said
 
 
-def test_a_wrong_setting_is_told(tmp_path: Path) -> None:
+def test_a_wrong_setting_is_reported(tmp_path: Path) -> None:
     job = run(tmp_path, "exit 0", SPEAKERLM_SITE="/nowhere/site.sh")
     assert job.code != 0
     assert "/nowhere/site.sh" in job.said

@@ -47,7 +47,7 @@ def test_dry_run_prints_both_configurations_and_needs_no_weights() -> None:
     assert '"auto"' not in result.stdout  # in DeepSpeed's JSON
 
 
-def test_a_wrong_key_is_told_without_a_traceback() -> None:
+def test_a_wrong_key_is_reported_without_a_traceback() -> None:
     result = run(str(SCRIPT), str(RECIPE), "optimizer.peak_rl=1", "--dry-run")
     assert result.returncode == 1
     assert "did you mean optimizer.peak_lr?" in result.stderr

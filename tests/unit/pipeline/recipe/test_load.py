@@ -1,4 +1,4 @@
-"""Recipes: what is read, what is refused, and in which words."""
+"""Recipe files, overrides and differences."""
 
 from pathlib import Path
 
@@ -17,7 +17,6 @@ data: {train: [{path: data}]}
 trainer: {max_steps: 100}
 optimizer: {warmup_steps: 10}
 """
-ROOT = Path(__file__).resolve().parents[4]
 
 
 @pytest.fixture
@@ -58,44 +57,17 @@ def test_saved_recipe_reads_back_equal(recipe_file: Path, tmp_path: Path) -> Non
         ("trainer.max_step=3", ["trainer.max_steps"]),
         ("optimizer.peak_lr=fast", ["optimizer.peak_lr", "fast"]),
         ("nonsense", ["section.key=value"]),
-        ("data.train=[]", ["data.train"]),
-        ("stage=7", ["stage is 7"]),
-        ("stage=2", ["init_from"]),
-        ("data.registration.max_distractors=500", ["1..100"]),
         ("data.registration.mode_shares=[1, 1]", ["mode_shares", "three", "Match, No, Over"]),
-        ("data.registration.mode_shares=[0, 0, 0]", ["mode_shares", "at least one must be above 0"]),
-        ("data.registration.mode_shares=[1, -1, 1]", ["mode_shares", "below 0"]),
         ("data.registration.mode_shares=[1, a, 1]", ["mode_shares.no", "a"]),
         ("data.registration.mode_shares={match: 1, regist: 2}", ["mode_shares.regist"]),
-        (
-            "data.registration.mode_shares.overs=1",
-            ["mode_shares.overs", "did you mean data.registration.mode_shares.over?"],
-        ),
-        ("optimizer.warmup_steps=100", ["warmup_steps", "max_steps"]),
-        ("optimizer.lr_factors={llm: 0.1}", ["optimizer.lr_factors.llm", "audio_projector"]),
-        ("optimizer.lr_factors={encoder: 0}", ["optimizer.lr_factors.encoder", "above 0"]),
-        ("data.train=[{path: a, weight: 0}]", ["weight"]),
-        ("trainer.validate_every=0", ["trainer.validate_every is 0, must be at least 1"]),
-        ("trainer.validation_batches=0", ["trainer.validation_batches is 0, must be at least 1"]),
-        ("seed=-1", ["seed is -1, must be a number that is not below 0"]),
-        ("trainer.save_every=0", ["trainer.save_every"]),
-        ("trainer.log_every=0", ["trainer.log_every"]),
-        ("trainer.max_bad_steps=0", ["trainer.max_bad_steps"]),
-        ("data.window_shards=0", ["data.window_shards"]),
-        ("data.workers=-1", ["data.workers is -1", "not below 0"]),
-        ("data.max_positions=0", ["data.max_positions"]),
-        ("model.projector.stride=0", ["model.projector.stride"]),
-        ("model.lora.r=0", ["model.lora.r"]),
-        ("optimizer.peak_lr=.nan", ["optimizer.peak_lr is nan", "above 0"]),
-        ("optimizer.clip=-1", ["optimizer.clip"]),
-        ("optimizer.betas=[0.9]", ["optimizer.betas", "two numbers"]),
+        ("data.registration.mode_shares.overs=1", ["mode_shares.overs", "did you mean", "mode_shares.over?"]),
         ("output=${rot}/x", ["output", "rot"]),
         ("output=${", ["output=${"]),
         ("output=[", ["output=["]),
         ("data.train=[{pth: a}]", ["pth"]),
     ],
 )
-def test_what_cannot_be_used_is_refused(recipe_file: Path, override: str, words: list[str]) -> None:
+def test_unreadable_settings_are_refused(recipe_file: Path, override: str, words: list[str]) -> None:
     with pytest.raises(ConfigError) as e:
         load_recipe(recipe_file, [override])
     assert all(w in str(e.value) for w in words), str(e.value)

@@ -1,4 +1,4 @@
-"""Launch: who this process is among the ranks, how they find each other, which card each takes.
+"""Process group: rank and world size from the launcher, rendezvous, backend, GPU of each rank.
 
 torch and deepspeed are imported inside functions, so that ``--help`` and ``--dry-run`` cost nothing.
 """
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Ranks:
-    """Where this process stands."""
+    """Rank of this process, number of processes, and its device."""
 
     rank: int
     world_size: int
@@ -32,12 +32,12 @@ class Ranks:
 
     @property
     def is_first(self) -> bool:
-        """Rank 0 writes what is written once."""
+        """Rank 0, which writes what is written once."""
         return self.rank == 0
 
 
 def launcher_environment(env: dict[str, str]) -> dict[str, str]:
-    """The five variables of torch's ``env://`` rendezvous, whoever started this process.
+    """Return the five variables of torch's ``env://`` rendezvous, for any launcher.
 
     ``deepspeed`` and ``torchrun`` set them. Inside an ``srun`` step they come from Slurm; a batch script's own shell
     has Slurm variables too but no SLURM_STEP_ID, and counts as a single process, as does a plain ``python``.
@@ -70,7 +70,7 @@ def launcher_environment(env: dict[str, str]) -> dict[str, str]:
 
 
 def first_host(nodelist: str) -> str:
-    """The first host of a Slurm node list: ``gpu[03-05,9],cpu1`` → ``gpu03``."""
+    """Return the first host of a Slurm node list: ``gpu[03-05,9],cpu1`` → ``gpu03``."""
     match = re.match(r"([^\[,]+)(?:\[([^\],-]+))?", nodelist)
     if not match:
         raise ConfigError(f"no host in the node list {nodelist!r}; set MASTER_ADDR")
@@ -78,17 +78,22 @@ def first_host(nodelist: str) -> str:
 
 
 def free_port() -> int:
-    """A TCP port that nobody listens on."""
+    """Return a free TCP port."""
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         return int(s.getsockname()[1])
 
 
 def init_distributed(timeout_seconds: float, nccl: Mapping[str, str] | None = None) -> Ranks:
-    """Join the other processes: NCCL on CUDA, gloo on CPU. A collective that waits longer than the limit fails.
+    """Initialise the process group: NCCL on CUDA, gloo on CPU.
 
     Args:
-        nccl: environment for NCCL, where the user has not set it.
+        timeout_seconds: of the rendezvous and of each collective.
+        nccl: environment for NCCL; what the user has set wins.
+
+    Raises:
+        ConfigError: the node has no GPU for this rank.
+        TrainingError: the rendezvous failed.
     """
     os.environ.update(launcher_environment(dict(os.environ)))
     import torch
@@ -99,7 +104,7 @@ def init_distributed(timeout_seconds: float, nccl: Mapping[str, str] | None = No
         torch.set_num_threads(int(os.environ.setdefault("OMP_NUM_THREADS", "1")))
     import deepspeed
 
-    # DeepSpeed 0.19 calls two collectives by the names that torch 2.13 is about to retire, and says so in every step.
+    # DeepSpeed 0.19 calls two collectives by the names that torch 2.13 deprecates, which warns in every step.
     warnings.filterwarnings("ignore", message=".*torch.distributed.* is deprecated", category=FutureWarning)
     local_rank = int(os.environ["LOCAL_RANK"])
     if on_gpu:
@@ -120,18 +125,18 @@ def init_distributed(timeout_seconds: float, nccl: Mapping[str, str] | None = No
     except RuntimeError as e:
         where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
         raise TrainingError(
-            f"rank {os.environ['RANK']} of {os.environ['WORLD_SIZE']} met nobody at {where} "
-            f"within {timeout_seconds:.0f} s: check that all ranks started and that the port is free ({e})"
+            f"rank {os.environ['RANK']} of {os.environ['WORLD_SIZE']}: rendezvous timed out at "
+            f"{where} after {timeout_seconds:.0f} s: check that all ranks started and that the port is free ({e})"
         ) from e
     device = torch.device("cuda", local_rank) if on_gpu else torch.device("cpu")
     return Ranks(torch.distributed.get_rank(), torch.distributed.get_world_size(), local_rank, device)
 
 
 def check_card(local_rank: int, visible: int) -> None:
-    """Ranks take the cards of their node in order: card ``local_rank`` of ``visible``.
+    """Check that GPU ``local_rank`` exists among the ``visible`` ones of this node.
 
     Raises:
-        ConfigError: there is none for this rank.
+        ConfigError: there are fewer GPUs than ranks.
     """
     if local_rank >= visible:
         raise ConfigError(
@@ -143,8 +148,8 @@ def check_card(local_rank: int, visible: int) -> None:
 def _use_plain_gloo(deepspeed: Any) -> None:
     """Keep DeepSpeed from compiling its shared-memory op at start-up.
 
-    The build takes minutes, needs g++, and leaves a lock that hangs every later run when it is killed; plain gloo is no
-    slower. There is no public switch; where the dict is gone the build happens, and nothing else changes.
+    The build takes minutes and needs g++; if it is killed, its lock hangs every later run. Plain gloo is as fast. There
+    is no public switch; without this dict DeepSpeed compiles the op, and all else is the same.
     """
     ops = getattr(deepspeed.ops, "__compatible_ops__", None)
     if isinstance(ops, dict) and "deepspeed_shm_comm" in ops:

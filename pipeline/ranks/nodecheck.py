@@ -1,11 +1,11 @@
-"""`python -m pipeline.ranks.nodecheck`: nodes are looked at before a run starts, and the bad one is named.
+"""`python -m pipeline.ranks.nodecheck`: check all nodes before a run starts, and name the bad ones.
 
     srun --ntasks-per-node=1 python -m pipeline.ranks.nodecheck RECIPE [key=value …]
 
-One process a node. The first listens where the ranks will meet (MASTER_ADDR:MASTER_PORT); each other one asks it for
-the time, looks around, and reports. Looked at: disk, datasets (S3 or local), clock, versions of packages and of this
-code, the output folder (the same one everywhere), cards. What every node lacks (a dataset, room in the output, a time
-that they agree on) is told as common to all: no node is at fault then. Exit codes: 0; 1: something is wrong.
+One process per node. The first listens at the address of the rendezvous (MASTER_ADDR:MASTER_PORT); each other one asks
+it for the time, runs its checks, and reports. Checked are disk, datasets (S3 or local), clock, versions of packages and
+of this code, the output folder (the same one everywhere) and GPUs. A fault that all nodes share (a missing dataset, a
+full output, clocks that differ) is reported as common: it blames no node. Exit codes: 0; 1: at least one fault.
 """
 
 from __future__ import annotations
@@ -37,81 +37,82 @@ from pipeline.recipe.schema import Recipe
 from shards.errors import SpeakerLMError
 
 PINGS = 5
-ANSWER_S = 5.0  # within which a node answers a ping
+ANSWER_S = 5.0  # timeout of a ping
 
 
 @dataclass
-class Report:
-    """What one node says of itself."""
+class NodeReport:
+    """Results of one node's checks."""
 
     node: str
     faults: list[str] = field(default_factory=list)
-    outside: dict[str, str] = field(
-        default_factory=dict
-    )  # faults that may lie outside the node, by what they are about
-    said: list[str] = field(default_factory=list)
-    same: dict[str, str] = field(default_factory=dict)  # what must be equal on all nodes
+    # Faults that may have their cause outside the node, by the shared resource.
+    shared_faults: dict[str, str] = field(default_factory=dict)
+    passed: list[str] = field(default_factory=list)
+    equal: dict[str, str] = field(default_factory=dict)  # must be equal on all nodes
     clock: float = 0.0  # seconds that this node's clock is ahead of the first node's
 
     def add(self, facts: Sequence[Fact]) -> None:
-        """Sort facts into what is wrong and what is only said."""
+        """Sort results into faults and passed checks."""
         for fact in facts:
-            if fact.about and not fact.ok:
-                self.outside[fact.about] = fact.text
+            if fact.shared and not fact.ok:
+                self.shared_faults[fact.shared] = fact.text
             else:
-                (self.said if fact.ok else self.faults).append(fact.text)
+                (self.passed if fact.ok else self.faults).append(fact.text)
 
 
-def look(recipes: Sequence[Recipe], disk_gb: float) -> Report:
-    """Everything that a node can tell alone. A check that fails keeps none of the others from being made."""
-    report = Report(os.environ.get("SLURMD_NODENAME") or socket.gethostname(), same=versions(CHECKOUT))
+def check_node(recipes: Sequence[Recipe], disk_gb: float) -> NodeReport:
+    """Run all checks of this node; one that fails does not prevent the others."""
+    report = NodeReport(os.environ.get("SLURMD_NODENAME") or socket.gethostname(), equal=versions(CHECKOUT))
     first = recipes[0]
-    report.add([disk(Path(first.output), disk_gb, about=first.output), disk(Path(tempfile.gettempdir()), 1.0)])
+    report.add([disk(Path(first.output), disk_gb, shared=first.output), disk(Path(tempfile.gettempdir()), 1.0)])
     if first.data.shard_cache:
         report.add([disk(Path(first.data.shard_cache), first.data.shard_cache_gb)])
     paths = {d.path for r in recipes for d in [*r.data.train, *r.data.validation]}
     report.add([dataset(path) for path in sorted(paths)])
-    facts, same = cards(int(os.environ.get("SLURM_GPUS_ON_NODE") or 0))
+    facts, equal = cards(int(os.environ.get("SLURM_GPUS_ON_NODE") or 0))
     report.add(facts)
-    report.same |= same
+    report.equal |= equal
     return report
 
 
-def judge(reports: Sequence[Report], expected: Sequence[str], skew: float) -> tuple[dict[str, list[str]], list[str]]:
-    """Node → what is wrong with it (only nodes with a fault), and what is wrong with all of them alike.
+def judge(
+    reports: Sequence[NodeReport], expected: Sequence[str], skew: float
+) -> tuple[dict[str, list[str]], list[str]]:
+    """Return node → its faults (only nodes with a fault), and the faults that all nodes share.
 
     Args:
         expected: names of all nodes; one that sent no report is at fault.
-        skew: seconds that a clock may differ from the median of all.
+        skew: largest allowed difference of a clock from the median of all, in seconds.
     """
     wrong: dict[str, list[str]] = {r.node: list(r.faults) for r in reports}
     for name in expected:
         wrong.setdefault(name, ["sent no report: it hangs, cannot reach the first node, or did not start"])
-    common = _outside(reports, wrong) + _clocks(reports, skew, wrong)
-    for name in sorted({name for r in reports for name in r.same}):
-        found = {r.node: r.same.get(name, "missing") for r in reports}
-        usual = Counter(found.values()).most_common(1)[0][0]  # of equally many, the first node's
+    common = _shared_faults(reports, wrong) + _clocks(reports, skew, wrong)
+    for name in sorted({name for r in reports for name in r.equal}):
+        found = {r.node: r.equal.get(name, "missing") for r in reports}
+        usual = Counter(found.values()).most_common(1)[0][0]  # in a tie, the first node's
         for node, value in found.items():
             if value != usual:
                 wrong[node].append(f"{name} is {value}, elsewhere {usual}")
     return {node: faults for node, faults in wrong.items() if faults}, common
 
 
-def _outside(reports: Sequence[Report], wrong: dict[str, list[str]]) -> list[str]:
-    """Faults outside the nodes: of all of them alike, which are returned, or of some, to whom they are written."""
+def _shared_faults(reports: Sequence[NodeReport], wrong: dict[str, list[str]]) -> list[str]:
+    """Return faults of shared resources that all nodes report; add those of some nodes to ``wrong``."""
     common = []
-    for about in dict.fromkeys(about for r in reports for about in r.outside):
-        told = {r.node: r.outside[about] for r in reports if about in r.outside}
-        if len(told) == len(reports) > 1:
-            common.append(next(iter(told.values())))
+    for name in dict.fromkeys(name for r in reports for name in r.shared_faults):
+        faults = {r.node: r.shared_faults[name] for r in reports if name in r.shared_faults}
+        if len(faults) == len(reports) > 1:
+            common.append(next(iter(faults.values())))
             continue
-        for node, text in told.items():
+        for node, text in faults.items():
             wrong[node].append(text)
     return common
 
 
-def _clocks(reports: Sequence[Report], skew: float, wrong: dict[str, list[str]]) -> list[str]:
-    """A clock is off where most others agree; where no majority does, nobody can say which one is right."""
+def _clocks(reports: Sequence[NodeReport], skew: float, wrong: dict[str, list[str]]) -> list[str]:
+    """Add clocks that differ from the majority to ``wrong``; without a majority return the difference as common."""
     median = statistics.median(r.clock for r in reports)
     off = {r.node: r.clock - median for r in reports if abs(r.clock - median) > skew}
     if 2 * len(off) >= len(reports) > 1:
@@ -129,12 +130,14 @@ class Collector:
     """The first node: answers pings with its time and the name of a file, and takes reports."""
 
     def __init__(self, port: int, token: str) -> None:
-        self.reports: queue.Queue[Report] = queue.Queue()
+        self.reports: queue.Queue[NodeReport] = queue.Queue()
         self._token = token
         try:
             self._server = socket.create_server(("", port), family=socket.AF_INET, backlog=1024)
         except OSError as e:
-            raise OSError(f"port {port} cannot be had ({e.strerror}): set another MASTER_PORT, or start again") from e
+            raise OSError(
+                f"cannot listen on port {port} ({e.strerror}): set another MASTER_PORT, or start again"
+            ) from e
         threading.Thread(target=self._accept, daemon=True).start()
 
     def _accept(self) -> None:
@@ -145,15 +148,15 @@ class Collector:
     def _serve(self, connection: socket.socket) -> None:
         with connection, connection.makefile("rw", encoding="utf-8") as lines:
             for line in lines:
-                said = json.loads(line)
-                if said:
-                    self.reports.put(Report(**said))
+                sent = json.loads(line)
+                if sent:
+                    self.reports.put(NodeReport(**sent))
                 print(json.dumps([time.time(), self._token]), file=lines, flush=True)
 
-    def wait(self, count: int, seconds: float) -> list[Report]:
-        """That many reports, or those that came in time."""
+    def wait(self, count: int, seconds: float) -> list[NodeReport]:
+        """Return this many reports, or those that came in time."""
         end = time.monotonic() + seconds
-        got: list[Report] = []
+        got: list[NodeReport] = []
         while len(got) < count and (left := end - time.monotonic()) > 0:
             try:
                 got.append(self.reports.get(timeout=left))
@@ -162,8 +165,8 @@ class Collector:
         return got
 
 
-def tell(address: tuple[str, int], make: Any, seconds: float) -> None:
-    """A node that is not the first: ask for the time, look around, report.
+def report_to(address: tuple[str, int], make: Any, seconds: float) -> None:
+    """On a node other than the first: ask for the time, run the checks, report.
 
     Raises:
         OSError: the first node cannot be reached.
@@ -171,8 +174,8 @@ def tell(address: tuple[str, int], make: Any, seconds: float) -> None:
     with _connect(address, seconds) as connection, connection.makefile("rw", encoding="utf-8") as lines:
         connection.settimeout(ANSWER_S)
 
-        def ask(said: Any) -> tuple[float, str]:
-            print(json.dumps(said), file=lines, flush=True)
+        def ask(sent: Any) -> tuple[float, str]:
+            print(json.dumps(sent), file=lines, flush=True)
             at, token = json.loads(lines.readline() or "null")
             return float(at), str(token)
 
@@ -183,16 +186,16 @@ def tell(address: tuple[str, int], make: Any, seconds: float) -> None:
             after = time.time()
             offsets.append((after - before, (before + after) / 2 - at))
         report = make()
-        report.clock = min(offsets)[1]  # of the quickest answer: wrong by half its time at most
-        report.add([seen(token)])
+        report.clock = min(offsets)[1]  # of the fastest answer: its error is at most half the round trip
+        report.add([sees_token(token)])
         ask(asdict(report))
 
 
-def seen(token: str) -> Fact:
-    """Whether the file that the first node wrote into the output folder is there too."""
+def sees_token(token: str) -> Fact:
+    """Check that the file that the first node wrote into the output folder is visible here."""
     folder = Path(token).parent
     try:
-        there = Path(token).name in os.listdir(folder)  # noqa: PTH208 - a listing is not cached as a lookup is
+        there = Path(token).name in os.listdir(folder)  # noqa: PTH208 - a listing is not cached, unlike a lookup
     except OSError:
         there = False
     return Fact(there, f"{folder} is " + ("shared" if there else "not the first node's: runs need a shared filesystem"))
@@ -213,7 +216,7 @@ def _connect(address: tuple[str, int], seconds: float) -> socket.socket:
 
 
 def node_names(world_size: int) -> list[str]:
-    """Names of all nodes of this Slurm step; empty where there is none."""
+    """Return the names of all nodes of this Slurm step; empty outside Slurm."""
     nodes = os.environ.get("SLURM_STEP_NODELIST") or os.environ.get("SLURM_JOB_NODELIST")
     if not nodes or shutil.which("scontrol") is None:
         return []
@@ -223,53 +226,53 @@ def node_names(world_size: int) -> list[str]:
 
 
 def first_node(recipes: Sequence[Recipe], args: argparse.Namespace, port: int, world_size: int) -> int:
-    """Collect, judge, print. Exit code."""
+    """Collect reports, print results and advice, and return the exit code."""
     folder = Path(recipes[0].output).absolute()
     folder.mkdir(parents=True, exist_ok=True)
     token = folder / f".nodecheck-{uuid.uuid4().hex[:12]}"
     token.touch()
     try:
         collector = Collector(port, str(token))
-        own = look(recipes, args.disk_gb)
+        own = check_node(recipes, args.disk_gb)
         reports = [own, *collector.wait(world_size - 1, args.timeout)]
     finally:
         token.unlink()
     wrong, common = judge(reports, node_names(world_size), args.skew)
     for r in reports:
         state = "BAD" if r.node in wrong else "not at fault" if common else "ok"
-        print(f"node {r.node}: {state}, clock {r.clock:+.3f} s; " + "; ".join(r.said))
+        print(f"node {r.node}: {state}, clock {r.clock:+.3f} s; " + "; ".join(r.passed))
     missing = world_size - len(reports)
     if missing:
         print(f"{missing} of {world_size} nodes sent no report within {args.timeout:.0f} s", file=sys.stderr)
     elif not wrong and not common:
-        same = ", ".join(f"{name} {value}" for name, value in sorted(own.same.items()))
-        print(f"{world_size} nodes are alike: {same}")
+        equal = ", ".join(f"{name} {value}" for name, value in sorted(own.equal.items()))
+        print(f"{world_size} nodes are alike: {equal}")
     for line in advice(wrong, common, world_size):
         print(line, file=sys.stderr)
     return 1 if wrong or common or missing else 0
 
 
 def advice(wrong: dict[str, list[str]], common: Sequence[str], world_size: int) -> list[str]:
-    """What to read and to do. To leave nodes out is of use only where others are known to be better."""
+    """Return the lines about faults. Excluding nodes helps only if others are known to be better."""
     lines = [f"BAD NODE {node}: {fault}" for node, faults in wrong.items() for fault in faults]
     lines += [f"ALL {world_size} NODES: {fault}" for fault in common]
     if common:
-        lines.append("what all nodes have in common is no node's fault: repair that; to leave nodes out does not help")
+        lines.append("a fault that all nodes share is not a node's fault: repair it; excluding nodes does not help")
     elif 0 < len(wrong) < world_size:
-        lines.append(f"leave them out and submit again: sbatch --exclude={','.join(wrong)} …")
+        lines.append(f"exclude them and submit again: sbatch --exclude={','.join(wrong)} …")
     elif wrong and world_size > 1:
-        lines.append("every node has a fault of its own: other nodes may be no better, so look at what they say")
+        lines.append("every node has a different fault: other nodes may have one too, so read the faults first")
     return lines
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code of this node's process."""
+    """Check this node and return the exit code of its process."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("recipe", type=Path, help="options of launch/train.py may follow, only --stages is looked at")
+    parser.add_argument("recipe", type=Path, help="options of launch/train.py may follow; only --stages is used")
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     parser.add_argument("--stages", metavar="A-B")
-    parser.add_argument("--disk-gb", type=float, default=50.0, help="free space wanted where the output is")
-    parser.add_argument("--skew", type=float, default=2.0, help="seconds that clocks may differ")
+    parser.add_argument("--disk-gb", type=float, default=50.0, help="free space needed in the output folder")
+    parser.add_argument("--skew", type=float, default=2.0, help="largest difference of clocks, in seconds")
     parser.add_argument("--timeout", type=float, default=180.0, help="seconds within which every node must report")
     args, rest = parser.parse_known_args(argv)
     overrides = [*args.overrides, *(text for text in rest if "=" in text and not text.startswith("-"))]
@@ -279,7 +282,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         recipes = load_recipes(args.recipe, args.stages, overrides)
         if place["RANK"] == "0":
             return first_node(recipes, args, address[1], int(place["WORLD_SIZE"]))
-        tell(address, lambda: look(recipes, args.disk_gb), args.timeout)
+        report_to(address, lambda: check_node(recipes, args.disk_gb), args.timeout)
     except (SpeakerLMError, OSError, ValueError, TypeError) as e:
         name = os.environ.get("SLURMD_NODENAME") or socket.gethostname()
         print(f"BAD NODE {name}: {type(e).__name__}: {e}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""What a node can tell of itself without torch: disk, datasets, versions, cards."""
+"""Checks of one node without torch: disk, datasets, versions, GPUs."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ CARD_FIELDS = (
     "ecc.errors.uncorrected.volatile.total",
     "clocks_throttle_reasons.hw_slowdown",
 )
-BUSY_MIB = 1024  # of a card's memory: another process is there
+BUSY_MIB = 1024  # of a GPU's memory: another process uses it
 SMI_S = 60.0
 
 
 @dataclass(frozen=True)
 class Fact:
-    """One finding."""
+    """One result of a check."""
 
     ok: bool
     text: str
-    about: str = ""  # what outside the node it is about, if anything; when all nodes miss that, no node is at fault
+    shared: str = ""  # the shared resource that it is about, if any; when all nodes lack that, no node is at fault
 
 
-def disk(folder: Path, gigabytes: float, about: str = "") -> Fact:
-    """Free space, and whether a file can be written, where a folder is or will be."""
+def disk(folder: Path, gigabytes: float, shared: str = "") -> Fact:
+    """Check free space, and that a file can be written, where a folder is or will be."""
     there = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
     probe = there / f".nodecheck-{platform.node()}-{time.time_ns()}"
     try:
@@ -43,13 +43,13 @@ def disk(folder: Path, gigabytes: float, about: str = "") -> Fact:
         probe.unlink()
         free = shutil.disk_usage(there).free / 1e9
     except OSError as e:
-        return Fact(False, f"{there}: {e.strerror}: make it writable or name another folder", about)
+        return Fact(False, f"{there}: {e.strerror}: make it writable or name another folder", shared)
     text = f"{there}: {free:,.0f} GB free" + (f", {gigabytes:g} wanted" * (free < gigabytes))
-    return Fact(free >= gigabytes, text, about)
+    return Fact(free >= gigabytes, text, shared)
 
 
 def dataset(path: str) -> Fact:
-    """Whether a packed dataset's list and the head of its first shard can be read, and how fast they came."""
+    """Check that a packed dataset's list and the head of its first shard can be read, and measure how fast."""
     from shards.dataset.dataset import open_dataset
 
     began = time.monotonic()
@@ -59,12 +59,12 @@ def dataset(path: str) -> Fact:
     except SpeakerLMError as e:
         return Fact(False, str(e), path)
     except IndexError:
-        return Fact(False, f"{path} holds no shard", path)
+        return Fact(False, f"{path} has no shard", path)
     return Fact(True, f"{path} answers in {time.monotonic() - began:.2f} s")
 
 
 def versions(checkout: Path) -> dict[str, str]:
-    """Python, the packages that training stands on, and a hash of this checkout's code and configurations."""
+    """Return versions of Python and of packages, and a hash of this checkout's code and configurations."""
     found = {"python": platform.python_version(), "system": platform.machine()}
     for name in PACKAGES:
         try:
@@ -80,10 +80,10 @@ def versions(checkout: Path) -> dict[str, str]:
 
 
 def cards(wanted: int) -> tuple[list[Fact], dict[str, str]]:
-    """Health of NVIDIA cards by nvidia-smi; what must be alike on all nodes.
+    """Return the health of NVIDIA GPUs by nvidia-smi, and what must be equal on all nodes.
 
     Args:
-        wanted: how many the batch system gave; 0 where none is counted on.
+        wanted: number of GPUs that the batch system allocated; 0 if none is needed.
     """
     if shutil.which("nvidia-smi") is None:
         return [Fact(wanted == 0, "no nvidia-smi here" + (f", {wanted} cards wanted" if wanted else ""))], {}

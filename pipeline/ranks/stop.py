@@ -1,8 +1,7 @@
-"""Stop signals, and what a rank says before it leaves.
+"""Stop signals and time limits; exit codes and failure reporting of a rank.
 
-A batch system signals one process, some processes, or all of them at different moments. So a signal only raises a flag
-here; the flags travel with the numbers that ranks exchange in every step anyway, and all ranks act on them after the
-same step.
+A batch system signals one process, some processes, or all of them at different moments. A signal therefore only sets a
+flag; the flags are reduced together with the numbers of each step, and all ranks act on them after the same step.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from types import FrameType
 
 from shards.errors import SpeakerLMError
 
-REQUEUE = 85  # exit code: saved and stopped on request; start the same command again
+REQUEUE = 85  # exit code: saved and stopped on request; the same command continues
 FAILED = 1
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
@@ -36,10 +35,10 @@ _LOST_PEER = (
 
 
 class StopRequest:
-    """Whether this process was asked to stop: by a signal, the clock, or because its launcher is gone.
+    """Whether this process was asked to stop: by a signal, a time limit, or the death of its launcher.
 
-    A second signal changes nothing. DeepSpeed's launcher dies of SIGTERM and leaves the ranks to themselves; they would
-    train on and nobody would know.
+    A second signal changes nothing. DeepSpeed's launcher dies of SIGTERM without stopping its ranks, which would
+    continue to train unnoticed.
     """
 
     def __init__(self) -> None:
@@ -50,13 +49,13 @@ class StopRequest:
         self._end = math.inf
         self.cut_short = False  # a stage was stopped by --max-steps: the next one does not begin
         self.margin = 0.0  # seconds between the moment to stop and the end of the job
-        self.warning = ""  # for the user, where a limit is not kept as it was given
+        self.warning = ""  # for the user, if a limit was reduced
 
     def at_the_latest(self, limit: float | None, margin: float) -> StopRequest:
         """Also stop ``limit`` seconds after the start, and ``margin`` seconds before the end of a Slurm job.
 
-        A margin as long as the job would stop it before its first step, again and again: it is at most a quarter of
-        the time that was left at the start. What was asked for first stays: a later stage has no more time.
+        A margin as long as the job would stop every job before its first step: it is at most a quarter of the time left
+        at the start. An earlier limit stays: a later stage has no more time.
         """
         ends, self.margin = [] if limit is None else [self._began + limit], margin
         job = os.environ.get("SLURM_JOB_END_TIME", "")
@@ -75,15 +74,17 @@ class StopRequest:
         return self
 
     def install(self) -> StopRequest:
-        """Take the stop signals of this process; forked workers ignore them."""
+        """Install the signal handlers of this process; forked workers ignore the signals."""
         for number in STOP_SIGNALS:
             signal.signal(number, self._note)
         return self
 
     @property
     def is_set(self) -> bool:
-        """A stop signal has arrived, the time is up, or the launcher is gone."""
-        return self.signal is not None or time.time() >= self._end or any(_born(p) != t for p, t in self._launchers)
+        """Whether a stop signal has arrived, the time is up, or the launcher is dead."""
+        return (
+            self.signal is not None or time.time() >= self._end or any(_start_time(p) != t for p, t in self._launchers)
+        )
 
     def _note(self, number: int, _: FrameType | None) -> None:
         if os.getpid() == self._owner and self.signal is None:
@@ -91,10 +92,10 @@ class StopRequest:
 
 
 def launchers(pid: int) -> list[tuple[int, int | None]]:
-    """(process id, time of birth) of ``pid`` and its ancestors, as long as they are of deepspeed or torchrun."""
+    """Return (process id, start time) of ``pid`` and its ancestors that are deepspeed or torchrun."""
     found = []
     while _is_launcher(pid):
-        found.append((pid, _born(pid)))
+        found.append((pid, _start_time(pid)))
         pid = int(_stat(pid)[1])
     return found
 
@@ -107,8 +108,8 @@ def _is_launcher(pid: int) -> bool:
     return b"python" in words[0] and any(mark in word for word in words[1:4] for mark in _LAUNCHERS)
 
 
-def _born(pid: int) -> int | None:
-    """In ticks since the machine's start; None for a process that is gone, or dead and not yet waited for."""
+def _start_time(pid: int) -> int | None:
+    """Return the start time in ticks since boot; None for a process that has ended or is a zombie."""
     try:
         stat = _stat(pid)
     except OSError:
@@ -117,31 +118,32 @@ def _born(pid: int) -> int | None:
 
 
 def _stat(pid: int) -> list[str]:
-    """Fields of /proc/PID/stat from the third on; the second, a name, may hold anything."""
+    """Return the fields of /proc/PID/stat from the third on; the second, a name, may contain spaces."""
     return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
 
 
 def guarded(run: Callable[[], int], advice: Callable[[], str]) -> int:
-    """Exit code of ``run``; an error is explained on this rank first.
+    """Return the exit code of ``run``; report an error of this rank on stderr.
 
     Args:
-        advice: what the user should do about a fault that is not of this rank's making.
+        advice: what the user should do about a fault of another rank or of the machine.
     """
     try:
         return run()
     except SpeakerLMError as e:
-        _explain(f"{type(e).__name__}: {e}")
-    except Exception as e:  # noqa: BLE001 - nothing is swallowed: it is told, and the process ends
+        _report(f"{type(e).__name__}: {e}")
+    except Exception as e:  # noqa: BLE001 - it is reported, and the process ends
         if isinstance(e, RuntimeError) and lost_peer(e):
-            _explain(f"another rank is gone: it was killed, or its own message says why ({_first_line(e)}). {advice()}")
+            why = f"it was killed, or its own message says why ({_first_line(e)})"
+            _report(f"lost the connection to another rank: {why}. {advice()}")
         else:
             traceback.print_exc()
-            _explain(f"{type(e).__name__}: {e}\nThis is a fault of the program or the machine. {advice()}")
+            _report(f"{type(e).__name__}: {e}\nThis is a fault of the program or the machine. {advice()}")
     return FAILED
 
 
 def lost_peer(error: BaseException) -> bool:
-    """Whether a collective failed because another rank died or hung."""
+    """Return whether a collective failed because another rank died or hung."""
     import torch
 
     if isinstance(error, torch.distributed.DistNetworkError | torch.distributed.DistBackendError):
@@ -151,13 +153,13 @@ def lost_peer(error: BaseException) -> bool:
 
 
 def leave(code: int) -> None:
-    """End this process now: after a fault, waiting for peers or worker processes could hang for ever."""
+    """End this process at once: after a fault, waiting for peers or worker processes could hang for ever."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
 
 
-def _explain(message: str) -> None:
+def _report(message: str) -> None:
     print(f"[rank {os.environ.get('RANK', '0')}] {message}", file=sys.stderr, flush=True)
 
 

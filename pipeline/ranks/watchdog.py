@@ -1,8 +1,8 @@
-"""A run that hangs is ended, with the stacks of every rank; a rank that lags is named.
+"""Hang detection with the stacks of every rank; detection of stragglers.
 
-Each rank has a thread that ends the process when nothing was reported for too long. Ranks report at moments that they
-reach together, so their limits run out together and each shows where it stands. A limit of the collectives alone
-would show nothing: whoever waits in one is not the one that hangs.
+Each rank has a thread that ends the process after too long without a heartbeat. Heartbeats come at points that all
+ranks reach together, so their limits expire together and each rank writes its stacks. A timeout of the collectives
+alone would not show the cause: the ranks that wait in one are not the rank that hangs.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from pipeline.ranks.launch import Ranks
 from pipeline.ranks.stop import FAILED
 
 NCCL_RECORD = "nccl-rank-"  # and the rank: names of files that torchfrtrace reads
-GRACE = 5.0  # seconds that other ranks get to show their stacks, before this one's end breaks their connections
-ARM_AGAIN = 1.0  # seconds that the last resort may be due too early; less than GRACE
-LAG = 1.5  # a straggler needs so many times the others' median …
-LEAST_LAG = 0.02  # … and so many seconds a step more
+GRACE = 5.0  # seconds for other ranks to write their stacks, before the end of this one breaks their connections
+ARM_AGAIN = 1.0  # seconds by which the last resort may come too early; less than GRACE
+LAG = 1.5  # a straggler takes this many times the others' median …
+LEAST_LAG = 0.02  # … and this many seconds per step more
 
 
 class Watchdog:
-    """Ends this process when :meth:`beat` is not called in time. Without :meth:`start` it does nothing."""
+    """Ends this process when :meth:`beat` is not called in time; inactive outside :meth:`watching`."""
 
     def __init__(self, start_limit: float = 3600.0, limit: float = 600.0, folder: Path | None = None) -> None:
-        """Limits in seconds, until the first step has ended and afterwards; ``folder`` for files of stacks."""
+        """Take limits in seconds, until the first step has ended and afterwards; and a folder for files of stacks."""
         self._start_limit, self._limit, self._folder = start_limit, limit, folder
         self._what = "start-up"
         self._deadline = time.monotonic() + start_limit
@@ -61,11 +61,11 @@ class Watchdog:
 
     @property
     def limit(self) -> float:
-        """Seconds that may pass now."""
+        """The current limit in seconds."""
         return self._limit if self._warm else self._start_limit
 
     def beat(self, what: str, *, warm: bool | None = None) -> None:
-        """Something was reached; what comes next. ``warm``: from here on the short limit holds (or again the long)."""
+        """Restart the limit; ``what`` comes next. ``warm``: use the short limit from here on, or the long one again."""
         if warm is not None:
             self._warm = warm
         self._what = what
@@ -73,11 +73,11 @@ class Watchdog:
         self._arm()
 
     def note(self, what: str) -> None:
-        """What this rank does now, without more time for it."""
+        """Record what this rank does now, without restarting the limit."""
         self._what = what
 
     def _arm(self) -> None:
-        """The last resort: a thread of C that also ends a process whose interpreter is blocked."""
+        """Start the last resort: a C thread that also ends a process whose interpreter is blocked."""
         due = self._deadline + 2 * GRACE
         if not self._stopped.is_set() and not 0 <= due - self._armed < ARM_AGAIN:  # it starts a thread each time
             self._armed = due
@@ -99,8 +99,8 @@ class Watchdog:
                 path.write_text(stacks, encoding="utf-8")
                 where = f" (also in {path})"
         text = (
-            f"[rank {rank}] TrainingError: nothing happened for {self.limit:.0f} s during {self._what}. The stacks of "
-            f"this rank{where}; the rank whose main thread is not in a collective keeps the others waiting. "
+            f"[rank {rank}] TrainingError: no progress for {self.limit:.0f} s during {self._what}. The stacks of "
+            f"this rank{where}; the rank whose main thread is not in a collective is the one that the others wait for. "
             f"{self._advice()}\n{stacks}"
         )
         with contextlib.suppress(OSError):
@@ -120,23 +120,23 @@ class Watchdog:
 
 
 def flight_record() -> bytes:
-    """What NCCL remembers of its collectives, for ``torchfrtrace``; nothing where torch has no NCCL.
+    """Return NCCL's flight record of collectives, for ``torchfrtrace``; empty if torch has no NCCL.
 
-    NCCL would write it after a limit of its own, which this process does not live to see.
+    NCCL itself writes it after its own timeout, which comes too late for this process.
     """
     import torch
 
     dump = getattr(torch._C._distributed_c10d, "_dump_nccl_trace", None)
     try:
         return dump() if dump else b""
-    except RuntimeError:  # the process is about to be ended, with its stacks told: no reason to stay
+    except RuntimeError:  # the process is about to end and its stacks are written
         return b""
 
 
 class CollectiveClock:
-    """Seconds that this process spent waiting in collectives, so that a rank's own time can be told from the others'.
+    """Seconds that this process waited in collectives, to separate a rank's own time from the others'.
 
-    On a CPU a collective returns when it is done. On a GPU it is only queued: there the clock sees what holds up the
+    On a CPU a collective returns when it is done. On a GPU it is only queued: there the clock measures what delays the
     host (data, storage, Python, a throttled CPU), not a slow GPU.
     """
 
@@ -147,7 +147,7 @@ class CollectiveClock:
         self.seconds = 0.0
 
     def install(self) -> CollectiveClock:
-        """Wrap the calls of DeepSpeed's backend. Where it keeps them elsewhere nothing is counted, nothing else."""
+        """Wrap the calls of DeepSpeed's backend; in a version that keeps them elsewhere, nothing is counted."""
         backend = getattr(sys.modules.get("deepspeed.comm.comm"), "cdb", None)  # a run's launch has imported it
         for name in (*self.NAMES, *self.MORE):
             call = getattr(backend, name, None)
@@ -189,26 +189,26 @@ class _TimedHandle:
 
 
 class OwnTime:
-    """Seconds of own work from step to step, of every rank, and the rank that keeps the others waiting."""
+    """Seconds of own work per step of every rank, and the straggler among them."""
 
     def __init__(self, ranks: Ranks) -> None:
         self._hosts = all_gather_or_raise(ranks, socket.gethostname)
         self._clock = CollectiveClock().install()
-        self.waiting = self._clock.waiting  # for a collective of one's own
-        self._began: float | None = None  # of the first lap nothing is known: it holds the start-up
+        self.waiting = self._clock.waiting  # for collectives outside DeepSpeed
+        self._began: float | None = None  # the first lap is not counted: it contains the start-up
         self._waited = 0.0
         self._sums = [0.0] * ranks.world_size
         self._count = 0
         self.laps: tuple[float, ...] = ()  # the last one of every rank
 
     def lap(self) -> float:
-        """Own seconds of this rank since the last :meth:`start`."""
+        """Return own seconds of this rank since the last :meth:`start`."""
         if self._began is None:
             return 0.0
         return max(0.0, time.perf_counter() - self._began - (self._clock.seconds - self._waited))
 
     def start(self, everyone: Sequence[float]) -> None:
-        """All ranks have met; their laps were these."""
+        """Begin a lap, after a collective; ``everyone``: the last laps of all ranks."""
         if self._began is not None:
             self._sums = [a + b for a, b in zip(self._sums, everyone, strict=True)]
             self._count += 1
@@ -216,11 +216,11 @@ class OwnTime:
         self._began, self._waited = time.perf_counter(), self._clock.seconds
 
     def forget(self) -> None:
-        """The lap that runs holds something else than a step."""
+        """Discard the current lap, which contains something other than a step."""
         self._began = None
 
     def straggler(self) -> str | None:
-        """Who has lagged since the last call, in words."""
+        """Return a message that names the straggler since the last call, or None."""
         sums, count = self._sums, self._count
         self._sums, self._count = [0.0] * len(sums), 0
         rank = slowest(sums, count)
@@ -228,13 +228,13 @@ class OwnTime:
             return None
         others = median(s for r, s in enumerate(sums) if r != rank)
         return (
-            f"rank {rank} on {self._hosts[rank]} keeps the others waiting: {sums[rank] / count:.2f} s of own work a "
+            f"rank {rank} on {self._hosts[rank]} is a straggler: {sums[rank] / count:.2f} s of own work per "
             f"step, the others' median is {others / count:.2f} s"
         )
 
 
 def slowest(own_seconds: Sequence[float], steps: int) -> int | None:
-    """The rank whose own work over these steps keeps the others waiting; None where all are about as fast."""
+    """Return the rank whose own work over these steps delays the others; None if all are about as fast."""
     if len(own_seconds) < 2 or not steps:
         return None
     worst = max(range(len(own_seconds)), key=own_seconds.__getitem__)
@@ -244,14 +244,14 @@ def slowest(own_seconds: Sequence[float], steps: int) -> int | None:
 
 
 def nccl_environment(limit: float, folder: Path) -> dict[str, str]:
-    """Settings of torch's NCCL backend: a collective past its limit ends the process and leaves its flight record.
+    """Return settings of torch's NCCL backend: a collective's timeout ends the process and writes a flight record.
 
-    Read such a record with ``torchfrtrace``. What the user has set stays.
+    ``torchfrtrace`` reads such a record.
     """
     return {
         "TORCH_NCCL_ASYNC_ERROR_HANDLING": "1",
         "TORCH_NCCL_HEARTBEAT_TIMEOUT_SEC": str(int(limit) + 60),
         "TORCH_NCCL_DUMP_ON_TIMEOUT": "1",
-        "TORCH_FR_BUFFER_SIZE": "20000",  # collectives that are remembered
+        "TORCH_FR_BUFFER_SIZE": "20000",  # collectives in the record
         "TORCH_FR_DUMP_TEMP_FILE": str(folder / NCCL_RECORD),
     }

@@ -1,4 +1,4 @@
-"""What a recipe must not say although its types are right."""
+"""Checks of a recipe's values that types cannot express."""
 
 from __future__ import annotations
 
@@ -56,10 +56,10 @@ ABOVE_ZERO = (
 
 
 def check(r: Recipe, where: str) -> None:
-    """Refuse contradictions that types cannot express.
+    """Check a recipe.
 
     Raises:
-        ConfigError: all of them, after ``where``.
+        ConfigError: lists all problems, after ``where``.
     """
     problems = []
     if r.stage not in (CORRECTION.number, *STAGES):
@@ -92,7 +92,7 @@ def check(r: Recipe, where: str) -> None:
 
 
 def _size_problems(r: Recipe) -> list[str]:
-    """Numbers that are too small to mean anything; not-a-number is one."""
+    """List numbers outside their range, not-a-number among them."""
     bounds = (
         (LEAST_ONE, "at least 1", lambda v: v >= 1),
         (NOT_BELOW_ZERO, "a number that is not below 0", lambda v: 0 <= v < math.inf),
@@ -104,12 +104,12 @@ def _size_problems(r: Recipe) -> list[str]:
         problems += [f"{key} is {value}, must be {wanted}" for key, value in values if not fits(value)]
     betas = r.optimizer.betas
     if len(betas) != 2 or not all(0 <= b < 1 for b in betas):
-        problems.append(f"optimizer.betas is {betas}; two numbers from 0 to below 1 are wanted")
+        problems.append(f"optimizer.betas is {betas}; must be two numbers from 0 to below 1")
     return problems
 
 
 def _trainer_problems(t: TrainerConfig) -> list[str]:
-    """Contradictions of the loop's settings."""
+    """List contradictions of the training loop's settings."""
     choices = {
         "save_in_background": (t.save_in_background, ("auto", "always", "never")),
         "decode_how": (t.decode_how, ("auto", "local", "together")),
@@ -130,6 +130,7 @@ def _trainer_problems(t: TrainerConfig) -> list[str]:
 
 
 def _registration_problems(registration: RegistrationConfig) -> list[str]:
+    """List contradictions of the registration's settings."""
     problems, shares = [], astuple(registration.mode_shares)
     if not 0 < registration.max_distractors <= 100:
         problems.append("data.registration.max_distractors must be 1..100")
@@ -141,7 +142,7 @@ def _registration_problems(registration: RegistrationConfig) -> list[str]:
 
 
 def _data_problems(data: DataConfig) -> list[str]:
-    """Contradictions of mixture, curriculum and augmentation."""
+    """List contradictions of mixture, curriculum and augmentation."""
     problems = []
     steps = [p.from_step for p in data.curriculum]
     if steps != sorted(set(steps)) or any(s < 1 for s in steps):
@@ -149,8 +150,8 @@ def _data_problems(data: DataConfig) -> list[str]:
     for p in data.curriculum:
         if p.weights is not None and (len(p.weights) != len(data.train) or min(p.weights) < 0 or not any(p.weights)):
             problems.append(
-                f"data.curriculum from step {p.from_step}: weights {p.weights}; one a dataset of data.train is wanted, "
-                "none below 0 and one above"
+                f"data.curriculum from step {p.from_step}: weights {p.weights}; must be one per dataset of data.train, "
+                "none below 0 and at least one above"
             )
         if p.max_seconds is not None and p.max_seconds <= 0:
             problems.append(f"data.curriculum from step {p.from_step}: max_seconds must be above 0")

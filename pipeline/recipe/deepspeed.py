@@ -7,22 +7,22 @@ import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pipeline.recipe.schema import Recipe
 from shards.errors import ConfigError
-
-if TYPE_CHECKING:
-    pass
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 
 
 def resolve_deepspeed(recipe: Recipe, world_size: int) -> dict[str, Any]:
-    """DeepSpeed's configuration: the recipe's JSON file with every ``"auto"`` filled in from the recipe.
+    """Return DeepSpeed's configuration: the recipe's JSON file with every ``"auto"`` filled in from the recipe.
 
-    DeepSpeed drops an ``"auto"`` silently, so none may be left. What belongs to the recipe (batch sizes, learning
-    rate, clipping …) must be ``"auto"`` or absent in the file: two places that can disagree would.
+    DeepSpeed drops an ``"auto"`` silently, so an unfilled one is an error. What belongs to the recipe (batch sizes,
+    learning rate, clipping …) must be ``"auto"`` or absent in the file, so that the two cannot disagree.
+
+    Raises:
+        ConfigError: the file is unreadable, contradicts the recipe, or has an ``"auto"`` that nothing fills.
     """
     path = find_file(recipe.deepspeed)
     try:
@@ -44,26 +44,26 @@ def resolve_deepspeed(recipe: Recipe, world_size: int) -> dict[str, Any]:
 
 
 def _check_objects(config: Any, path: Path) -> None:
-    """Refuse what is no JSON object where DeepSpeed takes one, and the old name of bf16, which it takes too."""
+    """Check that sections are JSON objects, and refuse the old name of bf16, which DeepSpeed also accepts."""
     if not isinstance(config, dict):
-        raise ConfigError(f"{path} is no JSON object")
+        raise ConfigError(f"{path} is not a JSON object")
     if "bfloat16" in config:
         raise ConfigError(f'{path}: bfloat16 is called "bf16"; rename it')
     objects = ("bf16", "fp16", "zero_optimization", "optimizer", "data_types", "activation_checkpointing")
     if wrong := [f"{name} is {config[name]!r}" for name in objects if not isinstance(config.get(name, {}), dict)]:
-        raise ConfigError(f"{path}: {', '.join(wrong)}; a JSON object is wanted there, or leave it out")
+        raise ConfigError(f"{path}: {', '.join(wrong)}; must be a JSON object or absent")
     if not isinstance(config.get("optimizer", {}).get("params", {}), dict):
-        raise ConfigError(f"{path}: optimizer.params is no JSON object")
+        raise ConfigError(f"{path}: optimizer.params is not a JSON object")
 
 
 def find_file(name: str) -> Path:
-    """A path of a recipe: as given, or relative to the checkout."""
+    """Resolve a path of a recipe: as given, or relative to the checkout."""
     path = Path(name)
     return path if path.is_absolute() or path.exists() else CHECKOUT / path
 
 
 def accumulation_steps(micro_batches: int, world_size: int) -> int:
-    """Micro-batches a rank takes in one global step: ceil(M / N)."""
+    """Return the micro-batches per rank in one global step: ceil(M / N)."""
     if world_size > micro_batches:
         raise ConfigError(
             f"{world_size} processes but data.micro_batches_per_step is {micro_batches}: "
@@ -85,7 +85,7 @@ def _recipe_owned(recipe: Recipe, world_size: int) -> dict[str, Any]:
         "optimizer.params.betas": list(o.betas),
         "optimizer.params.eps": o.eps,
         "optimizer.params.weight_decay": o.weight_decay,
-        # A step's loss is one sum over all ranks: it must not be rounded on the way.
+        # A step's loss is one sum over all ranks: bf16 would round it.
         "communication_data_type": "fp32",
         "data_types.grad_accum_dtype": "fp32",
     }
@@ -110,18 +110,18 @@ def _walk(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def dtype_name(ds_config: dict[str, Any]) -> str:
-    """Type of the weights in forward and backward: ``bfloat16`` or ``float32``. Their masters are always fp32."""
+    """Return the dtype of forward and backward, ``bfloat16`` or ``float32``. Master weights are always fp32."""
     if ds_config.get("fp16", {}).get("enabled"):
         raise ConfigError("fp16 is not supported: use bf16, or neither for fp32")
     return "bfloat16" if ds_config.get("bf16", {}).get("enabled") else "float32"
 
 
 def zero_stage(ds_config: dict[str, Any]) -> int:
-    """ZeRO stage, 0 where none is named."""
+    """Return the ZeRO stage; 0 if the configuration names none."""
     return int(ds_config.get("zero_optimization", {}).get("stage", 0))
 
 
 def describe(recipe_yaml: str, ds_config: dict[str, Any]) -> str:
-    """What a run prints first: the resolved recipe and DeepSpeed configuration."""
+    """Return the resolved recipe and DeepSpeed configuration as text, for the start of a log."""
     config = json.dumps(ds_config, indent=2)
     return f"# recipe, resolved\n{recipe_yaml}\n# DeepSpeed configuration, resolved\n{config}"

@@ -33,7 +33,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         recipe = OmegaConf.to_object(merged)
     except MissingMandatoryValue as e:
         raise ConfigError(f"{path}: {e.full_key} has no value; set it in the recipe or as an override") from e
-    except OmegaConfBaseException as e:  # ${…} of what is not there
+    except OmegaConfBaseException as e:  # ${…} of an unknown key
         raise ConfigError(f"{path}: {e.full_key}: {str(e.msg or e).splitlines()[0]}") from e
     assert isinstance(recipe, Recipe)
     check(recipe, str(path))
@@ -43,10 +43,10 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 def load_recipes(
     path: str | Path, stages: str | None = None, overrides: Sequence[str] = (), init_from: str | None = None
 ) -> list[Recipe]:
-    """One recipe, or with ``stages`` such as ``2`` or ``1-4`` the files ``stageN.yaml`` of a folder in this order.
+    """Read one recipe, or with ``stages`` such as ``2`` or ``1-4`` the files ``stageN.yaml`` of a folder in this order.
 
     Args:
-        init_from: run whose weights the first one takes, whatever its stage and without a ``done`` marker.
+        init_from: run whose weights the first one takes; any stage will do, with or without a ``done`` marker.
 
     Raises:
         ConfigError: one is missing or wrong, or two share an output.
@@ -71,12 +71,12 @@ def save_recipe(recipe: Recipe, path: Path) -> None:
 
 
 def dump_recipe(recipe: Recipe) -> str:
-    """The resolved recipe as YAML text."""
+    """Return the resolved recipe as YAML text."""
     return OmegaConf.to_yaml(OmegaConf.structured(recipe))
 
 
 def changes(old_yaml: str, recipe: Recipe) -> dict[str, tuple[Any, Any]]:
-    """Dotted key → (old, new value) where a recipe is not the one that was dumped; a key that is gone or new has None.
+    """Return dotted key → (old, new value) of the differences from a dumped recipe; None for a key that is missing.
 
     Raises:
         ConfigError: the old text is not a recipe.
@@ -96,7 +96,7 @@ def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def _layers(path: Path) -> list[tuple[str, DictConfig]]:
-    """The files that make up a recipe, base first."""
+    """Read the files that make up a recipe, base first."""
     if path.is_dir():
         raise ConfigError(f"{path} is a folder: name a file in it, or its stages (--stages 1-4)")
     try:
@@ -116,7 +116,7 @@ def _override(text: str) -> tuple[str, DictConfig]:
         raise ConfigError(f"override {text!r} is not of the form section.key=value")
     try:
         return f"override {text!r}", OmegaConf.from_dotlist([text])
-    except Exception as e:  # of its YAML parser, or of its own grammar
+    except Exception as e:  # from its YAML parser, or from its own grammar
         raise ConfigError(f"override {text!r}: {' '.join(str(e).split())}") from e
 
 
@@ -165,7 +165,7 @@ def _normalise_mode_shares(settings: Any) -> None:
 
 
 def _known_keys(cls: type, prefix: str = "") -> list[str]:
-    """All dotted keys of a config class."""
+    """Return all dotted keys of a config class."""
     keys = []
     for f in dataclasses.fields(cls):
         default = f.default_factory() if f.default_factory is not dataclasses.MISSING else f.default

@@ -14,21 +14,21 @@ class EncoderConfig:
 
     type: str = "sensevoice"  # sensevoice: FunASR's; whisper: the encoder of transformers' Whisper
     checkpoint: str | None = None  # folder in the layout of SenseVoice (model.pt, …) or Whisper, or a hub id
-    hub: str = "modelscope"  # where an id is looked up: modelscope, huggingface
+    hub: str = "modelscope"  # of an id: modelscope, huggingface
     class_name: str = "SenseVoiceEncoderSmall"  # of FunASR
-    config: dict[str, Any] = field(default_factory=dict)  # the class's arguments, where there is no checkpoint
+    config: dict[str, Any] = field(default_factory=dict)  # the class's arguments, without a checkpoint
     dropout: float | None = None  # overrides the three dropout rates of the checkpoint's config
 
 
 @dataclass
 class ProjectorConfig:
-    """2 Transformer layers at the encoder's width, then a strided convolution to the LLM's; widths, stride are ours."""
+    """2 Transformer layers at the encoder's width, then a strided convolution to the LLM's."""
 
     layers: int = 2
     heads: int = 8
     ffn: int = 2048
     dropout: float = 0.1
-    stride: int = 2
+    stride: int = 2  # not in the paper
 
 
 @dataclass
@@ -71,10 +71,10 @@ class DatasetConfig:
 
     path: str = MISSING  # local folder or s3://bucket/prefix
     weight: float = 1.0  # share of micro-batches among the datasets of this stage
-    epochs: int | None = None  # leaves the mixture after so many; None: stays
+    epochs: int | None = None  # number of epochs in the mixture; None: no limit
     hours: float | None = None  # a seeded, nested subset; None: all of it
-    exclude: str | None = None  # file with one key, session or speaker a line
-    extractor: str | None = None  # whose vectors `embed` wrote beside the shards; None: those of the packing
+    exclude: str | None = None  # file with one key, session or speaker per line
+    extractor: str | None = None  # whose vectors `embed` wrote next to the shards; None: those of packing
 
 
 @dataclass
@@ -98,7 +98,7 @@ class RegistrationConfig:
 
 @dataclass
 class AugmentConfig:
-    """What is done to training audio, drawn per sample and epoch. All of it is off: the paper names none."""
+    """Augmentation of training audio, drawn per sample and epoch. All off by default: the paper names none."""
 
     speeds: list[float] = field(default_factory=lambda: [1.0])  # a sample draws one; pitch moves too
     noise: str | None = None  # folder with 16 kHz mono recordings of noise
@@ -112,33 +112,33 @@ class AugmentConfig:
 
 @dataclass
 class PhaseConfig:
-    """A phase of a curriculum: holds until the next begins. What it leaves out is as without a curriculum."""
+    """A phase of a curriculum, until the next begins. What it omits is as without a curriculum."""
 
     from_step: int = MISSING  # first step, counted from 1
     weights: list[float] | None = None  # of data.train, in its order; 0: not in this phase
-    max_seconds: float | None = None  # longer samples are left out of the windows that begin in this phase
+    max_seconds: float | None = None  # longer samples are skipped in windows that begin in this phase
 
 
 @dataclass
 class DataConfig:
-    """What is streamed, and how it is packed into global steps."""
+    """Datasets, and how they are packed into global steps."""
 
     train: list[DatasetConfig] = field(default_factory=list)
     validation: list[DatasetConfig] = field(default_factory=list)
     registration: RegistrationConfig = field(default_factory=RegistrationConfig)
     micro_batches_per_step: int = 4  # M: fixes the samples of a global step for any world size N <= M
-    max_positions: int = 6000  # LLM positions a micro-batch, the paper's "6 K tokens"
-    max_frames: int = 12000  # padded encoder frames a micro-batch (16.67 a second)
+    max_positions: int = 6000  # LLM positions per micro-batch, the paper's "6 K tokens"
+    max_frames: int = 12000  # padded encoder frames per micro-batch (16.67 per second)
     window_shards: int = 4  # shards shuffled together
     curriculum: list[PhaseConfig] = field(default_factory=list)
-    align_epochs: bool = False  # a step ends with an epoch and is saved: there a dataset may be changed
-    accept_dataset_change: bool = False  # resume although datasets are others; between two of their epochs
+    align_epochs: bool = False  # a step ends with each epoch and is saved: datasets may change there
+    accept_dataset_change: bool = False  # resume with other datasets, between two of their epochs
     augment: AugmentConfig = field(default_factory=AugmentConfig)
-    workers: int = 2  # loader processes a rank
-    speaker_questions: int = 0  # audio positions a turn that are asked who speaks; not in the paper: speaker_probes.py
+    workers: int = 2  # loader processes per rank
+    speaker_questions: int = 0  # audio positions per turn with a speaker probe; not in the paper: data/speaker_probes
     prefetch_steps: int = 2
     max_consecutive_replacements: int = 100
-    lengths_cache: str | None = None  # folder for token lengths, where a dataset cannot be written to
+    lengths_cache: str | None = None  # folder for token lengths of read-only datasets
     shard_cache: str | None = None  # local folder of a node for whole shards of remote datasets that fit
     shard_cache_gb: float = 100.0
 
@@ -155,46 +155,45 @@ class OptimizerConfig:
     eps: float = 1e-8
     weight_decay: float = 0.01
     clip: float = 1.0
-    lr_factors: dict[str, float] = field(default_factory=dict)  # of the rates above, by module: {encoder: 0.1}
+    lr_factors: dict[str, float] = field(default_factory=dict)  # factor of the rates above, by module: {encoder: 0.1}
 
 
 @dataclass
 class TrainerConfig:
-    """The loop."""
+    """Training loop, checkpoints and validation."""
 
     max_steps: int = 1_000_000
     log_every: int = 10
     validate_every: int = 10_000
     validation_batches: int = 50
-    validation_share: float = (
-        0.05  # of the run's time: the decode is left out where validation would take more; 1: never
-    )
+    # Of the run's time: the decode is skipped if validation would take more; 1: never.
+    validation_share: float = 0.05
     decode_clips: int = 0  # of the validation sets, decoded in each mode of the stage and scored; 0: none
     decode_batch: int = 8
-    decode_tokens: int = 1024  # longest answer; most are held shorter by their audio
-    decode_how: str = "auto"  # local: each rank with a copy of the weights; together: no memory; auto: what fits
+    decode_tokens: int = 1024  # longest answer; audio limits most answers to less
+    decode_how: str = "auto"  # local: with a copy of the weights per rank; together: no memory; auto: what fits
     decode_normaliser: str = "paper-zh"  # of the scores; en, mixed, m2met: see docs/scores.md
     save_every: int = 10_000
     keep_last: int = 3
-    keep_best: int = 1  # checkpoints of the lowest figure on validation data that stay besides
+    keep_best: int = 1  # checkpoints with the lowest validation figure that are also kept
     best_by: str = "loss"  # that figure: loss, or cer, cpcer, sacer of the small decode
-    keep_every: int = 0  # checkpoints whose step is a multiple of it stay for ever; 0: none
-    save_in_background: str = "auto"  # auto: where the machine has memory for it; always, never
+    keep_every: int = 0  # checkpoints whose step is a multiple of it are always kept; 0: none
+    save_in_background: str = "auto"  # auto: if the machine has memory for it; always, never
     upload: str | None = None  # s3://bucket/prefix or a folder that gets a copy of every checkpoint, under RUN/STAGE
-    max_bad_steps: int = 10  # so many steps in a row whose loss or gradient is not finite end the run
+    max_bad_steps: int = 10  # consecutive steps with a loss or gradient that is not finite, after which the run fails
     save_bad_batches: bool = False  # write the micro-batches of skipped steps and spikes to OUTPUT/bad
     deterministic: bool = False
-    module_norms: bool = True  # gradient norm of each module in the steps that are logged
+    module_norms: bool = True  # gradient norm of each module in logged steps
     overfit_one_batch: bool = False  # repeat the first global step: its loss must go to 0
-    start_timeout_seconds: float = 3600.0  # nothing happens for so long before the first step has ended: a hang
-    timeout_seconds: float = 900.0  # the same afterwards; a save or a validation batch may take as long as a step
-    time_limit_seconds: float | None = None  # save and stop so long after the process's start, to be started again
-    stop_margin_seconds: float = 300.0  # under Slurm: before the job's end; at most a quarter of its time
+    start_timeout_seconds: float = 3600.0  # without progress before the end of the first step: a hang
+    timeout_seconds: float = 900.0  # the same afterwards, for a step, a save or a validation batch
+    time_limit_seconds: float | None = None  # after the start of the process: save, stop and ask to be restarted
+    stop_margin_seconds: float = 300.0  # under Slurm, stop so long before the job's end; at most a quarter of its time
 
 
 @dataclass
 class MonitorConfig:
-    """Pictures of the run besides its own logs, by DeepSpeed's monitors; they get the steps that are logged."""
+    """DeepSpeed's monitors, in addition to the run's own logs; they get the logged steps."""
 
     tensorboard: bool = False
     csv: bool = False
@@ -207,14 +206,14 @@ class MonitorConfig:
 
 @dataclass
 class Recipe:
-    """Everything that makes a run what it is. Saved, resolved, beside every checkpoint."""
+    """All settings of a run. Saved, resolved, with every checkpoint."""
 
     name: str = MISSING
     stage: int = MISSING
     output: str = MISSING  # folder of this stage's run
-    root: str = "."  # other settings may say ${root}/…, so that one override moves a whole run
+    root: str = "."  # for ${root}/… in other settings, so that one override moves a whole run
     init_from: str | None = None  # finished run that this one continues; a stage that starts from another needs it
-    init_from_any: bool = False  # take its weights though it has no done marker, or is of another stage (--init-from)
+    init_from_any: bool = False  # take its weights also without a done marker or from another stage (--init-from)
     seed: int = 1
     deepspeed: str = "ds_configs/zero3.json"
     model: ModelConfig = field(default_factory=ModelConfig)

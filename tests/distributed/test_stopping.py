@@ -64,7 +64,7 @@ def test_death_of_a_rank_ends_the_other_with_advice(tmp_path: Path) -> None:
     fates = run_ranks(_train, 2, 60, folder=str(tmp_path), trouble="death")
     assert fates[1].code == -signal.SIGKILL, report(fates)
     assert fates[0].code == FAILED, report(fates)
-    assert "another rank is gone" in fates[0].output
+    assert "lost the connection to another rank" in fates[0].output
     assert "Start the same command again: it resumes from step 3." in fates[0].output
     run_distributed(_train, 2, folder=str(tmp_path))
     assert steps(tmp_path) == [1, 2, 3, 4, 5, 6]

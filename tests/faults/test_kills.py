@@ -31,7 +31,7 @@ def kill(folder: Path, trouble: Trouble, **settings: object) -> str:
 @pytest.mark.parametrize("moment", ["kill before backward", "kill after backward"])
 def test_kill_of_a_rank(straight: Path, tmp_path: Path, moment: str) -> None:
     said = kill(tmp_path, Trouble(moment, step=5))
-    assert "another rank is gone" in said
+    assert "lost the connection to another rank" in said
     assert "Start the same command again: it resumes from step 3." in said
     run_distributed(train, 2, folder=str(tmp_path))
     assert same_run(tmp_path, straight)

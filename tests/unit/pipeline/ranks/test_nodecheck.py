@@ -1,4 +1,4 @@
-"""Nodes that differ or lack something are named before a run starts. Nodes are processes here, over real sockets."""
+"""Node checks before a run. Nodes are processes here, over real sockets."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 
 from pipeline.ranks import nodecheck, nodefacts
 from pipeline.ranks.launch import free_port
-from pipeline.ranks.nodecheck import Report, judge, tell
+from pipeline.ranks.nodecheck import NodeReport, judge, report_to
 from pipeline.recipe.load import save_recipe
 from tests.support.datasets import make_dataset
 from tests.support.toy import toy_recipe
@@ -41,7 +41,7 @@ def recipe(packed: Path, tmp_path: Path) -> Path:
 
 
 def smi(folder: Path, used: int = 3, errors: int = 0, slow: str = "Not Active") -> Path:
-    """A folder with an nvidia-smi that says this of one card."""
+    """A folder with an nvidia-smi that reports this of one GPU."""
     folder.mkdir()
     (folder / "nvidia-smi").write_text(SMI.format(used=used, errors=errors, slow=slow))
     (folder / "nvidia-smi").chmod(0o755)
@@ -66,16 +66,16 @@ def nodes(*started: subprocess.Popen[str]) -> Iterator[list[tuple[int, str]]]:
             p.kill()
 
 
-def test_a_port_that_is_taken_is_named(recipe: Path) -> None:
+def test_taken_port_is_named(recipe: Path) -> None:
     with socket.create_server(("", 0)) as server:
         port = server.getsockname()[1]
         with nodes(node("n0", 0, port, str(recipe), "--init-from", "x", count=1)) as ends:
             assert ends[0][0] == 1, ends
-            assert f"BAD NODE n0: OSError: port {port} cannot be had" in ends[0][1]
+            assert f"BAD NODE n0: OSError: cannot listen on port {port}" in ends[0][1]
             assert "set another MASTER_PORT" in ends[0][1]
 
 
-def test_nodes_that_are_alike(recipe: Path) -> None:
+def test_equal_nodes_pass(recipe: Path) -> None:
     port = free_port()
     with nodes(*(node(f"n{r}", r, port, str(recipe), "--init-from", "x") for r in (0, 1))) as ends:
         assert [code for code, _ in ends] == [0, 0], ends
@@ -85,7 +85,7 @@ def test_nodes_that_are_alike(recipe: Path) -> None:
     assert not list((recipe.parent / "run").iterdir()), "the probe file was left behind"
 
 
-def test_the_node_with_a_bad_card_is_named(recipe: Path, tmp_path: Path) -> None:
+def test_node_with_a_bad_gpu_is_named(recipe: Path, tmp_path: Path) -> None:
     port, path = free_port(), os.environ["PATH"]
     good, bad = smi(tmp_path / "good"), smi(tmp_path / "bad", errors=7, used=9000, slow="Active")
     cards = {"SLURM_GPUS_ON_NODE": "1"}
@@ -100,56 +100,56 @@ def test_the_node_with_a_bad_card_is_named(recipe: Path, tmp_path: Path) -> None
         assert "--exclude=n1" in said
 
 
-def test_a_node_that_never_comes(recipe: Path) -> None:
+def test_node_that_sends_no_report_is_counted(recipe: Path) -> None:
     with nodes(node("n0", 0, free_port(), str(recipe), "--timeout", "1")) as ends:
         assert ends[0][0] == 1
         assert "1 of 2 nodes sent no report within 1 s" in ends[0][1]
 
 
-def test_a_node_that_reaches_nobody_names_itself(recipe: Path) -> None:
+def test_node_that_cannot_connect_names_itself(recipe: Path) -> None:
     with nodes(node("n1", 1, free_port(), str(recipe), "--timeout", "1")) as ends:
         assert ends[0][0] == 1
         assert "BAD NODE n1: OSError: cannot reach 127.0.0.1:" in ends[0][1]
 
 
-def test_a_dataset_that_is_not_there(recipe: Path) -> None:
+def test_missing_dataset_is_named(recipe: Path) -> None:
     with nodes(node("n0", 0, free_port(), str(recipe), "data.train=[{path: /nowhere/data}]", count=1)) as ends:
         assert ends[0][0] == 1
         assert "BAD NODE n0: /nowhere/data" in ends[0][1]
 
 
-def test_a_clock_that_is_off(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_clock_offset_is_measured(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Three nodes; this process plays one whose clock is 30 s ahead, and one whose clock is right."""
     port = free_port()
     first = node("n0", 0, port, str(recipe), count=3)
     late = SimpleNamespace(time=lambda: time.time() + 30, monotonic=time.monotonic, sleep=time.sleep)
     same = dict(nodefacts.versions(ROOT))
-    tell(("127.0.0.1", port), lambda: Report("n2", same=same), 60)
+    report_to(("127.0.0.1", port), lambda: NodeReport("n2", equal=same), 60)
     monkeypatch.setattr(nodecheck, "time", late)
-    tell(("127.0.0.1", port), lambda: Report("n1", same=same), 60)
+    report_to(("127.0.0.1", port), lambda: NodeReport("n1", equal=same), 60)
     with nodes(first) as ends:
         assert ends[0][0] == 1
         assert "BAD NODE n1: its clock is +30.0 s off the others'" in ends[0][1]
         assert "node n2: ok" in ends[0][1]
 
 
-def test_versions_that_differ() -> None:
+def test_node_with_another_version_is_named() -> None:
     """The odd one out is named, not the first node."""
-    a, b, c = (Report(name, same={"torch": v}) for name, v in (("a", "2.12"), ("b", "2.13"), ("c", "2.13")))
+    a, b, c = (NodeReport(name, equal={"torch": v}) for name, v in (("a", "2.12"), ("b", "2.13"), ("c", "2.13")))
     assert judge([a, b, c], ["a", "b", "c"], 2.0) == (
         {"a": ["torch is 2.12, elsewhere 2.13"]},
         [],
     )
-    b.same = {}
-    assert judge([b, c, Report("d", same={"torch": "2.13"})], ["b", "c", "d"], 2.0) == (
+    b.equal = {}
+    assert judge([b, c, NodeReport("d", equal={"torch": "2.13"})], ["b", "c", "d"], 2.0) == (
         {"b": ["torch is missing, elsewhere 2.13"]},
         [],
     )
     assert list(judge([c], ["b", "c"], 2.0)[0]) == ["b"]
 
 
-def test_a_fault_of_all_nodes_is_no_nodes(recipe: Path, tmp_path: Path) -> None:
-    """The storage is gone, or the shared disk is full: nobody is told to leave all nodes out."""
+def test_fault_shared_by_all_nodes_blames_no_node(recipe: Path, tmp_path: Path) -> None:
+    """The storage is gone, or the shared disk is full: excluding all nodes is not proposed."""
     port, gone = free_port(), "data.train=[{path: /nowhere/data}]"
     with nodes(*(node(f"n{r}", r, port, str(recipe), gone, "--disk-gb", "1e9") for r in (0, 1))) as ends:
         code, said = ends[0]
@@ -163,40 +163,40 @@ def test_a_fault_of_all_nodes_is_no_nodes(recipe: Path, tmp_path: Path) -> None:
         assert "--exclude" not in said
 
 
-def test_a_dataset_that_one_node_cannot_read() -> None:
+def test_dataset_that_one_node_cannot_read_blames_the_node() -> None:
     """The others can, so it is the node's."""
-    a, b, c = (Report(name) for name in "abc")
-    b.outside["s3://bucket/x"] = "s3://bucket/x: access denied"
+    a, b, c = (NodeReport(name) for name in "abc")
+    b.shared_faults["s3://bucket/x"] = "s3://bucket/x: access denied"
     assert judge([a, b, c], ["a", "b", "c"], 2.0) == ({"b": ["s3://bucket/x: access denied"]}, [])
-    a.outside["s3://bucket/x"] = c.outside["s3://bucket/x"] = "s3://bucket/x: access denied, asked 8 times"
+    a.shared_faults["s3://bucket/x"] = c.shared_faults["s3://bucket/x"] = "s3://bucket/x: access denied, asked 8 times"
     wrong, common = judge([a, b, c], ["a", "b", "c"], 2.0)
     assert (wrong, len(common)) == ({}, 1)
     assert not any("--exclude" in line for line in nodecheck.advice(wrong, common, 3))
 
 
-def test_clocks_without_a_majority() -> None:
-    """Of two clocks that differ nobody can say which one is off; without a time server all may."""
+def test_clocks_without_a_majority_blame_no_node() -> None:
+    """Of two clocks that differ, either may be wrong; without a time server all may."""
     for clocks in ((0.0, 30.0), (0.0, 30.0, 60.0), (0.0, 0.0, 30.0, 30.0)):
-        reports = [Report(f"n{i}", clock=clock) for i, clock in enumerate(clocks)]
+        reports = [NodeReport(f"n{i}", clock=clock) for i, clock in enumerate(clocks)]
         wrong, common = judge(reports, [r.node for r in reports], 2.0)
         assert not wrong
         assert "the clocks do not agree: n0 +0.0 s, n1" in common[0]
 
 
-def test_when_every_node_has_a_fault_of_its_own() -> None:
+def test_different_faults_on_all_nodes_exclude_none() -> None:
     said = nodecheck.advice({"a": ["card 0"], "b": ["card 3"]}, [], 2)
     assert said[:2] == ["BAD NODE a: card 0", "BAD NODE b: card 3"]
     assert "--exclude" not in said[2]
     assert "--exclude=a …" in nodecheck.advice({"a": ["card 0"]}, [], 2)[1]
 
 
-def test_a_folder_that_is_not_shared(tmp_path: Path) -> None:
-    assert not nodecheck.seen(str(tmp_path / "elsewhere" / "token")).ok
+def test_unshared_folder_is_a_fault(tmp_path: Path) -> None:
+    assert not nodecheck.sees_token(str(tmp_path / "elsewhere" / "token")).ok
     (tmp_path / "token").touch()
-    assert nodecheck.seen(str(tmp_path / "token")).ok
+    assert nodecheck.sees_token(str(tmp_path / "token")).ok
 
 
-def test_a_full_disk(tmp_path: Path) -> None:
+def test_full_disk_is_a_fault(tmp_path: Path) -> None:
     assert nodefacts.disk(tmp_path / "not" / "yet", 0.0).ok
     full = nodefacts.disk(tmp_path, 1e9)
     assert not full.ok

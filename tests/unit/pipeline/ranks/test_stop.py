@@ -54,7 +54,7 @@ def test_a_lost_peer_is_told_with_advice(capfd: pytest.CaptureFixture[str]) -> N
         raise RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:1")
 
     assert guarded(run, lambda: "Start the same command again.") == FAILED
-    assert "another rank is gone" in capfd.readouterr().err
+    assert "lost the connection to another rank" in capfd.readouterr().err
 
 
 def test_what_is_a_lost_peer() -> None:

@@ -30,7 +30,7 @@ with Watchdog(60, 0.3, Path({str(tmp_path)!r})).watching(lambda: "Start again.")
     stuck_here()
 """)
     assert result.returncode == FAILED
-    assert "[rank 0] TrainingError: nothing happened for 0 s during step 7" in result.stderr
+    assert "[rank 0] TrainingError: no progress for 0 s during step 7" in result.stderr
     assert "Start again." in result.stderr
     assert "in stuck_here" in result.stderr
     assert "in stuck_here" in (tmp_path / "rank-00000.txt").read_text()

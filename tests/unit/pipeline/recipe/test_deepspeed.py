@@ -52,9 +52,9 @@ def write(tmp_path: Path, **changes: object) -> str:
         ({"train_batch_size": 64}, "train_batch_size is 64"),
         ({"communication_data_type": "bf16"}, "communication_data_type"),
         ({"scheduler": {"type": "WarmupLR"}}, "no scheduler"),
-        ({"optimizer": None}, "optimizer is None; a JSON object is wanted"),
-        ({"optimizer": {"params": 3}}, "optimizer.params is no JSON object"),
-        ({"zero_optimization": 3, "bf16": True}, "bf16 is True, zero_optimization is 3; a JSON object is wanted"),
+        ({"optimizer": None}, "optimizer is None; must be a JSON object"),
+        ({"optimizer": {"params": 3}}, "optimizer.params is not a JSON object"),
+        ({"zero_optimization": 3, "bf16": True}, "bf16 is True, zero_optimization is 3; must be a JSON object"),
         ({"bfloat16": {"enabled": True}}, 'bfloat16 is called "bf16"'),
         ({"amp": {"opt_level": "auto"}}, "amp.opt_level"),
     ],
@@ -66,7 +66,7 @@ def test_a_file_that_contradicts_the_recipe_is_refused(tmp_path: Path, changes: 
 
 def test_unreadable_configuration_is_named(tmp_path: Path) -> None:
     (tmp_path / "list.json").write_text("[]")
-    with pytest.raises(ConfigError, match=r"list\.json is no JSON object"):
+    with pytest.raises(ConfigError, match=r"list\.json is not a JSON object"):
         resolve_deepspeed(recipe(str(tmp_path / "list.json")), 1)
     with pytest.raises(ConfigError, match=r"nowhere\.json"):
         resolve_deepspeed(recipe(str(tmp_path / "nowhere.json")), 1)

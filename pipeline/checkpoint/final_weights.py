@@ -1,4 +1,4 @@
-"""The end of a stage: its weights, and the ``done`` marker that the next stage starts from.
+"""Final weights of a stage, and the ``done`` marker that the next stage starts from.
 
 A finished run has ``weights/model.safetensors`` (fp32, everything but the LLM's base) and, written last, ``done``.
 """
@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.checkpoint.format import seal, write_atomic
+from pipeline.checkpoint.format import file_digest, write_atomic
 from pipeline.checkpoint.training_state import gather_parameter
 from pipeline.ranks.collectives import broadcast_or_raise
 from pipeline.ranks.launch import Ranks
@@ -35,7 +35,7 @@ def save_weights(path: Path, engine: Any, ranks: Ranks, source: Path | None, bas
         sha256 of the file, on every rank.
 
     Raises:
-        CheckpointError: ``source`` is no longer the file that this stage started from.
+        CheckpointError: ``source`` has changed since this stage started.
     """
     tensors: dict[str, torch.Tensor] = {}
     for name, p in engine.module.named_parameters():
@@ -52,29 +52,29 @@ def _write_weights(path: Path, tensors: dict[str, torch.Tensor], source: Path | 
     from pipeline.model.own_weights import save_own_weights
 
     if source is not None:
-        if seal(source)["sha256"] != bases["init_from"]:  # days have passed since it was loaded
+        if file_digest(source)["sha256"] != bases["init_from"]:  # days have passed since it was loaded
             raise CheckpointError(
-                f"{source} is not the file any more that this stage started from, and what this stage did not train "
-                "is in it: put it back and start the same command again, which goes on from the last checkpoint"
+                f"{source} has changed since this stage started, and the weights that it did not train are read "
+                "from there: restore it and start the same command again, which resumes from the last checkpoint"
             )
         tensors = {**load_file(source), **tensors}
     temporary = path.with_name(f".{path.name}.partial")
     save_own_weights(temporary, tensors, bases)
-    digest = str(seal(temporary)["sha256"])
+    digest = str(file_digest(temporary)["sha256"])
     temporary.replace(path)
     sync_folder(path.parent)
     return digest
 
 
 def check_weights(path: Path, sha256: str | None, ranks: Ranks) -> str:
-    """Hash of a weights file. Collective.
+    """Check and return the sha256 of a weights file. Collective.
 
     Raises:
-        CheckpointError: on every rank, if it is not the file that its run wrote (``sha256``; None: any file will do).
+        CheckpointError: on every rank, if it is not the file that its run wrote (``sha256``; None: not checked).
     """
 
     def check() -> str:
-        found = str(seal(path)["sha256"])
+        found = str(file_digest(path)["sha256"])
         if found != (sha256 or found):
             raise CheckpointError(f"{path} is not the file that its run wrote: it was changed or damaged")
         return found
@@ -83,29 +83,29 @@ def check_weights(path: Path, sha256: str | None, ranks: Ranks) -> str:
 
 
 def write_done(run: Path, content: dict[str, Any]) -> None:
-    """Mark a run as finished: the last thing that a stage does."""
+    """Write the ``done`` marker, the last file of a stage."""
     write_atomic(run / DONE, json.dumps(content, indent=1))
 
 
 def is_done(run: Path) -> bool:
-    """Whether a stage has ended there."""
+    """Return whether a run is finished."""
     return (run / DONE).exists()
 
 
 def read_done(run: Path) -> dict[str, Any]:
-    """The ``done`` marker of a finished run.
+    """Read the ``done`` marker of a finished run.
 
     Raises:
-        CheckpointError: the run has not finished, or there is none, or its marker is damaged.
+        CheckpointError: the run does not exist or has not finished, or its marker is damaged.
     """
-    mend = "remove it and start the same command again: the stage goes on from its last checkpoint"
+    advice = "remove it and start the same command again: the stage resumes from its last checkpoint"
     try:
         done = json.loads((run / DONE).read_text(encoding="utf-8"))
     except FileNotFoundError as e:
         state = "has not finished" if run.is_dir() else "does not exist"
         raise CheckpointError(f"{run} {state} (no {DONE} marker): run that stage to its end first") from e
     except ValueError as e:
-        raise CheckpointError(f"{run / DONE} is damaged ({e}); {mend}") from e
+        raise CheckpointError(f"{run / DONE} is damaged ({e}); {advice}") from e
     if not isinstance(done, dict) or not {"stage", "weights_sha256"} <= done.keys():
-        raise CheckpointError(f"{run / DONE} is damaged (it names no stage or no weights); {mend}")
+        raise CheckpointError(f"{run / DONE} is damaged (stage or weights are missing); {advice}")
     return done

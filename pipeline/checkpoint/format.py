@@ -1,16 +1,16 @@
-"""Checkpoints that are whole or not there.
+"""Checkpoint format: atomic commit, verification, and loading on any number of ranks.
 
 A checkpoint is a folder ``checkpoints/step-00001200/``:
 
 =============================  ==================================================================================
-``state-00000.safetensors`` …  one file a rank: its slices of :mod:`pipeline.checkpoint.training_state`
+``state-00000.safetensors`` …  one file per rank: its slices of :mod:`pipeline.checkpoint.training_state`
 ``recipe.yaml``                the resolved recipe
 ``manifest.json``              step, plan state, bases, which file holds which elements, size and sha256 of each file
 =============================  ==================================================================================
 
-It is written under a temporary name; the manifest comes last, after every file is on disk, and then the folder gets its
-name. On resume the newest whole one is used, on any number of ranks; broken ones are named and set aside. When and by
-whom they are written is :mod:`pipeline.checkpoint.saver`'s business.
+It is written under a temporary name; the manifest is written last, after every file is on disk, and then the folder is
+renamed. A run resumes from the newest intact one, on any number of ranks; broken ones are logged and renamed.
+:mod:`pipeline.checkpoint.saver` decides when to write them.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ FORMAT = 2
 MANIFEST = "manifest.json"
 RECIPE = "recipe.yaml"
 PREFIX = "step-"
-FIXED = {  # settings that a run keeps for life, beside those that the plan and the sizes of parameters hold
+FIXED = {  # settings that a run cannot change, in addition to those in the plan's identity and in the parameters' sizes
     "seed",
     "model.extractor",
     "model.speaker_dim",
@@ -52,50 +52,50 @@ FIXED = {  # settings that a run keeps for life, beside those that the plan and 
 
 @dataclass(frozen=True, slots=True)
 class RunState:
-    """What a checkpoint holds besides tensors."""
+    """State of a run other than tensors."""
 
     stage: int
-    step: int  # global steps made, skipped ones included
-    plan: dict[str, Any]  # where the data stream goes on
-    bases: dict[str, Any]  # hashes of what was loaded and is not saved: the LLM, the encoder, the run it started from
+    step: int  # global steps, including skipped ones
+    plan: dict[str, Any]  # position in the data
+    bases: dict[str, Any]  # hashes of weights that are loaded and not saved: LLM, encoder, previous run
     recipe: str  # resolved, YAML
     health: dict[str, Any] = field(default_factory=lambda: {"updates": 0})  # of :class:`pipeline.train.spikes.Health`
-    validation: dict[str, float | None] | None = None  # figures of these very weights, where they were validated
+    validation: dict[str, float | None] | None = None  # figures of these weights, if they were validated
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A rank's slices of the training state, copied to CPU memory: training may go on while they are written."""
+    """A rank's slices of the training state in CPU memory; training may continue while they are written."""
 
     tensors: dict[str, torch.Tensor]  # "parameter|kind" → flat fp32
     slices: dict[str, tuple[int, int]]  # parameter → elements [start, end)
 
     @property
     def bytes(self) -> int:
-        """Size in memory and, about, on disk."""
+        """Size in memory, and approximately on disk."""
         return sum(t.numel() * t.element_size() for t in self.tensors.values())
 
 
 # ------------------------------------------------------------------------------------------------------------- saving
 
 
-def name_of(step: int) -> str:
-    """Folder of the checkpoint after a step."""
+def folder_name(step: int) -> str:
+    """Return the name of a checkpoint's folder."""
     return f"{PREFIX}{step:08d}"
 
 
 def rank_file(rank: int) -> str:
-    """Name of a rank's slices in a checkpoint."""
+    """Return the name of a rank's file in a checkpoint."""
     return f"state-{rank:05d}.safetensors"
 
 
-def partial_of(folder: Path, step: int) -> Path:
-    """Where a checkpoint is written before it has its name."""
-    return folder / f".{name_of(step)}.partial"
+def partial_folder(folder: Path, step: int) -> Path:
+    """Return the folder in which a checkpoint is written before it is committed."""
+    return folder / f".{folder_name(step)}.partial"
 
 
 def snapshot(engine: Any, ranks: Ranks) -> Snapshot:
-    """This rank's share. Collective under ZeRO-1 and -2."""
+    """Copy this rank's slices to CPU memory. Collective under ZeRO-1 and -2."""
     tensors: dict[str, torch.Tensor] = {}
     slices: dict[str, tuple[int, int]] = {}
     for parameter, kind, start, tensor in read_slices(engine, ranks.rank, ranks.world_size):
@@ -105,21 +105,21 @@ def snapshot(engine: Any, ranks: Ranks) -> Snapshot:
 
 
 def write_rank_file(folder: Path, held: Snapshot, rank: int) -> dict[str, Any]:
-    """Write one rank's file; returns its part of the manifest."""
+    """Write one rank's file and return its part of the manifest."""
     from safetensors.torch import save_file
 
     name = rank_file(rank)
     save_file(held.tensors, str(folder / name))
-    return {"file": name, "slices": held.slices, **seal(folder / name)}
+    return {"file": name, "slices": held.slices, **file_digest(folder / name)}
 
 
 def commit(folder: Path, state: RunState, written: Sequence[dict[str, Any]]) -> Path:
-    """Manifest, then name. ``written``: what :func:`write_rank_file` returned on each rank."""
-    partial, final = partial_of(folder, state.step), folder / name_of(state.step)
+    """Write the manifest and rename the folder. ``written``: results of :func:`write_rank_file` on all ranks."""
+    partial, final = partial_folder(folder, state.step), folder / folder_name(state.step)
     recipe = partial / RECIPE
     recipe.write_text(state.recipe, encoding="utf-8")
     files = {w["file"]: {"bytes": w["bytes"], "sha256": w["sha256"]} for w in written}
-    files[recipe.name] = seal(recipe)
+    files[recipe.name] = file_digest(recipe)
     slices: dict[str, list[list[Any]]] = {}
     for w in written:
         for parameter, (start, end) in w["slices"].items():
@@ -137,34 +137,34 @@ def commit(folder: Path, state: RunState, written: Sequence[dict[str, Any]]) -> 
         "files": files,
     }
     write_atomic(partial / MANIFEST, json.dumps(manifest, indent=1))
-    give_name(partial, final)
+    commit_by_rename(partial, final)
     return final
 
 
-def give_name(partial: Path, final: Path) -> None:
-    """The moment from which a checkpoint counts."""
-    if final.exists():  # of the same step: never trusted, or it would not be written again
+def commit_by_rename(partial: Path, final: Path) -> None:
+    """Rename a complete folder into place, durably."""
+    if final.exists():  # from the same step; it was found broken, or it would not be written again
         remove(final)
     partial.rename(final)
     sync_folder(final.parent)
 
 
 def remove(checkpoint: Path) -> None:
-    """Take a checkpoint's name away first: a kill in the middle leaves nothing that looks like one."""
-    doomed = checkpoint.with_name(f".{checkpoint.name}.removed")
-    shutil.rmtree(doomed, ignore_errors=True)
-    checkpoint.rename(doomed)
-    shutil.rmtree(doomed, ignore_errors=True)
+    """Delete a checkpoint; it is renamed first, so that a kill in between leaves nothing that looks like one."""
+    removed = checkpoint.with_name(f".{checkpoint.name}.removed")
+    shutil.rmtree(removed, ignore_errors=True)
+    checkpoint.rename(removed)
+    shutil.rmtree(removed, ignore_errors=True)
 
 
 def remove_leftovers(folder: Path) -> None:
-    """What a kill left of a save or of a removal."""
+    """Delete what a killed process left of a save or of a removal."""
     for path in [*folder.glob(f".{PREFIX}*.partial"), *folder.glob(f".{PREFIX}*.removed")]:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def seal(path: Path) -> dict[str, Any]:
-    """Size and hash of a file, once it is on disk."""
+def file_digest(path: Path) -> dict[str, Any]:
+    """Sync a file to disk and return its size and sha256."""
     digest = hashlib.sha256()
     with path.open("rb") as f:
         while block := f.read(1 << 22):
@@ -174,7 +174,7 @@ def seal(path: Path) -> dict[str, Any]:
 
 
 def write_atomic(path: Path, text: str) -> None:
-    """Write a small file so that it is there whole or not at all."""
+    """Write a small text file atomically."""
     with atomic_file(path, wait=True) as f:
         f.write(text.encode())
 
@@ -182,16 +182,16 @@ def write_atomic(path: Path, text: str) -> None:
 # ------------------------------------------------------------------------------------------------------------ loading
 
 
-def complete_names(folder: Path) -> list[str]:
-    """Names of committed checkpoints, oldest first. A folder without its final name was never committed."""
+def committed_names(folder: Path) -> list[str]:
+    """Return the names of committed checkpoints, oldest first."""
     return sorted(p.name for p in folder.glob(f"{PREFIX}*") if p.is_dir()) if folder.is_dir() else []
 
 
 def read_manifest(checkpoint: Path) -> dict[str, Any]:
-    """The manifest.
+    """Read a checkpoint's manifest.
 
     Raises:
-        CheckpointError: there is none, it is damaged, or of another version of this code.
+        CheckpointError: it is missing, unreadable or damaged.
     """
     path = checkpoint / MANIFEST
     try:
@@ -201,10 +201,10 @@ def read_manifest(checkpoint: Path) -> dict[str, Any]:
 
 
 def parse_manifest(text: bytes, where: str) -> dict[str, Any]:
-    """The manifest in a file's bytes.
+    """Parse a manifest.
 
     Raises:
-        CheckpointError: they are none; names ``where`` they came from.
+        CheckpointError: the bytes are not a manifest; the message names ``where`` they came from.
     """
     try:
         manifest = json.loads(text)
@@ -215,11 +215,11 @@ def parse_manifest(text: bytes, where: str) -> dict[str, Any]:
     return manifest
 
 
-def problem_of(checkpoint: Path) -> str | None:
-    """Why a checkpoint cannot be used, or None. Reads every byte.
+def find_damage(checkpoint: Path) -> str | None:
+    """Return why a checkpoint is broken, or None. Reads every byte.
 
     Raises:
-        CheckpointError: it is of another version of this code, or cannot be read at this moment; neither is damage.
+        CheckpointError: it has another format version, or cannot be read at this moment; neither is damage.
     """
     path = checkpoint / MANIFEST
     try:
@@ -229,44 +229,44 @@ def problem_of(checkpoint: Path) -> str | None:
             return str(e)
         if manifest["format"] != FORMAT:
             raise CheckpointError(
-                f"{checkpoint} has format {manifest['format']}, this code reads {FORMAT}: go on with the version that "
-                "wrote it, or set another output"
+                f"{checkpoint} has format {manifest['format']}, this code reads {FORMAT}: continue with the "
+                "version that wrote it, or set another output"
             )
         for name, expected in manifest["files"].items():
             path = checkpoint / name
-            found = retried(lambda: seal(path))  # noqa: B023 - called at once
+            found = retried(lambda: file_digest(path))  # noqa: B023 - called at once
             if found != expected:
                 return f"{path}: content is not what was written ({found['bytes']} of {expected['bytes']} bytes)"
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as e:
         return f"{path}: {e.strerror}"
     except OSError as e:
         raise CheckpointError(
-            f"{path}: {e.strerror or e}. What cannot be read may be whole, so it is not passed over: start again when "
-            f"the filesystem is well, or move {checkpoint} away to resume from the one before"
+            f"{path}: {e.strerror or e}. It may be intact, so it is not skipped: start again when "
+            f"the filesystem works, or move {checkpoint} away to resume from the one before"
         ) from e
     return None
 
 
-def newest_whole(folder: Path, ranks: Ranks, warn: Callable[[str], None]) -> Path | None:
-    """The newest usable checkpoint, the same on every rank; None where there is none at all. Collective.
+def newest_intact(folder: Path, ranks: Ranks, warn: Callable[[str], None]) -> Path | None:
+    """Return the newest intact checkpoint, the same on every rank; None if there are no checkpoints. Collective.
 
-    Broken ones that are newer lose their name (``broken-step-…``): they are of a future that will be written anew, and
-    rotation must not count them.
+    Newer ones that are broken are renamed to ``broken-step-…``: the run will write these steps again, and rotation must
+    not count them.
 
     Raises:
-        CheckpointError: there are checkpoints, but every one is broken.
+        CheckpointError: there are checkpoints, but all are broken.
     """
 
     def choose() -> str | None:
-        names = complete_names(folder)
+        names = committed_names(folder)
         broken: list[str] = []
         for name in reversed(names):
-            problem = problem_of(folder / name)
+            problem = find_damage(folder / name)
             if problem is None:
                 for other in broken:
                     _set_aside(folder / other)
                 return name
-            warn(f"checkpoint {name} is broken and passed over: {problem}")
+            warn(f"checkpoint {name} is broken and was skipped: {problem}")
             broken.append(name)
         if names:
             raise CheckpointError(f"every checkpoint in {folder} is broken; move the folder away to start from step 0")
@@ -279,16 +279,16 @@ def newest_whole(folder: Path, ranks: Ranks, warn: Callable[[str], None]) -> Pat
 def _set_aside(checkpoint: Path) -> None:
     aside = checkpoint.with_name(f"broken-{checkpoint.name}")
     shutil.rmtree(aside, ignore_errors=True)
-    with contextlib.suppress(OSError):  # on a read-only disk nothing will be rotated either
+    with contextlib.suppress(OSError):  # a read-only disk is not rotated either
         checkpoint.rename(aside)
 
 
 def load(
     checkpoint: Path, engine: Any, ranks: Ranks, recipe: Recipe, bases: dict[str, Any], warn: Callable[[str], None]
 ) -> RunState:
-    """Put a checkpoint into a freshly initialised engine of any world size. Collective.
+    """Load a checkpoint into a newly initialised engine of any world size. Collective.
 
-    ``warn`` is told every other setting that is not what it was.
+    ``warn`` is called with the text of a warning if other settings have changed.
 
     Raises:
         CheckpointError: it belongs to another stage, other base weights or another model.
@@ -324,7 +324,7 @@ def _check_recipe(checkpoint: Path, saved: str, recipe: Recipe, warn: Callable[[
 
 
 class _SliceReader:
-    """Any range of elements of any parameter, from however many files hold it."""
+    """Reads any range of elements of any parameter, from one or more files."""
 
     def __init__(self, checkpoint: Path, manifest: dict[str, Any]) -> None:
         from safetensors import safe_open
@@ -344,7 +344,7 @@ class _SliceReader:
         self._files.clear()
 
     def check(self, sizes: dict[str, int]) -> None:
-        """Raise unless the checkpoint holds exactly these parameters with so many elements."""
+        """Raise unless the checkpoint holds exactly these parameters with these numbers of elements."""
         saved = {name: sum(end - start for _, start, end in parts) for name, parts in self._slices.items()}
         if odd := sorted(saved.keys() ^ sizes.keys()):
             raise CheckpointError(
@@ -357,7 +357,7 @@ class _SliceReader:
             )
 
     def read(self, name: str, kind: str, start: int, end: int) -> torch.Tensor:
-        """Elements [start, end) as a flat fp32 tensor."""
+        """Return elements [start, end) as a flat fp32 tensor."""
         import torch
 
         out = torch.empty(end - start, dtype=torch.float32)
@@ -368,5 +368,5 @@ class _SliceReader:
                 out[a - start : b - start] = self._files[file].get_slice(f"{name}|{kind}")[a - first : b - first]
                 covered += b - a
         if covered != end - start:
-            raise CheckpointError(f"{self._checkpoint}: {name}: elements {start}–{end} are not all there")
+            raise CheckpointError(f"{self._checkpoint}: {name}: some of the elements {start}–{end} are missing")
         return out

@@ -1,6 +1,6 @@
-"""A second home for checkpoints in another storage, such as ``s3://bucket/prefix``: for a cluster whose disks are lent.
+"""Copies of checkpoints in another storage, such as ``s3://bucket/prefix``, for clusters with ephemeral disks.
 
-The order is that of the disk: the manifest comes last, so that a copy without one does not count.
+The manifest is copied last; a copy without a manifest is incomplete and ignored.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from shards.errors import CheckpointError, StorageError
 from shards.storage.interface import open_storage
 
 BLOCK = 1 << 22
-Doomed = Callable[[Sequence[dict[str, Any]]], list[int]]  # manifests → steps to delete
+StepsToDelete = Callable[[Sequence[dict[str, Any]]], list[int]]  # manifests → steps to delete
 
 
-class Upload:
-    """Copies of one run's checkpoints."""
+class Mirror:
+    """MirrorThread of one run's checkpoints."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -37,17 +37,17 @@ class Upload:
         self._put(path, checkpoint.rank_file(rank))
 
     def commit(self, path: Path) -> None:
-        """Copy what is left of it, and the manifest last, when all that it lists is there.
+        """Copy the recipe, and the manifest last, once all files that it lists have arrived.
 
         Raises:
-            StorageError: after retries; or a file has not come there whole.
+            StorageError: after retries; or a file has not arrived completely.
         """
         manifest = checkpoint.read_manifest(path)
         self._put(path, RECIPE)
-        for name, seal in manifest["files"].items():
-            there = self._storage.size(f"{path.name}/{name}")
-            if there != seal["bytes"]:
-                raise StorageError(f"{self.url}/{path.name}/{name}: {there} bytes arrived of {seal['bytes']}")
+        for name, expected in manifest["files"].items():
+            size = self._storage.size(f"{path.name}/{name}")
+            if size != expected["bytes"]:
+                raise StorageError(f"{self.url}/{path.name}/{name}: {size} bytes arrived of {expected['bytes']}")
         self._put(path, MANIFEST)
 
     def _put(self, path: Path, name: str) -> None:
@@ -58,15 +58,15 @@ class Upload:
             raise StorageError(f"{path / name}: {e.strerror or e}") from e
 
     def names(self) -> list[str]:
-        """Committed copies, oldest first."""
+        """Return the names of complete copies, oldest first."""
         paths = [p.split("/") for p in self._storage.list(PREFIX)]
         return sorted(p[0] for p in paths if len(p) == 2 and p[1] == MANIFEST)
 
-    def rotate(self, doomed: Doomed, warn: Callable[[str], None]) -> None:
-        """Delete copies by the rule of the disk; the manifest goes first. Damaged ones are told and let alone.
+    def rotate(self, to_delete: StepsToDelete, warn: Callable[[str], None]) -> None:
+        """Delete copies by the run's retention, the manifest first. Damaged copies are logged, then ignored.
 
         Raises:
-            StorageError: the storage failed; copies that should have gone may be there still.
+            StorageError: the storage failed; some copies may not have been deleted.
         """
         manifests = []
         for name in self.names():
@@ -74,15 +74,15 @@ class Upload:
             try:
                 manifests.append(checkpoint.parse_manifest(self._storage.read(where), f"{self.url}/{where}"))
             except CheckpointError as e:
-                warn(f"neither counted nor deleted: {e}")
-        for step in doomed(manifests):
-            name = checkpoint.name_of(step)
+                warn(f"ignored in rotation: {e}")
+        for step in to_delete(manifests):
+            name = checkpoint.folder_name(step)
             self._storage.delete(f"{name}/{MANIFEST}")
             for path in list(self._storage.list(f"{name}/")):
                 self._storage.delete(path)
 
     def fetch_newer(self, folder: Path, than: str, warn: Callable[[str], None]) -> bool:
-        """Bring the newest whole copy into ``folder``, if it is newer than the checkpoint of that name.
+        """Download the newest intact copy into ``folder``, if it is newer than the checkpoint named ``than``.
 
         Raises:
             StorageError: the storage failed.
@@ -94,49 +94,51 @@ class Upload:
             for path in self._storage.list(f"{name}/"):
                 with self._storage.stream(path) as source, (partial / path.rpartition("/")[2]).open("wb") as target:
                     shutil.copyfileobj(source, target, BLOCK)
-            problem = checkpoint.problem_of(partial)
+            problem = checkpoint.find_damage(partial)
             if problem is None:
-                checkpoint.give_name(partial, folder / name)
+                checkpoint.commit_by_rename(partial, folder / name)
                 return True
             shutil.rmtree(partial, ignore_errors=True)
-            warn(f"the copy {self.url}/{name} is broken and passed over: {problem}")
+            warn(f"the copy {self.url}/{name} is broken and was skipped: {problem}")
         return False
 
 
-def newest_anywhere(folder: Path, ranks: Ranks, upload: Upload | None, warn: Callable[[str], None]) -> Path | None:
-    """The newest whole checkpoint, brought here from its copy where that is newer. Collective.
+def newest_local_or_mirrored(
+    folder: Path, ranks: Ranks, mirror: Mirror | None, warn: Callable[[str], None]
+) -> Path | None:
+    """Return the newest intact checkpoint, downloaded from the mirror if its copy is newer. Collective.
 
     Raises:
-        CheckpointError: there are checkpoints, but every one is broken, here and there.
+        CheckpointError: there are checkpoints, but all are broken, on disk and in the mirror.
         StorageError: the copies cannot be read.
     """
     found: Path | None = None
-    lost: CheckpointError | None = None
+    broken: CheckpointError | None = None
     try:
-        found = checkpoint.newest_whole(folder, ranks, warn)
+        found = checkpoint.newest_intact(folder, ranks, warn)
     except CheckpointError as e:
-        lost = e
-    if upload is not None:
+        broken = e
+    if mirror is not None:
         than = found.name if found else ""
-        if broadcast_or_raise(ranks, lambda: upload.fetch_newer(folder, than, warn), failure=CheckpointError):
-            return checkpoint.newest_whole(folder, ranks, warn)
-    if lost is not None:
-        raise lost
+        if broadcast_or_raise(ranks, lambda: mirror.fetch_newer(folder, than, warn), failure=CheckpointError):
+            return checkpoint.newest_intact(folder, ranks, warn)
+    if broken is not None:
+        raise broken
     return found
 
 
-def open_upload(url: str | None, output: Path) -> Upload | None:
-    """Where copies go: under ``url``, in a folder named as the last two of ``output``, ``speakerlm-7b/stage1``.
+def open_mirror(url: str | None, output: Path) -> Mirror | None:
+    """Open the mirror under ``url``, in a folder named after the last two parts of ``output``: ``speakerlm-7b/stage1``.
 
-    All stages of a recipe have one ``trainer.upload``; none may fetch or delete what another put there.
+    All stages of a recipe share ``trainer.upload``; no stage may fetch or delete the copies of another.
 
     Raises:
-        CheckpointError: it is the run's own folder.
+        CheckpointError: ``url`` is the run's own folder.
     """
     if url is None:
         return None
     run = output.resolve()
     if "://" not in url and Path(url).resolve() in (run, run / "checkpoints", run.parent.parent):
-        raise CheckpointError(f"trainer.upload is {url}, where the checkpoints are anyway; name another place")
-    open_storage(url)  # tells a URL that is none, which a folder's name behind it might mend
-    return Upload("/".join([url.rstrip("/"), *run.parts[-2:]]))
+        raise CheckpointError(f"trainer.upload is {url}, which is the folder of the checkpoints; set another one")
+    open_storage(url)  # rejects an invalid URL, which a folder name after it might hide
+    return Mirror("/".join([url.rstrip("/"), *run.parts[-2:]]))

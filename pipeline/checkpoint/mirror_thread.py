@@ -1,8 +1,7 @@
-"""When checkpoints are copied away: in a thread of its own, so that no save, step or stop waits for another storage.
+"""Thread that copies checkpoints to a mirror, so that no save, step or stop waits for another storage.
 
-One checkpoint is copied at a time. One that is saved while another is on its way is left out, which is told; if it is
-the last of the run, :meth:`Copies.finish` copies it too. Whatever goes wrong with a copy is told and stops nothing:
-the checkpoint on disk is whole.
+One checkpoint is copied at a time. One that is saved during a copy is skipped with a warning; if it is the last of the
+run, :meth:`MirrorThread.finish` copies it too. A copy that fails is a warning: the checkpoint on disk is intact.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.checkpoint import format as checkpoint
-from pipeline.checkpoint.mirror import Doomed, Upload
+from pipeline.checkpoint.mirror import Mirror, StepsToDelete
 from pipeline.ranks.collectives import all_gather_or_raise, all_reduce_sum, host_group
 from pipeline.ranks.launch import Ranks
 from pipeline.ranks.stop import StopRequest
@@ -23,83 +22,89 @@ from shards.errors import SpeakerLMError, StorageError
 
 logger = logging.getLogger(__name__)
 
-LOOK = 1.0  # seconds between two looks whether a copy has ended
+POLL = 1.0  # seconds between checks whether a copy has ended
 
 
-class Copies:
-    """The copies of one run's checkpoints, as they are made."""
+class MirrorThread:
+    """Copies one run's checkpoints in the background."""
 
     def __init__(
-        self, folder: Path, ranks: Ranks, upload: Upload, doomed: Doomed, warn: Callable[[str], None], limit: float
+        self,
+        folder: Path,
+        ranks: Ranks,
+        mirror: Mirror,
+        to_delete: StepsToDelete,
+        warn: Callable[[str], None],
+        limit: float,
     ) -> None:
         """Collective.
 
         Args:
-            doomed: which of the copies to delete afterwards.
-            warn: told what is let alone then.
-            limit: seconds that the threads may wait for each other.
+            to_delete: the retention, which selects copies to delete afterwards.
+            warn: called with the text of a warning.
+            limit: timeout of the threads' collectives, in seconds.
         """
-        self._folder, self._ranks, self._upload = folder, ranks, upload
-        self._doomed, self._warn = doomed, warn
+        self._folder, self._ranks, self._mirror = folder, ranks, mirror
+        self._to_delete, self._warn = to_delete, warn
         self._group = host_group(limit)
         self._thread: threading.Thread | None = None
         self._step: int | None = None
-        self._left_out: int | None = None  # the same on every rank
+        self._skipped: int | None = None  # step; the same on every rank
 
     @property
     def step(self) -> int | None:
-        """The checkpoint that is being copied, on this rank or another; it must stay on disk."""
+        """The checkpoint that is being copied, which must stay on disk."""
         return self._step if self._thread is not None and self._thread.is_alive() else None
 
     def start(self, step: int, group: Any) -> None:
-        """Begin with a committed checkpoint, unless another is on its way. Collective over ``group``."""
+        """Start to copy a committed checkpoint, unless a copy is in progress. Collective over ``group``."""
         if any(all_gather_or_raise(self._ranks, lambda: self.step is not None, group)):
-            self._left_out = step
-            self._tell(step, f"that of step {self._step} is still on its way there")
+            self._skipped = step
+            self._warn_missing(step, f"that of step {self._step} is still being copied")
             return
-        self._step, self._left_out = step, None
-        self._thread = threading.Thread(target=self._copy, args=(step,), name="copies", daemon=True)
+        self._step, self._skipped = step, None
+        self._thread = threading.Thread(target=self._copy, args=(step,), name="mirror", daemon=True)
         self._thread.start()
 
     def finish(self, stop: StopRequest, beat: Callable[[str], None], group: Any) -> bool:
-        """Wait until nothing is on its way any more, the newest checkpoint included; whether that came.
+        """Wait until all copies are complete, the newest checkpoint included; return whether they are.
 
-        Once somebody asks to stop, half of the margin is waited, no longer. Collective over ``group``: a signal may
-        reach one rank alone.
+        After a stop request it waits for half of the margin. Collective over ``group``: a signal may reach only one
+        rank.
         """
         began = time.monotonic()
         while True:
             if self._thread is not None:
-                self._thread.join(LOOK)
+                self._thread.join(POLL)
             late = stop.is_set and time.monotonic() - began > stop.margin / 2
             copying, gives_up = all_reduce_sum(self._ranks, [float(self.step is not None), float(late)], group)
-            beat("copying the last checkpoint away")
+            beat("copying the last checkpoint")
             if not copying:
-                if self._left_out is None:
+                if self._skipped is None:
                     return True
-                self.start(self._left_out, group)
+                self.start(self._skipped, group)
             elif gives_up:
-                self._log(f"no time is left to copy the last checkpoint to {self._upload.url}")
+                self._log(f"no time left to copy the last checkpoint to {self._mirror.url}")
                 return False
 
     def _copy(self, step: int) -> None:
-        path = self._folder / checkpoint.name_of(step)
+        path = self._folder / checkpoint.folder_name(step)
         try:
-            self._together(lambda: self._upload.put_rank_file(path, self._ranks.rank))
-            self._together(lambda: self._upload.commit(path) if self._ranks.is_first else None)
+            self._together(lambda: self._mirror.put_rank_file(path, self._ranks.rank))
+            self._together(lambda: self._mirror.commit(path) if self._ranks.is_first else None)
         except Exception as e:  # noqa: BLE001 - a copy is not worth the run
-            self._tell(step, str(e))
+            self._warn_missing(step, str(e))
             return
         try:
-            rotate = self._upload.rotate
-            self._together(lambda: rotate(self._doomed, self._warn) if self._ranks.is_first else None)
-        except Exception as e:  # noqa: BLE001 - they cost money, not training; the next rotation tries again
-            self._log(f"old checkpoints may be left in {self._upload.url}: {e}")
+            rotate = self._mirror.rotate
+            self._together(lambda: rotate(self._to_delete, self._warn) if self._ranks.is_first else None)
+        except Exception as e:  # noqa: BLE001 - not worth the run; the next rotation tries again
+            self._log(f"old checkpoints may be left in {self._mirror.url}: {e}")
 
     def _together(self, work: Callable[[], None]) -> None:
-        """All ranks do their part, or all know that one could not: none waits for a rank that has given up."""
+        """Call ``work`` on all ranks; if it fails on one, raise on all, so that none waits for it."""
 
-        def told() -> None:
+        def guarded() -> None:
             try:
                 work()
             except SpeakerLMError:
@@ -107,10 +112,10 @@ class Copies:
             except Exception as e:
                 raise StorageError(f"{type(e).__name__}: {e}") from e
 
-        all_gather_or_raise(self._ranks, told, self._group)
+        all_gather_or_raise(self._ranks, guarded, self._group)
 
-    def _tell(self, step: int, why: str) -> None:
-        self._log(f"the checkpoint of step {step} is not in {self._upload.url}: {why}")
+    def _warn_missing(self, step: int, why: str) -> None:
+        self._log(f"the checkpoint of step {step} is not in {self._mirror.url}: {why}")
 
     def _log(self, warning: str) -> None:
         if self._ranks.is_first:

@@ -1,13 +1,13 @@
-"""The training state of a DeepSpeed engine as named slices that know nothing of the world size.
+"""Training state of a DeepSpeed engine as named slices, independent of the world size.
 
-The state of a trainable parameter is three fp32 tensors of its own shape: the master copy, ``exp_avg`` and
+The state of a trainable parameter is three fp32 tensors of its shape: the master copy, ``exp_avg`` and
 ``exp_avg_sq``. Under ZeRO-3 rank r of N holds elements [r·c, (r+1)·c) of each, c = ceil(numel / N); the last rank's
-padding is cut off. Under ZeRO-1 and -2 parameter i is gathered and handed to rank i mod N. Whoever reads asks for any
+padding is cut off. Under ZeRO-1 and -2 parameter i is gathered and handed to rank i mod N. A reader asks for any
 range of elements, so N may change between writing and reading.
 
-Four traps of DeepSpeed 0.19 are dealt with here: Adam's state is absent before the first update; ``safe_set_full_*``
-breaks where numel is not divisible by N; a master that is set alone leaves the weights of the forward pass stale; and
-the update counter of Adam lives beside the moments.
+Workarounds for four traps of DeepSpeed 0.19: Adam's state is absent before the first update; ``safe_set_full_*``
+breaks where numel is not divisible by N; setting only the master leaves the weights of the forward pass stale; Adam's
+update counter is stored with the moments.
 """
 
 from __future__ import annotations
@@ -28,27 +28,27 @@ Read = Callable[[str, str, int, int], "torch.Tensor"]  # (name, kind, start, end
 
 
 def trainable_parameters(engine: Any) -> list[tuple[str, Any]]:
-    """Names and parameters that the engine updates, in the model's order."""
+    """Return names and parameters that the engine updates, in the model's order."""
     return [(name, p) for name, p in engine.module.named_parameters() if p.requires_grad]
 
 
 def is_partitioned(p: Any) -> bool:
-    """Whether ZeRO-3 holds ``p`` in slices."""
+    """Return whether ZeRO-3 holds ``p`` in slices."""
     return hasattr(p, "ds_id")
 
 
 def local_range(p: Any, rank: int) -> tuple[int, int]:
-    """The elements [start, end) of a ZeRO-3 parameter that ``rank`` holds; empty past the end."""
+    """Return the elements [start, end) of a ZeRO-3 parameter that ``rank`` holds; empty past the end."""
     size = p.ds_tensor.numel()
     start = min(rank * size, p.ds_numel)
     return start, min(start + size, p.ds_numel)
 
 
 def read_slices(engine: Any, rank: int, world_size: int) -> Iterator[tuple[str, str, int, torch.Tensor]]:
-    """``(name, kind, first element, flat fp32 CPU tensor)`` of this rank. Collective under ZeRO-1 and -2.
+    """Yield ``(name, kind, first element, flat fp32 CPU tensor)`` of this rank. Collective under ZeRO-1 and -2.
 
     Raises:
-        CheckpointError: DeepSpeed gives out no such state, or that of another parameter.
+        CheckpointError: DeepSpeed returns no such state, or that of another parameter.
     """
     for index, (name, p) in enumerate(trainable_parameters(engine)):
         partitioned = is_partitioned(p)
@@ -58,30 +58,30 @@ def read_slices(engine: Any, rank: int, world_size: int) -> Iterator[tuple[str, 
             held = _local(p, kind) if partitioned else _whole(name, p, kind)
             part = held.flatten()[: end - start]
             if kind == MASTER and not _same(part, weight):
-                raise CheckpointError(f"{name}: the fp32 copy that DeepSpeed gives out is not that of the weight")
+                raise CheckpointError(f"{name}: the fp32 copy that DeepSpeed returns does not belong to the weight")
             if (partitioned or index % world_size == rank) and part.numel():
                 yield name, kind, start, part.detach().to("cpu", _float32(), copy=True)
 
 
 def _local(p: Any, kind: str) -> torch.Tensor:
-    """This rank's slice, padded."""
+    """Return this rank's slice, padded."""
     from deepspeed.utils import safe_get_local_fp32_param, safe_get_local_optimizer_state
 
     return safe_get_local_fp32_param(p) if kind == MASTER else safe_get_local_optimizer_state(p, kind)
 
 
 def _whole(name: str, p: Any, kind: str) -> torch.Tensor:
-    """All of it, on every rank."""
+    """Return the whole tensor, on every rank."""
     from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
 
     full = safe_get_full_fp32_param(p) if kind == MASTER else safe_get_full_optimizer_state(p, kind)
     if full is None:
-        raise CheckpointError(f"{name}: DeepSpeed gives out no {kind} of this optimizer; use ZeRO 1-3")
+        raise CheckpointError(f"{name}: DeepSpeed returns no {kind} of this optimizer; use ZeRO 1-3")
     return full
 
 
 def write_slices(engine: Any, rank: int, updates: int, read: Read) -> None:
-    """Put a saved state into a fresh engine. Collective; ``updates`` is the number of optimizer steps already made."""
+    """Load a saved state into a new engine. Collective; ``updates``: number of optimizer steps already made."""
     _create_adam_state(engine, updates)
     for name, p in trainable_parameters(engine):
         if is_partitioned(p):
@@ -119,7 +119,7 @@ def _write_whole(name: str, p: Any, read: Read) -> None:
 
 
 def _create_adam_state(engine: Any, updates: int) -> None:
-    """Adam's state as it is after ``updates`` steps, moments still zero."""
+    """Create Adam's state after ``updates`` steps, with zero moments."""
     import torch
 
     zero = engine.optimizer
@@ -140,7 +140,7 @@ def _create_adam_state(engine: Any, updates: int) -> None:
 
 
 def _link_moments(engine: Any, adam: Any) -> None:
-    """ZeRO-1 and -2: let DeepSpeed's per-parameter views point into the state that was just made."""
+    """Under ZeRO-1 and -2, point DeepSpeed's per-parameter views into the state that was just created."""
     groups = engine.optimizer.bit16_groups
     for flat, params in zip(engine.optimizer.single_partition_of_fp32_groups, groups, strict=True):
         for p in params:
@@ -149,7 +149,7 @@ def _link_moments(engine: Any, adam: Any) -> None:
 
 
 def gather_parameter(p: Any, master: bool) -> torch.Tensor:
-    """The whole of one parameter as fp32 on the CPU, on every rank. Collective.
+    """Return a whole parameter as fp32 on the CPU, on every rank. Collective.
 
     ``master``: the optimizer's fp32 copy of a trainable parameter instead of the weight of the forward pass.
     """
@@ -164,7 +164,7 @@ def gather_parameter(p: Any, master: bool) -> torch.Tensor:
 
 
 def _same(master: torch.Tensor, weight: torch.Tensor) -> bool:
-    """After an update a weight is its master, rounded; DeepSpeed can mix them up (ZeRO-2, round_robin_gradients)."""
+    """Return whether a weight is its rounded master; DeepSpeed can mix them up (ZeRO-2, round_robin_gradients)."""
     return bool((master.to(weight.device, weight.dtype) == weight).all())
 
 

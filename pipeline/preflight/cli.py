@@ -170,9 +170,9 @@ def _work(args: argparse.Namespace, recipe: Any, tokenizer: Any) -> Any:
 
 
 def _steps_done(recipe: Any) -> int:
-    from pipeline.checkpoint.format import complete_names
+    from pipeline.checkpoint.format import committed_names
 
-    names = complete_names(Path(recipe.output) / "checkpoints")
+    names = committed_names(Path(recipe.output) / "checkpoints")
     return min(recipe.trainer.max_steps, int(names[-1].removeprefix("step-"))) if names else 0
 
 

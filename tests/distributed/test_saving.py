@@ -6,7 +6,7 @@ import os
 import time
 from pathlib import Path
 
-from pipeline.checkpoint.mirror import Upload
+from pipeline.checkpoint.mirror import Mirror
 from pipeline.ranks.stop import FAILED, REQUEUE
 from tests.support.distributed import report, run_distributed, run_ranks
 
@@ -26,13 +26,13 @@ def _copy_slowly(folder: str, there: str, seconds: float, stop: bool = False) ->
     from pipeline.ranks.launch import init_distributed
     from tests.support.toy import ToyData, toy_recipe, toy_trainer
 
-    put, load = Upload.put_rank_file, ToyData.train
+    put, load = Mirror.put_rank_file, ToyData.train
 
-    def slow(self: Upload, path: Path, rank: int) -> None:
+    def slow(self: Mirror, path: Path, rank: int) -> None:
         time.sleep(seconds * rank)
         put(self, path, rank)
 
-    Upload.put_rank_file = slow  # type: ignore[method-assign]
+    Mirror.put_rank_file = slow  # type: ignore[method-assign]
     recipe = toy_recipe(Path(folder), save_every=1, upload=there)
     trainer = toy_trainer(recipe, init_distributed(30))
     trainer.run.stop.margin = 2.0
@@ -51,23 +51,23 @@ def _copy_slowly(folder: str, there: str, seconds: float, stop: bool = False) ->
     return code
 
 
-def test_what_one_rank_cannot_prepare_ends_all_with_its_words(tmp_path: Path) -> None:
+def test_error_of_one_rank_in_preparing_a_save_is_raised_on_all(tmp_path: Path) -> None:
     (tmp_path / "checkpoints").touch()  # where a folder has to be made
     fates = run_ranks(_train_zero2, 2, 90, folder=str(tmp_path))
     assert [f.code for f in fates] == [FAILED, FAILED], report(fates)
     assert all("rank 0: [Errno" in f.output and "checkpoints" in f.output for f in fates), report(fates)
 
 
-def test_the_last_checkpoint_comes_to_its_second_home_before_the_run_ends(tmp_path: Path) -> None:
+def test_last_checkpoint_is_mirrored_before_the_run_ends(tmp_path: Path) -> None:
     there = str(tmp_path / "there")
     outputs = run_distributed(_copy_slowly, 2, folder=str(tmp_path / "run"), there=there, seconds=1.0)
-    assert "that of step 1 is still on its way there" in outputs[0]
-    assert Upload(f"{there}/{tmp_path.name}/run").names()[-1] == "step-00000006"
+    assert "that of step 1 is still being copied" in outputs[0]
+    assert Mirror(f"{there}/{tmp_path.name}/run").names()[-1] == "step-00000006"
 
 
-def test_a_stop_does_not_wait_for_copies_longer_than_half_of_its_margin(tmp_path: Path) -> None:
+def test_stop_waits_for_copies_at_most_half_of_its_margin(tmp_path: Path) -> None:
     arguments = {"folder": str(tmp_path / "run"), "there": str(tmp_path / "there"), "seconds": 60.0, "stop": True}
     fates = run_ranks(_copy_slowly, 2, 55, **arguments)
     assert [f.code for f in fates] == [REQUEUE, REQUEUE], report(fates)
-    assert "no time is left to copy the last checkpoint" in fates[0].output
+    assert "no time left to copy the last checkpoint" in fates[0].output
     assert (tmp_path / "run" / "checkpoints" / "step-00000006" / "manifest.json").exists()

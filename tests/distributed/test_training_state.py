@@ -87,7 +87,7 @@ def test_resumed_run_is_bit_equal_in_bf16(tmp_path: Path, deepspeed: str) -> Non
     assert any((p != p.bfloat16().float()).any() for p in a.values()), "the weights are not those of the masters"
 
 
-def test_a_master_that_is_not_of_its_weight_is_never_saved(tmp_path: Path) -> None:
+def test_master_of_another_weight_is_never_saved(tmp_path: Path) -> None:
     """DeepSpeed 0.19 mixes up the fp32 copies of ZeRO-2 with round_robin_gradients."""
     config = json.loads((CHECKOUT / "ds_configs" / "zero2.json").read_text())
     config["zero_optimization"]["round_robin_gradients"] = True

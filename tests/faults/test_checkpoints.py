@@ -34,7 +34,7 @@ def unfinished(straight: Path, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("damage", ["a flipped bit", "no rank file", "a cut manifest", "no manifest"])
-def test_the_newest_checkpoint_is_damaged(straight: Path, unfinished: Path, damage: str) -> None:
+def test_newest_checkpoint_is_damaged(straight: Path, unfinished: Path, damage: str) -> None:
     newest = unfinished / "checkpoints" / "step-00000009"
     manifest, file = newest / "manifest.json", newest / "state-00001.safetensors"
     if damage == "a flipped bit":
@@ -48,7 +48,7 @@ def test_the_newest_checkpoint_is_damaged(straight: Path, unfinished: Path, dama
     else:
         manifest.unlink()
     (output, _) = run_distributed(train, 2, folder=str(unfinished))
-    assert "WARNING checkpoint step-00000009 is broken and passed over" in output
+    assert "WARNING checkpoint step-00000009 is broken and was skipped" in output
     assert "step-00000006 (step 6)" in output
     assert same_run(unfinished, straight)
 
@@ -70,7 +70,7 @@ def test_every_checkpoint_is_damaged(unfinished: Path) -> None:
         ({"seed": 2}, "is of another recipe: seed was 1, is 2"),
     ],
 )
-def test_a_checkpoint_of_something_else(unfinished: Path, change: dict, words: str) -> None:
+def test_checkpoint_of_another_run_is_refused(unfinished: Path, change: dict, words: str) -> None:
     fates = run_ranks(train, 2, 60, folder=str(unfinished), **change)
     assert [f.code for f in fates] == [FAILED, FAILED], report(fates)
     assert words in fates[0].output
@@ -89,7 +89,7 @@ def _real_run(parts: str, output: str, stop_after: int | None, swap: bool) -> in
     return run_stage(recipe, stop_after)
 
 
-def test_a_checkpoint_of_another_dataset(tmp_path: Path) -> None:
+def test_checkpoint_of_another_dataset_is_refused(tmp_path: Path) -> None:
     run_distributed(make_parts, 1, folder=str(tmp_path))
     output = tmp_path / "run"
     arguments = {"parts": str(tmp_path), "output": str(output)}
@@ -101,7 +101,7 @@ def test_a_checkpoint_of_another_dataset(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("background", ["never", "always"])
-def test_a_full_disk(tmp_path: Path, background: str) -> None:
+def test_full_disk(tmp_path: Path, background: str) -> None:
     """A real one: room for the logs and one checkpoint of 15 kB, not for two."""
     with mounted(tmp_path / "disk", "-o", "size=200k") as disk:
         run = disk / "run"
@@ -117,7 +117,7 @@ def test_a_full_disk(tmp_path: Path, background: str) -> None:
         assert [s for s, *_ in history(run)] == list(range(1, 61))
 
 
-def test_a_full_disk_on_one_rank_stops_all(tmp_path: Path) -> None:
+def test_full_disk_on_one_rank_stops_all(tmp_path: Path) -> None:
     trouble = Trouble("full disk", rank=1)
     fates = run_ranks(train, 2, 60, folder=str(tmp_path), trouble=trouble, save_in_background="always")
     assert [f.code for f in fates] == [FAILED, FAILED], report(fates)
@@ -125,7 +125,7 @@ def test_a_full_disk_on_one_rank_stops_all(tmp_path: Path) -> None:
     assert checkpoints(tmp_path) == []
 
 
-def test_a_read_only_output(tmp_path: Path) -> None:
+def test_read_only_output(tmp_path: Path) -> None:
     with mounted(tmp_path / "disk", "-o", "ro") as disk:
         fates = run_ranks(train, 2, 60, folder=str(disk / "run"))
     assert [f.code for f in fates] == [FAILED, FAILED], report(fates)

@@ -46,7 +46,7 @@ def steps_of(run: Path) -> list[int]:
     return [json.loads(line)["step"] for line in log.read_text().splitlines()] if log.exists() else []
 
 
-def test_sigterm_through_deepspeeds_launcher_and_on_with_torchrun(parts: Path, tmp_path: Path) -> None:
+def test_sigterm_through_deepspeeds_launcher_then_torchrun_resumes(parts: Path, tmp_path: Path) -> None:
     """The signal reaches one rank long before the other; both save after the same step, and no process is left."""
     path, run = recipe_file(parts, tmp_path, 4000), tmp_path / "run"
     launcher = [str(BIN / "deepspeed"), "--num_accelerators", "2", "--master_port", str(free_port())]
@@ -97,7 +97,7 @@ def _kill_session(leader: int) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
-def test_srun_starts_it_by_the_variables_of_slurm(parts: Path, tmp_path: Path) -> None:
+def test_srun_sets_the_ranks(parts: Path, tmp_path: Path) -> None:
     """Two processes with what a step of Slurm gives them, and nothing else."""
     path = recipe_file(parts, tmp_path, 50)
     clean = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR")}
@@ -154,7 +154,7 @@ def _with_workers(parts: str, output: str, trouble: str, rank_of_trouble: int = 
     return run_stage(recipe)
 
 
-def test_a_loader_process_is_killed(parts: Path, tmp_path: Path) -> None:
+def test_loader_process_is_killed(parts: Path, tmp_path: Path) -> None:
     arguments = {"parts": str(parts), "output": str(tmp_path / "run")}
     fates = run_ranks(_with_workers, 2, LONG, **arguments, trouble="kill")
     assert [f.code for f in fates] == [FAILED, FAILED], report(fates)
@@ -166,7 +166,7 @@ def test_a_loader_process_is_killed(parts: Path, tmp_path: Path) -> None:
     assert steps_of(tmp_path / "run") == [1, 2, 3, 4, 5, 6]
 
 
-def test_a_signal_to_every_process_leaves_loader_processes_at_work(parts: Path, tmp_path: Path) -> None:
+def test_loader_processes_ignore_stop_signals(parts: Path, tmp_path: Path) -> None:
     arguments = {"parts": str(parts), "output": str(tmp_path / "run")}
     fates = run_ranks(_with_workers, 2, LONG, **arguments, trouble="stop")
     assert [f.code for f in fates] == [REQUEUE, REQUEUE], report(fates)

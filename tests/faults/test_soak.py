@@ -107,7 +107,7 @@ def samples_of_steps(run: Path) -> dict[int, list[str]]:
     return {step: sorted(starts[max(starts)]) for step, starts in seen.items()}
 
 
-def test_a_run_that_everything_happens_to(tmp_path: Path) -> None:
+def test_run_survives_all_faults(tmp_path: Path) -> None:
     rng = random.Random(int(os.environ.get("SOAK_SEED", "1")))
     run_distributed(_make_parts, 1, folder=str(tmp_path / "parts"))
     parts = str(tmp_path / "parts")

@@ -10,7 +10,7 @@ import torch
 
 from pipeline.checkpoint import format as checkpoint
 from pipeline.checkpoint.format import RunState
-from pipeline.checkpoint.mirror import Upload
+from pipeline.checkpoint.mirror import Mirror
 from pipeline.checkpoint.saver import Retention, Saver
 from pipeline.ranks.launch import Ranks
 
@@ -36,7 +36,7 @@ def engine_of_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def saver(folder: Path, keep: Retention | None = None, background: str = "never", upload: str | None = None) -> Saver:
-    return Saver(folder, ALONE, keep or Retention(3), background, Upload(upload) if upload else None, 30)
+    return Saver(folder, ALONE, keep or Retention(3), background, Mirror(upload) if upload else None, 30)
 
 
 def state(step: int, loss: float | None = None) -> RunState:

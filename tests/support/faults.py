@@ -159,7 +159,7 @@ def _kill_in_save(point: str, step: int) -> None:
     from pipeline.checkpoint import format as checkpoint
 
     def of_that_step(path: Any) -> bool:
-        return checkpoint.name_of(step) in str(path)
+        return checkpoint.folder_name(step) in str(path)
 
     def wrap(owner: Any, name: str, *, after: bool = False) -> None:
         real = getattr(owner, name)
@@ -181,7 +181,7 @@ def _kill_in_save(point: str, step: int) -> None:
     elif point == "before the manifest":
         wrap(checkpoint, "write_atomic")
     elif point == "between manifest and name":
-        wrap(checkpoint, "give_name")
+        wrap(checkpoint, "commit_by_rename")
     else:  # the name is gone, the files are not: the first checkpoint goes when the third is there
 
         def half_removed(path: Path, **_: Any) -> None:
@@ -224,9 +224,9 @@ def weights(run: Path) -> dict[str, Any]:
 
 def checkpoints(run: Path) -> list[int]:
     """Steps of the committed ones."""
-    from pipeline.checkpoint.format import complete_names
+    from pipeline.checkpoint.format import committed_names
 
-    return [int(name.rpartition("-")[2]) for name in complete_names(run / "checkpoints")]
+    return [int(name.rpartition("-")[2]) for name in committed_names(run / "checkpoints")]
 
 
 def same_run(run: Path, other: Path) -> bool:

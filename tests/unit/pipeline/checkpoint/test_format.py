@@ -12,7 +12,7 @@ import torch
 
 from pipeline.checkpoint import format as checkpoint
 from pipeline.checkpoint.final_weights import check_weights, read_done, write_done
-from pipeline.checkpoint.format import MANIFEST, newest_whole, problem_of
+from pipeline.checkpoint.format import MANIFEST, find_damage, newest_intact
 from pipeline.checkpoint.saver import Retention
 from pipeline.recipe.load import dump_recipe
 from pipeline.recipe.schema import DatasetConfig, Recipe
@@ -22,32 +22,32 @@ from tests.support.checkpoints import ALONE, engine_of_tensors, one_process, sav
 
 def write(folder: Path, step: int, keep_last: int = 3) -> Path:
     saver(folder, Retention(keep_last)).save({"encoder.weight": torch.full((5,), float(step))}, state(step))
-    return folder / checkpoint.name_of(step)
+    return folder / checkpoint.folder_name(step)
 
 
-def test_committed_checkpoint_is_whole_and_says_what_it_holds(tmp_path: Path) -> None:
+def test_committed_checkpoint_has_a_complete_manifest(tmp_path: Path) -> None:
     path = write(tmp_path, 7)
     assert path.name == "step-00000007"
-    assert problem_of(path) is None
+    assert find_damage(path) is None
     manifest = json.loads((path / MANIFEST).read_text())
     assert manifest["slices"] == {"encoder.weight": [["state-00000.safetensors", 0, 5]]}
     assert (manifest["step"], manifest["stage"], manifest["plan"]) == (7, 4, {"next": 7})
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
 
 
-def test_only_the_last_are_kept(tmp_path: Path) -> None:
+def test_last_checkpoints_are_kept(tmp_path: Path) -> None:
     for step in (1, 2, 3, 10):
         write(tmp_path, step, keep_last=2)
-    assert checkpoint.complete_names(tmp_path) == ["step-00000003", "step-00000010"]
+    assert checkpoint.committed_names(tmp_path) == ["step-00000003", "step-00000010"]
 
 
-def test_the_same_step_can_be_saved_again(tmp_path: Path) -> None:
+def test_same_step_can_be_saved_again(tmp_path: Path) -> None:
     write(tmp_path, 3)
-    assert problem_of(write(tmp_path, 3)) is None
+    assert find_damage(write(tmp_path, 3)) is None
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "remove", "manifest", "no manifest"])
-def test_newest_whole_checkpoint_is_used_and_the_broken_one_named(tmp_path: Path, damage: str) -> None:
+def test_newest_intact_checkpoint_is_used_and_a_broken_one_logged(tmp_path: Path, damage: str) -> None:
     write(tmp_path, 1)
     newest = write(tmp_path, 2)
     file = newest / "state-00000.safetensors"
@@ -64,23 +64,23 @@ def test_newest_whole_checkpoint_is_used_and_the_broken_one_named(tmp_path: Path
     else:
         (newest / MANIFEST).unlink()
     warnings: list[str] = []
-    found = newest_whole(tmp_path, ALONE, warnings.append)
+    found = newest_intact(tmp_path, ALONE, warnings.append)
     assert found is not None
     assert found.name == "step-00000001"
     assert len(warnings) == 1
     assert "step-00000002 is broken" in warnings[0]
-    assert checkpoint.complete_names(tmp_path) == ["step-00000001"]
+    assert checkpoint.committed_names(tmp_path) == ["step-00000001"]
     assert (tmp_path / "broken-step-00000002").is_dir()  # for whoever wants to know why
 
 
-def test_none_at_all_is_not_the_same_as_all_broken(tmp_path: Path) -> None:
-    assert newest_whole(tmp_path / "nowhere", ALONE, print) is None
+def test_no_checkpoint_differs_from_only_broken_ones(tmp_path: Path) -> None:
+    assert newest_intact(tmp_path / "nowhere", ALONE, print) is None
     (write(tmp_path, 1) / MANIFEST).unlink()
     with pytest.raises(CheckpointError, match="every checkpoint"):
-        newest_whole(tmp_path, ALONE, lambda _: None)
+        newest_intact(tmp_path, ALONE, lambda _: None)
 
 
-def test_a_failed_write_commits_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_write_commits_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path, 1)
 
     def full(*_: object, **__: object) -> None:
@@ -89,7 +89,7 @@ def test_a_failed_write_commits_nothing(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr("safetensors.torch.save_file", full)
     with pytest.raises(CheckpointError, match=r"rank 0: .*No space left"):
         write(tmp_path, 2)
-    assert checkpoint.complete_names(tmp_path) == ["step-00000001"]
+    assert checkpoint.committed_names(tmp_path) == ["step-00000001"]
 
 
 def test_any_range_is_read_from_any_slices(tmp_path: Path) -> None:
@@ -129,32 +129,32 @@ def test_done_marker(tmp_path: Path) -> None:
 def test_weights_of_a_run_are_checked_before_use(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     path.write_bytes(b"weights")
-    good = checkpoint.seal(path)["sha256"]
+    good = checkpoint.file_digest(path)["sha256"]
     check_weights(path, good, ALONE)
     path.write_bytes(b"weightS")
     with pytest.raises(CheckpointError, match="changed or damaged"):
         check_weights(path, good, ALONE)
 
 
-def test_a_checkpoint_of_another_version_is_not_taken_for_damage(tmp_path: Path) -> None:
+def test_other_format_version_is_not_damage(tmp_path: Path) -> None:
     manifest = write(tmp_path, 1) / MANIFEST
     manifest.write_text(manifest.read_text().replace('"format": 2', '"format": 99'))
     with pytest.raises(CheckpointError, match="has format 99, this code reads 2"):
-        newest_whole(tmp_path, ALONE, print)
-    assert checkpoint.complete_names(tmp_path) == ["step-00000001"]
+        newest_intact(tmp_path, ALONE, print)
+    assert checkpoint.committed_names(tmp_path) == ["step-00000001"]
 
 
 # ----------------------------------------------------------------------------------------------------------- rotation
 
 
-def test_last_best_and_every_kth_stay() -> None:
+def test_last_best_and_every_kth_are_kept() -> None:
     saved = [(10, 3.0), (20, 1.0), (25, None), (30, 2.0), (40, 5.0), (50, 4.0)]
-    assert Retention(2, 1, 30).doomed(saved) == [10, 25]
-    assert Retention(1, 0, 0).doomed(saved) == [10, 20, 25, 30, 40]
-    assert Retention(0, 0, 0).doomed([(7, None)]) == []
+    assert Retention(2, 1, 30).to_delete(saved) == [10, 25]
+    assert Retention(1, 0, 0).to_delete(saved) == [10, 20, 25, 30, 40]
+    assert Retention(0, 0, 0).to_delete([(7, None)]) == []
 
 
-def test_the_best_is_by_the_chosen_figure() -> None:
+def test_best_is_chosen_by_the_recipes_figure() -> None:
     """Losses fall while names get worse; a checkpoint without a decode is not compared."""
     figures = {
         1: {"loss": 3.0, "sacer": 20.0},
@@ -163,30 +163,28 @@ def test_the_best_is_by_the_chosen_figure() -> None:
         4: None,
     }
     manifests = [{"step": step, "validation": found} for step, found in figures.items()]
-    assert Retention(1, 1, 0, "loss").doomed_of(manifests) == [1, 2]
-    assert Retention(1, 1, 0, "sacer").doomed_of(manifests) == [1, 3]
+    assert Retention(1, 1, 0, "loss").to_delete_of(manifests) == [1, 2]
+    assert Retention(1, 1, 0, "sacer").to_delete_of(manifests) == [1, 3]
 
 
-def test_the_last_good_one_is_never_rotated_away(tmp_path: Path) -> None:
+def test_newest_intact_checkpoint_is_never_deleted(tmp_path: Path) -> None:
     """Two newer ones are damaged; a run that resumes from step 1 keeps one checkpoint and saves step 2."""
     for step in (1, 5, 6):
         write(tmp_path, step)
     for step in (5, 6):
-        (tmp_path / checkpoint.name_of(step) / "state-00000.safetensors").write_bytes(b"")
-    assert newest_whole(tmp_path, ALONE, lambda _: None) == tmp_path / "step-00000001"
+        (tmp_path / checkpoint.folder_name(step) / "state-00000.safetensors").write_bytes(b"")
+    assert newest_intact(tmp_path, ALONE, lambda _: None) == tmp_path / "step-00000001"
     write(tmp_path, 2, keep_last=1)
-    assert newest_whole(tmp_path, ALONE, print) == tmp_path / "step-00000002"
+    assert newest_intact(tmp_path, ALONE, print) == tmp_path / "step-00000002"
 
 
 @pytest.mark.parametrize("stumble", [1, 99])
-def test_what_cannot_be_read_now_is_neither_passed_over_nor_set_aside(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stumble: int
-) -> None:
+def test_temporary_read_error_is_not_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stumble: int) -> None:
     """A network filesystem that has just failed over: reading again helps, or nothing is touched."""
     for step in (1, 2):
         write(tmp_path, step)
     monkeypatch.setattr("shards.storage.local.RETRY_PAUSES", (0.0, 0.0))
-    left, real = [stumble], checkpoint.seal
+    left, real = [stumble], checkpoint.file_digest
 
     def stale(path: Path) -> dict:
         if "step-00000002" in str(path) and left[0]:
@@ -194,30 +192,30 @@ def test_what_cannot_be_read_now_is_neither_passed_over_nor_set_aside(
             raise OSError(errno.ESTALE, "Stale file handle")
         return real(path)
 
-    monkeypatch.setattr(checkpoint, "seal", stale)
+    monkeypatch.setattr(checkpoint, "file_digest", stale)
     if stumble == 1:
-        assert newest_whole(tmp_path, ALONE, print) == tmp_path / "step-00000002"
+        assert newest_intact(tmp_path, ALONE, print) == tmp_path / "step-00000002"
     else:
         with pytest.raises(CheckpointError, match=r"step-00000002.*Stale file handle.*start again"):
-            newest_whole(tmp_path, ALONE, print)
-    assert checkpoint.complete_names(tmp_path) == ["step-00000001", "step-00000002"]
+            newest_intact(tmp_path, ALONE, print)
+    assert checkpoint.committed_names(tmp_path) == ["step-00000001", "step-00000002"]
 
 
-def test_a_damaged_one_does_not_count_as_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_damaged_checkpoint_is_ignored_in_rotation(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for step in (1, 2):
         write(tmp_path, step)
     (tmp_path / "step-00000002" / MANIFEST).write_text("{")
     write(tmp_path, 3, keep_last=2)
-    told = [line for line in caplog.messages if "neither counted nor deleted" in line]
+    told = [line for line in caplog.messages if "ignored in rotation" in line]
     assert len(told) == 1
     assert f"step-00000002/{MANIFEST}" in told[0]
-    assert checkpoint.complete_names(tmp_path) == ["step-00000001", "step-00000002", "step-00000003"]
+    assert checkpoint.committed_names(tmp_path) == ["step-00000001", "step-00000002", "step-00000003"]
 
 
 # --------------------------------------------------------------------------------------------------- in the background
 
 
-def test_training_goes_on_while_a_checkpoint_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_continues_while_a_checkpoint_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is written is what was there at the call, whatever became of it meanwhile."""
     go, real = threading.Event(), checkpoint.write_rank_file
 
@@ -229,16 +227,16 @@ def test_training_goes_on_while_a_checkpoint_is_written(tmp_path: Path, monkeypa
     weights, writer = {"w": torch.zeros(5)}, saver(tmp_path, background="always")
     writer.save(weights, state(1))
     weights["w"] += 1
-    assert checkpoint.complete_names(tmp_path) == []
+    assert checkpoint.committed_names(tmp_path) == []
     go.set()
     writer.wait()
     from safetensors.torch import load_file
 
-    assert problem_of(tmp_path / "step-00000001") is None
+    assert find_damage(tmp_path / "step-00000001") is None
     assert not load_file(tmp_path / "step-00000001" / "state-00000.safetensors")["w|master"].any()
 
 
-def test_a_failure_in_the_background_is_raised_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failure_in_the_background_is_raised_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
@@ -251,11 +249,13 @@ def test_a_failure_in_the_background_is_raised_once(tmp_path: Path, monkeypatch:
     assert list(tmp_path.iterdir()) == []  # the space is given back
     writer.save({"w": torch.zeros(5)}, state(2))
     writer.wait()
-    assert checkpoint.complete_names(tmp_path) == ["step-00000002"]
+    assert checkpoint.committed_names(tmp_path) == ["step-00000002"]
 
 
 @pytest.mark.parametrize(("free", "threads"), [(0, 0), (10**12, 1)])
-def test_auto_looks_at_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int, threads: int) -> None:
+def test_auto_saves_in_the_background_if_memory_allows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int, threads: int
+) -> None:
     started = []
     monkeypatch.setattr("pipeline.checkpoint.saver.free_memory", lambda: free)
     monkeypatch.setattr(threading.Thread, "start", lambda thread: started.append(thread.name))
@@ -264,7 +264,7 @@ def test_auto_looks_at_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert started == ["saver"] * threads
 
 
-def test_any_error_of_the_thread_that_saves_is_raised_where_training_is(
+def test_any_error_of_the_saver_thread_is_raised_in_the_main_thread(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: object) -> None:
@@ -293,7 +293,7 @@ def recipe_of(**changes: object) -> Recipe:
     return made
 
 
-def test_a_checkpoint_of_another_recipe_is_refused_where_it_matters_and_told_where_it_does_not() -> None:
+def test_fixed_settings_are_refused_and_other_changes_logged() -> None:
     warnings: list[str] = []
     saved = dump_recipe(recipe_of())
     checkpoint._check_recipe(Path("c"), saved, recipe_of(), warnings.append)

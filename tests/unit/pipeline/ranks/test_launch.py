@@ -10,7 +10,7 @@ from pipeline.ranks.launch import check_card, first_host, launcher_environment
 from shards.errors import ConfigError
 
 
-def test_a_rank_without_a_card_of_its_own_is_told_how_to_get_one() -> None:
+def test_rank_without_a_gpu_is_refused_with_advice() -> None:
     check_card(3, 4)
     with pytest.raises(ConfigError, match=r"local rank 3 sees 1 GPU\(s\).*--gpus-per-node"):
         check_card(3, 1)
@@ -38,7 +38,7 @@ class TestLaunchers:
         env = {k: v for k, v in self.SRUN.items() if k != "SLURM_STEP_ID"} | {"SLURM_NTASKS": "16"}
         assert launcher_environment(env)["WORLD_SIZE"] == "1"
 
-    def test_half_an_environment_is_an_error(self) -> None:
+    def test_incomplete_environment_is_an_error(self) -> None:
         with pytest.raises(ConfigError, match="MASTER_PORT"):
             launcher_environment({"RANK": "0", "WORLD_SIZE": "2"})
 

@@ -21,7 +21,7 @@ def stop() -> StopRequest:
         signal.signal(number, handler)
 
 
-def test_a_signal_raises_a_flag_and_a_second_does_no_harm(stop: StopRequest) -> None:
+def test_signal_sets_a_flag_and_a_second_is_ignored(stop: StopRequest) -> None:
     assert not stop.is_set
     os.kill(os.getpid(), signal.SIGUSR1)
     os.kill(os.getpid(), signal.SIGTERM)
@@ -29,7 +29,7 @@ def test_a_signal_raises_a_flag_and_a_second_does_no_harm(stop: StopRequest) -> 
     assert stop.signal == signal.SIGUSR1
 
 
-def test_a_users_error_is_told_without_a_traceback(capfd: pytest.CaptureFixture[str]) -> None:
+def test_user_error_is_reported_without_a_traceback(capfd: pytest.CaptureFixture[str]) -> None:
     def run() -> int:
         raise DataError("shard 7 is bad; pack it again")
 
@@ -39,7 +39,7 @@ def test_a_users_error_is_told_without_a_traceback(capfd: pytest.CaptureFixture[
     assert "Traceback" not in message
 
 
-def test_a_fault_of_the_program_keeps_its_traceback(capfd: pytest.CaptureFixture[str]) -> None:
+def test_programming_error_keeps_its_traceback(capfd: pytest.CaptureFixture[str]) -> None:
     def run() -> int:
         raise RuntimeError("shapes do not match")
 
@@ -49,7 +49,7 @@ def test_a_fault_of_the_program_keeps_its_traceback(capfd: pytest.CaptureFixture
     assert "Start again." in message
 
 
-def test_a_lost_peer_is_told_with_advice(capfd: pytest.CaptureFixture[str]) -> None:
+def test_lost_peer_is_reported_with_advice(capfd: pytest.CaptureFixture[str]) -> None:
     def run() -> int:
         raise RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:1")
 
@@ -62,7 +62,7 @@ def test_what_is_a_lost_peer() -> None:
     assert not lost_peer(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
 
 
-def test_a_time_limit_is_a_stop_request(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_time_limit_is_a_stop_request(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1_000_000.0
     monkeypatch.delenv("SLURM_JOB_END_TIME", raising=False)
     monkeypatch.setattr("pipeline.ranks.stop.time.time", lambda: now)
@@ -91,7 +91,7 @@ def test_a_later_stage_has_no_more_time(monkeypatch: pytest.MonkeyPatch) -> None
     assert stop.is_set
 
 
-def test_a_margin_as_long_as_the_job_leaves_time_to_train(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_margin_as_long_as_the_job_leaves_time_to_train(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1_000_000.0
     monkeypatch.setattr("pipeline.ranks.stop.time.time", lambda: now)
     monkeypatch.setenv("SLURM_JOB_END_TIME", str(int(now) + 300))
@@ -106,7 +106,7 @@ def test_a_margin_as_long_as_the_job_leaves_time_to_train(monkeypatch: pytest.Mo
     assert stop.is_set
 
 
-def test_a_launcher_that_is_gone_is_a_stop_request(tmp_path: Path) -> None:
+def test_death_of_the_launcher_is_a_stop_request(tmp_path: Path) -> None:
     """As `deepspeed` does: a launcher starts a launcher, which starts the rank; the first is killed."""
     (tmp_path / "bin").mkdir()
     script = tmp_path / "bin" / "deepspeed"
@@ -128,7 +128,7 @@ subprocess.run(command)
     first.stdout.close()
 
 
-def test_a_shell_is_no_launcher() -> None:
+def test_shell_is_not_a_launcher() -> None:
     """Who logs out must not end a run that was started with nohup."""
     with subprocess.Popen(["bash", "-c", "sleep 20; echo bin/deepspeed"]) as shell:
         assert launchers(shell.pid) == []

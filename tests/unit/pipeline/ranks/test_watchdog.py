@@ -18,7 +18,7 @@ def run(code: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_a_process_that_stands_still_shows_its_stacks_and_ends(tmp_path: Path) -> None:
+def test_hanging_process_writes_its_stacks_and_ends(tmp_path: Path) -> None:
     result = run(f"""
 import time
 from pathlib import Path
@@ -36,7 +36,7 @@ with Watchdog(60, 0.3, Path({str(tmp_path)!r})).watching(lambda: "Start again.")
     assert "in stuck_here" in (tmp_path / "rank-00000.txt").read_text()
 
 
-def test_a_blocked_interpreter_is_ended_too() -> None:
+def test_blocked_interpreter_is_ended() -> None:
     """A call into C that keeps the interpreter's lock stops every Python thread, the watchdog's as well."""
     result = run("""
 import ctypes
@@ -50,7 +50,7 @@ with watchdog.Watchdog(60, 0.3).watching(str) as dog:
     assert "Timeout" in result.stderr
 
 
-def test_the_limit_is_long_at_the_start_and_short_afterwards() -> None:
+def test_limit_is_long_at_the_start_and_short_afterwards() -> None:
     dog = Watchdog(100.0, 5.0)
     assert dog.limit == 100.0
     dog.beat("validation")
@@ -61,7 +61,7 @@ def test_the_limit_is_long_at_the_start_and_short_afterwards() -> None:
     assert dog.limit == 100.0
 
 
-def test_who_reports_in_time_lives_on() -> None:
+def test_heartbeats_keep_the_process_alive() -> None:
     with Watchdog(0.4, 0.4).watching(str) as dog:
         for _ in range(6):
             time.sleep(0.1)
@@ -72,7 +72,7 @@ def test_who_reports_in_time_lives_on() -> None:
     ("seconds", "rank"),
     [([1.0, 1.1, 3.0], 2), ([1.0, 1.1, 1.2], None), ([0.010, 0.030], None), ([0.1, 0.9], 1), ([5.0], None)],
 )
-def test_the_straggler_is_much_slower_than_the_others(seconds: list[float], rank: int | None) -> None:
+def test_straggler_is_much_slower_than_the_others(seconds: list[float], rank: int | None) -> None:
     assert slowest(seconds, steps=4) == rank
 
 
@@ -100,7 +100,7 @@ def test_nccl_leaves_a_flight_record(tmp_path: Path) -> None:
     assert int(env["TORCH_NCCL_HEARTBEAT_TIMEOUT_SEC"]) > 900
 
 
-def test_a_hang_leaves_what_nccl_remembers(tmp_path: Path) -> None:
+def test_hang_writes_nccls_flight_record(tmp_path: Path) -> None:
     """Played by a function of torch's name: this torch may have no NCCL."""
     result = run(f"""
 import time, torch

@@ -59,7 +59,7 @@ def write(tmp_path: Path, **changes: object) -> str:
         ({"amp": {"opt_level": "auto"}}, "amp.opt_level"),
     ],
 )
-def test_a_file_that_contradicts_the_recipe_is_refused(tmp_path: Path, changes: dict, message: str) -> None:
+def test_contradiction_to_the_recipe_is_refused(tmp_path: Path, changes: dict, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         resolve_deepspeed(recipe(write(tmp_path, **changes)), 2)
 

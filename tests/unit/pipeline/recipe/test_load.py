@@ -34,7 +34,7 @@ def test_defaults_and_overrides(recipe_file: Path) -> None:
     assert recipe.data.train[0].weight == 1.0
 
 
-def test_the_more_special_file_wins(recipe_file: Path, tmp_path: Path) -> None:
+def test_extending_file_overrides_its_base(recipe_file: Path, tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()
     special = tmp_path / "sub" / "special.yaml"
     special.write_text("extends: ../recipe.yaml\nname: y\noptimizer: {warmup_steps: 20}\n")
@@ -74,7 +74,7 @@ def test_unreadable_settings_are_refused(recipe_file: Path, override: str, words
     assert "\n" not in str(e.value)
 
 
-def test_missing_things_are_named(tmp_path: Path) -> None:
+def test_missing_files_and_values_are_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no recipe at"):
         load_recipe(tmp_path / "absent.yaml")
     with pytest.raises(ConfigError, match="is a folder: name a file in it"):
@@ -89,7 +89,7 @@ def test_missing_things_are_named(tmp_path: Path) -> None:
         load_recipe(unset)
 
 
-def test_a_chain_of_stages_is_their_files_in_order(tmp_path: Path) -> None:
+def test_stages_load_their_files_in_order(tmp_path: Path) -> None:
     for n in (1, 2, 3):
         (tmp_path / f"stage{n}.yaml").write_text(
             MINIMAL.replace("stage: 1", f"stage: {n}").replace("out\n", "out/stage${stage}\n")
@@ -106,14 +106,14 @@ def test_a_chain_of_stages_is_their_files_in_order(tmp_path: Path) -> None:
     ("stages", "overrides", "message"),
     [("4-2", [], "write one"), ("a", [], "write one"), ("1-2", ["output=same"], "share an output")],
 )
-def test_a_chain_that_cannot_be_is_refused(tmp_path: Path, stages: str, overrides: list[str], message: str) -> None:
+def test_invalid_ranges_of_stages_are_refused(tmp_path: Path, stages: str, overrides: list[str], message: str) -> None:
     for n in (1, 2):
         (tmp_path / f"stage{n}.yaml").write_text(MINIMAL.replace("stage: 1", f"stage: {n}") + "init_from: x")
     with pytest.raises(ConfigError, match=message):
         load_recipes(tmp_path, stages, overrides)
 
 
-def test_changes_between_recipes_are_told_by_their_dotted_names(recipe_file: Path) -> None:
+def test_changes_between_recipes_have_dotted_names(recipe_file: Path) -> None:
     old = dump_recipe(load_recipe(recipe_file))
     assert changes(old, load_recipe(recipe_file)) == {}
     new = load_recipe(recipe_file, ["optimizer.peak_lr=1", "trainer.upload=s3://b/p"])

@@ -35,7 +35,7 @@ def test_learning_rate_rises_in_equal_steps_and_never_rises_again() -> None:
 
 
 class TestTrainableSet:
-    def test_table_counts_what_learns_and_what_is_frozen(self) -> None:
+    def test_table_counts_trainable_and_frozen_parameters(self) -> None:
         from tests.support.toy import toy_model
 
         lines = trainable_table(toy_model(stage=2), STAGES[2].trains).splitlines()
@@ -47,7 +47,7 @@ class TestTrainableSet:
             ["lora", "frozen", "54"],
         ]
 
-    def test_a_parameter_that_does_not_follow_the_stage_is_named(self) -> None:
+    def test_parameter_outside_the_trainable_set_is_named(self) -> None:
         from tests.support.toy import toy_model
 
         model = toy_model(stage=2)
@@ -55,7 +55,7 @@ class TestTrainableSet:
         with pytest.raises(TrainingError, match=r"encoder\.2\.bias"):
             trainable_table(model, STAGES[2].trains)
 
-    def test_an_optimizer_that_holds_something_else_is_refused(self) -> None:
+    def test_optimizer_with_other_parameters_is_refused(self) -> None:
         import torch
 
         from tests.support.toy import toy_model

@@ -1,10 +1,10 @@
-"""Train stages of SpeakerLM. Start it with `deepspeed`, `torchrun`, `srun`, or alone for a single process.
+"""Train stages of SpeakerLM, under `deepspeed`, `torchrun` or `srun`, or as a single process.
 
     deepspeed launch/train.py launch/recipes/speakerlm-7b/stage1.yaml output=exp/stage1
     torchrun --nproc-per-node 2 launch/train.py launch/recipes/tiny --stages 1-4
 
-The same command resumes from the newest whole checkpoint. Exit codes: 0 done (or --max-steps reached), 85 saved after a
-stop signal or at a time limit and to be started again, 1 failed. Only OUTPUT/done says that a stage has ended.
+The same command resumes from the newest intact checkpoint. Exit codes: 0 done (or --max-steps reached), 85 saved after
+a stop signal or at a time limit, start it again; 1 failed. Only a finished stage has OUTPUT/done.
 """
 
 from __future__ import annotations
@@ -20,28 +20,30 @@ sys.path.insert(0, str(ROOT))  # this checkout wins over any other package calle
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipe", type=Path, help="YAML file, see launch/recipes; with --stages their folder")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that win over the recipe's")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that override the recipe's")
     parser.add_argument(
-        "--stages", metavar="A-B", help="train these stages of the folder one after the other, but finished ones"
+        "--stages", metavar="A-B", help="train these stages of the folder in order; finished ones are skipped"
     )
     parser.add_argument(
-        "--init-from", metavar="RUN", help="take this run's weights, whatever its stage and without a done marker"
+        "--init-from",
+        metavar="RUN",
+        help="start from this run's weights; any stage will do, with or without a done marker",
     )
     parser.add_argument(
         "--max-steps", type=int, metavar="N",
-        help="stop after step N: saved, but not done. Learning rate and end stay the recipe's (trainer.max_steps)",
+        help="stop after step N: saved, but not done. The learning rate schedule does not change (trainer.max_steps)",
     )  # fmt: skip
     flag = partial(parser.add_argument, dest="flags", action="append_const", default=[])
     flag(
         "--accept-dataset-change", const="data.accept_dataset_change=true",
-        help="resume with other datasets; one that changed or is gone must stand between epochs (data.align_epochs)",
+        help="resume with other datasets; one that changed or was removed must be between epochs (data.align_epochs)",
     )  # fmt: skip
     flag(
         "--overfit-one-batch", const="trainer.overfit_one_batch=true",
-        help="repeat the first global step: the loss must go to 0, or model and data do not fit together",
+        help="repeat the first global step: the loss must go to 0, else model or data have a fault",
     )  # fmt: skip
     flag("--save-bad-batch", const="trainer.save_bad_batches=true", help="write batches of skipped steps to OUTPUT/bad")
     parser.add_argument(
@@ -53,7 +55,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Exit code of the run."""
+    """Train, and return the exit code."""
     args = parse(arguments)
     from pipeline.recipe.load import dump_recipe, load_recipes
     from shards.errors import SpeakerLMError

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Everything as one chain of jobs: an array that packs for each dataset, the stages one after the other, then scores.
+# Submit one chain of jobs: an array that packs each dataset, the stages in order, then scoring.
 #
 #     launch/slurm/submit_all.sh CORPORA RECIPES OUT TEST[,TEST …] [key=value …]
 #     launch/slurm/submit_all.sh corpora.txt launch/recipes/speakerlm-7b scores s3://bucket/alimeeting-test root=s3://bucket
 #
-# CORPORA has a line for each dataset: MANIFEST DATASET [option of speakerlm-shards pack …]; - packs nothing. STAGES="3 4"
-# in the environment trains these only. A job starts when the one before it has succeeded; where one fails, those after
-# it are taken from the queue. Run it again after a failure: what is whole is skipped.
+# CORPORA has one line per dataset: MANIFEST DATASET [option of speakerlm-shards pack …]; - packs nothing. STAGES="3 4"
+# in the environment trains these only. A job starts when the one before it has succeeded; if one fails, the jobs after it
+# are cancelled. Run it again after a failure: finished work is skipped.
 set -euo pipefail
 # shellcheck source=launch/slurm/site.sh
 source "${SPEAKERLM_SITE:-launch/slurm/site.sh}"
@@ -19,7 +19,7 @@ here=launch/slurm
 [ "$corpora" = - ] || [ -r "$corpora" ] || { echo "$corpora cannot be read: a file with a line for each dataset, or -" >&2; exit 2; }
 mkdir -p "$LOGS"
 
-submit() { # submit AFTER OPTION… : prints the job's number
+submit() { # submit AFTER OPTION… : prints the job id
   local after=$1
   shift
   sbatch --parsable ${after:+--dependency=afterok:$after} --kill-on-invalid-dep=yes --output="$LOGS/%x-%j.out" "$@" | cut -d ';' -f 1

@@ -103,7 +103,7 @@ class Saver:
         try:
             held: list[Snapshot] = []
             self._on_first_rank(lambda: self._prepare(state))
-            # A call of its own: under ZeRO-1 and -2 a snapshot is collective.
+            # A separate call: under ZeRO-1 and -2 a snapshot is collective.
             sizes = self._on_all_ranks(lambda: self._hold(engine, held))
             copied = time.perf_counter() - began
             if self._in_background(sizes):

@@ -70,7 +70,7 @@ def test_newest_intact_checkpoint_is_used_and_a_broken_one_logged(tmp_path: Path
     assert len(warnings) == 1
     assert "step-00000002 is broken" in warnings[0]
     assert checkpoint.committed_names(tmp_path) == ["step-00000001"]
-    assert (tmp_path / "broken-step-00000002").is_dir()  # for whoever wants to know why
+    assert (tmp_path / "broken-step-00000002").is_dir()  # kept for inspection
 
 
 def test_no_checkpoint_differs_from_only_broken_ones(tmp_path: Path) -> None:
@@ -206,9 +206,9 @@ def test_damaged_checkpoint_is_ignored_in_rotation(tmp_path: Path, caplog: pytes
         write(tmp_path, step)
     (tmp_path / "step-00000002" / MANIFEST).write_text("{")
     write(tmp_path, 3, keep_last=2)
-    told = [line for line in caplog.messages if "ignored in rotation" in line]
-    assert len(told) == 1
-    assert f"step-00000002/{MANIFEST}" in told[0]
+    warned = [line for line in caplog.messages if "ignored in rotation" in line]
+    assert len(warned) == 1
+    assert f"step-00000002/{MANIFEST}" in warned[0]
     assert checkpoint.committed_names(tmp_path) == ["step-00000001", "step-00000002", "step-00000003"]
 
 

@@ -71,9 +71,9 @@ def test_failed_copy_is_a_warning(
 
     monkeypatch.setattr(Mirror, "_put", down)
     save_and_copy(saver(tmp_path / "here", upload=str(tmp_path / "there")), 1)
-    told = caplog.text
-    assert "the checkpoint of step 1 is not in" in told
-    assert str(error) in told
+    logged = caplog.text
+    assert "the checkpoint of step 1 is not in" in logged
+    assert str(error) in logged
     assert find_damage(tmp_path / "here" / "step-00000001") is None
 
 
@@ -93,7 +93,7 @@ def test_copy_needs_the_files_of_all_ranks(
 def test_no_save_waits_for_an_unresponsive_storage(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What is being copied stays on disk, what comes meanwhile is left out and told, and the last is copied at last."""
+    """A checkpoint stays on disk while it is copied, one that is saved meanwhile is skipped, and the last is copied."""
     answers, real = threading.Event(), Mirror.put_rank_file
 
     def slow(self: Mirror, path: Path, rank: int) -> None:
@@ -167,7 +167,7 @@ def test_stages_with_one_mirror_keep_each_others_copies(tmp_path: Path) -> None:
 
 
 def test_failing_s3_requests_are_retried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every fifth request fails once: the copy is whole all the same, and an empty disk goes on from it."""
+    """Every fifth request fails once: the copy is complete, and a run with an empty disk resumes from it."""
     monkeypatch.setattr("time.sleep", lambda _: None)
     with fake_s3() as server:
         for name, value in (("ENDPOINT_URL", server.endpoint), ("ACCESS_KEY_ID", "id"), ("SECRET_ACCESS_KEY", "s")):

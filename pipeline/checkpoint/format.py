@@ -306,7 +306,7 @@ def load(
         )
     saved_recipe = (checkpoint / RECIPE).read_text(encoding="utf-8")
     _check_recipe(checkpoint, saved_recipe, recipe, warn)
-    with _SliceReader(checkpoint, manifest) as reader:
+    with SliceReader(checkpoint, manifest) as reader:
         reader.check({n: parameter_numel(p) for n, p in engine.module.named_parameters() if p.requires_grad})
         write_slices(engine, ranks.rank, manifest["health"]["updates"], reader.read)
     named = {name: manifest[name] for name in ("stage", "step", "plan", "bases", "health")}
@@ -323,7 +323,7 @@ def _check_recipe(checkpoint: Path, saved: str, recipe: Recipe, warn: Callable[[
         warn(f"the recipe is not that of {checkpoint}: {'; '.join(changed.values())}")
 
 
-class _SliceReader:
+class SliceReader:
     """Reads any range of elements of any parameter, from one or more files."""
 
     def __init__(self, checkpoint: Path, manifest: dict[str, Any]) -> None:
@@ -337,7 +337,7 @@ class _SliceReader:
             if name.endswith(".safetensors")
         }
 
-    def __enter__(self) -> _SliceReader:
+    def __enter__(self) -> SliceReader:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -141,7 +141,7 @@ def test_copies_that_cannot_be_deleted_are_a_warning(
 def test_copies_to_the_same_folder_are_refused(tmp_path: Path) -> None:
     run = tmp_path / "exp" / "stage1"
     for place in (run, run / "checkpoints", tmp_path):
-        with pytest.raises(CheckpointError, match="name another place"):
+        with pytest.raises(CheckpointError, match="set another one"):
             open_mirror(str(place), run)
 
 

@@ -10,7 +10,7 @@ from typing import Protocol
 from pipeline.checkpoint import final_weights
 from pipeline.checkpoint import format as checkpoint
 from pipeline.checkpoint.format import RunState
-from pipeline.checkpoint.mirror import newest_anywhere, open_upload
+from pipeline.checkpoint.mirror import newest_local_or_mirrored, open_mirror
 from pipeline.checkpoint.saver import Retention, Saver
 from pipeline.ranks.stop import StopRequest
 from pipeline.train.run import Run
@@ -59,7 +59,7 @@ class Checkpoints:
         t = run.recipe.trainer
         self._run, self._output = run, Path(run.recipe.output)
         self._folder = self._output / "checkpoints"
-        self._upload = open_upload(t.upload, self._output)
+        self._upload = open_mirror(t.upload, self._output)
         keep = Retention(t.keep_last, t.keep_best, t.keep_every, t.best_by)
         self.saver = Saver(self._folder, run.ranks, keep, t.save_in_background, self._upload, t.start_timeout_seconds)
 
@@ -70,7 +70,7 @@ class Checkpoints:
             CheckpointError: every checkpoint is damaged, or it belongs to another stage, model or base weights.
         """
         run = self._run
-        found = newest_anywhere(self._folder, run.ranks, self._upload, self._warn)
+        found = newest_local_or_mirrored(self._folder, run.ranks, self._upload, self._warn)
         if found is None:
             return None
         state = checkpoint.load(found, run.engine, run.ranks, run.recipe, run.bases, self._warn)
@@ -92,11 +92,11 @@ class Checkpoints:
 
     def take_stalled(self) -> float:
         """Seconds that training stood still for saving since the last call."""
-        return self.saver.take_stalled()
+        return self.saver.take_stalled_seconds()
 
     def finish_uploads(self, stop: StopRequest, beat: Callable[[str], None]) -> bool:
         """Let the copies to the second storage come to an end; False: a stop came first."""
-        return self.saver.finish_copies(stop, beat)
+        return self.saver.finish_mirroring(stop, beat)
 
     def write_final(self, stage: int, step: int) -> Path:
         """Write the stage's weights and, last of all, the ``done`` marker; the path of the weights."""

@@ -157,7 +157,7 @@ def open_data(recipe: Recipe, ranks: Ranks, meter: Any) -> Data:
 
 def advice(output: Path) -> str:
     """Hint for the user after a fault that another rank caused."""
-    names = checkpoint.complete_names(output / "checkpoints")
+    names = checkpoint.committed_names(output / "checkpoints")
     where = f"it resumes from step {int(names[-1].removeprefix('step-'))}" if names else "it starts from step 0"
     return f"Start the same command again: {where}."
 

@@ -14,7 +14,7 @@ from tests.support.faults import STEPS, Trouble, history, rows, same_run, train
 
 @pytest.mark.parametrize("kind", ["nan loss", "infinite gradient"])
 @pytest.mark.parametrize("deepspeed", ["zero3_cpu", "zero3", "zero2"])
-def test_a_bad_step_is_skipped_by_all(tmp_path: Path, kind: str, deepspeed: str) -> None:
+def test_nonfinite_step_is_skipped_by_all_ranks(tmp_path: Path, kind: str, deepspeed: str) -> None:
     """The weights stay what they were, the data continue, and a run that is cut afterwards is the same to the bit."""
     config = {"deepspeed": f"ds_configs/{deepspeed}.json", "save_every": 4}
     trouble = Trouble(kind, step=5, rank=1)
@@ -37,7 +37,7 @@ def test_a_bad_step_is_skipped_by_all(tmp_path: Path, kind: str, deepspeed: str)
     assert same_run(run, tmp_path / "a")
 
 
-def test_the_weights_of_a_skipped_step_do_not_move(tmp_path: Path) -> None:
+def test_skipped_step_does_not_change_weights(tmp_path: Path) -> None:
     """Validation before and after it: the same loss to the last bit."""
     run_distributed(
         train, 2, folder=str(tmp_path), trouble=Trouble("nan loss", step=5), validate_every=1, save_every=100
@@ -47,7 +47,7 @@ def test_the_weights_of_a_skipped_step_do_not_move(tmp_path: Path) -> None:
     assert len({losses[s] for s in range(STEPS + 1)}) == STEPS
 
 
-def test_a_row_of_bad_steps_ends_the_run(tmp_path: Path) -> None:
+def test_consecutive_skipped_steps_end_the_run(tmp_path: Path) -> None:
     fates = run_ranks(train, 2, 60, folder=str(tmp_path), trouble=Trouble("every loss is nan", step=5), max_bad_steps=3)
     assert [f.code for f in fates] == [FAILED, FAILED], report(fates)
     for fate in fates:
@@ -56,7 +56,7 @@ def test_a_row_of_bad_steps_ends_the_run(tmp_path: Path) -> None:
     assert [s for s, *_ in history(tmp_path)] == [1, 2, 3, 4, 5, 6]
 
 
-def test_a_spike_is_logged_with_its_samples_and_its_batch_is_written(tmp_path: Path) -> None:
+def test_spike_is_logged_with_its_samples_and_its_batch_is_written(tmp_path: Path) -> None:
     import torch
 
     trouble = Trouble("leap", step=25)

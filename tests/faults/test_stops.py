@@ -24,7 +24,7 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [("stop", 5), ("stop, and again in the save", 5), ("stop in validation", 0), ("stop at start", 0)],
 )
 @pytest.mark.parametrize("rank", [0, 1])
-def test_a_signal_to_one_rank(straight: Path, tmp_path: Path, kind: str, made: int, rank: int) -> None:
+def test_signal_to_one_rank(straight: Path, tmp_path: Path, kind: str, made: int, rank: int) -> None:
     """It comes during step 4, a save, a validation, the start; the flag travels with the next step's numbers."""
     fates = run_ranks(train, 2, 60, folder=str(tmp_path), trouble=Trouble(kind, step=4, rank=rank))
     assert [f.code for f in fates] == [REQUEUE, REQUEUE], report(fates)
@@ -35,7 +35,7 @@ def test_a_signal_to_one_rank(straight: Path, tmp_path: Path, kind: str, made: i
     assert [r["step"] for r in rows(tmp_path, "validation")] == [0, 3, 6, 9]
 
 
-def test_a_time_limit(straight: Path, tmp_path: Path) -> None:
+def test_time_limit(straight: Path, tmp_path: Path) -> None:
     """The limit is over at once; the run that comes after it has none."""
     fates = run_ranks(train, 2, 60, folder=str(tmp_path), time_limit_seconds=0.0)
     assert [f.code for f in fates] == [REQUEUE, REQUEUE], report(fates)
@@ -43,7 +43,7 @@ def test_a_time_limit(straight: Path, tmp_path: Path) -> None:
     assert same_run(tmp_path, straight)
 
 
-def test_a_rank_that_sleeps(tmp_path: Path) -> None:
+def test_rank_that_hangs(tmp_path: Path) -> None:
     """Both ranks write their stacks: one sleeps, one waits for it."""
     began = time.monotonic()
     fates = run_ranks(train, 2, 60, folder=str(tmp_path), trouble=Trouble("sleep", step=5), timeout_seconds=4.0)
@@ -60,7 +60,7 @@ def test_a_rank_that_sleeps(tmp_path: Path) -> None:
     assert [s for s, *_ in history(tmp_path)] == [1, 2, 3, 4]
 
 
-def test_a_straggler_is_named(tmp_path: Path) -> None:
+def test_straggler_is_named(tmp_path: Path) -> None:
     (output, _) = run_distributed(train, 2, folder=str(tmp_path), trouble=Trouble("lag"), steps=4)
     assert "WARNING rank 1 on " in output
     assert "is a straggler" in output

@@ -63,7 +63,7 @@ def run(lab: Path, ranks: str, script: str = "launch/slurm/train.sbatch", **env:
 CHECKPOINT = "mkdir -p $OUT/checkpoints/step-00000003;"
 
 
-def test_a_stage_that_ends(tmp_path: Path) -> None:
+def test_finished_stage(tmp_path: Path) -> None:
     job = run(tmp_path, "mkdir -p $OUT; touch $OUT/done")
     assert (job.code, job.queued_again) == (0, False), job.said
     check, ranks = [line for line in job.called.splitlines() if line.startswith("srun")]
@@ -81,7 +81,7 @@ def _fresh(lab: Path) -> Path:
     return lab
 
 
-def test_saved_after_a_signal(tmp_path: Path) -> None:
+def test_stopped_stage_is_resubmitted(tmp_path: Path) -> None:
     """The signal comes to the batch shell too, while the ranks save; it waits for them."""
     job = run(tmp_path, "kill -USR1 $PPID; sleep 1; touch $LAB/saved; exit 85")
     assert job.queued_again, job.said
@@ -92,19 +92,19 @@ def test_saved_after_a_signal(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("ranks", "again"), [(CHECKPOINT + "exit 1", True), ("exit 1", False), (CHECKPOINT + "kill -9 $$", True)]
 )
-def test_a_failure_is_tried_again_where_the_run_got_further(tmp_path: Path, ranks: str, again: bool) -> None:
+def test_failed_job_is_resubmitted_if_the_run_made_progress(tmp_path: Path, ranks: str, again: bool) -> None:
     job = run(tmp_path, ranks)
     assert job.queued_again == again, job.said
     assert job.code != 0
     assert again or "the ranks' messages above say why" in job.said
 
 
-def test_an_end_without_a_done_marker_is_no_success(tmp_path: Path) -> None:
+def test_job_without_a_done_marker_fails(tmp_path: Path) -> None:
     job = run(tmp_path, "exit 0")
     assert (job.code, job.queued_again) == (1, False), job.said
 
 
-def test_a_bad_node_keeps_the_ranks_from_starting(tmp_path: Path) -> None:
+def test_bad_node_prevents_the_start_of_ranks(tmp_path: Path) -> None:
     job = run(tmp_path, "touch $LAB/started", CHECK="1")
     assert (job.code, job.queued_again) == (1, False), job.said
     assert not (tmp_path / "started").exists()
@@ -127,7 +127,7 @@ def test_the_ranks_meet_at_a_free_port(tmp_path: Path) -> None:
             assert "port " in said
 
 
-def test_not_for_ever(tmp_path: Path) -> None:
+def test_resubmissions_are_limited(tmp_path: Path) -> None:
     job = run(tmp_path, "exit 85", SLURM_RESTART_COUNT="200")
     assert (job.code, job.queued_again) == (1, False), job.said
     assert "started 201 times" in job.said
@@ -140,7 +140,7 @@ def test_a_wrong_setting_is_reported(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda p: p.name)
-def test_scripts_are_sound(script: Path) -> None:
+def test_scripts_pass_shellcheck(script: Path) -> None:
     subprocess.run(["bash", "-n", str(script)], check=True)
     assert os.access(script, os.X_OK)
     if script.name != "site.sh":
@@ -150,7 +150,7 @@ def test_scripts_are_sound(script: Path) -> None:
     assert done.returncode == 0, done.stdout
 
 
-def test_the_site_as_it_is_trains_the_recipe_as_it_is() -> None:
+def test_default_site_trains_the_recipe_unchanged() -> None:
     print_sizes = 'source launch/slurm/site.sh; printf "%s\\n" "${TRAIN_SBATCH[@]}"'
     done = subprocess.run(["bash", "-c", print_sizes], cwd=ROOT, capture_output=True, text=True, check=True)
     sizes = dict(option.lstrip("-").split("=") for option in done.stdout.split())
@@ -188,7 +188,7 @@ def test_every_line_of_the_corpora_is_packed(tmp_path: Path) -> None:
     assert "afterok:1:2" in called[2]
 
 
-def test_corpora_that_are_not_there_submit_nothing(tmp_path: Path) -> None:
+def test_missing_corpora_submit_nothing(tmp_path: Path) -> None:
     done = submitted(tmp_path / "lab", tmp_path / "corpora.txt")
     assert done.returncode == 2
     assert "corpora.txt cannot be read" in done.stderr

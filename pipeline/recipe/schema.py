@@ -79,7 +79,7 @@ class DatasetConfig:
 
 @dataclass
 class ModeShares:
-    """How often a sample of a stage with registration gets each mode, relative to the others."""
+    """Relative frequencies of the modes of a stage with registration."""
 
     match: float = 1.0
     no: float = 1.0

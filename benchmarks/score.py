@@ -18,9 +18,11 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from pipeline.evaluation.edit_distance import Edits
+from pipeline.evaluation.metrics.cpcer import cp_edits
 from pipeline.evaluation.normalize import profile
 from pipeline.evaluation.records import SegLstRow, SessionTranscript
-from pipeline.evaluation.session_scores import Tokens, cp_edits, score_session, streams
+from pipeline.evaluation.session_scores import score_session
+from pipeline.evaluation.tokens import Tokens, streams
 
 LIMIT = 1.2
 NONE = profile("none")
@@ -47,7 +49,7 @@ def make_session(seed: int) -> SessionTranscript:
 def ours_cp(session: SessionTranscript) -> Edits:
     """cpCER of this project."""
     split = Tokens(NONE)
-    return cp_edits(streams(split.segments(session.reference)), streams(split.segments(session.hypothesis)))[0]
+    return cp_edits(streams(split.rows(session.reference)), streams(split.rows(session.hypothesis)))[0]
 
 
 def their_rows(segments: Sequence[SegLstRow]) -> list[dict[str, Any]]:

@@ -22,8 +22,7 @@ import numpy as np
 from pipeline.baselines.interfaces import DiarizedTurn, Diarizer, Recogniser
 from pipeline.baselines.join import join
 from pipeline.decode.store import DecodeFolder, DecodeLabels, DecodeSettings, Timing
-from pipeline.evaluation.formats.read import read
-from pipeline.evaluation.formats.write import dumps
+from pipeline.evaluation.formats import dumps, read
 from pipeline.evaluation.records import SegLstRow, in_time_order
 from pipeline.ranks.memory import peak_bytes
 from shards.errors import ConfigError, DataError

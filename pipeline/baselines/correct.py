@@ -21,7 +21,8 @@ from pipeline.baselines.cascade import JOB, as_text
 from pipeline.baselines.llm import Llm
 from pipeline.baselines.transfer import transfer
 from pipeline.decode.store import DecodeFolder, DecodeLabels, DecodeSettings, Timing
-from pipeline.evaluation.decoded_rows import hypothesis, parsed, read_decoded, read_description, reference
+from pipeline.evaluation.decoded_folder import read_decoded, read_description
+from pipeline.evaluation.decoded_rows import hypothesis, parsed, reference
 from pipeline.evaluation.records import SegLstRow
 from pipeline.evaluation.scores import score_decoded
 from pipeline.ranks.memory import peak_bytes

@@ -1,11 +1,11 @@
-"""Asking a model: prompts → answers, greedily, with a KV cache and with guards against text that never ends.
+"""Greedy decoding of a batch of prompts with a KV cache, with guards against text that never ends.
 
-A model in a loop says the same few tokens until something stops it. Two things do, for each answer of a batch:
+A model may repeat the same few tokens for ever. Two guards stop each answer of a batch:
 
-- a loop: the last tokens are one n-gram, repeated more often than speech does it (Speaker-Reasoner: over 10 times);
-- a limit that grows with the audio: nobody says 25 tokens a second.
+- loop: the last tokens are one n-gram, repeated more often than in speech (Speaker-Reasoner: over 10 times);
+- limit: a token count that grows with the audio, at a rate that no speaker reaches.
 
-What was written up to there is kept as it stands, and the answer says how it ended.
+The text up to there is kept, and the answer says how it ended.
 """
 
 from __future__ import annotations
@@ -28,26 +28,25 @@ Stop = Literal["end", "loop", "limit"]
 
 @dataclass(frozen=True)
 class Guards:
-    """When an answer is cut off."""
+    """Limits at which an answer is stopped."""
 
-    tokens_per_second: float = (
-        25.0  # of audio, on top of `least_tokens`; fast Mandarin is about 6, two voices at once 12
-    )
+    # Per second of audio, on top of `least_tokens`; fast Mandarin is about 6, two voices at once 12.
+    tokens_per_second: float = 25.0
     least_tokens: int = 64
-    max_new_tokens: int = 2048  # whatever the audio
-    repeats: int = 10  # an n-gram may stand there so often in a row
-    longest: int = 64  # tokens of the longest n-gram that is looked for
-    shortest_run: int = 16  # tokens that a loop has in all, so that "ha ha ha" is none
+    max_new_tokens: int = 2048  # of any answer
+    repeats: int = 10  # times that an n-gram may follow itself
+    longest: int = 64  # tokens of the longest n-gram that is searched for
+    shortest_run: int = 16  # least tokens of a loop, so that "ha ha ha" does not count as one
 
     def limit(self, num_samples: int) -> int:
-        """Tokens that may answer so much audio."""
+        """Return the most tokens for audio of this length."""
         wanted = self.least_tokens + math.ceil(self.tokens_per_second * num_samples / SAMPLE_RATE)
         return max(1, min(self.max_new_tokens, wanted))
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a model wrote, and why it stopped: ``end`` by itself, ``loop`` or ``limit`` by a guard."""
+    """A model's text, and why it ended: ``end`` (end-of-text token), ``loop`` or ``limit`` (a guard)."""
 
     text: str
     stop: Stop
@@ -62,11 +61,11 @@ def ask(
     synced: bool = False,
     interrupt: Callable[[], bool] | None = None,
 ) -> list[Answer]:
-    """Answers to a batch of prompts, in their order.
+    """Answer a batch of prompts, in their order.
 
     Args:
-        synced: the model is in ZeRO-3 partitions, and every rank asks it something at the same time.
-        interrupt: called at each token; once it is true the answers end as they stand.
+        synced: the model is partitioned by ZeRO-3, and every rank calls this at the same time.
+        interrupt: called at each token; once it returns true, all answers end with the tokens so far.
 
     Raises:
         AudioError, SpeakerError: a prompt that the model cannot take, see :class:`SpeakerLMProcessor`.
@@ -81,7 +80,7 @@ def ask(
     processor = SpeakerLMProcessor(tokenizer, model.config.projector["stride"], model.config.speaker_dim)
     inputs = {k: v.to(model.device) for k, v in processor.encode(prompts).items()}
     watch = LoopStoppingCriteria([guards.limit(len(p.waveform)) for p in prompts], tokenizer.eos, guards, interrupt)
-    # What ZeRO-3 gathers in inference mode could not be trained on afterwards.
+    # Parameters that ZeRO-3 gathers in inference mode could not be trained afterwards.
     with torch.no_grad() if synced else torch.inference_mode():
         ids = model.eval().generate(
             **inputs,
@@ -95,7 +94,7 @@ def ask(
 
 
 def _answer(row: list[int], tokenizer: PromptTokenizer, length: int, looped: bool) -> Answer:
-    """One row of ids, of which `length` were written before a guard stopped it."""
+    """Decode one row of ids, of which `length` were written before a guard stopped it."""
     row = row[:length]
     if tokenizer.eos in row:
         end = row.index(tokenizer.eos)
@@ -104,10 +103,10 @@ def _answer(row: list[int], tokenizer: PromptTokenizer, length: int, looped: boo
 
 
 class LoopStoppingCriteria:
-    """A stopping criterion of transformers' ``generate``: called after each token, says which rows are finished.
+    """Stopping criterion of transformers' ``generate``: called after each token, returns which rows are finished.
 
     For each row and each n-gram length p it counts how long the tokens have equalled those p before them; an n-gram
-    that stands there r times in a row makes a run of p · (r - 1). One comparison a step; no token leaves the device.
+    that occurs r times in a row makes a run of p · (r - 1). One comparison per step; no token leaves the device.
     """
 
     def __init__(
@@ -151,17 +150,17 @@ class LoopStoppingCriteria:
         return finished
 
     def ends(self) -> tuple[list[int], list[bool]]:
-        """Of each row: tokens that were written, and whether a loop stopped it."""
+        """Return for each row the number of tokens, and whether a loop stopped it."""
         if self._state is None:
             return [0] * len(self.limits), [False] * len(self.limits)
         return self._state[5].tolist(), self._state[4].tolist()
 
 
 def choose_device(device: str = "auto") -> str:
-    """``auto`` as a device: this process's GPU (LOCAL_RANK) where there is one.
+    """Return the device to use; ``auto`` is this process's GPU (LOCAL_RANK), or the CPU without a GPU.
 
     Raises:
-        ConfigError: a GPU is asked for that is not there.
+        ConfigError: the device is unknown, or a GPU that torch does not see.
     """
     import torch
 
@@ -173,14 +172,14 @@ def choose_device(device: str = "auto") -> str:
     try:
         torch.device(device)
     except RuntimeError as e:
-        raise ConfigError(f"no device {device!r}: write auto, cpu, cuda or cuda:1") from e
+        raise ConfigError(f"unknown device {device!r}: use auto, cpu, cuda or cuda:1") from e
     if device.startswith("cuda") and not torch.cuda.is_available():
-        raise ConfigError(f"device {device} is asked for, but torch sees no GPU; leave the device out")
+        raise ConfigError(f"device {device} is requested, but torch sees no GPU; use auto or cpu")
     return device
 
 
 def load_for_decoding(run: Path, device: str) -> tuple[Any, PromptTokenizer, Any]:
-    """A finished run's model on a device in eval mode (bfloat16 on a GPU), its tokenizer and its recipe.
+    """Load a finished run: its model on a device in eval mode (bfloat16 on a GPU), tokenizer and recipe.
 
     Raises:
         ModelError, ConfigError: as :func:`pipeline.model.build.load_finished_run`.

@@ -1,8 +1,8 @@
-"""The folder that decoding writes into, by any number of processes that never talk to each other.
+"""Output folder of decoding, shared by any number of processes that do not communicate.
 
-Each process appends to files of its own: ``parts/JOB.RANK-of-WORLD.jsonl`` the clips, ``….timing`` what they cost.
-Whoever finds that all clips of all jobs are there merges them into ``JOB.jsonl`` and writes ``done``. Merging is a pure
-function of the parts, so it does no harm when two processes do it at once.
+Each process appends to its two files: ``parts/JOB.RANK-of-WORLD.jsonl`` the clips, ``….timing`` their cost. The process
+that finds all clips of all jobs complete merges them into ``JOB.jsonl`` and writes ``done``. Merging is a pure function
+of the parts, so it is safe if two processes do it at once.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ DONE = "done"
 
 @dataclass
 class Timing:
-    """What decoding cost; of several processes the sum, and the most memory that one of them took."""
+    """Cost of decoding; over several processes the sum, and the largest peak memory."""
 
     clips: int = 0
     audio_seconds: float = 0.0
-    wall_seconds: float = 0.0  # of every process, added up
-    peak_bytes: int = 0  # of a GPU's memory, else of the process
+    wall_seconds: float = 0.0  # summed over processes
+    peak_bytes: int = 0  # GPU memory, else memory of the process
 
     @property
     def real_time_factor(self) -> float | None:
-        """Seconds of one process for a second of audio: below 1 is faster than real time."""
+        """Return seconds of one process per second of audio: below 1 is faster than real time."""
         return self.wall_seconds / self.audio_seconds if self.audio_seconds else None
 
     def add(self, other: Timing) -> None:
-        """Count another stretch of work in."""
+        """Add the cost of further work."""
         self.clips += other.clips
         self.audio_seconds += other.audio_seconds
         self.wall_seconds += other.wall_seconds
@@ -48,9 +48,9 @@ class Timing:
 
 @dataclass(frozen=True)
 class DecodeSettings:
-    """What decides the output besides the clip. Stored beside it.
+    """Settings that determine the output of a clip; stored in ``decode.json``.
 
-    The batch is among it: a clip's text may depend on its neighbours, by the rounding of padded sums.
+    The batch size is one of them: a clip's text may depend on its neighbours, by the rounding of padded sums.
     """
 
     run: str
@@ -66,13 +66,13 @@ class DecodeSettings:
 
 @dataclass(frozen=True)
 class DecodeLabels:
-    """What the figures are of: nothing that changes the output, everything that a table wants to say."""
+    """Labels of the figures in tables; none of them changes the output."""
 
     run: str
-    stage: int | None  # None: no stage of ours, such as a baseline
+    stage: int | None  # None: not a stage of this pipeline, such as a baseline
     test_set: str
     extractor: str
-    hours: float | None  # of training data, where it can be told
+    hours: float | None  # of training data, if known
 
 
 class DecodeFolder:
@@ -85,13 +85,13 @@ class DecodeFolder:
         about: DecodeLabels,
         ranges: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
-        """Describe the folder, or go on in one that is described so already.
+        """Create the folder, or continue in one of the same settings.
 
         Args:
-            ranges: job → how many distractors it draws, for jobs that do; others may be added later.
+            ranges: job → its range of distractors, for Over-Regist; others may be added later.
 
         Raises:
-            ScoreError: it holds output of other settings, is damaged, or cannot be made.
+            ScoreError: the folder holds output of other settings, is damaged, or cannot be created.
         """
         self.folder = folder
         try:
@@ -117,7 +117,7 @@ class DecodeFolder:
             _write(path, content)
 
     def rows(self, job: str) -> dict[str, str]:
-        """Key → line of every clip of a job that is decoded, by whichever process.
+        """Return key → line of every decoded clip of a job, of all processes.
 
         Raises:
             ScoreError: a line is damaged.
@@ -130,7 +130,7 @@ class DecodeFolder:
 
     @contextmanager
     def part(self, job: str, rank: int, world: int) -> Iterator[Part]:
-        """This process's files of a job, to append to; half a line at the end, left by a crash, is cut off."""
+        """Open this process's files of a job to append to; a partial last line, left by a crash, is cut off."""
         stem = self.folder / PARTS / f"{job}.{rank}-of-{world}"
         clips, timing = stem.with_name(stem.name + ".jsonl"), stem.with_name(stem.name + ".timing")
         for path in (clips, timing):
@@ -139,10 +139,10 @@ class DecodeFolder:
             yield Part(a, b)
 
     def merge(self, wanted: dict[str, Sequence[str]]) -> dict[str, Timing] | None:
-        """Write every job's file, its clips in this order, if all are there.
+        """Write every job's file once all clips are decoded.
 
         Args:
-            wanted: job → keys of its clips.
+            wanted: job → keys of its clips, in the order in which they are written.
 
         Returns:
             Timing by job; None while clips are missing.
@@ -151,7 +151,7 @@ class DecodeFolder:
         if any(key not in found[job] for job, keys in wanted.items() for key in keys):
             return None
         timings = {job: self._timing(job) for job in wanted}
-        if not (self.folder / PARTS).exists():  # another process has merged meanwhile
+        if not (self.folder / PARTS).exists():  # another process has merged them
             return None
         content = _read_description(self.folder / "decode.json")
         for job, keys in wanted.items():
@@ -185,7 +185,7 @@ class Part:
     timing: IO[str]
 
     def append(self, rows: Sequence[dict[str, Any]], timing: Timing) -> None:
-        """Add a batch; it is with the system when this returns."""
+        """Append a batch and flush it to the operating system."""
         self.clips.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         self.timing.write(json.dumps(asdict(timing)) + "\n")
         self.clips.flush()
@@ -193,7 +193,7 @@ class Part:
 
 
 def _check_same(folder: Path, stored: dict[str, Any], settings: DecodeSettings) -> None:
-    moved = {"run", "dataset"}  # a run or a dataset may move; hash and fingerprint tell what they are
+    moved = {"run", "dataset"}  # a run or a dataset may move; hash and fingerprint identify them
     kept = stored.get("settings", {})
     differing = [k for k, v in asdict(settings).items() if k not in moved and kept.get(k) != v]
     if differing:
@@ -203,7 +203,7 @@ def _check_same(folder: Path, stored: dict[str, Any], settings: DecodeSettings) 
 
 
 def _read_description(path: Path) -> dict[str, Any]:
-    """``decode.json``, its parts as :class:`DecodeFolder` writes them."""
+    """Read ``decode.json`` as :class:`DecodeFolder` writes it."""
     content = read_json(path)
     parts = content if isinstance(content, dict) else {}
     if not all(isinstance(parts.get(name, {}), dict) for name in ("settings", "ranges")) or "timing" not in parts:
@@ -212,7 +212,7 @@ def _read_description(path: Path) -> dict[str, Any]:
 
 
 def _objects(path: Path, *wanted: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Whole lines, and what they hold under the wanted names."""
+    """Yield whole lines, and the wanted fields of each."""
     for number, line in enumerate(_whole_lines(path), 1):
         try:
             row = json.loads(line)
@@ -224,7 +224,7 @@ def _objects(path: Path, *wanted: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _whole_lines(path: Path) -> list[str]:
-    """Lines with their end; what another process is just writing may lack it. Nothing, if the file has been merged."""
+    """Return complete lines: another process may be writing the last one. Empty if the file has been merged."""
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
@@ -243,7 +243,7 @@ def _write(path: Path, content: dict[str, Any]) -> None:
 
 
 def _replace(path: Path, text: str) -> None:
-    """The file is whole or not there, whoever else writes it."""
+    """Write atomically; safe if other processes write the same file."""
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     part.write_text(text, encoding="utf-8")
     part.replace(path)

@@ -1,16 +1,16 @@
-"""Decode a packed test set with a finished run: one JSON line a clip, scored later by other code.
+"""Decode a packed test set with a finished run: one JSON line per clip, scored later by speakerlm-score.
 
-``OUT/{mode}.jsonl`` holds what the model wrote, how it ended, and what it should have written. Which voices are
-registered under which names is a pure function of (seed, clip key), so two models meet the same prompts. Batches are
-drawn up before they are shared among processes, so any number of them writes the same text: ``torchrun``, ``srun`` or
-plain ``python`` start them, each holds a whole model, and none waits for another. A decoded batch is not decoded again:
-an interrupted run goes on where it stopped, with as many processes as you like, and refuses to go on with another
-model, dataset, seed or batch.
+``OUT/{mode}.jsonl`` holds the model's text, how it ended, and the reference. The voices registered under each name are
+a pure function of (seed, clip key), so two models get the same prompts. Batches are formed before they are divided
+among processes, so any number of processes writes the same text: ``torchrun``, ``srun`` or plain ``python`` starts
+them, each holds a whole model, and none waits for another. A decoded batch is not decoded again: an interrupted run
+continues with any number of processes, and refuses another model, dataset, seed or batch size.
 """
 
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 import time
@@ -23,34 +23,36 @@ from typing import Any
 
 from pipeline.decode.ask import Answer
 from pipeline.decode.store import DecodeFolder, DecodeLabels, DecodeSettings, Timing
-from pipeline.evaluation.decoded_rows import MODES, parsed
+from pipeline.evaluation.decoded_rows import MODES
 from pipeline.ranks.launch import launcher_environment
 from pipeline.ranks.memory import peak_bytes
 from shards.arguments import natural, positive
 from shards.commands import outcome
 from shards.errors import ConfigError, DataError, SpeakerLMError
 
-PERMUTED = " (vectors permuted)"  # behind the name of a test set that was decoded as a control
+logger = logging.getLogger(__name__)
+
+PERMUTED = " (vectors permuted)"  # suffix of the name of a test set that was decoded as a control
 PAPER_BINS = ("1-10", "10-20", "20-30", "30-40", "40-50", "50-60", "60-70", "70-80", "80-90", "90-100")
 
 
 @dataclass(frozen=True)
 class DecodeJob:
-    """One file of output: a mode, and for Over-Regist how many distractors."""
+    """One output file: a mode, and for Over-Regist the range of distractors."""
 
     mode: str
     n_ov: tuple[int, int] | None = None
-    name: str = ""  # of the file, without .jsonl
+    name: str = ""  # file name without .jsonl
 
     @property
     def range(self) -> str | None:
-        """``1-50``."""
+        """Range of distractors as text, such as ``1-50``."""
         return f"{self.n_ov[0]}-{self.n_ov[1]}" if self.n_ov else None
 
 
 @dataclass(frozen=True, slots=True)
 class DecodeItem:
-    """Where a clip lies in the dataset."""
+    """Position of a clip in the dataset."""
 
     key: str
     shard: int
@@ -59,15 +61,15 @@ class DecodeItem:
 
 
 def jobs_of(modes: str, n_ov: str) -> list[DecodeJob]:
-    """``asr,no,over`` and ``1-50`` (or several ranges, or ``paper``) as jobs.
+    """Parse modes such as ``asr,no,over`` and ranges such as ``1-50`` (or several, or ``paper``) into jobs.
 
     Raises:
-        ConfigError: an unknown mode, or a range that is none.
+        ConfigError: an unknown mode, or an invalid range.
     """
     jobs = []
     for mode in [m.strip() for m in modes.split(",") if m.strip()]:
         if mode not in MODES:
-            raise ConfigError(f"--modes: {mode!r} is none of {', '.join(MODES)}")
+            raise ConfigError(f"--modes: unknown mode {mode!r}, known: {', '.join(MODES)}")
         if mode != "over":
             jobs.append(DecodeJob(mode, None, mode))
             continue
@@ -80,7 +82,7 @@ def jobs_of(modes: str, n_ov: str) -> list[DecodeJob]:
 
 
 def default_modes(stage: int) -> str:
-    """What a stage was trained for."""
+    """Return the modes that a stage was trained for."""
     from pipeline.stages import STAGES
 
     return "no,match,over" if STAGES[stage].registration else "asr"
@@ -102,21 +104,21 @@ def decode(
     rank: int = 0,
     world: int = 1,
 ) -> dict[str, Timing] | None:
-    """Decode this process's share of a dataset with a finished run, as in the module's docstring.
+    """Decode this process's share of a dataset with a finished run.
 
     Args:
         modes: as ``asr,no,over``, or ``auto``: what the stage was trained for.
         n_ov: range of distractors of Over-Regist, see :func:`jobs_of`.
-        batch: clips decoded together. Batches are drawn up before they are shared among processes.
-        max_new_tokens: of any answer; most are held shorter by their audio, see :class:`pipeline.decode.ask.Guards`.
-        limit: only the first clips in order of key, for a quick look.
-        permute_vectors: a control: every name gets the vector of the next one; saCER has to rise and CER to stay.
-        extractor: whose vectors ``embed`` wrote beside the shards; None: those of the packing, or where these
-            are not the model's, those that the run was trained with.
-        rank: which of `world` processes this is.
+        batch: clips decoded together.
+        max_new_tokens: limit of any answer; shorter audio has a lower one, see :class:`pipeline.decode.ask.Guards`.
+        limit: only the first clips by key.
+        permute_vectors: a control: every name gets the vector of the next one; saCER has to rise, CER to stay.
+        extractor: name of the speaker vectors that ``embed`` wrote; None: those of the packing, or, if the model
+            was trained with other vectors, those of its training data.
+        rank: of this process, of `world`.
 
     Returns:
-        Timing by job, of all processes, where this one ended last; None where others are still at work.
+        Timing by job, of all processes, if this one ended last; None while others are still decoding.
 
     Raises:
         ScoreError: ``out`` holds output of other settings.
@@ -125,11 +127,11 @@ def decode(
     from pipeline.checkpoint.final_weights import read_done
     from pipeline.decode.ask import Guards, ask, choose_device, load_for_decoding
 
-    weights = str(read_done(run)["weights_sha256"])
     model, tokenizer, recipe = load_for_decoding(run, choose_device(device))
     jobs = jobs_of(modes if modes != "auto" else default_modes(recipe.stage), n_ov)
     dataset = open_test_set(dataset_url, extractor, recipe, jobs)
     guards = Guards(max_new_tokens=max_new_tokens)
+    weights = str(read_done(run)["weights_sha256"])
     settings = DecodeSettings(
         str(run), weights, dataset.url, dataset.fingerprint(), seed, batch, limit, asdict(guards),
         _registration(recipe, permute_vectors),
@@ -150,26 +152,26 @@ def decode(
 
 
 def _registration(recipe: Any, permuted: bool) -> dict[str, Any]:
-    """What names are drawn from, and whether vectors lie."""
+    """Return the pools that names are drawn from, and whether vectors are permuted."""
     names = {k: v for k, v in asdict(recipe.data.registration).items() if k in ("names", "name_pools")}
     return names | ({"permuted": True} if permuted else {})
 
 
 def _about(recipe: Any, dataset: Any, permuted: bool) -> DecodeLabels:
-    """What the figures will be of."""
+    """Return the labels of the figures."""
     test_set = dataset.name + (PERMUTED if permuted else "")
     return DecodeLabels(recipe.name, recipe.stage, test_set, recipe.model.extractor, _hours(recipe))
 
 
 def batches_of(clips: Sequence[DecodeItem], batch: int) -> list[list[DecodeItem]]:
-    """Which clips are decoded together, the longest first: a function of clips and batch, whoever decodes them."""
+    """Form batches, the longest clips first: a function of clips and batch size, whatever the number of processes."""
     ordered = sorted(clips, key=lambda c: (-c.samples, c.key))
     return [ordered[i : i + batch] for i in range(0, len(ordered), batch)]
 
 
 @dataclass(frozen=True)
 class _Share:
-    """What one process decodes of a job."""
+    """Batches of a job that one process decodes."""
 
     job: DecodeJob
     batches: Sequence[Sequence[DecodeItem]]
@@ -183,7 +185,7 @@ def _decode_share(
     read: Callable[[DecodeJob, DecodeItem], tuple[dict[str, Any], Any]],
     write: Callable[[list[Any]], list[Answer]],
 ) -> None:
-    """Append what is missing of a share. A batch of which a clip is missing is decoded whole, for the same text."""
+    """Decode the missing batches of a share. A batch with a missing clip is decoded whole, for the same text."""
     done = output.rows(share.job.name).keys()
     todo = [b for b in share.batches if any(c.key not in done for c in b)]
     if not todo:
@@ -211,10 +213,10 @@ def _decode_share(
 
 
 def prompt_of(dataset: Any, shard: int, row: int, job: DecodeJob, seed: int, recipe: Any) -> tuple[dict[str, Any], Any]:
-    """One clip's part of the output row, and its prompt: that of mode no where nobody speaks, as in training.
+    """Return one clip's output row without its answer, and its prompt: that of mode no for a clip without speakers.
 
     Raises:
-        DataError: the clip has no vector of somebody who is to be registered.
+        DataError: the clip has no speaker embeddings and its mode registers speakers.
     """
     import numpy as np
 
@@ -256,7 +258,7 @@ def prompt_of(dataset: Any, shard: int, row: int, job: DecodeJob, seed: int, rec
 
 
 def permuted(prompt: Any) -> Any:
-    """The same prompt in which each registered name stands before the vector of the next; the last before the first."""
+    """Return the prompt with each name before the next name's vector, the last before the first one's."""
     from dataclasses import replace
 
     import numpy as np
@@ -265,16 +267,12 @@ def permuted(prompt: Any) -> Any:
 
 
 def answered(row: dict[str, Any], answer: Answer) -> dict[str, Any]:
-    """Add what the model wrote, as it stands and as turns, and how it ended."""
-    if row["mode"] == "asr":
-        turns = [{"speaker": None, "text": answer.text.strip()}]
-    else:
-        turns = [{"speaker": s.speaker, "text": s.text} for s in parsed(row["key"], answer.text, row["names"])[0]]
-    return {**row, "raw": answer.text, "stop": answer.stop, "tokens": answer.tokens, "hypothesis": turns}
+    """Add the model's text and how it ended to a row; the text is parsed when it is scored."""
+    return {**row, "raw": answer.text, "stop": answer.stop, "tokens": answer.tokens}
 
 
 def clips_of(dataset: Any) -> list[DecodeItem]:
-    """Every clip in order of key."""
+    """List every clip by key."""
     found = []
     for shard in range(len(dataset.shards)):
         table = dataset.index(shard).select(["key", "num_samples"]).to_pydict()
@@ -285,7 +283,7 @@ def clips_of(dataset: Any) -> list[DecodeItem]:
 
 
 def _hours(recipe: Any) -> float | None:
-    """Hours of training data, as far as the datasets are in reach."""
+    """Return hours of training data; None if a dataset cannot be opened."""
     from shards.dataset.dataset import open_dataset
 
     try:
@@ -295,7 +293,7 @@ def _hours(recipe: Any) -> float | None:
 
 
 def open_test_set(url: str, extractor: str | None, recipe: Any, jobs: Sequence[DecodeJob]) -> Any:
-    """The test set, with vectors of the extractor that the model was trained with where names are registered."""
+    """Open the test set, with vectors of the model's extractor if names are registered."""
     from shards.dataset.dataset import open_dataset
 
     dataset = open_dataset(url, extractor)
@@ -303,7 +301,7 @@ def open_test_set(url: str, extractor: str | None, recipe: Any, jobs: Sequence[D
         return dataset
     if extractor is None and dataset.extractor_id() != recipe.model.extractor:
         trained = {d.extractor for d in (*recipe.data.train, *recipe.data.validation) if d.extractor}
-        dataset = open_dataset(url, min(trained, default=None))  # one at most: a run's vectors are of one model
+        dataset = open_dataset(url, min(trained, default=None))  # at most one: a run's vectors are of one extractor
     if (made_with := dataset.extractor_id()) != recipe.model.extractor:
         raise DataError(
             f"{dataset.url}: embeddings are of {made_with!r}, the run was trained with {recipe.model.extractor!r}; "
@@ -317,12 +315,12 @@ def open_test_set(url: str, extractor: str | None, recipe: Any, jobs: Sequence[D
 def _range(text: str) -> tuple[int, int]:
     low, _, high = text.strip().partition("-")
     if not (low.isdigit() and (high or low).isdigit() and 1 <= int(low) <= int(high or low)):
-        raise ConfigError(f"--n-ov: {text!r} is no range such as 1-50")
+        raise ConfigError(f"--n-ov: {text!r} is not a range such as 1-50")
     return int(low), int(high or low)
 
 
 def _progress(share: _Share, done: int) -> Any:
-    """A bar on the first process's terminal, nothing elsewhere."""
+    """Return a progress bar, shown on the first process's terminal only."""
     from tqdm import tqdm
 
     total = sum(map(len, share.batches))
@@ -335,7 +333,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     p = argparse.ArgumentParser(prog="speakerlm-decode", description="Decode a packed test set with a finished run.")
     p.add_argument("run", type=Path, help="folder of a finished run")
     p.add_argument("dataset_url", metavar="dataset", help="packed test set: a folder or s3://bucket/prefix")
-    p.add_argument("out", type=Path, help="folder for one JSON Lines file a mode; decoding goes on where it stopped")
+    p.add_argument("out", type=Path, help="folder for one JSON Lines file per mode; an interrupted decoding continues")
     p.add_argument("--modes", default="auto", help="of asr, no, match, over (default: what the run was trained for)")
     p.add_argument(
         "--n-ov",
@@ -350,31 +348,31 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--max-new-tokens",
         type=positive,
         default=1024,
-        help="of any answer; most are held shorter by the length of their audio",
+        help="limit of any answer; shorter audio has a lower one",
     )
     p.add_argument(
         "--permute-vectors",
         action="store_true",
         help="a control for match and over: every name gets the vector of the next one",
     )
-    p.add_argument("--limit", type=positive, help="only this many clips, for a quick look")
-    p.add_argument("--extractor", help="take the speaker vectors that `speakerlm-shards embed` wrote under this name")
+    p.add_argument("--limit", type=positive, help="only the first clips by key")
+    p.add_argument("--extractor", help="use the speaker vectors that `speakerlm-shards embed` wrote under this name")
     args = p.parse_args(argv)
-    return outcome("speakerlm-decode", lambda: _run(args), "run it again to go on")
+    return outcome("speakerlm-decode", lambda: _run(args), "run it again to continue")
 
 
 def _run(args: argparse.Namespace) -> int:
-    place = launcher_environment(dict(os.environ))
-    rank, world = int(place["RANK"]), int(place["WORLD_SIZE"])
+    launched = launcher_environment(dict(os.environ))
+    rank, world = int(launched["RANK"]), int(launched["WORLD_SIZE"])
     timings = decode(**vars(args), rank=rank, world=world)
     if timings is None:
-        print(f"rank {rank} of {world}: its share is decoded; the last rank to end merges")
+        logger.info("rank %d of %d: decoded its share; the last rank to end merges", rank, world)
         return 0
     for name, t in timings.items():
         factor = "–" if t.real_time_factor is None else f"{t.real_time_factor:.3f}"
         print(
             f"{name}: {t.clips} clips, {t.audio_seconds / 3600:.3f} h of audio, real-time factor {factor}, "
-            f"at most {t.peak_bytes / 2**30:.2f} GiB a process"
+            f"peak memory of a process {t.peak_bytes / 2**30:.2f} GiB"
         )
     return 0
 

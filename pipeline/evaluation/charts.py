@@ -20,7 +20,7 @@ Series = Mapping[str, tuple[Sequence[float], Sequence[float]]]  # label → x, y
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """Lines of a ``train.jsonl`` or ``validation.jsonl``; a last half line of a running job is passed over."""
+    """Read a ``train.jsonl`` or ``validation.jsonl``; an incomplete last line of a running job is skipped."""
     if not path.exists():
         return []
     text = path.read_text(encoding="utf-8")
@@ -28,7 +28,7 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 
 
 def loss_chart(run: Path) -> str | None:
-    """Training loss (each step, and smoothed) and held-out loss of one run. ``None`` if it has no log."""
+    """Plot training loss (each step, and smoothed) and held-out loss of one run; ``None`` without a log."""
     train, held_out = read_log(run / "train.jsonl"), read_log(run / "validation.jsonl")
     if not train and not held_out:
         return None
@@ -46,7 +46,7 @@ def loss_chart(run: Path) -> str | None:
 
 
 def _finite_losses(rows: Sequence[dict[str, Any]]) -> tuple[list[int], list[float]]:
-    """Steps and losses; a skipped step has none."""
+    """Return steps and losses; skipped steps have no loss and are omitted."""
     points = [(r["step"], r["loss"]) for r in rows if r["loss"] is not None and math.isfinite(r["loss"])]
     return [step for step, _ in points], [loss for _, loss in points]
 
@@ -54,7 +54,7 @@ def _finite_losses(rows: Sequence[dict[str, Any]]) -> tuple[list[int], list[floa
 def line_chart(
     series: Series, x_label: str, y_label: str, ticks: Sequence[str] | None = None, colour_of: Sequence[str] = ()
 ) -> str:
-    """Lines with a mark at each point; ``ticks`` name the points where they are categories.
+    """Plot lines with a mark at each point; ``ticks`` are the labels of categories.
 
     ``colour_of`` are the labels of all charts of a page: a label has one colour in all of them.
     """
@@ -72,7 +72,7 @@ def line_chart(
 
 
 def curve_chart(series: Series, x_label: str, y_label: str, faint: Series | None = None) -> str:
-    """Many points as lines, few with marks; ``faint`` are drawn thin behind the line of the same label."""
+    """Plot many points as lines, few with marks; ``faint`` are thin lines behind those of the same label."""
     figure, axes = _axes(x_label, y_label)
     for i, (label, (x, y)) in enumerate(series.items()):
         colour, few = COLOURS[i % len(COLOURS)], len(x) <= FEW
@@ -86,7 +86,7 @@ def curve_chart(series: Series, x_label: str, y_label: str, faint: Series | None
 
 
 def smooth(values: Sequence[float], share: float = 0.03) -> list[float]:
-    """Exponential moving average over about ``share`` of the points, without the bias of its start."""
+    """Return the bias-corrected exponential moving average over about ``share`` of the points."""
     keep = 1 - 1 / max(1.0, share * len(values))
     out, total, weight = [], 0.0, 0.0
     for v in values:

@@ -1,7 +1,7 @@
-"""``speakerlm-curves RUN [RUN …]``: one page with the curves of a run, or of several side by side.
+"""``speakerlm-curves RUN [RUN …]``: one page with the training curves of one run or several.
 
-It reads ``train.jsonl``, ``validation.jsonl`` and ``events.jsonl``, also of a run that is going on, and writes one HTML
-file that loads nothing from elsewhere.
+It reads ``train.jsonl``, ``validation.jsonl`` and ``events.jsonl``, also of a running job, and writes one
+self-contained HTML file.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from shards.commands import outcome
 from shards.errors import ScoreError
 
 TEMPLATES = Path(__file__).parent / "templates"
-POINTS = 400  # of a line; a month of steps is averaged down to them
+POINTS = 400  # of a line; longer curves are averaged down to them
 X_LABELS = {"step": "step", "audio": "hours of audio"}
 
 Points = tuple[list[float], list[float]]
@@ -30,16 +30,16 @@ Points = tuple[list[float], list[float]]
 
 @dataclass
 class RunLog:
-    """The numbers of one run; ``curves`` is figure → steps and values."""
+    """Logged figures of one run; ``curves`` is figure → steps and values."""
 
     name: str
     curves: dict[str, Points] = field(default_factory=dict)
-    audio_hours: Points = field(default_factory=lambda: ([], []))  # steps, hours heard up to there
+    audio_hours: Points = field(default_factory=lambda: ([], []))  # steps, hours of audio up to the step
     seconds: float = 0.0  # of training and validation
     events: Counter[str] = field(default_factory=Counter)
 
     def add(self, step: int, values: dict[str, Any]) -> None:
-        """Take the finite ones in."""
+        """Add the finite values of a step."""
         for name, value in values.items():
             if isinstance(value, int | float) and math.isfinite(value):
                 x, y = self.curves.setdefault(name, ([], []))
@@ -47,19 +47,19 @@ class RunLog:
                 y.append(value)
 
     def last(self, name: str) -> float | None:
-        """The newest value."""
+        """Return the newest value."""
         return self.curves[name][1][-1] if name in self.curves else None
 
     def least(self, name: str) -> float | None:
-        """The smallest value."""
+        """Return the smallest value."""
         return min(self.curves[name][1]) if name in self.curves else None
 
 
 def read_run(folder: Path, name: str = "") -> RunLog:
-    """The logs of a run.
+    """Read the logs of a run.
 
     Raises:
-        ScoreError: there is none, or a line of one is damaged.
+        ScoreError: the folder has no logs, or a line is damaged.
     """
     run = RunLog(name or folder.name)
     if not (folder / "train.jsonl").exists() and not (folder / "validation.jsonl").exists():
@@ -107,7 +107,7 @@ _RATES = {"cer": "CER", "cpcer": "cpCER", "sacer": "saCER"}
 
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:
-    """Lines one by one; the half line of a run that is writing it is passed over."""
+    """Yield the rows of a log; an incomplete last line of a running job is skipped."""
     from tqdm import tqdm
 
     if not path.exists():
@@ -121,11 +121,11 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
             try:
                 yield json.loads(line)
             except ValueError as e:
-                raise ScoreError(f"{path}:{number} is no JSON: {e}") from e
+                raise ScoreError(f"{path}:{number}: not JSON: {e}") from e
 
 
 def charts(runs: Sequence[RunLog], by: str = "step") -> list[tuple[str, str]]:
-    """(caption, SVG) of every figure. A figure of several parts is one chart for one run, else a chart a part."""
+    """Return (caption, SVG) of every figure. The parts of a figure share a chart for one run, else one chart each."""
     families: dict[str, list[str]] = {}
     for name in dict.fromkeys(n for run in runs for n in run.curves):
         families.setdefault(name.partition(": ")[0], []).append(name)
@@ -150,7 +150,7 @@ def _place(family: str) -> int:
 
 
 def _compare(runs: Sequence[RunLog], name: str, by: str) -> tuple[str, str]:
-    """One figure, a line a run; runs without it keep their colour."""
+    """Plot one figure with one line per run; runs without it keep their colour."""
     # One run is named in the page's title; matplotlib gives a label of this form no legend.
     labels = ["_"] if len(runs) == 1 else [run.name for run in runs]
     empty: Points = ([], [])
@@ -159,7 +159,7 @@ def _compare(runs: Sequence[RunLog], name: str, by: str) -> tuple[str, str]:
 
 
 def _draw(lines: dict[str, Points], y_label: str, by: str) -> str:
-    """What has many points and leaps is drawn smoothed, its averages thin behind it."""
+    """Plot lines; noisy lines of many points are smoothed, with their averages thin behind them."""
     thinned = {label: thin(*points) for label, points in lines.items()}
     if y_label in _STEADY or not any(len(x) > POINTS / 4 for x, _ in thinned.values()):
         return curve_chart(thinned, X_LABELS[by], y_label)
@@ -168,7 +168,7 @@ def _draw(lines: dict[str, Points], y_label: str, by: str) -> str:
 
 
 def _placed(run: RunLog, name: str, by: str) -> Points:
-    """A curve over the chosen axis."""
+    """Return a curve over the chosen axis."""
     steps, values = run.curves[name]
     if by == "step":
         return steps, values
@@ -177,7 +177,7 @@ def _placed(run: RunLog, name: str, by: str) -> Points:
 
 
 def thin(x: Sequence[float], y: Sequence[float], points: int = POINTS) -> Points:
-    """At most so many points: means of neighbours."""
+    """Average neighbours down to at most so many points."""
     size = max(1, math.ceil(len(x) / points))
     starts = range(0, len(x), size)
     return [sum(x[i : i + size]) / len(x[i : i + size]) for i in starts], [
@@ -186,7 +186,7 @@ def thin(x: Sequence[float], y: Sequence[float], points: int = POINTS) -> Points
 
 
 def table(runs: Sequence[RunLog]) -> list[list[str]]:
-    """A line a run, the head first."""
+    """Return one line per run, the header first."""
     head = ["run", "steps", "audio, h", "time, h", "training loss", "least validation loss", "gain, name tokens"]
     lines = [[*head, "least saCER, %", "least cpCER, %", "tokens/s", "wait, %", "events"]]
     for r in runs:
@@ -221,7 +221,7 @@ def _number(value: float | None, digits: int) -> str:
 
 
 def page(runs: Sequence[RunLog], by: str = "step") -> str:
-    """The HTML page."""
+    """Return the HTML page."""
     import jinja2
 
     environment = jinja2.Environment(
@@ -232,7 +232,7 @@ def page(runs: Sequence[RunLog], by: str = "step") -> str:
 
 
 def names_of(folders: Sequence[Path]) -> list[str]:
-    """The shortest ends of paths that differ: ``stage4`` or ``big/stage4``."""
+    """Return the shortest distinct ends of paths: ``stage4`` or ``big/stage4``."""
     parts = [f.resolve().parts for f in folders]
     for n in range(1, max(map(len, parts)) + 1):
         names = ["/".join(p[-n:]) for p in parts]
@@ -243,7 +243,7 @@ def names_of(folders: Sequence[Path]) -> list[str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of ``speakerlm-curves``."""
-    p = argparse.ArgumentParser(prog="speakerlm-curves", description="Curves of one run, or of several side by side.")
+    p = argparse.ArgumentParser(prog="speakerlm-curves", description="Training curves of one run or several.")
     p.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="output folder of a run, finished or not")
     p.add_argument("--out", type=Path, default=Path("curves.html"), help="HTML file (default: curves.html)")
     p.add_argument(

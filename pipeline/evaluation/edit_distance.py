@@ -54,20 +54,20 @@ class Edits:
 
 
 def encode(*sequences: Sequence[str]) -> list[str]:
-    """Each distinct token as one code point, the same in all sequences: what RapidFuzz is fastest on."""
+    """Encode each distinct token as one code point, the same in all sequences: fastest for RapidFuzz."""
     table: dict[str, str] = {}
     return ["".join([table.setdefault(t, chr(len(table))) for t in sequence]) for sequence in sequences]
 
 
 def distance(reference: str, hypothesis: str) -> int:
-    """Levenshtein distance of two encoded sequences."""
+    """Return the Levenshtein distance of two encoded sequences."""
     from rapidfuzz.distance import Levenshtein
 
     return int(Levenshtein.distance(reference, hypothesis))
 
 
 def count(reference: str, hypothesis: str) -> Edits:
-    """Errors of one encoded sequence against another."""
+    """Count the errors of one encoded sequence against another."""
     if not reference or not hypothesis:
         return Edits(len(hypothesis), len(reference), 0, len(reference))
     if reference == hypothesis:
@@ -82,7 +82,7 @@ def count(reference: str, hypothesis: str) -> Edits:
 
 
 def align(reference: Sequence[str], hypothesis: Sequence[str]) -> list[tuple[Kind, int | None, int | None]]:
-    """A minimal alignment as (kind, index into reference, index into hypothesis), in order.
+    """Return a minimal alignment as (kind, index into reference, index into hypothesis), in order.
 
     Memory stays linear in the lengths (RapidFuzz divides and conquers), so 100,000 tokens are no problem.
     """

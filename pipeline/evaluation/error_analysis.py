@@ -1,4 +1,4 @@
-"""One session looked at closely: alignment per speaker, who was taken for whom, and when.
+"""Error analysis of one session: alignment per speaker, speaker confusion, and a timeline.
 
 Nothing here changes a score; it shows where the errors of :mod:`pipeline.evaluation.session_scores` are.
 """
@@ -8,10 +8,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pipeline.evaluation.edit_distance import Edits, Kind, align
+from pipeline.evaluation.edit_distance import Kind, align
+from pipeline.evaluation.metrics.cpcer import SpeakerPair
 from pipeline.evaluation.normalize import Profile
 from pipeline.evaluation.records import SegLstRow, SessionTranscript
-from pipeline.evaluation.session_scores import Pair, SessionScore, Tokens, score_session, streams
+from pipeline.evaluation.session_scores import SessionScore, score_session
+from pipeline.evaluation.tokens import TokenisedRows, Tokens, streams
 
 NO_SPEAKER = "(no speaker)"
 
@@ -38,9 +40,9 @@ class PairAlignment:
 
 @dataclass(frozen=True, slots=True)
 class Confusion:
-    """``counts[i][j]``: reference tokens of speaker i that lie on hypothesis speaker j in the one-stream alignment.
+    """``counts[i][j]``: reference tokens of speaker i aligned to hypothesis speaker j, all as one stream.
 
-    The last column is what lies on nothing (deletions), the last row what has no reference (insertions).
+    The last column counts deletions, the last row insertions.
     """
 
     rows: tuple[str, ...]
@@ -60,7 +62,7 @@ class Bar:
 
 @dataclass(frozen=True)
 class SessionAnalysis:
-    """Everything the report shows of a session."""
+    """What the report shows of a session."""
 
     score: SessionScore
     mode: str
@@ -73,46 +75,55 @@ class SessionAnalysis:
     hypothesis: tuple[SegLstRow, ...]
     audio: str | None = None  # data: URI or relative path
 
-    @property
-    def worst(self) -> Edits:
-        """The figure by which sessions are sorted: saCER, else cpCER, else CER."""
-        return self.score.sacer or self.score.cpcer or self.score.cer
-
 
 def analyse_session(
-    session: SessionTranscript, profile: Profile, mode: str, by_name: bool, audio: str | None = None
+    session: SessionTranscript,
+    profile: Profile,
+    mode: str,
+    by_name: bool,
+    audio: str | None = None,
+    score: SessionScore | None = None,
 ) -> SessionAnalysis:
-    """Look at one session in the way that it was scored."""
-    score = score_session(session, profile, mode != "asr", by_name)
-    split = Tokens(profile)
-    reference, hypothesis = split.segments(session.reference), split.segments(session.hypothesis)
+    """Analyse one session.
+
+    Args:
+        session: reference and hypothesis.
+        profile: the normaliser of its score.
+        mode: registration mode.
+        by_name: compare speakers by name; ignored if ``score`` is given.
+        audio: data URI or relative path for the report.
+        score: the session's score; computed if not given.
+    """
+    score = score or score_session(session, profile, mode != "asr", by_name)
+    tokens = Tokens(profile)
+    reference, hypothesis = tokens.rows(session.reference), tokens.rows(session.hypothesis)
     ref, hyp = streams(reference), streams(hypothesis)
-    pairs: Sequence[Pair]
+    pairs: Sequence[SpeakerPair]
     if score.cpcer is None:
         ref = {None: [t for _, ts in reference for t in ts]}
         hyp = {None: [t for _, ts in hypothesis for t in ts]}
         pairs = [(None, None)]
-    elif by_name:
+    elif score.sacer is not None:
         pairs = [(n if n in ref else None, n if n in hyp else None) for n in dict.fromkeys([*ref, *hyp])]
     else:
-        loose: list[Pair] = [(None, None)] if ref.get(None) or hyp.get(None) else []
-        pairs = [*score.assignment, *loose]
+        unattributed: list[SpeakerPair] = [(None, None)] if ref.get(None) or hyp.get(None) else []
+        pairs = [*score.assignment, *unattributed]
     return SessionAnalysis(
         score=score,
         mode=mode,
         pairs=tuple(_pair(ref, hyp, r, h, profile) for r, h in pairs),
         confusion=_confusion(reference, hypothesis) if score.cpcer is not None else None,
-        reference_bars=tuple(_bars(s for s, _ in reference)),
+        reference_bars=tuple(_bars(r for r, _ in reference)),
         hypothesis_bars=tuple(_bars(_timed(reference, hypothesis))),
-        estimated=not all(s.timed for s, _ in hypothesis),
-        reference=tuple(s for s, _ in reference),
-        hypothesis=tuple(s for s, _ in hypothesis),
+        estimated=not all(r.timed for r, _ in hypothesis),
+        reference=tuple(r for r, _ in reference),
+        hypothesis=tuple(r for r, _ in hypothesis),
         audio=audio,
     )
 
 
 def spans(reference: Sequence[str], hypothesis: Sequence[str], joint: str = "") -> tuple[Span, ...]:
-    """The alignment of two token sequences, neighbours of one kind joined."""
+    """Align two token sequences; join neighbouring steps of one kind."""
     out: list[Span] = []
     run: list[tuple[Kind, int | None, int | None]] = []
     for step in [*align(reference, hypothesis), None]:
@@ -137,11 +148,8 @@ def _pair(
     return PairAlignment(r if r is not None else NO_SPEAKER, h if h is not None else NO_SPEAKER, found, errors, len(a))
 
 
-Tokenised = Sequence[tuple[SegLstRow, list[str]]]
-
-
-def _owners(segments: Tokenised) -> tuple[list[str], list[int]]:
-    """All tokens in order, and for each the number of its segment."""
+def _owners(segments: TokenisedRows) -> tuple[list[str], list[int]]:
+    """Return all tokens in order, and the segment number of each."""
     tokens, owner = [], []
     for i, (_, ts) in enumerate(segments):
         tokens += ts
@@ -149,7 +157,7 @@ def _owners(segments: Tokenised) -> tuple[list[str], list[int]]:
     return tokens, owner
 
 
-def _confusion(reference: Tokenised, hypothesis: Tokenised) -> Confusion:
+def _confusion(reference: TokenisedRows, hypothesis: TokenisedRows) -> Confusion:
     (a, a_owner), (b, b_owner) = _owners(reference), _owners(hypothesis)
     rows = [*dict.fromkeys(s.speaker or NO_SPEAKER for s, _ in reference), "extra"]
     columns = [*dict.fromkeys(s.speaker or NO_SPEAKER for s, ts in hypothesis if ts), "missed"]
@@ -169,10 +177,10 @@ def _bars(segments: object) -> list[Bar]:
     ]
 
 
-def _timed(reference: Tokenised, hypothesis: Tokenised) -> list[SegLstRow]:
-    """The hypothesis with times. Where it has none, a turn spans the reference tokens that it was aligned to.
+def _timed(reference: TokenisedRows, hypothesis: TokenisedRows) -> list[SegLstRow]:
+    """Return the hypothesis with times; a turn without times spans the reference tokens that it is aligned to.
 
-    A reference token's time is interpolated inside its segment. A turn that meets no reference token is left out.
+    A reference token's time is interpolated inside its segment. A turn aligned to no reference token is omitted.
     """
     if all(s.timed for s, _ in hypothesis) or not all(s.timed for s, _ in reference):
         return [s for s, _ in hypothesis]

@@ -1,4 +1,4 @@
-"""Files as text and as JSON Lines, with errors that name the place."""
+"""Text and JSON Lines files, with errors that name file and line."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from shards.errors import ScoreError
 
 
 def read_text(path: Path) -> str:
-    """A UTF-8 file, a leading byte order mark passed over.
+    """Read a UTF-8 file; a leading byte order mark is skipped.
 
     Raises:
         ScoreError: it cannot be read, or is not UTF-8.
@@ -25,8 +25,15 @@ def read_text(path: Path) -> str:
         raise ScoreError(f"{path}: cannot be read ({e.strerror})") from e
 
 
+def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield (line number from 1, line) for each line that is neither empty nor a comment (``;``)."""
+    for number, line in enumerate(read_text(path).split("\n"), 1):
+        if line.strip() and not line.lstrip().startswith(";"):
+            yield number, line.rstrip("\r")
+
+
 def read_json(path: Path) -> Any:
-    """A JSON file.
+    """Read a JSON file.
 
     Raises:
         ScoreError: it cannot be read, or is not JSON.
@@ -38,12 +45,12 @@ def read_json(path: Path) -> Any:
 
 
 def json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(``FILE:LINE``, object) of every line that is not blank.
+    """Yield (``FILE:LINE``, object) for each line that is not blank.
 
     Lines end at a line feed only: ``str.splitlines`` would also cut at U+2028 and U+0085, which JSON strings may hold.
 
     Raises:
-        ScoreError: a line is no JSON object.
+        ScoreError: a line is not a JSON object.
     """
     for number, line in enumerate(read_text(path).split("\n"), 1):
         if not line.strip():
@@ -53,22 +60,22 @@ def json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         except (ValueError, RecursionError) as e:
             raise ScoreError(f"{path}:{number}: not JSON ({e})") from e
         if not isinstance(row, dict):
-            raise ScoreError(f"{path}:{number}: no JSON object")
+            raise ScoreError(f"{path}:{number}: not a JSON object")
         yield f"{path}:{number}", row
 
 
 def seconds(value: object, where: str) -> float | None:
-    """A time; ``None`` stays.
+    """Convert a time to float; ``None`` stays ``None``.
 
     Raises:
-        ScoreError: it is no finite number.
+        ScoreError: it is not a finite number.
     """
     if value is None:
         return None
     try:
         number = float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError) as e:
-        raise ScoreError(f"{where}: {value!r} is no time") from e
+        raise ScoreError(f"{where}: {value!r} is not a time in seconds") from e
     if not math.isfinite(number):
-        raise ScoreError(f"{where}: {value!r} is no time")
+        raise ScoreError(f"{where}: {value!r} is not a time in seconds")
     return number

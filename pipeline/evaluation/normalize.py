@@ -47,7 +47,7 @@ class Profile:
 
     @property
     def id(self) -> str:
-        """What a figure carries."""
+        """Name and version, stored with each figure."""
         return f"{self.name}-v{self.version}"
 
     def normalize(self, text: str) -> str:
@@ -57,19 +57,19 @@ class Profile:
         return text
 
     def tokens(self, text: str) -> list[str]:
-        """The normalised text as the tokens that are compared."""
+        """Return the tokens of the normalised text."""
         return self.split(self.normalize(text))
 
 
 def profile(name: str) -> Profile:
-    """Look a profile up by name, ``+nofiller`` included.
+    """Return a profile by name, ``+nofiller`` included.
 
     Raises:
-        ScoreError: there is none of this name.
+        ScoreError: the name is unknown.
     """
     base, _, option = name.partition("+")
     if base not in PROFILES or option not in ("", "nofiller"):
-        raise ScoreError(f"no normaliser {name!r}; there are {', '.join(PROFILES)}, each also with +nofiller")
+        raise ScoreError(f"unknown normaliser {name!r}, known: {', '.join(PROFILES)}, each also with +nofiller")
     found = PROFILES[base]
     if not option:
         return found
@@ -109,17 +109,17 @@ def lower(text: str) -> str:
     return text.casefold()
 
 
-# Marks that say how a character is drawn and not what was said: variation selectors and enclosing marks, as in ❤️ and 1️⃣.
+# Marks of how a character is drawn: variation selectors and enclosing marks, as in ❤️ and 1️⃣.
 _DRAWING = re.compile("[\u180b-\u180d\ufe00-\ufe0f\u20d0-\u20f0\U000e0100-\U000e01ef]")
 
 
 def letters_only(text: str) -> str:
-    """Drop whatever is no letter, mark or number, white space too."""
+    """Drop everything but letters, marks and numbers, white space too."""
     return "".join([c for c in _DRAWING.sub("", text) if unicodedata.category(c)[0] in "LMN"])
 
 
 def words_only(text: str) -> str:
-    """Letters, marks and numbers in words parted by one space; an apostrophe inside a word stays."""
+    """Keep letters, marks and numbers in words separated by one space; an apostrophe inside a word stays."""
     text = re.sub(r"[\u2018\u2019\u02bc\uff07]", "'", _DRAWING.sub("", text))
     kept = "".join([c if c == "'" or unicodedata.category(c)[0] in "LMN" else " " for c in text])
     return " ".join([w for w in (w.strip("'") for w in kept.split()) if w])
@@ -185,17 +185,17 @@ def drop_fillers(text: str) -> str:
 
 
 def characters(text: str) -> list[str]:
-    """One token a character, white space dropped."""
+    """Split into characters, white space dropped."""
     return [c for c in text if not c.isspace()]
 
 
 def words(text: str) -> list[str]:
-    """One token a word."""
+    """Split at white space."""
     return text.split()
 
 
 def cjk_or_words(text: str) -> list[str]:
-    """One token a CJK character or a word of another script."""
+    """Split into CJK characters and words of other scripts."""
     return _CJK_OR_WORD.findall(text)
 
 

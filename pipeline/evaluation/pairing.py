@@ -1,12 +1,10 @@
-"""References and hypotheses into sessions, and what is wrong with them.
-
-What happens to input that does not fit:
+"""Match reference and hypothesis sessions, and report mismatches.
 
 - no session in common: an error (a hypothesis for another set)
-- a reference session without hypothesis: scored against nothing, all deletions, and listed
-- a hypothesis session without reference: cannot be scored, left out, and listed
-- a hypothesis of zero segments: all deletions, and said; a reference of zero segments: an error
-- overlapping turns of one name: scored in order of start time, counted
+- a reference session without hypothesis: all deletions, and reported
+- a hypothesis session without reference: cannot be scored, skipped with a warning
+- a hypothesis without segments: all deletions, and reported; a reference without segments: an error
+- overlapping turns of one speaker: scored in order of start time, counted
 """
 
 from __future__ import annotations
@@ -15,13 +13,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.evaluation.records import SegLstRow, SessionTranscript, by_speaker
+from pipeline.evaluation.records import SegLstRow, SessionTranscript, by_session, by_speaker
 from shards.errors import ScoreError
 
 
 @dataclass(frozen=True)
 class Paired:
-    """Sessions in order of the reference, and what was odd."""
+    """Sessions in order of the reference, and findings about the input."""
 
     sessions: tuple[SessionTranscript, ...]
     findings: tuple[str, ...]
@@ -39,16 +37,16 @@ def pair(
     """Match sessions by id.
 
     Args:
-        group: session id → recording, for the bootstrap; the session itself if not given.
+        group: session id → recording, for the bootstrap; by default the session itself.
         names: registered names of each session, if there was a registration.
-        notes: what was odd in each session's hypothesis, for the report.
+        notes: of the parser on each session's hypothesis, for the report.
 
     Raises:
         ScoreError: the reference is empty, or no session is in both.
     """
     if not reference:
         raise ScoreError("the reference holds no segment")
-    refs, hyps = _by_session(reference), _by_session(hypothesis)
+    refs, hyps = by_session(reference), by_session(hypothesis)
     missing = tuple(s for s in refs if s not in hyps)
     extra = tuple(s for s in hyps if s not in refs)
     if hypothesis and len(missing) == len(refs):
@@ -63,7 +61,7 @@ def pair(
             f"{len(missing)} of {len(refs)} sessions have no hypothesis and count as deleted: {_few(missing)}"
         )
     if extra:
-        findings.append(f"{len(extra)} hypothesis sessions have no reference and are left out: {_few(extra)}")
+        findings.append(f"{len(extra)} hypothesis sessions have no reference and are skipped: {_few(extra)}")
     for side, sessions in (("reference", refs), ("hypothesis", hyps)):
         overlaps = sum(self_overlaps(s) for s in sessions.values())
         if overlaps:
@@ -86,7 +84,7 @@ def pair(
 
 
 def self_overlaps(segments: Iterable[SegLstRow]) -> int:
-    """Turns that begin before an earlier turn of the same speaker has ended."""
+    """Count turns that begin before an earlier turn of the same speaker has ended."""
     found = 0
     for turns in by_speaker(s for s in segments if s.timed).values():
         ends = -1.0
@@ -97,7 +95,7 @@ def self_overlaps(segments: Iterable[SegLstRow]) -> int:
 
 
 def audio_in(folder: Path) -> Callable[[str], bytes | None]:
-    """Session → its ``.flac`` file in a folder, for the report."""
+    """Return session → its ``.flac`` file in a folder, for the report."""
 
     def find(session: str) -> bytes | None:
         path = folder / f"{session}.flac"
@@ -106,14 +104,7 @@ def audio_in(folder: Path) -> Callable[[str], bytes | None]:
     return find
 
 
-def _by_session(segments: Sequence[SegLstRow]) -> dict[str, list[SegLstRow]]:
-    sessions: dict[str, list[SegLstRow]] = {}
-    for s in segments:
-        sessions.setdefault(s.session, []).append(s)
-    return sessions
-
-
 def _few(names: Iterable[str]) -> str:
-    """The first three, and how many more."""
+    """List the first three, and the number of others."""
     listed = list(names)
     return ", ".join(listed[:3]) + (f" and {len(listed) - 3} more" if len(listed) > 3 else "")

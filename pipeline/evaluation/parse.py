@@ -1,8 +1,8 @@
-"""Model output → turns: tolerant, total, and without losing a character.
+"""Parse model output into turns: tolerant, total, and without losing a character.
 
-The target format is one turn a line, ``Name: text``; the paper prints turns on one line, parted by spaces. Both are
-read, and what models do instead: a missing or full-width colon, an unknown name, a repeated turn, text before the first
-name, a cut-off end. :func:`parse` never raises. Joining ``raw`` of all turns gives the input back, and whatever is not
+The target format is one turn per line, ``Name: text``; the paper prints turns on one line, separated by spaces. Both
+are read, and so are deviations: a missing or full-width colon, an unknown name, a repeated turn, text before the first
+name, a truncated end. :func:`parse` never raises. Joining ``raw`` of all turns gives the input back, and what is not
 label, colon or surrounding white space is in some turn's ``text``.
 
 What counts as a label:
@@ -16,8 +16,8 @@ What counts as a label:
    words, or two to four Chinese characters, and a colon: an unknown name
 5. a label may be followed by times, ``Name [0.0, 1.08]: text``, or by asterisks, ``**Name**: text``
 
-A line without a label goes on with the turn before it; text before the first label has no speaker. So a colon inside
-text parts it only behind a name, which transcripts hardly ever contain.
+A line without a label continues the turn before it; text before the first label has no speaker. So a colon inside text
+splits it only after a name, which transcripts hardly ever contain.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ _KINDS = ("known", "line", "unknown", "sentence")
 
 @dataclass(frozen=True, slots=True)
 class ParsedTurn:
-    """One turn as read."""
+    """A turn of the output."""
 
-    speaker: str | None  # None: the text stands before any label
+    speaker: str | None  # None: text before the first label
     text: str  # stripped
-    raw: str  # label, colon, text and white space as they stood
+    raw: str  # label, colon, text and white space, unchanged
     notes: tuple[str, ...] = ()
-    start: float | None = None  # seconds, where the output has times
+    start: float | None = None  # seconds, if the output has times
     end: float | None = None
 
 
@@ -63,17 +63,17 @@ class Parsed:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What was odd, with the turn's number from 1."""
+        """Deviations from the format, with the turn's number from 1."""
         return tuple(f"turn {i}: {note}" for i, t in enumerate(self.turns, 1) for note in t.notes)
 
     @property
     def unattributed(self) -> tuple[ParsedTurn, ...]:
-        """Turns that hold text and no speaker: errors by definition."""
+        """Turns with text and no speaker: errors by definition."""
         return tuple(t for t in self.turns if t.speaker is None and t.text)
 
 
 def parse(text: str, names: Sequence[str] = ()) -> Parsed:
-    """Read one output. ``names`` are the registered names, which are recognised without line starts and colons.
+    """Parse one output. ``names`` are the registered names, which are recognised without line starts and colons.
 
     Cost: linear in the text, times the number of names in the worst case.
     """
@@ -106,7 +106,7 @@ def _turn(match: re.Match[str], raw: str, names: Sequence[str], last: bool) -> P
     if label not in names and not is_generic(label):
         notes.append("unknown name" if names else "name from the text")
     if "\n" in body.strip():
-        notes.append("a line without a name goes on with this turn")
+        notes.append("a line without a name continues this turn")
     if not body.strip():
         notes.append("cut off after the name" if last else "no text")
     times = [match[f"{p}{t}"] for t in ("start", "end") for p in "kus" if match[f"{p}{t}"]]
@@ -126,7 +126,7 @@ def _canonical(label: str, names: Sequence[str]) -> str:
 
 
 def _pattern(names: tuple[str, ...], sentences: bool) -> re.Pattern[str]:
-    """The label pattern for these names, longest name first; with rule 4 if ``sentences``."""
+    """Return the label pattern for these names, longest name first; with rule 4 if ``sentences``."""
     times = {p: _TIMES.replace("<start", f"<{p}start").replace("<end", f"<{p}end") for p in "kus"}
     generic = r"[sS][pP][kK][ _]?\d{1,3}(?!\d)"
     known = "|".join([*(_bounded(n) for n in sorted(names, key=len, reverse=True)), rf"(?<![{_LATIN}]){generic}"])
@@ -141,14 +141,14 @@ def _pattern(names: tuple[str, ...], sentences: bool) -> re.Pattern[str]:
 
 
 def _bounded(name: str) -> str:
-    """A name as a pattern that does not begin or end inside a longer Latin word."""
+    """Return a pattern of a name that does not begin or end inside a longer Latin word."""
     before = rf"(?<![{_LATIN}])" if re.match(rf"[{_LATIN}]", name) else ""
     after = rf"(?![{_LATIN}])" if re.search(rf"[{_LATIN}]$", name) else ""
     return f"{before}{re.escape(name)}{after}"
 
 
 def _mark_repeats(turns: Iterable[ParsedTurn]) -> list[ParsedTurn]:
-    """Note a turn that says the same as the one before it: decoding that goes in circles."""
+    """Add a note to turns equal to the one before: decoding in a loop."""
     out: list[ParsedTurn] = []
     for t in turns:
         again = bool(out) and t.text != "" and (out[-1].speaker, out[-1].text) == (t.speaker, t.text)

@@ -1,4 +1,4 @@
-"""Published rows to stand beside ours (arXiv 2508.06372, Tables 2 to 4). Rates in percent, copied, never recomputed.
+"""Published results to compare with (arXiv 2508.06372, Tables 2 to 4). Rates in percent, copied, never recomputed.
 
 The paper's test sets are clips of 40 to 50 s. What it calls AliMeeting-Eval has the size of the official *Test* set,
 AISHELL4-Eval is the official test set, AISHELL5-Eval is Eval2. Its normaliser is not stated.
@@ -85,6 +85,6 @@ def canonical(test_set: str) -> str | None:
 
 
 def published(test_set: str, mode: str | None = None) -> list[Published]:
-    """The paper's rows for a test set of ours, of one mode or all."""
+    """Return the paper's rows for a test set, of one mode or all."""
     name = canonical(test_set)
     return [p for p in PUBLISHED if p.test_set == name and mode in (None, p.mode)]

@@ -1,6 +1,6 @@
-"""The record of this package: SegLST's fields as a frozen dataclass, and sessions of them.
+"""SegLST rows, and sessions of reference and hypothesis rows.
 
-Every reader makes these and every scorer takes them, so a figure never depends on the format a hypothesis came in.
+Every reader makes these and every scorer takes them, so a figure never depends on the format of a hypothesis.
 """
 
 from __future__ import annotations
@@ -8,13 +8,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from shards.errors import ScoreError
+
 
 @dataclass(frozen=True, slots=True)
 class SegLstRow:
-    """One turn of one speaker; times in seconds, ``None`` where the source has none."""
+    """One turn of one speaker; times in seconds, ``None`` if the source has no times."""
 
     session: str
-    speaker: str | None  # None: text that no speaker can be given
+    speaker: str | None  # None: text without a speaker
     text: str
     start: float | None = None
     end: float | None = None
@@ -27,9 +29,9 @@ class SegLstRow:
 
 @dataclass(frozen=True, slots=True)
 class SessionTranscript:
-    """Reference and hypothesis of one session or clip, as they are scored.
+    """Reference and hypothesis of one session or clip, ready to score.
 
-    ``group`` is what the bootstrap draws: the recording, where sessions are clips of it. ``names`` are the registered
+    ``group`` is the unit of the bootstrap: the recording, if sessions are clips of it. ``names`` are the registered
     names in the prompt, if there was a registration; ``None`` if nothing is known of one.
     """
 
@@ -42,21 +44,60 @@ class SessionTranscript:
 
     @property
     def unit_group(self) -> str:
-        """The recording that this belongs to."""
+        """Return the recording, else the session itself."""
         return self.group or self.id
 
 
-def in_time_order(segments: Iterable[SegLstRow]) -> list[SegLstRow]:
-    """Sorted by start time where all have one, otherwise as emitted. Equal times keep their order."""
-    listed = list(segments)
+def in_time_order(rows: Iterable[SegLstRow]) -> list[SegLstRow]:
+    """Sort by start time if all rows have one, else keep the order. The sort is stable."""
+    listed = list(rows)
     if any(s.start is None for s in listed):
         return listed
     return sorted(listed, key=lambda s: s.start or 0.0)
 
 
-def by_speaker(segments: Iterable[SegLstRow]) -> dict[str | None, list[SegLstRow]]:
-    """Speaker → its segments, speakers by first appearance in the given order."""
+def by_speaker(rows: Iterable[SegLstRow]) -> dict[str | None, list[SegLstRow]]:
+    """Group rows by speaker, speakers by first appearance in the given order."""
     groups: dict[str | None, list[SegLstRow]] = {}
-    for segment in segments:
-        groups.setdefault(segment.speaker, []).append(segment)
+    for row in rows:
+        groups.setdefault(row.speaker, []).append(row)
     return groups
+
+
+def by_session(rows: Iterable[SegLstRow]) -> dict[str, list[SegLstRow]]:
+    """Group rows by session, sessions by first appearance."""
+    groups: dict[str, list[SegLstRow]] = {}
+    for row in rows:
+        groups.setdefault(row.session, []).append(row)
+    return groups
+
+
+def check_times(row: SegLstRow, where: object) -> None:
+    """Refuse a row that ends before it starts.
+
+    Raises:
+        ScoreError: it does; names ``where``, the session and the speaker.
+    """
+    if row.start is not None and row.end is not None and row.end < row.start:
+        raise ScoreError(
+            f"{where}: session {row.session}, speaker {row.speaker}: ends at {row.end} s before its start {row.start} s"
+        )
+
+
+def times_of(row: SegLstRow, kind: str) -> tuple[float, float]:
+    """Return start and end in seconds, for a format that needs both.
+
+    Raises:
+        ScoreError: the row has no times; names the format.
+    """
+    if row.start is None or row.end is None:
+        raise ScoreError(
+            f"session {row.session}: {kind} needs times, {row.speaker}: {row.text[:20]!r} has no times; "
+            "write SegLST, JSON or TSV"
+        )
+    return row.start, row.end
+
+
+def one_line(text: str | None) -> str:
+    """Collapse white space to single spaces."""
+    return " ".join((text or "").split())

@@ -1,4 +1,4 @@
-"""One self-contained HTML page: tables beside the paper's, curves, and sessions sorted by error.
+"""Self-contained HTML report: tables with the paper's rows, curves, and sessions sorted by error.
 
 Nothing is loaded from elsewhere: charts are inline SVG, audio is embedded FLAC, there is no script.
 """
@@ -42,15 +42,10 @@ class ScoredSet:
     """One test set in one mode, ready for the report."""
 
     title: str
-    details: tuple[SessionAnalysis, ...]  # the worst, worst first
-    rest: tuple[SessionScore, ...]  # the others, worst first
+    details: tuple[SessionAnalysis, ...]  # the worst first
+    rest: tuple[SessionScore, ...]  # the others, the worst first
     speakers: SpeakerScores | None
     joint: str = ""  # between spans of an alignment
-
-    @property
-    def left_out(self) -> int:
-        """Sessions shown without alignment."""
-        return len(self.rest)
 
 
 def analyse_sessions(
@@ -62,20 +57,24 @@ def analyse_sessions(
     show: int = 20,
     audio: Audio | None = None,
     embed: int = 5,
+    scores: Sequence[SessionScore] | None = None,
 ) -> ScoredSet:
-    """Score sessions, sort them by errors per token, and look closely at the worst.
+    """Sort sessions by errors per token and analyse the worst.
 
     Args:
-        show: how many get an alignment.
-        audio: gives a session's FLAC.
+        by_name: compare speakers by name; ignored if ``scores`` are given.
+        show: number of sessions with an alignment.
+        audio: returns a session's FLAC.
         embed: how many of them get their audio embedded (about 1 MB for 50 s).
+        scores: of the sessions, in their order; computed if not given.
     """
-    pairs = [(score_session(s, profile, mode != "asr", by_name), s) for s in sessions]
-    pairs.sort(key=lambda p: _badness(p[0]), reverse=True)
+    if scores is None:
+        scores = [score_session(s, profile, mode != "asr", by_name) for s in sessions]
+    pairs = sorted(zip(scores, sessions, strict=True), key=lambda p: _badness(p[0]), reverse=True)
     details = []
-    for i, (_, session) in enumerate(pairs[:show]):
+    for i, (score, session) in enumerate(pairs[:show]):
         sound = audio(session.id) if audio is not None and i < embed else None
-        details.append(analyse_session(session, profile, mode, by_name, data_uri(sound) if sound else None))
+        details.append(analyse_session(session, profile, mode, by_name, data_uri(sound) if sound else None, score))
     return ScoredSet(
         title=title,
         details=tuple(details),
@@ -86,7 +85,7 @@ def analyse_sessions(
 
 
 def _numeric(table: Table, column: int) -> bool:
-    """Whether a column stands to the right."""
+    """Whether a column is right-aligned."""
     return column >= table.text_columns and table.head[column] not in WORDS
 
 
@@ -99,12 +98,12 @@ def write_report(
     subtitle: str = "",
     about: Mapping[str, TrainingFacts] | None = None,
 ) -> None:
-    """Write the page, whole or not at all.
+    """Write the page atomically.
 
     Args:
         rows: score rows; they become the tables and the curves.
         runs: run folders, for their loss curves.
-        sets: what :func:`analyse_sessions` made, one a test set and mode.
+        sets: of :func:`analyse_sessions`, one per test set and mode.
         about: extractor and hours of each run, for the tables that compare runs by them.
     """
     import jinja2
@@ -141,7 +140,7 @@ def write_report(
 
 
 def curves(rows: Sequence[ScoreRow]) -> list[tuple[str, str]]:
-    """(caption, SVG): figures by stage and by N_ov, for each test set that has more than one point."""
+    """Return (caption, SVG): figures by stage and by N_ov, for each test set with more than one point."""
     out = []
     labels = list(dict.fromkeys(label for figure in ("cpcer", "cer") for label in _stage_series(rows, figure)))
     for test_set in dict.fromkeys(r["test_set"] for r in rows):
@@ -166,14 +165,14 @@ def curves(rows: Sequence[ScoreRow]) -> list[tuple[str, str]]:
 
 
 def _stage_series(rows: Sequence[ScoreRow], figure: str) -> dict[str, tuple[list[float], list[float]]]:
-    """Mode → stages and figures; with the training's name where there are several."""
+    """Return mode → stages and figures; labelled with the training if there are several."""
     several = len({lineage(r["run"]) for r in rows}) > 1
     series: dict[str, tuple[list[float], list[float]]] = {}
     for r in sorted(rows, key=lambda r: r["stage"] or 0):
         if r["stage"] is not None and r[figure] is not None and not is_bin(r, rows):
             label = (f"{lineage(r['run'])}, " if several else "") + MODE_NAMES[r["mode"]]
             name, same = label, 1
-            while r["stage"] in series.get(name, ([], []))[0]:  # two runs may have one name: each is a line of its own
+            while r["stage"] in series.get(name, ([], []))[0]:  # two runs may have one name: each gets its line
                 same += 1
                 name = f"{label} ({same})"
             x, y = series.setdefault(name, ([], []))
@@ -183,20 +182,20 @@ def _stage_series(rows: Sequence[ScoreRow], figure: str) -> dict[str, tuple[list
 
 
 def data_uri(flac: bytes) -> str:
-    """Audio as it stands inside the page."""
+    """Return audio as a data URI."""
     import base64
 
     return "data:audio/flac;base64," + base64.b64encode(flac).decode()
 
 
 def _badness(score: SessionScore) -> tuple[float, int]:
-    """Errors per token of the strictest figure; without reference tokens by errors alone, first of all."""
-    edits = score.sacer or score.cpcer or score.cer
+    """Return errors per token of the strictest figure; sessions without reference tokens come first."""
+    edits = score.strictest
     return (edits.rate if edits.rate is not None else (float("inf") if edits.errors else -1.0), edits.errors)
 
 
 def _shade(count: int, confusion: Confusion, row: int) -> Any:
-    """A background as strong as the share of its row."""
+    """Return a background as strong as the share of the row."""
     from markupsafe import Markup
 
     total = sum(confusion.counts[row])
@@ -208,7 +207,7 @@ _CI_KEYS = {"CER": "cer", "cpCER": "cpcer", "saCER": "sacer", "Δcp": "delta_cp"
 
 
 def _interval(rows: Sequence[ScoreRow], table: Table, column: int, line: Sequence[Any]) -> str:
-    """The interval of a cell of the results, as text. A block's title is its test set and mode."""
+    """Return the interval of a cell of the results as text. A block's title is its test set and mode."""
     key = _CI_KEYS.get(table.head[column])
     if table.name != "results" or key is None or line[0].startswith("paper: "):
         return ""
@@ -222,7 +221,7 @@ def _interval(rows: Sequence[ScoreRow], table: Table, column: int, line: Sequenc
 
 
 def names_table(sets: Sequence[ScoredSet]) -> Table | None:
-    """Which names were used, whether the number of speakers was right, and DER, one line a set."""
+    """Return use of names, speaker-count accuracy and DER, one line per set."""
     lines = []
     for s in sets:
         if s.speakers is None or not s.speakers.sessions:

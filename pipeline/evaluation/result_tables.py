@@ -1,6 +1,6 @@
-"""Tables of a set of score rows, ours beside the paper's: results, N_ov sweep, stages, extractors, data scaling.
+"""Tables of score rows with the paper's figures: results, N_ov sweep, stages, extractors, data scaling.
 
-A paper row stands beside ours with its own split, unit and normaliser, so that a reader sees what can be compared.
+A row of the paper has its split, unit and normaliser, so that a reader sees what can be compared.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from typing import Any
 
 from pipeline.evaluation.decoded_rows import MODES
 from pipeline.evaluation.published_results import NORMALISER, SPLITS, TITLES, UNIT, Published, canonical, published
-from pipeline.evaluation.scores import ScoreRow, cell, markdown
+from pipeline.evaluation.scores import ScoreRow, cell, markdown, metric_names
 
 MODE_NAMES = {"asr": "ASR", "no": "No-Regist", "match": "Match-Regist", "over": "Over-Regist"}
-OF = ("split", "unit", "normaliser")  # what must be equal for two rows to be compared
+OF = ("split", "unit", "normaliser")  # must be equal for two rows to be compared
 HEAD = (
     "system", "test set", "mode", "N_ov", "CER", "cpCER", "saCER", "Δcp", "Δsa", "ref. tokens",
 ) + OF  # fmt: skip
 TEXT_COLUMNS = 4
-WORDS = frozenset(OF)  # columns behind the numbers that are none
+WORDS = frozenset(OF)  # text columns after the numbers
 
 
 @dataclass(frozen=True)
 class TrainingFacts:
-    """What a run was trained on; nothing of it is in a score row."""
+    """Facts about a run's training that score rows lack."""
 
     extractor: str | None = None
     hours: float | None = None
@@ -44,16 +44,16 @@ class Table:
     head: tuple[str, ...]
     lines: tuple[tuple[Any, ...], ...]
     note: str = ""
-    paper: frozenset[int] = field(default_factory=frozenset)  # numbers of the lines that are published ones
+    paper: frozenset[int] = field(default_factory=frozenset)  # indexes of published lines
     text_columns: int = 1
 
     def markdown(self) -> str:
-        """With its title and note."""
+        """Return Markdown with title and note."""
         lines = [list(self.head), *([cell(c) for c in line] for line in self.lines)]
         return f"### {self.title}\n\n{markdown(lines, self.text_columns)}" + (f"\n{self.note}\n" if self.note else "")
 
     def csv(self) -> str:
-        """Empty where undefined; figures in full precision."""
+        """Return CSV; undefined figures are empty, others in full precision."""
         out = io.StringIO()
         writer = csv.writer(out, lineterminator="\n")
         writer.writerow(self.head)
@@ -61,21 +61,23 @@ class Table:
         return out.getvalue()
 
     def json(self) -> str:
-        """A list of objects."""
+        """Return JSON: a list of objects."""
         return json.dumps(
             [dict(zip(self.head, line, strict=True)) for line in self.lines], ensure_ascii=False, indent=1
         )
 
 
 def all_tables(rows: Sequence[ScoreRow], about: Mapping[str, TrainingFacts] | None = None) -> list[Table]:
-    """Every table that the rows have something for."""
+    """Return every table that the rows have figures for."""
     known = about or {}
-    made = [results(rows), sweep(rows), stages(rows), extractors(rows, known), scaling(rows, known)]
+    made = [
+        results(rows), further_metrics(rows), sweep(rows), stages(rows), extractors(rows, known), scaling(rows, known)
+    ]  # fmt: skip
     return [t for t in made if t is not None]
 
 
 def write_tables(tables: Sequence[Table], folder: Path) -> None:
-    """``tables.md`` with all of them, and a CSV and a JSON file each."""
+    """Write ``tables.md`` with all tables, and CSV and JSON of each."""
     for table in tables:
         (folder / f"{table.name}.csv").write_text(table.csv(), encoding="utf-8")
         (folder / f"{table.name}.json").write_text(table.json() + "\n", encoding="utf-8")
@@ -101,7 +103,7 @@ def results(rows: Sequence[ScoreRow]) -> Table:
 
 
 def result_blocks(table: Table) -> list[Table]:
-    """The results as one small table a test set and mode, without the columns that say nothing there."""
+    """Split the results into one table per test set and mode, without columns that are empty there."""
     blocks: dict[tuple[str, str], list[int]] = {}
     for i, line in enumerate(table.lines):
         test_set = line[1] if i not in table.paper else next(reversed(blocks))[0]
@@ -123,6 +125,19 @@ def result_blocks(table: Table) -> list[Table]:
             )
         )
     return out
+
+
+def further_metrics(rows: Sequence[ScoreRow]) -> Table | None:
+    """Metrics that were asked for by name, one column each."""
+    names = metric_names(rows)
+    if not names:
+        return None
+    with_metrics = [r for r in rows if r.get("metrics")]
+    lines = tuple(
+        (system(r), r["test_set"], r["mode"], r["n_ov"], *(r["metrics"].get(n) for n in names), *(r[k] for k in OF))
+        for r in with_metrics
+    )
+    return Table("metrics", "Further metrics, %", (*HEAD[:TEXT_COLUMNS], *names, *OF), lines, text_columns=TEXT_COLUMNS)
 
 
 def sweep(rows: Sequence[ScoreRow]) -> Table | None:
@@ -209,7 +224,7 @@ def lineage(run: str) -> str:
 
 
 def is_bin(row: ScoreRow, rows: Sequence[ScoreRow]) -> bool:
-    """Whether this is one range of a sweep over N_ov: the same system has others, and this one holds none of them."""
+    """Whether this is one range of a sweep over N_ov: the same system has others, and contains none of them."""
     if row["mode"] != "over" or not row["n_ov"]:
         return False
     keys = ("run", "stage", "test_set", "split", "mode", "normaliser")

@@ -1,4 +1,4 @@
-"""Rows of scores: from decoded clips to ``scores.json`` and a table.
+"""Score rows: from decoded clips to ``scores.json`` and a table.
 
 A row is one run and stage on one test set in one registration mode. It carries the split, the unit (clip or session)
 and the normaliser with its version, because a figure cannot be compared without them. Rates are in percent.
@@ -14,8 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.evaluation.bootstrap import intervals
-from pipeline.evaluation.decoded_rows import decoded_files, decoded_session, n_ov_range, read_decoded, read_description
+from pipeline.evaluation.decoded_folder import DecodedFile, DecodedFolder, n_ov_range, read_folder
+from pipeline.evaluation.decoded_rows import decoded_session
+from pipeline.evaluation.metrics import Metric, load_metrics
 from pipeline.evaluation.normalize import Profile, profile
+from pipeline.evaluation.records import SessionTranscript
 from pipeline.evaluation.session_scores import SessionScore, score_session, total
 
 ScoreRow = dict[str, Any]
@@ -29,7 +32,7 @@ DEFAULT_PROFILE = "paper-zh"
 
 @dataclass(frozen=True)
 class RowLabel:
-    """What a row says besides figures."""
+    """What a row says apart from figures."""
 
     run: str
     stage: int | None
@@ -40,10 +43,29 @@ class RowLabel:
     n_ov: str | None = None
 
 
+@dataclass(frozen=True)
+class ScoredFile:
+    """Decoded clips of one mode, and the score of each."""
+
+    decoded: DecodedFile
+    scores: tuple[SessionScore, ...]
+
+
+@dataclass(frozen=True)
+class ScoredFolder:
+    """A decoded folder whose clips are scored."""
+
+    decoded: DecodedFolder
+    files: tuple[ScoredFile, ...]
+
+
 def make_row(scores: Sequence[SessionScore], label: RowLabel, chosen: Profile, replicates: int = 1000) -> ScoreRow:
-    """One row of the table; rates in percent, ``None`` where undefined."""
+    """Return one row of the table; rates in percent, ``None`` where undefined.
+
+    Metrics that were asked for by name are under ``metrics``, which other rows lack.
+    """
     sums = total(scores)
-    return {
+    row = {
         "run": label.run,
         "stage": label.stage,
         "test_set": label.test_set,
@@ -60,15 +82,55 @@ def make_row(scores: Sequence[SessionScore], label: RowLabel, chosen: Profile, r
         "ci": intervals(scores, replicates) if replicates else None,
         "normaliser": chosen.id,
     }
+    if sums.metrics:
+        row["metrics"] = {name: rate.percent if rate else None for name, rate in sums.metrics.items()}
+    return row
 
 
 def score_rows(rows: Iterable[dict[str, Any]], chosen: Profile) -> list[SessionScore]:
-    """Score decoded clips: CER always, cpCER but for ASR, saCER where names were registered."""
-    out = []
-    for row in rows:
-        mode = row["mode"]
-        out.append(score_session(decoded_session(row), chosen, mode != "asr", mode in ("match", "over")))
-    return out
+    """Score decoded clips: CER always, cpCER except for ASR, saCER if names were registered."""
+    return [_score(decoded_session(row), row["mode"], chosen) for row in rows]
+
+
+def _score(session: SessionTranscript, mode: str, chosen: Profile, metrics: Sequence[Metric] = ()) -> SessionScore:
+    return score_session(session, chosen, mode != "asr", mode in ("match", "over"), metrics)
+
+
+def score_folder(folder: Path, chosen: Profile, metrics: Sequence[Metric] = ()) -> ScoredFolder:
+    """Read a folder of the decoder and score its clips.
+
+    Raises:
+        ScoreError: the folder holds no decoded clips, or a file is damaged.
+    """
+    decoded = read_folder(folder)
+    files = [ScoredFile(f, tuple(_score(s, f.mode, chosen, metrics) for s in f.sessions)) for f in decoded.files]
+    return ScoredFolder(decoded, tuple(files))
+
+
+def folder_rows(
+    scored: ScoredFolder,
+    chosen: Profile,
+    run: str | None = None,
+    stage: int | None = None,
+    test_set: str | None = None,
+    split: str | None = None,
+    replicates: int = 1000,
+) -> list[ScoreRow]:
+    """Return one row per file; labels that are not given come from the folder."""
+    folder = scored.decoded
+    rows = []
+    for file in scored.files:
+        clips = file.decoded.clips
+        label = RowLabel(
+            run=run or folder.description.get("run") or folder.path.name,
+            stage=stage if stage is not None else folder.stage,
+            test_set=test_set or folder.test_set or _joined(clips, "corpus"),
+            split=split or _joined(clips, "split"),
+            mode=file.decoded.mode,
+            n_ov=n_ov_range(file.decoded.path, clips) if file.decoded.mode == "over" else None,
+        )
+        rows.append(make_row(file.scores, label, chosen, replicates))
+    return rows
 
 
 def score_decoded(
@@ -79,30 +141,21 @@ def score_decoded(
     split: str | None = None,
     normaliser: str = DEFAULT_PROFILE,
     replicates: int = 1000,
+    metrics: Sequence[str] = (),
 ) -> list[ScoreRow]:
-    """A row for every file in a folder written by the decoder; what is not said is taken from there.
+    """Score a folder of the decoder; return one row per file.
+
+    Args:
+        run, stage, test_set, split: labels of the rows; by default those of the folder.
+        metrics: further metrics by name (:mod:`pipeline.evaluation.metrics`).
 
     Raises:
-        ScoreError: the folder holds nothing decoded, or a file is damaged.
+        ScoreError: the folder holds no decoded clips, or a file is damaged.
+        ConfigError: a metric is unknown.
     """
-    folder, chosen = Path(decoded), profile(normaliser)
-    about = read_description(folder)
-    rows = []
-    for path in decoded_files(folder):
-        clips = read_decoded(path)
-        if not clips:
-            continue
-        mode = clips[0]["mode"]
-        label = RowLabel(
-            run=run or about.get("run") or folder.name,
-            stage=stage if stage is not None else about.get("stage"),
-            test_set=test_set or about.get("test_set") or _joined(clips, "corpus"),
-            split=split or _joined(clips, "split"),
-            mode=mode,
-            n_ov=n_ov_range(path, clips) if mode == "over" else None,
-        )
-        rows.append(make_row(score_rows(clips, chosen), label, chosen, replicates))
-    return rows
+    chosen = profile(normaliser)
+    scored = score_folder(Path(decoded), chosen, load_metrics(metrics))
+    return folder_rows(scored, chosen, run, stage, test_set, split, replicates)
 
 
 def _joined(clips: Sequence[dict[str, Any]], field: str) -> str:
@@ -110,32 +163,40 @@ def _joined(clips: Sequence[dict[str, Any]], field: str) -> str:
 
 
 def write_scores(rows: Sequence[ScoreRow], path: Path | str) -> None:
-    """Write ``scores.json`` whole or not at all. Undefined figures are null, never NaN."""
+    """Write ``scores.json`` atomically. Undefined figures are null, never NaN."""
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
+    content = [{k: r.get(k) for k in KEYS} | ({"metrics": r["metrics"]} if r.get("metrics") else {}) for r in rows]
     with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=target.parent, suffix=".tmp", delete=False) as f:
-        json.dump([{k: r.get(k) for k in KEYS} for r in rows], f, ensure_ascii=False, indent=1, allow_nan=False)
+        json.dump(content, f, ensure_ascii=False, indent=1, allow_nan=False)
         f.write("\n")
     Path(f.name).chmod(0o644)
     Path(f.name).replace(target)
 
 
 def format_table(rows: Sequence[ScoreRow], intervals: bool = False) -> str:
-    """The rows as a Markdown table that also reads well in a terminal."""
+    """Return the rows as a Markdown table that also reads well in a terminal; further metrics are last columns."""
     head = ["run", "stage", "test set", "split", "unit", "mode", "N_ov", "CER", "cpCER", "saCER", "Δcp", "Δsa", "ref."]
     keys = ["run", "stage", "test_set", "split", "unit", "mode", "n_ov"]
     rates = ["cer", "cpcer", "sacer", "delta_cp", "delta_sa"]
-    lines = [head]
+    further = metric_names(rows)
+    lines = [head + further]
     for row in rows:
         figures = [cell(row[k], (row.get("ci") or {}).get(k) if intervals else None) for k in rates]
-        lines.append([*(cell(row[k]) for k in keys), *figures, cell(row["n_ref"])])
+        metrics = [cell((row.get("metrics") or {}).get(name)) for name in further]
+        lines.append([*(cell(row[k]) for k in keys), *figures, cell(row["n_ref"]), *metrics])
     profiles = sorted({str(r["normaliser"]) for r in rows})
     note = f"Rates in percent; normaliser {', '.join(profiles)}." if rows else "No scores."
     return markdown(lines, right_from=len(keys)) + f"\n{note}\n"
 
 
+def metric_names(rows: Sequence[ScoreRow]) -> list[str]:
+    """List the metrics that rows have beyond CER, cpCER and saCER."""
+    return list(dict.fromkeys(name for row in rows for name in row.get("metrics") or ()))
+
+
 def cell(value: object, interval: Sequence[float] | None = None) -> str:
-    """A value as it stands in a table: two decimals, a dash where there is none."""
+    """Format a value for a table: two decimals, a dash for ``None``."""
     if value is None:
         return "–"
     if not isinstance(value, float):
@@ -144,7 +205,7 @@ def cell(value: object, interval: Sequence[float] | None = None) -> str:
 
 
 def markdown(lines: Sequence[Sequence[str]], right_from: int = 1) -> str:
-    """A Markdown table with aligned columns; the first line is the head."""
+    """Return a Markdown table with aligned columns; the first line is the head."""
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
 
     def put(line: Sequence[str]) -> str:

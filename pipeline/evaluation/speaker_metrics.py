@@ -1,4 +1,4 @@
-"""Figures about speakers rather than words: DER, speaker-count accuracy, and which names were used.
+"""Speaker metrics: DER, speaker-count accuracy, and use of names.
 
 - **DER**: missed, false and confused speech time over reference speech time, by pyannote.metrics; only for sessions in
   which every segment of both sides has times.
@@ -19,7 +19,7 @@ from pipeline.evaluation.records import SegLstRow, SessionTranscript
 
 @dataclass(frozen=True, slots=True)
 class NameUse:
-    """Turns of hypotheses by what their label is; adds up."""
+    """Hypothesis turns by kind of label; adds up."""
 
     turns: int = 0
     absent: int = 0
@@ -82,7 +82,7 @@ class SpeakerScores:
 
 
 def score_speakers(sessions: Sequence[SessionTranscript], collar: float = 0.0) -> SpeakerScores:
-    """All figures of this module. DER is left out unless every session has times on both sides."""
+    """Compute all figures of this module; DER only if every session has times on both sides."""
     timed = bool(sessions) and all(has_times(s) for s in sessions)
     return SpeakerScores(
         sessions=len(sessions),
@@ -94,7 +94,7 @@ def score_speakers(sessions: Sequence[SessionTranscript], collar: float = 0.0) -
 
 
 def name_use(session: SessionTranscript) -> NameUse:
-    """Labels of one session's hypothesis turns."""
+    """Count the labels of one session's hypothesis turns."""
     present = _voices(session.reference)
     turns = [s for s in session.hypothesis if s.text.strip()]
     absent = generic = unknown = unattributed = 0
@@ -122,7 +122,7 @@ def has_times(session: SessionTranscript) -> bool:
 
 
 def diarisation(session: SessionTranscript, collar: float = 0.0) -> SpeechTime:
-    """Diarisation error of one session by pyannote.metrics.
+    """Compute the diarisation error of one session with pyannote.metrics.
 
     ``collar`` is the forgiveness on *each* side of a reference boundary, as in NIST's md-eval and M2MeT (0.25);
     pyannote's own argument is the sum of both sides. Overlapped speech is scored.
@@ -140,7 +140,7 @@ def diarisation(session: SessionTranscript, collar: float = 0.0) -> SpeechTime:
 
 
 def _annotation(segments: Iterable[SegLstRow]) -> object:
-    """Segments as pyannote's annotation; overlapping turns of one speaker are one stretch of speech."""
+    """Convert rows to a pyannote annotation; overlapping turns of one speaker are merged."""
     from pyannote.core import Annotation
     from pyannote.core import Segment as Stretch
 
@@ -152,5 +152,5 @@ def _annotation(segments: Iterable[SegLstRow]) -> object:
 
 
 def _voices(segments: Iterable[SegLstRow]) -> set[str]:
-    """Speakers that say something, or that speak for some time where there are no words (RTTM)."""
+    """Return speakers with words, or with times if there are no words (RTTM)."""
     return {s.speaker for s in segments if s.speaker is not None and (s.text.strip() or s.timed)}

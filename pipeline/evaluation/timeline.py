@@ -1,4 +1,4 @@
-"""Who speaks when, as inline SVG."""
+"""Timeline of speakers as inline SVG."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pipeline.evaluation.error_analysis import NO_SPEAKER, Bar, SessionAnalysis
 
 
 def timeline(d: SessionAnalysis) -> str:
-    """Who speaks when, as SVG: a lane a speaker, reference above hypothesis."""
+    """Draw one lane per speaker, reference above hypothesis."""
     bars = [*d.reference_bars, *d.hypothesis_bars]
     if not bars:
         return ""
@@ -42,12 +42,12 @@ def timeline(d: SessionAnalysis) -> str:
 
 
 def _who(d: SessionAnalysis, speaker: str) -> str:
-    """What a lane is called; without speakers there is one for all."""
+    """Return the title of a lane; without speakers one lane holds all."""
     return "all speakers" if d.score.cpcer is None and speaker == NO_SPEAKER else speaker[:16]
 
 
 def _colours(d: SessionAnalysis) -> dict[tuple[str, str], str]:
-    """A colour a reference speaker; a hypothesis speaker has that of the one it was compared with."""
+    """Return one colour per reference speaker; a hypothesis speaker has that of its reference speaker."""
     names = list(dict.fromkeys(b.speaker for b in d.reference_bars))
     colour = {("reference", n): COLOURS[i % len(COLOURS)] for i, n in enumerate(names)}
     for p in d.pairs:

@@ -1,6 +1,6 @@
-"""Audio of any length, rate and channel count as a stream of 16 kHz mono blocks; never whole in memory.
+"""Streaming reader: audio of any length, rate and channel count as 16 kHz mono blocks.
 
-soundfile reads what libsndfile knows (wav, flac, ogg, opus, mp3 …), PyAV the rest where it is installed (m4a, video).
+soundfile reads the formats of libsndfile (wav, flac, ogg, opus, mp3 …), PyAV others if it is installed (m4a, video).
 Resampling is soxr with state from block to block, so a stream equals a file resampled in one piece.
 """
 
@@ -21,7 +21,7 @@ BLOCK_S = 10.0
 
 
 def seconds_of(path: Path) -> float | None:
-    """Length that the file's header announces; None where it cannot be told without decoding."""
+    """Return the length in the file's header; None if it is unknown without decoding."""
     try:
         info = soundfile.info(str(path))
     except (soundfile.SoundFileError, OSError, TypeError, ValueError):
@@ -30,13 +30,13 @@ def seconds_of(path: Path) -> float | None:
 
 
 def blocks(path: Path, channel: int | None = None) -> Iterator[np.ndarray]:
-    """Blocks (n,) float32 at 16 kHz, one after the other; what is read lasts about ten seconds.
+    """Yield blocks (n,) float32 at 16 kHz of about ten seconds.
 
     Args:
         channel: 0-based; None averages all channels.
 
     Raises:
-        AudioError: missing, undecodable, empty, cut short, or not finite. Blocks before the fault have been given.
+        AudioError: missing, undecodable, empty, truncated, or not finite; after the blocks before the error.
     """
     if not path.is_file():
         raise AudioError(f"{path}: no such file")
@@ -49,7 +49,7 @@ def blocks(path: Path, channel: int | None = None) -> Iterator[np.ndarray]:
 
 
 def _open(path: Path) -> soundfile.SoundFile | None:
-    """None: libsndfile does not know the file, PyAV may."""
+    """Open a file; None if libsndfile cannot read it but PyAV can."""
     try:
         return soundfile.SoundFile(str(path))
     except soundfile.LibsndfileError as error:
@@ -64,14 +64,14 @@ def _open(path: Path) -> soundfile.SoundFile | None:
                 f"{path}: {error.error_string}; with PyAV (pip install av) more formats are read"
             ) from error
         except (av.FFmpegError, OSError, ValueError):
-            raise AudioError(f"{path}: is no audio that can be read ({error.error_string})") from error
+            raise AudioError(f"{path}: not a readable audio file ({error.error_string})") from error
         return None
     except (OSError, ValueError, TypeError) as error:
         raise AudioError(f"{path}: {error}") from error
 
 
 def _sndfile_frames(path: Path, file: soundfile.SoundFile) -> Iterator[np.ndarray]:
-    """(n, channels) float32. A file that ends before its header says is an error, after all that it holds."""
+    """Yield (n, channels) float32. A file shorter than its header says is an error, after its last block."""
     _check(path, file.samplerate, file.channels)
     size = round(BLOCK_S * file.samplerate)
     read = 0
@@ -89,7 +89,7 @@ def _sndfile_frames(path: Path, file: soundfile.SoundFile) -> Iterator[np.ndarra
 
 
 def _av_frames(path: Path) -> tuple[Iterator[np.ndarray], int]:
-    """As :func:`_sndfile_frames`, and the rate."""
+    """Return frames as :func:`_sndfile_frames` does, and the rate."""
     import av
 
     with av.open(str(path)) as container:
@@ -114,14 +114,14 @@ def _av_frames(path: Path) -> tuple[Iterator[np.ndarray], int]:
 
 
 def _resampled(path: Path, frames: Iterator[np.ndarray], rate: int, channel: int | None) -> Iterator[np.ndarray]:
-    """(n, channels) of any rate → (n,) at 16 kHz."""
+    """Resample (n, channels) of any rate to (n,) at 16 kHz."""
     resampler = (
         soxr.ResampleStream(rate, SAMPLE_RATE, 1, dtype="float32", quality="HQ") if rate != SAMPLE_RATE else None
     )
     read = 0
     for block in frames:
         if channel is not None and not 0 <= channel < block.shape[1]:
-            raise AudioError(f"{path}: channel {channel} wanted, it has {block.shape[1]} (counted from 0)")
+            raise AudioError(f"{path}: no channel {channel}: it has {block.shape[1]}, counted from 0")
         mono = block.mean(axis=1, dtype=np.float32) if channel is None else np.ascontiguousarray(block[:, channel])
         if not np.isfinite(mono).all():
             raise AudioError(f"{path}: holds values that are not finite after {read / rate:.1f} s")

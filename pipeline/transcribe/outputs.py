@@ -1,7 +1,7 @@
-"""Transcripts as files: SegLST, SRT, JSON, TXT.
+"""Transcript files: SegLST, SRT, JSON, TXT.
 
-SegLST and SRT are written by :mod:`pipeline.evaluation.formats`; JSON has everything that is known, and the raw text of
-every chunk; TXT is for reading. Times are estimates, and the JSON says so.
+SegLST and SRT are written by :mod:`pipeline.evaluation.formats`; JSON holds everything, with the raw text of every
+chunk; TXT is for reading. Times are estimates, and the JSON says so.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from pipeline.evaluation.formats.write import dumps
+from pipeline.evaluation.formats import dumps
 from pipeline.evaluation.records import SegLstRow, in_time_order
 from pipeline.transcribe.transcript import Transcript, TranscriptTurn
 
@@ -19,7 +19,7 @@ FORMATS = tuple(SUFFIXES)
 
 
 def render(transcript: Transcript, kind: str) -> str:
-    """A transcript as text of one of :data:`FORMATS`."""
+    """Return a transcript as text of one of :data:`FORMATS`."""
     if kind == "json":
         return _json(transcript)
     if kind == "txt":
@@ -30,7 +30,7 @@ def render(transcript: Transcript, kind: str) -> str:
 
 
 def write_all(transcript: Transcript, folder: Path, kinds: tuple[str, ...] = FORMATS) -> list[Path]:
-    """``STEM.srt`` and so on beside each other; each appears whole."""
+    """Write ``STEM.srt`` and so on into a folder, each atomically; return the paths."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for kind in kinds:
@@ -43,12 +43,12 @@ def write_all(transcript: Transcript, folder: Path, kinds: tuple[str, ...] = FOR
 
 
 def line(turn: TranscriptTurn) -> str:
-    """``[0:01:02] Mike: hi``."""
+    """Return a turn as ``[0:01:02] Mike: hi``."""
     return f"[{clock(turn.start)}] {turn.speaker or '?'}: {' '.join(turn.text.split())}"
 
 
 def clock(seconds: float) -> str:
-    """``1:02:03``."""
+    """Return a time as ``1:02:03``."""
     whole = int(seconds)
     return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
 

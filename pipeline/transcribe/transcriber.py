@@ -1,11 +1,11 @@
-"""A recording → who said what: a stream of chunks, each decoded, put in time, and its speakers named.
+"""Transcription of a recording: a stream of chunks, each decoded, aligned in time, and its speakers named.
 
     transcriber = Transcriber.load("exp/stage4")
     transcript = transcriber.transcribe("meeting.wav", [("Mike", "mike.wav"), ("Lucy", "lucy.wav")])
 
-With people enrolled, their vectors are in the prompt and the model writes their names. Whoever it names otherwise, and
-everybody where nobody is enrolled, is named by voice (:mod:`pipeline.transcribe.link_speakers`). Times of turns are
-estimated (:mod:`pipeline.transcribe.turn_times`), and said to be.
+The vectors of enrolled people are in the prompt and the model writes their names. All other speakers are named by voice
+(:mod:`pipeline.transcribe.link_speakers`). Times of turns are estimates (:mod:`pipeline.transcribe.turn_times`), and
+marked so.
 """
 
 from __future__ import annotations
@@ -41,19 +41,19 @@ NO_ENROLMENT = Enrolled((), np.zeros((0, 0), np.float32))
 
 @dataclass(frozen=True)
 class TranscribeOptions:
-    """How to transcribe."""
+    """Options of transcription."""
 
     rule: ClipRule = field(default_factory=ClipRule)
-    batch: int = 1  # chunks decoded together: more is faster, and the transcript grows in larger steps
+    batch: int = 1  # chunks decoded together: more is faster, but turns appear later
     channel: int | None = None  # 0-based; None averages all
     vad: str = "silero"
-    naming: Naming = "model"  # who names people: the model from its prompt, their voices, or nobody
+    naming: Naming = "model"  # names by the model from its prompt, by voice, or none across chunks
     same_voice: float = SAME_VOICE
     guards: Guards = field(default_factory=Guards)
 
 
 class Transcriber:
-    """A model, and what it needs around it."""
+    """A model with its speaker extractor and voice activity detector."""
 
     def __init__(
         self,
@@ -69,10 +69,10 @@ class Transcriber:
 
         Args:
             write: prompts → answers.
-            extractor: gives the extractor whose vectors the model takes; called when it is first needed.
-            model: what the transcript says it was made with.
+            extractor: loads the extractor of the model's speaker vectors; called at its first use.
+            model: name of the model in transcripts.
             registers: False for a model of stage 1, which only writes words.
-            cache: where weights out of packages are kept.
+            cache: folder for weights from packages.
         """
         self.options = options or TranscribeOptions()
         self.model, self.registers, self.cache = model, registers, cache
@@ -87,12 +87,12 @@ class Transcriber:
         cache: Path | None = None,
         extractor: str | None = None,
     ) -> Transcriber:
-        """A transcriber around a finished run or an exported model.
+        """Load a finished run or an exported model.
 
         Args:
-            model: a run's folder, or one that ``from_pretrained`` reads.
+            model: folder of a run, or one that ``from_pretrained`` reads.
             device: ``auto``, ``cpu``, ``cuda`` …
-            extractor: ``NAME@SOURCE`` where the model's extractor is not to be found by its id.
+            extractor: ``NAME@SOURCE`` if the model's extractor is not found by its id.
 
         Raises:
             ModelError, ConfigError, CheckpointError: the folder cannot be used.
@@ -115,14 +115,14 @@ class Transcriber:
         return self._load_extractor()
 
     def enrol(self, clips: Iterable[tuple[str, str | Path]]) -> Enrolled:
-        """People from (name, audio file); see :func:`pipeline.transcribe.enrolment.enrol`."""
+        """Enrol people from (name, audio file); see :func:`pipeline.transcribe.enrolment.enrol`."""
         listed = [(name, Path(path)) for name, path in clips]
         if not listed:
             return NO_ENROLMENT
         if not self.registers:
-            raise ConfigError(f"{self.model} is of stage 1, which writes words and no names; enrol nobody")
+            raise ConfigError(f"{self.model} is of stage 1, which writes words but no names: remove the enrolments")
         if self.options.naming == "none":
-            raise ConfigError("people are enrolled, but naming is none; leave one of them out")
+            raise ConfigError("people are enrolled, but naming is 'none': choose another naming, or enrol no one")
         return enrol(listed, self.extractor, self._vad, self.options.same_voice)
 
     def transcribe(
@@ -131,10 +131,10 @@ class Transcriber:
         people: Enrolled | Iterable[tuple[str, str | Path]] = (),
         progress: Callable[[Transcript], None] | None = None,
     ) -> Transcript:
-        """The whole recording. What goes wrong in the middle of it is in ``error``, after what came before it.
+        """Transcribe a whole recording. After an error in the middle, ``error`` is set and earlier turns are kept.
 
         Args:
-            people: enrolled, or (name, audio file) to enrol.
+            people: enrolled people, or (name, audio file) to enrol.
             progress: called after each chunk with the transcript so far.
 
         Raises:
@@ -150,7 +150,7 @@ class Transcriber:
     def stream(
         self, audio: str | Path, people: Enrolled | Iterable[tuple[str, str | Path]] = ()
     ) -> Iterator[Transcript]:
-        """The same transcript after every batch of chunks, and once more at the end; raises as :meth:`transcribe`."""
+        """Yield the transcript after every batch of chunks, and again at the end; raises as :meth:`transcribe`."""
         people = people if isinstance(people, Enrolled) else self.enrol(people)
         transcript = Transcript(str(audio), self.model, people.names, warnings=list(people.warnings))
         linker = SpeakerLinker(self.options.same_voice)
@@ -161,7 +161,7 @@ class Transcriber:
         while fault is None:
             batch: list[Chunk] = []
             try:
-                for chunk in islice(coming, self.options.batch):  # what came before a fault is kept
+                for chunk in islice(coming, self.options.batch):  # chunks before an error are kept
                     batch.append(chunk)
             except AudioError as e:
                 fault = e
@@ -170,7 +170,7 @@ class Transcriber:
                 break
             try:
                 answers = self._write([self._prompt(c, people) for c in batch])
-            except ModelError as e:  # a chunk that is too long for the LLM does not cost those before it
+            except ModelError as e:  # a chunk that is too long for the LLM; those before it are kept
                 if not transcript.chunks:
                     raise
                 fault = e
@@ -182,7 +182,7 @@ class Transcriber:
             raise fault
         transcript.error = str(fault) if fault else None
         if not transcript.chunks:
-            transcript.warnings.append(f"{audio}: nobody speaks in its {chunker.heard.seconds:.1f} s")
+            transcript.warnings.append(f"{audio}: no speech in {chunker.heard.seconds:.1f} s")
         yield transcript
 
     def _vad(self) -> Vad:
@@ -228,21 +228,21 @@ class Transcriber:
     def _who_and_when(
         self, chunk: Chunk, turns: Sequence[ParsedTurn], people: Enrolled, linker: SpeakerLinker
     ) -> tuple[dict[str, str], dict[str, float], list[tuple[float, float]]]:
-        """What the model calls people → names; cosines where the voice decided; times of turns."""
+        """Return the model's labels → names, cosines of labels named by voice, and times of turns."""
         labels = [t.speaker or "" for t in turns]
         lengths = [len("".join(t.text.split())) for t in turns]
         if self.options.naming == "none" or not self.registers:
             names = {label: f"chunk {chunk.number + 1} {label}" for label in labels if label}
             return names, {}, proportional(lengths, chunk.speech)
         known = {n: v for n, v in zip(people.names, people.vectors, strict=True) if n in labels}
-        if set(labels) <= {*known, ""} and len(set(labels)) <= 1:  # one voice, and its name is known
+        if set(labels) <= {*known, ""} and len(set(labels)) <= 1:  # one speaker, whose name is known
             return {n: n for n in known}, {}, proportional(lengths, chunk.speech)
         places, vectors = windows(chunk.wave, chunk.speech, self.extractor)
         aligned = align(labels, lengths, chunk.speech, places, vectors, known)
         unknown = {x: v for x, v in aligned.voices.items() if x and x not in known}
         linked = linker.link(unknown, taken=tuple(known))
         names = {n: n for n in known} | {x: name for x, (name, _) in linked.items()}
-        for label in labels:  # a label without a window of its own
+        for label in labels:  # a label without a window
             if label and label not in names:
                 names[label] = f"chunk {chunk.number + 1} {label}"
         return names, {x: round(c, 3) for x, (_, c) in linked.items()}, aligned.times

@@ -1,4 +1,4 @@
-"""What was said in a recording: turns, the chunks that they come from, and the whole."""
+"""Transcript records: turns, chunks, and the whole recording."""
 
 from __future__ import annotations
 
@@ -6,25 +6,25 @@ from dataclasses import dataclass, field
 
 from pipeline.decode.ask import Answer
 
-TIMES, LONGEST = 5, 200  # a circle stands there so often, and has so many characters at most
+TIMES, LONGEST = 5, 200  # least repetitions of a loop, and its most characters
 
 
 @dataclass(frozen=True)
 class TranscriptTurn:
-    """What somebody says at a stretch. Times are estimates, seconds into the recording."""
+    """A turn of one speaker. Times are estimates, in seconds from the start of the recording."""
 
-    speaker: str | None  # None: text that the model gave to nobody
+    speaker: str | None  # None: text without a speaker
     start: float
     end: float
     text: str
     chunk: int
-    written: str | None = None  # what the model called the speaker
-    similarity: float | None = None  # cosine to the person, where the voice decided
+    written: str | None = None  # the model's label of the speaker
+    similarity: float | None = None  # cosine to the person, if named by voice
 
 
 @dataclass(frozen=True)
 class ChunkResult:
-    """One chunk: where it lies, what the model wrote, and what was made of it."""
+    """A chunk: its times, the model's text, and the turns in it."""
 
     number: int
     start: float
@@ -37,39 +37,39 @@ class ChunkResult:
 
 @dataclass
 class Transcript:
-    """A whole recording, or as much of it as could be read."""
+    """Transcript of a recording, or of its readable part."""
 
     audio: str
     model: str
     names: tuple[str, ...] = ()  # enrolled
-    seconds: float = 0.0  # heard so far
+    seconds: float = 0.0  # read so far
     speech: float = 0.0  # of them in chunks
     chunks: list[ChunkResult] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
-    error: str | None = None  # why it ends before the recording does
+    error: str | None = None  # why it is incomplete
 
     @property
     def turns(self) -> list[TranscriptTurn]:
-        """Of all chunks, in order of time."""
+        """Turns of all chunks, in order of time."""
         return [t for c in self.chunks for t in c.turns]
 
     @property
     def speakers(self) -> list[str]:
-        """By first appearance."""
+        """Names by first appearance."""
         return list(dict.fromkeys(t.speaker for t in self.turns if t.speaker is not None))
 
 
 def readable(answer: Answer) -> tuple[str, tuple[str, ...]]:
-    """An answer's text with the circle at its end gone through once, and notes of how a guard ended it."""
+    """Return an answer's text with the loop at its end written once, and notes on the guard that ended it."""
     if answer.stop == "end":
         return answer.text, ()
     if answer.stop == "limit":
-        return answer.text, ("was stopped at the most that its audio allows",)
-    return _once(answer.text), ("went in circles and was stopped",)
+        return answer.text, ("stopped at the token limit for its audio",)
+    return _once(answer.text), ("stopped in a loop",)
 
 
 def _once(text: str) -> str:
-    """The text whose end is one run of characters again and again, with that run once."""
+    """Return the text with a run of characters that repeats at its end written once."""
     for period in range(1, min(LONGEST, len(text) // TIMES) + 1):
         begin = len(text)
         while begin > period and text[begin - 1] == text[begin - 1 - period]:

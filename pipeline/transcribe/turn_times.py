@@ -1,10 +1,10 @@
-"""When a turn was said. The model writes no times: they are estimated from voices, or from the length of texts alone.
+"""Estimated times of turns, from voices or from text lengths alone: the model writes no times.
 
-A chunk's turns stand in the order in which they were begun, so they cut its speech, window by window, into as many
-stretches as there are turns. Of all cuts the one is taken that gives each window to a turn of the speaker it sounds
-like, with lengths not too far from those of the texts (dynamic programming; cost turns × windows²). What a speaker
-sounds like is the mean of the windows, found together with the cut by repeating both. Overlapped speech is given to one
-of its speakers. Without voices, speech is dealt out in proportion to the texts.
+A chunk's turns are in order of their start, so they cut its speech, window by window, into as many stretches as there
+are turns. The chosen cut gives each window to a turn of the speaker it sounds like, with lengths close to those of the
+texts (dynamic programming; cost turns × windows²). A speaker's centroid is the mean of its windows; centroids and cut
+are refined in turn. Overlapped speech is given to one of its speakers. Without voices, speech is divided in proportion
+to the texts.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ import numpy as np
 from shards.voices.features import unit_norm
 
 ROUNDS = 8
-MOST_WAYS = 120  # to give groups of windows to speakers: all for up to four speakers
+MOST_WAYS = 120  # assignments of window groups to speakers: all for up to four speakers
 KEPT_STARTS = 6
 WEIGHT_OF_LENGTH = 0.3  # of squared log ratio of a turn's share of time to its share of text
 
 
 @dataclass(frozen=True)
 class Aligned:
-    """A chunk's turns in time."""
+    """Times and voices of a chunk's turns."""
 
     times: list[tuple[float, float]]  # of each turn, seconds from the chunk's start
     voices: dict[str, tuple[np.ndarray, float]]  # label → (mean of its windows, unit norm; seconds)
 
 
 def proportional(lengths: Sequence[int], spans: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Times of turns whose texts have these lengths, in the stretches of speech one after the other."""
+    """Divide stretches of speech among turns in proportion to their text lengths."""
     if not lengths:
         return []
     spans = spans or [(0.0, 0.0)]
@@ -44,7 +44,7 @@ def proportional(lengths: Sequence[int], spans: Sequence[tuple[float, float]]) -
 
 
 def _at(seconds: float, spans: Sequence[tuple[float, float]], after: bool) -> float:
-    """Time in the chunk of so many seconds of speech; at a gap, its end (`after`) or its beginning."""
+    """Return the time in the chunk after so many seconds of speech; at a gap, its end (`after`) or its beginning."""
     for a, b in spans:
         if seconds < b - a - 1e-9 or (not after and seconds <= b - a + 1e-9):
             return a + max(0.0, seconds)
@@ -60,15 +60,15 @@ def align(
     vectors: np.ndarray,
     anchors: Mapping[str, np.ndarray] | None = None,
 ) -> Aligned:
-    """Times of turns and the voices of their speakers.
+    """Estimate times of turns and the voices of their speakers.
 
     Args:
-        labels: who says each turn.
+        labels: speaker of each turn.
         lengths: characters of each turn.
         spans: stretches of speech, seconds from the chunk's start.
         places: (n, 2) windows in order of time.
         vectors: (n, dim) their unit vectors.
-        anchors: vectors of labels that are known: people who are enrolled.
+        anchors: vectors of known labels: enrolled people.
     """
     by_text = proportional(lengths, spans)
     if len(places) < max(2, len(labels)) or not labels:
@@ -96,7 +96,7 @@ def _refine(
     vectors: np.ndarray,
     anchors: Mapping[str, np.ndarray] | None,
 ) -> tuple[float, np.ndarray]:
-    """Cut and centroids in turn until the cut stays; returns its score and the turn of each window."""
+    """Refine cut and centroids in turn until the cut is stable; return its score and the turn of each window."""
     owners = np.zeros(0, int)
     score = -np.inf
     for _ in range(ROUNDS):
@@ -110,7 +110,7 @@ def _refine(
 
 
 def _cut(similar: np.ndarray, expected: np.ndarray) -> tuple[float, np.ndarray]:
-    """Best monotone cut of n windows into T turns, each of one window or more.
+    """Find the best monotone cut of n windows into T turns, each of at least one window.
 
     Args:
         similar: (n, T) how much each window sounds like each turn's speaker.
@@ -140,7 +140,7 @@ def _cut(similar: np.ndarray, expected: np.ndarray) -> tuple[float, np.ndarray]:
 
 
 def _owners(times: Sequence[tuple[float, float]], places: np.ndarray) -> np.ndarray:
-    """The turn that the middle of each window falls into."""
+    """Return the turn that contains the middle of each window."""
     if not len(times):
         return np.zeros(0, int)
     ends = np.array([b for _, b in times])
@@ -154,7 +154,7 @@ def _centroids(
     vectors: np.ndarray,
     anchors: Mapping[str, np.ndarray] | None,
 ) -> np.ndarray:
-    """(speakers, dim): an anchor, or the mean of the speaker's windows; of all where there is none."""
+    """Return (speakers, dim): an anchor, the mean of the speaker's windows, or, without windows, the mean of all."""
     rows = []
     for label in different:
         mine = np.array([labels[o] == label for o in owners], bool)
@@ -170,10 +170,10 @@ def _clustered(
     vectors: np.ndarray,
     anchors: Mapping[str, np.ndarray] | None,
 ) -> list[np.ndarray]:
-    """Further starts: windows grouped by sound alone, and every way to give groups to speakers.
+    """Return further initial centroids: windows clustered by voice, in every assignment of clusters to speakers.
 
-    There are as many groups as speakers, or one more, for windows in which two are heard. Where the ways are too many,
-    the one is taken in which groups and dealt-out speech have the most windows in common.
+    There are as many clusters as speakers, or one more, for windows with two speakers. If there are too many
+    assignments, the one is used in which clusters and proportional times have the most windows in common.
     """
     from scipy.cluster.hierarchy import fcluster, linkage
     from scipy.optimize import linear_sum_assignment
@@ -202,7 +202,7 @@ def _clustered(
 
 
 def _times(owners: np.ndarray, turns: int, places: np.ndarray) -> list[tuple[float, float]]:
-    """Windows of each turn → times. Where two turns meet inside a stretch of speech, half-way between their windows."""
+    """Return times from the windows of each turn; two turns inside one stretch of speech meet half-way."""
     edges = []
     for t in range(turns):
         mine = places[owners == t]
@@ -225,7 +225,7 @@ def _voices(
 
 
 def _union(spans: np.ndarray) -> float:
-    """Seconds that windows cover."""
+    """Return the seconds that windows cover."""
     total, reached = 0.0, -np.inf
     for a, b in sorted(map(tuple, spans)):
         total += max(0.0, b - max(a, reached))

@@ -1,8 +1,8 @@
-"""`speakerlm-transcribe --ui`: a page to transcribe on: upload or record, enrol people, watch the transcript grow.
+"""`speakerlm-transcribe --ui`: a web page to upload or record, enrol people, and follow the transcript.
 
-Gradio serves it (extra ``ui``). Turns come chunk by chunk, in a colour for each speaker; a click on one plays it. Files
-for download are those of the command line; stopped early, the page offers what there is. Nothing leaves the machine: no
-analytics, no fonts from elsewhere; recordings and transcripts are removed when it ends, or after a day.
+Gradio serves it (extra ``ui``). Turns appear chunk by chunk, in a colour for each speaker; a click on one plays it. The
+files for download are those of the command line; after a stop, the page offers the transcript so far. Nothing leaves
+the machine: no analytics, no remote fonts; recordings and transcripts are removed when it ends, or after a day.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from shards.errors import ConfigError, SpeakerLMError
 
 COLOURS = ("#0b6e99", "#b3541e", "#2e7d32", "#8e24aa", "#c2185b", "#5d6d1e", "#37474f", "#6a4c93")
 MOST_PEOPLE = 8
-HOUR, DAY = 3600, 86400  # how often the page looks for what to remove, and how old that is; seconds
+HOUR, DAY = 3600, 86400  # interval of removing files, and their age; seconds
 
 STYLE = """
 .turns {max-height: 60vh; overflow-y: auto; display: flex; flex-direction: column; gap: .35rem}
@@ -40,7 +40,7 @@ STYLE = """
 @media (max-width: 600px) {.turn {grid-template-columns: 4.2rem 1fr} .turn span {grid-column: 1 / -1}}
 """
 
-# A click on a turn plays its stretch in the page's own player. One listener for all turns, present and to come.
+# A click on a turn plays it in the page's player. One listener for all turns, present and future.
 SCRIPT = """
 () => {
   let stop = null;
@@ -72,12 +72,12 @@ def serve(transcriber: Transcriber, port: int = 7860, host: str = "127.0.0.1", b
             footer_links=[],
         )  # fmt: skip
     except OSError as e:
-        raise ConfigError(f"the page cannot be served on port {port}: {e}; give another --port") from e
+        raise ConfigError(f"cannot serve the page on port {port}: {e}; choose another --port") from e
     return 0
 
 
 def build(transcriber: Transcriber) -> Any:
-    """The page.
+    """Build the page.
 
     Raises:
         ConfigError: Gradio is not installed.
@@ -88,7 +88,7 @@ def build(transcriber: Transcriber) -> Any:
     except ImportError as e:
         raise ConfigError("the page needs Gradio: pip install 'speakerlm-pretrain[ui]'") from e
 
-    results = tempfile.TemporaryDirectory(prefix="speakerlm-page-")  # goes with the page
+    results = tempfile.TemporaryDirectory(prefix="speakerlm-page-")  # removed with the page
     with gr.Blocks(title="SpeakerLM", analytics_enabled=False, delete_cache=(HOUR, DAY)) as page:
         gr.Markdown("# Who said what")
         with gr.Row():
@@ -128,7 +128,7 @@ def build(transcriber: Transcriber) -> Any:
 
 
 def _people(gr: Any, count: Any) -> list[tuple[Any, Any, Any]]:
-    """(group, name, clip) for as many people as the page takes; only the first is shown."""
+    """Return (group, name, clip) for as many people as the page takes; only the first is shown."""
     rows = []
     for i in range(MOST_PEOPLE):
         with gr.Group(visible=i < count.value) as group:
@@ -143,7 +143,7 @@ def _people(gr: Any, count: Any) -> list[tuple[Any, Any, Any]]:
 def _work(
     transcriber: Transcriber, path: str | None, given: Sequence[str | None], results: Path
 ) -> Iterator[tuple[str, str, str, list[str] | None, Transcript | None]]:
-    """What the page shows (status, player, turns, files) after each chunk, and the transcript so far."""
+    """Yield (status, player, turns, files) after each chunk, and the transcript so far."""
     if not path:
         yield _status("Give a recording first.", bad=True), "", "", None, None
         return
@@ -172,7 +172,7 @@ def _work(
 
 
 def _stopped(transcript: Transcript | None, results: Path) -> tuple[str, list[str] | None]:
-    """(status, files) of what was transcribed before somebody had enough."""
+    """Return (status, files) of the transcript so far."""
     if transcript is None:
         return _status("Stopped."), None
     heard = f"Stopped after {clock(transcript.seconds)}: {len(transcript.turns)} turns. Times are estimates."
@@ -181,13 +181,13 @@ def _stopped(transcript: Transcript | None, results: Path) -> tuple[str, list[st
 
 
 def _files(transcript: Transcript, results: Path) -> list[str]:
-    """Written for download, in a folder of their own."""
+    """Write the files for download into a new folder."""
     folder = Path(tempfile.mkdtemp(dir=results))
     return [str(p) for p in write_all(transcript, folder)]
 
 
 def turns_html(transcript: Transcript) -> str:
-    """Turns as buttons that know their stretch."""
+    """Return turns as buttons that hold their times."""
     speakers = transcript.speakers
     rows = []
     for t in transcript.turns:

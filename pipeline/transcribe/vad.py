@@ -1,10 +1,10 @@
-"""Where somebody speaks: a probability for each 32 ms as the audio comes, and stretches of speech from it
+"""Streaming voice activity detection: a speech probability for each 32 ms, and stretches of speech.
 
-``silero`` is the Silero VAD network, its weights read out of the package on PyPI (11 MB, MIT); 1 % of real time on a
-core. ``energy`` needs no weights: louder than the quietest tenth of the last half minute.
+``silero`` is the Silero VAD network, its weights from the package on PyPI (11 MB, MIT); 1 % of real time on a core.
+``energy`` needs no weights: louder than the quietest tenth of the last half minute.
 
-Silero hears every recording through noise of -60 dB: it learnt from recordings of rooms, and after digital silence it
-misses short words. Of longer digital silence it hears the first half second, so hours of nothing cost nothing.
+Noise of -60 dB is added to Silero's input: it was trained on room recordings, and misses short words after digital
+silence. It processes only the first half second of longer digital silence, which therefore costs nothing.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ from shards.weights.vad_weights import silero_weights
 
 WINDOW = 512  # samples
 WINDOW_S = WINDOW / SAMPLE_RATE
-SILENT = 1e-4  # -80 dB: peak of a window in which there is nothing to find
+SILENT = 1e-4  # -80 dB: peak of a window of digital silence
 NOISE = 1e-3  # -60 dB
-HEARD = 15  # windows of a digital silence that the network is shown
+HEARD = 15  # windows of a digital silence that the network processes
 START, STOP = 0.5, 0.35  # probability at which speech begins, and under which it ends
 MIN_SPEECH_S, MIN_SILENCE_S, PAD_S = 0.25, 0.1, 0.03
 
 
 class Vad(Protocol):
-    """What chunking knows of a detector."""
+    """Interface of a detector."""
 
     def probabilities(self, wave: np.ndarray) -> np.ndarray:
-        """(n · 512,) samples that follow the ones before → (n,) probabilities of speech."""
+        """Return (n,) speech probabilities of the next (n · 512,) samples."""
         ...
 
 
 def load_vad(name: str = "silero", cache: Path | None = None) -> Vad:
-    """A detector at the beginning of an audio.
+    """Return a fresh detector.
 
     Raises:
         ConfigError: an unknown name.
@@ -48,7 +48,7 @@ def load_vad(name: str = "silero", cache: Path | None = None) -> Vad:
     if name == "energy":
         return Energy()
     if name != "silero":
-        raise ConfigError(f"no voice activity detector {name!r}; there are silero and energy")
+        raise ConfigError(f"unknown voice activity detector {name!r}, known: silero, energy")
     return Silero(silero_weights(cache))
 
 
@@ -63,7 +63,7 @@ class Silero:
             warnings.simplefilter("ignore", DeprecationWarning)  # of torch.jit, the form in which the weights come
             self._network: Any = torch.jit.load(str(weights), map_location="cpu").eval()
         self._network.reset_states()
-        self._noise = np.random.default_rng(0)  # a window after the other: blocks do not matter
+        self._noise = np.random.default_rng(0)  # drawn window by window: independent of blocks
         self._silent = 0  # windows of digital silence up to here
 
     def probabilities(self, wave: np.ndarray) -> np.ndarray:
@@ -76,7 +76,7 @@ class Silero:
         with torch.inference_mode():
             for i, window in enumerate(frames):
                 self._silent = 0 if loud[i] else self._silent + 1
-                if self._silent <= HEARD:  # beyond it the network's state stays what the noise has made it
+                if self._silent <= HEARD:  # beyond it the network's state is kept
                     noisy = window + NOISE * self._noise.standard_normal(WINDOW, np.float32)
                     found[i] = float(self._network(torch.from_numpy(noisy.astype(np.float32))[None], SAMPLE_RATE))
         return found
@@ -102,9 +102,9 @@ class Energy:
 
 
 def speech(probabilities: Sequence[float] | np.ndarray) -> list[tuple[float, float]]:
-    """Stretches (start, end) of speech in seconds from the first window; Silero's rule.
+    """Return stretches (start, end) of speech in seconds from the first window, by Silero's rule.
 
-    Speech begins at a probability of 0.5 and ends where it stays under 0.35 for 0.1 s. Less than 0.25 s is none.
+    Speech begins at a probability of 0.5 and ends when it stays under 0.35 for 0.1 s. Less than 0.25 s is dropped.
     """
     found: list[tuple[float, float]] = []
     start: float | None = None

@@ -1,8 +1,137 @@
-"""Transcripts in and out: SegLST, STM, RTTM, TextGrid, Kaldi, raw model output; SRT, VTT, TSV and JSON besides."""
+"""Foreign transcript formats, one file each.
 
-from pipeline.evaluation.formats.read import KINDS as READABLE
-from pipeline.evaluation.formats.read import detect, read
-from pipeline.evaluation.formats.write import KINDS as WRITABLE
-from pipeline.evaluation.formats.write import dumps, write
+A format is a module here, or an entry point of group ``speakerlm.formats``. It reads, writes, or both:
 
-__all__ = ["READABLE", "WRITABLE", "detect", "dumps", "read", "write"]
+``read(path) -> list[SegLstRow]``   reads a file, rows in its order
+``READS``                           suffixes of its files, lower case, with the point
+``read_reference(path)``            the reference rows, if a file holds both sides
+``FOLDER``                          name of a file that makes its folder one transcript, which ``read`` gets
+``dumps(rows) -> str``              text of one session
+``WRITES``                          suffix of the files that are written
+
+Files are UTF-8; a leading byte order mark is skipped. A folder may hold many files of one format.
+"""
+
+from __future__ import annotations
+
+import pkgutil
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline.evaluation.records import SegLstRow, by_session, check_times
+from shards.errors import ScoreError
+from shards.plugins import load_plugin, plugin_names
+
+GROUP = "formats"
+
+
+def readable() -> list[str]:
+    """List the formats that can be read."""
+    return [name for name in _names() if hasattr(_format(name), "read")]
+
+
+def writable() -> list[str]:
+    """List the formats that can be written."""
+    return [name for name in _names() if hasattr(_format(name), "dumps")]
+
+
+def read(path: Path | str, kind: str | None = None, side: str = "hypothesis") -> list[SegLstRow]:
+    """Read a file or a folder of transcripts.
+
+    Args:
+        path: what to read.
+        kind: a name of :func:`readable`; by suffix if not given.
+        side: which side of a file that holds both: ``reference`` or ``hypothesis``.
+
+    Raises:
+        ScoreError: missing, of an unknown format, or inconsistent. Names file and line.
+    """
+    where = Path(path)
+    kind = kind or detect(where)
+    if kind not in _names() or not hasattr(_format(kind), "read"):
+        raise ScoreError(f"unknown format {kind!r} to read; known: {', '.join(readable())}")
+    chosen = _format(kind)
+    reader = getattr(chosen, "read_reference", chosen.read) if side == "reference" else chosen.read
+    rows = [row for file in _files(where, kind, chosen) for row in reader(file)]
+    for row in rows:
+        check_times(row, where)
+    return rows
+
+
+def detect(path: Path) -> str:
+    """Return the format of a file or folder, by suffix.
+
+    Raises:
+        ScoreError: it does not exist, or no format or several match.
+    """
+    if not path.exists():
+        raise ScoreError(f"{path} does not exist")
+    if not path.is_dir():
+        if not (kind := _by_suffix(path)):
+            suffix = path.suffix or "no suffix"
+            raise ScoreError(f"{path}: unknown format ({suffix}); name it with --format, --ref-format or --hyp-format")
+        return kind
+    for name in _names():
+        marker = getattr(_format(name), "FOLDER", None)
+        if marker and (path / marker).is_file():
+            return name
+    kinds = {kind for file in path.iterdir() if (kind := _by_suffix(file))}
+    if len(kinds) == 1:
+        return kinds.pop()
+    found = f"files of several formats ({', '.join(sorted(kinds))})" if kinds else "no transcript"
+    raise ScoreError(f"{path} holds {found}; name the format with --format, --ref-format or --hyp-format")
+
+
+def dumps(rows: Sequence[SegLstRow], kind: str) -> str:
+    """Return rows as text of a format.
+
+    Raises:
+        ScoreError: the format is unknown, or it needs times and a row has none.
+    """
+    if kind not in _names() or not hasattr(_format(kind), "dumps"):
+        raise ScoreError(f"unknown format {kind!r} to write; known: {', '.join(writable())}")
+    return str(_format(kind).dumps(rows))
+
+
+def write(rows: Sequence[SegLstRow], folder: Path, kind: str) -> list[Path]:
+    """Write ``SESSION.suffix`` for each session into a folder; return the files."""
+    texts = {session: dumps(found, kind) for session, found in by_session(rows).items()}
+    folder.mkdir(parents=True, exist_ok=True)
+    files: dict[Path, str] = {}
+    for session, text in texts.items():
+        path = folder / (re.sub(r"[/\\\x00]", "_", session) + _format(kind).WRITES)
+        if path in files:
+            raise ScoreError(f"sessions {files[path]} and {session} would both be written to {path}")
+        files[path] = session
+        path.write_text(text, encoding="utf-8", newline="")
+    return list(files)
+
+
+def _names() -> list[str]:
+    """List the project's own formats, then those of entry points."""
+    own = sorted(m.name.replace("_", "-") for m in pkgutil.iter_modules(__path__))
+    return [*own, *(name for name in plugin_names(GROUP) if name not in own)]
+
+
+def _format(name: str) -> Any:
+    return load_plugin(GROUP, name, __name__)
+
+
+def _by_suffix(path: Path) -> str | None:
+    suffix = path.suffix.lower()
+    return next((name for name in _names() if suffix in getattr(_format(name), "READS", ())), None)
+
+
+def _files(path: Path, kind: str, chosen: Any) -> list[Path]:
+    if getattr(chosen, "FOLDER", None):
+        return [path]
+    if not path.exists():
+        raise ScoreError(f"{path} does not exist")
+    if path.is_file():
+        return [path]
+    files = sorted(f for f in path.iterdir() if f.is_file() and f.suffix.lower() in chosen.READS)
+    if not files:
+        raise ScoreError(f"{path} holds no file of format {kind}")
+    return files

@@ -12,7 +12,7 @@ from pipeline.baselines.cascade import Cascade, packed, recordings, run
 from pipeline.baselines.cli import main
 from pipeline.baselines.interfaces import DiarizedTurn, Word
 from pipeline.evaluation.cli import main as score
-from pipeline.evaluation.formats.read import read
+from pipeline.evaluation.formats import read
 from pipeline.evaluation.scores import score_decoded
 from shards.errors import ConfigError, DataError, ScoreError
 from shards.weights.package_weights import conversation

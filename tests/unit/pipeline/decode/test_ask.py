@@ -1,4 +1,4 @@
-"""What stops a model that does not stop by itself, and that answers do not depend on their neighbours' ends."""
+"""Guards against endless text; answers do not depend on when their neighbours in the batch end."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def test_generation_uses_its_cache(model_and_tokenizer):
 def test_devices():
     assert peak_bytes() > 2**20
     assert choose_device("cpu") == "cpu"
-    with pytest.raises(ConfigError, match="no device 'gpu'"):
+    with pytest.raises(ConfigError, match="unknown device 'gpu'"):
         choose_device("gpu")
     if not torch.cuda.is_available():
         assert choose_device() == "cpu"

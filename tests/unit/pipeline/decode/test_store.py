@@ -1,4 +1,4 @@
-"""The folder that decoding writes into: what it goes on with, and what it refuses to."""
+"""Output folder of decoding: continuing, and refusing other settings."""
 
 from __future__ import annotations
 

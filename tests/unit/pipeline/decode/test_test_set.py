@@ -1,4 +1,4 @@
-"""Decoding a packed set with a finished run: what is registered, what is written, how it goes on."""
+"""Decoding a packed test set with a finished run: registration, output, continuing."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_any_number_of_ranks_writes_the_same_bytes(parts: Path, decoded: Path, t
 
 
 def test_decoding_goes_on_where_it_stopped(parts: Path, decoded: Path, tmp_path: Path, monkeypatch):
-    """A rank dies in its second batch, and leaves half a line; others, in another number, go on."""
+    """A rank dies in its second batch and leaves half a line; another number of ranks continues."""
     asked: list[int] = []
     real = pipeline.decode.ask.ask
 
@@ -144,7 +144,7 @@ def test_another_range_of_distractors_is_not_the_same_output(parts: Path, tmp_pa
 
 
 def test_how_an_answer_ended_is_told(decoded: Path):
-    """A model that has learnt nothing does not stop by itself."""
+    """An untrained model writes no end-of-text token."""
     found = rows(decoded / "no.jsonl").values()
     assert {r["stop"] for r in found} <= {"end", "limit"}
     assert all(r["tokens"] == 6 for r in found if r["stop"] == "limit")
@@ -243,7 +243,7 @@ def test_permuted_vectors_are_the_same_prompt_with_each_name_before_another_vect
 
 
 def test_a_clip_without_speech_is_asked_without_registration(parts: Path, tmp_path: Path):
-    """Match has nobody to register then; Over still has its distractors."""
+    """Match has no one to register then; Over still has its distractors."""
     sample = make_sample(0, np.random.default_rng(0), ["synthetic:S000"], None, (1, 1))
     silent = replace(sample, segments=()).with_embeddings(np.zeros((0, DIM), np.float16))
     make_dataset(tmp_path / "test", samples=1, speakers_per_sample=(1, 1), dim=DIM)

@@ -58,7 +58,7 @@ def test_registered_names_of_json_lines_are_counted(ref: str, tmp_path: Path, ca
     found = capsys.readouterr()
     shares = "absent names 14.29 %, spkN 14.29 %, unknown names 14.29 %, no speaker 0.00 %"
     assert f"of 7 hypothesis turns: {shares}" in found.out
-    assert "the text of 2 sessions is not as asked for" in found.err
+    assert "the text of 2 sessions is not in the expected form" in found.err
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert "turn 4: missing colon" in page
     assert "turn 2: unknown name" in page
@@ -139,8 +139,8 @@ def test_names_decide_whether_there_is_sacer(ref: str, tmp_path: Path, capsys: p
     [
         (["nowhere.stm", "nowhere.stm"], "does not exist"),
         (["{ref}", "{other}"], "another set"),
-        (["{ref}", "{ref}", "--normaliser", "x"], "no normaliser"),
-        (["{ref}", "{ref}", "--group", "("], "no regular expression"),
+        (["{ref}", "{ref}", "--normaliser", "x"], "unknown normaliser"),
+        (["{ref}", "{ref}", "--group", "("], "not a regular expression"),
         (["decoded", "{tmp}", "--out", "{tmp}/out"], "speakerlm-decode first"),
         (["convert", "{ref}", "{tmp}/o", "--to", "ass"], "srt, vtt"),
         (["{ref}", "{ref}", "--out", "{ref}"], "File exists"),

@@ -78,7 +78,7 @@ def test_what_is_no_run_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[s
     with (run / "train.jsonl").open("a") as file:
         file.write("\n")
     assert main([str(run), "--out", str(tmp_path / "x.html")]) == 1
-    assert "train.jsonl:31 is no JSON" in capsys.readouterr().err
+    assert "train.jsonl:31: not JSON" in capsys.readouterr().err
 
 
 def test_names_are_the_shortest_that_differ() -> None:

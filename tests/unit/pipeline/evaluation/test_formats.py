@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.evaluation.formats import READABLE, WRITABLE, detect, dumps, read, write
+from pipeline.evaluation.formats import detect, dumps, read, readable, writable, write
 from pipeline.evaluation.records import SegLstRow
 from shards.errors import ScoreError
 
@@ -194,16 +194,16 @@ def test_an_empty_file_is_no_segments(tmp_path: Path, name: str):
         ("x.json", '[{"session_id": null, "words": "x"}]', "no session_id"),
         ("x.json", '[{"session_id": "a", "words": 5}]', "entry 0: words must be text"),
         ("x.json", '[{"session_id": "a", "words": "x", "speaker": ["A"]}]', "speaker a name"),
-        ("x.stm", "m1 1 A nan 2 hello\n", "x.stm:1: nan is no time"),
+        ("x.stm", "m1 1 A nan 2 hello\n", "x.stm:1: nan is not a time"),
         ("x.stm", "m1 1 A 0 2 IGNORE_TIME_SEGMENT_IN_SCORING\n", "x.stm:1: time to be ignored"),
-        ("x.rttm", "SPEAKER m1 1 nan 1.0 <NA> <NA> A <NA> <NA>\n", "x.rttm:1: nan is no time"),
+        ("x.rttm", "SPEAKER m1 1 nan 1.0 <NA> <NA> A <NA> <NA>\n", "x.rttm:1: nan is not a time"),
         ("x.jsonl", "{", "x.jsonl:1: not JSON"),
         ("x.jsonl", '{"key": "a", "raw": "x", "names": "Mike"}', "names must be a list of strings"),
         ("x.jsonl", '{"key": "a", "raw": "x", "names": [1]}', "names must be a list of strings"),
-        ("x.jsonl", "[1]", "x.jsonl:1: no JSON object"),
+        ("x.jsonl", "[1]", "x.jsonl:1: not a JSON object"),
         ("x.jsonl", '{"key": "a"}', "no text under raw or text"),
         ("x.jsonl", '{"key": "a", "raw": ""}\n{"key": "a", "raw": ""}', "a occurs twice"),
-        ("x.docx", "", "cannot be told"),
+        ("x.docx", "", "unknown format"),
     ],
 )
 def test_bad_files_are_named_with_the_place(tmp_path: Path, name: str, text: str, message: str):
@@ -214,10 +214,10 @@ def test_bad_files_are_named_with_the_place(tmp_path: Path, name: str, text: str
 @pytest.mark.parametrize(
     ("reference", "message"),
     [
-        (5, "reference is no list"),
+        (5, "reference is not a list"),
         ([5], "turn 1 of the reference has no text"),
         ([{"speaker": "A"}], "turn 1 of the reference has no text"),
-        ([{"speaker": "A", "text": "x", "start": "soon"}], "turn 1: 'soon' is no time"),
+        ([{"speaker": "A", "text": "x", "start": "soon"}], "turn 1: 'soon' is not a time"),
         ([{"speaker": "A", "text": "x", "start": 2, "end": 1}], "before its start"),
     ],
 )
@@ -255,7 +255,7 @@ def test_no_words_in_seglst_are_no_text(tmp_path: Path):
         ({"text": "u1 a\n", "utt2spk": "u2 A\n"}, "utterance u1 of text is missing"),
         ({"text": "u1 a\n", "utt2spk": "u1 A\n", "segments": "u1 rec 3\n"}, "no recording, start and end"),
         ({"text": "u1 a\n", "utt2spk": "u1 A\n", "segments": "u1 rec 3 1\n"}, "before its start"),
-        ({"text": "u1 a\n", "utt2spk": "u1 A\n", "segments": "u1 rec nan 1\n"}, "u1: 'nan' is no time"),
+        ({"text": "u1 a\n", "utt2spk": "u1 A\n", "segments": "u1 rec nan 1\n"}, "u1: 'nan' is not a time"),
         ({"text": "u1 a\n", "utt2spk": "u1\n"}, "utterance u1 has no speaker"),
         ({"text": "u1 a\n"}, "utt2spk: cannot be read"),
     ],
@@ -310,7 +310,7 @@ def test_formats_with_times_refuse_segments_without(kind: str):
         dumps([SegLstRow("m", "A", "x")], kind)
 
 
-@pytest.mark.parametrize("kind", WRITABLE)
+@pytest.mark.parametrize("kind", writable())
 def test_a_file_a_session(tmp_path: Path, kind: str):
     paths = write(SEGMENTS, tmp_path / kind, kind)
     assert [p.stem for p in paths] == ["m1", "m2"]
@@ -323,11 +323,11 @@ def test_sessions_that_share_a_file_name_are_refused(tmp_path: Path):
 
 
 def test_unknown_formats_name_the_known_ones(tmp_path: Path):
-    with pytest.raises(ScoreError, match="seglst, stm, rttm, textgrid, kaldi, raw"):
+    with pytest.raises(ScoreError, match="kaldi, raw, rttm, seglst, stm, textgrid"):
         read(put(tmp_path / "x.stm", ""), "ctm")
     with pytest.raises(ScoreError, match="srt, vtt"):
         dumps([], "ass")
-    assert {"seglst", "stm", "rttm", "textgrid", "kaldi", "raw"} <= set(READABLE)
+    assert {"seglst", "stm", "rttm", "textgrid", "kaldi", "raw"} <= set(readable())
 
 
 names = st.text(alphabet=st.characters(codec="utf-8", exclude_categories=("Cs", "Cc")), min_size=1, max_size=8)

@@ -17,7 +17,7 @@ def turns(text, names=()):
 @pytest.mark.parametrize(
     ("text", "names", "expected"),
     [
-        pytest.param("spk0: hi\nspk1: yes", [], [("spk0", "hi"), ("spk1", "yes")], id="one turn a line"),
+        pytest.param("spk0: hi\nspk1: yes", [], [("spk0", "hi"), ("spk1", "yes")], id="one turn per line"),
         pytest.param(
             "Mike: hi, how are you? Lucy: hi, I'm fine.",
             ["Mike", "Lucy"],
@@ -41,7 +41,7 @@ def turns(text, names=()):
         pytest.param("Mike: we meet at 10:30, ok", ["Mike"], [("Mike", "we meet at 10:30, ok")], id="colon in text"),
         pytest.param("Mike: one thing: go", ["Mike"], [("Mike", "one thing: go")], id="colon after a word"),
         pytest.param("Mike: see http://a.b", ["Mike"], [("Mike", "see http://a.b")], id="address"),
-        pytest.param("Mike: a\nand b", ["Mike"], [("Mike", "a\nand b")], id="line without name goes on"),
+        pytest.param("Mike: a\nand b", ["Mike"], [("Mike", "a\nand b")], id="line without name continues the turn"),
         pytest.param("Joann: x", ["Ann"], [("Joann", "x")], id="name inside another"),
         pytest.param("MIKE: x", ["Mike"], [("Mike", "x")], id="other case"),
         pytest.param("Ｍike：x\nｓｐｋ１: y", ["Mike"], [("Mike", "x"), ("spk1", "y")], id="full-width label"),
@@ -129,7 +129,7 @@ def test_no_character_is_lost(text, names):
     parsed = parse(text, names)
     assert "".join(t.raw for t in parsed.turns) == text
     if any(set(n) & set(":：[]") for n in names):
-        return  # a name with a colon in it cannot be told from its colon
+        return  # a colon inside the name is ambiguous
     for t in parsed.turns:
         raw = t.raw.strip()
         assert raw.endswith(t.text)

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.evaluation.decoded_rows import decoded_session, read_decoded
+from pipeline.evaluation.decoded_folder import read_decoded
+from pipeline.evaluation.decoded_rows import decoded_session
 from pipeline.evaluation.scores import (
     KEYS,
     cell,
@@ -113,7 +114,7 @@ def test_damaged_decoded_files_are_named(tmp_path: Path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"mode": "every"}, "mode 'every' is none of asr"),
+        ({"mode": "every"}, "unknown mode 'every', known: asr"),
         ({"raw": None}, "no text under raw"),
         ({"reference": None}, "no list of turns"),
         ({"names": 5}, "names must be"),

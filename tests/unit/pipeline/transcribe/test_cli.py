@@ -87,7 +87,7 @@ def test_nobody_enrolled_and_one_format(folder: Path, tmp_path: Path):
     assert [p.name for p in tmp_path.iterdir()] == ["meeting.txt"]
 
 
-def test_a_recording_that_breaks_off_is_written_and_told(folder: Path, tmp_path: Path, capsys):
+def test_truncated_recording_is_written_and_reported(folder: Path, tmp_path: Path, capsys):
     wave, rate = soundfile.read(folder / "meeting.wav")
     soundfile.write(tmp_path / "cut.flac", wave, rate)
     data = (tmp_path / "cut.flac").read_bytes()
@@ -98,7 +98,7 @@ def test_a_recording_that_breaks_off_is_written_and_told(folder: Path, tmp_path:
     assert not content["complete"]
     assert "cut.flac" in content["error"]
     assert content["chunks"]
-    assert "what came before it is transcribed" in capsys.readouterr().err
+    assert "the turns before it are transcribed" in capsys.readouterr().err
 
 
 def test_a_recording_that_cannot_be_read_keeps_no_other_from_being_transcribed(folder: Path, tmp_path: Path, capsys):
@@ -115,10 +115,10 @@ def test_a_recording_that_cannot_be_read_keeps_no_other_from_being_transcribed(f
     [
         (["--enrol", "Mike"], "expected NAME=FILE"),
         (["--enrol", "Mike=nowhere.wav"], "no such file"),
-        (["--formats", "doc"], "none of seglst"),
-        (["--seconds", "50-40"], "no range"),
+        (["--formats", "doc"], "known: seglst"),
+        (["--seconds", "50-40"], "not a range"),
         (["--device", "cuda:9"], "no GPU"),
-        (["--out", "/proc/nowhere"], "name a folder that can be written"),
+        (["--out", "/proc/nowhere"], "choose a writable folder"),
     ],
 )
 def test_wrong_options_are_explained(folder: Path, tmp_path: Path, capsys, more: list[str], message: str):
@@ -131,7 +131,7 @@ def test_wrong_options_are_explained(folder: Path, tmp_path: Path, capsys, more:
     ("damage", "message"),
     [
         (lambda f: (f / "config.json").write_text("{"), "config.json is damaged"),
-        (lambda f: (f / "config.json").write_text('{"model_type": "qwen2"}'), "a model of type 'qwen2', no SpeakerLM"),
+        (lambda f: (f / "config.json").write_text('{"model_type": "qwen2"}'), "a model of type 'qwen2', not SpeakerLM"),
         (lambda f: (f / "model.safetensors").unlink(), "cannot be loaded"),
         (lambda f: (f / "model.safetensors").write_bytes(b"cut"), "cannot be loaded"),
         (
@@ -140,7 +140,9 @@ def test_wrong_options_are_explained(folder: Path, tmp_path: Path, capsys, more:
         ),
     ],
 )
-def test_a_damaged_export_is_told(folder: Path, tmp_path: Path, capsys, damage: Callable[[Path], object], message: str):
+def test_damaged_export_is_reported(
+    folder: Path, tmp_path: Path, capsys, damage: Callable[[Path], object], message: str
+):
     shutil.copytree(folder / "exported", tmp_path / "exported")
     damage(tmp_path / "exported")
     assert main([*arguments(folder, "run", tmp_path), "--model", str(tmp_path / "exported")]) == 1
@@ -185,7 +187,7 @@ def test_a_chunk_that_the_llm_cannot_take_does_not_cost_those_before_it(
     content = json.loads((tmp_path / "meeting.json").read_text())
     assert len(content["chunks"]) == 1
     assert not content["complete"]
-    assert "a prompt of 99 positions; what came before it is transcribed" in capsys.readouterr().err
+    assert "a prompt of 99 positions; the turns before it are transcribed" in capsys.readouterr().err
 
 
 def test_an_interrupted_recording_is_written_up_to_there(folder: Path, tmp_path: Path, monkeypatch, capsys):
@@ -208,7 +210,7 @@ def test_an_interrupted_recording_is_written_up_to_there(folder: Path, tmp_path:
     assert len(content["chunks"]) == 1
     assert not content["complete"]
     assert not (tmp_path / "next.json").exists()
-    assert "meeting.wav: interrupted; what came before it is transcribed" in capsys.readouterr().err
+    assert "meeting.wav: interrupted; the turns before it are transcribed" in capsys.readouterr().err
 
 
 def test_the_page_takes_no_recordings(folder: Path, capsys):
@@ -218,7 +220,7 @@ def test_the_page_takes_no_recordings(folder: Path, capsys):
 
 
 def test_a_folder_without_a_model_is_refused(folder: Path, tmp_path: Path):
-    with pytest.raises(ConfigError, match="no finished run"):
+    with pytest.raises(ConfigError, match="neither a finished run"):
         load_model(tmp_path, "cpu")
     shutil.copy(folder / "run" / "config.yaml", tmp_path)
     assert main([*arguments(folder, "run", tmp_path), "--model", str(tmp_path)]) == 1

@@ -51,7 +51,7 @@ def test_turns_on_somebody_elses_speech_make_no_second_person_of_him():
     found = link.link({"spk0": (like(ANN, 0.9), 20.0), "spk1": (misplaced, 8.0)})
     assert names(found) == {"spk0": "Ann", "spk1": "Bea"}
     assert [p.name for p in link.people] == ["Ann", "Bea"]
-    assert names(link.link({"spk0": (misplaced, 20.0)})) == {"spk0": "Ann"}  # nobody else has taken that voice
+    assert names(link.link({"spk0": (misplaced, 20.0)})) == {"spk0": "Ann"}  # no other label has that voice
 
 
 def test_the_same_for_a_name_that_the_model_wrote():

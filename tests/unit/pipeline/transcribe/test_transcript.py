@@ -20,7 +20,7 @@ TURNS = "".join(f"spk{i % 2}: this is turn {i}\n" for i in range(20))
     ],
 )
 def test_only_the_circle_at_the_end_goes(text: str, kept: str) -> None:
-    assert readable(Answer(text, "loop", 100)) == (kept, ("went in circles and was stopped",))
+    assert readable(Answer(text, "loop", 100)) == (kept, ("stopped in a loop",))
 
 
 def test_what_was_too_long_is_kept_whole() -> None:

@@ -7,9 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.evaluation.edit_distance import KALDI_CELLS, Edits, align, count, encode
+from pipeline.evaluation.metrics.orc_cer import orc_edits
 from pipeline.evaluation.normalize import profile
 from pipeline.evaluation.records import SegLstRow, SessionTranscript
-from pipeline.evaluation.session_scores import Tokens, names_are_shared, orc_edits, score_session, streams, total
+from pipeline.evaluation.session_scores import names_are_shared, score_session, total
+from pipeline.evaluation.tokens import Tokens, streams
 from tests.support.scoring import plain_cer, plain_cp, plain_distance, plain_orc, plain_sa, random_session
 
 NONE = profile("none")
@@ -66,7 +68,7 @@ def test_orc_equals_its_plain_definition():
     for seed in range(60):
         s = random_session(seed, speakers=3, turns=5, length=6)
         split = Tokens(NONE)
-        edits, exact = orc_edits(split.segments(s.reference), streams(split.segments(s.hypothesis)))
+        edits, exact = orc_edits(split.rows(s.reference), streams(split.rows(s.hypothesis)))
         assert exact
         assert edits.errors == plain_orc(s), s
 
@@ -75,7 +77,7 @@ def test_greedy_orc_is_an_upper_bound_and_says_so():
     for seed in range(30):
         s = random_session(seed, speakers=3, turns=6, length=8)
         split = Tokens(NONE)
-        ref, hyp = split.segments(s.reference), streams(split.segments(s.hypothesis))
+        ref, hyp = split.rows(s.reference), streams(split.rows(s.hypothesis))
         greedy, exact = orc_edits(ref, hyp, cells=0)
         assert greedy.errors >= orc_edits(ref, hyp)[0].errors
         assert not exact or not any(hyp.values()) or not any(t for _, t in ref)

@@ -142,11 +142,11 @@ def write_report(
 def curves(rows: Sequence[ScoreRow]) -> list[tuple[str, str]]:
     """Return (caption, SVG): figures by stage and by N_ov, for each test set with more than one point."""
     out = []
-    labels = list(dict.fromkeys(label for figure in ("cpcer", "cer") for label in _stage_series(rows, figure)))
+    labels = list(dict.fromkeys(label for figure in ("cpcer", "cer") for label in stage_series(rows, figure)))
     for test_set in dict.fromkeys(r["test_set"] for r in rows):
         here = [r for r in rows if r["test_set"] == test_set]
         for figure, name in (("cer", "CER"), ("cpcer", "cpCER"), ("sacer", "saCER")):
-            series = _stage_series(here, figure)
+            series = stage_series(here, figure)
             if series:
                 chart = line_chart(series, "stage", f"{name} (%)", colour_of=labels)
                 out.append((f"{test_set}: {name} after each stage, %", chart))
@@ -164,7 +164,7 @@ def curves(rows: Sequence[ScoreRow]) -> list[tuple[str, str]]:
     return out
 
 
-def _stage_series(rows: Sequence[ScoreRow], figure: str) -> dict[str, tuple[list[float], list[float]]]:
+def stage_series(rows: Sequence[ScoreRow], figure: str) -> dict[str, tuple[list[float], list[float]]]:
     """Return mode → stages and figures; labelled with the training if there are several."""
     several = len({lineage(r["run"]) for r in rows}) > 1
     series: dict[str, tuple[list[float], list[float]]] = {}

@@ -14,9 +14,11 @@ Files are UTF-8; a leading byte order mark is skipped. A folder may hold many fi
 
 from __future__ import annotations
 
+import functools
+import importlib
 import pkgutil
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -109,14 +111,22 @@ def write(rows: Sequence[SegLstRow], folder: Path, kind: str) -> list[Path]:
     return list(files)
 
 
-def _names() -> list[str]:
-    """List the project's own formats, then those of entry points."""
-    own = sorted(m.name.replace("_", "-") for m in pkgutil.iter_modules(__path__))
-    return [*own, *(name for name in plugin_names(GROUP) if name not in own)]
+def _names() -> Iterator[str]:
+    """Yield the project's own formats, then those of entry points, which are only listed if they are needed."""
+    own = _own()
+    yield from own
+    yield from (name for name in plugin_names(GROUP) if name not in own)
+
+
+@functools.cache
+def _own() -> dict[str, Any]:
+    """Import the modules of this package: name → module."""
+    names = sorted(m.name for m in pkgutil.iter_modules(__path__))
+    return {name.replace("_", "-"): importlib.import_module(f"{__name__}.{name}") for name in names}
 
 
 def _format(name: str) -> Any:
-    return load_plugin(GROUP, name, __name__)
+    return _own().get(name) or load_plugin(GROUP, name)
 
 
 def _by_suffix(path: Path) -> str | None:

@@ -22,6 +22,6 @@ def read(path: Path) -> list[SegLstRow]:
     except ManifestError as e:
         raise ScoreError(str(e)) from e
     if len({t.name for t in tiers}) < len(tiers):
-        raise ScoreError(f"{path}: not a TextGrid that can be read: two tiers have the same name")
+        raise ScoreError(f"{path}: invalid TextGrid: two tiers have the same name")
     out = [SegLstRow(path.stem, t.name, i.mark, i.start, i.end) for t in tiers for i in t.intervals if i.mark]
     return sorted(out, key=lambda r: r.start or 0.0)

@@ -142,7 +142,7 @@ def test_names_decide_whether_there_is_sacer(ref: str, tmp_path: Path, capsys: p
         (["{ref}", "{ref}", "--normaliser", "x"], "unknown normaliser"),
         (["{ref}", "{ref}", "--group", "("], "not a regular expression"),
         (["decoded", "{tmp}", "--out", "{tmp}/out"], "speakerlm-decode first"),
-        (["convert", "{ref}", "{tmp}/o", "--to", "ass"], "srt, vtt"),
+        (["convert", "{ref}", "{tmp}/o", "--to", "ass"], "srt, stm, tsv, vtt"),
         (["{ref}", "{ref}", "--out", "{ref}"], "File exists"),
         (["{ref}", "{ref}", "--out", "{tmp}/o", "--audio", "{tmp}/nowhere"], "nowhere: no such folder"),
         (["decoded", "{tmp}", "--out", "{tmp}/out", "--runs", "{tmp}"], "no train.jsonl in"),

@@ -177,19 +177,19 @@ def test_an_empty_file_is_no_segments(tmp_path: Path, name: str):
     [
         ("x.json", "{", "not JSON"),
         ("x.json", "{}", "a list of segments"),
-        ("x.json", '[{"speaker": "a"}]', "entry 0 is no SegLST segment"),
+        ("x.json", '[{"speaker": "a"}]', "entry 0: not a SegLST segment"),
         (
             "x.json",
             '[{"session_id": "a", "words": "x", "start_time": 2, "end_time": 1}]',
             "ends at 1.0 s before its start",
         ),
-        ("x.json", '[{"session_id": "a", "words": "x", "start_time": NaN, "end_time": 1}]', "no time"),
+        ("x.json", '[{"session_id": "a", "words": "x", "start_time": NaN, "end_time": 1}]', "not a time"),
         ("x.stm", "m1 1 A 0\n", "x.stm:1: not an STM line"),
         ("x.stm", "m1 1 A zero one x\n", "x.stm:1: not an STM line"),
         ("x.stm", "m1 1 A 5 2 hello\n", "before its start"),
         ("x.rttm", "SPEAKER m1 1 0.0\n", "x.rttm:1: not an RTTM line"),
         ("x.rttm", "SPEAKER m1 1 3.0 -1.0 <NA> <NA> A <NA> <NA>\n", "before its start"),
-        ("x.TextGrid", "nothing", "not a TextGrid"),
+        ("x.TextGrid", "nothing", "invalid TextGrid"),
         ("x.json", "[" * 100_000, "not JSON"),
         ("x.json", '[{"session_id": null, "words": "x"}]', "no session_id"),
         ("x.json", '[{"session_id": "a", "words": 5}]', "entry 0: words must be text"),
@@ -239,7 +239,7 @@ def test_a_label_of_nist_is_no_word(tmp_path: Path):
 
 def test_two_tiers_of_one_name_are_refused(tmp_path: Path):
     path = put(tmp_path / "m1.TextGrid", TEXTGRID.replace("SPK2", "SPK1"))
-    with pytest.raises(ScoreError, match="not a TextGrid that can be read"):
+    with pytest.raises(ScoreError, match="invalid TextGrid: two tiers"):
         read(path)
 
 
@@ -325,7 +325,7 @@ def test_sessions_that_share_a_file_name_are_refused(tmp_path: Path):
 def test_unknown_formats_name_the_known_ones(tmp_path: Path):
     with pytest.raises(ScoreError, match="kaldi, raw, rttm, seglst, stm, textgrid"):
         read(put(tmp_path / "x.stm", ""), "ctm")
-    with pytest.raises(ScoreError, match="srt, vtt"):
+    with pytest.raises(ScoreError, match="srt, stm, tsv, vtt"):
         dumps([], "ass")
     assert {"seglst", "stm", "rttm", "textgrid", "kaldi", "raw"} <= set(readable())
 

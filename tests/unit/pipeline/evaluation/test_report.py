@@ -113,7 +113,7 @@ def test_sessions_are_sorted_by_error():
     found = analyse_sessions(sessions, "x", NONE, show=5)
     rates = [s.cpcer.rate for s in (*(d.score for d in found.details), *found.rest)]
     assert rates == sorted(rates, reverse=True)
-    assert (len(found.details), found.left_out) == (5, 9)
+    assert (len(found.details), len(found.rest)) == (5, 9)
 
 
 def test_name_figures_are_undefined_where_nobody_is_registered():
@@ -215,13 +215,13 @@ def test_runs_of_one_name_keep_their_own_intervals(tmp_path: Path):
 
 
 def test_runs_of_one_name_are_lines_of_their_own():
-    from pipeline.evaluation.report import _stage_series
+    from pipeline.evaluation.report import stage_series
 
     rows = [
         {"run": "exp/stage1", "mode": "no", "n_ov": None, "stage": stage, "cpcer": 10.0 * stage + seed, "test_set": "a"}
         for seed in (0, 1)
         for stage in (1, 2)
     ]
-    series = _stage_series(rows, "cpcer")
+    series = stage_series(rows, "cpcer")
     assert list(series.values()) == [([1, 2], [10.0, 20.0]), ([1, 2], [11.0, 21.0])]
     assert len(series) == 2

@@ -116,9 +116,9 @@ def test_damaged_decoded_files_are_named(tmp_path: Path):
     [
         ({"mode": "every"}, "unknown mode 'every', known: asr"),
         ({"raw": None}, "no text under raw"),
-        ({"reference": None}, "no list of turns"),
+        ({"reference": None}, "not a list of turns"),
         ({"names": 5}, "names must be"),
-        ({"n_ov": "x"}, "no number of speakers"),
+        ({"n_ov": "x"}, "not a number of speakers"),
     ],
 )
 def test_a_damaged_row_is_named(tmp_path: Path, change: dict, message: str):

@@ -136,8 +136,7 @@ def decode(
         str(run), weights, dataset.url, dataset.fingerprint(), seed, batch, limit, asdict(guards),
         _registration(recipe, permute_vectors),
     )  # fmt: skip
-    ranges = {job.name: job.range for job in jobs if job.range}
-    output = DecodeFolder(out, settings, _about(recipe, dataset, permute_vectors), ranges)
+    output = DecodeFolder(out, settings, _about(recipe, dataset, permute_vectors), _ranges(jobs))
     clips = clips_of(dataset)[:limit]
     batches = batches_of(clips, batch)
 
@@ -149,6 +148,11 @@ def decode(
     for job in jobs:
         _decode_share(_Share(job, batches[rank::world], rank, world), output, read, write)
     return output.merge({job.name: [c.key for c in clips] for job in jobs})
+
+
+def _ranges(jobs: Sequence[DecodeJob]) -> dict[str, str]:
+    """Return job → its range of distractors, for Over-Regist."""
+    return {job.name: job.range for job in jobs if job.range}
 
 
 def _registration(recipe: Any, permuted: bool) -> dict[str, Any]:

@@ -62,7 +62,7 @@ class Bar:
 
 @dataclass(frozen=True)
 class SessionAnalysis:
-    """What the report shows of a session."""
+    """Details of a session in the report."""
 
     score: SessionScore
     mode: str

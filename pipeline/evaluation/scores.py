@@ -32,7 +32,7 @@ DEFAULT_PROFILE = "paper-zh"
 
 @dataclass(frozen=True)
 class RowLabel:
-    """What a row says apart from figures."""
+    """Labels of a score row."""
 
     run: str
     stage: int | None

@@ -44,7 +44,7 @@ def texts(folder: Path) -> dict[str, bytes]:
     return {p.name: p.read_bytes() for p in folder.glob("*.jsonl")}
 
 
-def test_two_ranks_write_what_one_writes(parts: Path, alone: Path):
+def test_two_ranks_write_the_same_as_one(parts: Path, alone: Path):
     fate = run_command([*TORCHRUN, *command(parts, parts / "two")])
     assert fate.code == 0, report([fate])
     assert sorted(texts(alone)) == ["no.jsonl", "over-1-2.jsonl", "over-3-4.jsonl"]
@@ -52,7 +52,7 @@ def test_two_ranks_write_what_one_writes(parts: Path, alone: Path):
     assert [r["n_ov"] for r in score_decoded(parts / "two")] == [None, "1-2", "3-4"]
 
 
-def test_killed_and_started_again_it_writes_the_same(parts: Path, alone: Path):
+def test_killed_and_restarted_it_writes_the_same(parts: Path, alone: Path):
     out = parts / "killed"
     process = subprocess.Popen(
         [sys.executable, *command(parts, out)], cwd=ROOT, env={**os.environ, **CPU}, start_new_session=True

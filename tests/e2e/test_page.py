@@ -106,7 +106,7 @@ def test_a_recording_becomes_a_transcript(address: str, browser: Any, folder: Pa
     page.close()
 
 
-def test_what_is_missing_is_said(address: str, browser: Any):
+def test_missing_input_is_reported(address: str, browser: Any):
     page = browser.new_page()
     page.goto(address)
     page.locator("#start").click()
@@ -119,7 +119,7 @@ def test_a_port_in_use_is_explained(address: str):
         serve(Transcriber(lambda _: [], extractor), int(address.rsplit(":", 1)[1]), block=False)
 
 
-def test_stopped_early_it_offers_what_there_is(browser: Any, folder: Path):
+def test_stopped_early_it_offers_the_transcript_so_far(browser: Any, folder: Path):
     gradio = pytest.importorskip("gradio")
     wave, said = talk(PEOPLE[:2], 8)
     reference, asked, end = Reference(wave, said), [], threading.Event()

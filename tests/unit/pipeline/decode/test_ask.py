@@ -24,7 +24,7 @@ def feed(rows: list[list[int]], limits: list[int] | None = None, **guards: int) 
     return watch.ends()
 
 
-def test_a_loop_is_found_when_it_has_gone_round_too_often():
+def test_loop_is_detected_after_too_many_repeats():
     said = [9, 8, 7, 6, 5]
     lengths, loops = feed([said + [1, 2, 3] * 40, said + [4] * 60, list(range(1, 90))])
     assert loops == [True, True, False]
@@ -39,11 +39,11 @@ def test_loops_of_any_length_up_to_the_longest_are_found(period: int):
     assert feed([gram * 10])[1] == [False]
 
 
-def test_longer_n_grams_are_left_to_the_limit():
+def test_longer_n_grams_are_stopped_by_the_limit():
     assert feed([list(range(1, 66)) * 20], limits=[900]) == ([900], [False])
 
 
-def test_a_row_that_has_ended_is_not_taken_for_a_loop():
+def test_finished_row_does_not_count_as_a_loop():
     lengths, loops = feed([[1, 2, EOS], list(range(1, 80))])
     assert (lengths, loops) == ([3, 0], [False, False])
 
@@ -71,7 +71,7 @@ def prompt(seconds: float, seed: int = 0) -> Prompt:
     return Prompt(tuple(prompt_pieces(Mode.NO)), wave)
 
 
-def test_a_model_that_never_ends_is_cut_off_by_its_audio(model_and_tokenizer):
+def test_endless_answer_is_stopped_by_the_limit_of_its_audio(model_and_tokenizer):
     model, tokenizer = model_and_tokenizer
     guards = Guards(tokens_per_second=10, least_tokens=2, repeats=1000, shortest_run=1000)
     short, long = ask(model, tokenizer, [prompt(0.5), prompt(2.0, 1)], guards)
@@ -80,7 +80,7 @@ def test_a_model_that_never_ends_is_cut_off_by_its_audio(model_and_tokenizer):
     assert ask(model, tokenizer, [], guards) == []
 
 
-def test_a_model_that_runs_in_circles_is_cut_off(model_and_tokenizer):
+def test_looping_answer_is_stopped(model_and_tokenizer):
     """The output layer is bent so that one token always wins."""
     model, tokenizer = model_and_tokenizer
     head = model.llm.get_output_embeddings().weight

@@ -27,7 +27,7 @@ def filled(folder: Path) -> DecodeFolder:
     return output
 
 
-def test_half_a_line_at_the_end_is_cut_off_and_the_clip_is_decoded_again(tmp_path: Path):
+def test_partial_last_line_is_cut_off_and_the_clip_is_decoded_again(tmp_path: Path):
     output = filled(tmp_path)
     path = tmp_path / "parts" / "no.1-of-2.jsonl"
     with path.open("a") as f:
@@ -41,7 +41,7 @@ def test_half_a_line_at_the_end_is_cut_off_and_the_clip_is_decoded_again(tmp_pat
 
 
 @pytest.mark.parametrize("line", ['{"key": "c", "ra\n', "[]\n", '{"raw": "spk0: hi"}\n'])
-def test_a_damaged_line_is_named_and_what_to_do_works(tmp_path: Path, line: str):
+def test_damaged_line_is_reported_and_the_advice_works(tmp_path: Path, line: str):
     output = filled(tmp_path)
     path = tmp_path / "parts" / "no.0-of-2.jsonl"
     path.write_text(path.read_text() + line)
@@ -55,7 +55,7 @@ def test_a_damaged_line_is_named_and_what_to_do_works(tmp_path: Path, line: str)
     assert output.merge({"no": ["a", "b"]}) == {"no": Timing(2, 4.0, 2.0, 10)}, "decoded again, counted once"
 
 
-def test_a_damaged_timing_is_named(tmp_path: Path):
+def test_damaged_timing_is_reported(tmp_path: Path):
     output = filled(tmp_path)
     (tmp_path / "parts" / "no.0-of-2.timing").write_text('{"clips": 1}\n')
     with pytest.raises(ScoreError, match=r"timing: line 1 is damaged"):
@@ -63,7 +63,7 @@ def test_a_damaged_timing_is_named(tmp_path: Path):
 
 
 @pytest.mark.parametrize("text", ['{"settings": ', "[]", '{"settings": [], "timing": {}}', "{}"])
-def test_a_damaged_description_is_named(tmp_path: Path, text: str):
+def test_damaged_description_is_reported(tmp_path: Path, text: str):
     filled(tmp_path)
     (tmp_path / "decode.json").write_text(text)
     with pytest.raises(ScoreError, match=r"decode\.json"):

@@ -92,7 +92,7 @@ def test_any_number_of_ranks_writes_the_same_bytes(parts: Path, decoded: Path, t
     assert not (tmp_path / "parts").exists()
 
 
-def test_decoding_goes_on_where_it_stopped(parts: Path, decoded: Path, tmp_path: Path, monkeypatch):
+def test_interrupted_decoding_continues(parts: Path, decoded: Path, tmp_path: Path, monkeypatch):
     """A rank dies in its second batch and leaves half a line; another number of ranks continues."""
     asked: list[int] = []
     real = pipeline.decode.ask.ask
@@ -119,7 +119,7 @@ def test_decoding_goes_on_where_it_stopped(parts: Path, decoded: Path, tmp_path:
     assert (tmp_path / "done").exists()
 
 
-def test_a_batch_of_which_a_clip_is_missing_is_decoded_whole(parts: Path, decoded: Path, tmp_path: Path):
+def test_batch_with_a_missing_clip_is_decoded_whole(parts: Path, decoded: Path, tmp_path: Path):
     run(parts, tmp_path, modes="no")
     lines = (tmp_path / "no.jsonl").read_bytes().splitlines(keepends=True)
     (tmp_path / "no.jsonl").write_bytes(b"".join(lines[:3]) + lines[3][:30])
@@ -135,7 +135,7 @@ def test_another_mode_is_added_to_a_folder(parts: Path, decoded: Path, tmp_path:
     assert all(t.peak_bytes > 2**20 and t.wall_seconds > 0 for t in timings.values())
 
 
-def test_another_range_of_distractors_is_not_the_same_output(parts: Path, tmp_path: Path):
+def test_another_range_of_distractors_is_refused(parts: Path, tmp_path: Path):
     run(parts, tmp_path, modes="over", n_ov="1-2")
     run(parts, tmp_path, modes="no,over", n_ov="1-2")
     with pytest.raises(ScoreError, match="holds over with 1-2 distractors, not 2-3"):
@@ -143,14 +143,14 @@ def test_another_range_of_distractors_is_not_the_same_output(parts: Path, tmp_pa
     assert [job.name for job in jobs_of("over", "1-10, 10-20")] == ["over-1-10", "over-10-20"]
 
 
-def test_how_an_answer_ended_is_told(decoded: Path):
+def test_stop_reason_of_an_answer_is_stored(decoded: Path):
     """An untrained model writes no end-of-text token."""
     found = rows(decoded / "no.jsonl").values()
     assert {r["stop"] for r in found} <= {"end", "limit"}
     assert all(r["tokens"] == 6 for r in found if r["stop"] == "limit")
 
 
-def test_a_folder_that_cannot_be_made_is_named(parts: Path):
+def test_folder_that_cannot_be_created_is_reported(parts: Path):
     with pytest.raises(ScoreError, match=r"/proc/nowhere/out: .*name a folder that can be written"):
         decode(parts / "run", str(parts / "data"), Path("/proc/nowhere/out"), modes="no")
 
@@ -175,7 +175,7 @@ def test_decoded_clips_are_scored(decoded: Path):
     assert len({r["n_ref"] for r in found}) == 1
 
 
-def test_several_ranges_give_a_file_each(parts: Path, tmp_path: Path):
+def test_several_ranges_write_one_file_each(parts: Path, tmp_path: Path):
     run(parts, tmp_path, modes="over", n_ov="1-1,2-2", limit=2)
     assert {r["n_ov"] for r in rows(tmp_path / "over-1-1.jsonl").values()} == {1}
     assert {r["n_ov"] for r in rows(tmp_path / "over-2-2.jsonl").values()} == {2}
@@ -214,7 +214,7 @@ def test_bad_jobs_are_refused(modes: str, n_ov: str):
         jobs_of(modes, n_ov)
 
 
-def test_permuted_vectors_are_the_same_prompt_with_each_name_before_another_vector(
+def test_permuted_prompt_differs_only_in_the_order_of_vectors(
     parts: Path, decoded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     shown: list[list[np.ndarray]] = []
@@ -242,7 +242,7 @@ def test_permuted_vectors_are_the_same_prompt_with_each_name_before_another_vect
         run(parts, tmp_path / "true", modes="match", permute_vectors=True)
 
 
-def test_a_clip_without_speech_is_asked_without_registration(parts: Path, tmp_path: Path):
+def test_clip_without_speech_is_prompted_without_registration(parts: Path, tmp_path: Path):
     """Match has no one to register then; Over still has its distractors."""
     sample = make_sample(0, np.random.default_rng(0), ["synthetic:S000"], None, (1, 1))
     silent = replace(sample, segments=()).with_embeddings(np.zeros((0, DIM), np.float16))

@@ -17,7 +17,7 @@ def scores(errors, per_group=1, reference=100):
     ]
 
 
-def test_equal_sessions_have_an_interval_of_no_width():
+def test_equal_sessions_have_an_interval_of_zero_width():
     found = intervals(scores([10] * 20))
     assert found["cer"] == [10, 10]
     assert found["cpcer"] == [15, 15]
@@ -36,7 +36,7 @@ def test_the_interval_covers_the_rate_and_is_reproducible():
     assert intervals(made, seed=2)["cer"] != [low, high]
 
 
-def test_the_interval_covers_the_truth_about_as_often_as_it_says():
+def test_interval_has_its_nominal_coverage():
     """Recordings with a true rate of 20 %: of 200 sets, about 95 % of the intervals hold it."""
     rng = random.Random(1)
     held = 0
@@ -100,6 +100,6 @@ def test_p_is_two_sided():
         (scores([1, 2]), scores([1, 2]), "sacer", "not defined"),
     ],
 )
-def test_what_cannot_be_compared_is_refused(a, b, figure, message):
+def test_incomparable_systems_are_refused(a, b, figure, message):
     with pytest.raises(ScoreError, match=message):
         compare(a, b, figure)

@@ -78,9 +78,7 @@ def test_numbers_below_zero_are_refused(option: list[str], ref: str, capsys: pyt
     assert option[1] in capsys.readouterr().err
 
 
-def test_the_same_in_another_format_gives_the_same(
-    ref: str, hyp: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
+def test_scores_do_not_depend_on_the_format(ref: str, hyp: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert main(["convert", hyp, str(tmp_path / "seglst"), "--to", "seglst"]) == 0
     assert main(["convert", hyp, str(tmp_path / "tsv"), "--to", "tsv"]) == 0
     capsys.readouterr()
@@ -116,7 +114,7 @@ def test_der_is_written_where_one_side_has_no_words(ref: str, tmp_path: Path, ca
     assert sum(s["reference"] for s in second["seconds_of_sessions"].values()) == pytest.approx(7.5)
 
 
-def test_systems_of_one_file_name_are_told_apart(ref: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_systems_of_one_file_name_are_named_by_folder(ref: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     for name in "ab":
         (tmp_path / name).mkdir()
         put(tmp_path / name / "hyp.stm", STM)
@@ -158,7 +156,7 @@ def test_user_errors_are_one_line_and_exit_1(arguments, message, ref, tmp_path, 
     assert found.err.count("\n") == 1
 
 
-def test_sessions_on_one_side_only_are_said(ref: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_sessions_on_one_side_only_are_reported(ref: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     part = put(tmp_path / "part.stm", "m1 1 A 0 2 今天下午开会\nz9 1 A 0 2 你好\n")
     assert main([ref, part]) == 0
     err = capsys.readouterr().err

@@ -29,7 +29,7 @@ def make_run(folder: Path, steps: int = 30, level: float = 2.0) -> Path:
     return folder
 
 
-def test_a_run_that_is_going_on(tmp_path: Path) -> None:
+def test_running_job(tmp_path: Path) -> None:
     run = read_run(make_run(tmp_path / "stage4"))
     steps, losses = run.curves["training loss"]
     assert steps == [s for s in range(1, 31) if s != 5]
@@ -46,7 +46,7 @@ def test_a_run_that_is_going_on(tmp_path: Path) -> None:
     assert line["events"] == "1 × not finite, 1 × spike"
 
 
-def test_parts_share_a_chart_for_one_run_and_have_their_own_for_several(tmp_path: Path) -> None:
+def test_parts_share_a_chart_for_one_run_and_have_one_each_for_several(tmp_path: Path) -> None:
     one, two = (read_run(make_run(tmp_path / n, level=v), n) for n, v in (("small", 2.0), ("large", 1.0)))
     alone, together = (dict(charts(runs)) for runs in ([one], [one, two]))
     assert ">lora<" in alone["gradient norm, by part"]
@@ -58,7 +58,7 @@ def test_parts_share_a_chart_for_one_run_and_have_their_own_for_several(tmp_path
     assert next(iter(alone)) == "training loss"
 
 
-def test_a_page_loads_nothing_from_elsewhere(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_page_is_self_contained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     runs = [str(make_run(tmp_path / name / "stage4")) for name in ("a", "b")]
     out = tmp_path / "pages" / "curves.html"
     assert main([*runs, "--out", str(out), "--by", "audio"]) == 0
@@ -71,7 +71,7 @@ def test_a_page_loads_nothing_from_elsewhere(tmp_path: Path, capsys: pytest.Capt
     assert capsys.readouterr().out.strip() == str(out)
 
 
-def test_what_is_no_run_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_folder_without_logs_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(tmp_path), "--out", str(tmp_path / "x.html")]) == 1
     assert "has no train.jsonl: name the output folder of a run" in capsys.readouterr().err
     run = make_run(tmp_path / "run")
@@ -81,7 +81,7 @@ def test_what_is_no_run_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "train.jsonl:31: not JSON" in capsys.readouterr().err
 
 
-def test_names_are_the_shortest_that_differ() -> None:
+def test_names_are_the_shortest_distinct_ends_of_paths() -> None:
     assert names_of([Path("/x/stage3"), Path("/x/stage4")]) == ["stage3", "stage4"]
     assert names_of([Path("/x/a/stage4"), Path("/x/b/stage4")]) == ["a/stage4", "b/stage4"]
 

@@ -113,7 +113,7 @@ def test_kaldi_with_segments(tmp_path: Path):
     ]
 
 
-def test_kaldi_without_segments_has_a_session_an_utterance(tmp_path: Path):
+def test_kaldi_without_segments_has_one_session_per_utterance(tmp_path: Path):
     put(tmp_path / "text", "u1 今天\nu2 好\n")
     put(tmp_path / "utt2spk", "u1 A\nu2 B\n")
     assert [s.session for s in read(tmp_path)] == ["u1", "u2"]
@@ -168,7 +168,7 @@ def test_a_byte_order_mark_changes_nothing(tmp_path: Path, name: str, text: str)
 
 
 @pytest.mark.parametrize("name", ["x.json", "x.stm", "x.rttm", "x.txt", "x.jsonl"])
-def test_an_empty_file_is_no_segments(tmp_path: Path, name: str):
+def test_empty_file_has_no_rows(tmp_path: Path, name: str):
     assert read(put(tmp_path / name, "")) == []
 
 
@@ -206,7 +206,7 @@ def test_an_empty_file_is_no_segments(tmp_path: Path, name: str):
         ("x.docx", "", "unknown format"),
     ],
 )
-def test_bad_files_are_named_with_the_place(tmp_path: Path, name: str, text: str, message: str):
+def test_errors_name_file_and_line(tmp_path: Path, name: str, text: str, message: str):
     with pytest.raises(ScoreError, match=message):
         read(put(tmp_path / name, text))
 
@@ -221,7 +221,7 @@ def test_bad_files_are_named_with_the_place(tmp_path: Path, name: str, text: str
         ([{"speaker": "A", "text": "x", "start": 2, "end": 1}], "before its start"),
     ],
 )
-def test_a_damaged_reference_in_json_lines_is_named(tmp_path: Path, reference: object, message: str):
+def test_damaged_reference_in_json_lines_is_reported(tmp_path: Path, reference: object, message: str):
     path = put(tmp_path / "x.jsonl", json.dumps({"key": "a", "raw": "x", "reference": reference}))
     with pytest.raises(ScoreError, match=message):
         read(path, side="reference")
@@ -232,7 +232,7 @@ def test_json_lines_end_at_line_feeds_only(tmp_path: Path):
     assert [s.text for s in read(path)] == ["x\u2028y\u0085z"]
 
 
-def test_a_label_of_nist_is_no_word(tmp_path: Path):
+def test_label_field_of_stm_is_dropped(tmp_path: Path):
     path = put(tmp_path / "x.stm", "m1 1 A 0 1 <o,f0,male> 你好\nm1 1 A 1 2 <sil> 好\n")
     assert [s.text for s in read(path)] == ["你好", "<sil> 好"]
 
@@ -243,7 +243,7 @@ def test_two_tiers_of_one_name_are_refused(tmp_path: Path):
         read(path)
 
 
-def test_no_words_in_seglst_are_no_text(tmp_path: Path):
+def test_null_words_in_seglst_are_empty_text(tmp_path: Path):
     path = put(tmp_path / "x.json", '[{"session_id": "a", "speaker": 1, "words": null}]')
     assert read(path) == [SegLstRow("a", "1", "")]
 
@@ -267,7 +267,7 @@ def test_bad_kaldi_folders(tmp_path: Path, files: dict[str, str], message: str):
         read(tmp_path)
 
 
-def test_folders_that_cannot_be_told(tmp_path: Path):
+def test_folders_of_unknown_format_are_refused(tmp_path: Path):
     (tmp_path / "empty").mkdir()
     put(tmp_path / "two" / "a.stm", "")
     put(tmp_path / "two" / "a.json", "")
@@ -311,7 +311,7 @@ def test_formats_with_times_refuse_segments_without(kind: str):
 
 
 @pytest.mark.parametrize("kind", writable())
-def test_a_file_a_session(tmp_path: Path, kind: str):
+def test_one_file_is_written_per_session(tmp_path: Path, kind: str):
     paths = write(SEGMENTS, tmp_path / kind, kind)
     assert [p.stem for p in paths] == ["m1", "m2"]
     assert all(p.stat().st_size for p in paths)

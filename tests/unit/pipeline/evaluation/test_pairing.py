@@ -23,7 +23,7 @@ def test_a_session_without_hypothesis_is_all_deletions_and_listed():
     assert score(paired).cer == Edits(deletions=1, reference=3)
 
 
-def test_a_session_without_reference_is_left_out_and_listed():
+def test_session_without_reference_is_skipped_and_listed():
     paired = pair(REF, [*REF, SegLstRow("c", "A", "四")])
     assert paired.extra == ("c",)
     assert "1 hypothesis sessions have no reference and are skipped: c" in paired.findings

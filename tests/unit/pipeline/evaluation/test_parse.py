@@ -81,7 +81,7 @@ def test_times_behind_a_label_are_read():
     assert (turn.speaker, turn.start, turn.end, turn.text) == ("Male 1", 0.0, 1.08, "哈哈。")
 
 
-def test_what_was_odd_is_listed():
+def test_deviations_are_listed():
     parsed = parse("so\nMike hi\nBob: x\nBob: x\nLucy:", ["Mike", "Lucy"])
     assert parsed.notes == (
         "turn 1: no speaker",

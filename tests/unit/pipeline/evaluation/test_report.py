@@ -116,7 +116,7 @@ def test_sessions_are_sorted_by_error():
     assert (len(found.details), len(found.rest)) == (5, 9)
 
 
-def test_name_figures_are_undefined_where_nobody_is_registered():
+def test_name_figures_are_undefined_without_registration():
     plain = SessionTranscript("s", (SegLstRow("s", "A", "x"),), (SegLstRow("s", "B", "x"), SegLstRow("s", None, "y")))
     registered = SessionTranscript("s", plain.reference, plain.hypothesis, names=("A", "B"))
     lines = names_table(
@@ -146,7 +146,7 @@ def test_one_stream_is_called_all_speakers(tmp_path: Path):
     assert "(no speaker)" not in page.text
 
 
-def test_a_report_of_nothing_is_a_page(tmp_path: Path):
+def test_report_without_rows_is_a_page(tmp_path: Path):
     write_report(tmp_path / "r.html", [])
     Page((tmp_path / "r.html").read_text(encoding="utf-8"))
 
@@ -177,7 +177,7 @@ def test_confusion_counts_every_token_once():
     assert found.confusion.columns[-1] == "missed"
 
 
-def test_times_of_a_hypothesis_without_any_come_from_the_alignment():
+def test_untimed_hypothesis_gets_times_from_the_alignment():
     reference = (SegLstRow("s", "A", "一二三四", 0.0, 4.0), SegLstRow("s", "B", "五六", 4.0, 6.0))
     hypothesis = (SegLstRow("s", "x", "二三"), SegLstRow("s", "y", "五六"), SegLstRow("s", "z", "九"))
     found = analyse_session(SessionTranscript("s", reference, hypothesis), NONE, "no", False)
@@ -185,7 +185,7 @@ def test_times_of_a_hypothesis_without_any_come_from_the_alignment():
     assert [(b.speaker, b.start, b.end) for b in found.hypothesis_bars] == [("x", 1.0, 3.0), ("y", 4.0, 6.0)]
 
 
-def test_words_stay_apart_in_an_alignment():
+def test_words_are_separated_in_an_alignment():
     reference, hypothesis = (SegLstRow("s", "A", "good day all", 0.0, 1.0),), (SegLstRow("s", "A", "good day"),)
     found = analyse_session(SessionTranscript("s", reference, hypothesis), profile("en"), "no", False)
     assert [s.reference for s in found.pairs[0].spans] == ["good day", "all"]
@@ -214,7 +214,7 @@ def test_runs_of_one_name_keep_their_own_intervals(tmp_path: Path):
     assert all(interval in page.text for interval in wanted), page.text
 
 
-def test_runs_of_one_name_are_lines_of_their_own():
+def test_runs_of_one_name_are_separate_lines():
     from pipeline.evaluation.report import stage_series
 
     rows = [

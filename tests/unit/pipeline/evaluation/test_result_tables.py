@@ -83,7 +83,7 @@ def test_published_rows_are_found_by_any_spelling_of_a_test_set():
     assert [(p.cer, p.speaker_cer, p.delta) for p in fair] == [(48.40, 64.96, 16.56)]
 
 
-def test_our_rows_stand_before_the_papers_of_the_same_set_and_mode():
+def test_our_rows_come_before_the_papers_of_the_same_set_and_mode():
     table = results([row(), row(mode="match"), row(test_set="toy")])
     kinds = [(line[1], line[2], i in table.paper) for i, line in enumerate(table.lines)]
     assert kinds[0] == ("AliMeeting-Test", "no", False)
@@ -95,7 +95,7 @@ def test_our_rows_stand_before_the_papers_of_the_same_set_and_mode():
     assert (paper["split"], paper["unit"], paper["normaliser"]) == ("Test", "clip", "not stated")
 
 
-def test_blocks_leave_out_what_says_nothing():
+def test_blocks_omit_empty_columns():
     blocks = result_blocks(results([row(), row(mode="over", n_ov="1-50")]))
     assert [b.title for b in blocks] == ["AliMeeting-Test, No-Regist", "AliMeeting-Test, Over-Regist"]
     assert "saCER" not in blocks[0].head
@@ -104,7 +104,7 @@ def test_blocks_leave_out_what_says_nothing():
     assert len(blocks[0].lines) == 13
 
 
-def test_ranges_of_a_sweep_are_told_from_the_full_range():
+def test_ranges_of_a_sweep_are_distinguished_from_the_full_range():
     full = row(mode="over", n_ov="1-50")
     bins = [row(mode="over", n_ov=f"{a}-{a + 9}", cer=float(a)) for a in (11, 1, 21)]
     rows = [full, *bins]
@@ -127,7 +127,7 @@ def test_the_papers_bins_are_a_sweep():
     assert [is_bin(r, [full, *bins]) for r in (full, *bins)] == [False] + [True] * 10
 
 
-def test_every_table_says_split_unit_and_normaliser():
+def test_every_table_has_split_unit_and_normaliser():
     rows = [row(), row(run="b-stage4"), row(run="slm-stage2", stage=2), *(row(mode="over", n_ov=b) for b in PAPER_BINS)]
     about = {"slm-stage4": TrainingFacts("CAM++", 100.0), "b-stage4": TrainingFacts("ERes2NetV2", 500.0)}
     made = all_tables(rows, about)
@@ -161,14 +161,14 @@ def test_extractors_are_compared_after_the_last_stage():
     assert len(made["extractors"].paper) == 6
 
 
-def test_data_scaling_stands_among_the_papers_hours():
+def test_data_scaling_is_sorted_among_the_papers_hours():
     table = scaling([row()], {"slm-stage4": TrainingFacts(hours=500.0)})
     assert [line[2] for line in table.lines] == [212.25, 500.0, 694.06, 2269.57, 7638.95]
     assert table.paper == {0, 2, 3, 4}
     assert scaling([row(test_set="toy")], {"slm-stage4": TrainingFacts(hours=1.0)}) is None
 
 
-def test_the_three_forms_of_a_table_say_the_same():
+def test_markdown_csv_and_json_of_a_table_agree():
     table = results([row(cer=1 / 3, n_ov=None)])
     read = list(csv.reader(io.StringIO(table.csv())))
     assert read[0] == list(table.head)

@@ -60,7 +60,7 @@ def test_rows_of_all_modes(tmp_path: Path):
     assert {r["normaliser"] for r in rows} == {"paper-zh-v1"}
 
 
-def test_what_is_not_said_comes_from_the_decoder(tmp_path: Path):
+def test_missing_labels_come_from_decode_json(tmp_path: Path):
     put(tmp_path, "no.jsonl", [clip()])
     (row,) = score_decoded(tmp_path)
     assert (row["run"], row["stage"], row["test_set"], row["split"]) == (tmp_path.name, None, "toy", "test")
@@ -69,7 +69,7 @@ def test_what_is_not_said_comes_from_the_decoder(tmp_path: Path):
     assert (row["run"], row["stage"], row["test_set"], row["split"]) == ("r", 2, "t", "test")
 
 
-def test_a_sweep_has_a_row_a_range_in_order(tmp_path: Path):
+def test_sweep_has_one_row_per_range_in_order(tmp_path: Path):
     for low in (20, 1, 10):
         put(tmp_path, f"over-{low}-{low + 9}.jsonl", [clip(mode="over", names=("spk0", "spk1"), n_ov=low)])
     assert [r["n_ov"] for r in score_decoded(tmp_path)] == ["1-10", "10-19", "20-29"]
@@ -100,7 +100,7 @@ def test_scores_are_written_whole(tmp_path: Path):
     assert [p.name for p in (tmp_path / "new").iterdir()] == ["scores.json"]
 
 
-def test_damaged_decoded_files_are_named(tmp_path: Path):
+def test_damaged_decoded_files_are_reported(tmp_path: Path):
     with pytest.raises(ScoreError, match="speakerlm-decode first"):
         score_decoded(tmp_path)
     path = put(tmp_path, "no.jsonl", [clip(), clip()])
@@ -121,7 +121,7 @@ def test_damaged_decoded_files_are_named(tmp_path: Path):
         ({"n_ov": "x"}, "not a number of speakers"),
     ],
 )
-def test_a_damaged_row_is_named(tmp_path: Path, change: dict, message: str):
+def test_damaged_row_is_reported(tmp_path: Path, change: dict, message: str):
     put(tmp_path, "no.jsonl", [clip(), clip("c2") | change])
     with pytest.raises(ScoreError, match=rf"no\.jsonl:2: .*{message}"):
         score_decoded(tmp_path)
@@ -134,24 +134,24 @@ def test_a_file_holds_one_mode(tmp_path: Path):
 
 
 @pytest.mark.parametrize("text", ["[]", "{", '{"about": 5}'])
-def test_a_damaged_description_is_named(tmp_path: Path, text: str):
+def test_damaged_description_is_reported(tmp_path: Path, text: str):
     put(tmp_path, "no.jsonl", [clip()])
     (tmp_path / "decode.json").write_text(text)
     with pytest.raises(ScoreError, match=r"decode\.json"):
         score_decoded(tmp_path)
 
 
-def test_line_separators_inside_a_text_do_not_part_rows(tmp_path: Path):
+def test_line_separators_inside_a_text_do_not_split_rows(tmp_path: Path):
     put(tmp_path, "no.jsonl", [clip(raw="spk0: 一\u2028二\u0085\nspk1: 三四")])
     assert score_decoded(tmp_path)[0]["cer"] == 0
 
 
-def test_reversed_times_in_a_models_text_are_left_out():
+def test_reversed_times_in_a_models_text_are_dropped():
     (turn,) = decoded_session(clip(raw="spk0 [3.0, 1.0]: 一")).hypothesis
     assert (turn.text, turn.start, turn.end) == ("一", None, None)
 
 
-def test_the_table_says_what_is_undefined():
+def test_undefined_figures_are_dashes_in_the_table():
     row = dict.fromkeys(KEYS) | {
         "run": "r",
         "mode": "no",

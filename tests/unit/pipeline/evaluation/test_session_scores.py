@@ -73,7 +73,7 @@ def test_orc_equals_its_plain_definition():
         assert edits.errors == plain_orc(s), s
 
 
-def test_greedy_orc_is_an_upper_bound_and_says_so():
+def test_greedy_orc_is_an_upper_bound_and_marked_so():
     for seed in range(30):
         s = random_session(seed, speakers=3, turns=6, length=8)
         split = Tokens(NONE)
@@ -90,7 +90,7 @@ segments = st.lists(
 
 @settings(max_examples=300, deadline=None)
 @given(segments, segments)
-def test_the_best_assignment_is_never_worse_than_names_or_than_nothing_said(reference, hypothesis):
+def test_best_assignment_is_never_worse_than_names_or_an_empty_hypothesis(reference, hypothesis):
     for name in ("none", "paper-zh", "en"):
         found = score_session(session(reference, hypothesis), profile(name), by_name=True)
         if found.cpcer is not None:
@@ -153,7 +153,7 @@ def test_an_empty_hypothesis_is_all_deletions():
     assert found.cer == found.cpcer == found.sacer == Edits(deletions=3, reference=3)
 
 
-def test_nothing_at_all():
+def test_empty_reference_and_hypothesis():
     found = score([], [])
     assert found.cer == found.cpcer == found.sacer == Edits()
     assert total([]).cer.rate is None
@@ -205,7 +205,7 @@ def test_sums_do_not_depend_on_the_order_of_sessions():
         assert halves[0].sacer + halves[1].sacer == expected.sacer
 
 
-def test_a_figure_that_one_session_lacks_is_left_out_of_the_sum():
+def test_figure_that_one_session_lacks_has_no_sum():
     both = [score([("A", "一")], [("A", "一")]), score([(None, "一")], [("A", "一")])]
     assert total(both).cpcer is None
     assert total(both).cer == Edits(reference=2)
@@ -233,7 +233,7 @@ def test_distance_and_alignment_agree_with_the_plain_distance(a, b):
 
 
 @pytest.mark.parametrize("size", [1000, 2500])
-def test_both_ways_of_counting_give_the_same_total(size):
+def test_kaldialign_and_rapidfuzz_count_the_same_total(size):
     rng = random.Random(size)
     a = "".join(rng.choices("abc", k=size))
     b = "".join(c for c in a if rng.random() > 0.1)

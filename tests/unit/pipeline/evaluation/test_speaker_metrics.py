@@ -71,7 +71,7 @@ def test_der_needs_times_on_both_sides_of_every_session():
     assert score_speakers([timed, untimed]).der is None
 
 
-def test_speaker_count_counts_speakers_that_say_something():
+def test_speaker_count_counts_speakers_with_words():
     right = session([("A", "x"), ("B", "y")], [("1", "x"), ("2", "y"), ("3", " ")])
     wrong = session([("A", "x"), ("B", "y")], [("1", "x")])
     assert score_speakers([right, wrong]).count_accuracy == 50
@@ -88,7 +88,7 @@ def test_names_in_over_registration():
     assert name_use(s).percent("absent") == 20
 
 
-def test_generic_labels_are_no_leak_where_nobody_is_registered():
+def test_generic_labels_are_no_leak_without_registration():
     assert name_use(session([("spk0", "x")], [("spk0", "x"), ("spk1", "y")])) == NameUse(turns=2)
 
 

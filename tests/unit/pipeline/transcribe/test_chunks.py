@@ -17,7 +17,7 @@ class AlwaysSpeech:
         return np.ones(len(wave) // WINDOW, np.float32)
 
 
-def test_one_length_for_all_chunks_cuts_where_nobody_pauses() -> None:
+def test_range_of_one_length_cuts_without_a_pause() -> None:
     wave = np.random.default_rng(1).normal(0, 0.1, 9 * SAMPLE_RATE).astype(np.float32)
     chunks = list(Chunker(AlwaysSpeech(), ClipRule((2.0, 2.0), (1.5, 2.4))).cut([wave]))
     assert len(chunks) >= 4

@@ -52,7 +52,7 @@ def enrolled(folder: Path) -> list[str]:
     return [f"--enrol={name}={folder / f'{p}-0.wav'}" for name, p in zip(("Carlo", "June"), PEOPLE, strict=False)]
 
 
-def test_an_exported_folder_opens_without_a_question(folder: Path):
+def test_exported_folder_loads_without_a_prompt_for_trust(folder: Path):
     """transformers asks on the terminal before it runs code out of a folder; ours needs none of it."""
     where = str(folder / "exported")
     code = f"import pathlib, pipeline.transcribe.load_model as o; o.load_model(pathlib.Path({where!r}), 'cpu')"
@@ -82,7 +82,7 @@ def test_a_run_and_its_export_write_the_same_files(folder: Path, tmp_path: Path,
         assert other[key] == content[key]
 
 
-def test_nobody_enrolled_and_one_format(folder: Path, tmp_path: Path):
+def test_one_format_without_enrolment(folder: Path, tmp_path: Path):
     assert main(arguments(folder, "run", tmp_path, "--formats", "txt", "--vad", "energy", "--naming", "none")) == 0
     assert [p.name for p in tmp_path.iterdir()] == ["meeting.txt"]
 
@@ -101,7 +101,7 @@ def test_truncated_recording_is_written_and_reported(folder: Path, tmp_path: Pat
     assert "the turns before it are transcribed" in capsys.readouterr().err
 
 
-def test_a_recording_that_cannot_be_read_keeps_no_other_from_being_transcribed(folder: Path, tmp_path: Path, capsys):
+def test_other_recordings_are_transcribed_after_an_unreadable_one(folder: Path, tmp_path: Path, capsys):
     broken = tmp_path / "broken.wav"
     broken.write_bytes(b"no audio")
     assert main([str(broken), *arguments(folder, "run", tmp_path, "--formats", "json", "--vad", "energy")]) == 1
@@ -156,7 +156,7 @@ def drop(path: Path, name: str) -> None:
     save_file(tensors, path, metadata={"format": "pt"})
 
 
-def test_an_export_of_stage_1_registers_nobody(folder: Path, tmp_path: Path):
+def test_export_of_stage_1_takes_no_enrolment(folder: Path, tmp_path: Path):
     shutil.copytree(folder / "run", tmp_path / "run")
     recipe = (tmp_path / "run" / "config.yaml").read_text()
     assert "stage: 4" in recipe
@@ -166,9 +166,7 @@ def test_an_export_of_stage_1_registers_nobody(folder: Path, tmp_path: Path):
     assert load_model(folder / "exported", "cpu")[3]
 
 
-def test_a_chunk_that_the_llm_cannot_take_does_not_cost_those_before_it(
-    folder: Path, tmp_path: Path, monkeypatch, capsys
-):
+def test_chunks_before_one_that_is_too_long_are_kept(folder: Path, tmp_path: Path, monkeypatch, capsys):
     from pipeline.transcribe import transcriber
 
     calls = []
@@ -190,7 +188,7 @@ def test_a_chunk_that_the_llm_cannot_take_does_not_cost_those_before_it(
     assert "a prompt of 99 positions; the turns before it are transcribed" in capsys.readouterr().err
 
 
-def test_an_interrupted_recording_is_written_up_to_there(folder: Path, tmp_path: Path, monkeypatch, capsys):
+def test_interrupted_recording_is_written_so_far(folder: Path, tmp_path: Path, monkeypatch, capsys):
     from pipeline.transcribe import transcriber
 
     chunks = []

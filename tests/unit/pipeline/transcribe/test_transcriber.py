@@ -56,7 +56,7 @@ def test_chunk_speakers_are_linked_by_voice(conversation):
     assert not transcript.warnings
 
 
-def test_enrolled_people_are_named_by_voice_where_the_model_does_not(conversation, tmp_path: Path):
+def test_enrolled_people_are_named_by_voice_if_the_model_does_not(conversation, tmp_path: Path):
     path, wave, said = conversation
     model = Reference(wave, said)
     people = [(p.upper(), enrolment(tmp_path, p)) for p in (PEOPLE[2], PEOPLE[0])]
@@ -148,7 +148,7 @@ def test_a_stretch_without_speech_is_not_decoded(tmp_path: Path):
     assert transcript.speakers == ["Speaker 1", "Speaker 2"]
 
 
-def test_ten_hours_pass_through_a_little_memory(tmp_path: Path):
+def test_ten_hours_need_little_memory(tmp_path: Path):
     """A sparse file of ten hours; somebody speaks after five."""
     import resource
     import wave as waves
@@ -206,7 +206,7 @@ def test_mp3(conversation, tmp_path: Path):
     assert transcript.chunks
 
 
-def test_a_broken_file_is_transcribed_up_to_the_fault(conversation, tmp_path: Path):
+def test_damaged_file_is_transcribed_up_to_the_damage(conversation, tmp_path: Path):
     _, wave, _ = conversation
     soundfile.write(tmp_path / "whole.flac", wave, SAMPLE_RATE)
     data = (tmp_path / "whole.flac").read_bytes()
@@ -219,7 +219,7 @@ def test_a_broken_file_is_transcribed_up_to_the_fault(conversation, tmp_path: Pa
 
 
 @pytest.mark.parametrize("content", [b"", b"RIFF", b"this is no audio" * 100])
-def test_what_is_no_audio_is_refused(tmp_path: Path, content: bytes):
+def test_files_without_audio_are_refused(tmp_path: Path, content: bytes):
     (tmp_path / "a.wav").write_bytes(content)
     with pytest.raises(AudioError, match=r"a\.wav"):
         transcriber(constant("")).transcribe(tmp_path / "a.wav")
@@ -255,7 +255,7 @@ def test_an_enrolment_clip_with_two_voices_is_warned_of(tmp_path: Path, person: 
     assert transcriber(constant("")).enrol([("Mike", enrolment(tmp_path, person, 0, 3))]).warnings == ()
 
 
-def test_enrolments_that_cannot_be_used(tmp_path: Path):
+def test_invalid_enrolments_are_refused(tmp_path: Path):
     soundfile.write(tmp_path / "quiet.wav", np.zeros(SAMPLE_RATE), SAMPLE_RATE)
     one = transcriber(constant(""))
     with pytest.raises(SpeakerError, match="no speech to enrol Mike from"):
@@ -267,7 +267,7 @@ def test_enrolments_that_cannot_be_used(tmp_path: Path):
     assert "2–10 s" in one.enrol([("Mike", tmp_path / "short.wav")]).warnings[0]
 
 
-def test_a_model_that_never_ends_is_read_once_and_kept_raw(conversation):
+def test_loop_is_shown_once_and_kept_raw(conversation):
     path, _, _ = conversation
     raw = "spk0: hello\nspk1: yes " + "and then " * 40
     transcript = transcriber(constant(raw, "loop"), naming="none").transcribe(path)

@@ -19,11 +19,11 @@ TURNS = "".join(f"spk{i % 2}: this is turn {i}\n" for i in range(20))
         (TURNS, TURNS),
     ],
 )
-def test_only_the_circle_at_the_end_goes(text: str, kept: str) -> None:
+def test_only_the_loop_at_the_end_is_shortened(text: str, kept: str) -> None:
     assert readable(Answer(text, "loop", 100)) == (kept, ("stopped in a loop",))
 
 
-def test_what_was_too_long_is_kept_whole() -> None:
+def test_text_at_the_token_limit_is_kept_whole() -> None:
     text = "spk0: it cost 1000000 euros\n" + TURNS
     assert readable(Answer(text, "limit", 100))[0] == text
     assert readable(Answer(text, "end", 100)) == (text, ())

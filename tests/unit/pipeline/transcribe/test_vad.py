@@ -49,7 +49,7 @@ def test_blocks_of_any_size_give_the_same_probabilities():
     assert np.array_equal(whole, np.concatenate([blocks.probabilities(wave[a : a + 7 * WINDOW]) for a in bounds]))
 
 
-def test_long_digital_silence_is_not_looked_at(monkeypatch: pytest.MonkeyPatch):
+def test_long_digital_silence_is_not_processed(monkeypatch: pytest.MonkeyPatch):
     vad = load_vad(cache=package_cache())
     calls: list[int] = []
     network = vad._network

@@ -169,7 +169,7 @@ class Transcriber:
             if not batch:
                 break
             try:
-                answers = self._write([self._prompt(c, people) for c in batch])
+                answers = self._write([self.prompt_for(c, people) for c in batch])
             except ModelError as e:  # a chunk that is too long for the LLM; those before it are kept
                 if not transcript.chunks:
                     raise
@@ -188,7 +188,8 @@ class Transcriber:
     def _vad(self) -> Vad:
         return load_vad(self.options.vad, self.cache)
 
-    def _prompt(self, chunk: Chunk, people: Enrolled) -> Prompt:
+    def prompt_for(self, chunk: Chunk, people: Enrolled) -> Prompt:
+        """Build the prompt of a chunk; enrolled people are registered in it if the model names them."""
         if not self.registers:
             return Prompt(tuple(prompt_pieces(Mode.ASR)), chunk.wave)
         if people.names and self.options.naming == "model":

@@ -61,8 +61,8 @@ class Silero:
 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # of torch.jit, the form in which the weights come
-            self._network: Any = torch.jit.load(str(weights), map_location="cpu").eval()
-        self._network.reset_states()
+            self.network: Any = torch.jit.load(str(weights), map_location="cpu").eval()
+        self.network.reset_states()
         self._noise = np.random.default_rng(0)  # drawn window by window: independent of blocks
         self._silent = 0  # windows of digital silence up to here
 
@@ -78,7 +78,7 @@ class Silero:
                 self._silent = 0 if loud[i] else self._silent + 1
                 if self._silent <= HEARD:  # beyond it the network's state is kept
                     noisy = window + NOISE * self._noise.standard_normal(WINDOW, np.float32)
-                    found[i] = float(self._network(torch.from_numpy(noisy.astype(np.float32))[None], SAMPLE_RATE))
+                    found[i] = float(self.network(torch.from_numpy(noisy.astype(np.float32))[None], SAMPLE_RATE))
         return found
 
 

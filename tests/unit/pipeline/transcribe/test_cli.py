@@ -174,11 +174,11 @@ def test_chunks_before_one_that_is_too_long_are_kept(folder: Path, tmp_path: Pat
     class Short(transcriber.Transcriber):
         """The LLM has room for one chunk."""
 
-        def _prompt(self, chunk, people):
+        def prompt_for(self, chunk, people):
             calls.append(chunk)
             if len(calls) > 1:
                 raise ModelError("a prompt of 99 positions")
-            return super()._prompt(chunk, people)
+            return super().prompt_for(chunk, people)
 
     monkeypatch.setattr(transcriber, "Transcriber", Short)
     assert main(arguments(folder, "run", tmp_path, "--batch", "1", "--naming", "none")) == 1
@@ -194,11 +194,11 @@ def test_interrupted_recording_is_written_so_far(folder: Path, tmp_path: Path, m
     chunks = []
 
     class Interrupted(transcriber.Transcriber):
-        def _prompt(self, chunk, people):
+        def prompt_for(self, chunk, people):
             chunks.append(chunk)
             if len(chunks) > 1:
                 raise KeyboardInterrupt
-            return super()._prompt(chunk, people)
+            return super().prompt_for(chunk, people)
 
     monkeypatch.setattr(transcriber, "Transcriber", Interrupted)
     shutil.copy(folder / "meeting.wav", tmp_path / "next.wav")

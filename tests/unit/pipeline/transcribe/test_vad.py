@@ -52,7 +52,7 @@ def test_blocks_of_any_size_give_the_same_probabilities():
 def test_long_digital_silence_is_not_processed(monkeypatch: pytest.MonkeyPatch):
     vad = load_vad(cache=package_cache())
     calls: list[int] = []
-    network = vad._network
-    monkeypatch.setattr(vad, "_network", lambda *args: calls.append(1) or network(*args))
+    network = vad.network
+    monkeypatch.setattr(vad, "network", lambda *args: calls.append(1) or network(*args))
     assert speech(vad.probabilities(np.zeros(60 * SAMPLE_RATE // WINDOW * WINDOW, np.float32))) == []
     assert len(calls) == HEARD

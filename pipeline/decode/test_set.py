@@ -127,11 +127,11 @@ def decode(
     from pipeline.checkpoint.final_weights import read_done
     from pipeline.decode.ask import Guards, ask, choose_device, load_for_decoding
 
+    weights = str(read_done(run)["weights_sha256"])
     model, tokenizer, recipe = load_for_decoding(run, choose_device(device))
     jobs = jobs_of(modes if modes != "auto" else default_modes(recipe.stage), n_ov)
     dataset = open_test_set(dataset_url, extractor, recipe, jobs)
     guards = Guards(max_new_tokens=max_new_tokens)
-    weights = str(read_done(run)["weights_sha256"])
     settings = DecodeSettings(
         str(run), weights, dataset.url, dataset.fingerprint(), seed, batch, limit, asdict(guards),
         _registration(recipe, permute_vectors),

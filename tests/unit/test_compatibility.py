@@ -21,6 +21,7 @@ LINES = [line for line in (DATA / "v0.1-commands.txt").read_text().splitlines() 
 OPTIONS: dict[str, dict[str, list[str] | None]] = json.loads((DATA / "v0.1-options.json").read_text())
 # Modules that were called by their names and are in other folders now.
 RENAMED = {
+    "-m pipeline.data.report": "-m pipeline.preflight.epoch_report",
     "-m pipeline.evaluation.generate": "-m pipeline.decode.test_set",
     "-m pipeline.learning": "-m pipeline.standins",
     "-m pipeline.learning.packaged": "-m pipeline.standins.packaged",
@@ -51,7 +52,7 @@ def rows(path: Path) -> list[dict[str, Any]]:
 
 def test_dataset_is_verified_and_read(old: Path, expected: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
     from shards.cli import main
-    from shards.dataset.index import open_dataset
+    from shards.dataset.dataset import open_dataset
     from shards.dataset.reader import read_sample
 
     assert main(["verify", str(old / "data")]) == 0
@@ -69,7 +70,7 @@ def test_dataset_is_verified_and_read(old: Path, expected: dict[str, Any], capsy
 def test_token_lengths_are_read_not_counted_again(old: Path, expected: dict[str, Any]) -> None:
     from pipeline.data.lengths import missing_lengths
     from pipeline.prompts import PromptTokenizer
-    from shards.dataset.index import open_dataset
+    from shards.dataset.dataset import open_dataset
 
     tokenizer = PromptTokenizer.from_folder(old / "base" / "llm")
     assert missing_lengths(open_dataset(old / "data"), tokenizer.hash) == []

@@ -43,7 +43,7 @@ class Recogniser(Protocol):
 
 
 class Diarizer(Protocol):
-    """Who speaks when, without names."""
+    """Diarization without names."""
 
     id: str
 

@@ -17,7 +17,7 @@ LONGEST_WAIT_S = 60.0
 
 
 class Llm(Protocol):
-    """What correction needs."""
+    """A language model as correction uses it."""
 
     @property
     def id(self) -> str:

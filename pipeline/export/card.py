@@ -44,7 +44,7 @@ def model_card(run: Path, recipe: Recipe, name: str, merged: bool, scores: Path 
     """The card's Markdown with Hugging Face's front matter.
 
     Args:
-        run: the finished run; ``scores.json`` in it is shown where ``scores`` is None.
+        run: the finished run; ``scores.json`` in it is shown if ``scores`` is not given.
         name: title of the exported model.
         merged: whether LoRA is part of the LLM's weights.
 

@@ -39,7 +39,7 @@ class EncoderCheckpoint(Protocol):
 
     @property
     def folder(self) -> Path:
-        """Where it was read."""
+        """The folder that was read."""
 
     @property
     def class_name(self) -> str:
@@ -47,7 +47,7 @@ class EncoderCheckpoint(Protocol):
 
     @property
     def encoder_conf(self) -> dict[str, Any]:
-        """That class's arguments."""
+        """Arguments of the class."""
 
     @property
     def frontend_conf(self) -> dict[str, Any]:
@@ -66,7 +66,7 @@ class EncoderCheckpoint(Protocol):
 
 
 class EncoderPlugin(Protocol):
-    """What a module of ``pipeline/model/encoders``, or the object of an entry point, defines."""
+    """The names that a module of ``pipeline/model/encoders``, or the object of an entry point, defines."""
 
     CLASS_NAME: str | None  # of an encoder without checkpoint; None: the recipe's model.encoder.class_name
     FILES: tuple[str, ...]  # patterns of a checkpoint folder's files; the first is its configuration

@@ -92,7 +92,7 @@ def _check_names(path: Path, found: set[str], own: Iterable[str]) -> None:
 
 
 def base_hashes(llm_folder: Path) -> dict[str, str]:
-    """What tells the LLM that own weights were trained on from any other."""
+    """Return hashes that identify the LLM and tokenizer that own weights were trained on."""
     return {"llm": fingerprint_weights(llm_folder), "tokenizer": PromptTokenizer.from_folder(llm_folder).hash}
 
 

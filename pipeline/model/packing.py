@@ -27,7 +27,7 @@ NAME = "speakerlm_varlen"
 
 @dataclass(frozen=True)
 class Segments:
-    """Where samples begin and end in a packed row; made once for each micro-batch, used by every layer."""
+    """Bounds of the samples in a packed row; made once for each micro-batch, used by every layer."""
 
     bounds: tuple[int, ...]  # B + 1 positions on the host
     cu_seqlens: Tensor  # the same, int32, on the device
@@ -66,7 +66,7 @@ def register() -> str:
 
 
 def no_mask(device: torch.device) -> Tensor:
-    """What a packed forward passes as ``attention_mask``.
+    """Return the ``attention_mask`` of a packed forward.
 
     transformers hands a 4-D mask on as it is. Without one it would look for restarting ``position_ids`` and build a
     mask of length × length; :func:`attention` ignores the mask where segments are given.

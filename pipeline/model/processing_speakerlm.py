@@ -138,7 +138,7 @@ class SpeakerLMProcessor(ProcessorMixin):
         return texts
 
     def to_dict(self, *_: Any, **__: Any) -> dict[str, Any]:
-        """What ``processor_config.json`` holds."""
+        """Content of ``processor_config.json``."""
         names = ("stride", "speaker_dim", "extractor", "system", "auto_map")
         own = {name: getattr(self, name) for name in names if hasattr(self, name)}
         return {"processor_class": type(self).__name__, **own}

@@ -41,12 +41,12 @@ class Memory:
 
     @property
     def states(self) -> int:
-        """What stays between steps."""
+        """Bytes that stay between steps."""
         return self.weights + self.gradients + self.optimizer + self.buckets
 
 
 def states(model: Any, ds_config: Mapping[str, Any], dtype: str, world: int) -> dict[str, int]:
-    """What ZeRO keeps on a rank between micro-batches, and gathers during one; sizes follow DeepSpeed 0.19.
+    """Bytes that ZeRO keeps on a rank between micro-batches, and gathers during one; sizes follow DeepSpeed 0.19.
 
     Args:
         model: with the stage's trainable set; may be on the meta device.

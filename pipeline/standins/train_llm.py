@@ -93,7 +93,7 @@ class MadeUpAudio:
         torch.nn.init.normal_(self.voice.weight, std=TABLE_STD)
 
     def parameters(self) -> list[Any]:
-        """What is learned."""
+        """The trained parameters."""
         return [*self.words.parameters(), *self.voice.parameters()]
 
     def put(self, embeds: Tensor, texts: Sequence[Text], noise: float, voices: Tensor | None = None) -> Tensor:

@@ -49,7 +49,7 @@ ONE_PROCESS = {  # of ZeRO-3: nothing is gathered from others; DeepSpeed's own b
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What ``launch/small.py`` has under its folder before training, with less speech."""
+    """The folder of ``launch/small.py`` before training, with less speech."""
     pytest.importorskip("gguf")
     pytest.importorskip("av")
     root = tmp_path_factory.mktemp("small")

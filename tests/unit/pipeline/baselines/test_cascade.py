@@ -112,7 +112,7 @@ def test_another_threshold_count_or_folder_of_weights_is_another_cascade(
 
 
 @pytest.mark.parametrize(("language", "asked"), [("auto", None), ("data", "zh"), ("fr", "fr")])
-def test_the_language_that_the_recogniser_is_told(dataset: Path, tmp_path: Path, language: str, asked: str | None):
+def test_the_language_that_the_recogniser_gets(dataset: Path, tmp_path: Path, language: str, asked: str | None):
     recogniser = Counting()
     run(Cascade(recogniser, Halves(), language), packed(str(dataset)), tmp_path, limit=1)
     assert recogniser.asked == [asked]

@@ -197,7 +197,7 @@ def test_another_protocol_is_an_error(body: str):
         Endpoint(url, "m").ask("s", "u", 9)
 
 
-def test_models_that_are_none(tmp_path: Path):
+def test_sources_that_are_not_models_are_refused(tmp_path: Path):
     with pytest.raises(ConfigError, match="say which model"):
         load_llm("http://localhost/v1", None, None, "cpu")
     with pytest.raises(ModelError, match="no causal LM that transformers can load"):

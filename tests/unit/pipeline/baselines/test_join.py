@@ -15,7 +15,7 @@ def test_a_word_goes_to_the_voice_that_covers_most_of_it():
     assert speakers([Word(" x", 0.7, 1.0), Word(" y", 1.8, 2.4)], [A, B]) == ["a", "b"]
 
 
-def test_in_overlap_the_voice_of_the_word_before_goes_on():
+def test_in_overlap_the_voice_of_the_word_before_continues():
     words = [Word(" x", 0.5, 0.9), Word(" y", 1.2, 1.6), Word(" z", 2.1, 2.5), Word(" w", 2.5, 2.9)]
     assert speakers(words, [A, B]) == ["a", "a", "b", "b"]
 
@@ -53,7 +53,7 @@ def test_chinese_characters_are_joined_without_spaces():
     assert [s.text for s in join("s", words, [DiarizedTurn("a", 0, 1)])] == ["你好吗"]
 
 
-def test_nobody_found_is_one_voice_and_nothing_said_is_nothing():
+def test_without_turns_all_words_are_one_voice_and_without_words_there_is_no_segment():
     assert [(s.speaker, s.text) for s in join("s", [Word("x", 0, 1), Word(" y", 1, 2)], [])] == [("spk0", "x y")]
     assert join("s", [], [A, B]) == []
 

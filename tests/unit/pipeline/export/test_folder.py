@@ -138,7 +138,7 @@ def test_an_llm_without_safetensors_is_loaded_whole_and_it_says_so(
     assert (logits(again, tokenizer) - logits(model, tokenizer)).abs().max() < 1e-5
 
 
-def test_the_card_tells_stages_data_and_scores(run: Path, base: TinyBase, tmp_path: Path) -> None:
+def test_the_card_lists_stages_data_and_scores(run: Path, base: TinyBase, tmp_path: Path) -> None:
     later = make_finished_run(tmp_path / "later", model_config(base), stage=2, init_from=str(run))
     row = {"run": "tiny-run", "stage": 2, "test_set": "AliMeeting", "split": "Test", "unit": "clip", "mode": "no"}
     row |= {"n_ov": None, "cer": 21.5, "cpcer": 30.25, "sacer": None, "delta_cp": 8.75, "delta_sa": None}
@@ -157,7 +157,7 @@ def test_the_card_tells_stages_data_and_scores(run: Path, base: TinyBase, tmp_pa
     assert "consent" in card
 
 
-def test_what_is_refused(run: Path, base: TinyBase, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_runs_are_refused(run: Path, base: TinyBase, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "there").mkdir()
     with pytest.raises(ConfigError, match="exists already"):
         export(run, tmp_path / "there")

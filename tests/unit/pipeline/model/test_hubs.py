@@ -76,14 +76,14 @@ def test_both_hubs_deliver_both_layouts_and_the_cache_does_without_them(
     found = torch.load(tmp_path / "out.pt")
     assert all(torch.equal(found["state"][name], t) for name, t in local.state_dict().items())
     assert found["tokens"] == local.bases["tokenizer"]
-    assert start(recipe, tmp_path / "again.pt", url, HF_HUB_OFFLINE="1") == ""  # nobody answers there any more
+    assert start(recipe, tmp_path / "again.pt", url, HF_HUB_OFFLINE="1") == ""  # the server has stopped
     assert (tmp_path / "again.pt").exists()
 
 
 @pytest.mark.parametrize("hub", ["modelscope", "huggingface"])
 def test_an_id_that_a_hub_does_not_have_is_named(base: TinyBase, tmp_path: Path, hub: str) -> None:
-    recipe = write(tmp_path, base, EncoderConfig(checkpoint=str(base.encoder)), LlmConfig("nobody/nothing", hub))
+    recipe = write(tmp_path, base, EncoderConfig(checkpoint=str(base.encoder)), LlmConfig("unknown/nothing", hub))
     with model_hub({}) as (url, _):
         said = start(recipe, tmp_path / "out.pt", url)
-    assert f"ModelError: nobody/nothing: no such local folder, and the download from {hub} failed" in said
+    assert f"ModelError: unknown/nothing: no such local folder, and the download from {hub} failed" in said
     assert len(said.splitlines()) == 1

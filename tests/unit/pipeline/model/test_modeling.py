@@ -109,7 +109,7 @@ def test_one_call_of_every_module_whatever_is_registered(model, tokenizer) -> No
         assert set(calls.values()) == {1}, calls
 
 
-def test_nobody_registered_gives_the_speaker_projector_a_gradient_of_zero(model, tokenizer) -> None:
+def test_without_registration_the_speaker_projector_has_a_gradient_of_zero(model, tokenizer) -> None:
     _, gradients = run(model, EXAMPLES[1:2], tokenizer)
     assert not gradients["speaker_projector.weight"].any()
     assert not gradients["speaker_projector.bias"].any()

@@ -28,7 +28,7 @@ def test_the_command_reports_the_plan_of_a_recipe(tmp_path, capsys):
     again = plan_report(epoch_report.open_plan(recipe, tokenizer), 3)
     assert said.startswith(f"3 steps, 6 batches, {again.samples} samples")
     assert f"nearer budget filled {again.budget_fill:.1%}" in said
-    assert "imbalance 0.0%" in said  # one rank waits for nobody
+    assert "imbalance 0.0%" in said  # one rank waits for no other
     assert epoch_report.main([str(RECIPE), "root=/nowhere"]) == 1
     assert "/nowhere" in capsys.readouterr().err
 

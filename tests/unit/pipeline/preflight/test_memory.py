@@ -93,7 +93,7 @@ def test_zero_stages_by_hand() -> None:
     assert (three["optimizer"], three["gradients"], three["buckets"]) == (3 * TRAINED, TRAINED, 1000)
 
 
-def test_what_is_offloaded_lies_on_the_host() -> None:
+def test_offloaded_state_is_counted_on_the_host() -> None:
     more: dict[str, Any] = {"offload_param": {"device": "cpu"}, "offload_optimizer": {"device": "cpu"}}
     parts = states(MODEL, zero(3, **more), "bfloat16", 2)
     assert parts["weights"] == parts["optimizer"] == parts["gradients"] == 0

@@ -13,24 +13,6 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ("shards", "pipeline", "launch", "benchmarks", "tests")
-# Files and folders that are not free of them yet.
-NOT_YET: tuple[str, ...] = (
-    "pipeline/baselines/interfaces.py",
-    "pipeline/baselines/llm.py",
-    "pipeline/model/encoder_plugins.py",
-    "pipeline/model/own_weights.py",
-    "pipeline/model/packing.py",
-    "pipeline/model/processing_speakerlm.py",
-    "pipeline/preflight/memory.py",
-    "pipeline/standins/train_llm.py",
-    "tests/unit/pipeline/baselines/test_cascade.py",
-    "tests/unit/pipeline/baselines/test_correct.py",
-    "tests/unit/pipeline/baselines/test_join.py",
-    "tests/unit/pipeline/model/test_hubs.py",
-    "tests/unit/pipeline/model/test_modeling.py",
-    "tests/unit/pipeline/preflight/test_epoch_report.py",
-    "tests/unit/pipeline/preflight/test_memory.py",
-)
 PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs", "launch", "ds_configs", "benchmarks")
 HERE = Path(__file__).relative_to(ROOT)
 
@@ -93,11 +75,6 @@ def pages() -> list[Path]:
     return [p for f in found for p in (sorted(f.rglob("*.md")) if f.is_dir() else [f]) if p.is_file()]
 
 
-def is_clean(path: Path) -> bool:
-    name = path.relative_to(ROOT).as_posix()
-    return not any(name == c or name.startswith(c + "/") for c in NOT_YET)
-
-
 def name_of(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
@@ -109,7 +86,7 @@ def _hits(path: Path) -> list[str]:
     return [f"{name_of(path)}:{n}: {hit}" for n, line in enumerate(source.splitlines(), 1) for hit in phrases(line)]
 
 
-@pytest.mark.parametrize("path", [p for p in (*python_files(), *pages()) if is_clean(p)], ids=name_of)
+@pytest.mark.parametrize("path", [*python_files(), *pages()], ids=name_of)
 def test_text_is_plain_english(path: Path) -> None:
     hits = _hits(path)
     assert not hits, "\n" + "\n".join(hits)
@@ -134,13 +111,12 @@ def test_modules_and_public_functions_have_docstrings(path: Path) -> None:
     found = list(documented(ast.parse(path.read_text(encoding="utf-8"))))
     top = [f"{name_of(path)}:{line}: {name}" for name, line, doc in found if doc is None and "." not in name]
     assert not top, "no docstring:\n" + "\n".join(top)
-    if is_clean(path):
-        riddles = [
-            f"{name_of(path)}:{line}: {name}: {doc.splitlines()[0]}"
-            for name, line, doc in found
-            if doc and RIDDLES.match(doc)
-        ]
-        assert not riddles, "say it as an imperative or a noun phrase:\n" + "\n".join(riddles)
+    riddles = [
+        f"{name_of(path)}:{line}: {name}: {doc.splitlines()[0]}"
+        for name, line, doc in found
+        if doc and RIDDLES.match(doc)
+    ]
+    assert not riddles, "say it as an imperative or a noun phrase:\n" + "\n".join(riddles)
 
 
 def test_the_check_sees_phrases_and_not_code() -> None:

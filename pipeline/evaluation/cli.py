@@ -38,7 +38,7 @@ def _score_parser() -> argparse.ArgumentParser:
         prog="speakerlm-score",
         usage=USAGE,
         description="Reads SegLST, STM, RTTM, TextGrid, a Kaldi folder (text, utt2spk, segments), JSON Lines and raw "
-        "model output (NAME: text). Prints CER, cpCER, saCER and what else the input has something for.",
+        "model output (NAME: text). Prints CER, cpCER, saCER, and DER and other figures if the input allows them.",
     )
     p.add_argument("reference", type=Path)
     p.add_argument("hypothesis", type=Path)
@@ -50,34 +50,44 @@ def _score_parser() -> argparse.ArgumentParser:
         "--by-name",
         choices=("auto", "yes", "no"),
         default="auto",
-        help="saCER; auto: if hypothesis and reference share names (default)",
+        help="compute saCER; auto: only if hypothesis and reference share names (default)",
     )
-    p.add_argument("--orc", action="store_true", help="ORC-CER too: slow for many speakers, greedy for long sessions")
+    p.add_argument(
+        "--orc",
+        action="store_true",
+        help="compute ORC-CER: slow for many speakers; approximate (greedy) for long sessions",
+    )
     _add_metric(p)
     p.add_argument(
         "--collar",
         type=non_negative,
         default=0.0,
-        help="DER: seconds forgiven each side of a boundary (M2MeT: 0.25)",
+        help="for DER: seconds on each side of a boundary that are not scored (M2MeT: 0.25)",
     )
     p.add_argument(
         "--group",
         metavar="REGEX",
-        help="recording inside a session's id, for intervals over clips; its first group, or all of it",
+        help="finds the recording in a session's id, for intervals over clips: the first group, or the whole match",
     )
-    p.add_argument("--replicates", type=natural, default=1000, help="of the bootstrap; 0: no intervals (default: 1000)")
+    p.add_argument(
+        "--replicates", type=natural, default=1000, help="bootstrap replicates; 0: no intervals (default: 1000)"
+    )
     p.add_argument("--test-set", help="name of the test set, to compare with the paper's rows (alimeeting, aishell4 …)")
     p.add_argument("--split", default="?", help="split of the test set, for the tables")
-    p.add_argument("--unit", default="session", help="what a session of the input is: session or clip")
+    p.add_argument("--unit", default="session", help="what one session of the input is: session or clip")
     p.add_argument("--mode", choices=("asr", "no", "match", "over"), help="registration mode, for the tables")
     p.add_argument("--system", help="name of the system, for the tables (default: the hypothesis's file name)")
     p.add_argument("--per-session", action="store_true", help="print one line per session, the worst first")
     p.add_argument(
         "--out",
         type=Path,
-        help="folder for scores.json, sessions.tsv, tables and report.html; without words, for speakers.json",
+        help="folder for scores.json, sessions.tsv, tables and report.html, or for speakers.json if there are no words",
     )
-    p.add_argument("--audio", type=Path, help="folder of SESSION.flac; the worst are embedded in the report")
+    p.add_argument(
+        "--audio",
+        type=Path,
+        help="folder of SESSION.flac files; those of the worst sessions are embedded in the report",
+    )
     return p
 
 
@@ -91,7 +101,7 @@ def _decoded_parser() -> argparse.ArgumentParser:
     p.add_argument("--datasets", nargs="*", default=[], help="packed test sets, to embed audio of the worst clips")
     p.add_argument("--normaliser", default="paper-zh", help=f"{PROFILES} (default: paper-zh)")
     _add_metric(p)
-    p.add_argument("--title", default="Scores", help="of the report")
+    p.add_argument("--title", default="Scores", help="title of the report")
     p.add_argument("--show", type=natural, default=10, help="clips of each mode shown with alignment (default: 10)")
     return p
 

@@ -89,7 +89,7 @@ def init_distributed(timeout_seconds: float, nccl: Mapping[str, str] | None = No
 
     Args:
         timeout_seconds: of the rendezvous and of each collective.
-        nccl: environment for NCCL; what the user has set wins.
+        nccl: environment variables for NCCL; those that the user has set are kept.
 
     Raises:
         ConfigError: the node has no GPU for this rank.
@@ -149,7 +149,7 @@ def _use_plain_gloo(deepspeed: Any) -> None:
     """Keep DeepSpeed from compiling its shared-memory op at start-up.
 
     The build takes minutes and needs g++; if it is killed, its lock hangs every later run. Plain gloo is as fast. There
-    is no public switch; without this dict DeepSpeed compiles the op, and all else is the same.
+    is no public switch; without this dict DeepSpeed compiles the op, and nothing else changes.
     """
     ops = getattr(deepspeed.ops, "__compatible_ops__", None)
     if isinstance(ops, dict) and "deepspeed_shm_comm" in ops:

@@ -6,10 +6,10 @@ import resource
 
 
 def peak_bytes(*, reserved: bool = False) -> int:
-    """Largest memory of this process so far: of its card, or resident where no card is in use. Waits for no device.
+    """Return the peak memory of this process: of its GPU, or resident if it uses no GPU. Waits for no device.
 
     Args:
-        reserved: count what torch has taken from the card, not only what tensors filled.
+        reserved: count all memory that torch has reserved on the GPU, not only that of tensors.
     """
     import torch
 

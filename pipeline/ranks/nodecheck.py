@@ -2,10 +2,11 @@
 
     srun --ntasks-per-node=1 python -m pipeline.ranks.nodecheck RECIPE [key=value …]
 
-One process per node. The first listens at the address of the rendezvous (MASTER_ADDR:MASTER_PORT); each other one asks
-it for the time, runs its checks, and reports. Checked are disk, datasets (S3 or local), clock, versions of packages and
-of this code, the output folder (the same one everywhere) and GPUs. A fault that all nodes share (a missing dataset, a
-full output, clocks that differ) is reported as common: it blames no node. Exit codes: 0; 1: at least one fault.
+One process per node. The first listens at the address of the rendezvous (MASTER_ADDR:MASTER_PORT). Each of the others
+asks it for the time, runs its checks, and sends a report. Checked are disk, datasets (S3 or local), clock, versions of
+packages and of this code, the output folder (the same one everywhere) and GPUs. A fault that all nodes share (a missing
+dataset, a full output, clocks that differ) is reported as common: no node is blamed for it. Exit codes: 0: no fault;
+1: at least one.
 """
 
 from __future__ import annotations
@@ -257,7 +258,7 @@ def advice(wrong: dict[str, list[str]], common: Sequence[str], world_size: int) 
     lines = [f"BAD NODE {node}: {fault}" for node, faults in wrong.items() for fault in faults]
     lines += [f"ALL {world_size} NODES: {fault}" for fault in common]
     if common:
-        lines.append("a fault that all nodes share is not a node's fault: repair it; excluding nodes does not help")
+        lines.append("all nodes report this fault: repair it; excluding nodes does not help")
     elif 0 < len(wrong) < world_size:
         lines.append(f"exclude them and submit again: sbatch --exclude={','.join(wrong)} …")
     elif wrong and world_size > 1:

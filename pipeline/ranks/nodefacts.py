@@ -31,7 +31,7 @@ class Fact:
 
     ok: bool
     text: str
-    shared: str = ""  # the shared resource that it is about, if any; when all nodes lack that, no node is at fault
+    shared: str = ""  # the shared resource, if any, that was checked; if all nodes lack it, no node is at fault
 
 
 def disk(folder: Path, gigabytes: float, shared: str = "") -> Fact:

@@ -54,8 +54,8 @@ class StopRequest:
     def at_the_latest(self, limit: float | None, margin: float) -> StopRequest:
         """Also stop ``limit`` seconds after the start, and ``margin`` seconds before the end of a Slurm job.
 
-        A margin as long as the job would stop every job before its first step: it is at most a quarter of the time left
-        at the start. An earlier limit stays: a later stage has no more time.
+        The margin is at most a quarter of the time left at the start: with a margin as long as the job, no job would
+        make a step. An earlier limit stays, so a later stage has no more time than an earlier one left.
         """
         ends, self.margin = [] if limit is None else [self._began + limit], margin
         job = os.environ.get("SLURM_JOB_END_TIME", "")

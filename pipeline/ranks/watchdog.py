@@ -32,10 +32,10 @@ LEAST_LAG = 0.02  # … and this many seconds per step more
 
 
 class Watchdog:
-    """Ends this process when :meth:`beat` is not called in time; inactive outside :meth:`watching`."""
+    """Watchdog that ends this process if :meth:`beat` is not called in time; inactive outside :meth:`watching`."""
 
     def __init__(self, start_limit: float = 3600.0, limit: float = 600.0, folder: Path | None = None) -> None:
-        """Take limits in seconds, until the first step has ended and afterwards; and a folder for files of stacks."""
+        """Take two limits in seconds, before and after the end of the first step, and a folder for files of stacks."""
         self._start_limit, self._limit, self._folder = start_limit, limit, folder
         self._what = "start-up"
         self._deadline = time.monotonic() + start_limit
@@ -99,8 +99,8 @@ class Watchdog:
                 path.write_text(stacks, encoding="utf-8")
                 where = f" (also in {path})"
         text = (
-            f"[rank {rank}] TrainingError: no progress for {self.limit:.0f} s during {self._what}. The stacks of "
-            f"this rank{where}; the rank whose main thread is not in a collective is the one that the others wait for. "
+            f"[rank {rank}] TrainingError: no progress for {self.limit:.0f} s during {self._what}. The stacks of this "
+            f"rank are below{where}. The other ranks wait for the rank whose main thread is not in a collective. "
             f"{self._advice()}\n{stacks}"
         )
         with contextlib.suppress(OSError):

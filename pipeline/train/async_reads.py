@@ -1,8 +1,8 @@
-"""The numbers of a step that the host reads in every step, without waiting for the update.
+"""Reads of a step's losses and gradient norm on the host, without waiting for the update.
 
 DeepSpeed decides on the host whether it makes an update: it reads whether the gradient norm is finite, and the device
-is drained by then. Copies of the losses and of the norm are therefore enqueued before the update's kernels, and have
-arrived, or all but, when ``engine.step`` returns. A read that is enqueued afterwards would wait for the whole update.
+is drained by then. Copies of the losses and of the norm are therefore enqueued before the update's kernels. They have
+arrived, or nearly so, when ``engine.step`` returns. A read that is enqueued later would wait for the whole update.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ class HostCopy:
             self._copy = tensor.detach().clone()
 
     def numbers(self) -> list[float]:
-        """The values; waits for the copy and what was enqueued before it, for nothing else."""
+        """Return the values; waits only for the copy and for what was enqueued before it."""
         if self._arrived is not None:
             self._arrived.synchronize()
         return [float(v) for v in self._copy.flatten().tolist()]
 
 
 class GradientNorm:
-    """The norm of the last update's gradients, copied between its being known and the update."""
+    """Gradient norm of the last update, copied as soon as it is known, before the weights change."""
 
     def __init__(self, engine: Any) -> None:
         self._engine = engine
@@ -47,7 +47,7 @@ class GradientNorm:
             inner.register_step_pre_hook(self._copy_norm)
 
     def read(self) -> float:
-        """After ``engine.step`` has made an update; 0 where DeepSpeed computes none."""
+        """Return the norm, after ``engine.step`` has made an update; 0 if DeepSpeed computes no norm."""
         copied, self._copied = self._copied, None
         norm = self._engine.get_global_grad_norm()
         if copied is not None and copied.tensor is norm:
@@ -55,7 +55,7 @@ class GradientNorm:
         return float(norm) if norm is not None else 0.0
 
     def _copy_norm(self, *_: Any) -> None:
-        """Before torch's optimizer updates a sub-group; the first of an update is early enough."""
+        """Start the copy before torch's optimizer updates the first sub-group of an update."""
         norm: Any = getattr(self._engine.optimizer, "_global_grad_norm", None)
         if hasattr(norm, "is_cuda") and (self._copied is None or self._copied.tensor is not norm):
             self._copied = HostCopy(norm)

@@ -1,4 +1,4 @@
-"""The checkpoints of a run, as the trainer uses them: resume, save, finish."""
+"""Checkpoints of a run, as the trainer uses them: resume, save, finish."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class RunCheckpoints(Protocol):
     """Operations that the trainer needs, collective unless noted."""
 
     def resume(self) -> RunState | None:
-        """Load the newest whole checkpoint into the engine; None: no checkpoint."""
+        """Load the newest intact checkpoint into the engine; return None if there is no checkpoint."""
         ...
 
     def save(self, state: RunState) -> None:
-        """Write a checkpoint, perhaps after this call has returned."""
+        """Write a checkpoint; a background thread may finish it after this call has returned."""
         ...
 
     def wait(self) -> None:
@@ -35,24 +35,24 @@ class RunCheckpoints(Protocol):
 
     @property
     def failed(self) -> bool:
-        """A save in the background has failed on this rank; :meth:`wait` raises its error. Not collective."""
+        """Whether a save in the background has failed on this rank; :meth:`wait` raises its error. Not collective."""
         ...
 
     def take_stalled(self) -> float:
-        """Seconds that training stood still for saving since the last call. Not collective."""
+        """Return the seconds for which saving has blocked training since the last call. Not collective."""
         ...
 
     def finish_uploads(self, stop: StopRequest, beat: Callable[[str], None]) -> bool:
-        """Let the copies to the second storage come to an end; False: a stop came first."""
+        """Wait until the copies to ``trainer.upload`` are finished; return False if a stop was requested first."""
         ...
 
     def write_final(self, stage: int, step: int) -> Path:
-        """Write the stage's weights and, last of all, the ``done`` marker; the path of the weights."""
+        """Write the stage's weights and, last, the ``done`` marker; return the path of the weights."""
         ...
 
 
 class Checkpoints:
-    """Below ``OUTPUT/checkpoints``, with a copy in ``trainer.upload``."""
+    """Checkpoints in ``OUTPUT/checkpoints``, with a copy in ``trainer.upload`` if it is set."""
 
     def __init__(self, run: Run) -> None:
         """Open the folder and its copy. Collective."""
@@ -64,7 +64,7 @@ class Checkpoints:
         self.saver = Saver(self._folder, run.ranks, keep, t.save_in_background, self._upload, t.start_timeout_seconds)
 
     def resume(self) -> RunState | None:
-        """Load the newest whole checkpoint into the engine; None: no checkpoint.
+        """Load the newest intact checkpoint into the engine; return None if there is no checkpoint.
 
         Raises:
             CheckpointError: every checkpoint is damaged, or it belongs to another stage, model or base weights.
@@ -78,7 +78,7 @@ class Checkpoints:
         return state
 
     def save(self, state: RunState) -> None:
-        """Write a checkpoint, perhaps after this call has returned."""
+        """Write a checkpoint; a background thread may finish it after this call has returned."""
         self.saver.save(self._run.engine, state)
 
     def wait(self) -> None:
@@ -87,19 +87,19 @@ class Checkpoints:
 
     @property
     def failed(self) -> bool:
-        """A save in the background has failed on this rank."""
+        """Whether a save in the background has failed on this rank."""
         return self.saver.failed
 
     def take_stalled(self) -> float:
-        """Seconds that training stood still for saving since the last call."""
+        """Return the seconds for which saving has blocked training since the last call."""
         return self.saver.take_stalled_seconds()
 
     def finish_uploads(self, stop: StopRequest, beat: Callable[[str], None]) -> bool:
-        """Let the copies to the second storage come to an end; False: a stop came first."""
+        """Wait until the copies to ``trainer.upload`` are finished; return False if a stop was requested first."""
         return self.saver.finish_mirroring(stop, beat)
 
     def write_final(self, stage: int, step: int) -> Path:
-        """Write the stage's weights and, last of all, the ``done`` marker; the path of the weights."""
+        """Write the stage's weights and, last, the ``done`` marker; return the path of the weights."""
         run = self._run
         path = self._output / "weights" / "model.safetensors"
         digest = final_weights.save_weights(path, run.engine, run.ranks, run.source, run.bases)

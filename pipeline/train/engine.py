@@ -39,9 +39,10 @@ def set_lr(engine: Any, lr: float) -> None:
 
 
 def initialize(model: Any, ds_config: dict[str, Any], lr_factors: Mapping[str, float] = MappingProxyType({})) -> Any:
-    """A DeepSpeed engine that updates exactly the parameters with ``requires_grad``.
+    """Return a DeepSpeed engine that updates exactly the parameters with ``requires_grad``.
 
-    ``lr_factors``: of the learning rate, by module (:mod:`pipeline.stages`); parameters of one factor are one group.
+    ``lr_factors``: factors of the learning rate by module (:mod:`pipeline.stages`); parameters with the same factor are
+    one group.
     """
     import deepspeed
 
@@ -59,8 +60,8 @@ def initialize(model: Any, ds_config: dict[str, Any], lr_factors: Mapping[str, f
 def release(engine: Any) -> None:
     """Destroy an engine, so that its memory is freed with the last reference to it.
 
-    DeepSpeed 0.19 keeps modules in a stack and in a cache for as long as the process lives, and leaves
-    classes that hold the optimizer in modules; an activation that is a default of FunASR's is part of every encoder.
+    DeepSpeed 0.19 keeps modules in a stack and in a cache until the process ends, and leaves in them attributes that
+    refer to the optimizer. FunASR's default activation is one object shared by all encoders, so it would keep them too.
     """
     from deepspeed.runtime.zero import parameter_offload
 
@@ -76,7 +77,7 @@ def release(engine: Any) -> None:
 
 
 def trainable_table(model: Any, declared: frozenset[str]) -> str:
-    """Table of each module's parameters, trained or frozen.
+    """Return a table of each module's parameters, trained or frozen.
 
     Raises:
         TrainingError: ``requires_grad`` is not what the stage declares.

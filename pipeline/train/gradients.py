@@ -12,10 +12,11 @@ from pipeline.stages import MODULES, module_of
 
 
 def module_norms(engine: Any, ranks: Ranks) -> dict[str, float]:
-    """Norm of the step's gradient by module, before clipping. Collective; between the last backward and the update.
+    """Return the norm of the step's gradient by module, before clipping. Collective.
 
-    The squares add up to the square of DeepSpeed's own norm. Under ZeRO-3 each rank looks at its slices and four
-    numbers are summed; under ZeRO-1 and -2 DeepSpeed gives out whole gradients, an all-reduce of each.
+    Call it between the last backward pass and the update. The squares add up to the square of DeepSpeed's own norm.
+    Under ZeRO-3 each rank sums the squares of its slices, and four numbers are summed over ranks. Under ZeRO-1 and -2
+    DeepSpeed returns whole gradients, which costs one all-reduce for each.
     """
     import torch
     from deepspeed.utils import safe_get_full_grad, safe_get_local_grad

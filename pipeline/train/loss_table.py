@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class LossTable:
-    """Sums of token losses, or numbers of target tokens: a cell for each dataset and mode.
+    """Sums of token losses, or numbers of target tokens, with one cell for each dataset and mode.
 
     A row of cells is a flat list, so that a single all-reduce adds the rows of all ranks.
     """
@@ -22,7 +22,7 @@ class LossTable:
         self._index = {cell: i for i, cell in enumerate(self.cells)}
 
     def zeros(self) -> list[float]:
-        """An empty row of cells."""
+        """Return a row of zeros."""
         return [0.0] * len(self.cells)
 
     def add(self, row: list[float], batch: Any, value: float) -> None:
@@ -31,18 +31,18 @@ class LossTable:
             row[self.index(batch)] += value
 
     def index(self, batch: Any) -> int:
-        """Index of a micro-batch's cell."""
+        """Return the index of a micro-batch's cell."""
         return self._index[batch.dataset, str(batch.mode)]
 
     def targets(self, batches: Sequence[Any]) -> list[float]:
-        """Target tokens of micro-batches, by cell."""
+        """Return the target tokens of micro-batches, by cell."""
         row = self.zeros()
         for batch in batches:
             self.add(row, batch, batch.num_targets)
         return row
 
     def losses(self, batches: Sequence[Any], losses: Sequence[torch.Tensor], device: torch.device) -> torch.Tensor:
-        """Sums of this rank's token losses: (cells,) float64, on the device."""
+        """Return the sums of this rank's token losses: (cells,) float64, on the device."""
         import torch
 
         row = torch.zeros(len(self.cells), dtype=torch.float64, device=device)
@@ -52,14 +52,14 @@ class LossTable:
         return row
 
     def means(self, sums: Sequence[float], counts: Sequence[float]) -> dict[str, float]:
-        """Mean loss per target token by ``dataset/mode``, for the cells with target tokens."""
+        """Return the mean loss per target token by ``dataset/mode``, for the cells with target tokens."""
         return {f"{d}/{m}": s / n for (d, m), s, n in zip(self.cells, sums, counts, strict=True) if n}
 
 
 def nan_unless_finite(loss: torch.Tensor, losses: torch.Tensor) -> torch.Tensor:
-    """``loss`` bit for bit if all of ``losses`` are finite, else NaN.
+    """Return ``loss`` unchanged if all of ``losses`` are finite, else NaN.
 
     ``losses`` are those of all ranks: one that is not finite makes the gradients of every rank NaN, so that all skip
-    the update. 0 times a sum stays on the device: no rank waits to look at a number, and no rank has to be asked.
+    the update. Adding 0 times their sum does this on the device, without a wait and without a message between ranks.
     """
     return loss * (1 + 0 * losses.sum()).to(loss.dtype)

@@ -1,7 +1,7 @@
 """TensorBoard, Weights & Biases and CSV, written by DeepSpeed's monitors; all of them below ``OUTPUT/monitor``.
 
 A restarted run continues from its checkpoint: in the same W&B run, whose id is kept in the folder, and without the CSV
-rows of steps that will come again. The full record is ``train.jsonl``; these are for looking at.
+rows of steps that will be repeated. The full record is ``train.jsonl``; monitors are for viewing.
 """
 
 from __future__ import annotations
@@ -63,11 +63,11 @@ class Monitors:
             self._master.csv_monitor.filenames = cut_csv(self._folder / "csv", step)  # their heads are written
 
     def train(self, row: dict[str, Any]) -> None:
-        """A row of ``train.jsonl``."""
+        """Record a row of ``train.jsonl``."""
         self._write(train_events(row))
 
     def validation(self, row: dict[str, Any]) -> None:
-        """A row of ``validation.jsonl``."""
+        """Record a row of ``validation.jsonl``."""
         self._write(validation_events(row))
 
     def _write(self, events: list[Event]) -> None:
@@ -116,7 +116,7 @@ def enabled(settings: MonitorConfig) -> bool:
 
 
 def deepspeed_sections(settings: MonitorConfig, folder: Path) -> dict[str, Any]:
-    """The monitors' sections of DeepSpeed's configuration."""
+    """Return the monitors' sections of DeepSpeed's configuration."""
     return {
         "tensorboard": {"enabled": settings.tensorboard, "output_path": str(folder), "job_name": "tensorboard"},
         "csv_monitor": {"enabled": settings.csv, "output_path": str(folder), "job_name": "csv"},
@@ -130,7 +130,7 @@ def deepspeed_sections(settings: MonitorConfig, folder: Path) -> dict[str, Any]:
 
 
 def wandb_environment(recipe: Recipe, folder: Path) -> dict[str, str]:
-    """Environment that makes every start of this run the same W&B run. The user's ``WANDB_MODE`` has precedence."""
+    """Return variables that make every start of this run the same W&B run. The user's ``WANDB_MODE`` has precedence."""
     path = folder / "wandb-run-id"
     if not path.exists():
         write_atomic(path, uuid.uuid4().hex[:12])
@@ -146,7 +146,7 @@ def wandb_environment(recipe: Recipe, folder: Path) -> dict[str, str]:
 
 
 def train_events(row: dict[str, Any]) -> list[Event]:
-    """Name, value and step of each figure of a row that is finite."""
+    """Return name, value and step of each finite figure of a row."""
     values: dict[str, Any] = {f"train/{name}": row.get(name) for name in FIELDS}
     values["train/tokens_per_second"] = row["positions"] / row["seconds"] if row["seconds"] else None
     values["train/audio_hours_per_hour"] = row["audio_seconds"] / row["seconds"] if row["seconds"] else None
@@ -156,7 +156,7 @@ def train_events(row: dict[str, Any]) -> list[Event]:
 
 
 def validation_events(row: dict[str, Any]) -> list[Event]:
-    """Name, value and step of each figure of a validation."""
+    """Return name, value and step of each figure of a validation."""
     values: dict[str, Any] = {"validation/loss": row["loss"], "validation/share": row["share"]}
     values |= {f"validation/loss/{name}": value for name, value in row["losses"].items()}
     gain = row.get("registration_gain") or {}
@@ -167,7 +167,7 @@ def validation_events(row: dict[str, Any]) -> list[Event]:
 
 
 def cut_csv(folder: Path, step: int) -> list[str]:
-    """Drop rows of steps after ``step``, which will come again. Returns the names of the files, without suffix."""
+    """Drop rows of steps after ``step``, which will be repeated. Return the names of the files, without suffix."""
     files = sorted(folder.glob("*.csv"))
     for path in files:
         head, *rows = path.read_text(encoding="utf-8").splitlines() or [""]

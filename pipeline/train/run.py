@@ -1,4 +1,4 @@
-"""A run as the trainer gets it: recipe, ranks, engine, data."""
+"""Objects that the trainer works with: recipe, ranks, engine, data."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Step(Protocol):
 
     @property
     def figures(self) -> dict[str, Any]:
-        """Of the whole step, for the log."""
+        """Figures of the whole step, for the log."""
         ...
 
 
@@ -39,20 +39,20 @@ class Data(Protocol):
     def validation_names(self) -> Sequence[str]: ...
 
     def train(self, state: dict[str, Any] | None) -> Iterator[Step]:
-        """Global steps without end, from the start or from a saved state."""
+        """Yield global steps, from the start or from a saved state."""
         ...
 
     def validation(self) -> Iterator[tuple[Sequence[Any], int]]:
-        """The same micro-batches every time, and how many of their samples are replaced; as many on every rank."""
+        """Yield the same micro-batches every time, equally many on every rank, and how many samples were replaced."""
         ...
 
     def merged_state(self, state: dict[str, Any]) -> dict[str, Any]:
-        """A step's state as a checkpoint holds it, the same on every rank. Collective."""
+        """Return a step's state as a checkpoint holds it, the same on every rank. Collective."""
         ...
 
     @property
     def validation_sets(self) -> Sequence[Any]:
-        """The datasets behind them, for the validation decode."""
+        """The validation datasets, for the validation decode."""
         ...
 
     @property
@@ -61,7 +61,7 @@ class Data(Protocol):
 
 @dataclass
 class Run:
-    """Everything of a run that a checkpoint does not hold, built once."""
+    """Objects of a run that are built at its start and are not part of a checkpoint."""
 
     recipe: Recipe
     ranks: Ranks
@@ -69,7 +69,7 @@ class Run:
     data: Data
     stop: StopRequest
     bases: dict[str, str]  # hashes of the weights that this run loaded and does not save
-    source: Path | None  # own weights that it started from
+    source: Path | None  # own weights from which it started
     stop_after: int | None = None  # a rehearsal: stop here, saved but not done
     meter: Meter | None = None  # counts operations
     watchdog: Watchdog = field(default_factory=Watchdog)

@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 
 def run_stages(recipes: Sequence[Recipe], stop_after: int | None = None) -> int:
-    """Train stages one after the other in this process, one of N. Returns the exit code of the last one that ran.
+    """Train stages one after the other, in this process of N. Return the exit code of the last stage that ran.
 
     They share one stop request: a signal at the end of a stage prevents the next, and a time limit counts from the
     start of the first.
@@ -45,7 +45,7 @@ def run_stages(recipes: Sequence[Recipe], stop_after: int | None = None) -> int:
 
 
 def run_stage(recipe: Recipe, stop_after: int | None = None, stop: StopRequest | None = None) -> int:
-    """Train one stage in this process, one of N. Returns the exit code, or ends the process after a fault."""
+    """Train one stage, in this process of N. Return the exit code, or end the process after a fault."""
     t, output = recipe.trainer, Path(recipe.output)
     stop = (stop or StopRequest().install()).at_the_latest(t.time_limit_seconds, t.stop_margin_seconds)
 
@@ -97,10 +97,10 @@ def _train(recipe: Recipe, stop: StopRequest, watchdog: Watchdog, stop_after: in
 
 
 def predecessor(recipe: Recipe) -> dict[str, Any] | None:
-    """The ``done`` marker of the run that this one continues; None where it starts from the public checkpoints.
+    """Return the ``done`` marker of the run that this one continues; None if it starts from public checkpoints.
 
     Raises:
-        CheckpointError: that run has not finished, or is of another stage than this one continues.
+        CheckpointError: that run has not finished, or its stage is neither the one before nor this one.
     """
     if recipe.init_from is None:
         return None
@@ -119,10 +119,10 @@ def predecessor(recipe: Recipe) -> dict[str, Any] | None:
 def build(
     recipe: Recipe, ds_config: dict[str, Any], ranks: Ranks, before: dict[str, Any] | None
 ) -> tuple[Any, Path | None, dict[str, str]]:
-    """The model with this stage's weights and trainable set; the file of own weights it started from; hashes of bases.
+    """Return the model with its weights and trainable set, the file of own weights it started from, hashes of bases.
 
     Args:
-        before: ``done`` marker of the run in ``init_from``; without a hash its weights are taken unseen.
+        before: ``done`` marker of the run in ``init_from``; if it has no hash, the weights are not verified.
 
     Raises:
         CheckpointError: the weights of the run it starts from were damaged.
@@ -156,14 +156,14 @@ def open_data(recipe: Recipe, ranks: Ranks, meter: Any) -> Data:
 
 
 def advice(output: Path) -> str:
-    """Hint for the user after a fault that another rank caused."""
+    """Return a hint for the user after a fault that another rank caused."""
     names = checkpoint.committed_names(output / "checkpoints")
     where = f"it resumes from step {int(names[-1].removeprefix('step-'))}" if names else "it starts from step 0"
     return f"Start the same command again: {where}."
 
 
 def _reclaim() -> None:
-    """Free the memory of the stage that has ended: an engine is part of reference cycles."""
+    """Free the memory of the stage that has ended; its engine is part of reference cycles."""
     import torch
 
     gc.collect()
@@ -172,7 +172,7 @@ def _reclaim() -> None:
 
 
 def _be_deterministic() -> None:
-    """Make results on a GPU bit-equal from run to run, at some cost; on a CPU they are anyway."""
+    """Make results on a GPU equal bit by bit from run to run, at some cost; on a CPU they always are."""
     import torch
 
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

@@ -1,7 +1,7 @@
-"""Bad steps: skipped if their numbers are not finite, reported as spikes if they leap.
+"""Bad steps: skipped if loss or gradient is not finite, reported as spikes if it is far above recent values.
 
-All ranks see the same sums and norms, so they judge alike without communication. The state is part of the checkpoint: a
-resumed run judges as an uninterrupted one.
+All ranks have the same sums and norms, so they reach the same verdict without communication. The state is part of the
+checkpoint, so a resumed run reaches the verdicts of an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ if TYPE_CHECKING:
     import torch
 
 SIGMAS = 6.0
-HORIZON = 100  # steps that mean and deviation look back
-WARM = 20  # steps before anything counts as a leap
+HORIZON = 100  # steps over which mean and deviation are taken
+WARM = 20  # steps before the first possible spike
 MOST_FILES = 100  # of micro-batches in one run
 
 
 @dataclass
 class Average:
-    """Exponentially weighted mean and variance; the first ``HORIZON`` values weigh alike."""
+    """Exponentially weighted mean and variance; the first ``HORIZON`` values have equal weights."""
 
     count: int = 0
     mean: float = 0.0
     variance: float = 0.0
 
     def leap(self, value: float) -> float:
-        """Deviations by which ``value`` is above the mean; 0 while there are too few values."""
+        """Return by how many deviations ``value`` is above the mean; 0 while there are too few values."""
         if self.count < WARM:
             return 0.0
         return (value - self.mean) / self._deviation()
@@ -56,7 +56,7 @@ class Average:
 
 @dataclass
 class Health:
-    """Counts of updates and skipped steps, and what loss and gradient norm usually are."""
+    """Counts of updates and skipped steps, and running averages of loss and gradient norm."""
 
     updates: int = 0  # steps that changed the weights
     skipped: int = 0
@@ -65,10 +65,10 @@ class Health:
     norm: Average = field(default_factory=Average)
 
     def judge(self, loss: float, norm: float, applied: bool) -> str | None:
-        """Count one step; ``"skipped"``, ``"spike"`` or None for a usual one.
+        """Count one step; return ``"skipped"``, ``"spike"`` or, for a usual step, None.
 
         Raises:
-            TrainingError: the update was made although the loss is not finite: the weights are spoilt.
+            TrainingError: the update was made although the loss is not finite, so the weights are invalid.
         """
         if not applied:
             self.skipped += 1
@@ -77,7 +77,7 @@ class Health:
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise TrainingError(
                 f"DeepSpeed made an update with loss {loss} and gradient norm {norm}: the weights in memory are "
-                "spoilt, the checkpoints are not; set bf16.check_grad_overflow in the DeepSpeed configuration"
+                "invalid, the checkpoints are not; set bf16.check_grad_overflow in the DeepSpeed configuration"
             )
         self.updates += 1
         self.in_a_row = 0
@@ -87,18 +87,18 @@ class Health:
         return "spike" if leaps else None
 
     def state_dict(self) -> dict[str, Any]:
-        """As JSON."""
+        """Return the state as JSON types."""
         return asdict(self)
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> Health:
-        """The inverse of :meth:`state_dict`."""
+        """Restore a state; the inverse of :meth:`state_dict`."""
         return cls(**{**state, "loss": Average(**state["loss"]), "norm": Average(**state["norm"])})
 
 
 @dataclass(frozen=True)
 class Suspect:
-    """A micro-batch of a bad step, as all ranks get it."""
+    """A micro-batch of a bad step, in the form that is sent to all ranks."""
 
     rank: int
     place: int  # number of the micro-batch in the global step
@@ -108,15 +108,15 @@ class Suspect:
     keys: tuple[str, ...]
 
     def row(self) -> dict[str, Any]:
-        """For a log."""
+        """Return the record for the log."""
         return {**asdict(self), "loss": self.loss if math.isfinite(self.loss) else str(self.loss)}
 
 
 def suspects(ranks: Ranks, batches: Sequence[Any], losses: Sequence[torch.Tensor], why: str) -> list[Suspect]:
-    """Micro-batches to look at, the same list on every rank, worst first. Collective.
+    """Return the micro-batches that may be the cause, the same list on every rank, worst first. Collective.
 
-    For a skipped step the micro-batches whose loss is not finite; all of them where only the gradient is not. For a
-    spike all of them.
+    For a skipped step these are the micro-batches whose loss is not finite, or all if only the gradient is not finite.
+    For a spike these are all.
     """
     mine = [
         Suspect(
@@ -138,11 +138,13 @@ def suspects(ranks: Ranks, batches: Sequence[Any], losses: Sequence[torch.Tensor
 
 
 def save_batch(folder: Path, step: int, suspect: Suspect, batch: Any, seed: int, most: int = MOST_FILES) -> Path | None:
-    """Write a micro-batch so that ``model(**torch.load(path)["inputs"])`` repeats its forward pass; None if too many.
+    """Write a micro-batch so that ``model(**torch.load(path)["inputs"])`` repeats its forward pass.
+
+    Returns None, and writes nothing, if the folder has ``most`` files.
 
     Args:
-        seed: what ``torch.manual_seed`` was given before the forward pass.
-        most: files in the folder.
+        seed: argument of ``torch.manual_seed`` before the forward pass.
+        most: largest number of files in the folder.
     """
     import torch
 

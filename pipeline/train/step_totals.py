@@ -14,7 +14,7 @@ from pipeline.ranks.memory import peak_bytes
 
 @dataclass(frozen=True, slots=True)
 class StepTotals:
-    """Sums over all ranks, maxima where it says so."""
+    """Sums over all ranks, if a field's comment does not say otherwise."""
 
     targets: tuple[float, ...]  # target tokens by cell of the loss table
     positions: float  # LLM positions
@@ -30,7 +30,7 @@ class StepTotals:
 
 @dataclass(frozen=True, slots=True)
 class OwnNumbers:
-    """Numbers of a rank for the totals, other than its micro-batches."""
+    """Numbers of a rank that are not derived from its micro-batches."""
 
     stop: bool
     failed_save: bool
@@ -41,10 +41,10 @@ class OwnNumbers:
 def step_totals(
     ranks: Ranks, hosts: Any, targets: Sequence[float], batches: Sequence[Any], meter: Meter | None, own: OwnNumbers
 ) -> StepTotals:
-    """Totals of a global step. Collective.
+    """Compute the totals of a global step. Collective.
 
     Args:
-        hosts: process group over the hosts: it waits for no GPU.
+        hosts: gloo process group, whose messages wait for no GPU.
         targets: target tokens of this rank's micro-batches by cell of the loss table.
     """
     flops = meter.step(batches) if meter else (0.0, 0.0)
@@ -75,7 +75,8 @@ def sums_and_values(
 ) -> tuple[list[float], list[list[float]]]:
     """Sum some numbers over ranks and gather others, in a single all-reduce. Collective.
 
-    A sum gathers too: each rank fills in its own place among zeros. So maxima need no second reduction.
+    The same sum gathers values: each rank writes its own into a vector that is zero elsewhere. So maxima need no second
+    reduction.
 
     Returns:
         The sums of ``added``, and for each number of ``own`` its value on every rank.

@@ -25,7 +25,7 @@ class StepRecord:
     positions: int  # LLM positions, prompts included
     audio_seconds: float
     seconds: float  # wall time of the step
-    wait_seconds: float  # of which the slowest rank waited for data
+    wait_seconds: float  # part of it in which the slowest rank waited for data
     losses: dict[str, float] = field(default_factory=dict)  # per dataset/mode
     model_tflop: float = 0.0  # operations of valid positions, see flops.py
     mfu: float | None = None  # model_tflop as a share of the cards' peak; None: card not known
@@ -33,12 +33,12 @@ class StepRecord:
     peak_gib: float = 0.0  # largest memory of any rank so far: of its card, or of the process on a CPU
     skipped: bool = False  # its numbers were not finite: no update
     own_seconds: tuple[float, ...] = ()  # per rank: from step to step, without waiting for the others
-    save_seconds: float = 0.0  # that training stood still for a checkpoint before this step
+    save_seconds: float = 0.0  # for which a checkpoint before this step blocked training
     module_norms: dict[str, float] = field(default_factory=dict)  # gradient norm by module, in steps that are logged
 
 
 class Log:
-    """A JSON-lines file of a run; on resume, lines of steps after the checkpoint are dropped: they will come again."""
+    """A JSON-lines file of a run; on resume, lines of steps that will be repeated are dropped."""
 
     def __init__(self, path: Path, resume_step: int) -> None:
         self._path = path
@@ -54,7 +54,7 @@ class Log:
 
 
 def _whole_lines(path: Path) -> list[str]:
-    """Lines of a log, without a last line that a kill cut short."""
+    """Return the complete lines of a log; a killed process may have left the last one incomplete."""
     text = path.read_text(encoding="utf-8")
     return text[: text.rfind("\n") + 1].splitlines()
 
@@ -71,15 +71,15 @@ class Status:
         self._records.append(record)
 
     def line(self) -> str:
-        """The status line of the steps since the last one."""
+        """Return the status line of the steps since the last one."""
         records, self._records = self._records, []
         return status_line(records, self._max_steps)
 
 
 def status_line(records: Sequence[StepRecord], max_steps: int) -> str:
-    """Step, loss per target token, lr, gradient norm, speed, memory, time left.
+    """Format step, loss per target token, lr, gradient norm, speed, memory, time left.
 
-    tokens/s are valid LLM positions, of all ranks. Without a known card: operations a second instead of MFU.
+    tokens/s are valid LLM positions of all ranks. If the card is unknown, operations per second replace MFU.
     """
     last = records[-1]
     seconds = sum(r.seconds for r in records)
@@ -101,7 +101,7 @@ def status_line(records: Sequence[StepRecord], max_steps: int) -> str:
 
 
 def utilisation(records: Sequence[StepRecord]) -> str:
-    """MFU and HFU over some steps; model operations a second where no peak is known."""
+    """Format MFU and HFU over some steps, or model operations per second if no peak is known."""
     seconds = sum(r.seconds for r in records)
     if records[-1].mfu is None:
         return f"{sum(r.model_tflop for r in records) / seconds:.3g} TFLOP/s"
@@ -119,14 +119,14 @@ def duration(seconds: float) -> str:
 
 
 def log_row(record: StepRecord) -> dict[str, Any]:
-    """A record as a row of ``train.jsonl``, with the time."""
+    """Return a record as a row of ``train.jsonl``, with the time."""
     values = {**asdict(record), "time": round(time.time(), 3)}
     values["own_seconds"] = [round(s, 4) for s in record.own_seconds]
     return finite(values)
 
 
 def finite(value: Any) -> Any:
-    """A row or a part of it with None for every number that is not finite: JSON has no such number."""
+    """Return a row, or a part of it, with None for every number that is not finite: JSON has no such numbers."""
     if isinstance(value, dict):
         return {name: finite(v) for name, v in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -73,7 +73,7 @@ class Trainer:
     # ------------------------------------------------------------------------------------------------------ the loop
 
     def train(self) -> int:
-        """Update until the stage ends or a stop is requested. Returns the process's exit code."""
+        """Update until the stage ends or a stop is requested. Return the process's exit code."""
         code = self._updates()
         return code if self.checkpoints.finish_uploads(self.run.stop, self.run.watchdog.beat) else REQUEUE
 
@@ -99,7 +99,7 @@ class Trainer:
         return self.finish()
 
     def update(self, batches: Sequence[Any], waited: float) -> tuple[StepRecord, bool]:
-        """One optimizer update from this rank's micro-batches of a global step; also whether any rank must stop.
+        """Make one optimizer update from a global step; also return whether any rank must stop.
 
         Args:
             waited: seconds that this rank waited for the micro-batches.
@@ -141,7 +141,7 @@ class Trainer:
         return record, totals.stops > 0
 
     def validate(self, final: bool = False) -> bool:
-        """Validate the weights into ``validation.jsonl``. Returns whether a stop was requested meanwhile.
+        """Validate the weights and write a line of ``validation.jsonl``. Return whether a stop was requested meanwhile.
 
         A stop ends the validation without a result: the batch system does not wait for long. The resumed run repeats
         it.
@@ -157,7 +157,7 @@ class Trainer:
         return False
 
     def log(self, record: StepRecord, figures: dict[str, Any]) -> None:
-        """One line in train.jsonl; every log_every steps a status line, and a warning if one rank is slow."""
+        """Write a line of train.jsonl; every log_every steps log a status line, and a warning if one rank is slow."""
         line = log_row(record) | {"data": figures}
         self._write("train", line)
         self.status.add(record)
@@ -169,7 +169,7 @@ class Trainer:
                 self._write("events", {"step": self.step, "event": "straggler", "what": slow})
 
     def save(self) -> None:
-        """Save a checkpoint of the state after the current step, unless there is one."""
+        """Save a checkpoint of the state after the current step, unless it has been saved."""
         if self.saved_at == self.step:
             return
         state = RunState(
@@ -188,7 +188,7 @@ class Trainer:
         self.saved_at = self.step
 
     def finish(self) -> int:
-        """Validate, write the weights and the ``done`` marker. Returns the exit code."""
+        """Validate, write the weights and the ``done`` marker. Return the exit code."""
         if self.run.data.validation_names and self.validate(final=True):
             return REQUEUE
         self.run.watchdog.beat("writing the weights", warm=False)
@@ -198,22 +198,22 @@ class Trainer:
         return 0
 
     def training_steps(self) -> Iterator[Step]:
-        """Global steps after the state that was resumed; with ``overfit_one_batch`` the first one for ever."""
+        """Yield the global steps after the resumed state; with ``overfit_one_batch`` the first step again and again."""
         steps = iter(self.run.data.train(None if self.settings.overfit_one_batch else self.plan_state))
         return repeat(next(steps)) if self.settings.overfit_one_batch else steps
 
     def next_step(self) -> tuple[Step | None, float]:
-        """This rank's part of the next global step, None at the end of the data; seconds that it was waited for."""
+        """Return this rank's part of the next global step, None at the end of the data; and the seconds of waiting."""
         began = time.perf_counter()
         return next(self.steps, None), time.perf_counter() - began
 
     def forward(self, batch: Any) -> torch.Tensor:
-        """Sum of the token losses of one micro-batch."""
+        """Return the sum of the token losses of one micro-batch."""
         loss: torch.Tensor = self.engine(**batch.to(self.ranks.device, non_blocking=True).model_inputs()).loss
         return loss
 
     def module_norms(self) -> dict[str, float]:
-        """Gradient norms by module before clipping, in steps that are logged. Collective."""
+        """Return the gradient norms by module before clipping, in steps that are logged. Collective."""
         wanted = self.settings.module_norms and self._logged(self.step + 1)
         wanted = wanted and not self.engine.zero_round_robin_gradients()  # DeepSpeed mixes up whose gradient is whose
         return module_norms(self.engine, self.ranks) if wanted else {}
@@ -243,7 +243,7 @@ class Trainer:
         return {name: Log(self.output / f"{name}.jsonl", self.step) for name in ("train", "validation", "events")}
 
     def _logged(self, step: int) -> bool:
-        """Whether a step gets a status line."""
+        """Return whether a step gets a status line."""
         return step % self.settings.log_every == 0 or step == self.settings.max_steps
 
     def _write(self, log: str, line: dict[str, Any]) -> None:
@@ -251,21 +251,21 @@ class Trainer:
             self.logs[log].write(line)
 
     def _warn(self, text: str) -> None:
-        """A warning that all ranks know of: once in the log."""
+        """Log a warning that all ranks have, once: on the first rank."""
         if self.ranks.is_first:
             logger.warning(text)
 
     def _validation_due(self) -> bool:
-        """Before the first step and every validate_every; the last one is :meth:`finish`'s."""
+        """Return whether to validate: before the first step, then every validate_every; not last (:meth:`finish`)."""
         due = self.step % self.settings.validate_every == 0 and self.step < self.settings.max_steps
         return due and bool(self.run.data.validation_names) and (self.validated or (-1,))[0] != self.step
 
     def _seed(self, i: int) -> int:
-        """Dropout seed of this rank's i-th micro-batch of the step."""
+        """Return the dropout seed of this rank's i-th micro-batch of the step."""
         return dropout_seed(self.recipe.seed, self.step, i * self.ranks.world_size + self.ranks.rank)
 
     def _totals(self, batches: Sequence[Any], waited: float) -> StepTotals:
-        """Totals of a global step over all ranks. Collective.
+        """Compute the totals of a global step over all ranks. Collective.
 
         Raises:
             CheckpointError: a save in the background has failed on some rank.
@@ -309,7 +309,7 @@ class Trainer:
         return losses, summed, by_module
 
     def _all_losses(self, batches: Sequence[Any], losses: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Sums of token losses over all ranks by cell of the loss table; stays on the device. Collective."""
+        """Sum token losses over all ranks by cell of the loss table; the sums stay on the device. Collective."""
         import torch
 
         row = self.table.losses(batches, losses, self.ranks.device)
@@ -345,6 +345,6 @@ class Trainer:
 
 
 def dropout_seed(seed: int, step: int, micro_batch: int) -> int:
-    """Seed of the dropout masks of the m-th micro-batch of a step: no state to save, the same on any world size."""
+    """Return the seed of a micro-batch's dropout masks: without a state to save, and the same on any world size."""
     digest = hashlib.blake2b(f"dropout {seed} {step} {micro_batch}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1

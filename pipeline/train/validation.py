@@ -1,8 +1,8 @@
 """Held-out evaluation: losses, registration gain, and a decode of a few clips.
 
-Every rank runs the same calls in every round, whatever data it has. The **registration gain** is the loss per target
-token with the registered voices exchanged among their names, minus the loss with the true ones: how much the model
-loses when the embeddings are wrong. At 0 it reads names, not voices.
+All ranks make the same calls, whatever their data. The **registration gain** is the loss per target
+token with the registered vectors permuted among the names, minus the loss with the true ones. At 0 the model ignores
+the vectors.
 
 Losses are always computed. The decode costs more: it is skipped while validation would take more than its share of the
 run's time. Both are reported.
@@ -45,7 +45,7 @@ class Validation:
         self._spent = self._decode_cost = 0.0
 
     def run(self, step: int, final: bool = False) -> dict[str, Any] | None:
-        """One row of ``validation.jsonl``; None if a stop was requested meanwhile. Collective.
+        """Return a row of ``validation.jsonl``, or None if a stop was requested meanwhile. Collective.
 
         Args:
             final: the stage ends here; the decode is not skipped.
@@ -74,7 +74,7 @@ class Validation:
         return row
 
     def _losses(self, step: int) -> dict[str, Any] | None:
-        """Losses per dataset and mode, and the gain."""
+        """Compute the losses per dataset and mode, and the registration gain."""
         import torch
 
         table = LossTable(self._data.validation_names)
@@ -105,12 +105,12 @@ class Validation:
         return row
 
     def token_losses(self, batch: Any) -> Tensor:
-        """(T,) float64 on the host; zeros for an empty micro-batch."""
+        """Return token losses, (T,) float64 on the host; zeros for an empty micro-batch."""
         losses: Tensor = self._engine(**batch.to(self._ranks.device).model_inputs(), each_token=True).token_losses
         return losses.double().cpu() * batch.weight
 
     def _gains(self, batch: Any, true: Tensor) -> Sequence[float]:
-        """Sums of loss differences over targets that the exchange affects, and over those in labels; their numbers."""
+        """Sum loss differences over the targets that the permutation affects, and over name tokens; count both."""
         exchanged, affected = batch.exchanged()
         difference = self.token_losses(exchanged) - true
         in_labels = affected & batch.labels
@@ -119,7 +119,7 @@ class Validation:
         return [weight * v for v in (*chosen, float(affected.sum()), float(in_labels.sum()))]
 
     def _affordable(self, losses: float) -> bool:
-        """Whether the decode fits its share of the time so far, by the first rank's clock. Collective."""
+        """Return whether the decode fits into the share of the time so far, by the first rank's clock. Collective."""
         elapsed = time.perf_counter() - self._began
         share = self._settings.validation_share
         fits = share == 1 or self._spent + losses + self._decode_cost <= share * elapsed
@@ -135,14 +135,14 @@ class Validation:
         parts = [f"validation at step {row['step']}: loss {row['loss']:.4f}"]
         parts += [f"{name} {value:.4f}" for name, value in row["losses"].items()]
         if gain := row.get("registration_gain"):
-            names = "" if gain["names"] is None else f"{gain['names']:+.4f} a name token, "
-            parts.append(f"registration gain {names}{gain['all']:+.4f} a token")
+            names = "" if gain["names"] is None else f"{gain['names']:+.4f} per name token, "
+            parts.append(f"registration gain {names}{gain['all']:+.4f} per token")
         for mode, rates in (row["scores"] or {}).items():
             figures = [f"{r} {rates[r]:.2f}" for r in RATES if rates.get(r) is not None]
             parts.append(f"{mode}: {' '.join(figures)}")
         parts += [f"no decode: {row['decode_left_out']}"] if "decode_left_out" in row else []
         if n := row.get("replaced"):
-            parts.append(f"{n} samples replaced: losses of slightly different data")
+            parts.append(f"{n} damaged samples replaced, so the losses are of slightly different data")
         parts.append(f"{row['seconds']:.1f} s, {100 * row['share']:.1f} % of the time")
         logger.info("  ".join(parts))
         losses = row["seconds"] - row["decode_seconds"]
@@ -157,6 +157,6 @@ class Validation:
 
 
 def figures(row: dict[str, Any]) -> dict[str, float | None]:
-    """Figures by which checkpoints may be compared: the loss, and rates over all modes where clips were decoded."""
+    """Return the figures that compare checkpoints: the loss and, if clips were decoded, the rates over all modes."""
     rates = (row["scores"] or {}).get("all", {})
     return {"loss": row["loss"], **{rate: rates.get(rate) for rate in RATES}}

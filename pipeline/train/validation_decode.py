@@ -6,7 +6,7 @@ model, there are two ways:
 - **local**: the weights are gathered once, and each rank decodes its batches with a whole copy without waiting for
   other ranks. Every card must hold the copy in addition to the training state.
 - **together**: the partitioned model generates; each token is a collective of all ranks, until the last of them has
-  finished. Slow, but it needs no memory. A rank without a batch decodes a stand-in prompt.
+  finished. Slow, but it needs no extra memory. A rank without a batch decodes a short placeholder prompt.
 
 With ZeRO-2 or less every rank has the whole model.
 """
@@ -64,7 +64,7 @@ class ValidationDecode:
         self._batches = batches_of(decode_tasks(recipe, datasets), recipe.trainer.decode_batch)
 
     def run(self, step: int, stop: Callable[[], bool], beat: Callable[[str], None]) -> dict[str, Any] | None:
-        """Rates by mode, and over ``all`` of them; None if a stop was requested. Collective.
+        """Return rates by mode, and over ``all`` of them; None if a stop was requested. Collective.
 
         Transcripts are written to ``OUTPUT/decoded/step-…/MODE.jsonl``, which ``speakerlm-score`` reads.
         """
@@ -97,7 +97,7 @@ class ValidationDecode:
     def decode_batch(
         self, model: Any, batch: Sequence[DecodeTask], synced: bool, faults: list[str], interrupt: Callable[[], bool]
     ) -> list[dict[str, Any]]:
-        """Decode one batch, without clips that cannot be read. Ranks that decode together always decode something."""
+        """Decode one batch without its unreadable clips; if ranks decode together, a placeholder if no clip is left."""
         from pipeline.decode.ask import Guards, ask
 
         asked = []
@@ -117,7 +117,7 @@ class ValidationDecode:
 
     @contextmanager
     def _model(self) -> Iterator[tuple[Any, bool]]:
-        """The model to decode with, and whether all ranks must decode together. Collective."""
+        """Return the model to decode with, and whether all ranks must decode together. Collective."""
         model = self._engine.module
         if not any(is_partitioned(p) for p in model.parameters()):
             yield model, False
@@ -129,7 +129,7 @@ class ValidationDecode:
             del copy
 
     def _fits(self, model: Any) -> bool:
-        """Whether every rank has the memory for a copy, or the recipe says so."""
+        """Return whether every rank has the memory for a copy, or the recipe says so."""
         how = self._recipe.trainer.decode_how
         if how != "auto":
             return how == "local"
@@ -151,7 +151,7 @@ SEED = 1  # of names and distractors, as speakerlm-decode's
 
 
 def decode_tasks(recipe: Recipe, datasets: Sequence[Dataset]) -> list[DecodeTask]:
-    """``decode_clips`` clips with speech, spread over the datasets, each in every mode of the stage."""
+    """Return ``decode_clips`` clips with speech, spread over the datasets, each in every mode of the stage."""
     wanted = recipe.trainer.decode_clips
     jobs = jobs_of(default_modes(recipe.stage), f"1-{recipe.data.registration.max_distractors}")
     chosen = []
@@ -163,7 +163,7 @@ def decode_tasks(recipe: Recipe, datasets: Sequence[Dataset]) -> list[DecodeTask
 
 
 def batches_of(asked: Sequence[DecodeTask], size: int) -> list[list[DecodeTask]]:
-    """Batches of one mode each, the longest clips first, so that ranks that decode together have similar work."""
+    """Form batches of one mode each, the longest clips first, so that ranks that decode together have similar work."""
     ordered = sorted(asked, key=lambda q: (q.job.name, -q.clip.samples, q.dataset, q.clip.key))
     batches: list[list[DecodeTask]] = []
     for q in ordered:
@@ -174,7 +174,7 @@ def batches_of(asked: Sequence[DecodeTask], size: int) -> list[list[DecodeTask]]
 
 
 def rates(rows: Sequence[dict[str, Any]], normaliser: str) -> dict[str, Any]:
-    """CER, cpCER and saCER in percent by mode, and over all modes that have them; with the number of clips."""
+    """Compute CER, cpCER and saCER in percent by mode, and over all modes that have them; count the clips."""
     from pipeline.evaluation.edit_distance import Edits
     from pipeline.evaluation.normalize import profile
     from pipeline.evaluation.scores import score_rows
@@ -220,13 +220,13 @@ def whole_copy(model: Any) -> Any:
 
 
 def _with_speech(dataset: Dataset) -> list[DecodeItem]:
-    """Clips with speech: only they have a reference."""
+    """Return the clips with speech: only they have a reference."""
     speaking = [dataset.index(shard).column("speakers").to_pylist() for shard in range(len(dataset.shards))]
     return [c for c in clips_of(dataset) if speaking[c.shard][c.row]]
 
 
 def _stand_in() -> Prompt:
-    """Prompt of a rank without a batch: half a second of silence."""
+    """Return the prompt of a rank without a batch: half a second of silence."""
     import numpy as np
 
     from pipeline.prompts import Mode, Prompt, prompt_pieces
@@ -236,7 +236,7 @@ def _stand_in() -> Prompt:
 
 
 def _free(ranks: Ranks) -> float:
-    """Bytes free for a copy here; of a card, memory that torch has reserved and does not use counts as free."""
+    """Return the bytes free for a copy on this rank. GPU memory that torch has reserved but does not use is free."""
     if ranks.device.type == "cpu":
         return float(free_memory())
     import torch

@@ -110,7 +110,7 @@ class Dataset:
 
     @cached_property
     def _weights_of_vectors(self) -> str | None:
-        """sha256 of the extractor's weights, by ``dataset.json`` or the first shard's sidecar; None if unknown."""
+        """Return the sha256 of the extractor's weights, from ``dataset.json`` or the first sidecar; None if unknown."""
         if self.extractor is None:
             packed: str | None = self.info.get("provenance", {}).get("extractor_sha256")
             return packed

@@ -1,4 +1,4 @@
-"""``speakerlm-shards overlap A B``: data of the test set B that is also in the training set A.
+"""``speakerlm-shards overlap A B``: find data of the test set B that is also in the training set A.
 
 =========  ==========================================================================================================
 audio      the same samples, however encoded: FLAC keeps a hash (MD5) of the decoded audio in its header
@@ -6,7 +6,8 @@ session    the same session of the same corpus
 speaker    the same speaker id, or another id of the same person by the speaker banks
 =========  ==========================================================================================================
 
-Only indexes are read, and 42 bytes of samples whose length occurs in the other dataset. B is kept in memory.
+Only indexes are read, and 42 bytes (the FLAC header) of samples whose length occurs in the other dataset. B is kept in
+memory.
 """
 
 from __future__ import annotations

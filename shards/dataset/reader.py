@@ -1,7 +1,8 @@
 """Read samples by position, through the index: ranged reads, every byte checked against its crc32.
 
-The tar's own headers are not read: other readers read a truncated tar, or one with damaged headers, as a shorter shard
-without an error. Here every sample of the index is read, or a :class:`ShardError` names shard, key and offset.
+The tar's own headers are not read: a reader that uses them takes a truncated tar, or one with damaged headers, for a
+shorter shard, without an error. Here every sample of the index is read, or a :class:`ShardError` names shard, key and
+offset.
 """
 
 from __future__ import annotations
@@ -166,7 +167,9 @@ class _Span:
     def check(self, data: bytes) -> bytes:
         """Return `data`, if length and crc32 are right."""
         if len(data) != self.length:
-            raise ShardError(f"{self.where}: {len(data)} of {self.length} bytes; the tar is cut, copy or pack it again")
+            raise ShardError(
+                f"{self.where}: {len(data)} of {self.length} bytes; the tar is truncated; copy or pack it again"
+            )
         found = crc32.iso_hdlc(data)
         if found != self.crc32:
             raise ShardError(

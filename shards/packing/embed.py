@@ -46,15 +46,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--devices",
         default="cpu",
         metavar="DEVICE[,DEVICE]",
-        help="cpu,cpu … (a core) or cuda:0,cuda:1 …; a process each",
+        help="cpu,cpu … (one core each) or cuda:0,cuda:1 …; one process per device",
     )
     add(
         "--readers",
         type=natural,
         default=0,
-        help="processes that read audio, for each device (0: the device's own)",
+        help="processes per device that read audio (0: the device's own process reads it)",
     )
-    add("--max-bad-share", type=float, default=0.01, help="share of samples or speakers without usable enrolment clips")
+    add(
+        "--max-bad-share",
+        type=float,
+        default=0.01,
+        help="share of samples or speakers without usable enrolment clips above which the run stops",
+    )
 
 
 def run(args: argparse.Namespace) -> int:

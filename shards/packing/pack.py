@@ -45,9 +45,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("manifest", type=Path, help="folder with recordings.jsonl and speakers.jsonl")
     add("out", help="folder or s3://bucket/prefix of the dataset")
     add("--name", help="name of the dataset and its shards (default: the manifest folder's)")
-    add("--seed", type=natural, default=1, help="of the permutation and the enrolment clips (default 1)")
-    add("--samples-per-shard", type=positive, default=10_000, help="at most; fewer if --bytes-per-shard is reached")
-    add("--bytes-per-shard", type=float, default=1e9, help="approximate; estimated from the lengths in the manifest")
+    add("--seed", type=natural, default=1, help="seed of the permutation and the enrolment clips (default 1)")
+    add(
+        "--samples-per-shard",
+        type=positive,
+        default=10_000,
+        help="largest number of samples; fewer if --bytes-per-shard is reached",
+    )
+    add(
+        "--bytes-per-shard",
+        type=float,
+        default=1e9,
+        help="approximate limit, estimated from the lengths in the manifest",
+    )
     add("--workers", type=positive, default=1, help="processes; they do not change the output")
     add("--part", metavar="I/N", help="pack share I of N, from 0 (default: that of the Slurm array task, or all)")
     add("--enrol", metavar="DIR[,DIR]", help="manifests with enrolment speech (default: this one)")
@@ -55,14 +65,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--devices",
         metavar="DEVICE[,DEVICE]",
-        help="cuda:0,cuda:1 …: one process each; --workers more read audio",
+        help="cuda:0,cuda:1 …: one process per device, and --workers further processes each that read audio",
     )
     add("--no-speakers", action="store_true", help="no speaker vectors and no speaker bank, for plain ASR")
     add(
         "--audio-check",
         choices=("crc", "decode"),
         default="crc",
-        help="of copied FLAC: the CRC of its frames, or decode it too",
+        help="check of copied FLAC: the CRC of its frames, or decode it too",
     )
     add("--max-bad-share", type=float, default=0.01, help="share of unusable recordings above which the run stops")
     add("--dry-run", action="store_true", help="print the plan and write nothing")
@@ -178,7 +188,7 @@ def pack_parts(
     readers: int = 0,
     max_bad_share: float = 0.01,
 ) -> Totals:
-    """Pack parts with one process per place, and `readers` more for each to read audio.
+    """Pack parts with one process per place, each with `readers` further processes that read audio.
 
     Raises:
         DataError: more than `max_bad_share` of the recordings are unusable, or not enrolled because all clips of a

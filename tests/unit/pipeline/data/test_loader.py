@@ -196,7 +196,7 @@ def test_a_cut_tar_is_reported_sample_by_sample_and_not_a_shorter_epoch(damaged,
     faults = [f for s in steps for f in s.replaced]
     assert {f.key for f in faults} <= {f"synthetic-{i:05d}" for i in range(8, 16)}
     assert len(faults) >= 4
-    assert all("the tar is cut" in f.reason for f in faults)
+    assert all("the tar is truncated" in f.reason for f in faults)
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -157,7 +157,7 @@ def test_fault_shared_by_all_nodes_blames_no_node(recipe: Path, tmp_path: Path) 
         assert "ALL 2 NODES: /nowhere/data" in said
         assert f"ALL 2 NODES: {tmp_path}" in said
         assert "1e+09 wanted" in said
-        assert "not a node's fault" in said
+        assert "all nodes report this fault" in said
         assert "node n1: not at fault" in said
         assert "BAD" not in said
         assert "--exclude" not in said

@@ -73,7 +73,7 @@ def test_a_state_goes_through_json_unchanged() -> None:
 
 
 def test_an_update_with_a_number_that_is_not_finite_is_an_error() -> None:
-    with pytest.raises(TrainingError, match="spoilt"):
+    with pytest.raises(TrainingError, match="invalid"):
         Health().judge(math.nan, 1.0, True)
 
 

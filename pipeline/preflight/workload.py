@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -97,6 +97,12 @@ def work_from_sizes(recipe: Recipe, typical: Typical) -> Work:
     )
 
 
+def _without_noise(recipe: Recipe) -> Recipe:
+    """The same plan without the noise folder, which may be missing here and changes no length."""
+    augment = replace(recipe.data.augment, noise=None)
+    return replace(recipe, data=replace(recipe.data, augment=augment))
+
+
 def work_from_plan(recipe: Recipe, tokenizer: Any, steps: int, seen: Callable[[int], object] = int) -> Work:
     """A run as the first ``steps`` global steps of its plan show it. Reads indices and lengths, no audio.
 
@@ -105,7 +111,8 @@ def work_from_plan(recipe: Recipe, tokenizer: Any, steps: int, seen: Callable[[i
     with tempfile.TemporaryDirectory(prefix="speakerlm-preflight-") as cache:
         datasets = [open_dataset(share.path) for share in recipe.data.train]
         sources = [_source(d, tokenizer, Path(cache)) for d in datasets]
-        plan = Plan(sources, recipe.data.train, PlanSettings.of(recipe, tokenizer.hash), TokenCounter(tokenizer))
+        settings = PlanSettings.of(_without_noise(recipe), tokenizer.hash)
+        plan = Plan(sources, recipe.data.train, settings, TokenCounter(tokenizer))
         taken = []
         for step in islice(plan, steps):
             taken.append([b for b in step.micro_batches if b is not None])

@@ -83,8 +83,8 @@ class StageData:
         stage = STAGES[self._recipe.stage]
         modes = (Mode.NO, Mode.MATCH, Mode.OVER) if stage.registration else None
         data = replace(self._recipe.data, augment=AugmentConfig(), curriculum=[], align_epochs=False)
-        settings = self.plan_settings()
-        settings = replace(settings, seed=VALIDATION_SEED, data=data, epochs=1, modes=modes, noise=None)
+        settings = PlanSettings.of(replace(self._recipe, data=data), self.tokenizer.hash)
+        settings = replace(settings, seed=VALIDATION_SEED, epochs=1, modes=modes)
         plan = self._plan(self.validation_sets, self._recipe.data.validation, settings)
         steps = math.ceil(self._recipe.trainer.validation_batches / self._recipe.data.micro_batches_per_step)
         loader = self._loader(plan, self.validation_sets, min(1, self._recipe.data.workers))

@@ -39,6 +39,15 @@ def test_from_the_plan(parts: Path, tmp_path: Path) -> None:
     assert [sum(p.positions for p in b.samples) for b in work.planned] == [load.positions for load in work.largest]
 
 
+def test_the_plan_needs_no_noise_folder(parts: Path, tmp_path: Path) -> None:
+    recipe = tiny_recipe(parts, tmp_path)
+    tokenizer = load_tokenizer(recipe.model)
+    quiet = work_from_plan(recipe, tokenizer, 2)
+    recipe.data.augment.noise = "/nowhere"
+    assert work_from_plan(recipe, tokenizer, 2) == quiet
+    assert recipe.data.augment.noise == "/nowhere"
+
+
 def test_from_sizes_alone() -> None:
     recipe = load_recipe(STAGE4)
     work = work_from_sizes(recipe, Typical(6000))

@@ -146,6 +146,15 @@ def test_a_dataset_without_its_speaker_bank_stops_a_stage_that_registers(packed,
     next(StageData(copied, RANKS, tokenizer).train(None))
 
 
+def test_validation_does_not_read_the_noise_folder(packed, tokenizer):
+    made = recipe(packed, "mean", "mean-of-frames")
+    made.data.augment.noise = "/nowhere"
+    data = StageData(made, RANKS, tokenizer)
+    assert next(iter(data.validation()))
+    with pytest.raises(ConfigError, match="/nowhere"):
+        data.train(None)
+
+
 def test_samples_that_validation_cannot_read_are_warned_about(tmp_path, caplog):
     tokenizer = PromptTokenizer.from_folder(make_tokenizer(tmp_path / "llm", TEXTS))
     dataset = make_dataset(tmp_path / "d", samples=24, samples_per_shard=8)

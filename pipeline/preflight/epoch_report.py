@@ -18,8 +18,6 @@ from pipeline.data.plan_report import flops_of, plan_report
 from pipeline.data.planned import PlanSettings
 from pipeline.data.token_counter import TokenCounter
 from pipeline.flops import Meter, Sizes
-from pipeline.model.build import load_tokenizer
-from pipeline.preflight.shapes import empty_model
 from pipeline.recipe.load import load_recipe
 from pipeline.recipe.schema import Recipe
 from pipeline.stages import STAGES
@@ -40,6 +38,8 @@ def open_plan(recipe: Recipe, tokenizer: Tokenizer) -> Plan:
 
 def meter_of(recipe: Recipe) -> Meter:
     """Operations of the recipe's model in its stage, from shapes alone."""
+    from pipeline.preflight.shapes import empty_model
+
     model, _ = empty_model(recipe.model, "float32")
     return Meter(Sizes.of(model), STAGES[recipe.stage].trains, recipe.model.activation_checkpointing, None)
 
@@ -53,6 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--ranks", type=int, help="micro-batches that run side by side; default: all of a step")
     args = parser.parse_intermixed_args(arguments)
     os.environ.setdefault("DS_ACCELERATOR", "cpu")  # only shapes are needed
+    from pipeline.model.build import load_tokenizer
+
     try:
         recipe = load_recipe(args.recipe, args.overrides)
         plan = open_plan(recipe, load_tokenizer(recipe.model))

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import logging
 import pkgutil
 import re
 from collections.abc import Iterator, Sequence
@@ -23,20 +24,22 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.evaluation.records import SegLstRow, by_session, check_times
-from shards.errors import ScoreError
+from shards.errors import ConfigError, ScoreError
 from shards.plugins import load_plugin, plugin_names
 
 GROUP = "formats"
 
+logger = logging.getLogger(__name__)
+
 
 def readable() -> list[str]:
     """List the formats that can be read."""
-    return [name for name in _names() if hasattr(_format(name), "read")]
+    return [name for name, module in _loadable().items() if hasattr(module, "read")]
 
 
 def writable() -> list[str]:
     """List the formats that can be written."""
-    return [name for name in _names() if hasattr(_format(name), "dumps")]
+    return [name for name, module in _loadable().items() if hasattr(module, "dumps")]
 
 
 def read(path: Path | str, kind: str | None = None, side: str = "hypothesis") -> list[SegLstRow]:
@@ -75,11 +78,14 @@ def detect(path: Path) -> str:
             suffix = path.suffix or "no suffix"
             raise ScoreError(f"{path}: unknown format ({suffix}); name it with --format, --ref-format or --hyp-format")
         return kind
-    for name in _names():
-        marker = getattr(_format(name), "FOLDER", None)
+    formats = _loadable()
+    for name, module in formats.items():
+        marker = getattr(module, "FOLDER", None)
         if marker and (path / marker).is_file():
             return name
-    kinds = {kind for file in path.iterdir() if (kind := _by_suffix(file))}
+    suffixes = {file.suffix.lower() for file in path.iterdir()}
+    reads = {name: set(getattr(module, "READS", ())) for name, module in formats.items()}
+    kinds = {next((name for name in reads if suffix in reads[name]), "") for suffix in suffixes} - {""}
     if len(kinds) == 1:
         return kinds.pop()
     found = f"files of several formats ({', '.join(sorted(kinds))})" if kinds else "no transcript"
@@ -127,6 +133,18 @@ def _own() -> dict[str, Any]:
 
 def _format(name: str) -> Any:
     return _own().get(name) or load_plugin(GROUP, name)
+
+
+def _loadable() -> dict[str, Any]:
+    """Import all formats that can be imported; a broken package does not prevent the use of the others."""
+    found = dict(_own())
+    for name in plugin_names(GROUP):
+        if name not in found:
+            try:
+                found[name] = load_plugin(GROUP, name)
+            except ConfigError as error:
+                logger.warning("%s", error)
+    return found
 
 
 def _by_suffix(path: Path) -> str | None:

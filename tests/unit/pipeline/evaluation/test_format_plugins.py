@@ -66,10 +66,19 @@ def test_without_the_package_the_format_is_unknown(tmp_path: Path):
         read(path)
 
 
-def test_format_that_cannot_be_imported_is_reported_when_it_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_format_that_cannot_be_imported_is_reported_when_it_is_needed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
     add_distribution(monkeypatch, tmp_path / "site", "speakerlm.formats", "ctm", "outside_bad_format", "import nowhere")
     (tmp_path / "x.stm").write_text("m1 1 A 0.5 1.5 hello\n", encoding="utf-8")
     assert detect(tmp_path / "x.stm") == "stm"
     (tmp_path / "x.ctm").write_text("", encoding="utf-8")
     with pytest.raises(ConfigError, match=r"speakerlm\.formats cannot be loaded"):
         read(tmp_path / "x.ctm")
+    with pytest.raises(ScoreError, match="unknown format 'x' to write; known: json, rttm"):
+        dumps([], "x")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "x.stm").rename(tmp_path / "folder" / "x.stm")
+    (tmp_path / "folder" / "README").write_text("", encoding="utf-8")
+    assert len(read(tmp_path / "folder")) == 1
+    assert "speakerlm.formats cannot be loaded" in caplog.text

@@ -17,29 +17,28 @@ from shards.errors import ConfigError
 PREFIX = "speakerlm."
 
 
-def plugin_names(group: str, package: str | None = None, hidden: frozenset[str] = frozenset()) -> list[str]:
+def plugin_names(group: str, package: str | None = None) -> list[str]:
     """List the names of a group as users write them, with ``-``.
 
     Args:
         group: such as ``"corpora"``; the entry points are those of ``speakerlm.corpora``.
         package: dotted name of the package whose modules belong to the group.
-        hidden: modules of that package that are not plug-ins.
     """
-    return sorted({*_modules(package, hidden), *_entries(group)})
+    return sorted({*_modules(package), *_entries(group)})
 
 
-def load_plugin(group: str, name: str, package: str | None = None, hidden: frozenset[str] = frozenset()) -> Any:
+def load_plugin(group: str, name: str, package: str | None = None) -> Any:
     """Import a plug-in: the module of that name in ``package``, or the object of an entry point.
 
     Raises:
         ConfigError: no plug-in has this name, or its package cannot be imported.
     """
     wanted = name.replace("_", "-")
-    if wanted in _modules(package, hidden):
+    if wanted in _modules(package):
         return importlib.import_module(f"{package}.{wanted.replace('-', '_')}")
     entries = _entries(group)
     if wanted not in entries:
-        known = ", ".join(plugin_names(group, package, hidden))
+        known = ", ".join(plugin_names(group, package))
         raise ConfigError(
             f"{group}: {name!r} is unknown; known: {known}. A package adds one by an entry point {PREFIX}{group}"
         )
@@ -50,11 +49,11 @@ def load_plugin(group: str, name: str, package: str | None = None, hidden: froze
         raise ConfigError(f"entry point {entry.name} = {entry.value!r} of {PREFIX}{group} cannot be loaded: {e}") from e
 
 
-def _modules(package: str | None, hidden: frozenset[str]) -> set[str]:
+def _modules(package: str | None) -> set[str]:
     if package is None:
         return set()
     path = importlib.import_module(package).__path__
-    return {m.name.replace("_", "-") for m in pkgutil.iter_modules(path) if m.name not in hidden}
+    return {m.name.replace("_", "-") for m in pkgutil.iter_modules(path)}
 
 
 def _entries(group: str) -> dict[str, EntryPoint]:

@@ -29,7 +29,6 @@ from shards.errors import ConfigError, DataError
 from shards.sample import SAMPLE_RATE
 
 JOB = "no"  # no speaker is registered
-LANGUAGES = ("auto", "data")
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,6 @@ from shards.manifests.clips import ClipRule
 from shards.voices.extractors import Extractor
 
 Naming = Literal["model", "voice", "none"]
-NAMINGS: tuple[Naming, ...] = ("model", "voice", "none")
 NO_ENROLMENT = Enrolled((), np.zeros((0, 0), np.float32))
 
 

@@ -2,7 +2,7 @@
 
 Real LLMs of billions of parameters come with attention heads that look things up; this one has to get them within
 minutes. It learns from made-up prompts (:mod:`pipeline.standins.exercises`). What decides whether it does
-(docs/learning.md):
+(docs/benchmarks/learning.md):
 
 - Where its weights start. Query and key alike, value and output transposed, input and output table alike: equal things
   attend to each other and are copied on (Trockman and Kolter 2023, "Mimetic initialization of self-attention layers").

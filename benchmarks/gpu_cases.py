@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu_bench import LORA, Bench, default_dtype, shape
+from benchmarks.gpu_parts import LORA, Bench, default_dtype, shape
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -75,7 +75,7 @@ def whole_logits(b: Bench, positions: int) -> dict[str, Any]:
     import torch
 
     from benchmarks.micro_batches import checkpointing
-    from pipeline.model import packing
+    from pipeline.model import packed_attention as packing
 
     checkpointing(b.model, True)
     batch, samples = b.batch(positions)

@@ -23,8 +23,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
 
-from benchmarks.gpu_bench import HEAD, Bench, shape
 from benchmarks.gpu_cases import beside_plain_text, deepspeed_step, ours, padded, whole_logits
+from benchmarks.gpu_parts import HEAD, Bench, shape
 
 TARGETS = {"mfu_stage4_6k": 0.40, "packed_over_padded": 1.8, "ours_over_plain_text": 0.95}
 
@@ -103,7 +103,7 @@ def main() -> int:
         return 3
     import torch
 
-    from pipeline.model.packing import choose
+    from pipeline.model.packed_attention import choose
 
     on_gpu = torch.cuda.is_available()
     if not on_gpu:

@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 
-from pipeline.decode.ask import Answer
+from pipeline.decode.generate import Answer
 from pipeline.prompts import Prompt
 from pipeline.transcribe.enrolment import speech_pieces
 from pipeline.transcribe.transcriber import TranscribeOptions, Transcriber

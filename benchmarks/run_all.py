@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.support import rgw
 
 ROOT = Path(__file__).resolve().parents[1]
-NAMES = ("pack", "plan", "simulate", "speakers", "batching", "plan_scale", "loader", "loader_s3")
+NAMES = ("pack", "pack_plan", "simulate", "speakers", "batching", "training_plan", "loader", "loader_s3")
 NAMES += ("step", "checkpoint", "score", "decode", "linking")
 PACKAGES = ("torch", "deepspeed", "transformers", "webdataset", "lhotse", "mosaicml-streaming", "meeteval")
 

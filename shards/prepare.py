@@ -11,7 +11,7 @@ from shards.arguments import positive
 from shards.corpora import corpus_names, find_corpus
 from shards.errors import ManifestError
 from shards.manifests.manifest import write_manifest
-from shards.manifests.prepared import Prepared, PrepareOptions
+from shards.manifests.prepare_types import Prepared, PrepareOptions
 from shards.manifests.summary import Summary
 from shards.manifests.text_policy import POLICIES
 

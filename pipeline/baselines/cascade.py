@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.baselines.interfaces import DiarizedTurn, Diarizer, Recogniser
-from pipeline.baselines.join import join
+from pipeline.baselines.join_words import join
 from pipeline.decode.store import DecodeFolder, DecodeLabels, DecodeSettings, Timing
 from pipeline.evaluation.formats import dumps, read
 from pipeline.evaluation.records import SegLstRow, in_time_order

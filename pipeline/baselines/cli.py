@@ -78,7 +78,7 @@ def _run(args: argparse.Namespace) -> int:
     from pipeline.baselines.clustering import THRESHOLD
     from pipeline.baselines.diarizers import load_diarizer
     from pipeline.baselines.recognisers import load_recogniser
-    from pipeline.decode.ask import choose_device
+    from pipeline.decode.generate import choose_device
     from pipeline.ranks.launch import launcher_environment
 
     files = [Path(d) for d in args.data if Path(d).suffix.lower() in AUDIO]
@@ -110,9 +110,9 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _correct(args: argparse.Namespace) -> int:
-    from pipeline.baselines.correct import compare, correct
     from pipeline.baselines.llm import load_llm
-    from pipeline.decode.ask import choose_device
+    from pipeline.baselines.llm_correction import compare, correct
+    from pipeline.decode.generate import choose_device
     from pipeline.evaluation.scores import format_table
 
     key = os.environ.get("OPENAI_API_KEY")
@@ -128,7 +128,7 @@ def _correct(args: argparse.Namespace) -> int:
 
 
 def _pairs(args: argparse.Namespace) -> int:
-    from pipeline.baselines.correct import pairs
+    from pipeline.baselines.llm_correction import pairs
 
     print(f"{pairs(args.decoded, args.out)} examples in {args.out}")
     return 0

@@ -20,11 +20,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from pipeline.data.identity import dataset_differences, identity, matched_places, recipe_differences
+from pipeline.data.dataset_stream import Stream
 from pipeline.data.index_rows import PlanSource
 from pipeline.data.keyed_random import keyed_uniform
+from pipeline.data.plan_identity import dataset_differences, identity, matched_places, recipe_differences
 from pipeline.data.planned import GlobalStep, MicroBatch, PlanSettings
-from pipeline.data.stream import Stream
 from pipeline.data.token_counter import TokenCounter
 from pipeline.recipe.schema import DatasetConfig, PhaseConfig
 from shards.errors import PlanError

@@ -14,7 +14,7 @@ import numpy as np
 
 from pipeline.data.index_rows import DistractorBank, IndexRow
 from pipeline.data.keyed_random import keyed_rng, keyed_uniform
-from pipeline.data.names import corpus_names, pool_names
+from pipeline.data.speaker_names import corpus_names, pool_names
 from pipeline.prompts import Mode
 from pipeline.recipe.schema import ModeShares, RegistrationConfig
 

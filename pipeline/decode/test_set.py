@@ -21,7 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pipeline.decode.ask import Answer
+from pipeline.decode.generate import Answer
 from pipeline.decode.store import DecodeFolder, DecodeLabels, DecodeSettings, Timing
 from pipeline.evaluation.decoded_rows import MODES, parsed
 from pipeline.ranks.launch import launcher_environment
@@ -110,7 +110,7 @@ def decode(
         modes: as ``asr,no,over``, or ``auto``: what the stage was trained for.
         n_ov: range of distractors of Over-Regist, see :func:`jobs_of`.
         batch: clips decoded together.
-        max_new_tokens: limit of any answer; shorter audio has a lower one, see :class:`pipeline.decode.ask.Guards`.
+        max_new_tokens: limit of any answer; shorter audio has a lower one, see :class:`Guards`.
         limit: only the first clips by key.
         permute_vectors: a control: every name gets the vector of the next one; saCER has to rise, CER to stay.
         extractor: name of the speaker vectors that ``embed`` wrote; None: those of the packing, or, if the model
@@ -125,7 +125,7 @@ def decode(
         ModelError, DataError, StorageError: run or dataset cannot be used.
     """
     from pipeline.checkpoint.final_weights import read_done
-    from pipeline.decode.ask import Guards, ask, choose_device, load_for_decoding
+    from pipeline.decode.generate import Guards, ask, choose_device, load_for_decoding
 
     weights = str(read_done(run)["weights_sha256"])
     model, tokenizer, recipe = load_for_decoding(run, choose_device(device))

@@ -142,7 +142,7 @@ def _convert(args: argparse.Namespace) -> int:
 
 
 def _decoded(args: argparse.Namespace) -> int:
-    from pipeline.evaluation.publish import dataset_audio, publish
+    from pipeline.evaluation.score_decoded import dataset_audio, publish
     from pipeline.evaluation.scores import format_table
 
     if missing := [str(run) for run in args.runs if not (run / "train.jsonl").is_file()]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.evaluation.decoded_rows import MODES
-from pipeline.evaluation.published_results import NORMALISER, SPLITS, TITLES, UNIT, Published, canonical, published
+from pipeline.evaluation.paper_results import NORMALISER, SPLITS, TITLES, UNIT, Published, canonical, published
 from pipeline.evaluation.scores import ScoreRow, cell, markdown, metric_names
 
 MODE_NAMES = {"asr": "ASR", "no": "No-Regist", "match": "Match-Regist", "over": "Over-Regist"}

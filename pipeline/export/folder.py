@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.checkpoint.final_weights import read_done
-from pipeline.export.card import model_card
 from pipeline.export.code import write_code
+from pipeline.export.model_card import model_card
 from pipeline.export.safetensors_file import LazyTensor, write_sharded, write_tensors
 from pipeline.export.weights import Skeleton, TensorFiles, adapter_tensors, lazy_tensors, open_tensors, skeleton
 from pipeline.recipe.load import load_recipe

@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 
+from pipeline.model.build_encoder import BUILT_IN, build_encoder
 from pipeline.model.causal_lm import load_llm
 from pipeline.model.configuration_speakerlm import SpeakerLMConfig
-from pipeline.model.encoder_plugins import EncoderCheckpoint, EncoderShape, find_encoder, shape_without_checkpoint
+from pipeline.model.encoder_interface import EncoderCheckpoint, EncoderShape, find_encoder, shape_without_checkpoint
 from pipeline.model.modeling_speakerlm import SpeakerLMForConditionalGeneration
 from pipeline.model.own_weights import base_hashes, load_own_weights
-from pipeline.model.speech_encoder import BUILT_IN, build_encoder
 from pipeline.prompts import PromptTokenizer
 from pipeline.recipe.load import load_recipe
 from pipeline.recipe.schema import ModelConfig, Recipe

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from pipeline.model.packing import register
+from pipeline.model.packed_attention import register
 from shards.errors import ModelError
 
 if TYPE_CHECKING:

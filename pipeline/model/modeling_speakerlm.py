@@ -15,8 +15,10 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, GenerationMixin, PreTrainedModel
 
+from pipeline.model.build_encoder import build_encoder, build_frontend
 from pipeline.model.configuration_speakerlm import SpeakerLMConfig
 from pipeline.model.lora import add_lora
+from pipeline.model.packed_attention import register
 from pipeline.model.packed_forward import (
     SpeakerLMOutput,
     enable_checkpointing,
@@ -24,10 +26,8 @@ from pipeline.model.packed_forward import (
     packed_loss,
     set_llm_mode,
 )
-from pipeline.model.packing import register
 from pipeline.model.projectors import AudioProjector, SpeakerProjector
 from pipeline.model.specaugment import mask_features
-from pipeline.model.speech_encoder import build_encoder, build_frontend
 from pipeline.stages import MODULES, module_of
 from shards.errors import ModelError
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers.utils import ModelOutput
 
 from pipeline.model.loss import token_losses, token_losses_sum
-from pipeline.model.packing import Segments, no_mask
+from pipeline.model.packed_attention import Segments, no_mask
 
 
 @dataclass

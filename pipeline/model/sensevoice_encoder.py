@@ -21,7 +21,7 @@ from shards.errors import ModelError
 from shards.voices.funasr_modules import funasr_module
 
 if TYPE_CHECKING:
-    from pipeline.model.encoder_plugins import EncoderCheckpoint
+    from pipeline.model.encoder_interface import EncoderCheckpoint
 
 
 def build_frontend(config: SpeakerLMConfig) -> Frontend:

@@ -32,7 +32,7 @@ from pipeline.model.whisper_frontend import STACKED, WhisperFrontend
 from shards.errors import ModelError
 
 if TYPE_CHECKING:
-    from pipeline.model.encoder_plugins import EncoderCheckpoint
+    from pipeline.model.encoder_interface import EncoderCheckpoint
 
 WHISPER = "WhisperEncoder"  # SpeakerLMConfig.encoder_class
 STATES = STACKED // 2  # hidden states of a frame: the second convolution halves the rate

@@ -85,7 +85,7 @@ def _devices(wanted: int) -> Iterator[Check]:
     import torch
 
     from pipeline.cards import this_card
-    from pipeline.model.packing import choose
+    from pipeline.model.packed_attention import choose
 
     if not torch.cuda.is_available():
         built = f"torch is built for CUDA {torch.version.cuda}" if torch.version.cuda else "torch is built without CUDA"
@@ -111,7 +111,7 @@ def _checkpoints(recipe: Recipe) -> Iterator[Check]:
     files: tuple[str, ...] = ("config.json", "tokenizer_config.json", "*.safetensors or *.bin")
     folders = [("LLM", llm.checkpoint, llm.hub, files)]
     if encoder.checkpoint:
-        from pipeline.model.encoder_plugins import find_encoder
+        from pipeline.model.encoder_interface import find_encoder
 
         files = find_encoder(encoder.type).FILES
         folders.append(("encoder", encoder.checkpoint, encoder.hub, files))

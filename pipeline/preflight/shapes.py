@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.model.build import new_encoder_shape, speakerlm_config
-from pipeline.model.encoder_plugins import EncoderCheckpoint, EncoderShape, find_encoder, shape_without_checkpoint
+from pipeline.model.encoder_interface import EncoderCheckpoint, EncoderShape, find_encoder, shape_without_checkpoint
 from pipeline.recipe.schema import ModelConfig
 from shards.errors import ModelError
 

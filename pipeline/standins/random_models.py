@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.model.encoders.sensevoice import sensevoice_conf
-from pipeline.standins.write_folders import write_sensevoice_folder
+from pipeline.standins.encoder_folders import write_sensevoice_folder
 
 # The pattern by which Qwen2.5's tokenizer.json splits text before byte-pair encoding, and its chat template.
 QWEN_PATTERN = (

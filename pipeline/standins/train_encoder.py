@@ -82,7 +82,7 @@ def train_encoder(data: Path, out: Path, steps: int, seed: int) -> None:
 
     from pipeline.model.encoders.sensevoice import sensevoice_conf
     from pipeline.model.sensevoice_encoder import FunasrEncoder
-    from pipeline.standins.write_folders import write_sensevoice_folder
+    from pipeline.standins.encoder_folders import write_sensevoice_folder
 
     torch.manual_seed(seed)
     torch.set_num_threads(1)

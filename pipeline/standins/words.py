@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline.data.names import POOLS
+from pipeline.data.speaker_names import POOLS
 from pipeline.prompts import Mode, PromptTokenizer, prompt_pieces
 from shards.dataset.dataset import open_dataset
 from shards.dataset.reader import read_meta

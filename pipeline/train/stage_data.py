@@ -13,11 +13,11 @@ from typing import Any
 
 from pipeline.data.augment import Augmenter
 from pipeline.data.collate import Batch
-from pipeline.data.identity import check_same
 from pipeline.data.index_rows import DatasetSource
 from pipeline.data.lengths import build_lengths
 from pipeline.data.loader import Loader, SampleReader, StepBatches
 from pipeline.data.plan import Plan
+from pipeline.data.plan_identity import check_same
 from pipeline.data.plan_report import flops_of
 from pipeline.data.planned import PlanSettings
 from pipeline.data.token_counter import TokenCounter

@@ -23,8 +23,8 @@ from pipeline.ranks.watchdog import OwnTime
 from pipeline.recipe.load import dump_recipe
 from pipeline.train.async_reads import GradientNorm, HostCopy
 from pipeline.train.checkpoints import Checkpoints, RunCheckpoints
-from pipeline.train.engine import lr_at, set_lr
 from pipeline.train.gradients import module_norms
+from pipeline.train.learning_rate import lr_at, set_lr
 from pipeline.train.loss_table import LossTable, nan_unless_finite
 from pipeline.train.monitors import Monitors
 from pipeline.train.run import Run, Step

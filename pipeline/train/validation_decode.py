@@ -98,7 +98,7 @@ class ValidationDecode:
         self, model: Any, batch: Sequence[DecodeTask], synced: bool, faults: list[str], interrupt: Callable[[], bool]
     ) -> list[dict[str, Any]]:
         """Decode one batch without its unreadable clips; if ranks decode together, a placeholder if no clip is left."""
-        from pipeline.decode.ask import Guards, ask
+        from pipeline.decode.generate import Guards, ask
 
         asked = []
         for q in batch:

@@ -8,7 +8,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from pipeline.decode.ask import load_for_decoding
+from pipeline.decode.generate import load_for_decoding
 from shards.errors import ConfigError, ModelError
 from shards.voices.extractors import Extractor, extractor_names, load_extractor
 

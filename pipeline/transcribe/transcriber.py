@@ -19,7 +19,7 @@ from typing import Literal
 
 import numpy as np
 
-from pipeline.decode.ask import Answer, Guards, ask, choose_device
+from pipeline.decode.generate import Answer, Guards, ask, choose_device
 from pipeline.evaluation.parse import ParsedTurn, parse
 from pipeline.prompts import Mode, Prompt, prompt_pieces
 from pipeline.transcribe.audio_stream import blocks

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from pipeline.decode.ask import Answer
+from pipeline.decode.generate import Answer
 
 TIMES, LONGEST = 5, 200  # least repetitions of a loop, and its most characters
 

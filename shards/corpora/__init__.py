@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from shards.errors import ConfigError
-from shards.manifests.prepared import Prepared, PrepareOptions
+from shards.manifests.prepare_types import Prepared, PrepareOptions
 from shards.plugins import load_plugin, plugin_names
 
 Prepare = Callable[[Path, Path, PrepareOptions], Iterable[Prepared]]

@@ -18,7 +18,7 @@ from shards.manifests.audio_files import audio_by_stem
 from shards.manifests.audit import Audit
 from shards.manifests.corpus_source import corpus_not_found
 from shards.manifests.manifest import SpeakerInfo
-from shards.manifests.prepared import Prepared, PrepareOptions
+from shards.manifests.prepare_types import Prepared, PrepareOptions
 from shards.manifests.text_files import read_table
 from shards.manifests.utterances import Utterance, Utterances
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from shards.manifests.corpus_source import corpus_not_found
 from shards.manifests.manifest import SpeakerInfo
 from shards.manifests.meetings import Meetings, Track
-from shards.manifests.prepared import Prepared, PrepareOptions
+from shards.manifests.prepare_types import Prepared, PrepareOptions
 from shards.manifests.textgrid import NON_SPEAKER_TIERS, Tier
 
 CORPUS = "aishell4"

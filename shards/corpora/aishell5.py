@@ -19,7 +19,7 @@ from pathlib import Path
 from shards.manifests.corpus_source import corpus_not_found
 from shards.manifests.manifest import SpeakerInfo
 from shards.manifests.meetings import Meetings, Track
-from shards.manifests.prepared import Prepared, PrepareOptions
+from shards.manifests.prepare_types import Prepared, PrepareOptions
 from shards.manifests.textgrid import Tier
 
 CORPUS = "aishell5"

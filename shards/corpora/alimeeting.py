@@ -22,7 +22,7 @@ from shards.manifests.audio_files import audio_by_stem
 from shards.manifests.corpus_source import corpus_not_found
 from shards.manifests.manifest import SpeakerInfo
 from shards.manifests.meetings import Meetings, Track, first_with_prefix
-from shards.manifests.prepared import Prepared, PrepareOptions
+from shards.manifests.prepare_types import Prepared, PrepareOptions
 from shards.manifests.textgrid import Tier
 
 CORPUS = "alimeeting"

@@ -12,8 +12,8 @@ import re
 from pathlib import Path
 
 from shards.manifests.corpus_source import corpus_not_found
-from shards.manifests.long_audio import LongAudio
-from shards.manifests.prepared import Prepared, PrepareOptions
+from shards.manifests.long_audio_lists import LongAudio
+from shards.manifests.prepare_types import Prepared, PrepareOptions
 
 SUBSETS = {f"train-{size}": f"{{{size.upper()}}}" for size in ("xl", "l", "m", "s", "xs")}
 SUBSETS |= {"dev": "{DEV}", "test": "{TEST}"}

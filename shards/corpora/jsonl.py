@@ -22,7 +22,7 @@ from typing import Any
 from shards.errors import DataError
 from shards.manifests.audit import Audit
 from shards.manifests.corpus_source import corpus_not_found
-from shards.manifests.prepared import Prepared, PrepareOptions
+from shards.manifests.prepare_types import Prepared, PrepareOptions
 from shards.manifests.text_files import read_text
 from shards.manifests.transcribed_sessions import RawSegment, TranscribedSession, TranscribedSessions, corpus_name
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from shards.manifests.audit import Audit
 from shards.manifests.corpus_source import corpus_not_found
-from shards.manifests.prepared import Prepared, PrepareOptions
+from shards.manifests.prepare_types import Prepared, PrepareOptions
 from shards.manifests.text_files import read_table
 from shards.manifests.transcribed_sessions import RawSegment, TranscribedSession, TranscribedSessions, corpus_name
 

@@ -19,7 +19,7 @@ from typing import Any
 from shards.errors import ConfigError, DataError, ManifestError
 from shards.manifests.audit import Audit
 from shards.manifests.corpus_source import corpus_not_found
-from shards.manifests.prepared import Prepared, PrepareOptions
+from shards.manifests.prepare_types import Prepared, PrepareOptions
 from shards.manifests.transcribed_sessions import RawSegment, TranscribedSession, TranscribedSessions, corpus_name
 
 _ENDS = (".jsonl.gz", ".jsonl")

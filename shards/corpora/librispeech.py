@@ -16,7 +16,7 @@ from shards.errors import ManifestError
 from shards.manifests.audit import Audit
 from shards.manifests.corpus_source import corpus_not_found
 from shards.manifests.manifest import Recording, SpeakerInfo
-from shards.manifests.prepared import Prepared, PrepareOptions, sorted_speakers
+from shards.manifests.prepare_types import Prepared, PrepareOptions, sorted_speakers
 from shards.manifests.text_files import keyed_lines, read_text
 from shards.manifests.text_policy import TextPolicy
 from shards.sample import Segment

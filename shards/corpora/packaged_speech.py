@@ -30,7 +30,7 @@ from tqdm import tqdm
 
 from shards.errors import AudioError, ManifestError
 from shards.manifests.manifest import Recording, SpeakerInfo
-from shards.manifests.prepared import Prepared, PrepareOptions
+from shards.manifests.prepare_types import Prepared, PrepareOptions
 from shards.manifests.text_policy import TextPolicy
 from shards.sample import SAMPLE_RATE, Segment
 from shards.sound.audio import encode_flac, load

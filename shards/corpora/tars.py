@@ -24,7 +24,7 @@ from shards.errors import AudioError
 from shards.manifests.audio_files import SUFFIXES
 from shards.manifests.audit import Audit
 from shards.manifests.corpus_source import corpus_not_found
-from shards.manifests.prepared import Prepared, PrepareOptions
+from shards.manifests.prepare_types import Prepared, PrepareOptions
 from shards.manifests.transcribed_sessions import RawSegment, TranscribedSession, TranscribedSessions, corpus_name
 from shards.sound.audio import encode_flac, load
 from shards.storage.local import LocalStorage

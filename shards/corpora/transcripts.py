@@ -19,7 +19,7 @@ from shards.errors import DataError, ManifestError
 from shards.manifests.audio_files import audio_by_stem
 from shards.manifests.audit import Audit
 from shards.manifests.corpus_source import corpus_not_found
-from shards.manifests.prepared import Prepared, PrepareOptions
+from shards.manifests.prepare_types import Prepared, PrepareOptions
 from shards.manifests.text_files import read_text
 from shards.manifests.textgrid import NON_SPEAKER_TIERS, read_textgrid
 from shards.manifests.transcribed_sessions import RawSegment, TranscribedSession, TranscribedSessions, corpus_name

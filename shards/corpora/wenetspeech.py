@@ -13,8 +13,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from shards.manifests.corpus_source import corpus_not_found
-from shards.manifests.long_audio import LongAudio
-from shards.manifests.prepared import Prepared, PrepareOptions
+from shards.manifests.long_audio_lists import LongAudio
+from shards.manifests.prepare_types import Prepared, PrepareOptions
 
 SUBSETS = {"train-l": "L", "train-m": "M", "train-s": "S", "dev": "DEV", "test-net": "TEST_NET"}
 SUBSETS |= {"test-meeting": "TEST_MEETING"}

@@ -11,7 +11,7 @@ from shards.errors import AudioError, ManifestError
 from shards.manifests.audio_files import AudioInfo, with_info
 from shards.manifests.audit import Audit
 from shards.manifests.manifest import Recording, SpeakerInfo
-from shards.manifests.prepared import Prepared, PrepareOptions, sorted_speakers
+from shards.manifests.prepare_types import Prepared, PrepareOptions, sorted_speakers
 from shards.manifests.text_policy import TextPolicy
 
 T = TypeVar("T")

@@ -12,7 +12,7 @@ from shards.manifests.audio_files import AudioInfo
 from shards.manifests.audit import Audit
 from shards.manifests.corpus_source import CorpusSource
 from shards.manifests.manifest import Recording, SpeakerInfo
-from shards.manifests.prepared import PrepareOptions
+from shards.manifests.prepare_types import PrepareOptions
 from shards.manifests.segment_cleaning import clean_segments
 from shards.sample import UNKNOWN, Segment
 

@@ -23,7 +23,7 @@ from shards.dataset.sidecar import bank_paths, read_metadata, sidecar_path, skip
 from shards.dataset.speaker_bank import read_bank_inputs
 from shards.errors import ConfigError, ShardError
 from shards.manifests.manifest import RECORDINGS, SPEAKERS
-from shards.packing.bank import build_bank
+from shards.packing.make_bank import build_bank
 from shards.packing.pack import file_sha256, json_line
 from shards.packing.packer import stop_above
 from shards.packing.partition import LineTable, Parts, read_recordings

@@ -244,7 +244,7 @@ def merge(packer: Packer, parts: Parts, max_bad_share: float = 0.01) -> bool:
         with storage.create(QUARANTINE, wait=True) as out:
             shutil.copyfileobj(bad, out)
     if packer.enroller is not None:
-        from shards.packing.bank import build_bank
+        from shards.packing.make_bank import build_bank
 
         skipped = build_bank(packer.enroller, storage, batched=packer.device is not None, max_bad_share=max_bad_share)
         clips |= dict.fromkeys(json_line(c) for c in skipped)

@@ -27,7 +27,7 @@ from tqdm import tqdm
 from shards.arguments import positive
 from shards.errors import ConfigError, ManifestError
 from shards.manifests.manifest import Recording, SpeakerInfo, read_manifest, read_speakers, write_manifest
-from shards.manifests.prepared import sorted_speakers
+from shards.manifests.prepare_types import sorted_speakers
 from shards.manifests.summary import Summary
 from shards.sample import SAMPLE_RATE, is_known
 from shards.sound.audio import encode_flac, load

@@ -32,7 +32,7 @@ from shards.manifests.manifest import (
     read_speakers,
     write_manifest,
 )
-from shards.manifests.prepared import sorted_speakers
+from shards.manifests.prepare_types import sorted_speakers
 from shards.manifests.summary import Summary
 from shards.sample import FORMAT_VERSION, SAMPLE_RATE
 from shards.simulation.conversation import Fingerprint, Layout, draw_layout

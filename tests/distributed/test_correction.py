@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from pipeline.baselines.correct import INSTRUCTION, SYSTEM
+from pipeline.baselines.llm_correction import INSTRUCTION, SYSTEM
 from pipeline.ranks.stop import FAILED
 from tests.support.distributed import report, run_command, run_distributed, run_ranks
 from tests.support.tiny import make_base

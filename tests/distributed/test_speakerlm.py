@@ -43,7 +43,7 @@ def _train_plainly(parts: str, output: str, factors: str) -> None:
     from pipeline.model.own_weights import own_state_dict, save_own_weights
     from pipeline.ranks.launch import init_distributed
     from pipeline.stages import STAGES, module_of
-    from pipeline.train.engine import lr_at
+    from pipeline.train.learning_rate import lr_at
     from pipeline.train.stage_data import StageData
 
     recipe = _factored_recipe(parts, output, factors)

@@ -15,7 +15,7 @@ import soundfile
 import torch
 
 from pipeline.prompts import Mode, PromptTokenizer
-from pipeline.standins.packaged import LLM, WHISPER, write_parts
+from pipeline.standins.public_parts import LLM, WHISPER, write_parts
 from shards.corpora import packaged_speech
 from shards.errors import FetchError
 from shards.sample import SAMPLE_RATE

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from pipeline.decode.ask import Answer
+from pipeline.decode.generate import Answer
 from pipeline.prompts import Prompt
 from shards.corpora.packaged_speech import NOT_SPEECH, PACKAGES, VOICES
 from shards.sample import SAMPLE_RATE

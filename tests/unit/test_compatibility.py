@@ -24,7 +24,7 @@ RENAMED = {
     "-m pipeline.data.report": "-m pipeline.preflight.epoch_report",
     "-m pipeline.evaluation.generate": "-m pipeline.decode.test_set",
     "-m pipeline.learning": "-m pipeline.standins",
-    "-m pipeline.learning.packaged": "-m pipeline.standins.packaged",
+    "-m pipeline.learning.packaged": "-m pipeline.standins.public_parts",
     "-m pipeline.nodecheck": "-m pipeline.ranks.nodecheck",
 }
 

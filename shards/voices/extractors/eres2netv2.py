@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from shards.voices.network import Architecture, NetworkExtractor, load_network
+from shards.voices.network_extractor import Architecture, NetworkExtractor, load_network
 from shards.weights.hubs import weight_file
 
 ARCHITECTURE = Architecture(

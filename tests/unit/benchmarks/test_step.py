@@ -13,8 +13,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from benchmarks.gpu_bench import shape
 from benchmarks.gpu_bundle import BUILT, WHEELS, copy_code, pinned
+from benchmarks.gpu_parts import shape
 from benchmarks.micro_batches import Lengths, checkpointing, clips, full, micro_batch, padded_loss, utterances
 from pipeline.flops import Load
 from pipeline.model.configuration_speakerlm import SpeakerLMConfig

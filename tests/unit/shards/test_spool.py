@@ -40,7 +40,7 @@ def test_planning_memory_does_not_grow_with_the_manifest():
     """A million recordings more: one Python object each would take 60 MB or more (a bucket of hashes: 24 MB)."""
 
     def peak(recordings):
-        command = [sys.executable, "benchmarks/plan.py", "--recordings", str(recordings)]
+        command = [sys.executable, "benchmarks/pack_plan.py", "--recordings", str(recordings)]
         out = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
         figures = json.loads(out.splitlines()[-1])["figures"]
         assert figures["recordings"] == recordings

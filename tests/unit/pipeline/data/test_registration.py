@@ -10,8 +10,8 @@ import pytest
 
 from pipeline.data.index_rows import IndexRow
 from pipeline.data.keyed_random import keyed_rng, keyed_seed, keyed_uniform
-from pipeline.data.names import POOLS, corpus_names, pool_names
 from pipeline.data.registration import BankVector, draw_mode, draw_registration
+from pipeline.data.speaker_names import POOLS, corpus_names, pool_names
 from pipeline.evaluation.parse import parse
 from pipeline.prompts import Mode
 from pipeline.recipe.schema import ModeShares, RegistrationConfig

@@ -10,9 +10,9 @@ from pathlib import Path
 from pipeline.evaluation.charts import loss_chart
 from pipeline.evaluation.error_analysis import analyse_session, spans
 from pipeline.evaluation.normalize import profile
-from pipeline.evaluation.publish import publish
 from pipeline.evaluation.records import SegLstRow, SessionTranscript
 from pipeline.evaluation.report import analyse_sessions, names_table, write_report
+from pipeline.evaluation.score_decoded import publish
 from tests.support.scoring import random_session
 
 NONE = profile("none")

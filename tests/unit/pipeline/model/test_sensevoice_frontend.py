@@ -11,7 +11,7 @@ import torch
 from pipeline.frames import fbank_frames, lfr_frames
 from pipeline.model.encoders.sensevoice import FRONTEND_CONF
 from pipeline.model.sensevoice_frontend import Frontend
-from pipeline.standins.write_folders import write_mvn
+from pipeline.standins.encoder_folders import write_mvn
 from shards.corpora.packaged_speech import PACKAGES
 from shards.errors import AudioError, ModelError
 from shards.sound.audio import load

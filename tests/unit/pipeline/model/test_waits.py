@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from benchmarks.gpu_bench import shape
+from benchmarks.gpu_parts import shape
 from pipeline.flops import Load
 from pipeline.model.configuration_speakerlm import SpeakerLMConfig
 from pipeline.model.encoders.whisper import whisper_conf

@@ -26,7 +26,7 @@ from pipeline.model.whisper_frontend import WhisperFrontend
 from pipeline.prompts import Mode
 from pipeline.recipe.schema import EncoderConfig, ModelConfig
 from pipeline.stages import STAGES
-from pipeline.standins.write_folders import write_whisper_folder
+from pipeline.standins.encoder_folders import write_whisper_folder
 from shards.errors import AudioError, ModelError
 from tests.support.finished_runs import make_finished_run
 from tests.support.packed import example, pack

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.data.names import POOLS
+from pipeline.data.speaker_names import POOLS
 from pipeline.prompts import Mode, PromptTokenizer
 from pipeline.standins.exercises import (
     MATCH_UNTIL,

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from pipeline.ranks.stop import REQUEUE
-from pipeline.train.engine import lr_at
+from pipeline.train.learning_rate import lr_at
 from pipeline.train.trainer import Trainer, dropout_seed
 from shards.errors import CheckpointError, TrainingError
 from tests.support.fake_engine import Script, fake_trainer, targets_of

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from pipeline.decode.ask import Answer
+from pipeline.decode.generate import Answer
 from pipeline.transcribe.transcriber import TranscribeOptions, Transcriber
 from shards.errors import AudioError, ConfigError, SpeakerError
 from shards.manifests.clips import ClipRule

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.decode.ask import Answer
+from pipeline.decode.generate import Answer
 from pipeline.transcribe.transcript import readable
 
 TURNS = "".join(f"spk{i % 2}: this is turn {i}\n" for i in range(20))

@@ -20,7 +20,7 @@ from shards.corpora.packaged_speech import (
 )
 from shards.errors import ManifestError
 from shards.manifests.manifest import read_manifest, read_speakers
-from shards.manifests.prepared import PrepareOptions
+from shards.manifests.prepare_types import PrepareOptions
 from shards.prepare import write_prepared
 from shards.sample import SAMPLE_RATE
 from shards.sound.audio import load

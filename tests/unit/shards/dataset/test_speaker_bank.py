@@ -14,7 +14,7 @@ import pytest
 from shards.dataset.dataset import open_dataset
 from shards.dataset.speaker_bank import SCHEMA, SpeakerBank
 from shards.errors import SpeakerError
-from shards.packing.bank import build_bank
+from shards.packing.make_bank import build_bank
 from shards.storage.interface import open_storage
 from shards.voices.enrolment import Enroller
 from shards.voices.features import unit_norm

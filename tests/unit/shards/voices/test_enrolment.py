@@ -13,7 +13,7 @@ from shards.errors import AudioError, ModelError, SpeakerError
 from shards.manifests.manifest import Recording, write_manifest
 from shards.sample import SAMPLE_RATE, Segment
 from shards.voices.enrolment import Enroller, load_clip
-from shards.voices.network import NetworkExtractor
+from shards.voices.network_extractor import NetworkExtractor
 from tests.support.enrolment import Frames, conversation, speak, two_voices
 from tests.support.speech import PitchExtractor
 

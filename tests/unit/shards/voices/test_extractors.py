@@ -17,7 +17,7 @@ from shards.voices.enrolment import Enroller
 from shards.voices.extractors import campplus, find_extractor, load_extractor
 from shards.voices.features import log_mel, unit_norm
 from shards.voices.funasr_modules import funasr_module
-from shards.voices.network import NetworkExtractor
+from shards.voices.network_extractor import NetworkExtractor
 from tests.support.manifests import tone
 from tests.support.speech import package_cache
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pipeline.model.configuration_speakerlm import SpeakerLMConfig
-from pipeline.model.encoder_plugins import find_encoder
+from pipeline.model.encoder_interface import find_encoder
 from pipeline.model.sensevoice_encoder import build_encoder as build_sensevoice
 from pipeline.model.sensevoice_encoder import build_frontend as build_sensevoice_frontend
 from pipeline.model.whisper_encoder import WHISPER

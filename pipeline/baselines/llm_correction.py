@@ -4,7 +4,7 @@ The prompt is the paper's (arXiv 2508.06372, appendix "Prompts for LLMs", after 
 ``spk0: hello`` without times. It is asked to show the transcript without explanation, so its whole answer is the
 transcript, and what it makes up counts: the paper finds that zero-shot models raise CER by 5 to 19 points. CER before
 and after are shown side by side for that reason. With ``keep_words`` the cascade's words are held, and only speakers
-are taken from the answer (:mod:`pipeline.baselines.transfer`): CER cannot change then.
+are taken from the answer (:mod:`pipeline.baselines.speaker_transfer`): CER cannot change then.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 
 from pipeline.baselines.cascade import JOB, as_text
 from pipeline.baselines.llm import Llm
-from pipeline.baselines.transfer import transfer
+from pipeline.baselines.speaker_transfer import transfer
 from pipeline.decode.store import DecodeFolder, DecodeLabels, DecodeSettings, Timing
 from pipeline.evaluation.decoded_folder import read_decoded, read_description
 from pipeline.evaluation.decoded_rows import hypothesis, parsed, reference

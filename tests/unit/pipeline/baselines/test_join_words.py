@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.baselines.interfaces import DiarizedTurn, Word
-from pipeline.baselines.join import join, speakers
+from pipeline.baselines.join_words import join, speakers
 
 A, B = DiarizedTurn("a", 0.0, 2.0), DiarizedTurn("b", 1.0, 3.0)  # 1.0–2.0 s: both
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.decode.ask import Guards, LoopStoppingCriteria, ask, choose_device
+from pipeline.decode.generate import Guards, LoopStoppingCriteria, ask, choose_device
 from pipeline.prompts import Mode, Prompt, prompt_pieces
 from pipeline.ranks.memory import peak_bytes
 from shards.errors import ConfigError

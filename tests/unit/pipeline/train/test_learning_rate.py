@@ -9,7 +9,8 @@ import pytest
 
 from pipeline.recipe.schema import OptimizerConfig
 from pipeline.stages import STAGES
-from pipeline.train.engine import check_optimizer, lr_at, trainable_table
+from pipeline.train.engine import check_optimizer, trainable_table
+from pipeline.train.learning_rate import lr_at
 from shards.errors import TrainingError
 
 PAPER = OptimizerConfig()

@@ -70,7 +70,7 @@ def main() -> int:
         "peak_gb": round(peak, 3),
     }
     met = peak < LIMIT_GB
-    print(json.dumps({"name": "plan", "figures": figures, "targets": {"peak_gb": LIMIT_GB}, "met": met}))
+    print(json.dumps({"name": "pack_plan", "figures": figures, "targets": {"peak_gb": LIMIT_GB}, "met": met}))
     return int(args.check and not met)
 
 

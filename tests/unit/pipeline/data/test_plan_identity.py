@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.data.identity import check_same
+from pipeline.data.plan_identity import check_same
 from shards.errors import PlanError
 from tests.support.planning import FakeBank, make_plan, make_source
 

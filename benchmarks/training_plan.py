@@ -113,7 +113,7 @@ def main() -> int:
         "sessions": round(found / expected, 3), "samples_a_step": n,
     }  # fmt: skip
     met = seconds < TARGETS["seconds"] and peak < TARGETS["peak_gb"] and found >= TARGETS["sessions"] * expected
-    print(json.dumps({"name": "plan_scale", "figures": figures, "targets": TARGETS, "met": met}))
+    print(json.dumps({"name": "training_plan", "figures": figures, "targets": TARGETS, "met": met}))
     return int(args.check and not met)
 
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from pipeline.baselines.cli import main
-from pipeline.baselines.correct import INSTRUCTION, compare, correct, pairs, questions
 from pipeline.baselines.llm import Endpoint, Transformers, load_llm
-from pipeline.baselines.transfer import transfer
+from pipeline.baselines.llm_correction import INSTRUCTION, compare, correct, pairs, questions
+from pipeline.baselines.speaker_transfer import transfer
 from pipeline.evaluation.records import SegLstRow
 from pipeline.evaluation.scores import score_decoded
 from shards.errors import ConfigError, ModelError

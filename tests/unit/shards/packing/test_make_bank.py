@@ -9,7 +9,7 @@ import pytest
 
 from shards.dataset.speaker_bank import SpeakerBank
 from shards.errors import SpeakerError
-from shards.packing.bank import build_bank
+from shards.packing.make_bank import build_bank
 from shards.storage.interface import open_storage
 from shards.voices.enrolment import Enroller
 from tests.support.enrolment import two_voices

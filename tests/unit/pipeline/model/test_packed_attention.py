@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.model import packing
-from pipeline.model.packing import KERNELS, Segments, attention, choose
+from pipeline.model import packed_attention as packing
+from pipeline.model.packed_attention import KERNELS, Segments, attention, choose
 
 BOUNDS = (0, 50, 51, 130, 200)
 HEADS, GROUPS, DIM = 4, 2, 16

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from shards.errors import ConfigError, ManifestError
 from shards.manifests.audit import Audit
 from shards.manifests.manifest import Recording
-from shards.manifests.prepared import Prepared, PrepareOptions
+from shards.manifests.prepare_types import Prepared, PrepareOptions
 from shards.manifests.segment_cleaning import clean_segments
 from shards.manifests.text_policy import TextPolicy
 from shards.sample import UNKNOWN, Segment

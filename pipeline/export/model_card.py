@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.checkpoint.final_weights import DONE
-from pipeline.model.encoder_plugins import find_encoder
+from pipeline.model.encoder_interface import find_encoder
 from pipeline.recipe.load import load_recipe
 from pipeline.recipe.schema import Recipe
 from pipeline.stages import STAGES

@@ -23,7 +23,7 @@ from typing import Any
 
 from pipeline.decode.generate import Answer
 from pipeline.decode.store import DecodeFolder, DecodeLabels, DecodeSettings, Timing
-from pipeline.evaluation.decoded_rows import MODES, parsed
+from pipeline.evaluation.decoded_rows import MODES
 from pipeline.ranks.launch import launcher_environment
 from pipeline.ranks.memory import peak_bytes
 from shards.arguments import natural, positive
@@ -271,12 +271,8 @@ def permuted(prompt: Any) -> Any:
 
 
 def answered(row: dict[str, Any], answer: Answer) -> dict[str, Any]:
-    """Add the model's text, how it ended, and its turns for readers of the file; scoring parses the text itself."""
-    if row["mode"] == "asr":
-        turns = [{"speaker": None, "text": answer.text.strip()}]
-    else:
-        turns = [{"speaker": s.speaker, "text": s.text} for s in parsed(row["key"], answer.text, row["names"])[0]]
-    return {**row, "raw": answer.text, "stop": answer.stop, "tokens": answer.tokens, "hypothesis": turns}
+    """Add the model's text and how it ended to a row; the text is parsed when it is scored."""
+    return {**row, "raw": answer.text, "stop": answer.stop, "tokens": answer.tokens}
 
 
 def clips_of(dataset: Any) -> list[DecodeItem]:

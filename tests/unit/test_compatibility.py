@@ -169,7 +169,10 @@ def test_decoded_answers_score_as_before(old: Path, folder: str) -> None:
 
 
 def test_decoding_continues_a_folder_of_before(old: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The settings in its ``decode.json`` are still those of the same command, and so is every answer."""
+    """The settings in its ``decode.json`` are still those of the same command, and so is every answer.
+
+    Rows of before also hold a parsed ``hypothesis``, which is not stored any more: scoring parses ``raw``.
+    """
     from pipeline.decode.test_set import main
 
     shutil.copytree(old, tmp_path / "all")
@@ -181,7 +184,10 @@ def test_decoding_continues_a_folder_of_before(old: Path, tmp_path: Path, monkey
     for name in ("asr", "no", "match", "over"):
         before = (old / "decoded" / f"{name}.jsonl").read_bytes()
         assert (Path("decoded") / f"{name}.jsonl").read_bytes() == before
-        assert rows(Path("again") / f"{name}.jsonl") == rows(old / "decoded" / f"{name}.jsonl")
+        fields = [
+            {k: v for k, v in row.items() if k != "hypothesis"} for row in rows(old / "decoded" / f"{name}.jsonl")
+        ]
+        assert rows(Path("again") / f"{name}.jsonl") == fields
 
 
 # -------------------------------------------------------------------------------------------------------- command lines

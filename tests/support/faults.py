@@ -78,7 +78,7 @@ def install(trouble: Trouble, trainer: Any) -> None:
     def stop_twice() -> None:
         from pipeline.checkpoint import format as checkpoint
 
-        _before(trainer, "_forward", here.now, _stop)
+        _before(trainer, "forward", here.now, _stop)
         _before(checkpoint, "write_rank_file", lambda: trainer.run.stop.is_set, _stop)
 
     arm: dict[str, Callable[[], object]] = {
@@ -88,9 +88,9 @@ def install(trouble: Trouble, trainer: Any) -> None:
         "every loss is nan": lambda: _spoil(trainer, never_again, lambda loss: loss * math.nan),
         "leap": lambda: _spoil(trainer, here.now, lambda loss: loss * 1000.0),
         "infinite gradient": lambda: _spoil(trainer, here.now, _with_infinite_gradient),
-        "sleep": lambda: _before(trainer, "_forward", here.now, _sleep_here),
-        "lag": lambda: _before(trainer, "_forward", lambda: True, lambda: time.sleep(0.5)),
-        "stop": lambda: _before(trainer, "_forward", here.now, _stop),
+        "sleep": lambda: _before(trainer, "forward", here.now, _sleep_here),
+        "lag": lambda: _before(trainer, "forward", lambda: True, lambda: time.sleep(0.5)),
+        "stop": lambda: _before(trainer, "forward", here.now, _stop),
         "stop in validation": lambda: _before(trainer.validation, "token_losses", validating, _stop),
         "stop at start": _stop,
         "stop, and again in the save": stop_twice,

@@ -114,7 +114,7 @@ def test_swapped_tars(dataset, tokenizer):
     packed_plan([dataset], tokenizer)
     Damage(dataset, 0, 0).swap_with(1)
     reasons = nothing_is_lost(dataset, tokenizer, keys([0, 1]))
-    assert all("crc32" in r or "tar is cut" in r or "are outside" in r for r in reasons)
+    assert all("crc32" in r or "tar is truncated" in r or "are outside" in r for r in reasons)
 
 
 def test_tokens_of_a_shard_that_is_damaged_are_not_counted(dataset, tokenizer):

@@ -14,7 +14,12 @@ What counts as a label:
    registered one in another case or width
 4. after the end of a sentence, where no label of the first kind stands at a line's start: one to three capitalised
    words, or two to four Chinese characters, and a colon: an unknown name
-5. a label may be followed by times, ``Name [0.0, 1.08]: text``, or by asterisks, ``**Name**: text``
+5. a label may be followed by times, ``Name [0.0, 1.08]: text``, and stand between asterisks, ``**Name**: text`` or
+   ``**Name:** text``
+6. at the start of a line a label may follow a list marker: ``- Name: text``, ``• Name: text``, ``1) Name: text``
+
+A label of the first kind ends the search for one of kinds 3 and 4: in ``there Lucy: good`` the word before a registered
+name is text. List marker and asterisks belong to the label.
 
 A line without a label continues the turn before it; text before the first label has no speaker. So a colon inside text
 splits it only after a name, which transcripts hardly ever contain.
@@ -31,16 +36,22 @@ GENERIC = re.compile(r"spk[ _]?\d{1,3}", re.IGNORECASE)
 
 _SPACE = r"[ \t\u00a0\u3000]"
 _NUMBER = r"\d{1,6}(?:\.\d{1,6})?"
-_TIMES = rf"(?:{_SPACE}*\[[ \t]*(?P<start>{_NUMBER})[ \t]*,[ \t]*(?P<end>{_NUMBER})[ \t]*\])?"
+_TIMES = rf"(?:\*{{0,2}}{_SPACE}*\[[ \t]*(?P<start>{_NUMBER})[ \t]*,[ \t]*(?P<end>{_NUMBER})[ \t]*\])?"
 _COLON = rf"\*{{0,2}}{_SPACE}*[:：]"
+# A list marker at the start of a line. Possessive, so that no part of it becomes a name.
+_BULLET = r"[->–—•·●◦▪‣]{1,3}|\*(?!\*)|(?:\+|#{1,6})(?=[ \t])"
+_ORDER = r"[(（]?\d{1,3}[)）]|\d{1,3}[.、](?!\d)"
+_MARKER = rf"(?:(?:{_BULLET}|{_ORDER}){_SPACE}*+){{0,2}}+"
 _LATIN = r"A-Za-z0-9_\u00c0-\u024f"
 _NOT_IN_NAMES = r":：,，。.?？!！、；;\[\]\"“”*<>"
 _UNKNOWN = rf"(?P<unknown>(?!\d+[:：])[^\s{_NOT_IN_NAMES}][^\n{_NOT_IN_NAMES}]{{0,23}}?)"
+_END = r"[.?!。？！…]"
 _SENTENCE = (
-    r"(?P<sentence>(?<=[.?!。？！…] )[A-Z][\w'-]{0,19}(?: [A-Z][\w'-]{0,19}){0,2}|(?<=[。！？…])[\u4e00-\u9fff]{2,4})"
+    rf"(?P<sentence>(?:(?<={_END} )|(?<={_END} \*)|(?<={_END} \*\*))[A-Z][\w'-]{{0,19}}(?: [A-Z][\w'-]{{0,19}}){{0,2}}"
+    r"|(?:(?<=[。！？…])|(?<=[。！？…]\*)|(?<=[。！？…]\*\*))[\u4e00-\u9fff]{2,4})"
 )
 _NOTHING = r"(?P<sentence>(?!))"
-_KINDS = ("known", "line", "unknown", "sentence")
+_KINDS = ("known", "marked", "line", "unknown", "sentence")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +89,9 @@ def parse(text: str, names: Sequence[str] = ()) -> Parsed:
     Cost: linear in the text, times the number of names in the worst case.
     """
     names = [n for n in dict.fromkeys(n.strip() for n in names) if n]
-    labels = list(_pattern(tuple(names), False).finditer(text))
-    if not any(m["known"] and text[: m.start()].rpartition("\n")[2].strip() == "" for m in labels):
-        labels = list(_pattern(tuple(names), True).finditer(text))
+    labels = _labels(text, names, sentences=False)
+    if not any((m["known"] or m["marked"]) and text[: m.start()].rpartition("\n")[2].strip() == "" for m in labels):
+        labels = _labels(text, names, sentences=True)
     starts = [m.start() for m in labels]
     turns = []
     head = text[: starts[0]] if starts else text
@@ -90,6 +101,20 @@ def parse(text: str, names: Sequence[str] = ()) -> Parsed:
     for match, stop in zip(labels, stops, strict=False):
         turns.append(_turn(match, text[match.start() : stop], names, last=stop == len(text)))
     return Parsed(tuple(_mark_repeats(turns)))
+
+
+def _labels(text: str, names: Sequence[str], sentences: bool) -> list[re.Match[str]]:
+    """Find the labels; a label of the first kind inside a longer unknown name counts, the words before it are text."""
+    pattern, known = _pattern(tuple(names), sentences), _known_pattern(tuple(names))
+    found, at = [], 0
+    while match := pattern.search(text, at):
+        if match["unknown"] or match["sentence"]:
+            inside = known.search(text, match.start(), match.end())
+            if inside and (shorter := pattern.match(text, inside.start())):
+                match = shorter
+        found.append(match)
+        at = match.end()
+    return found
 
 
 def is_generic(speaker: str | None) -> bool:
@@ -109,7 +134,7 @@ def _turn(match: re.Match[str], raw: str, names: Sequence[str], last: bool) -> P
         notes.append("a line without a name continues this turn")
     if not body.strip():
         notes.append("cut off after the name" if last else "no text")
-    times = [match[f"{p}{t}"] for t in ("start", "end") for p in "kus" if match[f"{p}{t}"]]
+    times = [match[f"{p}{t}"] for t in ("start", "end") for p in "kmus" if match[f"{p}{t}"]]
     start, end = (float(times[0]), float(times[1])) if len(times) == 2 else (None, None)
     return ParsedTurn(label, body.strip(), raw, tuple(notes), start, end)
 
@@ -127,17 +152,33 @@ def _canonical(label: str, names: Sequence[str]) -> str:
 
 def _pattern(names: tuple[str, ...], sentences: bool) -> re.Pattern[str]:
     """Return the label pattern for these names, longest name first; with rule 4 if ``sentences``."""
-    times = {p: _TIMES.replace("<start", f"<{p}start").replace("<end", f"<{p}end") for p in "kus"}
-    generic = r"[sS][pP][kK][ _]?\d{1,3}(?!\d)"
-    known = "|".join([*(_bounded(n) for n in sorted(names, key=len, reverse=True)), rf"(?<![{_LATIN}]){generic}"])
+    times = {p: _TIMES.replace("<start", f"<{p}start").replace("<end", f"<{p}end") for p in "kmus"}
+    known = _known(names)
     behind = rf"(?=\s|$|[^{_LATIN}:：])"
     return re.compile(
-        rf"(?P<known>{known}){times['k']}{_COLON}"
-        rf"|^{_SPACE}*+(?P<line>{known})(?:{behind})"
-        rf"|^{_SPACE}*+{_UNKNOWN}{times['u']}{_COLON}(?!//)"
-        rf"|{_SENTENCE if sentences else _NOTHING}{times['s']}{_COLON}(?!//)",
+        rf"{_label(f'(?P<known>{known})', times['k'], 'kb')}"
+        rf"|^{_SPACE}*+{_MARKER}{_label(f'(?P<marked>{known})', times['m'], 'mb')}"
+        rf"|^{_SPACE}*+{_MARKER}\*{{0,2}}(?P<line>{known})\*{{0,2}}(?:{behind})"
+        rf"|^{_SPACE}*+{_MARKER}{_label(_UNKNOWN, times['u'], 'ub')}(?!//)"
+        rf"|{_label(_SENTENCE if sentences else _NOTHING, times['s'], 'sb')}(?!//)",
         re.MULTILINE,
     )
+
+
+def _known_pattern(names: tuple[str, ...]) -> re.Pattern[str]:
+    """Return the pattern of labels of the first kind alone."""
+    return re.compile(_label(f"(?:{_known(names)})", re.sub(r"\?P<\w+>", "?:", _TIMES), "b"))
+
+
+def _known(names: tuple[str, ...]) -> str:
+    """Return a pattern of the registered names and of ``spkN``."""
+    generic = r"[sS][pP][kK][ _]?\d{1,3}(?!\d)"
+    return "|".join([*(_bounded(n) for n in sorted(names, key=len, reverse=True)), rf"(?<![{_LATIN}]){generic}"])
+
+
+def _label(name: str, times: str, bold: str) -> str:
+    """Return a pattern of a name with times, a colon, and asterisks around it; ``bold`` names the group of these."""
+    return rf"(?P<{bold}>\*{{1,2}})?{name}{times}{_COLON}(?({bold})\*{{0,2}})"
 
 
 def _bounded(name: str) -> str:

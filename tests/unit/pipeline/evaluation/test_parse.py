@@ -46,12 +46,7 @@ def turns(text, names=()):
         pytest.param("MIKE: x", ["Mike"], [("Mike", "x")], id="other case"),
         pytest.param("Ｍike：x\nｓｐｋ１: y", ["Mike"], [("Mike", "x"), ("spk1", "y")], id="full-width label"),
         pytest.param("张三\u3000：x\nMike\u00a0: y", ["张三", "Mike"], [("张三", "x"), ("Mike", "y")], id="wide space"),
-        pytest.param(
-            "**Mike**: x\n**Lucy**: y",
-            ["Mike", "Lucy"],
-            [(None, "**"), ("Mike", "x\n**"), ("Lucy", "y")],
-            id="emphasis",
-        ),
+        pytest.param("**Mike**: x\n**Lucy**: y", ["Mike", "Lucy"], [("Mike", "x"), ("Lucy", "y")], id="emphasis"),
         pytest.param("<t>a</t>spk0: x", [], [(None, "<t>a</t>"), ("spk0", "x")], id="label behind a tag"),
         pytest.param("Mark: on the mark: go", ["Mark"], [("Mark", "on the mark: go")], id="name as a common word"),
         pytest.param("Dr: Who: x\nspk1: y", ["Dr: Who"], [("Dr: Who", "x"), ("spk1", "y")], id="colon in a name"),
@@ -69,6 +64,84 @@ def turns(text, names=()):
 )
 def test_turns_that_models_write(text, names, expected):
     assert turns(text, names) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "names", "expected"),
+    [
+        pytest.param("- Mike: a\n- Lucy: b", ["Mike", "Lucy"], [("Mike", "a"), ("Lucy", "b")], id="dash"),
+        pytest.param("• spk0: a\n•spk1: b", [], [("spk0", "a"), ("spk1", "b")], id="bullet"),
+        pytest.param("1) Lucy: a\n2) Mike: b", ["Mike", "Lucy"], [("Lucy", "a"), ("Mike", "b")], id="number"),
+        pytest.param("1. Lucy: a\n(2) Mike: b", ["Mike", "Lucy"], [("Lucy", "a"), ("Mike", "b")], id="other numbers"),
+        pytest.param(
+            "1、李四：好\n2、张三：是", ["李四", "张三"], [("李四", "好"), ("张三", "是")], id="Chinese numbers"
+        ),
+        pytest.param("* Mike: a\n  * spk1: b", ["Mike"], [("Mike", "a"), ("spk1", "b")], id="asterisk"),
+        pytest.param("## Anna: a\n> Bob: b", [], [("Anna", "a"), ("Bob", "b")], id="heading and quotation"),
+        pytest.param("- Bob: a\n- LUCY：b", ["Lucy"], [("Bob", "a"), ("Lucy", "b")], id="unknown name, other case"),
+        pytest.param("- Mike hi\n1) Lucy", ["Mike", "Lucy"], [("Mike", "hi"), ("Lucy", "")], id="missing colon"),
+        pytest.param("- **Anna**: a\n1. **Bob:** b", [], [("Anna", "a"), ("Bob", "b")], id="marker and emphasis"),
+        pytest.param(" #tag: a\n#1: b", ["#tag", "#1"], [("#tag", "a"), ("#1", "b")], id="a name like a marker"),
+        pytest.param("spk0: at\n1) 10:30 ok", [], [("spk0", "at\n1) 10:30 ok")], id="a time of day is no name"),
+    ],
+)
+def test_a_list_marker_is_part_of_the_label(text, names, expected):
+    assert turns(text, names) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "names", "expected"),
+    [
+        ("**Speaker 1**: a\n**Speaker 2**: b", [], [("Speaker 1", "a"), ("Speaker 2", "b")]),
+        ("**Speaker 1:** a\n*Speaker 2*: b", [], [("Speaker 1", "a"), ("Speaker 2", "b")]),
+        ("**Mike:** a **Lucy**: b", ["Mike", "Lucy"], [("Mike", "a"), ("Lucy", "b")]),
+        ("**Mike** a\n**Lucy** b", ["Mike", "Lucy"], [("Mike", "a"), ("Lucy", "b")]),
+        ("**Anna:** hi. **Bob:** yo", [], [("Anna", "hi."), ("Bob", "yo")]),
+        ("**李四**：好。**张三**：是", [], [("李四", "好。"), ("张三", "是")]),
+        ("**Mike**: **well**, a", ["Mike"], [("Mike", "**well**, a")]),
+    ],
+)
+def test_asterisks_around_a_label_belong_to_it(text, names, expected):
+    assert turns(text, names) == expected
+
+
+@pytest.mark.parametrize("text", ["**Speaker 1** [0.5, 1.0]: a", "**Speaker 1 [0.5, 1.0]:** a", "- spk1 [0.5, 1.0]: a"])
+def test_times_are_read_in_an_emphasised_or_marked_label(text):
+    (turn,) = parse(text).turns
+    assert (turn.start, turn.end, turn.text) == (0.5, 1.0, "a")
+
+
+@pytest.mark.parametrize(
+    ("text", "names", "expected"),
+    [
+        ("Mike: hello\nthere Lucy: good", ["Mike", "Lucy"], [("Mike", "hello\nthere"), ("Lucy", "good")]),
+        ("Mike: hello\nthere spk1: good", ["Mike"], [("Mike", "hello\nthere"), ("spk1", "good")]),
+        ("there Lucy [0, 1]: good", ["Lucy"], [(None, "there"), ("Lucy", "good")]),
+        ("张三: 好\n然后李四：是", ["张三", "李四"], [("张三", "好\n然后"), ("李四", "是")]),
+        ("Hi. Then Lucy: good", ["Lucy"], [(None, "Hi. Then"), ("Lucy", "good")]),
+        ("好。然后李四：是", ["李四"], [(None, "好。然后"), ("李四", "是")]),
+        ("there Lucyanne: good", ["Lucy"], [("there Lucyanne", "good")]),
+    ],
+)
+def test_words_before_a_registered_name_are_text(text, names, expected):
+    assert turns(text, names) == expected
+
+
+WORDS = st.lists(st.sampled_from(["hello", "there", "Lucyanne", "好", "1", "well,"]), min_size=1, max_size=4)
+MARKERS = st.sampled_from(["", "- ", "• ", "1) ", "12. ", "* ", "> ", "  "])
+LABELS = st.sampled_from(["{}: ", "{}： ", "**{}**: ", "**{}:** ", "{} [0.0, 1.5]: ", "**{}** [0, 1]: "])
+
+
+@given(
+    st.lists(st.tuples(st.booleans(), MARKERS, LABELS, st.sampled_from(["Mike", "Lucy", "spk1"]), WORDS), min_size=1)
+)
+def test_every_registered_name_with_a_colon_opens_a_turn_and_no_word_is_lost(said):
+    """The same turns at the start of a line, with a list marker or not, and in the middle of one."""
+    text, expected = "", []
+    for new_line, marker, label, name, words in said:
+        text += ("\n" + marker if new_line else " ") + label.format(name) + " ".join(words)
+        expected.append((name, words))
+    assert [(t.speaker, t.text.split()) for t in parse(text, ["Mike", "Lucy"]).turns if t.raw.strip()] == expected
 
 
 def test_longest_registered_name_wins():
@@ -100,8 +173,12 @@ def test_generic_labels():
     assert not is_generic(None)
 
 
+MARKER = r"(?:[->–—•·●◦▪‣+#*]+|[(（]?\d{1,3}[)）.、])"  # what may be before a label at the start of a line
 alphabet = st.sampled_from(
     [
+        "- ",
+        "• ",
+        "1) ",
         *"ab:：\n \t[]0.,1你好。?S",
         "spk1",
         "spk",
@@ -137,8 +214,10 @@ def test_no_character_is_lost(text, names):
         if t.speaker is None:
             assert head == ""
         else:
-            assert re.fullmatch(r"(?s)\s*.+?\s*(\[[\d.,\s]*\])?\*{0,2}\s*[:：]?\s*", head)
-            label = re.sub(r"\s*(\[[\d., \t]*\])?\*{0,2}\s*[:：]?\s*$", "", head).strip()
+            assert re.fullmatch(r"(?s)\s*.+?\s*(\[[\d.,\s]*\])?\*{0,2}\s*[:：]?\*{0,2}\s*", head)
+            label = re.sub(r"\*{0,2}\s*(\[[\d., \t]*\])?\*{0,2}\s*[:：]?\*{0,2}\s*$", "", head).strip()
+            if not label.startswith(t.speaker):
+                label = re.sub(rf"^(?:{MARKER}\s*)*\*{{0,2}}", "", label)
             same = (
                 unicodedata.normalize("NFKC", label).casefold() == unicodedata.normalize("NFKC", t.speaker).casefold()
             )

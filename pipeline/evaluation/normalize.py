@@ -8,14 +8,18 @@ profile        rules                                                            
 =============  =========================================================================================  ==========
 ``m2met``      those of the M2MeT and AliMeeting recipes: drop annotation tags and nine marks, Latin in   character
                upper case, no numerals, no script conversion
-``paper-zh``   NFKC; traditional → simplified (OpenCC); numerals → Chinese reading (cn2an); lower case;   character
-               everything that is neither letter nor mark nor number dropped, variation selectors too
-``en``         NFKC; lower case; numerals → words (num2words); punctuation dropped, apostrophes inside    word
-               words kept, hyphenated words split
+``paper-zh``   invisible characters dropped; NFKC; traditional → simplified (OpenCC); 〇 → 零;     character
+               numerals → Chinese reading (cn2an); lower case; everything that is neither letter nor
+               mark nor number dropped
+``en``         invisible characters dropped; NFKC; lower case; numerals → words (num2words); punctuation  word
+               dropped, apostrophes inside words kept, hyphenated words split
 ``mixed``      as ``paper-zh`` without numerals; CJK by character, other scripts by word                  both
 =============  =========================================================================================  ==========
 
-``+nofiller`` after a profile's name (``paper-zh+nofiller``) also drops hesitations.
+``+nofiller`` after a profile's name (``paper-zh+nofiller``) also drops hesitations. Its own version is added to the
+profile's.
+
+A space or comma that the profile drops changes no reading, except between digits: there a comma may separate thousands.
 """
 
 from __future__ import annotations
@@ -73,7 +77,9 @@ def profile(name: str) -> Profile:
     found = PROFILES[base]
     if not option:
         return found
-    return Profile(name, found.version, (drop_fillers, *found.rules), found.split, found.token)
+    first = sum(rule in _BEFORE_FILLERS for rule in found.rules)
+    rules = (*found.rules[:first], drop_fillers, *found.rules[first:])
+    return Profile(name, found.version + _FILLERS_VERSION - 1, rules, found.split, found.token)
 
 
 # --- rules ---------------------------------------------------------------------------------------------------------
@@ -85,6 +91,29 @@ _M2MET_WIDTH = str.maketrans("Ａａｂｃｋｔ", "AABCKT")
 def m2met(text: str) -> str:
     """The rules of the M2MeT recipe's text_normalize.pl and text_format.pl."""
     return _M2MET_DROP.sub("", text).translate(_M2MET_WIDTH).upper()
+
+
+# Invisible characters other than those of category Cf: fillers, joiners, variation selectors.
+_INVISIBLE = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\uffa0\ufe00-\ufe0f\U000e0100-\U000e01ef]")
+_TYPED = str.maketrans({**dict.fromkeys("，︐﹐", "、"), **dict.fromkeys("´`‛′", "'")})
+_OWN_NUMBERS = "²³¹¼-¾⁰⁴-⁹₀-₉⅐-⅞↉①-⒛"
+_RAISED = re.compile(f"(?<=[0-9０-９{_OWN_NUMBERS}])(?=[{_OWN_NUMBERS}])")
+
+
+def visible(text: str) -> str:
+    """Drop soft hyphens, zero-width characters, marks of direction and variation selectors."""
+    if text.isascii():
+        return text
+    return "".join([c for c in _INVISIBLE.sub("", text) if unicodedata.category(c) != "Cf"])
+
+
+def marks(text: str) -> str:
+    """Keep apart what NFKC would join.
+
+    A full-width comma, which separates no thousands, becomes ``、``; an accent typed for an apostrophe becomes one; a
+    number in a circle or raised, or a fraction, after another number gets a space before it.
+    """
+    return _RAISED.sub(" ", text.translate(_TYPED))
 
 
 def nfkc(text: str) -> str:
@@ -100,14 +129,29 @@ def _opencc() -> Callable[[str], str]:
 
 
 def simplified(text: str) -> str:
-    """Traditional Chinese characters to simplified ones."""
-    return _opencc()(text) if any(c >= "\u3400" for c in text) else text
+    """Traditional Chinese characters to simplified ones, those of Taiwan included: 看著 becomes 看着, 著名 stays."""
+    if not any(c >= "\u3400" for c in text):
+        return text
+    return _ZHE.sub("着", _opencc()(text).translate(_TAIWAN)).replace("甚么", "什么")
+
+
+def zeros(text: str) -> str:
+    """〇 to 零; in Chinese numbers also what is typed for it: ○, and the letter O between two numerals."""
+    return _ZERO.sub(lambda m: "零" * len(m[0]), text.replace("〇", "零"))
 
 
 def lower(text: str) -> str:
     """Lower case, the same for every script (``ß`` becomes ``ss``)."""
     return text.casefold()
 
+
+# What OpenCC leaves: Taiwan's pronouns, two variants, and 著 where it is read zhe or zhuo.
+_TAIWAN = str.maketrans("妳牠痺簷", "你它痹檐")
+_ZHE = re.compile("(?<![显编原名土专论卓昭遗巨拙译])著(?!名(?![片字单])|[作述者录称])")
+_ZH_NUMERALS = "零一二三四五六七八九十百千万亿"
+_ZERO = re.compile(
+    f"(?<=[{_ZH_NUMERALS}])[○◯]+|[○◯]+(?=[{_ZH_NUMERALS}]*年)|(?<=[{_ZH_NUMERALS}])[Oo]+(?=[{_ZH_NUMERALS}年])"
+)
 
 # Marks of how a character is drawn: variation selectors and enclosing marks, as in ❤️ and 1️⃣.
 _DRAWING = re.compile("[\u180b-\u180d\ufe00-\ufe0f\u20d0-\u20f0\U000e0100-\U000e01ef]")
@@ -118,17 +162,39 @@ def letters_only(text: str) -> str:
     return "".join([c for c in _DRAWING.sub("", text) if unicodedata.category(c)[0] in "LMN"])
 
 
+_QUOTE = re.compile(f"(?<![^{CJK}' ])'|'(?![^{CJK}' ])")  # at an end of a word, or next to a CJK character
+
+
 def words_only(text: str) -> str:
-    """Keep letters, marks and numbers in words separated by one space; an apostrophe inside a word stays."""
+    """Keep letters, marks and numbers in words separated by one space; an apostrophe inside a word stays.
+
+    An apostrophe next to a CJK character is a quotation mark.
+    """
     text = re.sub(r"[\u2018\u2019\u02bc\uff07]", "'", _DRAWING.sub("", text))
-    kept = "".join([c if c == "'" or unicodedata.category(c)[0] in "LMN" else " " for c in text])
-    return " ".join([w for w in (w.strip("'") for w in kept.split()) if w])
+    kept = [c if c == "'" or unicodedata.category(c)[0] in "LMN" else " " for c in text]
+    return " ".join(_QUOTE.sub(" ", "".join(kept)).split())
 
 
-_THOUSANDS = re.compile(r"(?<![\d.])\d{1,3}(?:,\d{3})+(?![\d,])")
-_ZH_NUMBER = re.compile(r"(?P<year>\d{4})(?=年)|(?P<percent>\d+(?:\.\d+)?)%|(?P<number>\d+(?:\.\d+)?)", re.ASCII)
-_EN_NUMBER = re.compile(r"(?P<number>\d+(?:\.\d+)?)(?P<ordinal>st|nd|rd|th)?(?P<percent>%)?", re.ASCII)
+# Digits in groups of three: after a comma, or after a space or another comma if a group is 000.
+_THOUSANDS = re.compile(
+    r"(?<!\d)(?<!\d[.,])[1-9]\d{0,2}(?:(?:,\d{3})+(?!,?\d)|(?=(?:S\d{3})*S000)(?:S\d{3})+(?!S?\d))".replace(
+        "S", "(?: ?[,、] ?| )"
+    ),
+    re.ASCII,
+)
+_DROPPED = r"[\s,、]*"  # between a number and what says how it is read
+_YEAR = re.compile(rf"(?<!\d)(?<!\d\.)\d{{4}}(?={_DROPPED}年)", re.ASCII)
+_SIGN = rf"(?:{_DROPPED}(?P<sign>[%‰]))?"
+_ZH_NUMBER = re.compile(rf"(?P<number>\d+(?:\.\d+)?){_SIGN}", re.ASCII)
+_EN_NUMBER = re.compile(rf"(?P<number>\d+(?:\.\d+)?)(?P<ordinal>(?:st|nd|rd|th)(?![^\W\d_]))?{_SIGN}", re.ASCII)
+_ZH_SIGNS = {"%": "百分之", "‰": "千分之", None: ""}
+_EN_SIGNS = {"%": " percent", "‰": " per mille", None: ""}
 _ZH_DIGITS = str.maketrans("0123456789", "零一二三四五六七八九")
+
+
+def thousands(text: str) -> str:
+    """Drop the separators inside numbers such as ``1,000`` and ``1 000``; ``100，200`` stays two numbers."""
+    return _THOUSANDS.sub(lambda m: re.sub(r"\D", "", m[0]), text)
 
 
 def numerals_zh(text: str) -> str:
@@ -136,26 +202,23 @@ def numerals_zh(text: str) -> str:
 
     A number with a leading zero or of more than 16 digits is read digit by digit, as codes and telephone numbers are.
     """
-    return _ZH_NUMBER.sub(_read_zh, _THOUSANDS.sub(lambda m: m[0].replace(",", ""), text))
+    return _ZH_NUMBER.sub(_read_zh, thousands(_YEAR.sub(lambda m: m[0].translate(_ZH_DIGITS), text)))
 
 
 def _read_zh(match: re.Match[str]) -> str:
     import cn2an
 
-    if match["year"]:
-        return match["year"].translate(_ZH_DIGITS)
-    digits = match["percent"] or match["number"]
-    whole, _, decimals = digits.partition(".")
+    whole, _, decimals = match["number"].partition(".")
     by_digit = len(whole) > 16 or (len(whole) > 1 and whole[0] == "0")
     reading = whole.translate(_ZH_DIGITS) if by_digit else cn2an.an2cn(whole, "low")
     if decimals:  # every digit is read, where cn2an stops at the 16th
         reading += "点" + decimals.translate(_ZH_DIGITS)
-    return f"百分之{reading}" if match["percent"] else reading
+    return _ZH_SIGNS[match["sign"]] + reading
 
 
 def numerals_en(text: str) -> str:
     """Arabic numerals as English words, ``%`` as ``percent``; more than 12 digits are read one by one."""
-    return _EN_NUMBER.sub(_read_en, _THOUSANDS.sub(lambda m: m[0].replace(",", ""), text))
+    return _EN_NUMBER.sub(_read_en, thousands(text))
 
 
 def _read_en(match: re.Match[str]) -> str:
@@ -169,16 +232,30 @@ def _read_en(match: re.Match[str]) -> str:
         reading = reading.replace(" and ", " ").replace("-", " ").replace(",", "")
     if decimals:
         reading += " point " + " ".join([num2words(int(d)) for d in decimals])
-    return f" {reading}{' percent' if match['percent'] else ''} "
+    return f" {reading}{_EN_SIGNS[match['sign']]} "
 
 
-_FILLERS_ZH = re.compile("[呃嗯啊哦噢喔唉哎诶欸唔]")
-_FILLERS_EN = re.compile(r"\b(?:uh|um|uhm|umm|hmm|hm|mm|mhm|mmhm|er|erm|ah|oh|eh)\b", re.IGNORECASE)
+_FILLERS_VERSION = 2
+_BEFORE_FILLERS = (visible, marks, nfkc, simplified)
+_IN_WORD = rf"[^\W_{CJK}]"
+_FILLERS_EN = r"u+h+m*|u+m+|h+m+|mm+(?:h+m*)?|mh+m+|er|ee+r|err{2,}|e+r+m+|a+h+|o+h+|e+h+"  # "err" is a verb
+_FILLERS = re.compile(
+    rf"[呃嗯啊哦噢喔唉哎诶誒欸嗳噯唔]|(?<!{_IN_WORD})(?<!{_IN_WORD}['’])(?:{_FILLERS_EN})(?!['’]?{_IN_WORD})",
+    re.IGNORECASE,
+)
+_NARROW = str.maketrans({0xFF01 + i: 0x21 + i for i in range(94)})
 
 
 def drop_fillers(text: str) -> str:
-    """Drop hesitations and interjections, Chinese and English."""
-    return _FILLERS_EN.sub("", _FILLERS_ZH.sub("", text))
+    """Drop hesitations and interjections, Chinese and English, simplified and traditional, in either width.
+
+    A space takes their place, so that the words around them stay apart.
+    """
+    kept, at = [], 0
+    for match in _FILLERS.finditer(text.translate(_NARROW)):  # of the same length
+        kept += [text[at : match.start()], " "]
+        at = match.end()
+    return "".join([*kept, text[at:]])
 
 
 # --- splits --------------------------------------------------------------------------------------------------------
@@ -199,13 +276,14 @@ def cjk_or_words(text: str) -> list[str]:
     return _CJK_OR_WORD.findall(text)
 
 
+_WRITING = (visible, marks, nfkc, simplified, zeros)
 PROFILES = {
     p.name: p
     for p in (
         Profile("m2met", 1, (m2met,), characters, "character"),
-        Profile("paper-zh", 1, (nfkc, simplified, numerals_zh, lower, letters_only), characters, "character"),
-        Profile("en", 1, (nfkc, lower, numerals_en, words_only), words, "word"),
-        Profile("mixed", 1, (nfkc, simplified, lower, words_only), cjk_or_words, "CJK character or word"),
+        Profile("paper-zh", 2, (*_WRITING, numerals_zh, lower, letters_only), characters, "character"),
+        Profile("en", 2, (visible, marks, nfkc, lower, numerals_en, words_only), words, "word"),
+        Profile("mixed", 2, (*_WRITING, thousands, lower, words_only), cjk_or_words, "CJK character or word"),
         Profile("none", 1, (), characters, "character"),
     )
 }

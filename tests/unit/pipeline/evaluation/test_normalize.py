@@ -104,7 +104,38 @@ def test_mixed(text, expected):
 def test_fillers_are_dropped_only_when_asked_for():
     assert profile("paper-zh+nofiller").tokens("呃，我啊 um 想想") == list("我想想")
     assert profile("en+nofiller").tokens("Um, I uh mean umbrella") == ["i", "mean", "umbrella"]
-    assert profile("paper-zh+nofiller").id == "paper-zh+nofiller-v1"
+    assert profile("paper-zh+nofiller").tokens("我um想") == list("我想")
+
+
+@pytest.mark.parametrize("name", [f"{name}+nofiller" for name in PROFILES])
+@pytest.mark.parametrize(
+    "filler", ["um", "UM", "ｕｍ", "Hmmm", "uhhh", "ummm", "errr", "mm", "mhm", "oooh", "嗯", "誒", "诶", "噯", "嗳"]
+)
+def test_fillers_are_dropped_in_any_writing(name, filler):
+    assert profile(name).tokens(f"我{filler}想，{filler}") == profile(name).tokens("我 想，")
+    assert profile(name).tokens(f"see {filler} it") == profile(name).tokens("see it")
+
+
+@pytest.mark.parametrize("word", ["umbrella", "err", "ma'am", "o'er", "o’er", "hum", "ohm", "erm1", "5mm"])
+def test_words_that_hold_a_filler_stay(word):
+    assert profile("en+nofiller").tokens(word) == profile("en").tokens(word)
+
+
+def test_words_around_a_filler_stay_apart():
+    assert profile("paper-zh+nofiller").tokens("1呃2") == ["一", "二"]
+    assert profile("mixed+nofiller").tokens("a呃b") == ["a", "b"]
+
+
+def test_the_versions_of_profile_and_fillers_are_in_the_name():
+    assert [profile(n).id for n in ("m2met", "none", "paper-zh", "en", "mixed")] == [
+        "m2met-v1",
+        "none-v1",
+        "paper-zh-v2",
+        "en-v2",
+        "mixed-v2",
+    ]
+    assert profile("m2met+nofiller").id == "m2met+nofiller-v2"
+    assert profile("paper-zh+nofiller").id == "paper-zh+nofiller-v3"
 
 
 @pytest.mark.parametrize("name", ["paper", "paper-zh+x", ""])
@@ -127,3 +158,141 @@ def test_normalising_twice_changes_nothing(name, text):
         text = text.replace("<", "")
     once = "".join(profile(name).normalize(text))
     assert profile(name).tokens(once) == profile(name).tokens(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("1,000, and", "一千and"),
+        ("1,000,", "一千"),
+        ("No.1,000", "no一千"),
+        ("1，000", "一千"),
+        ("１，０００", "一千"),
+        ("1 000\u00a0000", "一百万"),
+        ("100，200", "一百二百"),
+        ("100，200，300", "一百二百三百"),
+        ("100、200", "一百二百"),
+        ("100,200", "十万零二百"),
+        ("1,000,20", "一零零零二十"),
+        ("2024 年", "二零二四年"),
+        ("2024\u3000年", "二零二四年"),
+        ("2024，年", "二零二四年"),
+        ("2,024年", "二千零二十四年"),
+        ("12024年", "一万二千零二十四年"),
+        ("10 %", "百分之十"),
+        ("10 ％", "百分之十"),
+        ("1,000 %", "百分之一千"),
+        ("3.5 %", "百分之三点五"),
+        ("5‰", "千分之五"),
+        ("3½", "三一二"),
+        ("10²", "十二"),
+        ("①②", "一二"),
+    ],
+)
+def test_numbers_beside_punctuation_and_spaces_in_chinese(text, expected):
+    assert "".join(profile("paper-zh").tokens(text)) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("1,000, and", "one thousand and"),
+        ("1 000", "one thousand"),
+        ("100，200", "one hundred two hundred"),
+        ("10 %", "ten percent"),
+        ("5 ‰", "five per mille"),
+        ("5thousand", "five thousand"),
+        ("the 5th", "the fifth"),
+        ("don´t it`s", "don't it's"),
+        ("co\u00adop 'fo\u200bo'", "coop foo"),
+        ("他说‘好’吧", "他说 好 吧"),
+    ],
+)
+def test_numbers_quotes_and_invisible_characters_in_english(text, expected):
+    assert profile("en").tokens(text) == expected.split()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("他说‘好’吧", "他 说 好 吧"),
+        ("'小成'", "小 成"),
+        ("叫'小成'的", "叫 小 成 的"),
+        ("it’s 'OK'好", "it's ok 好"),
+        ("rock'n'roll ''x''", "rock'n'roll x"),
+        ("co\u00adop 你\u200b好 a\u2060b\ufeffc", "coop 你 好 abc"),
+        ("你\u3164好 a\u034fb", "你 好 ab"),
+        ("1,000人", "1000 人"),
+        ("100，200", "100 200"),
+    ],
+)
+def test_numbers_quotes_and_invisible_characters_in_mixed(text, expected):
+    assert profile("mixed").tokens(text) == expected.split()
+
+
+@pytest.mark.parametrize("name", ["paper-zh", "mixed"])
+@pytest.mark.parametrize(
+    ("text", "same"),
+    [
+        ("二〇二四", "二零二四"),
+        ("二○二四年", "二零二四年"),
+        ("一百◯五", "一百零五"),
+        ("二OO八年", "二零零八年"),
+        ("二ＯＯ八年", "二零零八年"),
+        ("○八年", "零八年"),
+        ("萬○五", "万零五"),
+        ("张○○", "张"),
+        ("○ 第一", "第一"),
+        ("三OK", "三ok"),
+        ("看著", "看着"),
+        ("穿著衣服看著書", "穿着衣服看着书"),
+        ("甚麼", "什么"),
+        ("麻痺", "麻痹"),
+        ("妳", "你"),
+    ],
+)
+def test_characters_written_in_two_ways_are_equal(name, text, same):
+    assert profile(name).tokens(text) == profile(name).tokens(same)
+
+
+@pytest.mark.parametrize("word", ["著名", "顯著", "著作", "编著", "名著", "土著"])
+def test_zhu_stays(word):
+    assert "著" in profile("paper-zh").tokens(word)
+
+
+PIECES = ["1,000", "100", "2024", "10", "3.5", "1,234,567", "3rd", "and", "it's", "年", "%", "好", "看著", "007"]
+SEPARATORS = st.sampled_from([" ", ", ", "，", " ， ", "、", "\u00a0", "\u3000", " , "])
+
+
+@pytest.mark.parametrize("name", ["paper-zh", "en", "mixed", "paper-zh+nofiller"])
+@given(said=st.lists(st.tuples(st.sampled_from(PIECES), SEPARATORS), max_size=8))
+def test_a_space_or_comma_changes_nothing(name, said):
+    plain = profile(name).tokens(" ".join(piece for piece, _ in said))
+    assert profile(name).tokens("".join(piece + separator for piece, separator in said)) == plain
+
+
+@given(said=st.lists(st.tuples(st.sampled_from(PIECES), st.sampled_from(["", ",", " ", "，"])), max_size=8))
+def test_a_space_or_comma_between_a_number_and_a_letter_changes_nothing_in_chinese(said):
+    """Nothing, a space or a comma, except that two numbers stay apart."""
+    text = ""
+    for piece, separator in said:
+        text += (" " if text[-1:].isdigit() and piece[0].isdigit() else "") + piece + separator
+        text += " " if separator == "," else ""
+    assert profile("paper-zh").tokens(text) == profile("paper-zh").tokens(" ".join(piece for piece, _ in said))
+
+
+INVISIBLE = "\u00ad\u200b\u200c\u200d\u200e\u2060\ufeff\u034f\u3164\ufe0f"
+
+
+@pytest.mark.parametrize("name", ["paper-zh", "en", "mixed", "en+nofiller"])
+@given(text=st.text(alphabet="你好萬A ab'1,0.%年嗯um", max_size=20), data=st.data())
+def test_an_invisible_character_changes_nothing(name, text, data):
+    at = data.draw(st.integers(0, len(text)))
+    with_it = text[:at] + data.draw(st.sampled_from(INVISIBLE)) + text[at:]
+    assert profile(name).tokens(with_it) == profile(name).tokens(text)
+
+
+@pytest.mark.parametrize("name", ["paper-zh", "mixed"])
+@given(text=st.text(alphabet="零二八年百a1 ", max_size=12), zero=st.sampled_from("〇零"))
+def test_zeros_are_equal(name, text, zero):
+    assert profile(name).tokens(text.replace("零", zero)) == profile(name).tokens(text)

@@ -57,7 +57,7 @@ def test_rows_of_all_modes(tmp_path: Path):
     assert {(r["run"], r["stage"], r["test_set"], r["split"], r["unit"], r["n_ref"]) for r in rows} == {
         ("run", 4, "toy", "test", "clip", 4)
     }
-    assert {r["normaliser"] for r in rows} == {"paper-zh-v1"}
+    assert {r["normaliser"] for r in rows} == {"paper-zh-v2"}
 
 
 def test_missing_labels_come_from_decode_json(tmp_path: Path):

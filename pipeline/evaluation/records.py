@@ -5,7 +5,7 @@ Every reader makes these and every scorer takes them, so a figure never depends 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from shards.errors import ScoreError
@@ -101,3 +101,19 @@ def times_of(row: SegLstRow, kind: str) -> tuple[float, float]:
 def one_line(text: str | None) -> str:
     """Collapse white space to single spaces."""
     return " ".join((text or "").split())
+
+
+def check_distinct(names: Iterable[str | None], written: Callable[[str | None], str], kind: str) -> None:
+    """Refuse names that a format would write as the same text; no name and an empty one are the same name.
+
+    Raises:
+        ScoreError: two names would be equal; names both and the format.
+    """
+    found: dict[str, str] = {}
+    for name in dict.fromkeys(name or "" for name in names):
+        text = written(name)
+        if text in found:
+            raise ScoreError(
+                f"{kind} would write the names {found[text]!r} and {name!r} as {text!r}; rename one, or write SegLST"
+            )
+        found[text] = name

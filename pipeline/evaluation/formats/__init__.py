@@ -7,6 +7,7 @@ A format is a module here, or an entry point of group ``speakerlm.formats``. It 
 ``read_reference(path)``            the reference rows, if a file holds both sides
 ``FOLDER``                          name of a file that makes its folder one transcript, which ``read`` gets
 ``dumps(rows) -> str``              text of one session
+``check_names(rows, kind)``         refuses names of all sessions that cannot be read back
 ``WRITES``                          suffix of the files that are written
 
 Files are UTF-8; a leading byte order mark is skipped. A folder may hold many files of one format.
@@ -104,8 +105,14 @@ def dumps(rows: Sequence[SegLstRow], kind: str) -> str:
 
 
 def write(rows: Sequence[SegLstRow], folder: Path, kind: str) -> list[Path]:
-    """Write ``SESSION.suffix`` for each session into a folder; return the files."""
+    """Write ``SESSION.suffix`` for each session into a folder; return the files.
+
+    Raises:
+        ScoreError: two sessions would be written to one file or under one name, or a row cannot be written.
+    """
     texts = {session: dumps(found, kind) for session, found in by_session(rows).items()}
+    if hasattr(_format(kind), "check_names"):
+        _format(kind).check_names(rows, kind.upper())
     folder.mkdir(parents=True, exist_ok=True)
     files: dict[Path, str] = {}
     for session, text in texts.items():

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.evaluation.files import numbered_lines, seconds
-from pipeline.evaluation.formats.stm import name_field
+from pipeline.evaluation.formats.stm import check_names, name_field
 from pipeline.evaluation.records import SegLstRow, times_of
 from shards.errors import ScoreError
 
@@ -39,10 +39,11 @@ def dumps(rows: Sequence[SegLstRow]) -> str:
     """Return rows as RTTM; their words are dropped.
 
     Raises:
-        ScoreError: a row has no times.
+        ScoreError: a row has no times, or two names would be equal when they are read back.
     """
     from meeteval.io.rttm import RTTM, RTTMLine
 
+    check_names(rows, "RTTM")
     lines = []
     for r in rows:
         start, end = times_of(r, "RTTM")

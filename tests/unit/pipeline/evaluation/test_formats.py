@@ -322,6 +322,77 @@ def test_sessions_that_share_a_file_name_are_refused(tmp_path: Path):
         write([SegLstRow("a/b", "A", "x"), SegLstRow("a_b", "A", "x")], tmp_path, "json")
 
 
+def rows_of(*names: tuple[str, str | None], text: str = "x") -> list[SegLstRow]:
+    return [SegLstRow(session, speaker, text, i, i + 1.0) for i, (session, speaker) in enumerate(names)]
+
+
+@pytest.mark.parametrize("kind", ["stm", "rttm"])
+@pytest.mark.parametrize(
+    "names",
+    [
+        (("m", "Li Si"), ("m", "Li_Si")),
+        (("m", "Li\u3000Si"), ("m", "Li Si")),
+        (("m", " A"), ("m", "A")),
+        (("m", None), ("m", "<NA>")),
+        (("m", ""), ("m", "<NA>")),
+        (("m 3", "A"), ("m_3", "A")),
+        (("", "A"), ("<NA>", "A")),
+    ],
+)
+def test_names_that_would_be_equal_are_refused(tmp_path: Path, kind: str, names):
+    with pytest.raises(ScoreError, match="would write the names"):
+        dumps(rows_of(*names), kind)
+    with pytest.raises(ScoreError, match="would write the names"):
+        write(rows_of(*names), tmp_path / "out", kind)
+    assert not (tmp_path / "out").exists()
+
+
+def test_names_that_differ_in_white_space_are_refused_in_tsv():
+    with pytest.raises(ScoreError, match="TSV would write the names 'Li Si' and 'Li  Si' as 'Li Si'"):
+        dumps(rows_of(("m", "Li Si"), ("m", "Li  Si")), "tsv")
+
+
+@pytest.mark.parametrize("session", [";m2", " ;m2", ";"])
+def test_a_session_that_stm_would_read_as_a_comment_is_refused(session: str):
+    with pytest.raises(ScoreError, match="as a comment"):
+        dumps(rows_of((session, "A")), "stm")
+    assert session.strip() in dumps(rows_of((session, "A")), "rttm")
+
+
+@pytest.mark.parametrize("text", ["<NA>", "<o,f0,male> hi", "ignore_time_segment_in_scoring"])
+def test_a_text_that_stm_would_read_as_something_else_is_refused(text: str):
+    with pytest.raises(ScoreError, match="STM cannot hold the text"):
+        dumps(rows_of(("m", "A"), text=text), "stm")
+
+
+@pytest.mark.parametrize("kind", ["stm", "rttm"])
+def test_the_same_name_in_two_sessions_and_no_name_are_written(tmp_path: Path, kind: str):
+    rows = rows_of(("m", "Li Si"), ("n", "Li_Si"), ("n", None))
+    back = read(put(tmp_path / f"x.{kind}", dumps(rows, kind)))
+    without = None if kind == "stm" else "<NA>"  # a turn of RTTM always has a speaker
+    assert [(r.session, r.speaker) for r in back] == [("m", "Li_Si"), ("n", "Li_Si"), ("n", without)]
+
+
+@pytest.mark.parametrize("kind", ["stm", "rttm"])
+@given(
+    pairs=st.lists(
+        st.tuples(
+            st.text(alphabet="m3 _;\t", min_size=1, max_size=3), st.none() | st.text(alphabet="A _<N>;", max_size=3)
+        ),
+        max_size=5,
+    )
+)
+def test_sessions_and_speakers_are_refused_or_stay_apart(tmp_path_factory: pytest.TempPathFactory, kind: str, pairs):
+    rows = rows_of(*pairs)
+    try:
+        text = dumps(rows, kind)
+    except ScoreError:
+        return
+    back = read(put(tmp_path_factory.mktemp("s") / f"x.{kind}", text))
+    assert len(back) == len(rows)
+    assert len({(r.session, r.speaker) for r in back}) == len({(r.session, r.speaker or None) for r in rows})
+
+
 def test_unknown_formats_name_the_known_ones(tmp_path: Path):
     with pytest.raises(ScoreError, match="kaldi, raw, rttm, seglst, stm, textgrid"):
         read(put(tmp_path / "x.stm", ""), "ctm")

@@ -16,7 +16,7 @@ What counts as a label:
    words, or two to four Chinese characters, and a colon: an unknown name
 5. a label may be followed by times, ``Name [0.0, 1.08]: text``, and stand between asterisks, ``**Name**: text`` or
    ``**Name:** text``
-6. at the start of a line a label may follow a list marker: ``- Name: text``, ``• Name: text``, ``1) Name: text``
+6. a label at the start of a line may follow a list marker: ``- Name: text``, ``• Name: text``, ``1) Name: text``
 
 A label of the first kind ends the search for one of kinds 3 and 4: in ``there Lucy: good`` the word before a registered
 name is text. List marker and asterisks belong to the label.

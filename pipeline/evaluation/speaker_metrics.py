@@ -153,4 +153,6 @@ def _annotation(segments: Iterable[SegLstRow]) -> object:
 
 def _voices(segments: Iterable[SegLstRow]) -> set[str]:
     """Return speakers with words, or with times if there are no words (RTTM)."""
-    return {s.speaker for s in segments if s.speaker is not None and (s.text.strip() or s.timed)}
+    listed = list(segments)
+    worded = any(s.text.strip() for s in listed)
+    return {s.speaker for s in listed if s.speaker is not None and (s.text.strip() if worded else s.timed)}

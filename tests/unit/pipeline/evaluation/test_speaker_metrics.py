@@ -95,3 +95,13 @@ def test_generic_labels_are_no_leak_without_registration():
 def test_sums():
     assert NameUse(1, 2, 3, 4, 5) + NameUse(1, 1, 1, 1, 1) == NameUse(2, 3, 4, 5, 6)
     assert NameUse().percent("absent") is None
+
+
+@pytest.mark.parametrize("times", [(0.0, 1.0), (None, None)])
+def test_a_speaker_without_words_counts_only_where_no_speaker_has_words(times):
+    """The same whether the format has times (STM) or not (model output)."""
+    words, empty = ("A", "x", *times), ("B", " ", *times)
+    assert score_speakers([session([words], [words, empty])]).count_accuracy == 100
+    assert score_speakers([session([words, empty], [words])]).count_accuracy == 100
+    silent = [("A", "", 0.0, 1.0), ("B", "", 1.0, 2.0)]  # RTTM
+    assert score_speakers([session(silent, silent[:1])]).count_accuracy == 0

@@ -150,7 +150,7 @@ _TAIWAN = str.maketrans("妳牠痺簷", "你它痹檐")
 _ZHE = re.compile("(?<![显编原名土专论卓昭遗巨拙译])著(?!名(?![片字单])|[作述者录称])")
 _ZH_NUMERALS = "零一二三四五六七八九十百千万亿"
 _ZERO = re.compile(
-    f"(?<=[{_ZH_NUMERALS}])[○◯]+|[○◯]+(?=[{_ZH_NUMERALS}]*年)|(?<=[{_ZH_NUMERALS}])[Oo]+(?=[{_ZH_NUMERALS}年])"
+    f"(?<=[{_ZH_NUMERALS}])[○◯]++|(?<![○◯])[○◯]++(?=[{_ZH_NUMERALS}]*年)|(?<=[{_ZH_NUMERALS}])[Oo]++(?=[{_ZH_NUMERALS}年])"
 )
 
 # Marks of how a character is drawn: variation selectors and enclosing marks, as in ❤️ and 1️⃣.
@@ -177,7 +177,7 @@ def words_only(text: str) -> str:
 
 # Digits in groups of three: after a comma, or after a space or another comma if a group is 000.
 _THOUSANDS = re.compile(
-    r"(?<!\d)(?<!\d[.,])[1-9]\d{0,2}(?:(?:,\d{3})+(?!,?\d)|(?=(?:S\d{3})*S000)(?:S\d{3})+(?!S?\d))".replace(
+    r"(?<!\d)(?<!\d[.,])[1-9]\d{0,2}(?:(?:,\d{3})+(?!,?\d)|(?=(?:S\d{3}){0,4}S000)(?:S\d{3}){1,5}(?!S?\d))".replace(
         "S", "(?: ?[,、] ?| )"
     ),
     re.ASCII,

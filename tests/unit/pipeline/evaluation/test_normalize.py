@@ -1,5 +1,7 @@
 """A golden case for every rule of every profile."""
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -296,3 +298,14 @@ def test_an_invisible_character_changes_nothing(name, text, data):
 @given(text=st.text(alphabet="零二八年百a1 ", max_size=12), zero=st.sampled_from("〇零"))
 def test_zeros_are_equal(name, text, zero):
     assert profile(name).tokens(text.replace("零", zero)) == profile(name).tokens(text)
+
+
+@pytest.mark.parametrize("name", ["paper-zh+nofiller", "en+nofiller", "mixed+nofiller"])
+@pytest.mark.parametrize(
+    "unit", ["，100", "1,000", " 000", ",100", "○", "二O", "O", "o", "uh", "m", "'", "1.", "100 ", "²"]
+)
+def test_repetitive_output_is_normalised_in_reasonable_time(name, unit):
+    """A model in a loop: 40,000 characters in well under the 20 s that a quadratic pattern needs."""
+    start = time.process_time()
+    profile(name).tokens(unit * (40_000 // len(unit)))
+    assert time.process_time() - start < 5

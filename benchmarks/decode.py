@@ -21,7 +21,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 
-from pipeline.decode.generate import Guards, ask, load_for_decoding
+from pipeline.decode.generate import ask
+from pipeline.decode.load_run import load_for_decoding
+from pipeline.model.stopping import Guards
 from pipeline.prompts import Mode, Prompt, prompt_pieces
 from pipeline.ranks.memory import peak_bytes
 

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from benchmarks.gpu_needs import NAMES, Case
 from benchmarks.gpu_parts import LORA, Bench, default_dtype, shape
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -31,20 +32,18 @@ def stage_step(b: Bench, stage: int, loss: Callable[[], Any]) -> Callable[[], No
     return step
 
 
-def ours(b: Bench, stage: int, positions: int, on: bool, dropout: float | None = None) -> dict[str, Any]:
-    """A stage's step, packed, with or without activation checkpointing."""
-    from benchmarks.micro_batches import checkpointing
-
-    checkpointing(b.model, on)
-    batch, samples = b.batch(positions)
-    with _lora_dropout(b.model, dropout):
-        step = stage_step(b, stage, lambda: b.model(**batch).loss)
+def ours(b: Bench, case: Case) -> dict[str, Any]:
+    """A stage's step, packed."""
+    b.model.set_checkpointing(NAMES[case.checkpointing])
+    batch, samples = b.batch(case.positions)
+    with lora_dropout(b.model, case.dropout):
+        step = stage_step(b, case.stage, lambda: b.model(**batch).loss)
         seconds, peak = b.timed(step)
-    return b.figures(batch, samples, stage, seconds, peak)
+    return b.figures(batch, samples, case.stage, seconds, peak)
 
 
 @contextmanager
-def _lora_dropout(model: Any, rate: float | None) -> Iterator[None]:
+def lora_dropout(model: Any, rate: float | None) -> Iterator[None]:
     """LoRA's dropout at another rate; None: as it is."""
     import torch
 
@@ -61,9 +60,9 @@ def _lora_dropout(model: Any, rate: float | None) -> Iterator[None]:
 
 def padded(b: Bench, positions: int, pad: bool) -> dict[str, Any]:
     """Utterances in stage 1, packed or padded; the same samples."""
-    from benchmarks.micro_batches import checkpointing, padded_loss
+    from benchmarks.micro_batches import padded_loss
 
-    checkpointing(b.model, True)
+    b.model.set_checkpointing(True)
     batch, samples = b.batch(positions, "utterances", pad)
     loss = (lambda: padded_loss(b.model, batch, samples)) if pad else (lambda: b.model(**batch).loss)
     seconds, peak = b.timed(stage_step(b, 1, loss))
@@ -74,10 +73,9 @@ def whole_logits(b: Bench, positions: int) -> dict[str, Any]:
     """Stage 4 with logits at every position and torch's cross-entropy in place of the chunked loss."""
     import torch
 
-    from benchmarks.micro_batches import checkpointing
     from pipeline.model import packed_attention as packing
 
-    checkpointing(b.model, True)
+    b.model.set_checkpointing(True)
     batch, samples = b.batch(positions)
     names = ("waveforms", "waveform_lengths", "input_ids", "audio_index", "speaker_vectors", "speaker_index")
 
@@ -130,9 +128,7 @@ def plain_text(b: Bench, positions: int) -> Callable[[], None]:
 
 def beside_plain_text(b: Bench, positions: int) -> dict[str, Any]:
     """Both in turn, with checkpointing; tokens are LLM positions. Ours also encodes audio."""
-    from benchmarks.micro_batches import checkpointing
-
-    checkpointing(b.model, True)
+    b.model.set_checkpointing(True)
     batch, samples = b.batch(positions)
     step, peer = stage_step(b, 4, lambda: b.model(**batch).loss), plain_text(b, positions)
     rows = 2 if b.small else max(1, positions // 857)
@@ -148,7 +144,19 @@ def beside_plain_text(b: Bench, positions: int) -> dict[str, Any]:
 
 def deepspeed_step(b: Bench, positions: int) -> dict[str, Any]:
     """Stage 4 through the engine that trains, ZeRO-3 on one rank, in place of a bare AdamW."""
-    from benchmarks.micro_batches import checkpointing
+    b.model.set_checkpointing(True)
+    batch, samples = b.batch(positions)
+    _, step = engine_step(b, batch, 3)
+    seconds, peak = b.timed(step)
+    return b.figures(batch, samples, 4, seconds, peak)
+
+
+def engine_step(b: Bench, batch: dict[str, Any], zero: int, timer: bool = False) -> tuple[Any, Callable[[], None]]:
+    """DeepSpeed's engine for stage 4 on one rank, and its step.
+
+    Args:
+        timer: DeepSpeed's own throughput timer, which waits for the device.
+    """
     from pipeline.ranks.launch import init_distributed
     from pipeline.recipe.deepspeed import resolve_deepspeed
     from pipeline.recipe.schema import DataConfig, DatasetConfig, LlmConfig, ModelConfig, Recipe
@@ -156,21 +164,22 @@ def deepspeed_step(b: Bench, positions: int) -> dict[str, Any]:
     from pipeline.train.engine import initialize
 
     init_distributed(300)
-    checkpointing(b.model, True)
-    batch, samples = b.batch(positions)
     b.model.trainable(STAGES[4].trains)
     b.model.train()
+    on_gpu = b.device == "cuda"
+    file = f"zero{zero}.json" if on_gpu else "zero3_cpu.json"
     recipe = Recipe(
-        name="bench", stage=4, output="none", init_from="none",
-        deepspeed=str(ROOT / "ds_configs" / ("zero3.json" if b.device == "cuda" else "zero3_cpu.json")),
+        name="bench", stage=4, output="none", init_from="none", deepspeed=str(ROOT / "ds_configs" / file),
         model=ModelConfig(llm=LlmConfig(checkpoint="none"), extractor="none"),
         data=DataConfig(train=[DatasetConfig(path="none")], micro_batches_per_step=1),
     )  # fmt: skip
-    engine = initialize(b.model, resolve_deepspeed(recipe, 1))
+    ds_config = resolve_deepspeed(recipe, 1) | {"timers": {"throughput": {"enabled": timer}}}
+    if not on_gpu:
+        ds_config["zero_optimization"]["stage"] = zero
+    engine = initialize(b.model, ds_config)
 
     def step() -> None:
         engine.backward(engine(**batch).loss, scale_wrt_gas=False)
         engine.step()
 
-    seconds, peak = b.timed(step)
-    return b.figures(batch, samples, 4, seconds, peak)
+    return engine, step

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import gc
+import json
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 LORA = {"r": 16, "alpha": 32, "dropout": 0.05,
@@ -27,6 +30,7 @@ class Bench:
     model: Any = None
     sizes: Any = None
     peak: float | None = None  # operations a second of this card
+    file: Path | None = None  # gets every row as it comes
 
     @property
     def positions(self) -> tuple[int, int, int]:
@@ -58,26 +62,45 @@ class Bench:
 
     def batch(self, positions: int, kind: str = "clips", pad: bool = False) -> tuple[dict[str, Any], list[Any]]:
         """A full micro-batch of clips or utterances."""
-        from benchmarks.micro_batches import clips, full, micro_batch, utterances
+        from benchmarks.micro_batches import micro_batch
 
-        scale = 0.02 if self.small else 1.0
-        samples = full(positions, (clips if kind == "clips" else utterances)(4000, scale=scale))
+        samples = self.samples(positions, kind)
         vocabulary = self.model.llm.config.vocab_size
         return micro_batch(samples, vocabulary, self.model.config.speaker_dim, self.device, pad), samples
+
+    def samples(self, positions: int, kind: str = "clips") -> list[Any]:
+        """Lengths of the clips or utterances that fill a micro-batch."""
+        from benchmarks.micro_batches import clips, full, utterances
+
+        scale = 0.02 if self.small else 1.0
+        return full(positions, (clips if kind == "clips" else utterances)(4000, scale=scale))
 
     def case(self, name: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any] | None:
         """Run one, whatever becomes of it; None where it has no figures."""
         if self.left < 20 and not self.small:
-            self.rows.append({"case": name, "error": "not run: the time is used up"})
+            self.skip(name, "the time is used up")
             return None
         try:
             row = {"case": name, **work()}
         except Exception as e:  # noqa: BLE001 - out of memory, or a kernel that is missing: reported, and the rest continues
             row = {"case": name, "error": f"{type(e).__name__}: {str(e).splitlines()[0][:120] if str(e) else ''}"}
-        self.rows.append(row)
         self.forget()
-        print(line(row), flush=True)
+        self._note(row)
         return None if "error" in row else row
+
+    def skip(self, name: str, why: str) -> None:
+        """List a case that is not run."""
+        self._note({"case": name, "skipped": f"not run: {why}"})
+
+    def _note(self, row: dict[str, Any]) -> None:
+        """Keep a row, print it, and append it to the file of rows: a benchmark that is cut off keeps what it has."""
+        self.rows.append(row)
+        print(line(row), flush=True)
+        if self.file is not None:
+            with self.file.open("a", encoding="utf-8") as out:
+                out.write(json.dumps(row) + "\n")
+                out.flush()
+                os.fsync(out.fileno())
 
     def forget(self) -> None:
         """Drop what a case has left."""
@@ -164,16 +187,16 @@ def default_dtype(dtype: Any) -> Iterator[None]:
 
 
 HEAD = (
-    f"{'case':46}{'positions':>10}{'s':>9}{'tokens/s':>10}{'audio h/h':>10}{'TFLOP/s':>9}{'MFU':>7}{'HFU':>7}{'GiB':>7}"
+    f"{'case':60}{'positions':>10}{'s':>9}{'tokens/s':>10}{'audio h/h':>10}{'TFLOP/s':>9}{'MFU':>7}{'HFU':>7}{'GiB':>7}"
 )
 
 
 def line(row: dict[str, Any]) -> str:
     """Of the table."""
-    if "error" in row:
-        return f"{row['case']:46}  {row['error']}"
+    if why := row.get("error") or row.get("skipped"):
+        return f"{row['case']:60}  {why}"
     shares = "".join(f"{f'{100 * v:.1f}%' if v is not None else '–':>7}" for v in (row["mfu"], row["hfu"]))
     return (
-        f"{row['case']:46}{row['positions']:>10,}{row['seconds']:>9.3f}{row['tokens_s']:>10,.0f}"
+        f"{row['case']:60}{row['positions']:>10,}{row['seconds']:>9.3f}{row['tokens_s']:>10,.0f}"
         f"{row['audio_h_h']:>10,.0f}{row['model_tflop_s']:>9.3g}{shares}{row['peak_gib']:>7.1f}"
     )

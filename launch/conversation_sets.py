@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from chain import Step, pack_step, simulate_step
+from chain import pack_step, simulate_step
+from steps import Step
 
 TRAIN = ("asr", "simulated", "harder")
 
@@ -21,6 +22,7 @@ class DataSize:
     test: int = 48  # conversations in each test set
     samples_per_shard: int = 200
     workers: int = 2
+    pack_seed: int | None = None  # one for all packs: they draw, and embed, the same enrolment clips
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class ConversationSet:
     seed: int
     options: tuple[str, ...]
     sources: tuple[Path, ...]  # manifests of recordings
-    enrol: tuple[Path, ...]  # manifests of enrolment speech
+    enrol: tuple[Path, ...]  # manifests of enrolment speech; none: without speaker vectors
 
 
 def standard_sets(
@@ -74,15 +76,28 @@ def standard_sets(
     for prefix, first in zip(("", "test-"), seeds, strict=True):
         for i, (name, options) in enumerate(kinds.items()):
             count = size.test if prefix else counts[name]
-            sets[prefix + name] = ConversationSet(count, first + i, options, tuple(sources), (prompts,))
+            enrol = () if name == "asr" else (prompts,)  # stage 1 registers no speaker
+            sets[prefix + name] = ConversationSet(count, first + i, options, tuple(sources), enrol)
     return sets
 
 
-def set_steps(data: Path, size: DataSize, sets: Mapping[str, ConversationSet]) -> Iterator[Step]:
-    """Simulate and pack; no test conversation has the speakers, words and order of one in training."""
+def set_steps(
+    data: Path, size: DataSize, sets: Mapping[str, ConversationSet], sources: Sequence[str]
+) -> Iterator[Step]:
+    """Simulate and pack; no test conversation has the speakers, words and order of one in training.
+
+    Args:
+        sources: names of the steps that make the recordings.
+    """
     mixed = data / "mixed"
+    packed: tuple[str, ...] = ()  # one after another: later ones find vectors that earlier ones have embedded
     for name, made in sets.items():
-        unlike = [mixed / n for n in TRAIN] if name.startswith("test-") else []
         first, *more = made.sources
-        yield simulate_step(first, mixed / name, made.count, made.seed, made.options, unlike, *more)
-        yield pack_step(mixed / name, data / name, made.seed, size.workers, size.samples_per_shard, made.enrol)
+        others = [n for n in TRAIN if name.startswith("test-")]
+        unlike = [mixed / n for n in others]
+        simulated = simulate_step(first, mixed / name, made.count, made.seed, made.options, unlike, *more)
+        yield replace(simulated, after=(*sources, *(f"simulate {n}" for n in others)))
+        seed = made.seed if size.pack_seed is None else size.pack_seed
+        step = pack_step(mixed / name, data / name, seed, size.workers, size.samples_per_shard, made.enrol)
+        yield replace(step, after=(simulated.name, *packed))
+        packed = (step.name,)

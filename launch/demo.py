@@ -13,20 +13,25 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from chain import SMOKE as SMOKE_TRAINING
 from chain import (
-    ROOT,
-    Step,
     Training,
     report,
-    run_steps,
     seed_folder,
     speech_step,
     training_steps,
 )
-from chain import SMOKE as SMOKE_TRAINING
 from conversation_sets import DataSize, Style, set_steps, standard_sets
+from shards.commands.parser import Parser
+from shards.weights.fetch import cache_folder
+from steps import ROOT, Step, run_steps
 
-TRAINING = Training(encoder_steps=1000, llm_steps=2000, tests=("test-simulated", "test-harder"))
+TRAINING = Training(
+    encoder_steps=1000,
+    llm_steps=2000,
+    tests=("test-simulated", "test-harder"),
+    seconds={0: 350, 1: 90, 2: 55, 3: 55, 4: 300},
+)
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,7 @@ SMOKE = Size(
     test=6,
     samples_per_shard=16,
     workers=1,
+    pack_seed=11,
     training=SMOKE_TRAINING,
 )
 
@@ -50,17 +56,18 @@ SMOKE = Size(
 def data_steps(out: Path, size: Size, cache: Path) -> Iterator[Step]:
     """Simulated and packed datasets. No test conversation has the speakers, words and order of one in training."""
     speech = out / "data" / "speech"
-    yield speech_step(speech, cache)
+    fetched = speech_step(speech, cache)
+    yield fetched
     style = Style(seconds="12-12", alone_words="1-5", turns="2-4", words="1-3")
     sets = standard_sets(size, style, (11, 91), [speech / "digits"], speech / "prompts")
-    yield from set_steps(out / "data", size, sets)
+    yield from set_steps(out / "data", size, sets, [fetched.name])
 
 
 def main() -> None:
     """Run every step that has not run yet, then print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=ROOT / "demo", help="folder for data, models, runs, report")
-    parser.add_argument("--cache", type=Path, default=ROOT / ".cache" / "speech", help="folder for fetched packages")
+    parser.add_argument("--cache", type=Path, default=cache_folder(), help="folder for fetched packages")
     parser.add_argument("--seed", type=int, help="another training seed on the same data, in its own folder OUT/seedN")
     parser.add_argument("--smoke", action="store_true", help="a few minutes: every step, almost no training")
     args = parser.parse_args()
@@ -68,8 +75,8 @@ def main() -> None:
     data, how = args.out.resolve(), replace(size.training, seed=args.seed)
     out = seed_folder(data, args.seed)
     start = time.monotonic()
-    run_steps(data_steps(data, size, args.cache), data / "logs", args.cache, "make demo")
-    run_steps(training_steps(out, how), out / "logs", args.cache, "make demo")
+    steps = [*data_steps(data, size, args.cache), *training_steps(out, how)]
+    run_steps(steps, out / "logs", args.cache, "make demo")
     report(out, how, "SpeakerLM-tiny on packaged speech")
     print(f"\n{time.monotonic() - start:.0f} s in all. Scores: {out / 'scores.json'}  Report: {out / 'report.html'}")
 

@@ -18,26 +18,26 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import conversation_sets
+from chain import SMOKE as SMOKE_TRAINING
 from chain import (
-    ROOT,
-    Step,
     Training,
     pack_step,
     report,
-    run_steps,
     seed_folder,
     shards_cli,
     speech_step,
     training_steps,
 )
-from chain import SMOKE as SMOKE_TRAINING
 from conversation_sets import TRAIN, ConversationSet, DataSize, Style, standard_sets
 from seeds import medians, targets
+from shards.commands.parser import Parser
+from shards.weights.fetch import cache_folder
+from steps import ROOT, Step, run_steps
 
 SECOND_TAKES = ("it-carlo-digits_oh", "it-carlo-phonetic_9_p", "ru-ivrvoice-digits_2n")  # zero, nove, два
 NEW_VOICES = ("fr-armelle-*", "zh-gcin5-*")  # French and Mandarin keep a voice in training
@@ -123,8 +123,8 @@ def voice_steps(speech: Path, size: Size, cache: Path) -> Iterator[Step]:
         )
 
 
-def set_steps(out: Path, size: Size) -> Iterator[Step]:
-    """Conversations, simulated and packed."""
+def set_steps(out: Path, size: Size, made: Sequence[Step]) -> Iterator[Step]:
+    """Conversations, simulated and packed; the steps ``made`` make their recordings."""
     data, speech = out / "data", out / "data" / "speech"
     prompts = speech / "train" / "prompts"
     style = Style(size.seconds, alone_words="1-6", turns=size.turns, words=size.words)
@@ -138,7 +138,7 @@ def set_steps(out: Path, size: Size) -> Iterator[Step]:
     for name, (seed, options, voices) in more.items():
         enrol = (prompts, speech / "new" / "prompts") if voices == "new" else (prompts,)
         sets[name] = ConversationSet(size.test, seed, options, (speech / voices / "digits",), enrol)
-    yield from conversation_sets.set_steps(data, size, sets)
+    yield from conversation_sets.set_steps(data, size, sets, [s.name for s in made])
 
 
 def leak_steps(out: Path, size: Size) -> Iterator[Step]:
@@ -174,10 +174,10 @@ def leak_steps(out: Path, size: Size) -> Iterator[Step]:
 
 def main() -> None:
     """Run every step that has not run yet, for each seed; then print tables and targets."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--out", type=Path, default=ROOT / "learn", help="folder for data, models, runs, report")
-    add("--cache", type=Path, default=ROOT / ".cache" / "speech", help="folder for fetched packages")
+    add("--cache", type=Path, default=cache_folder(), help="folder for fetched packages")
     seeds = parser.add_mutually_exclusive_group()
     seeds.add_argument("--seeds", type=int, default=1, help="trainings with different seeds on the same data")
     seeds.add_argument("--seed", type=int, help="only the training with this seed, in OUT/seedN (1: OUT itself)")
@@ -186,7 +186,8 @@ def main() -> None:
     args = parser.parse_args()
     size, data = SMOKE if args.smoke else Size(), args.out.resolve()
     start = time.monotonic()
-    steps = [*voice_steps(data / "data" / "speech", size, args.cache), *set_steps(data, size), *leak_steps(data, size)]
+    voices = list(voice_steps(data / "data" / "speech", size, args.cache))
+    steps = [*voices, *set_steps(data, size, voices), *leak_steps(data, size)]
     run_steps(steps, data / "logs", args.cache, "make learn")
     if args.data_only:
         return

@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from chain import last_rows
 from pipeline.evaluation.scores import markdown
+from shards.commands.parser import Parser
 
 FIGURES = {"asr": ("cer",), "no": ("cer", "cpcer"), "match": ("cer", "cpcer", "sacer")}
 FIGURES["over"] = FIGURES["match"]
@@ -89,7 +90,7 @@ def _cell(figure: Mapping[str, Any] | None) -> str:
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", type=Path, nargs="+", metavar="FOLDER", help="each with a scores.json")
     parser.add_argument("--json", type=Path, help="write the rows there as well")
     args = parser.parse_args()

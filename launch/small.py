@@ -14,16 +14,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from chain import (
-    ENVIRONMENT,
-    ROOT,
-    Step,
     Training,
     report,
-    run_steps,
     speech_step,
     stage_steps,
 )
 from conversation_sets import DataSize, Style, set_steps, standard_sets
+from shards.commands.parser import Parser
+from shards.weights.fetch import cache_folder
+from steps import ENVIRONMENT, ROOT, Step, run_steps
 
 AGAIN = "python launch/small.py"
 GPU_ENVIRONMENT = {name: ENVIRONMENT[name] for name in ("PYTHONUNBUFFERED", "TOKENIZERS_PARALLELISM")}
@@ -87,28 +86,33 @@ def model_step(out: Path) -> Step:
 def data_steps(out: Path, size: Size, cache: Path) -> Iterator[Step]:
     """Conversations of recorded sentences. No test conversation repeats the speakers, words and order of training."""
     speech = out / "data" / "speech"
-    yield speech_step(speech, cache)
+    fetched = speech_step(speech, cache)
+    yield fetched
     style = Style(seconds="25-25", alone_words="1-3", words="1-1", pause="0.4")
     sets = standard_sets(size, style, (21, 81), [speech / "sentences", speech / "digits"], speech / "prompts")
-    yield from set_steps(out / "data", size, sets)
+    yield from set_steps(out / "data", size, sets, [fetched.name])
 
 
 def main() -> None:
     """Run every step that has not run yet, then print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--out", type=Path, default=ROOT / "small", help="folder for models, data, runs, report")
-    add("--cache", type=Path, default=ROOT / ".cache" / "speech", help="folder for fetched packages")
+    add("--cache", type=Path, default=cache_folder(), help="folder for fetched packages")
     add("--cpu", action="store_true", help="fp32 with small micro-batches, without a GPU")
     add("--smoke", action="store_true", help="every step, almost no training")
     add("--data-only", action="store_true", help="stop where the training begins")
+    add("--no-models", action="store_true", help="with --data-only: do not fetch the pretrained parts")
     args = parser.parse_args()
     out, size = args.out.resolve(), SMOKE if args.smoke else Size()
     how = size.training
     if args.cpu:
         how = replace(how, overrides=(*ON_CPU, *how.overrides), decode_batch=2)
     settings = ENVIRONMENT if args.cpu else GPU_ENVIRONMENT
-    run_steps([model_step(out), *data_steps(out, size, args.cache)], out / "logs", args.cache, AGAIN, settings)
+    if args.no_models and not args.data_only:
+        parser.error("--no-models goes with --data-only: training needs them")
+    models = () if args.no_models else (model_step(out),)
+    run_steps([*models, *data_steps(out, size, args.cache)], out / "logs", args.cache, AGAIN, settings)
     if args.data_only:
         return
     run_steps(stage_steps(out, how), out / "logs", args.cache, AGAIN, settings)

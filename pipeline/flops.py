@@ -25,8 +25,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from pipeline.frames import encoder_frames, windows
-from pipeline.stages import module_of
+from pipeline.encoder_calls import partition
+from pipeline.frames import encoder_frames, padded_frames, windows
+from pipeline.stages import Checkpointing, module_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,7 @@ class Load:
     audio_positions: int
     speakers: int
     targets: int
+    calls: int = 1  # of the encoder
 
     @classmethod
     def of(cls, batch: Any) -> Load:
@@ -49,6 +51,7 @@ class Load:
             audio_positions=len(batch.audio_index),
             speakers=len(batch.speaker_vectors),
             targets=len(batch.target_ids),
+            calls=len(batch.waveforms) if isinstance(batch.waveforms, tuple) else 1,
         )
 
     @property
@@ -59,7 +62,19 @@ class Load:
     @property
     def padded_frames(self) -> int:
         """Encoder frames that are computed."""
-        return len(self.frames) * max(self.frames, default=0)
+        return self.padded(1)[0]
+
+    def groups(self, multiple: int = 1) -> list[list[int]]:
+        """Return the numbers of the audios by encoder call, whose rows are padded to a multiple."""
+        return partition(self.frames, self.calls, multiple)
+
+    def padded(self, multiple: int) -> tuple[int, int]:
+        """Frames, and pairs of frames, that the encoder computes where rows are padded to a multiple."""
+        frames = pairs = 0
+        for group in self.groups(multiple):
+            row = max(padded_frames(self.frames[i], multiple) for i in group)
+            frames, pairs = frames + len(group) * row, pairs + len(group) * row**2
+        return frames, pairs
 
     def in_windows(self, longest: int | None) -> tuple[tuple[int, int], tuple[int, int]]:
         """Frames and pairs of frames in an encoder that cuts into windows: valid ones, and those that are computed."""
@@ -71,7 +86,7 @@ class Load:
     @property
     def padded_squares(self) -> int:
         """Pairs of encoder frames that are computed."""
-        return len(self.frames) * max(self.frames, default=0) ** 2
+        return self.padded(1)[1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +107,8 @@ class Sizes:
     projector_layers: int
     encoder_states: int = 1  # positions of the encoder's layers in a frame
     encoder_window: int | None = None  # frames; None: it cuts nothing
+    frame_multiple: int = 1  # that rows of frames are padded to
+    float8: bool = False  # the LLM's frozen matrices are
 
     @classmethod
     def of(cls, model: Any) -> Sizes:
@@ -128,6 +145,8 @@ class Sizes:
             projector_layers=model.config.projector["layers"],
             encoder_states=encoder.states,
             encoder_window=encoder.longest,
+            frame_multiple=model.config.frame_multiple if encoder.longest is None else 1,
+            float8=any(not p.is_floating_point() for p in model.llm.parameters()),
         )
 
 
@@ -138,22 +157,26 @@ class Flops:
     model: float
     hardware: float
     by_module: Mapping[str, float]  # model operations
+    float8: float = 0.0  # hardware operations in float8, at twice the speed
 
 
-def count(sizes: Sizes, load: Load, trains: Iterable[str], checkpointing: bool, backward: bool = True) -> Flops:
+def count(
+    sizes: Sizes, load: Load, trains: Iterable[str], checkpointing: Checkpointing | bool, backward: bool = True
+) -> Flops:
     """Operations of a micro-batch.
 
     Args:
         trains: modules of stages.MODULES that learn.
-        checkpointing: activations are recomputed.
+        checkpointing: which activations are recomputed.
         backward: False: a forward pass alone.
     """
     learns = frozenset(trains)
     encoder_learns = "encoder" in learns
     s = sizes
     valid = (sum(load.frames), sum(f * f for f in load.frames))
-    padded = (load.padded_frames, load.padded_squares)
+    padded = load.padded(s.frame_multiple)
     in_encoder, computed = load.in_windows(s.encoder_window)
+    computed = padded if s.encoder_window is None else computed
 
     def encoder(frames: int, squares: int) -> tuple[float, float]:
         return 2.0 * s.encoder * frames, 4.0 * s.encoder_width * s.encoder_layers * s.encoder_states**2 * squares
@@ -184,10 +207,13 @@ def count(sizes: Sizes, load: Load, trains: Iterable[str], checkpointing: bool, 
     }
     hardware = total(encoder, computed, encoder_learns) + total(projector, padded, True) + convolution
     hardware += sum(shared.values())
-    if checkpointing and backward:
-        hardware += llm + llm_attention + lora + sum(projector(*padded))
-        hardware += sum(encoder(*computed)) if encoder_learns else 0.0
-    return Flops(sum(by_module.values()), hardware, by_module)
+    again = Checkpointing.of(checkpointing)
+    if backward:
+        hardware += again.again(s.llm_layers) * (llm + llm_attention + lora)
+    if backward and again.encoder:
+        hardware += sum(projector(*padded)) + (sum(encoder(*computed)) if encoder_learns else 0.0)
+    float8 = llm * (1 + (again.again(s.llm_layers) if backward else 0)) if s.float8 else 0.0  # backward is in bf16
+    return Flops(sum(by_module.values()), hardware, by_module, float8)
 
 
 @dataclass(frozen=True)
@@ -196,7 +222,7 @@ class Meter:
 
     sizes: Sizes
     trains: frozenset[str]
-    checkpointing: bool
+    checkpointing: Checkpointing | bool
     peak: float | None  # operations a second of all ranks together; None: not known of this hardware
 
     @classmethod
@@ -206,7 +232,7 @@ class Meter:
 
         found = this_card()
         peak = found.bf16_tflops * 1e12 * world_size if found else None
-        return cls(Sizes.of(model), frozenset(trains), model.config.activation_checkpointing, peak)
+        return cls(Sizes.of(model), frozenset(trains), Checkpointing.of(model.config.activation_checkpointing), peak)
 
     def step(self, batches: Sequence[Any]) -> tuple[float, float]:
         """Model and hardware operations of micro-batches; empty ones are not of the model."""

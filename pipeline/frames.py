@@ -24,6 +24,11 @@ def encoder_frames(num_samples: int) -> int:
     return lfr_frames(fbank_frames(num_samples))
 
 
+def padded_frames(frames: int, multiple: int) -> int:
+    """Encoder frames that are computed where rows are padded to a multiple."""
+    return -(-frames // multiple) * multiple
+
+
 def audio_positions(num_samples: int, stride: int) -> int:
     """LLM positions of a waveform after the projector's convolution of this stride (same padding: a ceiling)."""
     return -(-encoder_frames(num_samples) // stride)

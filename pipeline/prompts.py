@@ -10,19 +10,27 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.stages import Task
 from shards.errors import ModelError
+from shards.sample import SAMPLE_RATE
 
 if TYPE_CHECKING:
     from shards.sample import Segment
 
 SYSTEM = "You are a helpful assistant."
+# What no name may hold: line breaks of every kind (CR, U+2028 …), other control characters, halves of surrogate pairs.
+NOT_ON_ONE_LINE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+# Tokens of an answer per second of audio, on top of LEAST_TOKENS; fast Mandarin is about 6, two voices at once 12.
+TOKENS_PER_SECOND, LEAST_TOKENS = 25.0, 64
 _PLACEHOLDER = "\u241fprompt\u241f"  # replaces the user's text while the chat template is applied
 
 
@@ -35,6 +43,15 @@ class Mode(StrEnum):
     OVER = "over"  # more are registered than speak
 
 
+def mode_of(name: str) -> Mode | Task:
+    """Return the mode or task of a name.
+
+    Raises:
+        ValueError: the name is unknown.
+    """
+    return Task(name) if name in set(Task) else Mode(name)
+
+
 @dataclass(frozen=True, slots=True)
 class TextPiece:
     """Text, tokenised alone."""
@@ -44,7 +61,11 @@ class TextPiece:
 
 @dataclass(frozen=True, slots=True)
 class AudioPiece:
-    """The audio's positions."""
+    """The positions of an audio, or of a slice of it."""
+
+    start: int = 0  # of the slice, in samples at 16 kHz
+    length: int | None = None  # in samples; None: to the end
+    clip: int = 0  # 0: the sample's own audio; k: the k-th cached clip
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +75,43 @@ class SpeakerPiece:
     slot: int  # index into the list of registered speakers
 
 
+@dataclass(frozen=True, slots=True)
+class WordsPiece:
+    """Words of a segment as they end a line: a space, the clean text, a newline.
+
+    A plan knows only how many tokens they are, so it counts the same pieces that are tokenised later.
+    """
+
+    segment: int  # its number in the clip
+    clip: int = 0  # as in AudioPiece
+
+
 Piece = TextPiece | AudioPiece | SpeakerPiece
+
+
+class Part(StrEnum):
+    """Parts of a target; each has a weight in the loss."""
+
+    TEXT = "text"
+    LABEL = "label"  # of a speaker
+    TIME = "time"  # of a line
+    BOUNDARY = "boundary"  # a time of the next observation
+
+
+@dataclass(frozen=True, slots=True)
+class TargetPiece:
+    """Text of a target, tokenised alone."""
+
+    text: str
+    part: Part = Part.TEXT
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """The input of the user and the answer of the model. SpeakerLM's samples have one turn."""
+
+    pieces: tuple[Piece | WordsPiece, ...]
+    target: tuple[TargetPiece | WordsPiece, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +167,11 @@ def speaker_labels(mode: Mode, segments: Sequence[Segment], names: Mapping[str, 
     return {speaker: names[speaker] for speaker in speakers}
 
 
+def answer_tokens(num_samples: int, per_second: float = TOKENS_PER_SECOND, least: int = LEAST_TOKENS) -> int:
+    """Return more tokens than the transcript of audio of this length has."""
+    return least + math.ceil(per_second * num_samples / SAMPLE_RATE)
+
+
 def clean_text(text: str) -> str:
     """Normalise transcript text for a target: one line, single spaces."""
     return " ".join(text.split())
@@ -124,6 +186,11 @@ def turn_text(text: str, last: bool) -> str:
     return f" {clean_text(text)}" + ("" if last else "\n")
 
 
+def words_text(text: str) -> str:
+    """Words of a segment as they end a line of a dialogue."""
+    return f" {clean_text(text)}\n"
+
+
 def target_pieces(mode: Mode, segments: Sequence[Segment], names: Mapping[str, str] | None = None) -> list[str]:
     """The target as pieces of text, each tokenised alone; the end-of-turn token follows the last.
 
@@ -136,6 +203,10 @@ def target_pieces(mode: Mode, segments: Sequence[Segment], names: Mapping[str, s
     for i, segment in enumerate(segments):
         pieces += [labels[segment.speaker], ":", turn_text(segment.text, last=i == len(segments) - 1)]
     return pieces
+
+
+Layout = list[int | AudioPiece | SpeakerPiece]  # token ids, with audios and speaker vectors in their places
+WordsOf = Callable[[WordsPiece], str]
 
 
 class PromptTokenizer:
@@ -189,6 +260,26 @@ class PromptTokenizer:
         return parts[0], parts[1]
 
     @cached_property
+    def between(self) -> tuple[int, ...]:
+        """Token ids between the end token of an answer and the text of the user's next turn.
+
+        Raises:
+            ModelError: the chat template does not take two turns of the user.
+        """
+        from jinja2.exceptions import TemplateError
+
+        turns = [{"role": role, "content": _PLACEHOLDER} for role in ("user", "assistant", "user")]
+        try:
+            text = self.tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+        except TemplateError as e:
+            raise ModelError(f"the chat template of {self.tokenizer.name_or_path} takes one turn only: {e}") from e
+        parts = text.split(_PLACEHOLDER)
+        if len(parts) != 4:
+            raise ModelError(f"the chat template of {self.tokenizer.name_or_path} does not hold each turn's text once")
+        end = self.tokenizer.decode([self.eos])
+        return tuple(self.tokenizer(parts[2].removeprefix(end), add_special_tokens=False).input_ids)
+
+    @cached_property
     def hash(self) -> str:
         """Hash of everything that determines the tokens of a prompt or a target."""
         parts = [self.tokenizer.backend_tokenizer.to_str(), json.dumps([self.prefix, self.suffix, self.eos])]
@@ -212,6 +303,22 @@ class PromptTokenizer:
         for piece in pieces:
             if isinstance(piece, TextPiece):
                 layout += self.encode_common(piece.text)
+            else:
+                layout.append(piece)
+        return layout + list(self.suffix)
+
+    def encode_turn(self, pieces: Sequence[Piece | WordsPiece], first: bool, words: WordsOf) -> Layout:
+        """A turn of the user in a dialogue, from where the one before it ends up to where the answer begins.
+
+        Args:
+            words: gives the text of a piece of words.
+        """
+        layout: Layout = list(self.prefix if first else self.between)
+        for piece in pieces:
+            if isinstance(piece, TextPiece):
+                layout += self.encode_common(piece.text)
+            elif isinstance(piece, WordsPiece):
+                layout += self.encode_piece(words(piece))
             else:
                 layout.append(piece)
         return layout + list(self.suffix)

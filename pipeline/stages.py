@@ -1,4 +1,5 @@
-"""The four stages of the SpeakerLM paper as four rows of data (arXiv 2508.06372, "Multi-stage training").
+"""The stages of both papers as rows of data: SpeakerLM's four (arXiv 2508.06372, "Multi-stage training"), and the three
+of Speaker-Reasoner (arXiv 2604.03074).
 
 A row says which modules are trained, whether the prompt carries a registration, where the weights come from, and what
 builds the model and its batches. Sizes, datasets and step counts belong to the recipe. There is one trainer for all.
@@ -6,13 +7,48 @@ builds the model and its batches. Sizes, datasets and step counts belong to the 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from enum import StrEnum
 from pkgutil import resolve_name
 from typing import Any
 
 from shards.errors import ConfigError
 
 MODULES = ("encoder", "audio_projector", "speaker_projector", "lora")
+
+
+class Task(StrEnum):
+    """Task of a Speaker-Reasoner dialogue."""
+
+    REASON = "reason"  # Speaker-Reasoner: summary, observations one by one, transcript with times
+    SINGLE = "single"  # the same transcript in one turn
+    COUNT = "count"  # how many speak
+    GENDERS = "genders"  # who speaks, by label and gender
+
+
+@dataclass
+class Checkpointing:
+    """Activations that backward computes again: a setting of the recipe and of the model. By default it keeps all."""
+
+    encoder: bool = False  # those of the encoder and of the audio projector, block by block
+    llm_every: int = 0  # those of every n-th layer of the LLM; 1: of all, 0: of none
+
+    @classmethod
+    def of(cls, value: Any) -> Checkpointing:
+        """Read a setting: this type, a mapping of its fields, or true and false for all and none."""
+        if isinstance(value, Mapping):
+            return cls(**value)
+        return value if isinstance(value, cls) else cls(bool(value), int(bool(value)))
+
+    def plain(self) -> dict[str, Any]:
+        """Return it as JSON has it."""
+        return asdict(self)
+
+    def again(self, layers: int) -> float:
+        """Return the share of an LLM's layers that are computed again."""
+        return -(-layers // self.llm_every) / layers if self.llm_every and layers else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +64,8 @@ class Stage:
     registration: bool  # False: the prompt is "Transcribe the speech." and targets have no speaker names
     corpora: str  # what the paper trains on here; the recipe lists the datasets
     starts_from: int | None  # the stage whose weights it continues; None: the public checkpoints
+    tasks: tuple[Task, ...] = ()  # of Speaker-Reasoner's dialogues; none: SpeakerLM's prompts
+    cache: bool = False  # dialogues show entries of a speaker cache
     model: str = "pipeline.model.build:build_model"
     data: str = "pipeline.train.stage_data:StageData"  # of :class:`pipeline.train.run.Data`
     meter: str | None = "pipeline.flops:Meter.of"  # None: its operations are not counted
@@ -43,6 +81,8 @@ class Stage:
         return resolve_name(name)
 
 
+REASONER = 10  # Speaker-Reasoner's stages R1 to R3 are 11 to 13
+_DIALOGUE = frozenset({"encoder", "audio_projector", "lora"})  # no dialogue has speaker vectors
 STAGES = {
     s.number: s
     for s in (
@@ -50,6 +90,10 @@ STAGES = {
         Stage(2, "align", frozenset({"audio_projector", "speaker_projector"}), True, "simulated SDR", 1),
         Stage(3, "acoustics", frozenset({"encoder", "audio_projector", "speaker_projector"}), True, "real SDR", 2),
         Stage(4, "joint", frozenset(MODULES), True, "real SDR", 3),
+        # Numbers are REASONER + the paper's. It starts from a general audio LLM, here R1 from SpeakerLM's stage 1.
+        Stage(11, "reasoner-base", _DIALOGUE, False, "real SDR", 1, (Task.SINGLE, Task.COUNT, Task.GENDERS)),
+        Stage(12, "reasoner-turns", _DIALOGUE, False, "real SDR", 11, (Task.REASON, Task.SINGLE)),
+        Stage(13, "reasoner-cache", _DIALOGUE, False, "real SDR", 12, (Task.REASON,), cache=True),
     )
 }
 
@@ -65,6 +109,18 @@ CORRECTION = Stage(
     data="pipeline.data.transcript_pairs:PairData",
     meter=None,
 )
+
+
+def stage_number(text: str) -> int:
+    """Return the number of a stage as people write it: ``2``, or ``R2`` for Speaker-Reasoner's second, which is 12.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    match = re.fullmatch(r"\s*([Rr]?)(\d{1,3})\s*", text)
+    if not match:
+        raise ConfigError(f"stage {text!r}: write one, such as 2, or R2 for Speaker-Reasoner's")
+    return int(match[2]) + (REASONER if match[1] else 0)
 
 
 def stage_of(number: int) -> Stage:

@@ -27,13 +27,27 @@ def non_negative(text: str) -> float:
     return number
 
 
+def share_of_one(text: str) -> float:
+    """Parse a number from 0 to 1."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a share from 0 to 1")
+    return number
+
+
 def number_range(text: str) -> tuple[float, float]:
-    """Parse ``MIN-MAX``, or a single number as both."""
+    """Parse ``MIN-MAX``, finite numbers of at least 0, or a single number as both."""
     first, dash, last = text.partition("-")
     try:
-        return float(first), float(last if dash else first)
+        low, high = float(first), float(last if dash else first)
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"{text!r} is not a range like 2-4") from error
+    if not 0 <= low <= high < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a range MIN-MAX of finite numbers with MIN <= MAX")
+    return low, high
 
 
 def integer_range(text: str) -> tuple[int, int]:

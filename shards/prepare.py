@@ -7,12 +7,12 @@ import os
 from pathlib import Path
 from typing import Any
 
-from shards.arguments import positive
+from shards.arguments import non_negative, positive
 from shards.corpora import corpus_names, find_corpus
 from shards.errors import ManifestError
 from shards.manifests.manifest import write_manifest
-from shards.manifests.prepare_types import Prepared, PrepareOptions
-from shards.manifests.summary import Summary
+from shards.manifests.prepare_types import COMMAND_SECONDS, Prepared, PrepareOptions
+from shards.manifests.summary import Summary, audit_lines
 from shards.manifests.text_policy import POLICIES
 
 
@@ -30,12 +30,42 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     generic.add_argument("--language", default="und", help="language of recordings for which the format gives none")
     session = "speaker ids are unique within a session only, so persons are unknown"
     generic.add_argument("--session-speakers", action="store_true", help=session)
-    generic.add_argument("--audio", type=Path, help="folder of the audio if it is outside ROOT")
+    generic.add_argument("--audio", type=_folder, help="folder of the audio if it is outside ROOT")
+    generic.add_argument(
+        "--untranscribed",
+        default="",
+        metavar="NAME,…",
+        help="manifests whose speech may lack words, such as enrolment clips: it is kept (default: skipped)",
+    )
+    generic.add_argument(
+        "--allow-commands",
+        nargs="?",
+        const=COMMAND_SECONDS,
+        type=non_negative,
+        metavar="SECONDS",
+        help="run the commands in wav.scp and Lhotse recordings, each for at most SECONDS (default "
+        f"{COMMAND_SECONDS:g}), and keep their output under OUT/audio; only for manifests that you trust",
+    )
+
+
+def _folder(text: str) -> Path:
+    if "://" in text:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a local folder; URLs of files may be in the manifest")
+    return Path(text)
 
 
 def run(args: argparse.Namespace) -> int:
     """Write the manifests and print a summary of each audit."""
-    options = PrepareOptions(args.workers, args.text, args.name, args.language, args.session_speakers, args.audio)
+    options = PrepareOptions(
+        workers=args.workers,
+        text=args.text,
+        name=args.name,
+        language=args.language,
+        session_speakers=args.session_speakers,
+        audio=args.audio,
+        untranscribed=frozenset(filter(None, args.untranscribed.split(","))),
+        command_seconds=args.allow_commands,
+    )
     recordings = 0
     for prepared in find_corpus(args.corpus)(args.root, args.out, options):
         folder = args.out / prepared.name
@@ -59,19 +89,3 @@ def write_prepared(folder: Path, prepared: Prepared) -> dict[str, Any]:
 
     write_manifest(folder, summary.counting(prepared.recordings), prepared.speakers, audit)
     return audit()
-
-
-def audit_lines(folder: Path, audit: dict[str, Any]) -> list[str]:
-    """Summarize an audit in a few lines."""
-    lines = [
-        f"{folder}: {audit['recordings']} recordings of {audit['sessions']} sessions, "
-        f"{audit['num_speakers']} speakers, {audit['hours']:.2f} h of speech, {audit['overlap']:.1%} of it overlapped"
-    ]
-    text = audit.get("text")
-    if isinstance(text, dict):
-        kinds = ("with_punctuation", "with_lower_case", "with_digits")
-        shares = ", ".join(f"{text[k]} {k.replace('_', ' ')}" for k in kinds)
-        lines.append(f"  text {text['policy']}: {text['means']}; of {text['texts']} texts {shares}")
-    for kind in ("skipped", "changed"):
-        lines += [f"  {kind} {count} × {reason}" for reason, count in audit.get(kind, {}).items()]
-    return lines

@@ -17,7 +17,8 @@ import io
 import json
 import math
 import re
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,12 @@ from shards.errors import ManifestError, SpeakerError
 FORMAT_VERSION = 1
 SAMPLE_RATE = 16_000
 UNKNOWN = "unknown"  # "CORPUS:unknown" is no single voice: usable for recognition, not for enrolment or simulation
+MALE, FEMALE = "male", "female"
+_GENDERS = {
+    word: gender
+    for gender, words in ((MALE, ("male", "m", "man", "男", "男性")), (FEMALE, ("female", "f", "woman", "女", "女性")))
+    for word in words
+}
 _KEY = re.compile(r"[^./\\\s]+")
 _to_json = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode
 
@@ -39,6 +46,11 @@ class Segment:
     start: float
     end: float
     text: str
+
+
+def gender_of(text: object) -> str | None:
+    """Return :data:`MALE` or :data:`FEMALE` for a gender as corpora write it (``F``, ``male``, ``女``); else None."""
+    return _GENDERS.get(text.strip().lower()) if isinstance(text, str) else None
 
 
 def is_known(speaker: str) -> bool:
@@ -60,6 +72,7 @@ class Sample:
     segments: tuple[Segment, ...]  # in order of start time
     audio: bytes  # FLAC
     embeddings: np.ndarray | None = None  # (n_speakers, dim) float16, unit norm
+    genders: Mapping[str, str] = field(default_factory=dict)  # speaker id → MALE or FEMALE, without the unknown ones
 
     @property
     def duration(self) -> float:
@@ -88,6 +101,11 @@ class Sample:
                 )
         if any(a.start > b.start for a, b in zip(self.segments, self.segments[1:], strict=False)):
             raise ManifestError(f"{self.key}: segments are not in order of start time")
+        if wrong := [s for s, g in self.genders.items() if g not in (MALE, FEMALE) or s not in self.speakers]:
+            raise ManifestError(
+                f"{self.key}: gender {self.genders[wrong[0]]!r} of {wrong[0]} is not {MALE} or {FEMALE}, or not of a "
+                "speaker of this sample"
+            )
         if self.embeddings is not None:
             if self.embeddings.ndim != 2 or len(self.embeddings) != len(self.speakers):
                 raise SpeakerError(
@@ -110,6 +128,8 @@ class Sample:
             "speakers": self.speakers,
             "segments": [{"speaker": s.speaker, "start": s.start, "end": s.end, "text": s.text} for s in self.segments],
         }
+        if self.genders:
+            meta["genders"] = dict(self.genders)
         out = {
             "flac": self.audio,
             "json": _to_json(meta).encode(),
@@ -136,6 +156,7 @@ class Sample:
             segments=tuple(Segment(**s) for s in meta["segments"]),
             audio=members["flac"],
             embeddings=embeddings,
+            genders=meta.get("genders", {}),
         )
 
     def with_embeddings(self, embeddings: np.ndarray | None) -> Sample:

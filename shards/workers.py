@@ -1,12 +1,15 @@
-"""Jobs distributed over worker processes, one per place: a CPU core or an accelerator."""
+"""Long work: jobs distributed over worker processes, one per place (a CPU core or an accelerator), and its progress."""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import io
+import logging
 import os
 import signal
-from collections.abc import Callable, Generator, Iterator, Sequence
+import sys
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -16,12 +19,48 @@ from multiprocessing import get_context
 from multiprocessing.util import Finalize
 from typing import Any, TypeVar
 
+from tqdm import tqdm
+
 from shards.errors import ConfigError
 
 R = TypeVar("R")
 Setup = Callable[[str], AbstractContextManager[Callable[..., R]]]
+LINE_S = 60.0  # seconds between two lines of progress in a log
 _QUEUED = 2  # jobs submitted to a process: one runs, the next one waits
 _work: Callable[..., Any] | None = None  # this process's job function
+
+logger = logging.getLogger(__name__)
+
+
+def progress(
+    iterable: Iterable[Any] | None = None, desc: str | None = None, total: float | None = None, **options: Any
+) -> tqdm[Any]:
+    """Return tqdm's bar on a terminal; elsewhere, as in the log of a batch job, it is one line per minute.
+
+    A line says what is done, the rate and the time left. Work that takes less than a minute writes none.
+
+    Args:
+        options: of tqdm; ``disable=True`` shows nothing in either case.
+    """
+    if sys.stderr.isatty():
+        return tqdm(iterable, desc, total, **options)
+    return _Lines(iterable, desc, total, **options | {"mininterval": LINE_S, "delay": LINE_S, "miniters": 1})
+
+
+class _Lines(tqdm):
+    """Lines of a log instead of a bar."""
+
+    monitor_interval = 0  # no thread: its lock would be held in forked processes
+
+    def __init__(self, iterable: Iterable[Any] | None, desc: str | None, total: float | None, **options: Any) -> None:
+        super().__init__(iterable, desc, total, file=io.StringIO(), **options)
+        of, left = ("", "") if self.total is None else ("/{total_fmt}", ", {remaining} left")
+        self.bar_format = f"{{desc}}: {{n_fmt}}{of} {{unit}}, {{rate_fmt}}{left}, {{elapsed}} elapsed{{postfix}}"
+
+    def display(self, msg: str | None = None, pos: int | None = None) -> None:
+        """Write a line; called by tqdm where it would draw the bar."""
+        if msg is None:
+            logger.info("%s", str(self).removeprefix(": "))
 
 
 def run_jobs(setup: Setup[R], places: Sequence[str], jobs: Iterator[tuple[Any, ...]]) -> Generator[R, None, None]:

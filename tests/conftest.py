@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 from tests.support.rgw import PACKAGES, Gateway, gateway, missing
+
+settings.register_profile("no wall time", deadline=None)
+settings.load_profile("no wall time")
 
 # Files that take minutes start first, so that no worker is left with one of them at the end.
 LONGEST_FIRST = ("tests/e2e/test_demo.py", "tests/distributed/", "tests/e2e/", "tests/unit/pipeline/", "tests/unit/")

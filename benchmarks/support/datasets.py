@@ -6,6 +6,7 @@ import hashlib
 import io
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -44,18 +45,21 @@ def make_dataset(
     seed: int = 0,
     dim: int = 192,
     pool_size: int | None = None,
+    sessions: bool = False,
 ) -> Dataset:
     """Write a synthetic dataset to `folder` and open it.
 
     Ranges are inclusive. Speakers come from a pool of ``pool_size``, else of three times the largest number per sample
     (at least 8), all of them in the speaker bank. ``dim=0`` makes a dataset without embeddings and without a bank, as
-    for plain ASR.
+    for plain ASR. With ``sessions``, the four samples of a session follow one another in it.
     """
     rng = np.random.default_rng(seed)
     pool = [f"synthetic:S{i:03d}" for i in range(pool_size or max(8, 3 * speakers_per_sample[1]))]
     vectors = _unit(rng.standard_normal((len(pool), dim))) if dim else None
     name = "synthetic"
     made = [make_sample(i, rng, pool, vectors, speakers_per_sample, seconds, texts) for i in range(samples)]
+    if sessions:
+        made = [replace(sample, start=float(i % 4) * seconds[1]) for i, sample in enumerate(made)]
     storage = LocalStorage(folder)
     infos = [
         write_shard(storage, f"{name}-{first // samples_per_shard:06d}", made[first : first + samples_per_shard])

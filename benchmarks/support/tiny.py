@@ -27,12 +27,16 @@ class TinyBase:
 
 
 def make_base(
-    folder: Path, *, layers: int = 2, seed: int = 0, tied: bool = False, max_shard_size: str = "5GB"
+    folder: Path, *, layers: int = 2, seed: int = 0, tied: bool = False, max_shard_size: str = "5GB", heads: int = 4
 ) -> TinyBase:
-    """Encoder of ``layers`` + 1 blocks and Qwen2 of ``layers``, both of 64 dimensions, with a trained tokenizer."""
+    """Encoder of ``layers`` + 1 blocks and Qwen2 of ``layers``, both of 64 dimensions, with a trained tokenizer.
+
+    Args:
+        heads: of the LLM; vLLM on a CPU takes heads of 32 dimensions and more.
+    """
     llm = make_tokenizer(folder / "llm", TEXTS)
     vocab = tokenizer_size(llm)
-    make_llm(llm, vocab, layers=layers, tied=tied, max_shard_size=max_shard_size, seed=seed)
+    make_llm(llm, vocab, layers=layers, heads=heads, tied=tied, max_shard_size=max_shard_size, seed=seed)
     return TinyBase(make_encoder(folder / "encoder", 64, layers, 1, seed=seed), llm)
 
 

@@ -8,16 +8,16 @@ from typing import Any
 
 from benchmarks.support.datasets import make_dataset
 from benchmarks.support.tiny import TinyBase, make_base, model_config
-from pipeline.recipe.deepspeed import CHECKOUT
 from pipeline.recipe.schema import DataConfig, DatasetConfig, OptimizerConfig, Recipe, RegistrationConfig, TrainerConfig
+from pipeline.recipe.shipped import CHECKOUT
 
 DIM = 16  # of speaker vectors
 
 
-def make_parts(folder: Path | str) -> None:
+def make_parts(folder: Path | str, heads: int = 4) -> None:
     """Base models and packed data that tests of one module share. ZeRO-3 costs time per layer, so there are few."""
     folder = Path(folder)
-    sharpen(make_base(folder / "base", layers=1).llm)
+    sharpen(make_base(folder / "base", layers=1, heads=heads).llm)
     make_dataset(folder / "data", samples=24, speakers_per_sample=(1, 3), dim=DIM, seed=3)
     make_dataset(folder / "few", samples=2, speakers_per_sample=(2, 2), dim=DIM, seed=5)
     make_dataset(folder / "crowd", samples=1, speakers_per_sample=(20, 20), seconds=(4.0, 5.0), dim=DIM, seed=4)

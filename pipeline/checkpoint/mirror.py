@@ -16,6 +16,7 @@ from pipeline.ranks.collectives import broadcast_or_raise
 from pipeline.ranks.launch import Ranks
 from shards.errors import CheckpointError, StorageError
 from shards.storage.interface import open_storage
+from shards.storage.local import storage_errors
 
 BLOCK = 1 << 22
 StepsToDelete = Callable[[Sequence[dict[str, Any]]], list[int]]  # manifests → steps to delete
@@ -92,7 +93,8 @@ class Mirror:
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
             for path in self._storage.list(f"{name}/"):
-                with self._storage.stream(path) as source, (partial / path.rpartition("/")[2]).open("wb") as target:
+                copy = partial / path.rpartition("/")[2]
+                with self._storage.stream(path) as source, storage_errors(copy), copy.open("wb") as target:
                     shutil.copyfileobj(source, target, BLOCK)
             problem = checkpoint.find_damage(partial)
             if problem is None:

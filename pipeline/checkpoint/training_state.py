@@ -5,9 +5,10 @@ The state of a trainable parameter is three fp32 tensors of its shape: the maste
 padding is cut off. Under ZeRO-1 and -2 parameter i is gathered and handed to rank i mod N. A reader asks for any
 range of elements, so N may change between writing and reading.
 
-Workarounds for four traps of DeepSpeed 0.19: Adam's state is absent before the first update; ``safe_set_full_*``
-breaks where numel is not divisible by N; setting only the master leaves the weights of the forward pass stale; Adam's
-update counter is stored with the moments.
+Workarounds for five traps of DeepSpeed 0.19: Adam's state is absent before the first update; ZeRO-1 and -2 link it to
+parameters when the first parameter group is updated, before the other groups have one; ``safe_set_full_*`` breaks where
+numel is not divisible by N; setting only the master leaves the weights of the forward pass stale; Adam's update counter
+is stored with the moments.
 """
 
 from __future__ import annotations
@@ -50,6 +51,7 @@ def read_slices(engine: Any, rank: int, world_size: int) -> Iterator[tuple[str, 
     Raises:
         CheckpointError: DeepSpeed returns no such state, or that of another parameter.
     """
+    _create_adam_state(engine)
     for index, (name, p) in enumerate(trainable_parameters(engine)):
         partitioned = is_partitioned(p)
         start, end = local_range(p, rank) if partitioned else (0, p.numel())
@@ -82,7 +84,7 @@ def _whole(name: str, p: Any, kind: str) -> torch.Tensor:
 
 def write_slices(engine: Any, rank: int, updates: int, read: Read) -> None:
     """Load a saved state into a new engine. Collective; ``updates``: number of optimizer steps already made."""
-    _create_adam_state(engine, updates)
+    _create_adam_state(engine, updates, replace=True)
     for name, p in trainable_parameters(engine):
         if is_partitioned(p):
             _write_partitioned(name, p, rank, read)
@@ -118,31 +120,35 @@ def _write_whole(name: str, p: Any, read: Read) -> None:
     p.data.copy_(master)
 
 
-def _create_adam_state(engine: Any, updates: int) -> None:
-    """Create Adam's state after ``updates`` steps, with zero moments."""
+def _create_adam_state(engine: Any, updates: int = 0, *, replace: bool = False) -> None:
+    """Create Adam's state after ``updates`` steps, with zero moments, where it is missing; or everywhere (``replace``).
+
+    Raises:
+        CheckpointError: DeepSpeed made an optimizer whose state this module cannot reach.
+    """
     import torch
 
     zero = engine.optimizer
     adam = getattr(zero, "optimizer", None)
     flat = getattr(zero, "fp32_partitioned_groups_flat", None) or getattr(zero, "single_partition_of_fp32_groups", None)
     if adam is None or flat is None:
-        raise CheckpointError(f"cannot restore into a {type(zero).__name__}; use ZeRO 1-3")
+        raise CheckpointError(f"cannot save or restore the state of a {type(zero).__name__}; use ZeRO 1-3")
     counts_with_tensor = isinstance(adam, torch.optim.AdamW)
     for q in flat:
-        step = torch.tensor(float(updates)) if counts_with_tensor else updates
-        adam.state[q] = {"step": step, **{kind: torch.zeros_like(q) for kind in MOMENTS}}
-    for group in adam.param_groups:
-        if "step" in group:
-            group["step"] = updates
-    link = getattr(zero, "_link_all_hp_params", None)
-    if not hasattr(zero, "fp32_partitioned_groups_flat") and link is not None:
-        _link_moments(engine, adam)
+        if replace or not adam.state[q]:
+            step = torch.tensor(float(updates)) if counts_with_tensor else updates
+            adam.state[q] = {"step": step, **{kind: torch.zeros_like(q) for kind in MOMENTS}}
+    if replace:
+        for group in adam.param_groups:
+            if "step" in group:
+                group["step"] = updates
+    if not hasattr(zero, "fp32_partitioned_groups_flat"):
+        _link_moments(zero, adam)
 
 
-def _link_moments(engine: Any, adam: Any) -> None:
-    """Under ZeRO-1 and -2, point DeepSpeed's per-parameter views into the state that was just created."""
-    groups = engine.optimizer.bit16_groups
-    for flat, params in zip(engine.optimizer.single_partition_of_fp32_groups, groups, strict=True):
+def _link_moments(zero: Any, adam: Any) -> None:
+    """Under ZeRO-1 and -2, point DeepSpeed's per-parameter views into Adam's state of every group."""
+    for flat, params in zip(zero.single_partition_of_fp32_groups, zero.bit16_groups, strict=True):
         for p in params:
             if getattr(p, "_hp_mapping", None) is not None:
                 p._hp_mapping.set_optim_state_fragment(flat, adam.state[flat])

@@ -18,6 +18,7 @@ from pipeline.frames import N_MELS, encoder_frames, perturbed_samples
 from pipeline.recipe.schema import AugmentConfig
 from shards.errors import ConfigError
 from shards.sample import SAMPLE_RATE
+from shards.storage.folders import files_below
 
 SUFFIXES = (".flac", ".wav")
 
@@ -36,7 +37,7 @@ class Noises:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-        self.files = sorted(p for p in self.folder.rglob("*") if p.suffix.lower() in SUFFIXES)
+        self.files = [p for p in files_below(self.folder) if p.suffix.lower() in SUFFIXES]
         if not self.files:
             raise ConfigError(f"data.augment.noise: no {' or '.join(SUFFIXES)} file in {folder}")
 

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
+import numpy as np
+
 from pipeline.data.augment import draw_speed
+from pipeline.data.dialogue_plan import draw_cache, draw_task, plan_dialogue
 from pipeline.data.index_rows import IndexRow, PlanSource, Selection, read_exclude_list
 from pipeline.data.keyed_random import keyed_rng, keyed_seed
 from pipeline.data.packing import pack
-from pipeline.data.planned import MicroBatch, PlannedSample, PlanSettings
+from pipeline.data.planned import CachedClip, MicroBatch, PlannedSample, PlanSettings
 from pipeline.data.registration import draw_mode, draw_registration
+from pipeline.data.slices import pack_dialogues
 from pipeline.data.token_counter import TokenCounter
-from pipeline.frames import audio_positions, encoder_frames, perturbed_samples
-from pipeline.prompts import Mode
+from pipeline.encoder_calls import computed_frames
+from pipeline.frames import audio_positions, encoder_frames, padded_frames, perturbed_samples
+from pipeline.prompts import Mode, mode_of
 from pipeline.recipe.schema import DatasetConfig
+from pipeline.stages import Task
 from shards.errors import PlanError
 
 SPARES = 3
@@ -92,7 +99,7 @@ class Stream:
                 raise PlanError(
                     f"{self.source.name}: the state carries {key!r}, which is not row {row} of shard {shard}"
                 )
-        self.carried = tuple(self._planned(rows[shard][row], Mode(mode)) for shard, row, _, mode in state["carried"])
+        self.carried = tuple(self._planned(rows[shard][row], mode_of(mode)) for shard, row, _, mode in state["carried"])
 
     def _advance(self, carried: tuple[PlannedSample, ...]) -> None:
         """Move to the next window, or the next epoch."""
@@ -119,7 +126,7 @@ class Stream:
 
     def _plan_window(self) -> tuple[list[MicroBatch], tuple[PlannedSample, ...]]:
         """Micro-batches of this window in their order, and the samples to carry into the next."""
-        pool = list(self.carried)
+        settings, pool = self._settings, list(self.carried)
         for shard in self._window_shards():
             for row in self.selection.rows(shard):
                 if self.max_seconds is not None and row.seconds > self.max_seconds:
@@ -129,18 +136,26 @@ class Stream:
         packed: list[list[PlannedSample]] = []
         carried: list[PlannedSample] = []
         last = self.window + 1 >= self._windows
-        for mode in Mode:
-            of_mode = [p for p in pool if p.mode is mode]
-            full, rest = pack(of_mode, self._settings.data.max_positions, self._settings.data.max_frames, rng)
+        for mode in settings.tasks or Mode:
+            full, rest = self._pack([p for p in pool if p.mode is mode], rng)
             packed += full + (rest if last else [])
             carried += [] if last else [p for samples in rest for p in samples]
         order = rng.permutation(len(packed)).tolist()
         return self._with_spares([packed[i] for i in order]), tuple(carried)
 
+    def _pack(
+        self, samples: list[PlannedSample], rng: np.random.Generator
+    ) -> tuple[list[list[PlannedSample]], list[list[PlannedSample]]]:
+        data, multiple = self._settings.data, self._settings.frame_multiple
+        if self._settings.tasks:
+            calls = data.encoder_calls
+            return pack_dialogues(samples, data.max_positions, data.max_frames, rng, calls, multiple)
+        return pack(samples, data.max_positions, data.max_frames, rng, multiple)
+
     def _with_spares(self, packed: list[list[PlannedSample]]) -> list[MicroBatch]:
         """Spares are the shortest samples of the window's next micro-batch of the same mode (of itself, if alone)."""
         batches: list[MicroBatch] = []
-        following: dict[Mode, list[PlannedSample]] = {}
+        following: dict[Mode | Task, list[PlannedSample]] = {}
         for samples in [*reversed(packed), *reversed(packed)]:  # twice round, so that the last is followed by the first
             mode = samples[0].mode
             spares = sorted(following.get(mode, []), key=lambda p: (p.positions, p.key))[:SPARES]
@@ -148,9 +163,11 @@ class Stream:
             following[mode] = samples
         return batches[len(packed) :][::-1]
 
-    def _modes(self, row: IndexRow) -> tuple[Mode, ...]:
+    def _modes(self, row: IndexRow) -> tuple[Mode | Task, ...]:
         if self._settings.modes is not None:
             return self._settings.modes
+        if self._settings.tasks:
+            return (draw_task(self._settings.tasks, self._settings.data.dialogue.tasks, *self._key(row)),)
         if not self._settings.registration:
             return (Mode.ASR,)
         return (draw_mode(self._settings.data.registration.mode_shares, *self._key(row)),)
@@ -158,12 +175,53 @@ class Stream:
     def _key(self, row: IndexRow) -> tuple[object, ...]:
         return self._settings.seed, self.epoch, self.source.name, row.key
 
-    def _planned(self, row: IndexRow, mode: Mode) -> PlannedSample:
-        """Draw a sample's registration and speed for this epoch, and count its cost.
+    def _planned(self, row: IndexRow, mode: Mode | Task) -> PlannedSample:
+        """Draw what a sample's mode leaves open for this epoch, and count its cost.
 
         Raises:
             PlanError: it does not fit an empty micro-batch, or is shorter than one frame.
         """
+        return self._planned_dialogue(row, mode) if isinstance(mode, Task) else self._planned_prompt(row, mode)
+
+    def _planned_dialogue(self, row: IndexRow, task: Task) -> PlannedSample:
+        """Draw the entries of a speaker cache, and count the dialogue."""
+        s, key = self._settings, self._key(row)
+        assert row.facts is not None
+        start = row.facts.start
+        cached: tuple[CachedClip, ...] = ()
+        if s.cache:
+            earlier = partial(self.source.earlier, row.session, start)
+            cached = draw_cache(earlier, s.data.dialogue.cache, self.selection.exclude, key)
+        rows = {clip.key: self.source.rows(clip.shard)[clip.row] for clip in cached}
+        frame = self._counter.frame(row.num_samples, s.stride)
+        cost = plan_dialogue(row, task, s.data.dialogue, cached, rows, self._counter.text, frame)
+        frames = sum(encoder_frames(n) for n in cost.slices)
+        needed = computed_frames([encoder_frames(n) for n in cost.slices], s.data.encoder_calls, s.frame_multiple)
+        self._check(row, task, 0, cost.positions, needed)
+        return PlannedSample(
+            dataset=self.number,
+            shard=row.shard,
+            row=row.row,
+            key=row.key,
+            session=row.session,
+            epoch=self.epoch,
+            mode=task,
+            names=(),
+            sources=(),
+            target_names={},
+            positions=cost.positions,
+            frames=frames,
+            targets=cost.targets,
+            num_samples=row.num_samples,
+            speed=1.0,
+            seed=keyed_seed(*key, "augmentation"),
+            language=row.language,
+            slices=cost.slices,
+            cached=cached,
+        )
+
+    def _planned_prompt(self, row: IndexRow, mode: Mode) -> PlannedSample:
+        """Draw a sample's registration and speed, and count its prompt and target."""
         s = self._settings
         drawn = draw_registration(
             row, mode, s.data.registration, self.source.bank, self.number, self._key(row), s.n_ov, self._banned
@@ -191,16 +249,20 @@ class Stream:
             num_samples=num_samples,
             speed=speed,
             seed=keyed_seed(*self._key(row), "augmentation"),
+            language=row.language,
         )
 
-    def _check(self, row: IndexRow, mode: Mode, registered: int, positions: int, frames: int) -> None:
+    def _check(self, row: IndexRow, mode: Mode | Task, registered: int, positions: int, frames: int) -> None:
         data = self._settings.data
         where = f"{self.source.name}: sample {row.key} ({row.seconds:.1f} s, mode {mode}, {registered} registered)"
         if frames == 0:
             raise PlanError(f"{where} is shorter than one 25 ms frame; pack the data without it or exclude its key")
-        if positions > data.max_positions or frames > data.max_frames:
+        if positions > data.max_positions or padded_frames(frames, self._settings.frame_multiple) > data.max_frames:
+            fewer = "register fewer distractors (data.registration.max_distractors)"
+            if isinstance(mode, Task):
+                fewer = "allow fewer turns (data.dialogue.max_turns) or less cache (data.dialogue.cache.total_seconds)"
             raise PlanError(
                 f"{where} needs {positions} positions and {frames} encoder frames; a micro-batch has "
                 f"data.max_positions {data.max_positions} and data.max_frames {data.max_frames}. Raise the budget, "
-                "register fewer distractors (data.registration.max_distractors) or exclude the key"
+                f"{fewer}, or exclude the key"
             )

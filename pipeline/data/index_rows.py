@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
+from pipeline.data.dialogue_lengths import DIALOGUES, ClipFacts
 from pipeline.data.keyed_random import keyed_rng, keyed_uniform
 from pipeline.data.lengths import read_lengths
 from shards.dataset.dataset import Dataset
@@ -30,6 +31,8 @@ class IndexRow:
     turns: tuple[int, ...]  # turns of each of them
     text_tokens: int  # of all turns' texts, without names
     asr_tokens: int  # of the same speech as a bare transcript
+    language: str = "und"
+    facts: ClipFacts | None = None  # of sources for dialogues
 
     @property
     def seconds(self) -> float:
@@ -68,11 +71,19 @@ class PlanSource(Protocol):
         """All samples of a shard, in its order."""
         ...
 
+    def earlier(self, session: str, start: float) -> list[IndexRow]:
+        """Clips of a session that begin before a time in seconds, the latest first."""
+        ...
+
 
 class DatasetSource:
     """A packed dataset with its lengths for one tokenizer. Reads an index on demand and caches the last few."""
 
-    def __init__(self, dataset: Dataset, tokenizer_hash: str, lengths_cache: Path | None = None) -> None:
+    def __init__(
+        self, dataset: Dataset, tokenizer_hash: str, lengths_cache: Path | None = None, dialogues: bool = False
+    ) -> None:
+        """Read nothing yet; ``dialogues``: rows have facts, and sessions are known."""
+        self._dialogues = dialogues
         self.dataset = dataset
         self.name = dataset.name
         self.fingerprint = dataset.fingerprint()
@@ -87,13 +98,46 @@ class DatasetSource:
         """All samples of a shard, in its order."""
         return self._cached(shard)
 
+    def earlier(self, session: str, start: float) -> list[IndexRow]:
+        """Clips of a session that begin before a time in seconds, the latest first; only of sources for dialogues."""
+        found = [(at, shard, row) for at, shard, row in self._sessions.get(session, ()) if at < start]
+        return [self.rows(shard)[row] for _, shard, row in sorted(found, reverse=True)]
+
+    @cached_property
+    def _sessions(self) -> dict[str, list[tuple[float, int, int]]]:
+        """Session → (start, shard, row) of its clips, over all shards."""
+        sessions: dict[str, list[tuple[float, int, int]]] = {}
+        for shard in range(len(self.dataset.shards)):
+            names = self.dataset.index(shard).column("session").to_pylist()
+            table = read_lengths(self.dataset, shard, self._tokenizer_hash, self._lengths_cache, DIALOGUES)
+            for row, (session, start) in enumerate(zip(names, table.column("start").to_pylist(), strict=True)):
+                sessions.setdefault(session, []).append((start, shard, row))
+        return sessions
+
+    def _facts(self, shard: int) -> list[dict[str, Any]]:
+        table = read_lengths(self.dataset, shard, self._tokenizer_hash, self._lengths_cache, DIALOGUES)
+        rows: list[dict[str, Any]] = table.to_pylist()
+        return rows
+
     def _read(self, shard: int) -> list[IndexRow]:
-        index = self.dataset.index(shard).select(["key", "session", "num_samples", "speakers"]).to_pydict()
+        index = self.dataset.index(shard).select(["key", "session", "language", "num_samples", "speakers"]).to_pydict()
         lengths = read_lengths(self.dataset, shard, self._tokenizer_hash, self._lengths_cache).to_pydict()
         if index["key"] != lengths["key"]:
             raise ShardError(
                 f"{self.name}, shard {self.dataset.shards[shard].name}: its token lengths are of other samples; "
                 "delete the .lengths-*.parquet files of this shard and start again"
+            )
+        for key, speakers, turns in zip(index["key"], index["speakers"], lengths["turn_speakers"], strict=True):
+            if set(turns) != set(range(len(speakers))):
+                raise ShardError(
+                    f"{self.dataset.url}/{self.dataset.shards[shard].index}: {key}: has {len(speakers)} speakers, the "
+                    f"sample {len(set(turns))}; the index is damaged, run pack again"
+                )
+        facts = self._facts(shard) if self._dialogues else None
+        if facts is not None and index["key"] != [f["key"] for f in facts]:
+            raise ShardError(
+                f"{self.name}, shard {self.dataset.shards[shard].name}: its dialogue facts are of other samples; "
+                "delete the .dialogue-*.parquet files of this shard and start again"
             )
         return [
             IndexRow(
@@ -106,6 +150,8 @@ class DatasetSource:
                 turns=tuple(np.bincount(lengths["turn_speakers"][i], minlength=len(index["speakers"][i])).tolist()),
                 text_tokens=sum(lengths["text_tokens"][i]),
                 asr_tokens=lengths["asr_tokens"][i],
+                language=index["language"][i],
+                facts=ClipFacts.of(facts[i], tuple(index["speakers"][i])) if facts is not None else None,
             )
             for i in range(len(index["key"]))
         ]
@@ -126,6 +172,7 @@ class Selection:
         self.exclude = frozenset(exclude)
         self.shards = list(range(len(source.shard_seconds)))
         self._cut: dict[int, frozenset[str]] = {}  # shard → keys kept, where not all are
+        self._limit = hours
         if hours is not None:
             self._take(hours * 3600)
 
@@ -133,6 +180,12 @@ class Selection:
         """Rows of the speaker bank that are on the exclude list: no sample gets them as distractors."""
         ids = self._source.bank.ids if self.exclude and self._source.bank else ()
         return frozenset(row for row, speaker in enumerate(ids) if speaker in self.exclude)
+
+    @property
+    def hours(self) -> float:
+        """Hours of audio that belong to the run; what an exclude list takes away still counts."""
+        whole = sum(self._source.shard_seconds[shard] for shard in self.shards) / 3600
+        return whole if self._limit is None else min(whole, self._limit)
 
     def rows(self, shard: int) -> list[IndexRow]:
         """The rows of a shard that belong to the run."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -25,6 +26,20 @@ if TYPE_CHECKING:
     from shards.storage.interface import Storage
 
 LENGTHS_VERSION = "2"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of table that is stored with each shard: what is counted in its samples."""
+
+    name: str  # in the file's name
+    version: str
+    count: Callable[
+        [list[dict[str, Any]], Tokenizer], pa.Table
+    ]  # from KEY.json of the samples, in order; has their keys
+    schema: Callable[[], pa.Schema]  # of the table
+
+
 _SHARDS_PER_PROCESS = 8  # fewer are not worth the start of a process
 
 
@@ -33,6 +48,11 @@ class Tokenizer(Protocol):
 
     prefix: tuple[int, ...]
     suffix: tuple[int, ...]
+
+    @property
+    def between(self) -> tuple[int, ...]:
+        """Ids between an answer's end token and the user's next turn."""
+        ...
 
     @property
     def hash(self) -> str:
@@ -48,26 +68,36 @@ class Tokenizer(Protocol):
         ...
 
 
-def lengths_path(shard: ShardInfo, tokenizer_hash: str) -> str:
+def lengths_path(shard: ShardInfo, tokenizer_hash: str, kind: Kind | None = None) -> str:
     """Path of a shard's lengths in its dataset; a shard that is packed again gets another one."""
-    return f"shards/{shard.name}.lengths-{tokenizer_hash[:12]}-{shard.sha256[:8]}-{LENGTHS_VERSION}.parquet"
+    kind = kind or LENGTHS
+    return f"shards/{shard.name}.{kind.name}-{tokenizer_hash[:12]}-{shard.sha256[:8]}-{kind.version}.parquet"
 
 
-def missing_lengths(dataset: Dataset, tokenizer_hash: str, cache: Path | None = None) -> list[int]:
+def missing_lengths(
+    dataset: Dataset, tokenizer_hash: str, cache: Path | None = None, kind: Kind | None = None
+) -> list[int]:
     """Numbers of the shards without lengths. Remote files are listed; local ones are also read, as a disk may fail."""
+    kind = kind or LENGTHS
     storage = lengths_storage(dataset, cache)
     there = frozenset(storage.list("shards/")) if cache is None or cache.exists() else frozenset()
-    paths = [lengths_path(shard, tokenizer_hash) for shard in dataset.shards]
+    paths = [lengths_path(shard, tokenizer_hash, kind) for shard in dataset.shards]
     local = storage.local_path("") is not None
     return [
         number
         for number, (shard, path) in enumerate(zip(dataset.shards, paths, strict=True))
-        if path not in there or (local and _read(storage, path, shard) is None)
+        if path not in there or (local and _read(storage, path, shard, kind) is None)
     ]
 
 
 def build_lengths(
-    dataset: Dataset, tokenizer: Tokenizer, cache: Path | None = None, *, workers: int = 1, begin_at: float = 0.0
+    dataset: Dataset,
+    tokenizer: Tokenizer,
+    cache: Path | None = None,
+    *,
+    workers: int = 1,
+    begin_at: float = 0.0,
+    kind: Kind | None = None,
 ) -> int:
     """Write the missing lengths of a dataset's shards. Returns the number of files written.
 
@@ -79,16 +109,16 @@ def build_lengths(
         cache: local folder to use instead of the dataset's own, for a dataset that cannot be written to.
         workers: processes at most.
         begin_at: share of the missing shards after which to begin; those before it come last.
+        kind: what to count; None: :data:`LENGTHS`.
 
     Raises:
         ShardError, StorageError: a shard cannot be read, or its lengths cannot be written.
         ConfigError: a process was killed.
     """
-    from tqdm import tqdm
+    from shards.workers import progress, run_jobs
 
-    from shards.workers import run_jobs
-
-    missing = missing_lengths(dataset, tokenizer.hash, cache)
+    kind = kind or LENGTHS
+    missing = missing_lengths(dataset, tokenizer.hash, cache, kind)
     if not missing:
         return 0
     turn = int(begin_at * len(missing))
@@ -97,8 +127,8 @@ def build_lengths(
     written = 0
     name = f"counting tokens of {dataset.name}"
     with (
-        tqdm(total=len(missing), desc=name, unit=" shards", disable=None, delay=2) as bar,
-        closing(run_jobs(partial(_builder, dataset, tokenizer, cache), places, jobs)) as results,
+        progress(total=len(missing), desc=name, unit="shard", delay=2) as bar,
+        closing(run_jobs(partial(_builder, dataset, tokenizer, cache, kind), places, jobs)) as results,
     ):
         for wrote in results:
             written += wrote
@@ -107,28 +137,32 @@ def build_lengths(
 
 
 @contextmanager
-def _builder(dataset: Dataset, tokenizer: Tokenizer, cache: Path | None, _: str) -> Iterator[Callable[[int], bool]]:
+def _builder(
+    dataset: Dataset, tokenizer: Tokenizer, cache: Path | None, kind: Kind, _: str
+) -> Iterator[Callable[[int], bool]]:
     """A function of a worker process: build the lengths of a shard by number; True: they were written."""
-    yield partial(_build, dataset, lengths_storage(dataset, cache), tokenizer)
+    yield partial(_build, dataset, lengths_storage(dataset, cache), tokenizer, kind)
 
 
-def _build(dataset: Dataset, storage: Storage, tokenizer: Tokenizer, number: int) -> bool:
+def _build(dataset: Dataset, storage: Storage, tokenizer: Tokenizer, kind: Kind, number: int) -> bool:
     from shards.dataset.reader import read_meta
 
     shard = dataset.shards[number]
-    path = lengths_path(shard, tokenizer.hash)
-    if storage.exists(path) and _read(storage, path, shard) is not None:
+    path = lengths_path(shard, tokenizer.hash, kind)
+    if storage.exists(path) and _read(storage, path, shard, kind) is not None:
         return False  # another run was faster
-    table = _count(read_meta(dataset, number), tokenizer)
+    table = kind.count(read_meta(dataset, number), tokenizer)
     try:
-        storage.write_atomic(path, _to_bytes(table, shard))
+        storage.write_atomic(path, _to_bytes(table, shard, kind))
     except StorageError as e:
         raise StorageError(f"{e}; if the dataset is read-only, give a local folder for the lengths") from e
     return True
 
 
-def read_lengths(dataset: Dataset, shard: int, tokenizer_hash: str, cache: Path | None = None) -> pa.Table:
-    """Read the lengths of a shard: one row per sample in the index's order.
+def read_lengths(
+    dataset: Dataset, shard: int, tokenizer_hash: str, cache: Path | None = None, kind: Kind | None = None
+) -> pa.Table:
+    """Read the lengths of a shard: one row per sample in the index's order. By default those of SpeakerLM's prompts.
 
     Columns: ``key``; ``text_tokens`` list<int32>, of each segment's text as its turn holds it, line end included;
     ``turn_speakers`` list<int16>, the place of each segment's speaker in the sample's speakers; ``asr_tokens`` int32,
@@ -139,8 +173,9 @@ def read_lengths(dataset: Dataset, shard: int, tokenizer_hash: str, cache: Path 
     """
     info = dataset.shards[shard]
     storage = lengths_storage(dataset, cache)
-    path = lengths_path(info, tokenizer_hash)
-    table = _read(storage, path, info) if storage.exists(path) else None
+    kind = kind or LENGTHS
+    path = lengths_path(info, tokenizer_hash, kind)
+    table = _read(storage, path, info, kind) if storage.exists(path) else None
     if table is None:
         raise PlanError(f"{storage.url}/{path}: no token lengths of this shard; build_lengths has not run for it")
     return table
@@ -189,14 +224,14 @@ def _schema() -> pa.Schema:
     )
 
 
-def _to_bytes(table: pa.Table, shard: ShardInfo) -> bytes:
+def _to_bytes(table: pa.Table, shard: ShardInfo, kind: Kind) -> bytes:
     from shards.dataset import parquet
 
-    metadata = {"shard_sha256": shard.sha256, "version": LENGTHS_VERSION}
+    metadata = {"shard_sha256": shard.sha256, "version": kind.version}
     return parquet.to_bytes(table.replace_schema_metadata(metadata))
 
 
-def _read(storage: Storage, path: str, shard: ShardInfo) -> pa.Table | None:
+def _read(storage: Storage, path: str, shard: ShardInfo, kind: Kind) -> pa.Table | None:
     """The table; None if it is damaged, or of another version or state of the shard: it is built again."""
     import pyarrow as pa
 
@@ -204,10 +239,13 @@ def _read(storage: Storage, path: str, shard: ShardInfo) -> pa.Table | None:
 
     try:
         table = parquet.from_bytes(storage.read(path))
-    except (pa.ArrowException, OSError):
+        table.validate(full=True)
+    except (pa.ArrowException, OSError, ValueError):
         return None
     metadata = table.schema.metadata or {}
-    fits = (
-        metadata.get(b"shard_sha256") == shard.sha256.encode() and metadata.get(b"version") == LENGTHS_VERSION.encode()
-    )
+    fits = metadata.get(b"shard_sha256") == shard.sha256.encode() and metadata.get(b"version") == kind.version.encode()
+    fits = fits and table.schema.equals(kind.schema()) and not any(column.null_count for column in table.columns)
     return table if fits and table.num_rows == shard.samples else None
+
+
+LENGTHS = Kind("lengths", LENGTHS_VERSION, _count, _schema)

@@ -28,12 +28,13 @@ from pipeline.data.augment import Augmenter
 from pipeline.data.collate import Batch, LoadedSample, collate, empty_batch
 from pipeline.data.plan import Plan
 from pipeline.data.plan_report import Cost, report
-from pipeline.data.planned import GlobalStep, MicroBatch, PlannedSample
+from pipeline.data.planned import CachedClip, GlobalStep, MicroBatch, PlannedSample
 from pipeline.data.readahead import ReadAhead
 from pipeline.data.registration import BankVector, VectorSource
 from pipeline.data.workers import init_worker, owned
 from pipeline.frames import perturbed_samples
 from pipeline.prompts import PromptTokenizer
+from pipeline.recipe.schema import DialogueConfig
 from shards.dataset.dataset import Dataset
 from shards.dataset.speaker_bank import SpeakerBank
 from shards.errors import AudioError, DataError, SpeakerError, SpeakerLMError, StorageError, TrainingError
@@ -90,8 +91,11 @@ class SampleReader:
         speaker_dim: int,
         augmenter: Augmenter | None = None,
         questions: int = 0,
+        dialogue: DialogueConfig | None = None,
+        encoder_calls: int = 1,
     ) -> None:
         self.questions = questions
+        self.dialogue, self.encoder_calls = dialogue, encoder_calls
         self.datasets = tuple(datasets)
         self.augmenter = augmenter
         self._ahead = ReadAhead()
@@ -106,22 +110,32 @@ class SampleReader:
             ShardError, AudioError, SpeakerError: its bytes are not what was packed, or unusable.
             StorageError: the storage failed.
         """
-        place, data = self._ahead.take(self.datasets[planned.dataset], planned.shard, planned.row)
+        sample, wave = self._decoded(planned.dataset, planned.shard, planned.row, planned)
+        cached = tuple(self._decoded(planned.dataset, clip.shard, clip.row, clip) for clip in planned.cached)
+        vectors = self._vectors(planned, sample)
+        if self.augmenter is None:
+            return LoadedSample(planned, sample, wave, vectors, cached=cached)
+        wave = self.augmenter.wave(wave, planned.speed, planned.seed)
+        masks = self.augmenter.masks(len(wave), planned.seed)
+        return LoadedSample(planned, sample, wave, vectors, *masks, cached=cached)
+
+    def _decoded(
+        self, dataset: int, shard: int, row: int, wanted: PlannedSample | CachedClip
+    ) -> tuple[Sample, np.ndarray]:
+        """A sample and its audio, checked to be as long as planned."""
+        place, data = self._ahead.take(self.datasets[dataset], shard, row)
         sample = place.parse(data)
         try:
             wave = decode(sample.audio)
         except AudioError as e:
-            raise AudioError(f"{place.tar}: {planned.key}: {e}") from e
-        if perturbed_samples(len(wave), planned.speed) != planned.num_samples:
+            raise AudioError(f"{place.tar}: {wanted.key}: {e}") from e
+        speed = wanted.speed if isinstance(wanted, PlannedSample) else 1.0
+        if perturbed_samples(len(wave), speed) != wanted.num_samples:
             raise AudioError(
-                f"{place.tar}: {planned.key}: {len(wave)} samples of audio at speed {planned.speed}, planned were "
-                f"{planned.num_samples}; the index is of another sample"
+                f"{place.tar}: {wanted.key}: {len(wave)} samples of audio at speed {speed}, planned were "
+                f"{wanted.num_samples}; the index is of another sample"
             )
-        vectors = self._vectors(planned, sample)
-        if self.augmenter is None:
-            return LoadedSample(planned, sample, wave, vectors)
-        wave = self.augmenter.wave(wave, planned.speed, planned.seed)
-        return LoadedSample(planned, sample, wave, vectors, *self.augmenter.masks(len(wave), planned.seed))
+        return sample, wave
 
     def __getitem__(self, task: Task) -> _Loaded:
         """A packed micro-batch; an empty one for None. Starts reading what this process loads next."""
@@ -140,11 +154,13 @@ class SampleReader:
 
     def _announce(self, batch: MicroBatch | None) -> None:
         if batch is not None and self.datasets[batch.dataset].storage.local_path("") is None:
-            self._ahead.announce(self.datasets[batch.dataset], [(p.shard, p.row) for p in batch.samples])
+            rows = [(s.shard, s.row) for s in batch.samples]
+            rows += [(clip.shard, clip.row) for s in batch.samples for clip in s.cached]
+            self._ahead.announce(self.datasets[batch.dataset], rows)
 
     @cached_property
     def _empty(self) -> Batch:
-        return empty_batch(self.tokenizer, self.stride, self.speaker_dim)
+        return empty_batch(self.tokenizer, self.stride, self.speaker_dim, self.encoder_calls)
 
     def _load_batch(self, planned: MicroBatch) -> _Loaded:
         name = self.datasets[planned.dataset].name
@@ -163,7 +179,16 @@ class SampleReader:
                 whole.append(loaded)
                 spares = [p for p in spares if p is not loaded.planned]
         batch = (
-            collate(whole, self.tokenizer, self.stride, self.speaker_dim, name, self.questions)
+            collate(
+                whole,
+                self.tokenizer,
+                self.stride,
+                self.speaker_dim,
+                name,
+                self.questions,
+                self.dialogue,
+                self.encoder_calls,
+            )
             if whole
             else self._empty
         )

@@ -15,6 +15,8 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 
+from pipeline.frames import padded_frames
+
 WIDTH = 20  # neighbours among which the last samples of a micro-batch are chosen: more fill better and pad more
 RESERVE = 4  # mean samples, for which the room is left to choose
 DEPTH = 6  # samples that are chosen so, at most
@@ -40,9 +42,16 @@ T = TypeVar("T", bound=Sized)
 
 
 def pack(
-    samples: Sequence[T], max_positions: int, max_frames: int, rng: np.random.Generator
+    samples: Sequence[T], max_positions: int, max_frames: int, rng: np.random.Generator, multiple: int = 1
 ) -> tuple[list[list[T]], list[list[T]]]:
     """Pack samples, each of which fits an empty micro-batch.
+
+    Args:
+        samples: of one mode.
+        max_positions: budget of LLM positions.
+        max_frames: budget of encoder frames, padding included.
+        rng: of the order.
+        multiple: that rows of encoder frames are padded to.
 
     Returns:
         Full micro-batches, and those that another window could still fill: the last ones, at most WIDTH + 1.
@@ -54,30 +63,34 @@ def pack(
     rest: list[list[T]] = []
     while left:
         choice = len(left) > WIDTH
-        batch = _fill(left, max_positions, max_frames)
-        frames = len(batch) * max(s.frames for s in batch)
+        batch = _fill(left, max_positions, max_frames, multiple)
+        frames = len(batch) * padded_frames(max(s.frames for s in batch), multiple)
         fill = max(sum(s.positions for s in batch) / max_positions, frames / max_frames)
         (full if choice or fill >= FULL else rest).append(batch)
     return full, rest
 
 
-def _fill(left: list[T], max_positions: int, max_frames: int) -> list[T]:
+def _fill(left: list[T], max_positions: int, max_frames: int, multiple: int) -> list[T]:
     """Take one micro-batch out of the samples that are left."""
+
+    def row(sample: T) -> int:
+        return padded_frames(sample.frames, multiple)
+
     batch = [left.pop()]
-    room, longest = max_positions - batch[0].positions, batch[0].frames
+    room, longest = max_positions - batch[0].positions, row(batch[0])
     while left:
         near = left[-WIDTH:]
         mean = sum(s.positions for s in near) / len(near)
-        most = max_frames // max(longest, *(s.frames for s in near)) - len(batch)  # of them fit, by frames
+        most = max_frames // max(longest, *map(row, near)) - len(batch)  # of them fit, by frames
         if room < RESERVE * mean or most <= DEPTH:
             break
         batch.append(left.pop())
-        room, longest = room - batch[-1].positions, max(longest, batch[-1].frames)
+        room, longest = room - batch[-1].positions, max(longest, row(batch[-1]))
     near = left[-WIDTH:]
-    fitting = [i for i, s in enumerate(near) if (len(batch) + 1) * max(longest, s.frames) <= max_frames]
+    fitting = [i for i, s in enumerate(near) if (len(batch) + 1) * max(longest, row(s)) <= max_frames]
     if not fitting:
         return batch
-    most = max_frames // max(longest, *(near[i].frames for i in fitting)) - len(batch)
+    most = max_frames // max(longest, *(row(near[i]) for i in fitting)) - len(batch)
     chosen = _best_subset([near[i].positions for i in reversed(fitting)], room, min(most, DEPTH))
     taken = sorted((fitting[len(fitting) - 1 - i] for i in chosen), reverse=True)
     first = len(left) - len(near)

@@ -7,9 +7,9 @@ A pure function of (index, lengths, recipe, seed). Per dataset and epoch:
 3. The samples of one mode are packed into micro-batches by two budgets (packing.py); the window's micro-batches are
    shuffled. Samples that fill none are carried into the next window; the last window of an epoch packs all.
 
-Datasets are interleaved per micro-batch in proportion to their weights, and every M micro-batches make a global step.
-A curriculum changes weights, and the longest sample of the windows to come, at given steps.
-The plan does not depend on ranks or workers: rank r of N takes micro-batches r, r + N, …
+Datasets are interleaved per micro-batch in proportion to their weights, or by temperature sampling, and every M
+micro-batches make a global step. A curriculum changes weights, and the longest sample of the windows to come, at given
+steps. The plan does not depend on ranks or workers: rank r of N takes micro-batches r, r + N, …
 
 Cost: memory and time of a window. Its state names the window, the place in it and the carried samples, so resuming
 plans one window again.
@@ -53,6 +53,7 @@ class Plan:
         self.step = 0
         self.identity = identity(sources, self.streams, settings)  # of data and settings, as JSON
         self._offset = keyed_uniform(settings.seed, "mixture")
+        self._shares = [self._share(stream) for stream in self.streams]
 
     def __iter__(self) -> Iterator[GlobalStep]:
         """Steps from the plan's position; endless unless ``epochs`` is set."""
@@ -114,7 +115,14 @@ class Plan:
         return [s for s in self.streams if not s.done and weights[s.number] > 0]
 
     def _weights(self, phase: PhaseConfig) -> list[float]:
-        return phase.weights or [s.share.weight for s in self.streams]
+        return phase.weights or self._shares
+
+    def _share(self, stream: Stream) -> float:
+        """Share of a dataset in the mixture, before normalising: its weight, or that of temperature sampling."""
+        temperature = self.settings.data.temperature
+        if temperature is None:
+            return stream.share.weight
+        return stream.share.weight * stream.selection.hours ** (1 / temperature)
 
     def _next(self, counter: int, phase: PhaseConfig, ended: set[int]) -> MicroBatch | None:
         """Micro-batch number ``counter`` of the run: of the dataset whose share of [0, 1) the counter falls into."""

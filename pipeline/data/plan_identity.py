@@ -15,6 +15,7 @@ from shards.errors import PlanError
 
 # These decide which samples are in an epoch, and with whom: other distractors make other micro-batches.
 _CONTENT = {"fingerprint": "its shards", "bank": "its speaker bank", "hours": "hours", "exclude": "exclude list"}
+ABSENT = {"model.encoder.frame_multiple": 1}  # what settings were before they existed
 _SHARE = {"weight": "weight", "epochs": "epochs"}  # these decide how often the dataset is drawn
 
 
@@ -33,11 +34,18 @@ def identity(sources: Sequence[PlanSource], streams: Sequence[Stream], settings:
         "data.speaker_questions": data.speaker_questions,
         "registration of the stage": settings.registration,
         "model.projector.stride": settings.stride,
+        "model.encoder.frame_multiple": settings.frame_multiple,
         "tokenizer or chat template": settings.tokenizer,
         "epochs": settings.epochs,
         "modes": [str(m) for m in settings.modes] if settings.modes else None,
         "distractors": settings.n_ov,
     }
+    if data.temperature is not None:
+        recipe["data.temperature"] = data.temperature
+    if settings.tasks:
+        recipe["data.dialogue"] = asdict(data.dialogue)
+        recipe["data.encoder_calls"] = data.encoder_calls
+        recipe["tasks of the stage"] = [str(t) for t in settings.tasks]
     datasets = [
         {
             "name": source.name,
@@ -58,7 +66,7 @@ def recipe_differences(old: dict[str, Any], new: dict[str, Any]) -> Iterator[str
     if old["seed"] != new["seed"]:
         yield f"seed was {old['seed']}, is {new['seed']}"
     for name in sorted(old["recipe"].keys() | new["recipe"].keys()):
-        before, after = old["recipe"].get(name), new["recipe"].get(name)
+        before, after = (settings["recipe"].get(name, ABSENT.get(name)) for settings in (old, new))
         if before != after:
             yield f"{name} was {before}, is {after}"
 

@@ -10,8 +10,11 @@ from typing import Any
 
 from pipeline.data.plan import Plan
 from pipeline.data.planned import GlobalStep, MicroBatch, PlanSettings
+from pipeline.encoder_calls import computed_frames
 from pipeline.flops import Meter
+from pipeline.frames import encoder_frames
 from pipeline.prompts import Mode
+from pipeline.stages import Task
 from shards.sample import SAMPLE_RATE
 
 Cost = Callable[[MicroBatch], float]
@@ -32,15 +35,17 @@ class PlanReport:
         float  # of the micro-batches that run side by side: highest cost over mean cost, less 1; mean over rounds
     )
     sessions: float  # different ones in a step, mean
-    modes: dict[Mode, int]  # samples
+    modes: dict[Mode | Task, int]  # samples
+    languages: dict[str, float]  # share of the audio, the largest first
 
     def __str__(self) -> str:
         modes = ", ".join(f"{mode} {count / max(1, self.samples):.1%}" for mode, count in self.modes.items())
+        languages = ", ".join(f"{language} {share:.1%}" for language, share in self.languages.items())
         return (
             f"{self.steps} steps, {self.micro_batches} batches, {self.samples} samples, {self.audio_hours:.1f} h: "
             f"positions filled {self.fill:.1%}, nearer budget filled {self.budget_fill:.1%}, "
             f"encoder padding {self.padding:.1%}, imbalance {self.imbalance:.1%}, "
-            f"{self.sessions:.0f} sessions a step; {modes}"
+            f"{self.sessions:.0f} sessions a step; {modes}; {languages}"
         )
 
     def row(self) -> dict[str, Any]:
@@ -54,9 +59,9 @@ def plan_report(plan: Plan, steps: int, ranks: int | None = None, cost: Cost | N
     return report(list(islice(plan, steps)), plan.settings, ranks, cost)
 
 
-def flops_of(meter: Meter, stride: int) -> Cost:
-    """Hardware operations of a planned micro-batch in the model of ``meter``, as its cost."""
-    return lambda batch: meter.hardware(batch.load(stride))
+def flops_of(meter: Meter, stride: int, calls: int = 1) -> Cost:
+    """Hardware operations of a planned micro-batch in the model of ``meter``, as its cost; ``calls`` of the encoder."""
+    return lambda batch: meter.hardware(batch.load(stride, calls))
 
 
 def positions_of(batch: MicroBatch) -> float:
@@ -74,17 +79,21 @@ def report(
         ranks: micro-batches of a round; None: all of a step run side by side.
         cost: of a micro-batch, for the imbalance; None: :func:`positions_of`.
     """
-    modes: Counter[Mode] = Counter()
+    modes: Counter[Mode | Task] = Counter()
+    languages: Counter[str] = Counter()
     number = positions = frames = padded = audio = 0
     nearer = 0.0
     for batch in (b for step in steps for b in step.micro_batches if b is not None):
         number += 1
         modes[batch.mode] += len(batch.samples)
         here = sum(p.positions for p in batch.samples)
-        encoder = len(batch.samples) * max(p.frames for p in batch.samples)
+        audios = [encoder_frames(n) for p in batch.samples for n in p.audio_lengths]
+        encoder = computed_frames(audios, settings.data.encoder_calls, settings.frame_multiple)
         positions, padded = positions + here, padded + encoder
-        frames += sum(p.frames for p in batch.samples)
+        frames += sum(audios)
         audio += sum(p.num_samples for p in batch.samples)
+        for p in batch.samples:
+            languages[p.language] += p.num_samples
         nearer += max(here / settings.data.max_positions, encoder / settings.data.max_frames)
     return PlanReport(
         steps=len(steps),
@@ -96,7 +105,8 @@ def report(
         padding=1 - frames / max(1, padded),
         imbalance=_imbalance(steps, ranks or settings.data.micro_batches_per_step, cost or positions_of),
         sessions=sum(distinct_sessions(s) for s in steps) / max(1, len(steps)),
-        modes=dict(sorted(modes.items())),
+        modes={mode: modes[mode] for mode in sorted(modes)},
+        languages={language: n / max(1, audio) for language, n in languages.most_common()},
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from pipeline.data.dialogue_plan import TurnFrame
 from pipeline.data.index_rows import IndexRow
 from pipeline.data.lengths import Tokenizer
 from pipeline.prompts import Mode, SpeakerPiece, TextPiece, anonymous_label, prompt_pieces
@@ -14,11 +15,17 @@ class TokenCounter:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._encode = tokenizer.encode_common
+        self._tokenizer = tokenizer
         self._template = len(tokenizer.prefix) + len(tokenizer.suffix)
 
     def text(self, text: str) -> int:
         """Tokens of one piece of text."""
         return len(self._encode(text))
+
+    def frame(self, num_samples: int, stride: int) -> TurnFrame:
+        """Tokens around the turns of a dialogue over an audio; ``stride`` of the audio projector."""
+        t = self._tokenizer
+        return TurnFrame(len(t.prefix), len(t.between), len(t.suffix), num_samples, stride)
 
     def prompt(self, mode: Mode, names: Sequence[str], audio: int) -> int:
         """Positions of the prompt: chat template, text, one a registered speaker, ``audio`` for the audio."""

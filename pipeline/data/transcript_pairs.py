@@ -24,6 +24,7 @@ from pipeline.prompts import Mode, PromptTokenizer, chat_ids
 from pipeline.ranks.launch import Ranks
 from pipeline.recipe.schema import AugmentConfig, DatasetConfig, Recipe
 from shards.errors import ConfigError, DataError, PlanError
+from shards.workers import progress
 
 NAME = "pairs"  # in logs
 
@@ -159,15 +160,13 @@ class PairData:
         return [collate(taken[m]) if m < len(taken) else replace(collate(nothing), weight=0.0) for m in places]
 
     def _read(self, paths: Sequence[Path]) -> list[Pair]:
-        from tqdm import tqdm
-
         pairs: list[Pair] = []
         for path in paths:
             try:
                 lines = path.read_text(encoding="utf-8").splitlines()
             except (OSError, UnicodeDecodeError) as e:
                 raise DataError(f"{path}: {e}; `speakerlm-baseline pairs` writes such files") from e
-            for n, line in enumerate(tqdm(lines, desc=f"reading {path.name}", unit=" pairs", disable=None, delay=2), 1):
+            for n, line in enumerate(progress(lines, f"reading {path.name}", unit="pair", delay=2), 1):
                 pair = self._pair(line, f"{path}, line {n}")
                 if pair.positions > self._recipe.data.max_positions:
                     raise PlanError(

@@ -62,6 +62,7 @@ class DecodeSettings:
     limit: int | None
     guards: dict[str, Any] = field(default_factory=dict)
     registration: dict[str, Any] = field(default_factory=dict)
+    engine: dict[str, Any] = field(default_factory=dict)  # empty: transformers
 
 
 @dataclass(frozen=True)
@@ -194,7 +195,7 @@ class Part:
 
 def _check_same(folder: Path, stored: dict[str, Any], settings: DecodeSettings) -> None:
     moved = {"run", "dataset"}  # a run or a dataset may move; hash and fingerprint identify them
-    kept = stored.get("settings", {})
+    kept = {"engine": {}} | stored.get("settings", {})  # folders of before there were several have no engine
     differing = [k for k, v in asdict(settings).items() if k not in moved and kept.get(k) != v]
     if differing:
         raise ScoreError(

@@ -13,22 +13,27 @@ import argparse
 import logging
 import os
 import sys
-import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pipeline.decode.generate import Answer
+from pipeline.decode.dialogues import Dialogues, dialogues_of
+from pipeline.decode.engine import ENGINES
+from pipeline.decode.load_engine import load_engine, load_model
+from pipeline.decode.share import Answers, Share, Writer, decode_share
 from pipeline.decode.store import DecodeFolder, DecodeLabels, DecodeSettings, Timing
 from pipeline.evaluation.decoded_rows import MODES
+from pipeline.model.stopping import Guards
 from pipeline.ranks.launch import launcher_environment
-from pipeline.ranks.memory import peak_bytes
+from pipeline.reasoner.loop import LoopLimits
 from shards.arguments import natural, positive
 from shards.commands import outcome
+from shards.commands.parser import Parser
 from shards.errors import ConfigError, DataError, SpeakerLMError
+from shards.sample import Segment
 
 logger = logging.getLogger(__name__)
 
@@ -85,6 +90,8 @@ def default_modes(stage: int) -> str:
     """Return the modes that a stage was trained for."""
     from pipeline.stages import STAGES
 
+    if STAGES[stage].tasks:
+        return "no"
     return "no,match,over" if STAGES[stage].registration else "asr"
 
 
@@ -97,10 +104,13 @@ def decode(
     batch: int = 8,
     seed: int = 1,
     device: str = "auto",
-    max_new_tokens: int = 1024,
+    max_new_tokens: int | None = None,
     limit: int | None = None,
     permute_vectors: bool = False,
     extractor: str | None = None,
+    task: str = "auto",
+    attempts: int = 50,
+    engine: str = "transformers",
     rank: int = 0,
     world: int = 1,
 ) -> dict[str, Timing] | None:
@@ -110,11 +120,15 @@ def decode(
         modes: as ``asr,no,over``, or ``auto``: what the stage was trained for.
         n_ov: range of distractors of Over-Regist, see :func:`jobs_of`.
         batch: clips decoded together.
-        max_new_tokens: limit of any answer; shorter audio has a lower one, see :class:`Guards`.
+        max_new_tokens: limit of any answer, 1,024 by default, 8,192 in a dialogue; shorter audio has a lower one, see
+            :class:`Guards`.
         limit: only the first clips by key.
         permute_vectors: a control: every name gets the vector of the next one; saCER has to rise, CER to stay.
         extractor: name of the speaker vectors that ``embed`` wrote; None: those of the packing, or, if the model
             was trained with other vectors, those of its training data.
+        task: of a Speaker-Reasoner run: ``reason``, ``single``, or ``auto``: what its stage was trained for.
+        attempts: at a reply of a dialogue.
+        engine: of ``pipeline.decode.engine.ENGINES``.
         rank: of this process, of `world`.
 
     Returns:
@@ -122,21 +136,25 @@ def decode(
 
     Raises:
         ScoreError: ``out`` holds output of other settings.
+        ConfigError: modes or a task that the run was not trained for.
         ModelError, DataError, StorageError: run or dataset cannot be used.
     """
     from pipeline.checkpoint.final_weights import read_done
-    from pipeline.decode.generate import Guards, ask, choose_device, load_for_decoding
+    from pipeline.decode.generate import choose_device
+    from pipeline.recipe.load import load_recipe
+    from pipeline.stages import check_speech
 
     weights = str(read_done(run)["weights_sha256"])
-    model, tokenizer, recipe = load_for_decoding(run, choose_device(device))
+    recipe = load_recipe(run / "config.yaml")
+    check_speech(recipe.stage, str(run))
+    guards = Guards(max_new_tokens=max_new_tokens or 1024)
+    dialogues = dialogues_of(recipe, task, LoopLimits(attempts, max_new_tokens=max_new_tokens or 8192, batch=batch))
+    if dialogues and engine != "transformers":
+        raise ConfigError(f"--engine {engine}: dialogues of stage {recipe.stage} are for the engine transformers")
     jobs = jobs_of(modes if modes != "auto" else default_modes(recipe.stage), n_ov)
     dataset = open_test_set(dataset_url, extractor, recipe, jobs)
-    guards = Guards(max_new_tokens=max_new_tokens)
-    settings = DecodeSettings(
-        str(run), weights, dataset.url, dataset.fingerprint(), seed, batch, limit, asdict(guards),
-        _registration(recipe, permute_vectors),
-    )  # fmt: skip
-    output = DecodeFolder(out, settings, _about(recipe, dataset, permute_vectors), _ranges(jobs))
+    if dialogues:
+        dialogues.check([job.mode for job in jobs])
     clips = clips_of(dataset)[:limit]
     batches = batches_of(clips, batch)
 
@@ -144,10 +162,32 @@ def decode(
         row, prompt = prompt_of(dataset, clip.shard, clip.row, job, seed, recipe)
         return row, permuted(prompt) if permute_vectors else prompt
 
-    write = partial(ask, model, tokenizer, guards=guards)
-    for job in jobs:
-        _decode_share(_Share(job, batches[rank::world], rank, world), output, read, write)
+    with _writer(run, choose_device(device), engine, guards, dialogues) as (writer, described):
+        settings = DecodeSettings(
+            str(run), weights, dataset.url, dataset.fingerprint(), seed, batch, limit,
+            dialogues.described() if dialogues else asdict(guards),
+            _registration(recipe, permute_vectors), described,
+        )  # fmt: skip
+        output = DecodeFolder(out, settings, _about(recipe, dataset, permute_vectors), _ranges(jobs))
+        for job in jobs:
+            decode_share(Share(job.name, batches[rank::world], rank, world), output, partial(read, job), writer)
     return output.merge({job.name: [c.key for c in clips] for job in jobs})
+
+
+@contextmanager
+def _writer(
+    run: Path, device: str, engine: str, guards: Guards, dialogues: Dialogues | None
+) -> Iterator[tuple[Writer, dict[str, Any]]]:
+    """Load the model; yield what writes rows with it, and what of the engine the text depends on."""
+    if dialogues is not None:
+        network, tokenizer, _, _ = load_model(run, device)
+        yield dialogues.writer(network, tokenizer), {}
+        return
+    loaded = load_engine(run, device, engine, guards).engine
+    try:
+        yield Answers(loaded), loaded.described()
+    finally:
+        loaded.close()
 
 
 def _ranges(jobs: Sequence[DecodeJob]) -> dict[str, str]:
@@ -171,49 +211,6 @@ def batches_of(clips: Sequence[DecodeItem], batch: int) -> list[list[DecodeItem]
     """Form batches, the longest clips first: a function of clips and batch size, whatever the number of processes."""
     ordered = sorted(clips, key=lambda c: (-c.samples, c.key))
     return [ordered[i : i + batch] for i in range(0, len(ordered), batch)]
-
-
-@dataclass(frozen=True)
-class _Share:
-    """Batches of a job that one process decodes."""
-
-    job: DecodeJob
-    batches: Sequence[Sequence[DecodeItem]]
-    rank: int
-    world: int
-
-
-def _decode_share(
-    share: _Share,
-    output: DecodeFolder,
-    read: Callable[[DecodeJob, DecodeItem], tuple[dict[str, Any], Any]],
-    write: Callable[[list[Any]], list[Answer]],
-) -> None:
-    """Decode the missing batches of a share. A batch with a missing clip is decoded whole, for the same text."""
-    done = output.rows(share.job.name).keys()
-    todo = [b for b in share.batches if any(c.key not in done for c in b)]
-    if not todo:
-        return
-
-    def read_all(clips: Sequence[DecodeItem]) -> list[tuple[dict[str, Any], Any]]:
-        return [read(share.job, c) for c in clips]
-
-    with (
-        output.part(share.job.name, share.rank, share.world) as part,
-        _progress(share, sum(map(len, share.batches)) - sum(map(len, todo))) as bar,
-        ThreadPoolExecutor(1) as reader,  # the next batch is read while this one is decoded
-    ):
-        coming = reader.submit(read_all, todo[0])
-        for i, clips in enumerate(todo):
-            started = time.monotonic()
-            asked = coming.result()
-            if i + 1 < len(todo):
-                coming = reader.submit(read_all, todo[i + 1])
-            answers = write([prompt for _, prompt in asked])
-            rows = [answered(row, answer) for (row, _), answer in zip(asked, answers, strict=True)]
-            timing = Timing(len(rows), sum(r["duration"] for r in rows), time.monotonic() - started, peak_bytes())
-            part.append([r for r in rows if r["key"] not in done], timing)
-            bar.update(len(clips))
 
 
 def prompt_of(dataset: Any, shard: int, row: int, job: DecodeJob, seed: int, recipe: Any) -> tuple[dict[str, Any], Any]:
@@ -255,10 +252,15 @@ def prompt_of(dataset: Any, shard: int, row: int, job: DecodeJob, seed: int, rec
         "n_ov": len(drawn.names) - len(sample.speakers) if job.mode == "over" else None,
         "names": list(drawn.names),
         "name_of": dict(names_of),
-        "reference": [{**asdict(s), "speaker": labels.get(s.speaker)} for s in sample.segments],
+        "reference": [_turn(s, labels.get(s.speaker), sample.genders.get(s.speaker)) for s in sample.segments],
     }
     stacked = np.stack(vectors).astype(np.float32) if vectors else None
     return result, Prompt(tuple(prompt_pieces(drawn.mode, drawn.names)), decode_audio(sample.audio), stacked)
+
+
+def _turn(segment: Segment, label: str | None, gender: str | None) -> dict[str, Any]:
+    """A turn of the reference; with its speaker's gender if that is known."""
+    return {**asdict(segment), "speaker": label} | ({"gender": gender} if gender else {})
 
 
 def permuted(prompt: Any) -> Any:
@@ -268,11 +270,6 @@ def permuted(prompt: Any) -> Any:
     import numpy as np
 
     return prompt if prompt.vectors is None else replace(prompt, vectors=np.roll(prompt.vectors, -1, axis=0))
-
-
-def answered(row: dict[str, Any], answer: Answer) -> dict[str, Any]:
-    """Add the model's text and how it ended to a row; the text is parsed when it is scored."""
-    return {**row, "raw": answer.text, "stop": answer.stop, "tokens": answer.tokens}
 
 
 def clips_of(dataset: Any) -> list[DecodeItem]:
@@ -323,18 +320,9 @@ def _range(text: str) -> tuple[int, int]:
     return int(low), int(high or low)
 
 
-def _progress(share: _Share, done: int) -> Any:
-    """Return a progress bar, shown on the first process's terminal only."""
-    from tqdm import tqdm
-
-    total = sum(map(len, share.batches))
-    silent = share.rank != 0 or not sys.stderr.isatty()
-    return tqdm(desc=share.job.name, total=total, initial=done, unit="clip", disable=silent)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of ``speakerlm-decode``."""
-    p = argparse.ArgumentParser(prog="speakerlm-decode", description="Decode a packed test set with a finished run.")
+    p = Parser(prog="speakerlm-decode", description="Decode a packed test set with a finished run.")
     p.add_argument("run", type=Path, help="folder of a finished run")
     p.add_argument("dataset_url", metavar="dataset", help="packed test set: a folder or s3://bucket/prefix")
     p.add_argument("out", type=Path, help="folder for one JSON Lines file per mode; an interrupted decoding continues")
@@ -351,8 +339,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     p.add_argument(
         "--max-new-tokens",
         type=positive,
-        default=1024,
-        help="limit of any answer; shorter audio has a lower one",
+        help="limit of any answer; shorter audio has a lower one (default: 1024, in dialogues 8192)",
     )
     p.add_argument(
         "--permute-vectors",
@@ -361,6 +348,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     p.add_argument("--limit", type=positive, help="only the first clips by key")
     p.add_argument("--extractor", help="use the speaker vectors that `speakerlm-shards embed` wrote under this name")
+    p.add_argument(
+        "--task",
+        default="auto",
+        choices=("auto", "reason", "single"),
+        help="of a Speaker-Reasoner run: dialogues, or the transcript in one turn (default: what its stage learned)",
+    )
+    p.add_argument("--attempts", type=positive, default=50, help="at a reply of a dialogue, before it ends without one")
+    p.add_argument(
+        "--engine",
+        default="transformers",
+        choices=ENGINES,
+        help="vllm answers many clips at once, and needs vLLM; the same texts up to rounding (default: transformers)",
+    )
     args = p.parse_args(argv)
     return outcome("speakerlm-decode", lambda: _run(args), "run it again to continue")
 

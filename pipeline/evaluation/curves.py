@@ -6,24 +6,51 @@ self-contained HTML file.
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import sys
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.evaluation.charts import curve_chart, smooth
+from pipeline.evaluation.charts import curve_chart, distinct, smooth
 from shards.commands import outcome
+from shards.commands.parser import Parser
+from shards.dataset.pages import render, write_page
 from shards.errors import ScoreError
+from shards.workers import progress
 
-TEMPLATES = Path(__file__).parent / "templates"
+TEMPLATE = Path(__file__).parent / "templates" / "curves.html.j2"
 POINTS = 400  # of a line; longer curves are averaged down to them
 X_LABELS = {"step": "step", "audio": "hours of audio"}
+
+_STEADY = ("learning rate", "memory, GiB")
+GROUPS = {
+    "Loss": ("training loss", "validation loss"),
+    "Error rates": ("saCER, %", "cpCER, %", "CER, %"),
+    "Registration": ("registration gain",),
+    "Throughput": ("tokens a second", "waiting for data, %", "MFU, %", "memory, GiB"),
+    "Optimisation": ("learning rate", "gradient norm"),
+}
+OTHERS = "Other figures"
+DEFINITIONS = {
+    "training loss": "Cross-entropy per target token of each step's data, before its update. Parts: dataset/mode.",
+    "validation loss": "Cross-entropy per target token of held-out data, the same at every validation.",
+    "saCER, %": "Errors in characters with speakers compared by name, on the small decode of validation.",
+    "cpCER, %": "Errors in characters with speakers assigned so that errors are fewest, on the small decode.",
+    "CER, %": "Errors in characters, speakers ignored, on the small decode of validation.",
+    "registration gain": "Validation loss with the registered voices exchanged among their names, minus that with the "
+    "true ones. At 0 the model ignores the voices.",
+    "tokens a second": "Positions of the language model without padding, summed over all ranks, per second.",
+    "waiting for data, %": "Share of a step in which the slowest rank waits for its next batch.",
+    "MFU, %": "Model FLOPs utilisation: operations that the model needs, of those that the cards can do.",
+    "memory, GiB": "Most memory that was allocated on one card.",
+    "learning rate": "Of the optimiser, after warm-up and decay.",
+    "gradient norm": "Euclidean norm of all gradients before clipping. Parts: encoder, projectors, LoRA.",
+}
 
 Points = tuple[list[float], list[float]]
 
@@ -108,11 +135,9 @@ _RATES = {"cer": "CER", "cpcer": "cpCER", "sacer": "saCER"}
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:
     """Yield the rows of a log; an incomplete last line of a running job is skipped."""
-    from tqdm import tqdm
-
     if not path.exists():
         return
-    bar = tqdm(total=path.stat().st_size, unit="B", unit_scale=True, desc=path.name, leave=False, disable=None)
+    bar = progress(total=path.stat().st_size, unit="B", unit_scale=True, desc=path.name, leave=False)
     with path.open("rb") as file, bar:
         for number, line in enumerate(file, 1):
             bar.update(len(line))
@@ -128,43 +153,53 @@ def charts(runs: Sequence[RunLog], by: str = "step") -> list[tuple[str, str]]:
     """Return (caption, SVG) of every figure. The parts of a figure share a chart for one run, else one chart each."""
     families: dict[str, list[str]] = {}
     for name in dict.fromkeys(n for run in runs for n in run.curves):
-        families.setdefault(name.partition(": ")[0], []).append(name)
+        families.setdefault(_family(name), []).append(name)
     out = []
     for family in sorted(families, key=_place):
         whole, parts = [n for n in families[family] if n == family], [n for n in families[family] if n != family]
         out += [_compare(runs, name, by) for name in whole]
         if len(runs) == 1 and parts:
-            lines = {n.partition(": ")[2]: _placed(runs[0], n, by) for n in sorted(parts)}  # one colour in all charts
+            lines = {n.partition(": ")[2]: _placed(runs[0], n, by) for n in sorted(parts)}
             out.append((f"{family}, by part" if whole else family, _draw(lines, family, by)))
         else:
             out += [_compare(runs, name, by) for name in parts]
     return out
 
 
-_STEADY = ("learning rate", "memory, GiB")
-_ORDER = ("training loss", "validation loss", "registration gain", "saCER, %", "cpCER, %", "CER, %", "gradient norm")
+def groups(drawn: Sequence[tuple[str, str]]) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Sort charts of :func:`charts` into titled groups; a group without charts is omitted."""
+    found: dict[str, list[tuple[str, str]]] = {title: [] for title in (*GROUPS, OTHERS)}
+    for caption, svg in drawn:
+        title = next((t for t, families in GROUPS.items() if _family(caption) in families), OTHERS)
+        found[title].append((caption, svg))
+    return [(title, inside) for title, inside in found.items() if inside]
+
+
+def _family(name: str) -> str:
+    """``gradient norm: lora`` and ``gradient norm, by part`` → ``gradient norm``."""
+    return name.partition(": ")[0].removesuffix(", by part")
 
 
 def _place(family: str) -> int:
-    return _ORDER.index(family) if family in _ORDER else len(_ORDER)
+    listed = [f for families in GROUPS.values() for f in families]
+    return listed.index(family) if family in listed else len(listed)
 
 
 def _compare(runs: Sequence[RunLog], name: str, by: str) -> tuple[str, str]:
-    """Plot one figure with one line per run; runs without it keep their colour."""
-    # One run is named in the page's title; matplotlib gives a label of this form no legend.
-    labels = ["_"] if len(runs) == 1 else [run.name for run in runs]
-    empty: Points = ([], [])
-    lines = {k: _placed(r, name, by) if name in r.curves else empty for k, r in zip(labels, runs, strict=True)}
-    return name, _draw(lines, name.partition(": ")[0], by)
+    """Plot one figure with one line per run that has it; a run has one colour in all charts."""
+    if len(runs) == 1:  # named in the page's title; matplotlib gives a label of this form no legend
+        return name, _draw({"_": _placed(runs[0], name, by)}, _family(name), by)
+    lines = {run.name: _placed(run, name, by) for run in runs if name in run.curves}
+    return name, _draw(lines, _family(name), by, [run.name for run in runs])
 
 
-def _draw(lines: dict[str, Points], y_label: str, by: str) -> str:
+def _draw(lines: dict[str, Points], y_label: str, by: str, colour_of: Sequence[str] = ()) -> str:
     """Plot lines; noisy lines of many points are smoothed, with their averages thin behind them."""
     thinned = {label: thin(*points) for label, points in lines.items()}
     if y_label in _STEADY or not any(len(x) > POINTS / 4 for x, _ in thinned.values()):
-        return curve_chart(thinned, X_LABELS[by], y_label)
+        return curve_chart(thinned, X_LABELS[by], y_label, colour_of=colour_of)
     smoothed = {label: (x, smooth(y)) for label, (x, y) in thinned.items()}
-    return curve_chart(smoothed, X_LABELS[by], y_label, thinned if len(lines) <= 4 else None)
+    return curve_chart(smoothed, X_LABELS[by], y_label, thinned if len(lines) <= 4 else None, colour_of)
 
 
 def _placed(run: RunLog, name: str, by: str) -> Points:
@@ -192,8 +227,7 @@ def table(runs: Sequence[RunLog]) -> list[list[str]]:
     for r in runs:
         events = ", ".join(f"{n} × {name}" for name, n in sorted(r.events.items())) or "none"
         steps, hours = r.audio_hours
-        loss = smooth(r.curves["training loss"][1])[-1] if "training loss" in r.curves else None
-        figures = [loss, r.least("validation loss"), r.last("registration gain: name tokens")]
+        figures = [_final_loss(r), r.least("validation loss"), r.last("registration gain: name tokens")]
         rates = [r.least("saCER, %: all"), r.least("cpCER, %: all")]
         speed = [_median(r, "tokens a second"), _median(r, "waiting for data, %")]
         lines.append(
@@ -216,19 +250,60 @@ def _median(run: RunLog, name: str) -> float | None:
     return values[len(values) // 2] if values else None
 
 
+def _final_loss(run: RunLog) -> float | None:
+    return smooth(run.curves["training loss"][1])[-1] if "training loss" in run.curves else None
+
+
+# Figures of the headline in order of interest: how to find them, digits, unit, which value it is.
+HEADLINE: dict[str, tuple[Callable[[RunLog], float | None], int, str, str]] = {
+    "Validation loss": (lambda r: r.least("validation loss"), 3, "", "least of all validations"),
+    "saCER": (lambda r: r.least("saCER, %: all"), 1, "%", "least of all validations"),
+    "Training loss": (_final_loss, 3, "", "at the end"),
+    "Registration gain": (lambda r: r.last("registration gain: name tokens"), 2, "", "name tokens, last validation"),
+    "Tokens per second": (lambda r: _median(r, "tokens a second"), 0, "", "median"),
+}
+HIGHER_IS_BETTER = ("Registration gain", "Tokens per second")
+TERMS = {
+    "Validation loss": "Least loss per target token of held-out data over all validations.",
+    "saCER": "Least rate of errors in characters, speakers compared by name, on the small decode of validation.",
+    "Training loss": "Loss per target token at the end of the log, averaged over about the last 3 % of the steps.",
+    "Registration gain": "Of name tokens, at the last validation: loss with the registered voices exchanged among "
+    "their names, minus that with the true ones. At 0 the model ignores the voices.",
+    "Tokens per second": "Median over steps of the language model's positions, without padding, of all ranks.",
+}
+
+
 def _number(value: float | None, digits: int) -> str:
     return "–" if value is None else f"{value:,.{digits}f}"
 
 
+def headline(runs: Sequence[RunLog]) -> list[dict[str, Any]]:
+    """Return the first three figures of :data:`HEADLINE` that a run has, as tiles; of several runs the best one's."""
+    tiles: list[dict[str, Any]] = []
+    for title, (how, digits, unit, place) in HEADLINE.items():
+        found = {run.name: value for run in runs if (value := how(run)) is not None}
+        if not found or len(tiles) == 3:
+            continue
+        highest = title in HIGHER_IS_BETTER
+        best = (max if highest else min)(found, key=lambda name: found[name])
+        note = f"{'highest' if highest else 'lowest'}: {best}" if len(runs) > 1 else place
+        lines = [(run.name, _number(found.get(run.name), digits)) for run in runs] if len(runs) > 1 else []
+        tiles.append({"name": title, "value": _number(found[best], digits), "unit": unit, "note": note, "lines": lines})
+    return tiles
+
+
 def page(runs: Sequence[RunLog], by: str = "step") -> str:
     """Return the HTML page."""
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
-    title = runs[0].name if len(runs) == 1 else f"{len(runs)} runs"
-    return environment.get_template("curves.html.j2").render(title=title, table=table(runs), charts=charts(runs, by))
+    drawn = distinct(charts(runs, by))
+    definitions = {caption: DEFINITIONS[f] for caption, _ in drawn if (f := _family(caption)) in DEFINITIONS}
+    values = {
+        "title": runs[0].name if len(runs) == 1 else f"{len(runs)} runs",
+        "runs": [run.name for run in runs],
+        "tiles": headline(runs),
+        "table": table(runs),
+        "groups": groups(drawn),
+    }
+    return render(TEMPLATE, values, definitions | TERMS)
 
 
 def names_of(folders: Sequence[Path]) -> list[str]:
@@ -243,7 +318,7 @@ def names_of(folders: Sequence[Path]) -> list[str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of ``speakerlm-curves``."""
-    p = argparse.ArgumentParser(prog="speakerlm-curves", description="Training curves of one run or several.")
+    p = Parser(prog="speakerlm-curves", description="Training curves of one run or several.")
     p.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="output folder of a run, finished or not")
     p.add_argument("--out", type=Path, default=Path("curves.html"), help="HTML file (default: curves.html)")
     p.add_argument(
@@ -255,8 +330,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _write(folders: Sequence[Path], out: Path, by: str) -> int:
     runs = [read_run(folder, name) for folder, name in zip(folders, names_of(folders), strict=True)]
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(page(runs, by), encoding="utf-8")
+    write_page(out, page(runs, by))
     print(out)
     return 0
 

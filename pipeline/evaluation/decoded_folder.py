@@ -12,6 +12,8 @@ from pipeline.evaluation.files import read_json
 from pipeline.evaluation.records import SessionTranscript
 from shards.errors import ScoreError
 
+DESCRIPTION = "decode.json"
+
 
 @dataclass(frozen=True)
 class DecodedFile:
@@ -108,7 +110,7 @@ def read_description(folder: Path) -> dict[str, Any]:
     Raises:
         ScoreError: it is damaged.
     """
-    path = folder / "decode.json"
+    path = folder / DESCRIPTION
     if not path.exists():
         return {}
     content = read_json(path)

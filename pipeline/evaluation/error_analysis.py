@@ -74,6 +74,7 @@ class SessionAnalysis:
     reference: tuple[SegLstRow, ...]
     hypothesis: tuple[SegLstRow, ...]
     audio: str | None = None  # data: URI or relative path
+    other: tuple[str, SessionAnalysis] | None = None  # a second system's name and analysis of the same session
 
 
 def analyse_session(

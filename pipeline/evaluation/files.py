@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,9 +74,47 @@ def seconds(value: object, where: str) -> float | None:
     if value is None:
         return None
     try:
-        number = float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError) as e:
+        number = math.nan if isinstance(value, bool) else float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError) as e:
         raise ScoreError(f"{where}: {value!r} is not a time in seconds") from e
     if not math.isfinite(number):
         raise ScoreError(f"{where}: {value!r} is not a time in seconds")
     return number
+
+
+def file_session(path: Path, suffixes: Sequence[str]) -> str:
+    """Return the session that a file is named after: its name without the suffix of the format."""
+    suffix = max((s for s in suffixes if path.name.lower().endswith(s)), key=len, default=path.suffix)
+    return path.name[: len(path.name) - len(suffix)]
+
+
+def captions(path: Path, times: re.Pattern[str]) -> Iterator[tuple[float, float, list[str]]]:
+    """Yield (start, end, lines of text) for each caption of an SRT or VTT file.
+
+    ``times`` matches a line of times and has four groups for each of them: hours, minutes, seconds, milliseconds.
+
+    Raises:
+        ScoreError: text outside a caption that is neither a number nor a header or note; names the line.
+    """
+    lines = [line.rstrip("\r") for line in read_text(path).split("\n")]
+    blocks: list[list[tuple[int, str]]] = [[]]
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            blocks[-1].append((number, line))
+        elif blocks[-1]:
+            blocks.append([])
+    for block in filter(None, blocks):
+        at = next((i for i, (_, line) in enumerate(block[:2]) if times.fullmatch(line.strip())), None)
+        if at is None:
+            if re.match(r"(WEBVTT|NOTE|STYLE|REGION)\b", block[0][1]):
+                continue
+            raise ScoreError(f"{path}:{block[0][0]}: no times of a caption: {block[0][1].strip()[:80]!r}")
+        found = times.fullmatch(block[at][1].strip())
+        assert found is not None
+        start, end = (_clock(found.groups()[i : i + 4]) for i in (0, 4))
+        yield start, end, [line for _, line in block[at + 1 :]]
+
+
+def _clock(parts: Sequence[str | None]) -> float:
+    hours, minutes, whole, fraction = (p or "0" for p in parts)
+    return round(int(hours) * 3600 + int(minutes) * 60 + int(whole) + int(fraction) / 10 ** len(fraction), 3)

@@ -20,6 +20,7 @@ profile        rules                                                            
 profile's.
 
 A space or comma that the profile drops changes no reading, except between digits: there a comma may separate thousands.
+So text with a space after every Chinese character, as ASR toolkits write it, reads as without.
 """
 
 from __future__ import annotations
@@ -121,6 +122,20 @@ def nfkc(text: str) -> str:
     return unicodedata.normalize("NFKC", text)
 
 
+def joined(text: str) -> str:
+    """Drop white space between CJK characters, and in numbers with ○: 著 名 is converted as 著名 is."""
+    if text.isascii():
+        return text
+    return _NUMBER_RUN.sub(_join_number, _BETWEEN_CJK.sub("", text.replace("◯", "○")))
+
+
+def _join_number(match: re.Match[str]) -> str:
+    """Join ``二 ○ 二 四 年``: ○ with a numeral before and another character of a number after it."""
+    number = match[0].strip()
+    inside = number.find("○") > 0 and number.rfind("○") < len(number) - 1
+    return match[0].replace(number, "".join(number.split())) if inside else match[0]
+
+
 @functools.cache
 def _opencc() -> Callable[[str], str]:
     import opencc
@@ -152,6 +167,9 @@ _ZH_NUMERALS = "零一二三四五六七八九十百千万亿"
 _ZERO = re.compile(
     f"(?<=[{_ZH_NUMERALS}])[○◯]++|(?<![○◯])[○◯]++(?=[{_ZH_NUMERALS}]*年)|(?<=[{_ZH_NUMERALS}])[Oo]++(?=[{_ZH_NUMERALS}年])"
 )
+
+_BETWEEN_CJK = re.compile(rf"(?<=[{CJK}])\s+(?=[{CJK}])")
+_NUMBER_RUN = re.compile(rf"[{_ZH_NUMERALS}〇○年\s]++")
 
 # Marks of how a character is drawn: variation selectors and enclosing marks, as in ❤️ and 1️⃣.
 _DRAWING = re.compile("[\u180b-\u180d\ufe00-\ufe0f\u20d0-\u20f0\U000e0100-\U000e01ef]")
@@ -236,9 +254,11 @@ def _read_en(match: re.Match[str]) -> str:
 
 
 _FILLERS_VERSION = 2
-_BEFORE_FILLERS = (visible, marks, nfkc, simplified)
+_BEFORE_FILLERS = (visible, marks, nfkc, joined, simplified)
 _IN_WORD = rf"[^\W_{CJK}]"
-_FILLERS_EN = r"u+h+m*|u+m+|h+m+|mm+(?:h+m*)?|mh+m+|er|ee+r|err{2,}|e+r+m+|a+h+|o+h+|e+h+"  # "err" is a verb
+_FILLERS_EN = (
+    r"u+h+-h+u+h+|u+h+m*|u+m+|h+m+|mm+(?:h+m*)?|mh+m+|e+h+m+|er|ee+r|err{2,}|e+r+m+|a+h+|o+h+|e+h+"  # "err" is a verb
+)
 _FILLERS = re.compile(
     rf"[呃嗯啊哦噢喔唉哎诶誒欸嗳噯唔]|(?<!{_IN_WORD})(?<!{_IN_WORD}['’])(?:{_FILLERS_EN})(?!['’]?{_IN_WORD})",
     re.IGNORECASE,
@@ -276,7 +296,7 @@ def cjk_or_words(text: str) -> list[str]:
     return _CJK_OR_WORD.findall(text)
 
 
-_WRITING = (visible, marks, nfkc, simplified, zeros)
+_WRITING = (visible, marks, nfkc, joined, simplified, zeros)
 PROFILES = {
     p.name: p
     for p in (

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.evaluation.normalize import Profile
 from pipeline.evaluation.records import SegLstRow, SessionTranscript, by_session, by_speaker
 from shards.errors import ScoreError
 
@@ -51,17 +52,17 @@ def pair(
     extra = tuple(s for s in hyps if s not in refs)
     if hypothesis and len(missing) == len(refs):
         raise ScoreError(
-            f"no session is in both: the reference has {_few(refs)}, the hypothesis {_few(hyps)}; is it of another set?"
+            f"no session is in both: the reference has {few(refs)}, the hypothesis {few(hyps)}; is it of another set?"
         )
     findings = []
     if not hypothesis:
         findings.append("the hypothesis holds no segment: everything counts as deleted")
     elif missing:
         findings.append(
-            f"{len(missing)} of {len(refs)} sessions have no hypothesis and count as deleted: {_few(missing)}"
+            f"{len(missing)} of {len(refs)} sessions have no hypothesis and count as deleted: {few(missing)}"
         )
     if extra:
-        findings.append(f"{len(extra)} hypothesis sessions have no reference and are skipped: {_few(extra)}")
+        findings.append(f"{len(extra)} hypothesis sessions have no reference and are skipped: {few(extra)}")
     for side, sessions in (("reference", refs), ("hypothesis", hyps)):
         overlaps = sum(self_overlaps(s) for s in sessions.values())
         if overlaps:
@@ -81,6 +82,23 @@ def pair(
         for s, segments in refs.items()
     )
     return Paired(made, tuple(findings), missing, extra)
+
+
+def wordless(sessions: Iterable[SessionTranscript], profile: Profile, answered: bool = False) -> str | None:
+    """Return a finding on sessions whose hypothesis has turns and no words, where the reference has words.
+
+    ``profile`` says what a word is: ``……`` is not one. ``answered``: every session has a hypothesis, and one
+    without turns is an empty answer.
+    """
+    turned = [s for s in sessions if s.hypothesis or answered]
+    empty = [s.id for s in turned if not _has_words(s.hypothesis, profile) and _has_words(s.reference, profile)]
+    if not empty:
+        return None
+    return f"hypothesis: {len(empty)} of {len(turned)} sessions hold no words and count as deleted: {few(empty)}"
+
+
+def _has_words(rows: Iterable[SegLstRow], profile: Profile) -> bool:
+    return any(profile.tokens(r.text) for r in rows)
 
 
 def self_overlaps(segments: Iterable[SegLstRow]) -> int:
@@ -104,7 +122,7 @@ def audio_in(folder: Path) -> Callable[[str], bytes | None]:
     return find
 
 
-def _few(names: Iterable[str]) -> str:
-    """List the first three, and the number of others."""
+def few(names: Iterable[str]) -> str:
+    """Return the first three names, and the number of others."""
     listed = list(names)
     return ", ".join(listed[:3]) + (f" and {len(listed) - 3} more" if len(listed) > 3 else "")

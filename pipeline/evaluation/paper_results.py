@@ -80,8 +80,13 @@ PUBLISHED = _rows()
 
 def canonical(test_set: str) -> str | None:
     """``AliMeeting-Test`` → ``alimeeting``: the paper's test set that a name means, if any."""
-    plain = "".join(c for c in test_set.casefold() if c.isalnum())
+    plain = plain_name(test_set)
     return next((t for t in _SETS if plain.startswith(t)), None)
+
+
+def plain_name(test_set: str) -> str:
+    """Return the letters and digits of a test set's name, in lower case."""
+    return "".join(c for c in test_set.casefold() if c.isalnum())
 
 
 def published(test_set: str, mode: str | None = None) -> list[Published]:

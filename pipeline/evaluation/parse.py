@@ -15,7 +15,7 @@ What counts as a label:
 4. after the end of a sentence, where no label of the first kind stands at a line's start: one to three capitalised
    words, or two to four Chinese characters, and a colon: an unknown name
 5. a label may be followed by times, ``Name [0.0, 1.08]: text``, and stand between asterisks, ``**Name**: text`` or
-   ``**Name:** text``
+   ``**Name:** text``; at the start of a line also in brackets, ``[Name]: text``, a registered one in any other marks
 6. a label at the start of a line may follow a list marker: ``- Name: text``, ``• Name: text``, ``1) Name: text``
 
 A label of the first kind ends the search for one of kinds 3 and 4: in ``there Lucy: good`` the word before a registered
@@ -32,19 +32,28 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from pipeline.prompts import NOT_ON_ONE_LINE
+
 GENERIC = re.compile(r"spk[ _]?\d{1,3}", re.IGNORECASE)
 
 _SPACE = r"[ \t\u00a0\u3000]"
 _NUMBER = r"\d{1,6}(?:\.\d{1,6})?"
-_TIMES = rf"(?:\*{{0,2}}{_SPACE}*\[[ \t]*(?P<start>{_NUMBER})[ \t]*,[ \t]*(?P<end>{_NUMBER})[ \t]*\])?"
-_COLON = rf"\*{{0,2}}{_SPACE}*[:：]"
+_TIMES = rf"(?:\*{{0,3}}{_SPACE}*\[[ \t]*(?P<start>{_NUMBER})[ \t]*,[ \t]*(?P<end>{_NUMBER})[ \t]*\])?"
+_COLON = rf"\*{{0,3}}{_SPACE}*[:：]"
 # A list marker at the start of a line. Possessive, so that no part of it becomes a name.
-_BULLET = r"[->–—•·●◦▪‣]{1,3}|\*(?!\*)|(?:\+|#{1,6})(?=[ \t])"
-_ORDER = r"[(（]?\d{1,3}[)）]|\d{1,3}[.、](?!\d)"
+_BULLET = r"[->‒–—―•·●◦▪‣■□◆◇▶►→✓✔]{1,3}|\*(?!\*)|(?:\+|#{1,6})(?=[ \t])"
+_ORDER = r"[(（]?(?:\d{1,3}|[A-Za-z])[)）]|\[\d{1,3}\]|\d{1,3}[.．、](?!\d)|[①-⒇]"
 _MARKER = rf"(?:(?:{_BULLET}|{_ORDER}){_SPACE}*+){{0,2}}+"
 _LATIN = r"A-Za-z0-9_\u00c0-\u024f"
 _NOT_IN_NAMES = r":：,，。.?？!！、；;\[\]\"“”*<>"
-_UNKNOWN = rf"(?P<unknown>(?!\d+[:：])[^\s{_NOT_IN_NAMES}][^\n{_NOT_IN_NAMES}]{{0,23}}?)"
+# Points of titles and initials do not end a name: Dr. Smith, J. R. Smith, Mike B.
+_TITLES = r"(?:(?:Dr|Mr|Mrs|Ms|Prof|St|[A-Z])\.[ ]?){0,3}"
+_UNKNOWN = (
+    r"(?P<bracket>[\[<])?"
+    rf"(?P<unknown>(?!\d+[:：]){_TITLES}[^\s{_NOT_IN_NAMES}][^\n{_NOT_IN_NAMES}]{{0,23}}?(?:[ ](?:Jr|Sr|[A-Z])\.)?)"
+    r"(?(bracket)[\]>])"
+)
+_WRAPPING = "_`'()（）【】「」"
 _END = r"[.?!。？！…]"
 _SENTENCE = (
     rf"(?P<sentence>(?:(?<={_END} )|(?<={_END} \*)|(?<={_END} \*\*))[A-Z][\w'-]{{0,19}}(?: [A-Z][\w'-]{{0,19}}){{0,2}}"
@@ -90,7 +99,7 @@ def parse(text: str, names: Sequence[str] = ()) -> Parsed:
     """
     names = [n for n in dict.fromkeys(n.strip() for n in names) if n]
     labels = _labels(text, names, sentences=False)
-    if not any((m["known"] or m["marked"]) and text[: m.start()].rpartition("\n")[2].strip() == "" for m in labels):
+    if not any((m["known"] or m["marked"]) and _begins_a_line(text, m.start()) for m in labels):
         labels = _labels(text, names, sentences=True)
     starts = [m.start() for m in labels]
     turns = []
@@ -103,6 +112,13 @@ def parse(text: str, names: Sequence[str] = ()) -> Parsed:
     return Parsed(tuple(_mark_repeats(turns)))
 
 
+def _begins_a_line(text: str, at: int) -> bool:
+    """Whether only white space is before this place in its line."""
+    while at and text[at - 1].isspace() and text[at - 1] != "\n":
+        at -= 1
+    return at == 0 or text[at - 1] == "\n"
+
+
 def _labels(text: str, names: Sequence[str], sentences: bool) -> list[re.Match[str]]:
     """Find the labels; a label of the first kind inside a longer unknown name counts, the words before it are text."""
     pattern, known = _pattern(tuple(names), sentences), _known_pattern(tuple(names))
@@ -112,8 +128,9 @@ def _labels(text: str, names: Sequence[str], sentences: bool) -> list[re.Match[s
             inside = known.search(text, match.start(), match.end())
             if inside and (shorter := pattern.match(text, inside.start())):
                 match = shorter
-        found.append(match)
         at = match.end()
+        if _canonical(next(match[kind] for kind in _KINDS if match[kind]), names):  # not control characters alone
+            found.append(match)
     return found
 
 
@@ -140,14 +157,17 @@ def _turn(match: re.Match[str], raw: str, names: Sequence[str], last: bool) -> P
 
 
 def _canonical(label: str, names: Sequence[str]) -> str:
-    """``Spk 3`` → ``spk3``; a registered name in another case or width → that name."""
+    """``Spk 3`` → ``spk3``; a registered name in other case, width or marks → that name; else one line."""
     if label in names:
         return label
-    plain = unicodedata.normalize("NFKC", label).strip()
-    if GENERIC.fullmatch(plain):
-        return "spk" + str(int(re.sub(r"\D", "", plain)))
     folded = {unicodedata.normalize("NFKC", n).casefold(): n for n in names}
-    return folded.get(plain.casefold(), label.strip())
+    for written in (label, label.strip(_WRAPPING)):
+        plain = unicodedata.normalize("NFKC", written).strip()
+        if GENERIC.fullmatch(plain):
+            return "spk" + str(int(re.sub(r"\D", "", plain)))
+        if plain.casefold() in folded:
+            return folded[plain.casefold()]
+    return " ".join(NOT_ON_ONE_LINE.sub(" ", label).split())
 
 
 def _pattern(names: tuple[str, ...], sentences: bool) -> re.Pattern[str]:
@@ -158,7 +178,7 @@ def _pattern(names: tuple[str, ...], sentences: bool) -> re.Pattern[str]:
     return re.compile(
         rf"{_label(f'(?P<known>{known})', times['k'], 'kb')}"
         rf"|^{_SPACE}*+{_MARKER}{_label(f'(?P<marked>{known})', times['m'], 'mb')}"
-        rf"|^{_SPACE}*+{_MARKER}\*{{0,2}}(?P<line>{known})\*{{0,2}}(?:{behind})"
+        rf"|^{_SPACE}*+{_MARKER}\*{{0,3}}(?P<line>{known})\*{{0,3}}(?:{behind})"
         rf"|^{_SPACE}*+{_MARKER}{_label(_UNKNOWN, times['u'], 'ub')}(?!//)"
         rf"|{_label(_SENTENCE if sentences else _NOTHING, times['s'], 'sb')}(?!//)",
         re.MULTILINE,
@@ -178,7 +198,7 @@ def _known(names: tuple[str, ...]) -> str:
 
 def _label(name: str, times: str, bold: str) -> str:
     """Return a pattern of a name with times, a colon, and asterisks around it; ``bold`` names the group of these."""
-    return rf"(?P<{bold}>\*{{1,2}})?{name}{times}{_COLON}(?({bold})\*{{0,2}})"
+    return rf"(?P<{bold}>\*{{1,3}})?{name}{times}{_COLON}(?({bold})\*{{0,3}})"
 
 
 def _bounded(name: str) -> str:

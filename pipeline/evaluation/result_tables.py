@@ -15,15 +15,24 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.evaluation.decoded_rows import MODES
+from pipeline.evaluation.figure_names import named
+from pipeline.evaluation.pairing import few
 from pipeline.evaluation.paper_results import NORMALISER, SPLITS, TITLES, UNIT, Published, canonical, published
 from pipeline.evaluation.scores import ScoreRow, cell, markdown, metric_names
+from pipeline.evaluation.timed_results import TITLES as TIMED_TITLES
+from pipeline.evaluation.timed_results import UNSTATED, timed
 
 MODE_NAMES = {"asr": "ASR", "no": "No-Regist", "match": "Match-Regist", "over": "Over-Regist"}
 OF = ("split", "unit", "normaliser")  # must be equal for two rows to be compared
+MISSING = "missing"  # column: clips that a row lacks
 HEAD = (
-    "system", "test set", "mode", "N_ov", "CER", "cpCER", "saCER", "Δcp", "Δsa", "ref. tokens",
+    "system", "test set", "mode", "N_ov", "CER", "cpCER", "saCER", "Δcp", "Δsa", "ref. tokens", MISSING,
 ) + OF  # fmt: skip
 TEXT_COLUMNS = 4
+MISSING_NOTE = (
+    "Missing: clips that the test set has in other rows, or in the reference. A row of decoded clips is summed without "
+    "them; of transcripts they count as deleted."
+)
 WORDS = frozenset(OF)  # text columns after the numbers
 
 
@@ -46,11 +55,22 @@ class Table:
     note: str = ""
     paper: frozenset[int] = field(default_factory=frozenset)  # indexes of published lines
     text_columns: int = 1
+    formats: Mapping[str, str] = field(default_factory=dict)  # column → format of its numbers; else two decimals
+
+    def shown(self, column: int, value: Any) -> str:
+        """Return a cell as text."""
+        pattern = self.formats.get(self.head[column])
+        return cell(value) if pattern is None or not isinstance(value, float) else format(value, pattern)
+
+    def grid(self) -> str:
+        """Return Markdown without title and note."""
+        return markdown(
+            [self.head, *([self.shown(i, c) for i, c in enumerate(line)] for line in self.lines)], self.text_columns
+        )
 
     def markdown(self) -> str:
         """Return Markdown with title and note."""
-        lines = [list(self.head), *([cell(c) for c in line] for line in self.lines)]
-        return f"### {self.title}\n\n{markdown(lines, self.text_columns)}" + (f"\n{self.note}\n" if self.note else "")
+        return f"### {self.title}\n\n{self.grid()}" + (f"\n{self.note}\n" if self.note else "")
 
     def csv(self) -> str:
         """Return CSV; undefined figures are empty, others in full precision."""
@@ -71,14 +91,15 @@ def all_tables(rows: Sequence[ScoreRow], about: Mapping[str, TrainingFacts] | No
     """Return every table that the rows have figures for."""
     known = about or {}
     made = [
-        results(rows), further_metrics(rows), sweep(rows), stages(rows), extractors(rows, known), scaling(rows, known)
+        results(rows), with_times(rows), further_metrics(rows), sweep(rows), stages(rows), extractors(rows, known),
+        scaling(rows, known),
     ]  # fmt: skip
     return [t for t in made if t is not None]
 
 
-def write_tables(tables: Sequence[Table], folder: Path) -> None:
-    """Write ``tables.md`` with all tables, and CSV and JSON of each."""
-    for table in tables:
+def write_tables(tables: Sequence[Table], folder: Path, data: Sequence[Table] = ()) -> None:
+    """Write ``tables.md`` with all tables, and CSV and JSON of each; tables of ``data`` are too long for the former."""
+    for table in [*tables, *data]:
         (folder / f"{table.name}.csv").write_text(table.csv(), encoding="utf-8")
         (folder / f"{table.name}.json").write_text(table.json() + "\n", encoding="utf-8")
     (folder / "tables.md").write_text("\n".join(t.markdown() for t in tables), encoding="utf-8")
@@ -88,43 +109,24 @@ def results(rows: Sequence[ScoreRow]) -> Table:
     """Tables 2 and 3 of the paper: modes × test sets, the paper's rows of the same test set and mode below ours."""
     lines: list[tuple[Any, ...]] = []
     paper = []
-    for test_set, mode, ours in _blocks(rows):
+    for test_set, mode, ours in blocks(rows):
         lines += [_ours(r) for r in ours]
         for p in published(test_set, mode):
             paper.append(len(lines))
-            lines.append(_paper(p))
+            lines.append(paper_line(p))
     note = "Rates in percent."
     if paper:
         note += (
             " Lines marked “paper” are published figures. Their normaliser is not stated; their AliMeeting-Eval has "
             "the size of the official Test set."
         )
-    return Table("results", "Results", HEAD, tuple(lines), note, frozenset(paper), TEXT_COLUMNS)
-
-
-def result_blocks(table: Table) -> list[Table]:
-    """Split the results into one table per test set and mode, without columns that are empty there."""
-    blocks: dict[tuple[str, str], list[int]] = {}
-    for i, line in enumerate(table.lines):
-        test_set = line[1] if i not in table.paper else next(reversed(blocks))[0]
-        blocks.setdefault((test_set, line[2]), []).append(i)
-    out = []
-    for (test_set, mode), places in blocks.items():
-        lines = [table.lines[i] for i in places]
-        kept = [
-            c for c in range(len(HEAD)) if HEAD[c] not in ("test set", "mode") and any(x[c] is not None for x in lines)
-        ]
-        out.append(
-            Table(
-                name=table.name,
-                title=f"{test_set}, {MODE_NAMES[mode]}",
-                head=tuple(HEAD[c] for c in kept),
-                lines=tuple(tuple(line[c] for c in kept) for line in lines),
-                paper=frozenset(k for k, i in enumerate(places) if i in table.paper),
-                text_columns=sum(c < TEXT_COLUMNS for c in kept),
-            )
-        )
-    return out
+    head = _named(HEAD, rows)
+    if any(r.get("missing") for r in rows):
+        note += f" {MISSING_NOTE}"
+    else:
+        at = HEAD.index(MISSING)
+        head, lines = head[:at] + head[at + 1 :], [line[:at] + line[at + 1 :] for line in lines]
+    return Table("results", "Results", head, tuple(lines), note, frozenset(paper), TEXT_COLUMNS)
 
 
 def further_metrics(rows: Sequence[ScoreRow]) -> Table | None:
@@ -137,7 +139,40 @@ def further_metrics(rows: Sequence[ScoreRow]) -> Table | None:
         (system(r), r["test_set"], r["mode"], r["n_ov"], *(r["metrics"].get(n) for n in names), *(r[k] for k in OF))
         for r in with_metrics
     )
-    return Table("metrics", "Further metrics, %", (*HEAD[:TEXT_COLUMNS], *names, *OF), lines, text_columns=TEXT_COLUMNS)
+    return Table(
+        "metrics",
+        "Further metrics, % if no unit is given",
+        (*HEAD[:TEXT_COLUMNS], *names, *OF),
+        lines,
+        text_columns=TEXT_COLUMNS,
+    )
+
+
+def with_times(rows: Sequence[ScoreRow]) -> Table | None:
+    """No-Regist rows beside published results of systems that give times, for test sets that have such results."""
+    lines: list[tuple[Any, ...]] = []
+    paper = []
+    ours = [r for r in rows if r["mode"] == "no" and timed(r["test_set"])]
+    for test_set in dict.fromkeys(r["test_set"] for r in ours):
+        for r in ours:
+            if r["test_set"] == test_set:
+                found = r.get("metrics") or {}
+                der, gender, count = (found.get(n) for n in ("der", "gender-accuracy", "speaker-count"))
+                rates = (der, r["cer"], r["cpcer"], r["delta_cp"])
+                lines.append((system(r), test_set, *rates, gender, count, *(r[k] for k in OF)))
+        for p in timed(test_set):
+            paper.append(len(lines))
+            figures = (p.der, p.cer, p.cpcer, p.delta, p.gender, p.count)
+            lines.append((f"published: {p.system}", TIMED_TITLES[p.test_set], *figures, UNSTATED, p.unit, NORMALISER))
+    titles = ("DER", "CER", "cpCER", "Δcp", "gender right", "speaker count right")
+    head = _named(("system", "test set", *titles, *OF), ours)
+    note = (
+        "Percent. Lines marked “published” are copied from the model card of Speaker-Reasoner and from arXiv "
+        "2606.02400, which do not state collar, overlap and normaliser. Ours have DER, gender and speaker count if "
+        "they are asked for: --metric der --metric gender-accuracy --metric speaker-count; DER without collar, overlap "
+        "scored."
+    )
+    return Table("with_times", "Systems with times", head, tuple(lines), note, frozenset(paper), 2) if ours else None
 
 
 def sweep(rows: Sequence[ScoreRow]) -> Table | None:
@@ -149,7 +184,7 @@ def sweep(rows: Sequence[ScoreRow]) -> Table | None:
     keys = ("test_set", "n_ov", "cer", "sacer", "delta_sa", *OF)
     lines = [(system(r), *(r[k] for k in keys)) for r in bins]
     head = ("system", "test set", "N_ov", "CER", "saCER", "Δsa", *OF)
-    return Table("n_ov", "Extra registered speakers (Over-Regist)", head, tuple(lines), text_columns=3)
+    return Table("n_ov", "Extra registered speakers (Over-Regist)", _named(head, bins), tuple(lines), text_columns=3)
 
 
 def stages(rows: Sequence[ScoreRow]) -> Table | None:
@@ -161,7 +196,7 @@ def stages(rows: Sequence[ScoreRow]) -> Table | None:
     keys = ("test_set", "mode", "stage", "cer", "cpcer", "sacer", "delta_cp", "delta_sa", *OF)
     head = ("system", "test set", "mode", "stage", "CER", "cpCER", "saCER", "Δcp", "Δsa", *OF)
     lines = tuple((lineage(r["run"]), *(r[k] for k in keys)) for r in staged)
-    return Table("stages", "After each stage", head, lines, text_columns=4)
+    return Table("stages", "After each stage", _named(head, staged), lines, text_columns=4)
 
 
 def extractors(rows: Sequence[ScoreRow], about: Mapping[str, TrainingFacts]) -> Table | None:
@@ -182,7 +217,7 @@ def extractors(rows: Sequence[ScoreRow], about: Mapping[str, TrainingFacts]) -> 
                 figures = (p.cer, p.speaker_cer, *_of(p))
                 lines.append((p.extractor, TITLES[p.test_set], "paper: SpeakerLM", p.mode, *figures))
     head = ("extractor", "test set", "system", "mode", "CER", "cpCER (no) or saCER", *OF)
-    return Table("extractors", "Speaker embedding extractor", head, tuple(lines), "", frozenset(paper), 4)
+    return Table("extractors", "Speaker embedding extractor", _named(head, ours), tuple(lines), "", frozenset(paper), 4)
 
 
 def scaling(rows: Sequence[ScoreRow], about: Mapping[str, TrainingFacts]) -> Table | None:
@@ -209,7 +244,7 @@ def scaling(rows: Sequence[ScoreRow], about: Mapping[str, TrainingFacts]) -> Tab
                 paper.append(len(lines))
             lines.append((test_set, name, hours, *rest))
     head = ("test set", "system", "hours of SDR data", "CER", "cpCER", "Δcp", *OF)
-    return Table("scaling", "Hours of training data", head, tuple(lines), "", frozenset(paper), 2)
+    return Table("scaling", "Hours of training data", _named(head, ours), tuple(lines), "", frozenset(paper), 2)
 
 
 def system(row: ScoreRow) -> str:
@@ -239,7 +274,12 @@ def ends(n_ov: str) -> tuple[int, int]:
     return int(low), int(high or low)
 
 
-def _blocks(rows: Sequence[ScoreRow]) -> Iterator[tuple[str, str, list[ScoreRow]]]:
+def _named(head: Sequence[str], rows: Sequence[ScoreRow]) -> tuple[str, ...]:
+    """Name the rates of a head by what the normalisers of the rows count."""
+    return tuple(named(h, [r["normaliser"] for r in rows]) for h in head)
+
+
+def blocks(rows: Sequence[ScoreRow]) -> Iterator[tuple[str, str, list[ScoreRow]]]:
     """(test set, mode, rows) without the ranges of a sweep, in the order of the rows and of :data:`MODES`."""
     for test_set in dict.fromkeys(r["test_set"] for r in rows):
         for mode in MODES:
@@ -256,9 +296,27 @@ def _last_stage(rows: Sequence[ScoreRow]) -> list[ScoreRow]:
     return [r for r in rows if (r["stage"] or 0) == last[lineage(r["run"])] and not is_bin(r, rows)]
 
 
+def latest(rows: Sequence[ScoreRow]) -> list[ScoreRow]:
+    """Return, of each training, test set and mode, the rows after the last stage that was scored."""
+
+    def place(r: ScoreRow) -> tuple[Any, ...]:
+        return lineage(r["run"]), r["test_set"], r["mode"]
+
+    last: dict[tuple[Any, ...], int] = {}
+    for r in rows:
+        last[place(r)] = max(last.get(place(r), 0), r["stage"] or 0)
+    return [r for r in rows if (r["stage"] or 0) == last[place(r)]]
+
+
 def _ours(r: ScoreRow) -> tuple[Any, ...]:
     keys = ("test_set", "mode", "n_ov", "cer", "cpcer", "sacer", "delta_cp", "delta_sa", "n_ref")
-    return (system(r), *(r[k] for k in (*keys, *OF)))
+    return (system(r), *(r[k] for k in keys), missing(r), *(r[k] for k in OF))
+
+
+def missing(r: ScoreRow) -> str | None:
+    """Return how many clips of the test set a row lacks, and the first of them; ``None`` if it has all."""
+    keys = r.get("missing")
+    return f"{len(keys)}: {few(keys)}" if keys else None
 
 
 def _of(p: Published) -> tuple[str, str, str]:
@@ -266,7 +324,8 @@ def _of(p: Published) -> tuple[str, str, str]:
     return SPLITS[p.test_set], UNIT, NORMALISER
 
 
-def _paper(p: Published) -> tuple[Any, ...]:
+def paper_line(p: Published) -> tuple[Any, ...]:
+    """Return a published row as a line of the results, its columns those of :data:`HEAD`."""
     name = (
         p.system
         + (f", {p.hours:,.0f}\u00a0h" if p.hours else "")
@@ -276,5 +335,5 @@ def _paper(p: Published) -> tuple[Any, ...]:
     return (
         f"paper: {name}", TITLES[p.test_set], p.mode, "1-50" if p.mode == "over" else None,
         p.cer, p.speaker_cer if no else None, None if no else p.speaker_cer, p.delta if no else None,
-        None if no else p.delta, None, *_of(p),
+        None if no else p.delta, None, None, *_of(p),
     )  # fmt: skip

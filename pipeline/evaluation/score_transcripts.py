@@ -6,64 +6,65 @@ import argparse
 import json
 import logging
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 
-from pipeline.evaluation.bootstrap import FIGURES, compare
-from pipeline.evaluation.decoded_rows import output_notes, registered_names
-from pipeline.evaluation.edit_distance import Edits
-from pipeline.evaluation.formats import read
+from pipeline.evaluation.breakdown import Measured, breakdown, facts_of
+from pipeline.evaluation.decoded_rows import registered_names
+from pipeline.evaluation.figure_names import named
+from pipeline.evaluation.formats import detect, files, notes, read
 from pipeline.evaluation.metrics import load_metrics
-from pipeline.evaluation.metrics.orc_cer import orc_edits
-from pipeline.evaluation.normalize import Profile, profile
-from pipeline.evaluation.pairing import audio_in, pair
+from pipeline.evaluation.normalize import Profile
+from pipeline.evaluation.pairing import audio_in, pair, wordless
+from pipeline.evaluation.pairwise import pairs
 from pipeline.evaluation.records import SegLstRow, SessionTranscript
-from pipeline.evaluation.report import analyse_sessions, names_table, write_report
+from pipeline.evaluation.report import ScoredSet, analyse_sessions, last_first, names_table, with_other, write_report
 from pipeline.evaluation.result_tables import all_tables, write_tables
-from pipeline.evaluation.scores import RowLabel, ScoreRow, cell, format_table, make_row, markdown, write_scores
-from pipeline.evaluation.session_scores import SessionScore, names_are_shared, score_session, total
-from pipeline.evaluation.speaker_metrics import diarisation, has_times, score_speakers
-from pipeline.evaluation.tokens import Tokens, streams
+from pipeline.evaluation.score_result import TITLES, ScoredSystem, ScoreResult, make_result, orc_rate
+from pipeline.evaluation.scores import RowLabel, cell, format_table, make_row, markdown, write_scores
+from pipeline.evaluation.script import choose_profile
+from pipeline.evaluation.session_scores import SessionScore, names_are_shared, score_session
+from pipeline.evaluation.speaker_metrics import SpeakerScores, diarisation, has_times, score_speakers
 from shards.errors import ScoreError
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class ScoredSystem:
-    """One hypothesis, scored."""
-
-    name: str
-    row: ScoreRow
-    sessions: tuple[SessionTranscript, ...]
-    scores: tuple[SessionScore, ...]
-
-
 def score_transcripts(args: argparse.Namespace) -> int:
     """Run the command; ``args`` are those of ``speakerlm-score``."""
-    chosen = profile(args.normaliser)
     if args.audio and not args.audio.is_dir():
         raise ScoreError(f"--audio {args.audio}: no such folder")
-    reference = read(args.reference, args.ref_format, "reference")
+    reference = read(args.reference, args.ref_format or args.format, "reference")
+    chosen, mismatch = choose_profile(args.normaliser, (r.text for r in reference), args.language)
     group = _grouping(args.group)
-    hypotheses = [] if _wordless(reference) else [(p, read(p, args.hyp_format)) for p in _paths(args)]
-    if not hypotheses or any(_wordless(rows) for _, rows in hypotheses):
-        return _score_speakers(args, reference)
-    systems = [_score_system(args, path, reference, rows, group, chosen) for path, rows in hypotheses]
-    rows = [system.row for system in systems]
-    print(format_table(rows, intervals=True))
-    for system in systems:
-        _print_details(system, args, chosen)
-    if len(systems) == 2:
-        _print_comparison(systems[0].scores, systems[1].scores)
+    sides = [(args.reference, reference)]
+    if not _wordless(reference):
+        sides += [(p, read(p, _format(args))) for p in _paths(args)]
     if args.out:
-        _write(args, systems, chosen)
+        args.out.mkdir(parents=True, exist_ok=True)  # before the work, not after
+    if silent := [path for path, rows in sides if _wordless(rows)]:
+        logger.warning("%s: turns and no words; speakers are scored, not texts", silent[0])
+        return _score_speakers(args, reference)
+    if mismatch:
+        logger.warning("%s: %s", args.reference, mismatch)
+    systems = [_score_system(args, path, reference, rows, group, chosen) for path, rows in sides[1:]]
+    result = make_result(systems, chosen, args.collar)
+    for warning in result.warnings:
+        logger.warning("%s", warning)
+    _print(result, args.per_session)
+    if args.out:
+        _write(result, args.out, audio_in(args.audio) if args.audio else None, args.embed)
     return 0
 
 
 def _paths(args: argparse.Namespace) -> list[Path]:
     return [p for p in (args.hypothesis, args.other) if p]
+
+
+def _format(args: argparse.Namespace) -> str | None:
+    """Return the format of the hypotheses, if it is named."""
+    return args.hyp_format or args.format
 
 
 def _score_system(
@@ -74,11 +75,14 @@ def _score_system(
     group: Callable[[str], str] | None,
     chosen: Profile,
 ) -> ScoredSystem:
-    notes = output_notes(path)
-    paired = pair(reference, hypothesis, group, registered_names(path), notes)
-    if notes:
-        logger.warning("%s: the text of %d sessions is not in the expected form; see the report", path, len(notes))
-    for finding in paired.findings:
+    kind = _format(args) or detect(path)
+    read_from = files(path, kind)
+    oddities = {k: v for file in read_from for k, v in notes(file, kind).items()}
+    names = {k: v for file in read_from for k, v in registered_names(file).items()}
+    paired = pair(reference, hypothesis, group, names, oddities)
+    if oddities:
+        logger.warning("%s: the text of %d sessions is not in the expected form; see the report", path, len(oddities))
+    for finding in filter(None, [*paired.findings, wordless(paired.sessions, chosen)]):
         logger.warning("%s: %s", path, finding)
     by_name = args.by_name == "yes" or (args.by_name == "auto" and names_are_shared(paired.sessions))
     metrics = load_metrics(args.metric)
@@ -86,7 +90,11 @@ def _score_system(
     name = args.system if args.system and path == args.hypothesis else _name(path, args)
     mode = args.mode or ("match" if by_name else "no")
     label = RowLabel(name, None, args.test_set or args.reference.stem, args.split, mode, args.unit)
-    return ScoredSystem(name, make_row(scores, label, chosen, args.replicates), paired.sessions, scores)
+    row = make_row(scores, label, chosen, args.replicates)
+    row["missing"] = list(paired.missing)
+    speakers = score_speakers(paired.sessions, args.collar) if row["cpcer"] is not None else None
+    orc = orc_rate(paired.sessions, chosen) if args.orc else None
+    return ScoredSystem(name, row, paired.sessions, scores, speakers, orc)
 
 
 def _wordless(rows: Sequence[SegLstRow]) -> bool:
@@ -96,15 +104,14 @@ def _wordless(rows: Sequence[SegLstRow]) -> bool:
 
 def _score_speakers(args: argparse.Namespace, reference: Sequence[SegLstRow]) -> int:
     """Score DER and speaker counts only: one side has no words."""
-    logger.info("one side has no words: speakers are scored, not texts")
     found = {}
     for path in _paths(args):
-        paired = pair(reference, read(path, args.hyp_format))
+        paired = pair(reference, read(path, _format(args)))
         for finding in paired.findings:
             logger.warning("%s: %s", path, finding)
         print(name := _name(path, args))
-        _print_speakers(paired.sessions, args.collar)
-        found[name] = paired.sessions
+        found[name] = (paired.sessions, score_speakers(paired.sessions, args.collar))
+        _print_speakers(found[name][1], args.collar)
     if args.out:
         _write_speakers(args.out, found, args.collar)
     return 0
@@ -116,102 +123,90 @@ def _name(path: Path, args: argparse.Namespace) -> str:
     return f"{path.resolve().parent.name}/{path.stem}" if same else path.stem
 
 
-def _write_speakers(out: Path, systems: Mapping[str, Sequence[SessionTranscript]], collar: float) -> None:
+def _write_speakers(
+    out: Path, systems: Mapping[str, tuple[Sequence[SessionTranscript], SpeakerScores]], collar: float
+) -> None:
     """Write speakers.json: the figures that need no words."""
     rows = []
-    for name, sessions in systems.items():
-        sums = score_speakers(sessions, collar)
+    for name, (sessions, sums) in systems.items():
         each = {s.id: asdict(diarisation(s, collar)) for s in sessions if sums.der and has_times(s)}
         der = sums.der and {"percent": sums.der.percent, **asdict(sums.der)}
-        row = {"system": name, "sessions": sums.sessions, "count_accuracy": sums.count_accuracy, "collar": collar}
+        counts = {"count_accuracy": sums.count_accuracy, "count_error": sums.count_error}
+        row = {"system": name, "sessions": sums.sessions, **counts, "collar": collar}
         rows.append({**row, "der": der, "seconds_of_sessions": each})
-    out.mkdir(parents=True, exist_ok=True)
     path = out / "speakers.json"
     path.write_text(json.dumps(rows, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     print(path)
 
 
-def _print_speakers(sessions: Sequence[SessionTranscript], collar: float) -> None:
-    """Print speaker-count accuracy, use of names, and DER."""
-    found = score_speakers(sessions, collar)
-    print(f"speaker count right: {cell(found.count_accuracy)} % of {found.sessions} sessions")
+def _print(result: ScoreResult, per_session: bool) -> None:
+    """Print a result: rates, kinds of errors, speakers, single sessions, the comparison."""
+    print(format_table(result.rows, intervals=True))
+    for system in result.systems:
+        print(system.name)
+        print(result.errors([system]).grid())
+        if system.speakers:
+            _print_speakers(system.speakers, result.collar)
+        if per_session:
+            head = ["session", *(named(title, [result.profile.name]) for title in TITLES.values()), "reference"]
+            body = [
+                [s.id, *(cell(e.percent) if e else "–" for e in (s.cer, s.cpcer, s.sacer)), str(s.cer.reference)]
+                for s in sorted(system.scores, key=_errors, reverse=True)
+            ]
+            print(markdown([head, *body]))
+    if comparison := result.comparison():
+        print(f"{comparison.grid()}\n{comparison.note}\n")
+
+
+def _print_speakers(found: SpeakerScores, collar: float) -> None:
+    """Print speaker-count accuracy and error, use of names, and DER."""
+    error = f"mean absolute error {cell(found.count_error)}"
+    print(f"speaker count right: {cell(found.count_accuracy)} % of {found.sessions} sessions, {error}")
     if found.registered:
         kinds = {"absent": "absent names", "generic": "spkN", "unknown": "unknown names", "unattributed": "no speaker"}
         shares = ", ".join(f"{title} {cell(found.names.percent(kind))} %" for kind, title in kinds.items())
         print(f"of {found.names.turns} hypothesis turns: {shares}")
     if found.der:
-        forgiven = f"collar {collar:g} s" if collar else "no collar"
-        print(f"DER: {cell(found.der.percent)} % of {found.der.reference:.1f} s ({forgiven}, overlap scored)")
+        how = f"collar {collar:g} s" if collar else "no collar"
+        how += ", overlap scored" + (", coarse: the system gives starts only" if found.der.coarse else "")
+        print(f"DER: {found.der.percent or 0.0:.2f} % of {found.der.reference:.1f} s ({how})")
+    elif found.untimed < found.sessions:
+        print(f"DER: not given, {found.untimed} of {found.sessions} sessions have turns without speaker or times")
     print()
 
 
-def _print_details(system: ScoredSystem, args: argparse.Namespace, chosen: Profile) -> None:
-    """Print what does not fit into a row: kinds of errors, ORC-CER, speakers, DER, single sessions."""
-    sums = total(system.scores)
-    lines = [[system.name, "%", "insertions", "deletions", "substitutions", f"reference ({chosen.token}s)"]]
-    figures = [("CER", sums.cer), ("cpCER", sums.cpcer), ("saCER", sums.sacer)]
-    if args.orc:
-        orc, exact = _orc(system.sessions, chosen)
-        figures.append(("ORC-CER" if exact else "ORC-CER (greedy: at most)", orc))
-    for title, e in figures:
-        if e is not None:
-            counts = [str(n) for n in (e.insertions, e.deletions, e.substitutions, e.reference)]
-            lines.append([title, cell(e.percent), *counts])
-    print(markdown(lines))
-    if sums.cpcer is not None:
-        _print_speakers(system.sessions, args.collar)
-    if args.per_session:
-        worst = sorted(system.scores, key=_errors, reverse=True)
-        head = ["session", "CER", "cpCER", "saCER", "reference"]
-        body = [
-            [s.id, *(cell(e.percent) if e else "–" for e in (s.cer, s.cpcer, s.sacer)), str(s.cer.reference)]
-            for s in worst
-        ]
-        print(markdown([head, *body]))
-
-
-def _orc(sessions: Sequence[SessionTranscript], chosen: Profile) -> tuple[Edits, bool]:
-    tokens = Tokens(chosen)
-    found = [orc_edits(tokens.rows(s.reference), streams(tokens.rows(s.hypothesis))) for s in sessions]
-    return sum((e for e, _ in found), Edits()), all(exact for _, exact in found)
-
-
-def _print_comparison(a: Sequence[SessionScore], b: Sequence[SessionScore]) -> None:
-    """Print a paired bootstrap of two systems, for every figure that both have."""
-    if len({s.group for s in a}) < 2:
-        logger.info("no comparison: it needs at least two recordings")
-        return
-    lines = [["B − A, points", "difference", "95 % interval", "p", "recordings"]]
-    for figure, title in zip(FIGURES, ("CER", "cpCER", "saCER"), strict=True):
-        if all(getattr(s, figure) is not None for s in (*a, *b)):
-            c = compare(a, b, figure)
-            p = f"{c.p:.4f}" if c.p else "< 0.0001"  # 10,000 replicates cannot say more
-            lines.append([title, f"{c.difference:+.2f}", f"[{c.low:+.2f}, {c.high:+.2f}]", p, str(c.groups)])
-    print(markdown(lines))
-
-
-def _write(args: argparse.Namespace, systems: Sequence[ScoredSystem], chosen: Profile) -> None:
+def _write(result: ScoreResult, out: Path, audio: Callable[[str], bytes | None] | None, embed: int) -> None:
     """Write scores.json, sessions.tsv, tables and the report."""
-    args.out.mkdir(parents=True, exist_ok=True)
-    rows = [system.row for system in systems]
-    write_scores(rows, args.out / "scores.json")
-    head = "system\tsession\tfigure\tinsertions\tdeletions\tsubstitutions\treference"
-    lines = [head, *(line for system in systems for line in _session_lines(system))]
-    (args.out / "sessions.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    audio = audio_in(args.audio) if args.audio else None
-    sets = [analyse_sessions(s.sessions, s.name, chosen, s.row["mode"], audio=audio, scores=s.scores) for s in systems]
-    write_tables([*all_tables(rows), *filter(None, [names_table(sets)])], args.out)
-    write_report(args.out / "report.html", rows, sets=sets, title=f"Scores: {rows[0]['test_set']}")
-    print(args.out / "report.html")
+    write_scores(result.rows, out / "scores.json")
+    (out / "sessions.tsv").write_text("\n".join(result.session_lines()) + "\n", encoding="utf-8")
+    sets = [_scored_set(s, result, audio, embed) for s in result.systems]
+    own = [t for t in (result.comparison(), result.errors()) if t is not None]
+    measured = [Measured(s.row, s.scores, tuple(facts_of(x) for x in s.sessions)) for s in result.systems]
+    split = breakdown(measured)
+    tables = [*all_tables(result.rows), *own, *filter(None, [names_table(sets)])]
+    write_tables(tables, out, [split] if split else [])
+    title = f"Scores: {result.rows[0]['test_set']}"
+    write_report(
+        out / "report.html", result.rows, sets=sets, title=title, tables=[result.errors()], warnings=result.warnings,
+        measured=measured, compared=pairs(last_first(measured)),
+    )  # fmt: skip
+    print(out / "report.html")
 
 
-def _session_lines(system: ScoredSystem) -> Iterator[str]:
-    for s in system.scores:
-        for figure in FIGURES:
-            e = getattr(s, figure)
-            if e is not None:
-                counts = (e.insertions, e.deletions, e.substitutions, e.reference)
-                yield "\t".join([system.name, s.id, figure, *map(str, counts)])
+def _scored_set(
+    system: ScoredSystem, result: ScoreResult, audio: Callable[[str], bytes | None] | None, embed: int
+) -> ScoredSet:
+    """Return the sessions of a system for the report, each with the other system's, if there are two."""
+    found = analyse_sessions(
+        system.sessions, system.name, result.profile, system.row["mode"], audio=audio, embed=embed,
+        scores=system.scores, collar=result.collar, speakers=system.speakers,
+    )  # fmt: skip
+    found = replace(found, name=system.name)
+    for other in result.systems:
+        if other is not system:
+            by_name = other.row["sacer"] is not None
+            found = with_other(found, other.name, other.sessions, result.profile, other.row["mode"], by_name)
+    return found
 
 
 def _grouping(pattern: str | None) -> Callable[[str], str] | None:

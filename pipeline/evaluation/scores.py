@@ -7,7 +7,7 @@ and the normaliser with its version, because a figure cannot be compared without
 from __future__ import annotations
 
 import json
-import tempfile
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,18 +16,23 @@ from typing import Any
 from pipeline.evaluation.bootstrap import intervals
 from pipeline.evaluation.decoded_folder import DecodedFile, DecodedFolder, n_ov_range, read_folder
 from pipeline.evaluation.decoded_rows import decoded_session
-from pipeline.evaluation.metrics import Metric, load_metrics
-from pipeline.evaluation.normalize import Profile, profile
+from pipeline.evaluation.figure_names import named
+from pipeline.evaluation.metrics import Coarse, Metric, load_metrics
+from pipeline.evaluation.normalize import Profile
+from pipeline.evaluation.pairing import wordless
 from pipeline.evaluation.records import SessionTranscript
+from pipeline.evaluation.script import AUTO, choose_profile
 from pipeline.evaluation.session_scores import SessionScore, score_session, total
+from shards.storage.local import atomic_file
 
 ScoreRow = dict[str, Any]
+
+logger = logging.getLogger(__name__)
 
 KEYS = (
     "run", "stage", "test_set", "split", "unit", "mode", "n_ov",
     "cer", "cpcer", "sacer", "delta_cp", "delta_sa", "n_ref", "ci", "normaliser",
 )  # fmt: skip
-DEFAULT_PROFILE = "paper-zh"
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,7 @@ class ScoredFolder:
 
     decoded: DecodedFolder
     files: tuple[ScoredFile, ...]
+    profile: Profile
 
 
 def make_row(scores: Sequence[SessionScore], label: RowLabel, chosen: Profile, replicates: int = 1000) -> ScoreRow:
@@ -83,7 +89,7 @@ def make_row(scores: Sequence[SessionScore], label: RowLabel, chosen: Profile, r
         "normaliser": chosen.id,
     }
     if sums.metrics:
-        row["metrics"] = {name: rate.percent if rate else None for name, rate in sums.metrics.items()}
+        row["metrics"] = {name: rate.figure if rate else None for name, rate in sums.metrics.items()}
     return row
 
 
@@ -96,20 +102,27 @@ def _score(session: SessionTranscript, mode: str, chosen: Profile, metrics: Sequ
     return score_session(session, chosen, mode != "asr", mode in ("match", "over"), metrics)
 
 
-def score_folder(folder: Path, chosen: Profile, metrics: Sequence[Metric] = ()) -> ScoredFolder:
-    """Read a folder of the decoder and score its clips.
+def score_folder(
+    folder: Path, normaliser: str = AUTO, metrics: Sequence[Metric] = (), language: str | None = None
+) -> ScoredFolder:
+    """Read a folder of the decoder and score its clips; warn of a normaliser that does not fit, and of empty answers.
 
     Raises:
         ScoreError: the folder holds no decoded clips, or a file is damaged.
     """
     decoded = read_folder(folder)
+    texts = (row.text for f in decoded.files for s in f.sessions for row in s.reference)
+    chosen, mismatch = choose_profile(normaliser, texts, language)
+    found = ((f.path.name, wordless(f.sessions, chosen, answered=True)) for f in decoded.files)
+    empty = (f"{name}: {finding}" for name, finding in found if finding)
+    for warning in filter(None, [mismatch, *empty]):
+        logger.warning("%s: %s", folder, warning)
     files = [ScoredFile(f, tuple(_score(s, f.mode, chosen, metrics) for s in f.sessions)) for f in decoded.files]
-    return ScoredFolder(decoded, tuple(files))
+    return ScoredFolder(decoded, tuple(files), chosen)
 
 
 def folder_rows(
     scored: ScoredFolder,
-    chosen: Profile,
     run: str | None = None,
     stage: int | None = None,
     test_set: str | None = None,
@@ -129,7 +142,7 @@ def folder_rows(
             mode=file.decoded.mode,
             n_ov=n_ov_range(file.decoded.path, clips) if file.decoded.mode == "over" else None,
         )
-        rows.append(make_row(file.scores, label, chosen, replicates))
+        rows.append(make_row(file.scores, label, scored.profile, replicates))
     return rows
 
 
@@ -139,7 +152,7 @@ def score_decoded(
     stage: int | None = None,
     test_set: str | None = None,
     split: str | None = None,
-    normaliser: str = DEFAULT_PROFILE,
+    normaliser: str = AUTO,
     replicates: int = 1000,
     metrics: Sequence[str] = (),
 ) -> list[ScoreRow]:
@@ -147,15 +160,15 @@ def score_decoded(
 
     Args:
         run, stage, test_set, split: labels of the rows; by default those of the folder.
+        normaliser: a profile, or ``auto``: that of the reference's script.
         metrics: further metrics by name (:mod:`pipeline.evaluation.metrics`).
 
     Raises:
         ScoreError: the folder holds no decoded clips, or a file is damaged.
         ConfigError: a metric is unknown.
     """
-    chosen = profile(normaliser)
-    scored = score_folder(Path(decoded), chosen, load_metrics(metrics))
-    return folder_rows(scored, chosen, run, stage, test_set, split, replicates)
+    scored = score_folder(Path(decoded), normaliser, load_metrics(metrics))
+    return folder_rows(scored, run, stage, test_set, split, replicates)
 
 
 def _joined(clips: Sequence[dict[str, Any]], field: str) -> str:
@@ -164,14 +177,20 @@ def _joined(clips: Sequence[dict[str, Any]], field: str) -> str:
 
 def write_scores(rows: Sequence[ScoreRow], path: Path | str) -> None:
     """Write ``scores.json`` atomically. Undefined figures are null, never NaN."""
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    content = [{k: r.get(k) for k in KEYS} | ({"metrics": r["metrics"]} if r.get("metrics") else {}) for r in rows]
-    with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=target.parent, suffix=".tmp", delete=False) as f:
-        json.dump(content, f, ensure_ascii=False, indent=1, allow_nan=False)
-        f.write("\n")
-    Path(f.name).chmod(0o644)
-    Path(f.name).replace(target)
+    content = [{k: r.get(k) for k in KEYS} | _further(r) for r in rows]
+    with atomic_file(Path(path), wait=True) as file:
+        file.write((json.dumps(content, ensure_ascii=False, indent=1, allow_nan=False) + "\n").encode())
+
+
+def _further(row: ScoreRow) -> dict[str, Any]:
+    """Return what only some rows have: metrics, which of them are coarse, and the clips that are missing."""
+    metrics = row.get("metrics") or {}
+    found = {
+        "metrics": metrics,
+        "coarse": [name for name, figure in metrics.items() if isinstance(figure, Coarse)],
+        "missing": row.get("missing"),
+    }
+    return {k: v for k, v in found.items() if v}
 
 
 def format_table(rows: Sequence[ScoreRow], intervals: bool = False) -> str:
@@ -180,12 +199,12 @@ def format_table(rows: Sequence[ScoreRow], intervals: bool = False) -> str:
     keys = ["run", "stage", "test_set", "split", "unit", "mode", "n_ov"]
     rates = ["cer", "cpcer", "sacer", "delta_cp", "delta_sa"]
     further = metric_names(rows)
-    lines = [head + further]
+    profiles = sorted({str(r["normaliser"]) for r in rows})
+    lines = [[named(h, profiles) for h in head] + further]
     for row in rows:
         figures = [cell(row[k], (row.get("ci") or {}).get(k) if intervals else None) for k in rates]
         metrics = [cell((row.get("metrics") or {}).get(name)) for name in further]
         lines.append([*(cell(row[k]) for k in keys), *figures, cell(row["n_ref"]), *metrics])
-    profiles = sorted({str(r["normaliser"]) for r in rows})
     note = f"Rates in percent; normaliser {', '.join(profiles)}." if rows else "No scores."
     return markdown(lines, right_from=len(keys)) + f"\n{note}\n"
 
@@ -196,9 +215,11 @@ def metric_names(rows: Sequence[ScoreRow]) -> list[str]:
 
 
 def cell(value: object, interval: Sequence[float] | None = None) -> str:
-    """Format a value for a table: two decimals, a dash for ``None``."""
+    """Format a value for a table: two decimals, a dash for ``None``, a mark at what is coarse."""
     if value is None:
         return "–"
+    if isinstance(value, Coarse):
+        return f"{value:.2f} coarse"
     if not isinstance(value, float):
         return str(value)
     return f"{value:.2f}" + (f" [{interval[0]:.2f}, {interval[1]:.2f}]" if interval else "")

@@ -89,7 +89,7 @@ def total(scores: Iterable[SessionScore]) -> Total:
 
 def _sum(rates: Sequence[ErrorRate | None]) -> ErrorRate | None:
     defined = [r for r in rates if r is not None]
-    return sum(defined, ErrorRate()) if len(defined) == len(rates) else None
+    return sum(defined[1:], defined[0]) if defined and len(defined) == len(rates) else None
 
 
 def score_session(
@@ -125,8 +125,9 @@ def score_metrics(session: SessionTranscript, tokens: Tokens, metrics: Sequence[
     if not metrics:
         return {}
     reference, hypothesis = in_time_order(session.reference), in_time_order(session.hypothesis)
-    found = {m.name: m.score(reference, hypothesis, tokens) for m in metrics}
-    return {name: None if rate is None else ErrorRate(*rate) for name, rate in found.items()}
+    found = {m: m.score(reference, hypothesis, tokens) for m in metrics}
+    coarse = any(r.coarse for r in hypothesis)
+    return {m.title: rate and ErrorRate(*rate, m.unit, coarse and m.of_ends) for m, rate in found.items()}
 
 
 def names_are_shared(sessions: Iterable[SessionTranscript]) -> bool:

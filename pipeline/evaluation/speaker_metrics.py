@@ -3,6 +3,7 @@
 - **DER**: missed, false and confused speech time over reference speech time, by pyannote.metrics; only for sessions in
   which every segment of both sides has times.
 - **Speaker-count accuracy**: share of sessions whose hypothesis has as many speakers (with text) as the reference.
+- **Speaker-count error**: mean absolute difference of these numbers.
 - **Names**, of hypothesis turns with text: *absent* carry the name of a registered speaker who does not speak here,
   *generic* a label ``spkN`` although names were registered (No-Regist's labels leaking), *unknown* a name that was not
   registered, *unattributed* none. Without a registration only *unattributed* is counted.
@@ -13,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from pipeline.evaluation.metrics import Coarse
 from pipeline.evaluation.parse import is_generic
 from pipeline.evaluation.records import SegLstRow, SessionTranscript
 
@@ -49,6 +51,7 @@ class SpeechTime:
     false_alarm: float = 0.0
     confusion: float = 0.0
     reference: float = 0.0
+    coarse: bool = False  # of turns whose ends are not the system's
 
     def __add__(self, other: SpeechTime) -> SpeechTime:
         return SpeechTime(
@@ -56,13 +59,21 @@ class SpeechTime:
             self.false_alarm + other.false_alarm,
             self.confusion + other.confusion,
             self.reference + other.reference,
+            self.coarse or other.coarse,
         )
 
     @property
     def percent(self) -> float | None:
         """DER in percent; ``None`` without reference speech."""
-        error = self.missed + self.false_alarm + self.confusion
-        return 100 * error / self.reference if self.reference else None
+        if not self.reference:
+            return None
+        percent = 100 * self.errors / self.reference
+        return Coarse(percent) if self.coarse else percent
+
+    @property
+    def errors(self) -> float:
+        """Seconds of all errors."""
+        return self.missed + self.false_alarm + self.confusion
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +82,8 @@ class SpeakerScores:
 
     sessions: int
     count_right: int
+    count_differences: int  # sum of absolute differences
+    untimed: int  # sessions without DER
     names: NameUse
     der: SpeechTime | None
     registered: bool  # whether any session had a registration: without one no name can be absent, leaked or unknown
@@ -80,13 +93,22 @@ class SpeakerScores:
         """Percent."""
         return 100 * self.count_right / self.sessions if self.sessions else None
 
+    @property
+    def count_error(self) -> float | None:
+        """Speakers too many or too few, mean over sessions."""
+        return self.count_differences / self.sessions if self.sessions else None
+
 
 def score_speakers(sessions: Sequence[SessionTranscript], collar: float = 0.0) -> SpeakerScores:
     """Compute all figures of this module; DER only if every session has times on both sides."""
-    timed = bool(sessions) and all(has_times(s) for s in sessions)
+    untimed = sum(not has_times(s) for s in sessions)
+    timed = bool(sessions) and not untimed
+    differences = [abs(len(voices(s.reference)) - len(voices(s.hypothesis))) for s in sessions]
     return SpeakerScores(
         sessions=len(sessions),
-        count_right=sum(len(_voices(s.reference)) == len(_voices(s.hypothesis)) for s in sessions),
+        count_right=differences.count(0),
+        count_differences=sum(differences),
+        untimed=untimed,
         names=sum((name_use(s) for s in sessions), NameUse()),
         der=sum((diarisation(s, collar) for s in sessions), SpeechTime()) if timed else None,
         registered=any(s.names is not None for s in sessions),
@@ -95,7 +117,7 @@ def score_speakers(sessions: Sequence[SessionTranscript], collar: float = 0.0) -
 
 def name_use(session: SessionTranscript) -> NameUse:
     """Count the labels of one session's hypothesis turns."""
-    present = _voices(session.reference)
+    present = voices(session.reference)
     turns = [s for s in session.hypothesis if s.text.strip()]
     absent = generic = unknown = unattributed = 0
     for s in turns:
@@ -113,12 +135,18 @@ def name_use(session: SessionTranscript) -> NameUse:
 
 
 def has_times(session: SessionTranscript) -> bool:
-    """Whether DER is defined: times on every segment with text, and a reference."""
-    return bool(session.reference) and all(
-        s.timed and s.speaker is not None
-        for s in (*session.reference, *session.hypothesis)
-        if s.text.strip() or s.timed
-    )
+    """Whether DER is defined: speaker and times on every segment with text, and a reference."""
+    return rows_have_times(session.reference, session.hypothesis)
+
+
+def rows_have_times(reference: Sequence[SegLstRow], hypothesis: Sequence[SegLstRow]) -> bool:
+    """Whether DER is defined for these rows.
+
+    Text of a hypothesis that has neither speaker nor times is no speech of anyone, if other text has them.
+    """
+    placed = [s for s in hypothesis if s.timed or s.speaker is not None] or hypothesis
+    rows = [s for s in (*reference, *placed) if s.text.strip() or s.timed]
+    return bool(reference) and all(s.timed and s.speaker is not None for s in rows)
 
 
 def diarisation(session: SessionTranscript, collar: float = 0.0) -> SpeechTime:
@@ -127,19 +155,26 @@ def diarisation(session: SessionTranscript, collar: float = 0.0) -> SpeechTime:
     ``collar`` is the forgiveness on *each* side of a reference boundary, as in NIST's md-eval and M2MeT (0.25);
     pyannote's own argument is the sum of both sides. Overlapped speech is scored.
     """
-    from pyannote.core import Segment as Stretch
-    from pyannote.core import Timeline
     from pyannote.metrics.diarization import DiarizationErrorRate
 
-    reference, hypothesis = _annotation(session.reference), _annotation(session.hypothesis)
-    ends = [s.end for s in (*session.reference, *session.hypothesis) if s.end is not None]
-    whole = Timeline([Stretch(0.0, max(ends, default=0.0))])
+    reference, hypothesis = annotation(session.reference), annotation(session.hypothesis)
+    whole = evaluated(session.reference, session.hypothesis)
     metric = DiarizationErrorRate(collar=2 * collar, skip_overlap=False)
     parts = metric(reference, hypothesis, uem=whole, detailed=True)
-    return SpeechTime(parts["missed detection"], parts["false alarm"], parts["confusion"], parts["total"])
+    coarse = any(s.coarse for s in session.hypothesis)
+    return SpeechTime(parts["missed detection"], parts["false alarm"], parts["confusion"], parts["total"], coarse)
 
 
-def _annotation(segments: Iterable[SegLstRow]) -> object:
+def evaluated(reference: Sequence[SegLstRow], hypothesis: Sequence[SegLstRow]) -> object:
+    """Return the stretch that is scored, as a pyannote timeline: up to the last end of either side."""
+    from pyannote.core import Segment as Stretch
+    from pyannote.core import Timeline
+
+    ends = [s.end for s in (*reference, *hypothesis) if s.end is not None]
+    return Timeline([Stretch(0.0, max(ends, default=0.0))])
+
+
+def annotation(segments: Iterable[SegLstRow]) -> object:
     """Convert rows to a pyannote annotation; overlapping turns of one speaker are merged."""
     from pyannote.core import Annotation
     from pyannote.core import Segment as Stretch
@@ -151,7 +186,7 @@ def _annotation(segments: Iterable[SegLstRow]) -> object:
     return made.support()
 
 
-def _voices(segments: Iterable[SegLstRow]) -> set[str]:
+def voices(segments: Iterable[SegLstRow]) -> set[str]:
     """Return speakers with words, or with times if there are no words (RTTM)."""
     listed = list(segments)
     worded = any(s.text.strip() for s in listed)

@@ -2,7 +2,8 @@
 
 transformers loads such files with ``trust_remote_code``: it copies what ``config.json`` names in ``auto_map`` and
 whatever that imports with ``from .name import``. So each file is the project's own with its imports renamed, and what
-only type checkers read is omitted.
+only type checkers read is omitted. transformers refuses to load a folder if a package is missing that a file imports
+outside ``try``: packages that only audio files and enrolment need are imported inside one.
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
+from pipeline.model.optional_packages import OPTIONAL
 from shards.errors import ModelError
 
 ROOTS = (
     "pipeline.model.configuration_speakerlm",
-    "pipeline.model.modeling_speakerlm",
-    "pipeline.model.processing_speakerlm",
+    "pipeline.transcribe.exported_speakerlm",
+    "pipeline.transcribe.pipeline_speakerlm",
 )
 OURS = ("pipeline.", "shards.")
 
@@ -63,7 +65,24 @@ def relocated(source: str) -> tuple[str, set[str]]:
             old, new = f"from {node.module} import", f"from .{node.module.rsplit('.', 1)[1]} import"
             lines[node.lineno - 1] = lines[node.lineno - 1].replace(old, new)
             needed.add(node.module)
+        elif isinstance(node, (ast.Import, ast.ImportFrom)) and (name := _optional(node)):
+            lines[node.lineno - 1 : node.end_lineno] = _tried(lines[node.lineno - 1 : node.end_lineno], name)
     return "".join(lines), needed
+
+
+def _optional(node: ast.Import | ast.ImportFrom) -> str | None:
+    """Return the name of the optional package that a statement imports."""
+    names = [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module or ""]
+    return next((OPTIONAL[top] for n in names if (top := n.split(".")[0]) in OPTIONAL), None)
+
+
+def _tried(lines: list[str], package: str) -> list[str]:
+    """An import inside ``try``, as one element per line that it had, so that the numbers of other lines hold."""
+    pad = lines[0][: len(lines[0]) - len(lines[0].lstrip())]
+    inner = "".join(f"    {line}" for line in lines)
+    message = f'"{package} is needed and not installed: pip install {package}"'
+    whole = f"{pad}try:\n{inner}{pad}except ImportError as error:\n{pad}    raise ImportError({message}) from error\n"
+    return [whole, *[""] * (len(lines) - 1)]
 
 
 def _origin(module: str) -> str:

@@ -2,33 +2,31 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import logging
 import shutil
-import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.checkpoint.final_weights import read_done
+from pipeline.checkpoint.model_tensors import adapter_tensors
+from pipeline.checkpoint.run_parts import parts_of
+from pipeline.checkpoint.safetensors_file import LazyTensor, write_sharded, write_tensors
+from pipeline.export.carry import carry
 from pipeline.export.code import write_code
 from pipeline.export.model_card import model_card
-from pipeline.export.safetensors_file import LazyTensor, write_sharded, write_tensors
-from pipeline.export.weights import Skeleton, TensorFiles, adapter_tensors, lazy_tensors, open_tensors, skeleton
+from pipeline.export.training_data import hashes_of_extractors
+from pipeline.model.exported import tokenizer_of, write_training
 from pipeline.recipe.load import load_recipe
 from pipeline.recipe.schema import ModelConfig, Recipe
-from pipeline.stages import STAGES, check_speech, module_of
-from shards.errors import CheckpointError, ConfigError, ModelError
+from pipeline.stages import STAGES, check_speech
+from shards.errors import ConfigError, ModelError
+from shards.workers import progress
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor
 
     from pipeline.model.configuration_speakerlm import SpeakerLMConfig
-
-
-logger = logging.getLogger(__name__)
 
 
 def export(
@@ -49,10 +47,7 @@ def export(
         CheckpointError: the run has not finished, or its weights have changed since.
         ModelError: the weights do not fit, or the LLM is another one.
     """
-    if out.exists():
-        raise ConfigError(f"{out} exists already: name a folder that does not")
-    recipe = load_recipe(run / "config.yaml")
-    check_speech(recipe.stage, str(run))
+    recipe = check_export(run, out)
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
@@ -60,8 +55,10 @@ def export(
     except OSError as e:
         raise ConfigError(f"{out}: {e.strerror or e}; name a folder that can be written") from e
     try:
-        card = model_card(run, recipe, out.name, merge, scores)
-        _write(partial, run, recipe, merge, dtype, largest)
+        reads = STAGES[recipe.stage].registration
+        enrolment = carry(partial, recipe.model.extractor if reads else "", hashes_of_extractors(recipe))
+        card = model_card(run, recipe, out.name, merge, scores, enrolment)
+        _write(partial, run, recipe, merge, dtype, largest, enrolment)
         (partial / "README.md").write_text(card, encoding="utf-8")
         partial.rename(out)
     finally:
@@ -69,67 +66,40 @@ def export(
     return out
 
 
-def _write(folder: Path, run: Path, recipe: Recipe, merge: bool, dtype: str, largest: int) -> None:
-    from transformers import AutoConfig
+def check_export(run: Path, out: Path) -> Recipe:
+    """Check what costs nothing, and return the run's recipe.
 
-    from pipeline.model.build import speakerlm_config
-    from shards.weights.hubs import resolve_checkpoint
+    Raises:
+        ConfigError, CheckpointError: as of :func:`export`.
+    """
+    if out.exists():
+        raise ConfigError(f"{out} exists already: name a folder that does not")
+    read_done(run)
+    recipe = load_recipe(run / "config.yaml")
+    check_speech(recipe.stage, str(run))
+    return recipe
 
-    cfg = recipe.model
-    llm_folder = resolve_checkpoint(cfg.llm.checkpoint, cfg.llm.hub)
-    llm_config = AutoConfig.from_pretrained(str(llm_folder))
-    config = speakerlm_config(cfg, llm_config.to_dict())
-    config.activation_checkpointing = False
-    config.registration = STAGES[recipe.stage].registration
-    bones = skeleton(config)
-    own = _own_tensors(run, bones, llm_folder)
-    llm = _llm_tensors(llm_folder, bones)
-    chosen = _dtype(dtype, llm_config)
-    _write_all(write_sharded(folder, tensors := lazy_tensors(bones, llm, own, chosen, merge), largest), tensors)
+
+def _write(
+    folder: Path, run: Path, recipe: Recipe, merge: bool, dtype: str, largest: int, enrolment: dict[str, Any]
+) -> None:
+    parts = parts_of(run, recipe)
+    config, bones = parts.config, parts.bones
+    chosen = _dtype(dtype, parts.llm_config)
+    _write_all(write_sharded(folder, tensors := parts.tensors(chosen, merge), largest), tensors)
     if not merge:
-        _write_adapter(folder / "adapter", adapter_tensors(bones, own), cfg)
+        _write_adapter(folder / "adapter", adapter_tensors(bones, parts.own), recipe.model)
     else:
         config.lora = {}
+    write_training(folder, read_done(run), merge)
     write_code(folder)
-    _write_configs(folder, config, llm_folder, chosen)
+    _write_configs(folder, config, parts.llm_folder, chosen, enrolment)
 
 
-def _own_tensors(run: Path, bones: Skeleton, llm_folder: Path) -> TensorFiles:
-    """Open the run's own weights after checking that they are complete and belong to this LLM."""
-    from pipeline.model.own_weights import WEIGHTS, base_hashes, check_own_weights
-
-    path = run / WEIGHTS
-    expected = read_done(run)["weights_sha256"]
-    with open_tensors(path) as file:
-        names = [n for n in bones.shapes if module_of(n) != "llm"]
-        check_own_weights(path, file, names, base_hashes(llm_folder))
-    with path.open("rb") as f:
-        if hashlib.file_digest(f, "sha256").hexdigest() != expected:
-            raise CheckpointError(f"{path} is not the file that its run wrote: it was changed or damaged")
-    return TensorFiles.of_file(path)
-
-
-def _llm_tensors(folder: Path, bones: Skeleton) -> TensorFiles | Mapping[str, Tensor]:
-    """The LLM's files; where they name tensors otherwise than the model, the LLM as transformers loads it."""
-    wanted = [n.removeprefix("llm.").replace(".base_layer.", ".") for n in bones.shapes if module_of(n) == "llm"]
-    try:
-        files = TensorFiles.of_folder(folder)
-    except FileNotFoundError:
-        files = TensorFiles({})
-    if all(name in files for name in wanted):
-        return files
-    from pipeline.model.build import load_llm
-
-    logger.warning(f"{folder} does not name its tensors as the model does: loading it whole")
+def _dtype(name: str, of_llm: Any) -> torch.dtype:
     import torch
 
-    return load_llm(folder, ds_config=None, dtype=torch.float32).state_dict()
-
-
-def _dtype(name: str, llm_config: Any) -> torch.dtype:
-    import torch
-
-    chosen = getattr(llm_config, "dtype", None) or "float32" if name == "auto" else name
+    chosen = getattr(of_llm, "dtype", None) or "float32" if name == "auto" else name
     chosen = getattr(torch, chosen, None) if isinstance(chosen, str) else chosen
     if not isinstance(chosen, torch.dtype):
         raise ConfigError(f"dtype {name} is not float32, bfloat16, float16 or auto")
@@ -137,11 +107,9 @@ def _dtype(name: str, llm_config: Any) -> torch.dtype:
 
 
 def _write_all(written: Iterator[LazyTensor], tensors: Sequence[LazyTensor]) -> None:
-    """Run a writer to its end under a progress bar."""
-    from tqdm import tqdm
-
+    """Run a writer to its end and show its progress."""
     total = sum(t.bytes for t in tensors)
-    with tqdm(total=total, unit="B", unit_scale=True, desc="weights", disable=not sys.stderr.isatty()) as bar:
+    with progress(total=total, unit="B", unit_scale=True, desc="weights") as bar:
         for t in written:
             bar.update(t.bytes)
 
@@ -160,20 +128,24 @@ def _write_adapter(folder: Path, tensors: Sequence[LazyTensor], cfg: ModelConfig
         pass
 
 
-def _write_configs(folder: Path, config: SpeakerLMConfig, llm_folder: Path, dtype: torch.dtype) -> None:
+def _write_configs(
+    folder: Path, config: SpeakerLMConfig, llm_folder: Path, dtype: torch.dtype, enrolment: dict[str, Any]
+) -> None:
     """config.json, generation_config.json, processor_config.json and the tokenizer's files."""
     from transformers import GenerationConfig
 
-    from pipeline.model.auto import AUTO_MAP, PROCESSOR
+    from pipeline.model.auto import AUTO_MAP, PIPELINES, PROCESSOR
     from pipeline.model.processing_speakerlm import SpeakerLMProcessor
-    from pipeline.prompts import PromptTokenizer
 
-    tokenizer = PromptTokenizer.from_folder(llm_folder)
-    processor = SpeakerLMProcessor(tokenizer, config.projector["stride"], config.speaker_dim, config.extractor)
+    tokenizer = tokenizer_of(llm_folder)
+    processor = SpeakerLMProcessor(
+        tokenizer, config.projector["stride"], config.speaker_dim, config.extractor, enrolment=enrolment
+    )
     processor.auto_map = {"AutoProcessor": PROCESSOR}
     processor.save_pretrained(str(folder))
     config.architectures = ["SpeakerLMForConditionalGeneration"]
     config.auto_map = {name: where for name, where in AUTO_MAP.items() if where != PROCESSOR}
+    config.custom_pipelines = PIPELINES
     config.dtype = dtype
     config.save_pretrained(str(folder))
     end = GenerationConfig(do_sample=False, eos_token_id=tokenizer.eos, pad_token_id=tokenizer.pad)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 CONFIG = "configuration_speakerlm.SpeakerLMConfig"
-MODEL = "modeling_speakerlm.SpeakerLMForConditionalGeneration"
-PROCESSOR = "processing_speakerlm.SpeakerLMProcessor"
+MODEL = "exported_speakerlm.SpeakerLMForConditionalGeneration"
+PROCESSOR = "exported_speakerlm.SpeakerLMProcessor"
+# Tasks of transformers.pipeline, as config.json states them.
+PIPELINES = {"speaker-attributed-transcription": {"impl": "pipeline_speakerlm.SpeakerLMPipeline", "pt": ["AutoModel"]}}
 # Module and class, as an exported folder names them. The model is reached under both of its names.
 AUTO_MAP = {"AutoConfig": CONFIG, "AutoModel": MODEL, "AutoModelForSpeechSeq2Seq": MODEL, "AutoProcessor": PROCESSOR}
 

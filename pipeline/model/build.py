@@ -9,10 +9,11 @@ from typing import Any
 
 import torch
 
-from pipeline.model.build_encoder import BUILT_IN, build_encoder
+from pipeline.model.build_encoder import BUILT_IN, build_encoder, compile_blocks
 from pipeline.model.causal_lm import load_llm
 from pipeline.model.configuration_speakerlm import SpeakerLMConfig
 from pipeline.model.encoder_interface import EncoderCheckpoint, EncoderShape, find_encoder, shape_without_checkpoint
+from pipeline.model.exported import ExportedEncoder, is_exported, tokenizer_of
 from pipeline.model.modeling_speakerlm import SpeakerLMForConditionalGeneration
 from pipeline.model.own_weights import base_hashes, load_own_weights
 from pipeline.prompts import PromptTokenizer
@@ -24,7 +25,7 @@ from shards.weights.hubs import resolve_checkpoint
 
 def load_tokenizer(cfg: ModelConfig) -> PromptTokenizer:
     """The LLM's tokenizer."""
-    return PromptTokenizer.from_folder(resolve_checkpoint(cfg.llm.checkpoint, cfg.llm.hub))
+    return tokenizer_of(resolve_checkpoint(cfg.llm.checkpoint, cfg.llm.hub))
 
 
 def build_model(
@@ -53,7 +54,9 @@ def build_model(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         encoder: Any = build_encoder(config)
-        if source:
+        if isinstance(source, ExportedEncoder):
+            source.load_into(encoder)
+        elif source:
             encoder.load_checkpoint(source)
         model = SpeakerLMForConditionalGeneration(config, llm=llm, encoder=encoder)
         if cfg.speaker_init_std is not None:
@@ -61,6 +64,8 @@ def build_model(
     for name, parameter in model.named_parameters():
         if module_of(name) != "llm":
             parameter.data = parameter.data.to(dtype)
+    if cfg.encoder.compile:
+        compile_blocks(model.encoder)
     model.bases = base_hashes(llm_folder)
     return model
 
@@ -69,8 +74,11 @@ def _encoder_source(cfg: ModelConfig) -> EncoderCheckpoint | None:
     """The encoder's checkpoint; None if the recipe names none."""
     if not cfg.encoder.checkpoint:
         return None
-    plugin = find_encoder(cfg.encoder.type)
-    return plugin.read_checkpoint(resolve_checkpoint(cfg.encoder.checkpoint, cfg.encoder.hub, plugin.FILES))
+    plugin, name, hub = find_encoder(cfg.encoder.type), cfg.encoder.checkpoint, cfg.encoder.hub
+    folder = resolve_checkpoint(name, hub, (*plugin.FILES, "config.json"))
+    if is_exported(folder):
+        return ExportedEncoder.of(resolve_checkpoint(name, hub))
+    return plugin.read_checkpoint(folder)
 
 
 def speakerlm_config(
@@ -83,7 +91,7 @@ def speakerlm_config(
         encoder: the encoder's checkpoint or shape; None reads the checkpoint that the recipe names.
     """
     plugin = find_encoder(cfg.encoder.type)
-    shape = encoder or _encoder_source(cfg) or new_encoder_shape(cfg)
+    shape = encoder or encoder_shape(cfg)
     conf = dict(shape.encoder_conf)
     if cfg.encoder.dropout is not None:
         conf.update(dict.fromkeys(plugin.DROPOUTS, cfg.encoder.dropout))
@@ -99,8 +107,18 @@ def speakerlm_config(
         lora=asdict(cfg.lora),
         speaker_dim=cfg.speaker_dim,
         extractor=cfg.extractor,
-        activation_checkpointing=cfg.activation_checkpointing,
+        activation_checkpointing=cfg.activation_checkpointing.plain(),
+        frame_multiple=cfg.encoder.frame_multiple,
     )
+
+
+def encoder_shape(cfg: ModelConfig) -> EncoderCheckpoint | EncoderShape:
+    """The encoder's shape, by its checkpoint or by the recipe's own class and arguments. Reads no weights.
+
+    Raises:
+        ModelError: the checkpoint is missing, or its configuration is damaged.
+    """
+    return _encoder_source(cfg) or new_encoder_shape(cfg)
 
 
 def new_encoder_shape(cfg: ModelConfig) -> EncoderShape:

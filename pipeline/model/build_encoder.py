@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 from pipeline.model.configuration_speakerlm import SpeakerLMConfig
 from pipeline.model.encoder_interface import find_encoder
 from pipeline.model.sensevoice_encoder import build_encoder as build_sensevoice
@@ -11,6 +13,7 @@ from pipeline.model.sensevoice_encoder import build_frontend as build_sensevoice
 from pipeline.model.whisper_encoder import WHISPER
 from pipeline.model.whisper_encoder import build_encoder as build_whisper
 from pipeline.model.whisper_encoder import build_frontend as build_whisper_frontend
+from shards.errors import ModelError
 
 # Known without a look-up, so that an exported folder carries their code. A configuration names them by its class.
 BUILT_IN = {
@@ -39,6 +42,22 @@ def build_encoder(config: SpeakerLMConfig) -> Any:
     """
     name = encoder_type(config)
     return BUILT_IN[name][1](config) if name in BUILT_IN else find_encoder(name).build_encoder(config)
+
+
+def compile_blocks(encoder: Any, backend: str = "inductor") -> None:
+    """Compile an encoder's blocks in place: once for all of them, for any number of frames.
+
+    Their ``forward`` alone, so that hooks and recomputation stay outside. Compilation happens at the first calls.
+
+    Raises:
+        ModelError: the encoder does not list its blocks.
+    """
+    if not hasattr(encoder, "repeated"):
+        raise ModelError(
+            f"{type(encoder).__name__} has no method repeated() that lists its blocks: set model.encoder.compile: false"
+        )
+    for block in encoder.repeated():
+        vars(block)["forward"] = torch.compile(block.forward, backend=backend, dynamic=True)
 
 
 def encoder_type(config: SpeakerLMConfig) -> str:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from pipeline.model.exported import LLM_KEYS, is_exported, llm_config
 from pipeline.model.packed_attention import register
 from shards.errors import ModelError
 
@@ -20,6 +22,8 @@ ATTENTION = {"full_attention", "sliding_attention"}  # kinds of layers that see 
 
 def load_llm(folder: Path, *, ds_config: Mapping[str, Any] | None, dtype: torch.dtype) -> PreTrainedModel:
     """A causal LM with every weight from its files, attending as packing.py does.
+
+    Of an exported SpeakerLM it is the LLM in it: with LoRA where that was merged, else without.
 
     Raises:
         ModelError: a file is missing, weights do not fit the architecture, or it is one that samples cannot be packed
@@ -34,9 +38,11 @@ def load_llm(folder: Path, *, ds_config: Mapping[str, Any] | None, dtype: torch.
 
         alive = HfDeepSpeedConfig(dict(ds_config or {}))  # transformers looks for a living one
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            str(folder), dtype=dtype, attn_implementation=register(), output_loading_info=True
-        )
+        inside = {"config": llm_config(folder), "key_mapping": LLM_KEYS} if is_exported(folder) else {}
+        with _without_warnings(bool(inside)):  # of encoder, projectors and LoRA, which an LLM has no use for
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                str(folder), dtype=dtype, attn_implementation=register(), output_loading_info=True, **inside
+            )
     except (OSError, ValueError, KeyError, RuntimeError) as e:
         raise ModelError(f"{folder}: not a causal LM that transformers can load: {e}") from e
     llm, info = loaded
@@ -48,6 +54,19 @@ def load_llm(folder: Path, *, ds_config: Mapping[str, Any] | None, dtype: torch.
     check_packable(llm)
     llm.requires_grad_(False)
     return llm
+
+
+@contextmanager
+def _without_warnings(wanted: bool) -> Iterator[None]:
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    try:
+        if wanted:
+            logging.set_verbosity_error()
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 def bars_on_terminals_only() -> None:

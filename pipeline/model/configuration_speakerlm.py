@@ -6,12 +6,15 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
+from pipeline.stages import Checkpointing
+
 
 class SpeakerLMConfig(PreTrainedConfig):
     """Encoder, projectors, LLM and LoRA. Self-contained: no other file is needed to build the model."""
 
     model_type = "speakerlm"
     encoder_type = ""
+    frame_multiple = 1
 
     def __init__(
         self,
@@ -26,8 +29,9 @@ class SpeakerLMConfig(PreTrainedConfig):
         speaker_dim: int = 192,
         extractor: str = "",
         registration: bool = True,
-        activation_checkpointing: bool = False,
+        activation_checkpointing: bool | dict[str, Any] = False,
         encoder_type: str = "",
+        frame_multiple: int = 1,
         **kwargs: Any,
     ) -> None:
         """Take the parts as plain dicts.
@@ -44,8 +48,9 @@ class SpeakerLMConfig(PreTrainedConfig):
             speaker_dim: width of speaker vectors.
             extractor: id of the extractor that made them.
             registration: it was trained to read registered names; False after stage 1.
-            activation_checkpointing: recompute activations of encoder, projector and LLM in backward.
+            activation_checkpointing: fields of :class:`Checkpointing`, or true and false for all and none.
             encoder_type: name of a plug-in of the group ``speakerlm.encoders``; empty for FunASR's and Whisper's.
+            frame_multiple: rows of encoder frames are padded to a multiple of it.
             kwargs: what every PreTrainedConfig takes.
         """
         self.encoder_class = encoder_class
@@ -60,6 +65,9 @@ class SpeakerLMConfig(PreTrainedConfig):
         self.extractor = extractor
         self.registration = registration
         self.activation_checkpointing = activation_checkpointing
+        Checkpointing.of(activation_checkpointing)  # an unknown field is an error
         if encoder_type:  # config.json of the built-in encoders has no such key
             self.encoder_type = encoder_type
+        if frame_multiple != 1:
+            self.frame_multiple = frame_multiple
         super().__init__(**kwargs)

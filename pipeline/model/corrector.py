@@ -18,9 +18,9 @@ from pipeline.model.lora import add_lora
 from pipeline.model.own_weights import base_hashes
 from pipeline.model.packed_forward import (
     SpeakerLMOutput,
-    enable_checkpointing,
     packed_hidden_states,
     packed_loss,
+    set_checkpointing,
     set_llm_mode,
 )
 from pipeline.recipe.schema import ModelConfig
@@ -31,14 +31,14 @@ from shards.weights.hubs import resolve_checkpoint
 class Corrector(nn.Module):
     """An LLM whose base is frozen, and its LoRA."""
 
-    def __init__(self, llm: Any, lora: dict[str, Any], checkpointing: bool) -> None:
+    def __init__(self, llm: Any, lora: dict[str, Any], checkpoint_every: int) -> None:
         """Put LoRA into an LLM in place; it starts as the LLM itself."""
         super().__init__()
         self.llm = llm
         self.bases: dict[str, str] = {}  # hashes of what its own weights were trained on
         add_lora(llm, lora)
-        if checkpointing:
-            enable_checkpointing(llm)
+        if checkpoint_every:
+            set_checkpointing(llm, checkpoint_every)
 
     def trainable(self, modules: Iterable[str]) -> list[str]:
         """Freeze everything but these modules; returns the names of trainable parameters."""
@@ -80,6 +80,6 @@ def build_corrector(
     llm = load_llm(folder, ds_config=ds_config, dtype=dtype)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = Corrector(llm, asdict(cfg.lora), cfg.activation_checkpointing)
+        model = Corrector(llm, asdict(cfg.lora), cfg.activation_checkpointing.llm_every)
     model.bases = base_hashes(folder)
     return model

@@ -85,7 +85,8 @@ class EncoderPlugin(Protocol):
         """A module ``(features, frames) → (A, F, output_size)`` with random weights.
 
         It has ``output_size``, ``width``, ``blocks``, ``states``, ``longest``, ``activation_checkpointing`` and
-        ``load_checkpoint``, as :class:`pipeline.model.whisper_encoder.WhisperSpeechEncoder` has them.
+        ``load_checkpoint``, as :class:`pipeline.model.whisper_encoder.WhisperSpeechEncoder` has them; ``repeated``
+        only for ``model.encoder.compile``.
         """
 
 

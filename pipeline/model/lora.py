@@ -1,9 +1,19 @@
-"""LoRA on the LLM, by peft."""
+"""LoRA on the LLM: peft's modules, their forward with fewer kernels.
+
+peft adds ``B(A(dropout(x))) * scale`` to the frozen layer's output: a product, a multiplication and an addition over
+the whole width of the output. Here the second product writes into the sum with its scale, as one ``addmm``.
+"""
 
 from __future__ import annotations
 
+import weakref
+from types import MethodType
 from typing import TYPE_CHECKING, Any
 
+import torch
+from torch import Tensor, nn
+
+from pipeline.model.loss import run_as
 from pipeline.stages import module_of
 from shards.errors import ModelError
 
@@ -27,6 +37,64 @@ def add_lora(llm: PreTrainedModel, lora: dict[str, Any]) -> None:
     for name, parameter in llm.named_parameters():
         if module_of(f"llm.{name}") == "lora":
             parameter.data = parameter.data.to(dtype)
+    for module in llm.modules():
+        if isinstance(module, _peft().tuners.lora.Linear):
+            vars(module)["forward"] = MethodType(_fused_forward, module)
+    if lora.get("shared_dropout") and lora["dropout"]:
+        _share_dropout(llm, lora["dropout"])
+
+
+def _fused_forward(self: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """As peft's forward of a linear layer; what is not plain LoRA in training or decoding is left to peft's own."""
+    name = self.active_adapters[0] if len(self.active_adapters) == 1 else ""
+    plain = name in self.lora_A and name not in self.lora_variant and not (args or kwargs)
+    if self.disable_adapters or self.merged or not plain or x.dtype != self.lora_A[name].weight.dtype:
+        out: Tensor = type(self).forward(self, x, *args, **kwargs)
+        return out
+    frozen = self.base_layer(x)
+    low = self.lora_A[name](self.lora_dropout[name](x))
+    b, scale = self.lora_B[name], self.scaling[name]
+
+    def add(low: Tensor, frozen: Tensor) -> Tensor:
+        return torch.addmm(frozen, low, b.weight.t(), alpha=scale)
+
+    # As b's own forward: between its hooks ZeRO-3 has its weight.
+    added: Tensor = run_as(b, add, low.flatten(0, -2), frozen.flatten(0, -2))
+    return added.view_as(frozen)
+
+
+class SharedDropout(nn.Dropout):
+    """Dropout whose mask is one for all adapters that read the same tensor, such as those of q, k and v.
+
+    Backward keeps an adapter's input; so it keeps one in place of three, or two.
+    """
+
+    def __init__(self, p: float) -> None:
+        super().__init__(p)
+        self._seen: weakref.ref[Tensor] | None = None
+        self._dropped: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The same output for the same tensor, as long as it lives."""
+        if not (self.training and self.p):
+            return x
+        if self._seen is None or self._seen() is not x or self._dropped is None:
+            self._seen, self._dropped = weakref.ref(x, self._forget), super().forward(x)
+        return self._dropped
+
+    def _forget(self, which: weakref.ref[Tensor]) -> None:
+        if which is self._seen:
+            self._seen = self._dropped = None
+
+
+def _share_dropout(llm: nn.Module, rate: float) -> None:
+    """Give the adapters of one parent module one dropout."""
+    for parent in llm.modules():
+        adapters = [m for m in parent.children() if isinstance(m, _peft().tuners.lora.Linear)]
+        shared = SharedDropout(rate)
+        for adapter in adapters:
+            for name in adapter.lora_dropout:
+                adapter.lora_dropout[name] = shared
 
 
 def lora_config(lora: dict[str, Any]) -> Any:

@@ -1,18 +1,20 @@
 """SpeakerLM: audio encoder, two projectors and a causal LM, as one Hugging Face model.
 
 ``forward`` takes a packed micro-batch and returns the sum of its token losses. Whatever the micro-batch holds, every
-module is called the same number of times, because under ZeRO-3 each call is a collective: one encoder call, one call
-of each projector (without registration: a dummy row whose output is discarded), one LLM call, the head gathered once.
+module is called the same number of times, because under ZeRO-3 each call is a collective: one encoder call (of
+dialogues as many as the recipe says, with a dummy where a micro-batch needs fewer), one call of each projector (without
+registration: a dummy row whose output is discarded), one LLM call, the head gathered once.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, GenerationMixin, PreTrainedModel
 
 from pipeline.model.build_encoder import build_encoder, build_frontend
@@ -21,14 +23,15 @@ from pipeline.model.lora import add_lora
 from pipeline.model.packed_attention import register
 from pipeline.model.packed_forward import (
     SpeakerLMOutput,
-    enable_checkpointing,
     packed_hidden_states,
     packed_loss,
+    set_checkpointing,
     set_llm_mode,
 )
 from pipeline.model.projectors import AudioProjector, SpeakerProjector
 from pipeline.model.specaugment import mask_features
-from pipeline.stages import MODULES, module_of
+from pipeline.prompts import answer_tokens
+from pipeline.stages import MODULES, Checkpointing, module_of
 from shards.errors import ModelError
 
 if TYPE_CHECKING:
@@ -59,7 +62,7 @@ class SpeakerLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
             add_lora(self.llm, config.lora)
         self.trained: frozenset[str] = frozenset(MODULES)
         self.bases: dict[str, str] = {}  # hashes of what this model's own weights were trained on
-        self._set_checkpointing(config.activation_checkpointing)
+        self.set_checkpointing(config.activation_checkpointing)
         self.post_init()
 
     def initialize_weights(self) -> None:
@@ -92,11 +95,14 @@ class SpeakerLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         model.trainable(MODULES)  # loading made new parameters: the LLM's base is frozen again
         return (model, info) if wants_info else model
 
-    def _set_checkpointing(self, on: bool) -> None:
-        self.encoder.activation_checkpointing = on
-        self.audio_projector.activation_checkpointing = on
-        if on:
-            enable_checkpointing(self.llm)
+    def set_checkpointing(self, setting: Checkpointing | Mapping[str, Any] | bool) -> None:
+        """Choose which activations backward computes again; the configuration keeps the setting."""
+        chosen = Checkpointing.of(setting)
+        self.config.activation_checkpointing = chosen.plain()
+        self.encoder.activation_checkpointing = self.audio_projector.activation_checkpointing = chosen.encoder
+        if chosen.llm_every or self.llm.supports_gradient_checkpointing:
+            set_checkpointing(self.llm, chosen.llm_every)
+        self.train(self.training)
 
     # ------------------------------------------------------------------------------------------------------ training
 
@@ -124,7 +130,7 @@ class SpeakerLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
     def forward(
         self,
-        waveforms: Tensor,
+        waveforms: Tensor | tuple[Tensor, ...],
         waveform_lengths: Tensor,
         input_ids: Tensor,
         position_ids: Tensor,
@@ -138,12 +144,15 @@ class SpeakerLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         frame_masks: Tensor | None = None,
         mel_masks: Tensor | None = None,
         each_token: bool = False,
+        target_weights: Tensor | None = None,
+        unused_audio: int = 0,
     ) -> SpeakerLMOutput:
         """Sum of token losses of a packed micro-batch.
 
         Args:
-            waveforms: (A, S) float32, zero-padded on the right.
-            waveform_lengths: (A,) in samples. On the host it costs no wait for the device; so does ``cu_seqlens``.
+            waveforms: (A, S) float32, zero-padded on the right; of several encoder calls one each.
+            waveform_lengths: (A,) over all calls, in samples. On the host it costs no wait for the device; so does
+                ``cu_seqlens``.
             input_ids: (L,) packed prompts and targets; anything valid at audio and speaker positions.
             position_ids: (L,) restarting at 0 for every sample.
             cu_seqlens: (B + 1,) bounds of the samples in L.
@@ -155,47 +164,67 @@ class SpeakerLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
             weight: factor on the loss; 0 for an empty micro-batch.
             frame_masks, mel_masks: (A, K, 2) spans that SpecAugment masks, see :func:`mask_features`.
             each_token: also give each token's loss; nothing has a gradient then.
+            target_weights: (T,) factors on the tokens' losses.
+            unused_audio: audio positions of dummies, the last ones, which go nowhere.
 
         Raises:
             ModelError: indices and tensors disagree in number.
         """
         masks = frame_masks, mel_masks
-        embeds = self.embed(waveforms, waveform_lengths, input_ids, audio_index, speaker_vectors, speaker_index, masks)
+        embeds = self.embed(
+            waveforms, waveform_lengths, input_ids, audio_index, speaker_vectors, speaker_index, masks, unused_audio
+        )
         hidden = packed_hidden_states(self.llm, position_ids, cu_seqlens, inputs_embeds=embeds)
-        return packed_loss(self.llm, hidden, target_index, target_ids, weight, each_token)
+        return packed_loss(self.llm, hidden, target_index, target_ids, weight, each_token, target_weights)
 
     def embed(
         self,
-        waveforms: Tensor,
+        waveforms: Tensor | tuple[Tensor, ...],
         waveform_lengths: Tensor,
         input_ids: Tensor,
         audio_index: Tensor,
         speaker_vectors: Tensor,
         speaker_index: Tensor,
         masks: tuple[Tensor | None, Tensor | None] = (None, None),
+        unused_audio: int = 0,
     ) -> Tensor:
         """(N,) token ids → (N, H) LLM inputs, with audio and speakers in their places. Shapes as in :meth:`forward`."""
         embeds = self.llm.get_input_embeddings()(input_ids)
         audio = self.encode_audio(waveforms, waveform_lengths, masks)
         speakers = self.speaker_projector(speaker_vectors.to(self.speaker_projector.weight.dtype))
-        if len(audio) != len(audio_index):
-            raise ModelError(f"{len(audio_index)} audio positions were planned, the audio makes {len(audio)}")
+        if len(audio) - unused_audio != len(audio_index):
+            made = len(audio) - unused_audio
+            raise ModelError(f"{len(audio_index)} audio positions were planned, the audio makes {made}")
         if len(speaker_index) not in (0, len(speakers)):
             raise ModelError(f"{len(speakers)} speaker vectors for {len(speaker_index)} positions")
-        embeds = embeds.index_copy(0, audio_index, audio.to(embeds.dtype))
-        # A dummy row is cut off here: its gradient is exactly zero, and it exists.
+        # Dummy rows are cut off here: their gradient is exactly zero, and it exists.
+        embeds = embeds.index_copy(0, audio_index, audio[: len(audio_index)].to(embeds.dtype))
         return embeds.index_copy(0, speaker_index, speakers[: len(speaker_index)].to(embeds.dtype))
 
     def encode_audio(
         self,
-        waveforms: Tensor,
+        waveforms: Tensor | tuple[Tensor, ...],
         waveform_lengths: Tensor,
         masks: tuple[Tensor | None, Tensor | None] = (None, None),
     ) -> Tensor:
-        """(A, S) waveforms → (P, H) LLM inputs of all audios, one after the other."""
+        """(A, S) waveforms → (P, H) LLM inputs of all audios, one after the other; of a tuple one encoder call each.
+
+        Masks are applied to a single call only.
+        """
+        if isinstance(waveforms, Tensor):
+            return self._encode_rows(waveforms, waveform_lengths, masks)
+        lengths = waveform_lengths.split([len(rows) for rows in waveforms])
+        calls = [self._encode_rows(rows, n, (None, None)) for rows, n in zip(waveforms, lengths, strict=True)]
+        return torch.cat(calls)
+
+    def _encode_rows(
+        self, waveforms: Tensor, waveform_lengths: Tensor, masks: tuple[Tensor | None, Tensor | None]
+    ) -> Tensor:
         with torch.no_grad():
             features, frames = self.frontend(waveforms, waveform_lengths.tolist())
             features = mask_features(features, *masks, stacked=self.frontend.stacked)
+            if self.encoder.longest is None:  # one that cuts windows pads those
+                features = functional.pad(features, (0, 0, 0, -features.shape[1] % self.config.frame_multiple))
         with torch.set_grad_enabled(torch.is_grad_enabled() and "encoder" in self.trained):
             encoded = self.encoder(features, frames)
         return self.audio_projector(encoded, frames)
@@ -232,7 +261,8 @@ class SpeakerLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
             speaker_vectors: as in :meth:`forward`.
             speaker_index: as ``audio_index``.
             generation_config: None: greedy search, not the LLM's own sampling defaults. Without an end or padding
-                token it gets this model's.
+                token it gets this model's. Without a limit it gets this model's, or more tokens than the longest audio
+                can need, as far as the LLM's positions go.
             stopping_criteria: as transformers' ``generate`` takes them; they see new tokens only.
             synced_gpus: all ranks of a ZeRO-3 model generate together, each until the last has finished.
             kwargs: settings of ``generation_config``, which they win over; the rest for transformers' ``generate``.
@@ -245,6 +275,8 @@ class SpeakerLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         for name in ("eos_token_id", "pad_token_id"):
             if getattr(config, name) is None:
                 setattr(config, name, getattr(self.generation_config, name, None))
+        if config.max_new_tokens is None and config.max_length is None:  # transformers would stop after 20 tokens
+            config.max_new_tokens = self._most_tokens(input_ids.shape[1], int(waveform_lengths.max()))
         self._check_length(input_ids.shape[1], len(audio_index), len(speaker_index), config)
         flat = self.embed(waveforms, waveform_lengths, input_ids.flatten(), audio_index, speaker_vectors, speaker_index)
         own, self.llm.generation_config = self.llm.generation_config, config
@@ -259,6 +291,12 @@ class SpeakerLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
             )
         finally:
             self.llm.generation_config = own
+
+    def _most_tokens(self, prompt: int, num_samples: int) -> int:
+        own: int | None = getattr(self.generation_config, "max_new_tokens", None)
+        most = own or answer_tokens(num_samples)
+        limit = getattr(self.llm.config, "max_position_embeddings", None)
+        return max(1, min(most, limit - prompt)) if limit else most
 
     def _check_length(self, prompt: int, audio: int, speakers: int, config: GenerationConfig) -> None:
         limit = getattr(self.llm.config, "max_position_embeddings", None)

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pipeline.prompts import PromptTokenizer
+from pipeline.model.exported import tokenizer_of
 from pipeline.stages import module_of
 from shards.errors import ModelError
 
@@ -93,7 +93,7 @@ def _check_names(path: Path, found: set[str], own: Iterable[str]) -> None:
 
 def base_hashes(llm_folder: Path) -> dict[str, str]:
     """Return hashes that identify the LLM and tokenizer that own weights were trained on."""
-    return {"llm": fingerprint_weights(llm_folder), "tokenizer": PromptTokenizer.from_folder(llm_folder).hash}
+    return {"llm": fingerprint_weights(llm_folder), "tokenizer": tokenizer_of(llm_folder).hash}
 
 
 def fingerprint_weights(folder: Path) -> str:

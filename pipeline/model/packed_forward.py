@@ -18,7 +18,7 @@ class SpeakerLMOutput(ModelOutput):
 
     loss: Tensor | None = None  # Σ token losses × weight, fp32 scalar
     num_targets: int | None = None
-    token_losses: Tensor | None = None  # fp32 (T,), if asked for
+    token_losses: Tensor | None = None  # fp32 (T,), unweighted, if asked for or if targets have weights
 
 
 def packed_hidden_states(llm: Any, position_ids: Tensor, cu_seqlens: Tensor, **inputs: Tensor) -> Tensor:
@@ -39,15 +39,28 @@ def packed_hidden_states(llm: Any, position_ids: Tensor, cu_seqlens: Tensor, **i
 
 
 def packed_loss(
-    llm: Any, hidden: Tensor, target_index: Tensor, target_ids: Tensor, weight: float | Tensor, each_token: bool
+    llm: Any,
+    hidden: Tensor,
+    target_index: Tensor,
+    target_ids: Tensor,
+    weight: float | Tensor,
+    each_token: bool,
+    target_weights: Tensor | None = None,
 ) -> SpeakerLMOutput:
-    """Sum the token losses at (T,) positions of hidden states (L, H); ``each_token``: each too, without gradient."""
+    """Sum the token losses at (T,) positions of hidden states (L, H), each times its weight.
+
+    Args:
+        each_token: give each loss too, unweighted; nothing has a gradient then.
+        target_weights: (T,); None: all 1.
+    """
     head, predicting = llm.get_output_embeddings(), hidden.index_select(0, target_index)
     if each_token:
         losses = token_losses(head, predicting, target_ids)
-        return SpeakerLMOutput(loss=losses.sum() * weight, num_targets=len(target_ids), token_losses=losses)
-    loss = token_losses_sum(head, predicting, target_ids)
-    return SpeakerLMOutput(loss=loss * weight, num_targets=len(target_ids))
+        summed = losses if target_weights is None else losses * target_weights
+        return SpeakerLMOutput(loss=summed.sum() * weight, num_targets=len(target_ids), token_losses=losses)
+    each = None if target_weights is None else target_weights.new_empty(target_weights.shape)
+    loss = token_losses_sum(head, predicting, target_ids, target_weights, each=each)
+    return SpeakerLMOutput(loss=loss * weight, num_targets=len(target_ids), token_losses=each)
 
 
 def set_llm_mode(llm: Any, mode: bool, lora_trained: bool) -> None:
@@ -64,8 +77,13 @@ def set_llm_mode(llm: Any, mode: bool, lora_trained: bool) -> None:
             module.training = mode
 
 
-def enable_checkpointing(llm: Any) -> None:
-    """Recompute the LLM's activations in backward."""
-    # Before transformers 5.23 the method had another name.
+def set_checkpointing(llm: Any, every: int) -> None:
+    """Recompute in backward the activations of every n-th decoder layer, the first among them; 0: of none."""
+    # Before transformers 5.23 the methods had another name, and took no number.
     name = "activation" if hasattr(llm, "activation_checkpointing_enable") else "gradient"
-    getattr(llm, f"{name}_checkpointing_enable")()
+    getattr(llm, f"{name}_checkpointing_{'enable' if every else 'disable'}")()
+    if every > 1:
+        from transformers.modeling_layers import GradientCheckpointingLayer
+
+        for i, layer in enumerate(m for m in llm.modules() if isinstance(m, GradientCheckpointingLayer)):
+            layer.gradient_checkpointing = i % every == 0

@@ -22,7 +22,13 @@ class SpeakerLMProcessor(ProcessorMixin):
     auto_map: dict[str, str]  # set where the processor is saved with its code
 
     def __init__(
-        self, tokenizer: Any, stride: int = 2, speaker_dim: int = 192, extractor: str = "", system: str = SYSTEM
+        self,
+        tokenizer: Any,
+        stride: int = 2,
+        speaker_dim: int = 192,
+        extractor: str = "",
+        system: str = SYSTEM,
+        enrolment: dict[str, Any] | None = None,
     ) -> None:
         """Take the tokenizer and the settings of prompts.
 
@@ -32,6 +38,7 @@ class SpeakerLMProcessor(ProcessorMixin):
             speaker_dim: width of a speaker vector.
             extractor: id of what made the vectors that the model knows.
             system: the prompt's system line; a PromptTokenizer brings its own.
+            enrolment: what an exported folder carries to enrol speakers, see :mod:`pipeline.transcribe.carried`.
 
         Raises:
             ModelError: the tokenizer lacks what the prompt needs.
@@ -39,6 +46,7 @@ class SpeakerLMProcessor(ProcessorMixin):
         self.prompts = tokenizer if isinstance(tokenizer, PromptTokenizer) else PromptTokenizer(tokenizer, system)
         self.stride, self.speaker_dim, self.extractor = stride, speaker_dim, extractor
         self.system = self.prompts.system
+        self.enrolment = enrolment or {}
         super().__init__(self.prompts.tokenizer)
 
     def __call__(
@@ -139,7 +147,7 @@ class SpeakerLMProcessor(ProcessorMixin):
 
     def to_dict(self, *_: Any, **__: Any) -> dict[str, Any]:
         """Content of ``processor_config.json``."""
-        names = ("stride", "speaker_dim", "extractor", "system", "auto_map")
+        names = ("stride", "speaker_dim", "extractor", "system", "enrolment", "auto_map")
         own = {name: getattr(self, name) for name in names if hasattr(self, name)}
         return {"processor_class": type(self).__name__, **own}
 

@@ -43,6 +43,15 @@ class TransformerLayer(nn.Module):
         return functional.dropout(x, self.dropout, self.training)
 
 
+class StrideConv(nn.Conv1d):
+    """A convolution whose kernel is its stride, computed as a matrix product. Its weights are a Conv1d's."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(A, F, width), F a multiple of the stride → (A, F / stride, output): the channels last."""
+        weight = self.weight.transpose(1, 2).flatten(1)  # (output, stride × width), as x in memory
+        return functional.linear(x.reshape(x.shape[0], -1, weight.shape[1]), weight, self.bias)
+
+
 class AudioProjector(nn.Module):
     """Encoder frames to LLM positions."""
 
@@ -55,7 +64,7 @@ class AudioProjector(nn.Module):
         self.stride = stride
         self.layers = nn.ModuleList(TransformerLayer(width, heads, ffn, dropout) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
-        self.conv = nn.Conv1d(width, output, stride, stride)
+        self.conv = StrideConv(width, output, stride, stride)
         self.activation_checkpointing = False
 
     def forward(self, frames: Tensor, lengths: Sequence[int]) -> Tensor:
@@ -72,8 +81,7 @@ class AudioProjector(nn.Module):
             else:
                 x = layer(x, mask)
         x = self.norm(x) * valid.unsqueeze(-1)
-        x = functional.pad(x.transpose(1, 2), (0, -x.shape[1] % self.stride))
-        x = self.conv(x).transpose(1, 2)
+        x = self.conv(functional.pad(x, (0, 0, 0, -x.shape[1] % self.stride)))
         return torch.cat([x[i, : -(-n // self.stride)] for i, n in enumerate(lengths)])
 
 

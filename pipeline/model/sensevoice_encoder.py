@@ -8,10 +8,12 @@ through them is ours.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MethodType
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from pipeline.model.configuration_speakerlm import SpeakerLMConfig
@@ -80,8 +82,10 @@ class FunasrEncoder(nn.Module):
             raise ModelError(f"encoder {class_name} refuses its configuration {dict(conf)}: {e}") from e
         if not (hasattr(self.backbone, "encoders0") and hasattr(self.backbone, "after_norm")):
             raise ModelError(f"encoder {class_name} is not of the SANM family (no encoders0, after_norm)")
+        _own_activations(self.backbone)
+        _attend_by_sdpa(self.backbone)
         self.output_size = self.width = int(self.backbone.output_size())
-        self.blocks = sum(len(getattr(self.backbone, n, ())) for n in ("encoders0", "encoders", "tp_encoders"))
+        self.blocks = len(self.repeated())
         self.states = 1  # positions of its layers in a frame
         self.longest = None  # no windows: frames of an utterance see one another, however many
         self.activation_checkpointing = False
@@ -104,6 +108,10 @@ class FunasrEncoder(nn.Module):
             x = self.backbone.tp_norm(x)
         return x
 
+    def repeated(self) -> list[nn.Module]:
+        """List the blocks, all of the same code."""
+        return [b for n in ("encoders0", "encoders", "tp_encoders") for b in getattr(self.backbone, n, ())]
+
     def _run(self, block: nn.Module, x: Tensor, mask: Tensor) -> Tensor:
         if self.activation_checkpointing and torch.is_grad_enabled():
             return checkpoint(_first_output, block, x, mask, use_reentrant=False)
@@ -118,6 +126,32 @@ class FunasrEncoder(nn.Module):
         found = checkpoint.encoder_state()
         check_state(found, self.backbone.state_dict(), str(checkpoint.folder / "model.pt"), checkpoint.class_name)
         self.backbone.load_state_dict(found)
+
+
+def _own_activations(backbone: nn.Module) -> None:
+    """Give every feed-forward layer an activation of its own.
+
+    FunASR's default is one object in all of them, and DeepSpeed hooks a module once for each path that leads to it.
+    """
+    for module in backbone.modules():
+        if isinstance(getattr(module, "activation", None), nn.ReLU):
+            module.activation = nn.ReLU()
+
+
+def _attend_by_sdpa(backbone: nn.Module) -> None:
+    """Let every block attend by torch's kernels, which never hold scores of frames × frames."""
+    for module in backbone.modules():
+        if type(module).__name__ == "MultiHeadedAttentionSANM":
+            vars(module)["forward"] = MethodType(_sdpa_forward, module)
+
+
+def _sdpa_forward(self: Any, x: Tensor, mask: Tensor, **_: None) -> Tensor:
+    """As FunASR's ``forward`` without chunks; (A, F, width) and a (A, 1, F) mask, 0 at padding."""
+    q, k, v, flat = self.forward_qkv(x)
+    memory = self.forward_fsmn(flat, mask)
+    rate = self.dropout.p if self.training else 0.0
+    seen = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask.unsqueeze(1).bool(), dropout_p=rate)
+    return self.linear_out(seen.transpose(1, 2).flatten(2)) + memory
 
 
 def _first_output(block: nn.Module, x: Tensor, mask: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pipeline.frames import FRAME_SAMPLES, HOP_SAMPLES, LFR_SHIFT, LFR_WINDOW, fbank_frames, lfr_frames
+from pipeline.model.fourier import power_spectrum
 from pipeline.model.host_to_device import on_device, within
 from shards.errors import AudioError, ModelError
 from shards.sample import SAMPLE_RATE
@@ -95,7 +96,7 @@ class Frontend(nn.Module):
         x = x - x.mean(-1, keepdim=True)
         previous = torch.cat([x[..., :1], x[..., :-1]], -1)  # Kaldi takes the first sample as its own predecessor
         x = (x - PREEMPHASIS * previous) * self._constant("window", x.device)
-        power = torch.view_as_real(torch.fft.rfft(x, n=FFT_SIZE)).square().sum(-1).float()
+        power = power_spectrum(x, FFT_SIZE).float()
         return (power @ self._constant("mel", x.device)).clamp_min(MEL_FLOOR).log()
 
     def _stack(self, mel: Tensor, frames: Sequence[int]) -> Tensor:

@@ -112,6 +112,10 @@ class WhisperSpeechEncoder(nn.Module):
         done = iter([piece[:n] for piece, n in zip(x, sizes, strict=True)])
         return pad_sequence([torch.cat([next(done) for _ in spans]) for spans in cut], batch_first=True)
 
+    def repeated(self) -> list[nn.Module]:
+        """List the layers."""
+        return list(self.layers)
+
     def load_checkpoint(self, source: EncoderCheckpoint) -> None:
         """Copy the weights of a checkpoint; every key must fit.
 

@@ -17,6 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers.audio_utils import mel_filter_bank
 
 from pipeline.frames import FRAME_SAMPLES, HOP_SAMPLES, LFR_SHIFT, encoder_frames
+from pipeline.model.fourier import power_spectrum
 from shards.errors import AudioError
 from shards.sample import SAMPLE_RATE
 
@@ -75,7 +76,7 @@ class WhisperFrontend(nn.Module):
             edged = functional.pad(whole[None], (WINDOW // 2, WINDOW // 2), mode="reflect")[0]
             windows.append(edged.unfold(0, WINDOW, HOP_SAMPLES)[:-1])  # Whisper leaves the last one out
         x = torch.cat(windows) * self._constant("window", waveforms.device)
-        power = torch.view_as_real(torch.fft.rfft(x)).square().sum(-1)
+        power = power_spectrum(x, WINDOW)
         mel = (power @ self._constant("mel", x.device)).clamp_min(FLOOR).log10()
         each = mel.split([n * STACKED for n in frames])
         return pad_sequence([(m.maximum(m.amax() - RANGE) + 4.0) / 4.0 for m in each], batch_first=True)

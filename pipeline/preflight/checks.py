@@ -20,6 +20,7 @@ VERSIONS = {  # tested or documented range; an older version than the first is a
     "transformers": ("5.17", "5.23"),
     "peft": ("0.19", "0.21"),
 }
+EXPORTED = ("config.json", "tokenizer_config.json", "*.safetensors")  # files of an LLM and an encoder in one
 CHECKPOINTS_KEPT = 2  # in addition to trainer.keep_last: one being written, and the final weights
 
 
@@ -107,6 +108,8 @@ def _devices(wanted: int) -> Iterator[Check]:
 
 
 def _checkpoints(recipe: Recipe) -> Iterator[Check]:
+    from pipeline.model.exported import is_exported
+
     encoder, llm = recipe.model.encoder, recipe.model.llm
     files: tuple[str, ...] = ("config.json", "tokenizer_config.json", "*.safetensors or *.bin")
     folders = [("LLM", llm.checkpoint, llm.hub, files)]
@@ -122,19 +125,33 @@ def _checkpoints(recipe: Recipe) -> Iterator[Check]:
             verdict = "note" if looks_like_id else "FAIL"
             yield Check(verdict, what, f"{name}: no such folder" + (f"; it will be asked of {hub}" * looks_like_id))
             continue
-        missing = [f for f in files if not any(p for pattern in f.split(" or ") for p in folder.glob(pattern))]
+        wanted = EXPORTED if is_exported(folder) else files
+        missing = [f for f in wanted if not any(p for pattern in f.split(" or ") for p in folder.glob(pattern))]
         yield Check("FAIL" if missing else "ok", what, f"{name}" + (f": {', '.join(missing)} missing" * bool(missing)))
 
 
 def _start(recipe: Recipe) -> Iterator[Check]:
     from pipeline.checkpoint.final_weights import read_done
+    from pipeline.model.exported import model_type
+    from pipeline.train.starting_point import RUN, inspect
+    from shards.weights.hubs import hub_name
 
-    stage = STAGES[recipe.stage]
-    if stage.starts_from is None:
+    if recipe.init_from is None:
         yield Check("ok", "starts from", "public checkpoints")
         return
-    done = read_done(Path(recipe.init_from or ""))
-    yield Check("ok", "starts from", f"{recipe.init_from}, stage {done.get('stage')} at step {done.get('step')}")
+    if hub_name(recipe.init_from):
+        yield Check("note", "starts from", f"{recipe.init_from}: no such folder; it will be asked of huggingface")
+        return
+    folder, parts = Path(recipe.init_from), (recipe.model.llm.checkpoint, recipe.model.encoder.checkpoint)
+    if model_type(folder) and (elsewhere := [p for p in parts if p and not Path(p).is_dir()]):
+        yield Check("note", "starts from", f"{folder}; not compared with {', '.join(elsewhere)}, not on this machine")
+        return
+    start = inspect(recipe, folder)
+    if start.kind != RUN or start.sha256 is None:
+        yield Check("ok", "starts from", f"{folder}, {start.kind}")
+        return
+    done = read_done(folder)
+    yield Check("ok", "starts from", f"{folder}, stage {done.get('stage')} at step {done.get('step')}")
 
 
 def _disk(recipe: Recipe, trained: int) -> Iterator[Check]:

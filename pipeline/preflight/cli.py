@@ -20,13 +20,15 @@ from typing import Any
 
 from shards.arguments import natural, positive
 from shards.commands import outcome
+from shards.commands.parser import Parser
+from shards.workers import progress
 
 ASSUMED_EFFICIENCY = 0.45
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="speakerlm-preflight", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("recipe", type=Path)
@@ -54,6 +56,18 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     work.add_argument("--clip-seconds", type=float, default=45.0, help="of those clips")
     work.add_argument("--tokens-per-second", type=float, default=5.0, help="target tokens of those clips")
     work.add_argument("--registered", type=natural, default=17, help="speakers registered with each of those clips")
+    parser.add_argument(
+        "--no-host", action="store_true", help="do not measure the host's time of a step on this machine"
+    )
+    parser.add_argument(
+        "--no-choices",
+        action="store_true",
+        help="do not compare ZeRO stages, checkpointings and options, which takes two minutes",
+    )
+    parser.add_argument(
+        "--apply", type=Path, metavar="FILE",
+        help="write a recipe that extends this one by the fastest choice that fits; needs --card",
+    )  # fmt: skip
     parser.add_argument("--no-checks", action="store_true", help="look at no path, package or device")
     parser.add_argument("--run", type=positive, metavar="RANKS", help="execute the largest micro-batch on this many")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of the table")
@@ -86,15 +100,17 @@ def preflight(args: argparse.Namespace) -> Any:
     Raises:
         SpeakerLMError: no answer can be given; says why.
     """
-    from pipeline.preflight.checks import all_checks
-    from pipeline.preflight.estimate import Preflight, make_estimate
-    from pipeline.preflight.shapes import empty_model
-    from pipeline.recipe.deepspeed import dtype_name, resolve_deepspeed
     from pipeline.recipe.load import load_recipe
     from pipeline.stages import STAGES, check_speech
 
     recipe = load_recipe(args.recipe, args.overrides)
-    check_speech(recipe.stage, str(args.recipe))
+    check_speech(recipe.stage, str(args.recipe))  # errors so far need not wait for torch
+    from pipeline.preflight.checks import all_checks
+    from pipeline.preflight.estimate import Preflight, make_estimate
+    from pipeline.preflight.host import host_seconds
+    from pipeline.preflight.shapes import empty_model
+    from pipeline.recipe.deepspeed import dtype_name, resolve_deepspeed
+
     world = _world(args)
     ds_config = resolve_deepspeed(recipe, world.size)
     model, shapes = empty_model(recipe.model, dtype_name(ds_config))
@@ -104,7 +120,11 @@ def preflight(args: argparse.Namespace) -> Any:
     work = _work(args, recipe, tokenizer)
     done = _steps_done(recipe)
     max_steps = recipe.trainer.max_steps
-    estimate = make_estimate(recipe, ds_config, model, work, world, max_steps - done)
+    host = None
+    if world.card is not None and not args.no_host:
+        host = host_seconds([str(args.recipe), *args.overrides], world.size)
+    estimate = make_estimate(recipe, ds_config, model, work, world, max_steps - done, host)
+    choices, advice = _choices(args, recipe, ds_config, model, work, world, estimate, host)
     checks = []
     if not args.no_checks:
         trained = sum(p["trained"] for p in estimate.parameters.values())
@@ -113,7 +133,8 @@ def preflight(args: argparse.Namespace) -> Any:
     if args.run:
         from pipeline.preflight.rehearse import start_ranks
 
-        run = _beside(estimate, start_ranks(_for_a_rank(args), args.run), recipe, model, args.run)
+        found = start_ranks("pipeline.preflight", _for_a_rank(args), args.run)
+        run = _beside(estimate, found, recipe, model, args.run)
     hours = work.audio_seconds_per_step / 3600 * (max_steps - done)
     summary = {
         name: getattr(work, name)
@@ -132,7 +153,38 @@ def preflight(args: argparse.Namespace) -> Any:
         "memory_gib": card.memory_gib if card else None, "efficiency": world.efficiency,
         "efficiency_from": "as given" if args.efficiency else "assumed, not measured",
     }  # fmt: skip
-    return Preflight(recipe.name, recipe.stage, where, shapes, summary, estimate, checks, run)
+    return Preflight(recipe.name, recipe.stage, where, shapes, summary, estimate, choices, advice, checks, run)
+
+
+def _choices(
+    args: argparse.Namespace, recipe: Any, ds_config: Any, model: Any, work: Any, world: Any, estimate: Any, host: Any
+) -> tuple[list[Any], list[str]]:
+    """Return the table of choices and lines about it; empty without a card. Write the fastest, if that is asked for.
+
+    Raises:
+        ConfigError: no choice can be written.
+    """
+    from pipeline.preflight import advice, options
+    from pipeline.preflight.estimate import make_choices
+    from shards.errors import ConfigError
+
+    if world.card is None or args.no_choices:
+        if args.apply:
+            raise ConfigError("--apply writes one of the choices: name a card, and omit --no-choices")
+        return [], []
+    choices = make_choices(recipe, model, work, world, estimate.memory_at, host)
+    own = advice.own_choice(choices, recipe)
+    best = advice.fastest(choices, own)
+    lines = advice.lines(choices, own, best, recipe)
+    rounds = -(-work.micro_batches // world.size)
+    lines += options.lines(options.options(recipe, ds_config, estimate.memory_at, world, rounds))
+    if args.apply:
+        if best is None:
+            raise ConfigError(f"nothing fits into {world.card.name}: {args.apply} is not written")
+        where = f"the fastest that fits on {world.size} × {world.card.name}, as estimated by speakerlm-preflight"
+        advice.apply(args.apply, args.recipe, best.overrides(recipe), where)
+        lines.append(f"  written to {args.apply}")
+    return choices, lines
 
 
 def _for_a_rank(args: argparse.Namespace) -> list[str]:
@@ -163,9 +215,7 @@ def _work(args: argparse.Namespace, recipe: Any, tokenizer: Any) -> Any:
     if args.positions:
         typical = Typical(args.positions, args.clip_seconds, args.tokens_per_second, registered=args.registered)
         return work_from_sizes(recipe, typical)
-    from tqdm import tqdm
-
-    with tqdm(total=args.plan_steps, desc="planning", unit="step", disable=None, delay=2, leave=False) as bar:
+    with progress(total=args.plan_steps, desc="planning", unit="step", delay=2, leave=False) as bar:
         return work_from_plan(recipe, tokenizer, args.plan_steps, lambda _: bar.update())
 
 

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from pipeline.data.dialogue_lengths import counted_kinds
 from pipeline.data.index_rows import DatasetSource
 from pipeline.data.lengths import Tokenizer, build_lengths
 from pipeline.data.plan import Plan
@@ -21,6 +22,7 @@ from pipeline.flops import Meter, Sizes
 from pipeline.recipe.load import load_recipe
 from pipeline.recipe.schema import Recipe
 from pipeline.stages import STAGES
+from shards.commands.parser import Parser
 from shards.dataset.dataset import open_dataset
 from shards.errors import SpeakerLMError
 
@@ -30,9 +32,11 @@ def open_plan(recipe: Recipe, tokenizer: Tokenizer) -> Plan:
     data = recipe.data
     cache = Path(data.lengths_cache) if data.lengths_cache else None
     datasets = [open_dataset(d.path, d.extractor) for d in data.train]
+    tasks = STAGES[recipe.stage].tasks
     for dataset in datasets:
-        build_lengths(dataset, tokenizer, cache, workers=len(os.sched_getaffinity(0)))
-    sources = [DatasetSource(d, tokenizer.hash, cache) for d in datasets]
+        for kind in counted_kinds(tasks):
+            build_lengths(dataset, tokenizer, cache, workers=len(os.sched_getaffinity(0)), kind=kind)
+    sources = [DatasetSource(d, tokenizer.hash, cache, dialogues=bool(tasks)) for d in datasets]
     return Plan(sources, data.train, PlanSettings.of(recipe, tokenizer.hash), TokenCounter(tokenizer))
 
 
@@ -46,7 +50,7 @@ def meter_of(recipe: Recipe) -> Meter:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the report of a recipe's first steps."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipe", type=Path)
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     parser.add_argument("--steps", type=int, default=50)
@@ -58,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         recipe = load_recipe(args.recipe, args.overrides)
         plan = open_plan(recipe, load_tokenizer(recipe.model))
-        cost = flops_of(meter_of(recipe), recipe.model.projector.stride)
+        cost = flops_of(meter_of(recipe), recipe.model.projector.stride, recipe.data.encoder_calls)
         print(plan_report(plan, args.steps, args.ranks, cost))
     except SpeakerLMError as e:
         print(f"{type(e).__name__}: {e}", file=sys.stderr)

@@ -7,7 +7,7 @@ taken, and ZeRO-3's linear layers, which keep their inputs even where their weig
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -54,32 +54,36 @@ def states(model: Any, ds_config: Mapping[str, Any], dtype: str, world: int) -> 
         dtype: of the weights, ``bfloat16`` or ``float32``.
         world: ranks.
     """
-    zero, stage = ds_config.get("zero_optimization", {}), zero_stage(dict(ds_config))
+    zero, stage = ds_config["zero_optimization"], zero_stage(dict(ds_config))
     width = 2 if dtype == "bfloat16" else 4
-    total = sum(p.numel() for p in model.parameters())
+    total, held = sum(p.numel() for p in model.parameters()), _bytes(model.parameters(), width)
     learns = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    share = 1 if stage == 0 else world
     parts = dict.fromkeys(("weights", "gathered", "gradients", "optimizer", "buckets", "host"), 0)
-    parts["optimizer"] = 12 * learns // share
-    parts["gradients"] = 4 * learns // (share if stage >= 2 else 1) + (width * learns if stage < 2 else 0)
-    parts["weights"] = width * total
+    parts["optimizer"] = 12 * learns // world
+    parts["gradients"] = 4 * learns // (world if stage >= 2 else 1) + (width * learns if stage < 2 else 0)
+    parts["weights"] = held
     bucket = int(zero.get("reduce_bucket_size", 5e8))
     if stage == 2:
         parts["buckets"] = min(bucket, learns) * width * (2 if zero.get("overlap_comm") else 1)
     if stage == 3:
         threshold = int(zero.get("stage3_param_persistence_threshold", 1e5))
-        kept = sum(p.numel() for p in model.parameters() if p.numel() <= threshold) if world > 1 else 0
-        parts["weights"] = width * (total // world + kept)
+        kept = [p for p in model.parameters() if p.numel() <= threshold and world > 1]
+        parts["weights"] = held // world + _bytes(kept, width)
         parts["buckets"] = bucket * width
         if world > 1:
             live = zero.get("stage3_max_live_parameters", 1e9) + zero.get("stage3_prefetch_bucket_size", 5e7)
-            parts["gathered"] = width * int(min(total, live))
+            parts["gathered"] = held * int(min(total, live)) // total
     for setting, names in (("offload_param", ("weights",)), ("offload_optimizer", ("optimizer", "gradients"))):
         if zero.get(setting, {}).get("device", "none") != "none":
             for name in names:
                 parts["host"] += parts[name]
                 parts[name] = 0
     return parts
+
+
+def _bytes(parameters: Iterable[Any], width: int) -> int:
+    """Sum the bytes of parameters, ``width`` for an element of those that are not in 8 bits."""
+    return sum(p.numel() * (width if p.is_floating_point() else 1) for p in parameters)
 
 
 def activations(model: Any, load: Load, zero3: bool) -> int:
@@ -91,7 +95,7 @@ def activations(model: Any, load: Load, zero3: bool) -> int:
         zero3: take ZeRO-3's linear layers.
     """
     inputs = inputs_of(load, model.config.speaker_dim)
-    with _zero3_linear(zero3), _released_gradients(model), LiveBytes() as live:
+    with _zero3_linear(zero3), _fused_attention(), _released_gradients(model), LiveBytes() as live:
         model(**inputs).loss.backward()
     return live.peak
 
@@ -103,12 +107,14 @@ def inputs_of(load: Load, speaker_dim: int, device: str = "meta", vocabulary: in
     from pipeline.frames import FRAME_SAMPLES, HOP_SAMPLES, LFR_SHIFT
 
     samples = [((f - 1) * LFR_SHIFT) * HOP_SAMPLES + FRAME_SAMPLES for f in load.frames]
+    groups = load.groups()
+    rows = tuple(0.1 * torch.randn(len(g), max(samples[i] for i in g), device=device) for g in groups)
     bounds = torch.tensor([0, *load.samples]).cumsum(0).to(torch.int32)
     where = torch.arange(load.positions, device=device)
     starts = bounds[:-1].long().repeat_interleave(torch.tensor(load.samples)).to(device)
     return {
-        "waveforms": 0.1 * torch.randn(len(samples), max(samples), device=device),
-        "waveform_lengths": torch.tensor(samples),
+        "waveforms": rows if load.calls > 1 else rows[0],
+        "waveform_lengths": torch.tensor([samples[i] for group in groups for i in group]),
         "input_ids": torch.randint(0, vocabulary, (load.positions,), device=device),
         "position_ids": where - starts,
         "cu_seqlens": bounds,
@@ -151,9 +157,48 @@ def _zero3_linear(on: bool) -> Iterator[None]:
         torch.nn.functional.linear = own
 
 
-def estimate(model: Any, ds_config: Mapping[str, Any], dtype: str, world: int, load: Load, on_gpu: bool) -> Memory:
-    """Of one rank at the fullest moment of this micro-batch."""
+@contextmanager
+def _fused_attention() -> Iterator[None]:
+    """``scaled_dot_product_attention`` as a GPU computes it with a mask; the meta device would hold all scores."""
+    import torch
+
+    functional: Any = torch.nn.functional
+    own = functional.scaled_dot_product_attention
+
+    def fused(
+        q: Any, k: Any, v: Any, attn_mask: Any = None, dropout_p: float = 0.0, is_causal: bool = False, **more: Any
+    ) -> Any:
+        if not q.is_meta:
+            return own(q, k, v, attn_mask=attn_mask, dropout_p=dropout_p, is_causal=is_causal, **more)
+        bias = None if attn_mask is None else attn_mask.to(q.dtype).expand(*q.shape[:3], k.shape[2])
+        kernel = torch.ops.aten._scaled_dot_product_efficient_attention
+        return kernel(q, k, v, bias, True, dropout_p, is_causal, scale=more.get("scale"))[0]
+
+    functional.scaled_dot_product_attention = fused
+    try:
+        yield
+    finally:
+        functional.scaled_dot_product_attention = own
+
+
+def estimate(
+    model: Any, ds_config: Mapping[str, Any], dtype: str, world: int, load: Load, on_gpu: bool, added: int | None = None
+) -> Memory:
+    """Of one rank at the fullest moment of this micro-batch.
+
+    Args:
+        added: what :func:`activations` gives for it, if it is known.
+    """
     parts = states(model, ds_config, dtype, world)
-    added = activations(model, load, zero_stage(dict(ds_config)) == 3)
-    other = CONTEXT + int(FRAGMENTS * added) if on_gpu else 0
+    if added is None:
+        added = activations(model, load, zero_stage(dict(ds_config)) == 3)
+    other = CONTEXT + int(FRAGMENTS * added) + plan_bytes(load) if on_gpu else 0
     return Memory(activations=added, other=other, **parts)
+
+
+def plan_bytes(load: Load) -> int:
+    """Return the bytes of cuFFT's plans, which are outside torch's allocator; micro-batches are at most so large."""
+    from pipeline.frames import LFR_SHIFT
+    from pipeline.model.fourier import PLAN_BYTES, plans
+
+    return PLAN_BYTES * plans(sum(load.frames) * LFR_SHIFT)

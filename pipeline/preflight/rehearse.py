@@ -6,6 +6,7 @@ Every rank runs the same micro-batch, several times, with an optimizer update af
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -16,13 +17,14 @@ from typing import Any
 
 from pipeline.flops import Load
 from pipeline.recipe.schema import Recipe
+from pipeline.recipe.shipped import CHECKOUT
 from shards.errors import TrainingError
 
 STEPS = 3  # timed, after one that is not
 
 
-def start_ranks(arguments: Sequence[str], ranks: int, timeout: float = 3600.0) -> dict[str, Any]:
-    """This same command on so many ranks; what they measured.
+def start_ranks(module: str, arguments: Sequence[str], ranks: int, timeout: float = 3600.0) -> dict[str, Any]:
+    """A module with these arguments and ``--result FILE`` on so many ranks; what they measured.
 
     Raises:
         TrainingError: a rank failed; holds the end of what it said.
@@ -30,12 +32,15 @@ def start_ranks(arguments: Sequence[str], ranks: int, timeout: float = 3600.0) -
     with tempfile.TemporaryDirectory(prefix="speakerlm-preflight-") as folder:
         result = Path(folder) / "result.json"
         launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
-        command = [*launcher, "-m", "pipeline.preflight", *arguments, "--result", str(result)]
-        done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=timeout)
+        command = [*launcher, "-m", module, *arguments, "--result", str(result)]
+        path = os.pathsep.join(filter(None, (str(CHECKOUT), os.environ.get("PYTHONPATH"))))
+        env = os.environ | {"PYTHONPATH": path}  # installed from a wheel, `pipeline` is on no other path
+        done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=timeout, env=env)
         if done.returncode or not result.exists():
             ranks_words = (done.stdout + done.stderr).split("Sending process")[0]  # behind it is the launcher's summary
-            said = "\n".join(ranks_words.splitlines()[-25:])
-            raise TrainingError(f"the micro-batch did not run on {ranks} ranks:\n{said}")
+            lines = ranks_words.splitlines()
+            said = "\n".join([line for line in lines if line.startswith("[rank")][-25:] or lines[-25:])
+            raise TrainingError(f"{module} did not run on {ranks} ranks:\n{said}")
         return dict(json.loads(result.read_text()))
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from pipeline.model.build import new_encoder_shape, speakerlm_config
 from pipeline.model.encoder_interface import EncoderCheckpoint, EncoderShape, find_encoder, shape_without_checkpoint
+from pipeline.model.exported import ExportedEncoder, exported_config, is_exported
 from pipeline.recipe.schema import ModelConfig
 from shards.errors import ModelError
 
@@ -40,6 +41,8 @@ def _encoder(cfg: ModelConfig) -> tuple[EncoderCheckpoint | EncoderShape, str]:
     if where is None:
         return new_encoder_shape(cfg), "the recipe's model.encoder.config"
     plugin = find_encoder(cfg.encoder.type)
+    if is_exported(Path(where)):
+        return ExportedEncoder.of(Path(where)), f"{where}/config.json"
     if Path(where).is_dir():
         return plugin.read_checkpoint(Path(where)), f"{where}/{plugin.FILES[0]}"
     name = where.rsplit("/", 1)[-1]
@@ -50,6 +53,8 @@ def _encoder(cfg: ModelConfig) -> tuple[EncoderCheckpoint | EncoderShape, str]:
 
 def _llm(where: str) -> tuple[dict[str, Any], str]:
     path = Path(where) / "config.json"
+    if is_exported(Path(where)):
+        return dict(exported_config(Path(where))["llm"]), str(path)
     if path.is_file():
         return json.loads(path.read_text(encoding="utf-8")), str(path)
     name = where.rsplit("/", 1)[-1]
@@ -62,14 +67,18 @@ def empty_model(cfg: ModelConfig, dtype: str) -> tuple[Any, list[str]]:
     """The model without weights, on the meta device, and where its shape is from.
 
     Raises:
-        ModelError: a checkpoint is neither a folder nor of a known shape.
+        ModelError: a checkpoint is neither a folder nor of a known shape; torchao is asked for and missing.
     """
     import torch
 
+    from pipeline.model.float8 import use_float8
     from pipeline.model.modeling_speakerlm import SpeakerLMForConditionalGeneration
 
     encoder, from_encoder = _encoder(cfg)
     llm, from_llm = _llm(cfg.llm.checkpoint)
     with torch.device("meta"):
         model: Any = SpeakerLMForConditionalGeneration(speakerlm_config(cfg, llm, encoder))
-    return model.to(getattr(torch, dtype)), [f"encoder: {from_encoder}", f"LLM: {from_llm}"]
+    model.to(getattr(torch, dtype))
+    if cfg.llm.float8:
+        use_float8(model.llm, torch.device("meta"))
+    return model, [f"encoder: {from_encoder}", f"LLM: {from_llm}"]

@@ -9,15 +9,16 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from pipeline.data.dialogue_lengths import counted_kinds
 from pipeline.data.index_rows import DatasetSource
 from pipeline.data.lengths import build_lengths, missing_lengths
 from pipeline.data.plan import Plan
 from pipeline.data.planned import MicroBatch, PlanSettings
 from pipeline.data.token_counter import TokenCounter
 from pipeline.flops import Load
-from pipeline.frames import encoder_frames
+from pipeline.frames import encoder_frames, padded_frames
 from pipeline.recipe.schema import DatasetConfig, Recipe
-from pipeline.stages import STAGES
+from pipeline.stages import STAGES, Task
 from shards.dataset.dataset import Dataset, open_dataset
 from shards.errors import PlanError
 from shards.sample import SAMPLE_RATE
@@ -33,6 +34,9 @@ class Typical:
     prompt_tokens: int = 40
     registered: int = 17  # on average over the three modes: a third of 0, 3 and 3 + 25, with room
     tokens_per_name: int = 8
+    turn_seconds: float = 4.0  # of an utterance, which is an observation of a dialogue
+    question_tokens: int = 150  # of a dialogue's first turn, the summary included
+    tokens_per_turn: int = 75  # of an observation beside its words: its bounds, its line twice, what is around a turn
 
 
 @dataclass(frozen=True)
@@ -61,27 +65,37 @@ def work_from_sizes(recipe: Recipe, typical: Typical) -> Work:
     stride = recipe.model.projector.stride
     frames = encoder_frames(round(typical.clip_seconds * SAMPLE_RATE))
     registered = typical.registered if STAGES[recipe.stage].registration else 0
-    targets = round(typical.clip_seconds * typical.tokens_per_second) + 1
-    prompt = typical.prompt_tokens + registered * (1 + typical.tokens_per_name)
-    each = -(-frames // stride) + prompt + targets
-    count = min(typical.positions // each, recipe.data.max_frames // frames)
+    words = round(typical.clip_seconds * typical.tokens_per_second) + 1
+    slices: tuple[int, ...] = (frames,)
+    if Task.REASON in STAGES[recipe.stage].tasks:  # the whole, then every utterance; words in a thought and the answer
+        turns = max(1, round(typical.clip_seconds / typical.turn_seconds))
+        slices += (encoder_frames(round(typical.clip_seconds / turns * SAMPLE_RATE)),) * turns
+        targets = 2 * words + turns * typical.tokens_per_turn
+        prompt = typical.question_tokens
+    else:
+        targets, prompt = words, typical.prompt_tokens + registered * (1 + typical.tokens_per_name)
+    audio = sum(-(-n // stride) for n in slices)
+    each = audio + prompt + targets
+    of_frames = sum(padded_frames(n, recipe.model.encoder.frame_multiple) for n in slices)
+    count = min(typical.positions // each, recipe.data.max_frames // of_frames)
     if count < 1:
         raise PlanError(
-            f"a clip of {typical.clip_seconds:g} s takes {each} positions and {frames} frames; a micro-batch has "
+            f"a clip of {typical.clip_seconds:g} s takes {each} positions and {sum(slices)} frames; a micro-batch has "
             f"{typical.positions} and {recipe.data.max_frames}: plan with more positions or shorter clips"
         )
     last = each + typical.positions - count * each  # the rest is given to one sample, so that the micro-batch is full
     load = Load(
         samples=(each,) * (count - 1) + (last,),
-        frames=(frames,) * count,
-        audio_positions=count * -(-frames // stride),
+        frames=slices * count,
+        audio_positions=count * audio,
         speakers=max(1, count * registered),
         targets=count * targets,
+        calls=recipe.data.encoder_calls,
     )
     m = recipe.data.micro_batches_per_step
     source = (
         f"sizes alone: {count} clips of {typical.clip_seconds:g} s with {registered} registered speakers and "
-        f"{targets} target tokens each"
+        f"{targets} target tokens" + (f" and {len(slices) - 1} observations each" if len(slices) > 1 else " each")
     )
     return Work(
         source=source,
@@ -110,7 +124,7 @@ def work_from_plan(recipe: Recipe, tokenizer: Any, steps: int, seen: Callable[[i
     """
     with tempfile.TemporaryDirectory(prefix="speakerlm-preflight-") as cache:
         datasets = [open_dataset(share.path) for share in recipe.data.train]
-        sources = [_source(d, tokenizer, Path(cache)) for d in datasets]
+        sources = [_source(d, tokenizer, Path(cache), STAGES[recipe.stage].tasks) for d in datasets]
         settings = PlanSettings.of(_without_noise(recipe), tokenizer.hash)
         plan = Plan(sources, recipe.data.train, settings, TokenCounter(tokenizer))
         taken = []
@@ -118,7 +132,7 @@ def work_from_plan(recipe: Recipe, tokenizer: Any, steps: int, seen: Callable[[i
             taken.append([b for b in step.micro_batches if b is not None])
             seen(len(taken))
     batches = [b for step in taken for b in step]
-    loads = [b.load(recipe.model.projector.stride) for b in batches]
+    loads = [b.load(recipe.model.projector.stride, recipe.data.encoder_calls) for b in batches]
     largest = _largest(loads)
     audio = [sum(p.num_samples for p in b.samples) / SAMPLE_RATE for b in batches]
     return Work(
@@ -136,11 +150,13 @@ def work_from_plan(recipe: Recipe, tokenizer: Any, steps: int, seen: Callable[[i
     )
 
 
-def _source(dataset: Dataset, tokenizer: Any, cache: Path) -> DatasetSource:
-    if not missing_lengths(dataset, tokenizer.hash):
-        return DatasetSource(dataset, tokenizer.hash)
-    build_lengths(dataset, tokenizer, cache)
-    return DatasetSource(dataset, tokenizer.hash, cache)
+def _source(dataset: Dataset, tokenizer: Any, cache: Path, tasks: Sequence[Task]) -> DatasetSource:
+    kinds = counted_kinds(tasks)
+    if not any(missing_lengths(dataset, tokenizer.hash, kind=kind) for kind in kinds):
+        return DatasetSource(dataset, tokenizer.hash, dialogues=bool(tasks))
+    for kind in kinds:
+        build_lengths(dataset, tokenizer, cache, kind=kind)
+    return DatasetSource(dataset, tokenizer.hash, cache, dialogues=bool(tasks))
 
 
 def _hours(dataset: Dataset, share: DatasetConfig) -> float:

@@ -15,6 +15,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.ranks.interface import use_reachable_interface
 from shards.errors import ConfigError, TrainingError
 
 if TYPE_CHECKING:
@@ -96,6 +97,7 @@ def init_distributed(timeout_seconds: float, nccl: Mapping[str, str] | None = No
         TrainingError: the rendezvous failed.
     """
     os.environ.update(launcher_environment(dict(os.environ)))
+    use_reachable_interface(os.environ)
     import torch
 
     on_gpu = torch.cuda.is_available() and os.environ.get("DS_ACCELERATOR") != "cpu"

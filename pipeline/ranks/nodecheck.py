@@ -4,7 +4,8 @@
 
 One process per node. The first listens at the address of the rendezvous (MASTER_ADDR:MASTER_PORT). Each of the others
 asks it for the time, runs its checks, and sends a report. Checked are disk, datasets (S3 or local), clock, versions of
-packages and of this code, the output folder (the same one everywhere) and GPUs. A fault that all nodes share (a missing
+packages and of this code, the output folder (the same one everywhere), cores and GPUs; then, if all is well, whether
+Gloo and NCCL connect the nodes. A fault that all nodes share (a missing
 dataset, a full output, clocks that differ) is reported as common: no node is blamed for it. Exit codes: 0: no fault;
 1: at least one.
 """
@@ -25,16 +26,16 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pipeline.ranks.launch import launcher_environment
-from pipeline.ranks.nodefacts import Fact, cards, dataset, disk, versions
-from pipeline.recipe.deepspeed import CHECKOUT
+from pipeline.ranks.nodefacts import Fact, cards, cores, dataset, disk, own_cards, versions
 from pipeline.recipe.load import load_recipes
 from pipeline.recipe.schema import Recipe
+from pipeline.recipe.shipped import CHECKOUT
 from shards.errors import SpeakerLMError
 
 PINGS = 5
@@ -62,16 +63,22 @@ class NodeReport:
                 (self.passed if fact.ok else self.faults).append(fact.text)
 
 
+def node_name() -> str:
+    """Return the name of this node, as Slurm has it."""
+    return os.environ.get("SLURMD_NODENAME") or socket.gethostname()
+
+
 def check_node(recipes: Sequence[Recipe], disk_gb: float) -> NodeReport:
     """Run all checks of this node; one that fails does not prevent the others."""
-    report = NodeReport(os.environ.get("SLURMD_NODENAME") or socket.gethostname(), equal=versions(CHECKOUT))
+    report = NodeReport(node_name(), equal=versions(CHECKOUT))
     first = recipes[0]
     report.add([disk(Path(first.output), disk_gb, shared=first.output), disk(Path(tempfile.gettempdir()), 1.0)])
     if first.data.shard_cache:
         report.add([disk(Path(first.data.shard_cache), first.data.shard_cache_gb)])
     paths = {d.path for r in recipes for d in [*r.data.train, *r.data.validation]}
     report.add([dataset(path) for path in sorted(paths)])
-    facts, equal = cards(int(os.environ.get("SLURM_GPUS_ON_NODE") or 0))
+    report.add([cores(int(os.environ.get("SLURM_CPUS_PER_TASK") or 0))])
+    facts, equal = cards(int(os.environ.get("SLURM_GPUS_ON_NODE") or 0), own_cards(os.environ))
     report.add(facts)
     report.equal |= equal
     return report
@@ -132,6 +139,7 @@ class Collector:
 
     def __init__(self, port: int, token: str) -> None:
         self.reports: queue.Queue[NodeReport] = queue.Queue()
+        self.trial: int | None = None  # port of its store, 0: no trial; None: not yet known
         self._token = token
         try:
             self._server = socket.create_server(("", port), family=socket.AF_INET, backlog=1024)
@@ -152,7 +160,7 @@ class Collector:
                 sent = json.loads(line)
                 if sent:
                     self.reports.put(NodeReport(**sent))
-                print(json.dumps([time.time(), self._token]), file=lines, flush=True)
+                print(json.dumps([time.time(), self._token, self.trial]), file=lines, flush=True)
 
     def wait(self, count: int, seconds: float) -> list[NodeReport]:
         """Return this many reports, or those that came in time."""
@@ -177,7 +185,7 @@ def report_to(address: tuple[str, int], make: Any, seconds: float) -> None:
 
         def ask(sent: Any) -> tuple[float, str]:
             print(json.dumps(sent), file=lines, flush=True)
-            at, token = json.loads(lines.readline() or "null")
+            at, token, _ = json.loads(lines.readline() or "null")
             return float(at), str(token)
 
         offsets = []
@@ -190,6 +198,23 @@ def report_to(address: tuple[str, int], make: Any, seconds: float) -> None:
         report.clock = min(offsets)[1]  # of the fastest answer: its error is at most half the round trip
         report.add([sees_token(token)])
         ask(asdict(report))
+
+
+def trial_port(address: tuple[str, int], seconds: float) -> int:
+    """On a node other than the first, after its report: wait for the port of the trial's store; 0: no trial."""
+    end = time.monotonic() + seconds
+    try:
+        with _connect(address, ANSWER_S) as connection, connection.makefile("rw", encoding="utf-8") as lines:
+            connection.settimeout(ANSWER_S)
+            while time.monotonic() < end:
+                print("null", file=lines, flush=True)
+                *_, port = json.loads(lines.readline() or "[0]")
+                if port is not None:
+                    return int(port)
+                time.sleep(0.2)
+    except OSError:  # the first node has found a fault, reported it and ended
+        pass
+    return 0
 
 
 def sees_token(token: str) -> Fact:
@@ -226,8 +251,9 @@ def node_names(world_size: int) -> list[str]:
     return names if len(names) == world_size else []
 
 
-def first_node(recipes: Sequence[Recipe], args: argparse.Namespace, port: int, world_size: int) -> int:
-    """Collect reports, print results and advice, and return the exit code."""
+def first_node(recipes: Sequence[Recipe], args: argparse.Namespace, env: Mapping[str, str]) -> int:
+    """Collect reports, let the nodes form a group if all are well, print results and advice, return the exit code."""
+    port, world_size = int(env["MASTER_PORT"]), int(env["WORLD_SIZE"])
     folder = Path(recipes[0].output).absolute()
     folder.mkdir(parents=True, exist_ok=True)
     token = folder / f".nodecheck-{uuid.uuid4().hex[:12]}"
@@ -239,6 +265,9 @@ def first_node(recipes: Sequence[Recipe], args: argparse.Namespace, port: int, w
     finally:
         token.unlink()
     wrong, common = judge(reports, node_names(world_size), args.skew)
+    if world_size > 1 and len(reports) == world_size and not wrong and not common:
+        own.passed += _trial(collector, env, own.node, wrong, common)
+    collector.trial = collector.trial or 0
     for r in reports:
         state = "BAD" if r.node in wrong else "not at fault" if common else "ok"
         print(f"node {r.node}: {state}, clock {r.clock:+.3f} s; " + "; ".join(r.passed))
@@ -251,6 +280,25 @@ def first_node(recipes: Sequence[Recipe], args: argparse.Namespace, port: int, w
     for line in advice(wrong, common, world_size):
         print(line, file=sys.stderr)
     return 1 if wrong or common or missing else 0
+
+
+def _trial(
+    collector: Collector, env: Mapping[str, str], name: str, wrong: dict[str, list[str]], common: list[str]
+) -> list[str]:
+    """Start the trial on all nodes; return what went well, and add the rest to ``wrong`` and ``common``."""
+    from pipeline.ranks.node_trial import open_store, try_groups
+
+    store = open_store(env["MASTER_ADDR"], int(env["WORLD_SIZE"]))
+    collector.trial = store.port
+    passed = []
+    for node, fact in try_groups(env, name, store.port, store):
+        if fact.ok:
+            passed.append(fact.text)
+        elif node:
+            wrong.setdefault(node, []).append(fact.text)
+        else:
+            common.append(fact.text)
+    return passed
 
 
 def advice(wrong: dict[str, list[str]], common: Sequence[str], world_size: int) -> list[str]:
@@ -282,11 +330,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         recipes = load_recipes(args.recipe, args.stages, overrides)
         if place["RANK"] == "0":
-            return first_node(recipes, args, address[1], int(place["WORLD_SIZE"]))
+            return first_node(recipes, args, os.environ | place)
         report_to(address, lambda: check_node(recipes, args.disk_gb), args.timeout)
+        if port := trial_port(address, args.timeout):
+            from pipeline.ranks.node_trial import try_groups
+
+            try_groups(os.environ | place, node_name(), port)  # the first node reports its result
     except (SpeakerLMError, OSError, ValueError, TypeError) as e:
-        name = os.environ.get("SLURMD_NODENAME") or socket.gethostname()
-        print(f"BAD NODE {name}: {type(e).__name__}: {e}", file=sys.stderr)
+        print(f"BAD NODE {node_name()}: {type(e).__name__}: {e}", file=sys.stderr)
         return 1
     return 0
 

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import os
 import platform
+import re
 import shutil
 import subprocess
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from shards.errors import SpeakerLMError
 
 PACKAGES = ("torch", "deepspeed", "transformers", "peft", "numpy", "boto3")
-CARD_FIELDS = (
-    "name",
-    "driver_version",
-    "memory.used",
-    "ecc.errors.uncorrected.volatile.total",
+NEEDED = ("index", "uuid", "name", "driver_version")  # fields that every nvidia-smi has
+ERRORS = "ecc.errors.uncorrected.volatile.total"
+SLOWED = (
+    "clocks_event_reasons.hw_slowdown",
     "clocks_throttle_reasons.hw_slowdown",
-)
+)  # since driver 535, before
+CARD_FIELDS = (*NEEDED, "memory.used", ERRORS, *SLOWED)
 BUSY_MIB = 1024  # of a GPU's memory: another process uses it
 SMI_S = 60.0
 
@@ -79,28 +82,90 @@ def versions(checkout: Path) -> dict[str, str]:
     return found | {"code": digest.hexdigest()[:12]}
 
 
-def cards(wanted: int) -> tuple[list[Fact], dict[str, str]]:
+def cores(wanted: int) -> Fact:
+    """Check the cores that this process may run on.
+
+    Args:
+        wanted: cores of a rank that the batch system allocated; 0 if it does not say.
+    """
+    found = len(os.sched_getaffinity(0))
+    advice = f", {wanted} wanted: export SRUN_CPUS_PER_TASK before srun, or give srun --cpus-per-task"
+    return Fact(found >= wanted, f"{found} cores for a rank" + advice * (found < wanted))
+
+
+def own_cards(env: Mapping[str, str]) -> tuple[str, ...]:
+    """Return indices or UUIDs of the GPUs that this job may use, from Slurm's variables or CUDA's; empty: not said."""
+    for name in ("SLURM_STEP_GPUS", "SLURM_JOB_GPUS", "CUDA_VISIBLE_DEVICES"):
+        if listed := [part.strip() for part in env.get(name, "").split(",") if part.strip()]:
+            ranges = [re.fullmatch(r"(\d+)-(\d+)", part) for part in listed]
+            each = [range(int(r[1]), int(r[2]) + 1) if r else (part,) for r, part in zip(ranges, listed, strict=True)]
+            return tuple(str(n) for numbers in each for n in numbers)
+    return ()
+
+
+def cards(wanted: int, mine: Sequence[str] = ()) -> tuple[list[Fact], dict[str, str]]:
     """Return the health of NVIDIA GPUs by nvidia-smi, and what must be equal on all nodes.
+
+    Other jobs may use other GPUs of the node: only this job's own are judged. If they are not known, there must be as
+    many idle ones as are wanted.
 
     Args:
         wanted: number of GPUs that the batch system allocated; 0 if none is needed.
+        mine: indices or UUIDs of the GPUs that this job may use; empty: not known.
     """
     if shutil.which("nvidia-smi") is None:
         return [Fact(wanted == 0, "no nvidia-smi here" + (f", {wanted} cards wanted" if wanted else ""))], {}
-    command = ["nvidia-smi", f"--query-gpu={','.join(CARD_FIELDS)}", "--format=csv,noheader,nounits"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=SMI_S, check=False)
+        found, unknown = _query_cards()
     except subprocess.TimeoutExpired:
         return [Fact(False, f"nvidia-smi does not answer within {SMI_S:.0f} s: restart the node")], {}
-    if done.returncode:
-        return [Fact(False, f"nvidia-smi: {(done.stdout + done.stderr).strip()[:200]}")], {}
-    rows = [[cell.strip() for cell in line.split(",")] for line in done.stdout.splitlines() if line.strip()]
-    facts = [Fact(len(rows) >= wanted, f"{len(rows)} cards" + (f", {wanted} wanted" * (len(rows) < wanted)))]
-    for number, (name, _, used, errors, slowed) in enumerate(rows):
-        if errors.isdecimal() and int(errors):
-            facts.append(Fact(False, f"card {number} ({name}): {errors} uncorrected memory errors: have it reset"))
-        if slowed == "Active":
-            facts.append(Fact(False, f"card {number} ({name}) is slowed down by heat or power"))
-        if used.isdecimal() and int(used) > BUSY_MIB:
-            facts.append(Fact(False, f"card {number} ({name}) has {used} MiB in use by another process"))
-    return facts, {"cards": " ".join(sorted({row[0] for row in rows})), "driver": rows[0][1] if rows else "none"}
+    except OSError as e:
+        return [Fact(False, f"nvidia-smi: {e}")], {}
+    facts = [Fact(len(found) >= wanted, f"{len(found)} cards" + (f", {wanted} wanted" * (len(found) < wanted)))]
+    if unknown:
+        facts.append(Fact(True, f"not checked, because nvidia-smi has no such field: {', '.join(unknown)}"))
+    own = [c for c in found if c["index"] in mine or c["uuid"] in mine]
+    if (not own and not wanted) or len(found) <= wanted:
+        own = found  # a container or cgroup shows no others, and numbers these from 0
+    busy = [c for c in own or found if c["memory.used"].isdecimal() and int(c["memory.used"]) > BUSY_MIB]
+    if not own and len(found) - len(busy) < wanted:
+        facts.append(Fact(False, f"{len(found) - len(busy)} idle cards of {len(found)}, {wanted} wanted"))
+    for c in own:
+        name = f"card {c['index']} ({c['name']})"
+        if c[ERRORS].isdecimal() and int(c[ERRORS]):
+            facts.append(Fact(False, f"{name}: {c[ERRORS]} uncorrected memory errors: have it reset"))
+        if "Active" in (c[field] for field in SLOWED):
+            facts.append(Fact(False, f"{name} is slowed down by heat or power"))
+        if c in busy:
+            facts.append(Fact(False, f"{name} has {c['memory.used']} MiB in use by another process"))
+    judged = own or found
+    equal = {"cards": " ".join(sorted({c["name"] for c in judged}))}
+    return facts, equal | {"driver": judged[0]["driver_version"] if judged else "none"}
+
+
+def _query_cards() -> tuple[list[dict[str, str]], list[str]]:
+    """Return a row (field → value) of each GPU, and the fields that no name of is known to this driver.
+
+    nvidia-smi refuses a whole query for one field that its version does not know, and names that field.
+
+    Raises:
+        OSError: it failed for another reason.
+        subprocess.TimeoutExpired: it does not answer.
+    """
+    fields = list(CARD_FIELDS)
+    while True:
+        command = ["nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader,nounits"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=SMI_S, check=False)
+        if not done.returncode:
+            break
+        said = (done.stdout + done.stderr).strip()
+        refused = [f for f in fields if f'"{f}"' in said and f not in NEEDED]
+        if not refused:
+            raise OSError(said[:200])
+        fields = [f for f in fields if f not in refused]
+    lines = [[cell.strip() for cell in line.split(",")] for line in done.stdout.splitlines() if line.strip()]
+    rows = [dict.fromkeys(CARD_FIELDS, "") | dict(zip(fields, line, strict=True)) for line in lines]
+    unknown = [f for f in CARD_FIELDS if f not in fields and f not in SLOWED]
+    if not set(SLOWED) & set(fields):
+        unknown.append(SLOWED[0])
+    return rows, unknown

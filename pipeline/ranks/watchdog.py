@@ -15,14 +15,19 @@ import sys
 import tempfile
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.ranks.collectives import all_gather_or_raise
+from pipeline.ranks.device_idle import DeviceIdle
 from pipeline.ranks.launch import Ranks
 from pipeline.ranks.stop import FAILED
+
+if TYPE_CHECKING:
+    import torch
 
 NCCL_RECORD = "nccl-rank-"  # and the rank: names of files that torchfrtrace reads
 GRACE = 5.0  # seconds for other ranks to write their stacks, before the end of this one breaks their connections
@@ -136,15 +141,29 @@ def flight_record() -> bytes:
 class CollectiveClock:
     """Seconds that this process waited in collectives, to separate a rank's own time from the others'.
 
-    On a CPU a collective returns when it is done. On a GPU it is only queued: there the clock measures what delays the
-    host (data, storage, Python, a throttled CPU), not a slow GPU.
+    On a CPU a collective returns when it is done. On a GPU it is only queued; there the clock knows the streams that
+    collectives were queued on, and whether the host waits.
     """
 
     NAMES = ("all_reduce", "all_gather_into_tensor", "all_gather", "reduce_scatter_tensor", "reduce_scatter")
     MORE = ("reduce", "broadcast", "barrier", "all_gather_coalesced", "all_reduce_coalesced")
 
-    def __init__(self) -> None:
+    def __init__(self, current_stream: Callable[[], Any] | None = None) -> None:
         self.seconds = 0.0
+        self.depth = 0  # of blocks that wait now
+        self._current_stream = current_stream
+        self._streams: dict[int, Any] = {}  # of a GPU, by handle
+        self._note_stream()
+
+    @property
+    def streams(self) -> list[Any]:
+        """The GPU's streams that collectives were queued on, and the one that was current at first."""
+        return list(self._streams.values())
+
+    def _note_stream(self) -> None:
+        if self._current_stream is not None:
+            stream = self._current_stream()
+            self._streams[stream.cuda_stream] = stream
 
     def install(self) -> CollectiveClock:
         """Wrap the calls of DeepSpeed's backend; in a version that keeps them elsewhere, nothing is counted."""
@@ -159,13 +178,16 @@ class CollectiveClock:
     def waiting(self) -> Iterator[None]:
         """Count the time of the block."""
         began = time.perf_counter()
+        self.depth += 1
         try:
             yield
         finally:
+            self.depth -= 1
             self.seconds += time.perf_counter() - began
 
     def _timed(self, call: Callable[..., Any]) -> Callable[..., Any]:
         def timed(*args: Any, **kwargs: Any) -> Any:
+            self._note_stream()
             with self.waiting():
                 handle = call(*args, **kwargs)
             return _TimedHandle(handle, self) if hasattr(handle, "wait") else handle
@@ -189,14 +211,22 @@ class _TimedHandle:
 
 
 class OwnTime:
-    """Seconds of own work per step of every rank, and the straggler among them."""
+    """Seconds of own work per step of every rank, and the straggler among them.
+
+    On a CPU own work is all time outside collectives; on a GPU it is the time in which the device was idle because of
+    this host: its data, storage, Python, a throttled CPU. A slow GPU is not seen.
+    """
 
     def __init__(self, ranks: Ranks) -> None:
         self._hosts = all_gather_or_raise(ranks, socket.gethostname)
-        self._clock = CollectiveClock().install()
+        self._clock = clock = CollectiveClock(_current_stream(ranks.device)).install()
+        self._idle: DeviceIdle | None = None
+        if ranks.device.type == "cuda":
+            self._idle = DeviceIdle(lambda: clock.streams, lambda: not clock.depth)
+            weakref.finalize(self, self._idle.stop)
         self.waiting = self._clock.waiting  # for collectives outside DeepSpeed
         self._began: float | None = None  # the first lap is not counted: it contains the start-up
-        self._waited = 0.0
+        self._waited = 0.0  # of the clock, at the beginning of the lap
         self._sums = [0.0] * ranks.world_size
         self._count = 0
         self.laps: tuple[float, ...] = ()  # the last one of every rank
@@ -205,6 +235,8 @@ class OwnTime:
         """Return own seconds of this rank since the last :meth:`start`."""
         if self._began is None:
             return 0.0
+        if self._idle is not None:
+            return self._idle.seconds - self._waited
         return max(0.0, time.perf_counter() - self._began - (self._clock.seconds - self._waited))
 
     def start(self, everyone: Sequence[float]) -> None:
@@ -213,7 +245,7 @@ class OwnTime:
             self._sums = [a + b for a, b in zip(self._sums, everyone, strict=True)]
             self._count += 1
         self.laps = tuple(everyone)
-        self._began, self._waited = time.perf_counter(), self._clock.seconds
+        self._began, self._waited = time.perf_counter(), (self._idle or self._clock).seconds
 
     def forget(self) -> None:
         """Discard the current lap, which contains something other than a step."""
@@ -233,6 +265,15 @@ class OwnTime:
         )
 
 
+def _current_stream(device: torch.device) -> Callable[[], Any] | None:
+    """Return how to ask for the current stream of a GPU; None on a CPU."""
+    if device.type != "cuda":
+        return None
+    import torch
+
+    return torch.cuda.current_stream
+
+
 def slowest(own_seconds: Sequence[float], steps: int) -> int | None:
     """Return the rank whose own work over these steps delays the others; None if all are about as fast."""
     if len(own_seconds) < 2 or not steps:
@@ -244,12 +285,12 @@ def slowest(own_seconds: Sequence[float], steps: int) -> int | None:
 
 
 def nccl_environment(limit: float, folder: Path) -> dict[str, str]:
-    """Return settings of torch's NCCL backend: a collective's timeout ends the process and writes a flight record.
+    """Return settings of torch's NCCL backend: a collective's timeout writes a flight record for ``torchfrtrace``.
 
-    ``torchfrtrace`` reads such a record.
+    That the process then ends is torch's default (TORCH_NCCL_ASYNC_ERROR_HANDLING 3, which does not wait for the
+    communicators of a hung device; 1 would).
     """
     return {
-        "TORCH_NCCL_ASYNC_ERROR_HANDLING": "1",
         "TORCH_NCCL_HEARTBEAT_TIMEOUT_SEC": str(int(limit) + 60),
         "TORCH_NCCL_DUMP_ON_TIMEOUT": "1",
         "TORCH_FR_BUFFER_SIZE": "20000",  # collectives in the record

@@ -26,7 +26,9 @@ LEAST_ONE = (
     "data.max_positions",
     "data.max_frames",
     "data.window_shards",
+    "data.encoder_calls",
     "data.prefetch_steps",
+    "model.encoder.frame_multiple",
     "model.projector.stride",
     "model.projector.layers",
     "model.projector.heads",
@@ -35,6 +37,7 @@ LEAST_ONE = (
 )
 NOT_BELOW_ZERO = (
     "seed",
+    "model.activation_checkpointing.llm_every",
     "trainer.keep_best",
     "trainer.keep_every",
     "data.workers",
@@ -63,7 +66,10 @@ def check(r: Recipe, where: str) -> None:
     """
     problems = []
     if r.stage not in (CORRECTION.number, *STAGES):
-        problems.append(f"stage is {r.stage}, there are stages {sorted(STAGES)}, and 0 for a corrector of text")
+        problems.append(
+            f"stage is {r.stage}, there are stages {sorted(STAGES)} (11 to 13: Speaker-Reasoner), "
+            "and 0 for a corrector of text"
+        )
     elif stage_of(r.stage).starts_from and not r.init_from:
         problems.append(
             f"stage {r.stage} continues stage {STAGES[r.stage].starts_from}: set init_from to its run folder"
@@ -72,11 +78,15 @@ def check(r: Recipe, where: str) -> None:
         problems.append("data.train is empty: name at least one packed dataset")
     if any(d.weight <= 0 for d in r.data.train):
         problems.append("data.train: every weight must be above 0")
+    if r.data.temperature is not None and not 1 <= r.data.temperature < math.inf:
+        problems.append(f"data.temperature is {r.data.temperature}, must be at least 1, or null")
     problems += _registration_problems(r.data.registration)
     encoders = plugin_names("encoders", "pipeline.model.encoders")
     if r.model.encoder.type.replace("_", "-") not in encoders:
         problems.append(f"model.encoder.type is {r.model.encoder.type!r}, must be one of {', '.join(encoders)}")
     problems += _data_problems(r.data)
+    if r.stage in STAGES and STAGES[r.stage].tasks:
+        problems += _dialogue_problems(r)
     problems += _size_problems(r)
     problems += _trainer_problems(r.trainer)
     for module, factor in r.optimizer.lr_factors.items():
@@ -127,6 +137,39 @@ def _trainer_problems(t: TrainerConfig) -> list[str]:
     if t.decode_clips < 0 or t.decode_batch < 1 or t.decode_tokens < 1:
         problems.append("trainer.decode_clips must not be below 0, decode_batch and decode_tokens at least 1")
     return problems
+
+
+def _dialogue_problems(r: Recipe) -> list[str]:
+    """List contradictions of the dialogues' settings, in a stage that has dialogues."""
+    d, cache = r.data.dialogue, r.data.dialogue.cache
+    shares = {task.value: getattr(d.tasks, task.value) for task in STAGES[r.stage].tasks}
+    checks = {
+        f"data.dialogue.tau is {d.tau}, must be above 0 and at most 1": not 0 < d.tau <= 1,
+        f"data.dialogue.max_turns is {d.max_turns}, must be at least 1": d.max_turns < 1,
+        f"data.dialogue.tasks of stage {r.stage} are {shares}; none may be below 0, at least one must be above 0": (
+            min(shares.values()) < 0 or not sum(shares.values()) > 0
+        ),
+        "data.dialogue: label_weight, time_weight and boundary_weight must not be below 0": (
+            not all(0 <= w < math.inf for w in (d.label_weight, d.time_weight, d.boundary_weight))
+        ),
+        f"data.dialogue.cache.share is {cache.share}, must be 0 to 1": not 0 <= cache.share <= 1,
+        "data.dialogue.cache: max_clips and per_speaker must be at least 1": min(cache.max_clips, cache.per_speaker)
+        < 1,
+        "data.dialogue.cache: 0 < min_seconds <= max_seconds <= total_seconds must hold": (
+            not 0 < cache.min_seconds <= cache.max_seconds <= cache.total_seconds
+        ),
+        f"data.augment.speeds is {r.data.augment.speeds}: a dialogue's times are text, so its speed must be 1": (
+            any(speed != 1 for speed in r.data.augment.speeds)
+        ),
+        "data.augment.frame_masks and mel_masks must be 0: a dialogue's slices would be masked in different places": (
+            bool(r.data.augment.frame_masks or r.data.augment.mel_masks)
+        ),
+        "data.speaker_questions must be 0: a dialogue has no speaker probes": bool(r.data.speaker_questions),
+        "trainer.decode_clips must be 0: a dialogue is decoded by speakerlm-transcribe --reasoner": (
+            bool(r.trainer.decode_clips)
+        ),
+    }
+    return [problem for problem, wrong in checks.items() if wrong]
 
 
 def _registration_problems(registration: RegistrationConfig) -> list[str]:

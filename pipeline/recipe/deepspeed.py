@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from pipeline.recipe.deepspeed_keys import contradictions, problems
 from pipeline.recipe.schema import Recipe
+from pipeline.recipe.shipped import find_file
 from shards.errors import ConfigError
-
-CHECKOUT = Path(__file__).resolve().parents[2]
 
 
 def resolve_deepspeed(recipe: Recipe, world_size: int) -> dict[str, Any]:
@@ -22,18 +22,13 @@ def resolve_deepspeed(recipe: Recipe, world_size: int) -> dict[str, Any]:
     learning rate, clipping …) must be ``"auto"`` or absent in the file, so that the two cannot disagree.
 
     Raises:
-        ConfigError: the file is unreadable, contradicts the recipe, or has an ``"auto"`` that nothing fills.
+        ConfigError: the file is unreadable, has an unknown key or a value of another type, contradicts itself or the
+            recipe, or has an ``"auto"`` that nothing fills.
     """
     path = find_file(recipe.deepspeed)
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as e:
-        raise ConfigError(f"DeepSpeed configuration {path}: {e}") from e
-    _check_objects(config, path)
-    if "scheduler" in config:
-        raise ConfigError(f"{path}: no scheduler here, the learning rate is the recipe's (optimizer.*)")
-    if own := [name for name in ("tensorboard", "wandb", "csv_monitor", "comet") if name in config]:
-        raise ConfigError(f"{path}: no {' and no '.join(own)} here, monitors are the recipe's (monitor.*)")
+    config = _read(path)
+    if wrong := list(problems(config)) or list(contradictions(config)):
+        raise ConfigError(f"DeepSpeed configuration {path}: {'; '.join(wrong)}")
     resolved = copy.deepcopy(config)
     for dotted, value in _recipe_owned(recipe, world_size).items():
         _fill(resolved, dotted, value, path)
@@ -43,23 +38,27 @@ def resolve_deepspeed(recipe: Recipe, world_size: int) -> dict[str, Any]:
     return resolved
 
 
-def _check_objects(config: Any, path: Path) -> None:
-    """Check that sections are JSON objects, and refuse the old name of bf16, which DeepSpeed also accepts."""
+def _read(path: Path) -> dict[str, Any]:
+    """Read a JSON object that has no key twice.
+
+    Raises:
+        ConfigError: it is something else.
+    """
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        node = dict(pairs)
+        if len(node) < len(pairs):
+            names = [name for name, _ in pairs]
+            raise ValueError(f"{next(n for n in names if names.count(n) > 1)} appears twice in one object")
+        return node
+
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=once)
+    except (OSError, ValueError, RecursionError) as e:
+        raise ConfigError(f"DeepSpeed configuration {path}: {e}") from e
     if not isinstance(config, dict):
-        raise ConfigError(f"{path} is not a JSON object")
-    if "bfloat16" in config:
-        raise ConfigError(f'{path}: bfloat16 is called "bf16"; rename it')
-    objects = ("bf16", "fp16", "zero_optimization", "optimizer", "data_types", "activation_checkpointing")
-    if wrong := [f"{name} is {config[name]!r}" for name in objects if not isinstance(config.get(name, {}), dict)]:
-        raise ConfigError(f"{path}: {', '.join(wrong)}; must be a JSON object or absent")
-    if not isinstance(config.get("optimizer", {}).get("params", {}), dict):
-        raise ConfigError(f"{path}: optimizer.params is not a JSON object")
-
-
-def find_file(name: str) -> Path:
-    """Resolve a path of a recipe: as given, or relative to the checkout."""
-    path = Path(name)
-    return path if path.is_absolute() or path.exists() else CHECKOUT / path
+        raise ConfigError(f"DeepSpeed configuration {path} is not a JSON object")
+    return config
 
 
 def accumulation_steps(micro_batches: int, world_size: int) -> int:
@@ -111,14 +110,12 @@ def _walk(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 def dtype_name(ds_config: dict[str, Any]) -> str:
     """Return the dtype of forward and backward, ``bfloat16`` or ``float32``. Master weights are always fp32."""
-    if ds_config.get("fp16", {}).get("enabled"):
-        raise ConfigError("fp16 is not supported: use bf16, or neither for fp32")
     return "bfloat16" if ds_config.get("bf16", {}).get("enabled") else "float32"
 
 
 def zero_stage(ds_config: dict[str, Any]) -> int:
-    """Return the ZeRO stage; 0 if the configuration names none."""
-    return int(ds_config.get("zero_optimization", {}).get("stage", 0))
+    """Return the ZeRO stage of a resolved configuration."""
+    return int(ds_config["zero_optimization"]["stage"])
 
 
 def describe(recipe_yaml: str, ds_config: dict[str, Any]) -> str:

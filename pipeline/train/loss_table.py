@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from pipeline.prompts import Mode
+from pipeline.prompts import Mode, Part
+from pipeline.stages import Task
 
 if TYPE_CHECKING:
     import torch
@@ -18,7 +19,7 @@ class LossTable:
     """
 
     def __init__(self, datasets: Sequence[str]) -> None:
-        self.cells = [(d, str(m)) for d in dict.fromkeys(datasets) for m in Mode]
+        self.cells = [(d, str(m)) for d in dict.fromkeys(datasets) for m in (*Mode, *Task)]
         self._index = {cell: i for i, cell in enumerate(self.cells)}
 
     def zeros(self) -> list[float]:
@@ -54,6 +55,34 @@ class LossTable:
     def means(self, sums: Sequence[float], counts: Sequence[float]) -> dict[str, float]:
         """Return the mean loss per target token by ``dataset/mode``, for the cells with target tokens."""
         return {f"{d}/{m}": s / n for (d, m), s, n in zip(self.cells, sums, counts, strict=True) if n}
+
+
+class PartTable:
+    """Losses of the parts of dialogues: of labels, of times, and of the bounds of observations, without weights.
+
+    A row has the sums of the parts, then their numbers of tokens. Batches of other stages add nothing.
+    """
+
+    parts = (Part.LABEL, Part.TIME, Part.BOUNDARY)
+
+    def row(self, batch: Any, losses: torch.Tensor | None, device: torch.device) -> torch.Tensor:
+        """Return the row of a micro-batch: (2 · parts,) float64, on the device.
+
+        Args:
+            losses: (T,) of its tokens; None: it has no parts.
+        """
+        import torch
+
+        parts = getattr(batch, "parts", None)
+        if losses is None or parts is None or not batch.weight:
+            return torch.zeros(2 * len(self.parts), dtype=torch.float64, device=device)
+        chosen = torch.stack([parts == tuple(Part).index(part) for part in self.parts])
+        return torch.cat([torch.where(chosen, losses.detach(), 0.0).sum(1, dtype=torch.float64), chosen.sum(1)])
+
+    def means(self, row: Sequence[float]) -> dict[str, float]:
+        """Return the mean loss per token by part, for the parts with tokens."""
+        n = len(self.parts)
+        return {str(part): row[i] / row[n + i] for i, part in enumerate(self.parts) if row[n + i]}
 
 
 def nan_unless_finite(loss: torch.Tensor, losses: torch.Tensor) -> torch.Tensor:

@@ -17,6 +17,7 @@ from pipeline.checkpoint.format import write_atomic
 from pipeline.ranks.collectives import broadcast_or_raise
 from pipeline.ranks.launch import Ranks
 from pipeline.recipe.schema import MonitorConfig, Recipe
+from shards.commands import require
 from shards.errors import ConfigError
 
 logger = logging.getLogger(__name__)
@@ -24,6 +25,17 @@ logger = logging.getLogger(__name__)
 Event = tuple[str, float, int]
 CLOSE_SECONDS = 60.0  # to send the rest over a network that may be slow or down
 FIELDS = ("loss", "lr", "grad_norm", "mfu", "hfu", "peak_gib", "seconds", "wait_seconds", "model_tflop")
+
+
+def check_packages(settings: MonitorConfig) -> None:
+    """Check that the packages of the enabled monitors are installed: before weights are loaded, not after.
+
+    Raises:
+        ConfigError: one is not.
+    """
+    for package in ("tensorboard", "wandb"):
+        if getattr(settings, package):
+            require(package, "monitor", f"monitor.{package}")
 
 
 class Monitors:

@@ -11,7 +11,7 @@ from typing import Any
 
 from pipeline.checkpoint import final_weights as finished
 from pipeline.checkpoint import format as checkpoint
-from pipeline.ranks.collectives import any_rank, barrier, broadcast_or_raise
+from pipeline.ranks.collectives import any_rank, barrier
 from pipeline.ranks.launch import Ranks, init_distributed
 from pipeline.ranks.rank_log import rank_logging
 from pipeline.ranks.stop import REQUEUE, StopRequest, guarded, leave
@@ -23,8 +23,8 @@ from pipeline.stages import stage_of
 from pipeline.train.engine import check_optimizer, initialize, release, trainable_table
 from pipeline.train.run import Data, Run
 from pipeline.train.run_lock import locked
+from pipeline.train.starting_point import Start, find_start, take_weights
 from pipeline.train.trainer import Trainer
-from shards.errors import CheckpointError
 
 logger = logging.getLogger(__name__)
 
@@ -68,8 +68,7 @@ def _train(recipe: Recipe, stop: StopRequest, watchdog: Watchdog, stop_after: in
     if any_rank(ranks, finished.is_done(output)):  # a network filesystem may show the marker to some ranks only
         logger.info("%s is already done; remove %s to continue training it", output, output / finished.DONE)
         return 0
-    # The first rank wrote the marker of the stage before; on a network filesystem others may not see it yet.
-    before = broadcast_or_raise(ranks, lambda: predecessor(recipe), failure=CheckpointError)
+    start = find_start(recipe, ranks)
     if stop.warning and ranks.is_first:
         logger.warning(stop.warning)
     if any_rank(ranks, stop.is_set):
@@ -80,7 +79,7 @@ def _train(recipe: Recipe, stop: StopRequest, watchdog: Watchdog, stop_after: in
         _be_deterministic()
     stage = stage_of(recipe.stage)
     with locked(output, ranks):
-        model, source, bases = build(recipe, ds_config, ranks, before)
+        model, source, bases = build(recipe, ds_config, ranks, start)
         logger.info(trainable_table(model, stage.trains))
         engine = initialize(model, ds_config, recipe.optimizer.lr_factors)
         check_optimizer(engine, model)
@@ -96,51 +95,34 @@ def _train(recipe: Recipe, stop: StopRequest, watchdog: Watchdog, stop_after: in
         return code
 
 
-def predecessor(recipe: Recipe) -> dict[str, Any] | None:
-    """Return the ``done`` marker of the run that this one continues; None if it starts from public checkpoints.
-
-    Raises:
-        CheckpointError: that run has not finished, or its stage is neither the one before nor this one.
-    """
-    if recipe.init_from is None:
-        return None
-    path, wanted = Path(recipe.init_from), stage_of(recipe.stage).starts_from
-    if recipe.init_from_any:
-        return {"weights_sha256": None}
-    done = finished.read_done(path)
-    if done["stage"] not in (wanted, recipe.stage):
-        raise CheckpointError(
-            f"{path} is stage {done['stage']}, stage {recipe.stage} continues stage {wanted}; "
-            "--init-from takes any run's weights"
-        )
-    return done
-
-
 def build(
-    recipe: Recipe, ds_config: dict[str, Any], ranks: Ranks, before: dict[str, Any] | None
+    recipe: Recipe, ds_config: dict[str, Any], ranks: Ranks, start: Start | None
 ) -> tuple[Any, Path | None, dict[str, str]]:
     """Return the model with its weights and trainable set, the file of own weights it started from, hashes of bases.
 
     Args:
-        before: ``done`` marker of the run in ``init_from``; if it has no hash, the weights are not verified.
+        start: what ``init_from`` names; None: the public checkpoints.
 
     Raises:
-        CheckpointError: the weights of the run it starts from were damaged.
-        ModelError: weights that do not fit.
+        CheckpointError: the weights it starts from were damaged.
+        ModelError: weights that do not fit, or kernels that cannot run here.
     """
     import torch
 
     from pipeline.model.build import set_trainable
-    from pipeline.model.own_weights import WEIGHTS, load_own_weights
+    from pipeline.model.float8 import use_float8
+    from pipeline.model.liger import use_liger
 
     stage, dtype = stage_of(recipe.stage), getattr(torch, dtype_name(ds_config))
     model: Any = stage.load(stage.model)(recipe.model, ds_config=ds_config, dtype=dtype, seed=recipe.seed)
     bases = dict(model.bases)
     source = None
-    if recipe.init_from and before:
-        source = Path(recipe.init_from) / WEIGHTS
-        bases["init_from"] = finished.check_weights(source, before["weights_sha256"], ranks)
-        load_own_weights(model, Path(recipe.init_from))
+    if start is not None:
+        source, bases["init_from"] = take_weights(model, recipe, start, ranks)
+    if recipe.model.llm.liger:
+        use_liger(model.llm)
+    if recipe.model.llm.float8:
+        use_float8(model.llm, ranks.device)
     set_trainable(model, stage)
     model.to(ranks.device)
     return model, source, bases

@@ -13,6 +13,7 @@ from typing import Any
 
 from pipeline.data.augment import Augmenter
 from pipeline.data.collate import Batch
+from pipeline.data.dialogue_lengths import counted_kinds
 from pipeline.data.index_rows import DatasetSource
 from pipeline.data.lengths import build_lengths
 from pipeline.data.loader import Loader, SampleReader, StepBatches
@@ -48,7 +49,7 @@ class StageData:
             meter: operations of the run's model, for the imbalance in the log; None: LLM positions are counted instead.
         """
         self._recipe, self._ranks, self.tokenizer = recipe, ranks, tokenizer
-        self._cost = flops_of(meter, recipe.model.projector.stride) if meter else None
+        self._cost = flops_of(meter, recipe.model.projector.stride, recipe.data.encoder_calls) if meter else None
         self._lengths = Path(recipe.data.lengths_cache) if recipe.data.lengths_cache else None
         self._cache_left = recipe.data.shard_cache_gb * 1e9
         self.train_sets = self._open(recipe.data.train)
@@ -81,7 +82,7 @@ class StageData:
             This rank's micro-batches of a step, and how many of their samples are replaced.
         """
         stage = STAGES[self._recipe.stage]
-        modes = (Mode.NO, Mode.MATCH, Mode.OVER) if stage.registration else None
+        modes = stage.tasks or ((Mode.NO, Mode.MATCH, Mode.OVER) if stage.registration else None)
         data = replace(self._recipe.data, augment=AugmentConfig(), curriculum=[], align_epochs=False)
         settings = PlanSettings.of(replace(self._recipe, data=data), self.tokenizer.hash)
         settings = replace(settings, seed=VALIDATION_SEED, epochs=1, modes=modes)
@@ -117,7 +118,8 @@ class StageData:
         begin_at = self._ranks.rank / self._ranks.world_size
         for dataset in datasets:
             workers = min(MAX_COUNTING, len(os.sched_getaffinity(0)))
-            build_lengths(dataset, self.tokenizer, self._lengths, workers=workers, begin_at=begin_at)
+            for kind in counted_kinds(STAGES[self._recipe.stage].tasks):
+                build_lengths(dataset, self.tokenizer, self._lengths, workers=workers, begin_at=begin_at, kind=kind)
 
     def plan_settings(self) -> PlanSettings:
         """Settings of the training plan."""
@@ -128,7 +130,8 @@ class StageData:
         plans: list[Plan] = []
 
         def identity() -> dict[str, Any]:
-            sources = [DatasetSource(d, self.tokenizer.hash, self._lengths) for d in datasets]
+            dialogues = bool(settings.tasks)
+            sources = [DatasetSource(d, self.tokenizer.hash, self._lengths, dialogues) for d in datasets]
             plans.append(Plan(sources, shares, settings, TokenCounter(self.tokenizer)))
             return plans[0].identity
 
@@ -145,7 +148,16 @@ class StageData:
         replaced: Sequence[dict[str, Any]] = (),
     ) -> Loader:
         model, data = self._recipe.model, self._recipe.data
-        reader = SampleReader(datasets, self.tokenizer, model.projector.stride, model.speaker_dim, augmenter, questions)
+        reader = SampleReader(
+            datasets,
+            self.tokenizer,
+            model.projector.stride,
+            model.speaker_dim,
+            augmenter,
+            questions,
+            data.dialogue,
+            data.encoder_calls,
+        )
         return Loader(
             plan,
             reader,

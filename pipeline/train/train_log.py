@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pipeline.checkpoint.format import write_atomic
+from shards.storage.local import storage_errors
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,7 @@ class StepRecord:
     seconds: float  # wall time of the step
     wait_seconds: float  # part of it in which the slowest rank waited for data
     losses: dict[str, float] = field(default_factory=dict)  # per dataset/mode
+    part_losses: dict[str, float] = field(default_factory=dict)  # of dialogues: label, time, boundary; unweighted
     model_tflop: float = 0.0  # operations of valid positions, see flops.py
     mfu: float | None = None  # model_tflop as a share of the cards' peak; None: card not known
     hfu: float | None = None  # the same of all operations that are computed
@@ -38,19 +40,36 @@ class StepRecord:
 
 
 class Log:
-    """A JSON-lines file of a run; on resume, lines of steps that will be repeated are dropped."""
+    """A JSON-lines file of a run; on resume, lines of steps that will be repeated are dropped.
 
-    def __init__(self, path: Path, resume_step: int) -> None:
-        self._path = path
+    Args:
+        resume_step: the last step that will not be repeated.
+        replaces: a line replaces earlier ones of its step, such as one of a process that was killed before it saved.
+    """
+
+    def __init__(self, path: Path, resume_step: int, replaces: bool = False) -> None:
+        self._path, self._replaces = path, replaces
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists():
-            kept = [line for line in _whole_lines(path) if json.loads(line)["step"] <= resume_step]
-            write_atomic(path, "".join(f"{line}\n" for line in kept))
+        self._keep(lambda step: step <= resume_step)
 
     def write(self, row: dict[str, Any]) -> None:
-        """Append one line."""
-        with self._path.open("a", encoding="utf-8") as f:
+        """Append one line.
+
+        Raises:
+            StorageError: the disk is full, or another error of the operating system.
+        """
+        if self._replaces:
+            self._keep(lambda step: step != row["step"])
+        with storage_errors(self._path), self._path.open("a", encoding="utf-8") as f:
             f.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+    def _keep(self, wanted: Callable[[int], bool]) -> None:
+        """Drop lines of other steps, and an incomplete last line; rewrite the file only if there are any."""
+        if not self._path.exists():
+            return
+        kept = "".join(f"{line}\n" for line in _whole_lines(self._path) if wanted(json.loads(line)["step"]))
+        if kept.encode() != self._path.read_bytes():
+            write_atomic(self._path, kept)
 
 
 def _whole_lines(path: Path) -> list[str]:
@@ -91,13 +110,21 @@ def status_line(records: Sequence[StepRecord], max_steps: int) -> str:
     more += f"  skipped {len(records) - len(learnt)}" if len(learnt) < len(records) else ""
     left = (max_steps - last.step) * seconds / len(records)
     return (
-        f"step {last.step}/{max_steps}  loss {loss:.4f}  lr {last.lr:.2e}  grad {last.grad_norm:.3f}  "
+        f"step {last.step}/{max_steps}  loss {loss:.4f}{_parts(learnt)}  lr {last.lr:.2e}  grad {last.grad_norm:.3f}  "
         f"tokens/s {sum(r.positions for r in records) / seconds:,.0f}  "
         f"audio-h/h {sum(r.audio_seconds for r in records) / seconds:,.1f}  "
         f"{utilisation(records)}  mem {last.peak_gib:.1f}G  "
         f"wait {100 * sum(r.wait_seconds for r in records) / seconds:.0f}%  "
         f"step {seconds / len(records):.2f}s{more}  ETA {duration(left)}"
     )
+
+
+def _parts(records: Sequence[StepRecord]) -> str:
+    """Format the mean losses of parts of dialogues, in steps that have them."""
+    found = {
+        part: [r.part_losses[part] for r in records if part in r.part_losses] for r in records for part in r.part_losses
+    }
+    return "".join(f"  {part} {sum(values) / len(values):.3f}" for part, values in found.items())
 
 
 def utilisation(records: Sequence[StepRecord]) -> str:

@@ -25,7 +25,7 @@ from pipeline.train.async_reads import GradientNorm, HostCopy
 from pipeline.train.checkpoints import Checkpoints, RunCheckpoints
 from pipeline.train.gradients import module_norms
 from pipeline.train.learning_rate import lr_at, set_lr
-from pipeline.train.loss_table import LossTable, nan_unless_finite
+from pipeline.train.loss_table import LossTable, PartTable, nan_unless_finite
 from pipeline.train.monitors import Monitors
 from pipeline.train.run import Run, Step
 from pipeline.train.spikes import Health, save_batch, suspects
@@ -55,7 +55,7 @@ class Trainer:
         self.recipe, self.ranks, self.engine = run.recipe, run.ranks, run.engine
         self.settings = t = run.recipe.trainer
         self.output = Path(run.recipe.output)
-        self.table = LossTable(run.data.train_names)
+        self.table, self.parts = LossTable(run.data.train_names), PartTable()
         self.hosts = host_group(max(t.start_timeout_seconds, t.timeout_seconds) + 60)
         self.checkpoints = checkpoints or Checkpoints(run)
         self.norm, self.health = GradientNorm(run.engine), Health()
@@ -112,7 +112,8 @@ class Trainer:
         losses, summed, by_module = self._forward_backward(batches, sum(totals.targets))
         applied = self.engine.was_step_applied()
         norm = self.norm.read() if applied else math.nan
-        sums = summed.numbers()
+        numbers, cells = summed.numbers(), len(self.table.cells)
+        sums = numbers[:cells]
         mean = sum(sums) / max(1.0, sum(totals.targets))
         self._judge(mean, norm, applied, batches, losses)
         self.run.watchdog.beat("loading data", warm=True)
@@ -129,6 +130,7 @@ class Trainer:
             seconds=elapsed,
             wait_seconds=totals.waited,
             losses=self.table.means(sums, totals.targets),
+            part_losses=self.parts.means(numbers[cells:]),
             model_tflop=totals.model_flops / 1e12,
             mfu=share(totals.model_flops, elapsed),
             hfu=share(totals.hardware_flops, elapsed),
@@ -207,10 +209,11 @@ class Trainer:
         began = time.perf_counter()
         return next(self.steps, None), time.perf_counter() - began
 
-    def forward(self, batch: Any) -> torch.Tensor:
-        """Return the sum of the token losses of one micro-batch."""
-        loss: torch.Tensor = self.engine(**batch.to(self.ranks.device, non_blocking=True).model_inputs()).loss
-        return loss
+    def forward(self, batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the sum of the token losses of one micro-batch, and its row of the parts of dialogues."""
+        moved = batch.to(self.ranks.device, non_blocking=True)
+        output = self.engine(**moved.model_inputs())
+        return output.loss, self.parts.row(moved, getattr(output, "token_losses", None), self.ranks.device)
 
     def module_norms(self) -> dict[str, float]:
         """Return the gradient norms by module before clipping, in steps that are logged. Collective."""
@@ -240,7 +243,8 @@ class Trainer:
         """Make the run's folder with its resolved recipe, and open its logs."""
         self.output.mkdir(parents=True, exist_ok=True)
         write_atomic(self.output / "config.yaml", dump_recipe(self.recipe))
-        return {name: Log(self.output / f"{name}.jsonl", self.step) for name in ("train", "validation", "events")}
+        replaces = {"train": False, "validation": True, "events": False}
+        return {name: Log(self.output / f"{name}.jsonl", self.step, r) for name, r in replaces.items()}
 
     def _logged(self, step: int) -> bool:
         """Return whether a step gets a status line."""
@@ -294,25 +298,30 @@ class Trainer:
         if not self.engine.module.training:  # it walks through every module, and only validation has changed it
             self.engine.module.train()
         losses: list[torch.Tensor] = []
+        parts: list[torch.Tensor] = []
         for i, batch in enumerate(batches):
             torch.manual_seed(self._seed(i))
-            loss = self.forward(batch)
+            loss, of_parts = self.forward(batch)
+            parts.append(of_parts)
             losses.append(loss.detach())
             scaled = loss * (self.ranks.world_size / max(1.0, targets))
             last = i == len(batches) - 1
             if last:
-                summed = HostCopy(self._all_losses(batches, losses))
+                summed = HostCopy(self._all_losses(batches, losses, parts))
                 scaled = nan_unless_finite(scaled, summed.tensor)
             self.engine.backward(scaled, scale_wrt_gas=False)
             by_module = self.module_norms() if last else {}
             self.engine.step()
         return losses, summed, by_module
 
-    def _all_losses(self, batches: Sequence[Any], losses: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Sum token losses over all ranks by cell of the loss table; the sums stay on the device. Collective."""
+    def _all_losses(
+        self, batches: Sequence[Any], losses: Sequence[torch.Tensor], parts: Sequence[torch.Tensor]
+    ) -> torch.Tensor:
+        """Sum losses over all ranks, by cell of the loss table, then by part, on the device. Collective."""
         import torch
 
-        row = self.table.losses(batches, losses, self.ranks.device)
+        of_parts = torch.stack(list(parts)).sum(0)
+        row = torch.cat([self.table.losses(batches, losses, self.ranks.device), of_parts])
         with self.clock.waiting():
             torch.distributed.all_reduce(row)
         return row

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.ranks.collectives import all_reduce_sum, any_rank
 from pipeline.stages import stage_of
-from pipeline.train.loss_table import LossTable
+from pipeline.train.loss_table import LossTable, PartTable
 from pipeline.train.validation_decode import RATES, ValidationDecode
 
 if TYPE_CHECKING:
@@ -77,7 +77,8 @@ class Validation:
         """Compute the losses per dataset and mode, and the registration gain."""
         import torch
 
-        table = LossTable(self._data.validation_names)
+        table, parts = LossTable(self._data.validation_names), PartTable()
+        of_parts = torch.zeros(2 * len(parts.parts), dtype=torch.float64)
         sums, counts = table.zeros(), table.zeros()
         gains, replaced = [0.0] * 4, 0
         with torch.no_grad():
@@ -88,15 +89,18 @@ class Validation:
                     true = self.token_losses(batch)
                     table.add(sums, batch, float(true.sum()))
                     table.add(counts, batch, batch.num_targets)
+                    of_parts += parts.row(batch, true, true.device)
                     if self._gain:
                         gains = [a + b for a, b in zip(gains, self._gains(batch, true), strict=True)]
                 if any_rank(self._ranks, self._stop.is_set):
                     return None
-        *everyone, all_replaced = all_reduce_sum(self._ranks, [*sums, *counts, *gains, replaced])
         n = len(sums)
-        sums, counts, gains = everyone[:n], everyone[n : 2 * n], everyone[2 * n :]
+        *everyone, all_replaced = all_reduce_sum(self._ranks, [*sums, *counts, *gains, *of_parts.tolist(), replaced])
+        sums, counts, gains = everyone[:n], everyone[n : 2 * n], everyone[2 * n : 2 * n + 4]
         row: dict[str, Any] = {"step": step, "loss": sum(sums) / max(1.0, sum(counts))}
         row["losses"] = table.means(sums, counts)
+        if found := parts.means(everyone[2 * n + 4 :]):
+            row["part_losses"] = found
         if all_replaced:
             row["replaced"] = int(all_replaced)
         if self._gain and gains[2]:
@@ -134,6 +138,7 @@ class Validation:
         """Log a line, and a warning if the losses alone take more than the share."""
         parts = [f"validation at step {row['step']}: loss {row['loss']:.4f}"]
         parts += [f"{name} {value:.4f}" for name, value in row["losses"].items()]
+        parts += [f"{name} {value:.3f}" for name, value in row.get("part_losses", {}).items()]
         if gain := row.get("registration_gain"):
             names = "" if gain["names"] is None else f"{gain['names']:+.4f} per name token, "
             parts.append(f"registration gain {names}{gain['all']:+.4f} per token")

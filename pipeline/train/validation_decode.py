@@ -23,16 +23,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.checkpoint.format import write_atomic
 from pipeline.checkpoint.saver import free_memory
 from pipeline.checkpoint.training_state import is_partitioned, parameter_numel
 from pipeline.data.keyed_random import keyed_uniform
-from pipeline.decode.test_set import DecodeItem, DecodeJob, answered, clips_of, default_modes, jobs_of, prompt_of
+from pipeline.decode.share import answered
+from pipeline.decode.test_set import DecodeItem, DecodeJob, clips_of, default_modes, jobs_of, prompt_of
 from pipeline.ranks.collectives import all_gather_or_raise, any_rank
 from pipeline.ranks.launch import Ranks
 from pipeline.recipe.schema import Recipe
 from shards.errors import DataError, StorageError
 
 if TYPE_CHECKING:
+    from pipeline.evaluation.normalize import Profile
     from pipeline.prompts import Prompt, PromptTokenizer
     from shards.dataset.dataset import Dataset
 
@@ -68,6 +71,8 @@ class ValidationDecode:
 
         Transcripts are written to ``OUTPUT/decoded/step-…/MODE.jsonl``, which ``speakerlm-score`` reads.
         """
+        from pipeline.evaluation.script import choose_profile
+
         rows: list[dict[str, Any]] = []
         faults: list[str] = []
         world, rank = self._ranks.world_size, self._ranks.rank
@@ -89,7 +94,11 @@ class ValidationDecode:
         if skipped and self._ranks.is_first:
             logger.warning("validation decode skipped %d clips, first: %s", len(skipped), skipped[0])
         all_gather_or_raise(self._ranks, lambda: self._write(step, rows) if self._ranks.is_first else None)
-        scores = rates(rows, self._recipe.trainer.decode_normaliser)
+        normaliser = self._recipe.trainer.decode_normaliser
+        chosen, mismatch = choose_profile(normaliser, (turn["text"] for r in rows for turn in r["reference"]))
+        if mismatch and self._ranks.is_first:
+            logger.warning("validation decode: %s", mismatch.replace("--normaliser ", "trainer.decode_normaliser="))
+        scores = rates(rows, chosen)
         way = "together" if synced else "local"
         logger.info("decoded %d answers (%s) in %.1f s", len(rows), way, time.perf_counter() - began)
         return scores
@@ -98,7 +107,8 @@ class ValidationDecode:
         self, model: Any, batch: Sequence[DecodeTask], synced: bool, faults: list[str], interrupt: Callable[[], bool]
     ) -> list[dict[str, Any]]:
         """Decode one batch without its unreadable clips; if ranks decode together, a placeholder if no clip is left."""
-        from pipeline.decode.generate import Guards, ask
+        from pipeline.decode.generate import ask
+        from pipeline.model.stopping import Guards
 
         asked = []
         for q in batch:
@@ -144,7 +154,7 @@ class ValidationDecode:
         folder.mkdir(parents=True, exist_ok=True)
         for mode in sorted({r["mode"] for r in rows}):
             lines = [json.dumps(r, ensure_ascii=False) for r in rows if r["mode"] == mode]
-            (folder / f"{mode}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+            write_atomic(folder / f"{mode}.jsonl", "\n".join(lines) + "\n")
 
 
 SEED = 1  # of names and distractors, as speakerlm-decode's
@@ -173,13 +183,11 @@ def batches_of(asked: Sequence[DecodeTask], size: int) -> list[list[DecodeTask]]
     return sorted(batches, key=lambda b: -b[0].clip.samples)
 
 
-def rates(rows: Sequence[dict[str, Any]], normaliser: str) -> dict[str, Any]:
+def rates(rows: Sequence[dict[str, Any]], chosen: Profile) -> dict[str, Any]:
     """Compute CER, cpCER and saCER in percent by mode, and over all modes that have them; count the clips."""
     from pipeline.evaluation.edit_distance import Edits
-    from pipeline.evaluation.normalize import profile
     from pipeline.evaluation.scores import score_rows
 
-    chosen = profile(normaliser)
     scored = list(zip([r["mode"] for r in rows], score_rows(rows, chosen), strict=True))
     out: dict[str, Any] = {}
     for mode in (*dict.fromkeys(m for m, _ in scored), "all"):

@@ -1,142 +1,111 @@
 """Streaming reader: audio of any length, rate and channel count as 16 kHz mono blocks.
 
-soundfile reads the formats of libsndfile (wav, flac, ogg, opus, mp3 …), PyAV others if it is installed (m4a, video).
-Resampling is soxr with state from block to block, so a stream equals a file resampled in one piece.
+Files are opened by :mod:`shards.sound.streams`. Resampling is soxr with state from block to block, so a stream equals a
+file resampled in one piece.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import soundfile
 import soxr
 
 from shards.errors import AudioError
 from shards.sample import SAMPLE_RATE
-from shards.sound.audio import MAX_CHANNELS, RATES
-
-BLOCK_S = 10.0
+from shards.sound.mixing import OUT_OF_PHASE, to_mono
+from shards.sound.streams import MAX_CHANNELS, RATES, open_stream
 
 
 def seconds_of(path: Path) -> float | None:
-    """Return the length in the file's header; None if it is unknown without decoding."""
+    """Return the length that the file's header gives; None if it is unknown without decoding."""
     try:
-        info = soundfile.info(str(path))
-    except (soundfile.SoundFileError, OSError, TypeError, ValueError):
+        with open_stream(path) as stream:
+            return stream.frames / stream.rate if stream.frames else None
+    except AudioError:
         return None
-    return info.frames / info.samplerate if info.samplerate and 0 < info.frames < 2**62 else None
 
 
-def blocks(path: Path, channel: int | None = None) -> Iterator[np.ndarray]:
+@dataclass(frozen=True)
+class Sound:
+    """Audio in memory, read as a file is."""
+
+    wave: np.ndarray  # (n, channels) float
+    rate: int
+    label: str = "the given audio"  # in messages and transcripts
+
+    @property
+    def channels(self) -> int:
+        """Number of channels."""
+        return int(self.wave.shape[1])
+
+    def blocks(self) -> Iterator[np.ndarray]:
+        """Yield (n, channels) float32 of ten seconds."""
+        step = 10 * self.rate
+        for first in range(0, len(self.wave), step):
+            yield np.asarray(self.wave[first : first + step], np.float32)
+
+    def __str__(self) -> str:
+        return self.label
+
+
+def sound(samples: Any, rate: int | None, label: str = Sound.label) -> Sound:
+    """Check samples: (n,) or (n, channels), float in [-1, 1] or int16.
+
+    Raises:
+        AudioError: the rate is missing or impossible, or the samples are of another shape or kind.
+    """
+    if rate is None:
+        raise AudioError(f"{label}: the rate of samples is unknown: give sampling_rate")
+    if isinstance(rate, bool) or int(rate) != rate or not RATES[0] <= rate <= RATES[1]:
+        raise AudioError(f"{label}: a rate of {rate} Hz; {RATES[0]} to {RATES[1]} Hz can be read")
+    wave = np.asarray(samples)
+    if wave.dtype == np.int16:
+        wave = wave.astype(np.float32) / 32768.0
+    if wave.dtype.kind != "f":
+        raise AudioError(f"{label}: samples of type {wave.dtype}; give float in [-1, 1], or int16")
+    wave = wave[:, None] if wave.ndim == 1 else wave
+    if wave.ndim != 2 or not 1 <= wave.shape[1] <= MAX_CHANNELS:
+        raise AudioError(f"{label}: samples of shape {np.shape(samples)}; give (samples,) or (samples, channels)")
+    return Sound(wave, int(rate), label)
+
+
+def blocks(
+    source: Path | Sound, channel: int | None = None, note: Callable[[str], None] | None = None
+) -> Iterator[np.ndarray]:
     """Yield blocks (n,) float32 at 16 kHz of about ten seconds.
 
     Args:
-        channel: 0-based; None averages all channels.
+        channel: 0-based; None averages all channels; one of them is taken where they cancel each other out.
+        note: called once with a warning about the file.
 
     Raises:
         AudioError: missing, undecodable, empty, truncated, or not finite; after the blocks before the error.
     """
-    if not path.is_file():
-        raise AudioError(f"{path}: no such file")
-    opened = _open(path)
-    if opened is None:
-        yield from _resampled(path, *_av_frames(path), channel)
-        return
-    with opened as file:
-        yield from _resampled(path, _sndfile_frames(path, file), file.samplerate, channel)
-
-
-def _open(path: Path) -> soundfile.SoundFile | None:
-    """Open a file; None if libsndfile cannot read it but PyAV can."""
-    try:
-        return soundfile.SoundFile(str(path))
-    except soundfile.LibsndfileError as error:
-        try:
-            import av
-
-            with av.open(str(path)) as container:
-                if not container.streams.audio:
-                    raise AudioError(f"{path}: has no audio")
-        except ImportError:
-            raise AudioError(
-                f"{path}: {error.error_string}; with PyAV (pip install av) more formats are read"
-            ) from error
-        except (av.FFmpegError, OSError, ValueError):
-            raise AudioError(f"{path}: not a readable audio file ({error.error_string})") from error
-        return None
-    except (OSError, ValueError, TypeError) as error:
-        raise AudioError(f"{path}: {error}") from error
-
-
-def _sndfile_frames(path: Path, file: soundfile.SoundFile) -> Iterator[np.ndarray]:
-    """Yield (n, channels) float32. A file shorter than its header says is an error, after its last block."""
-    _check(path, file.samplerate, file.channels)
-    size = round(BLOCK_S * file.samplerate)
-    read = 0
-    try:
-        while len(block := file.read(size, dtype="float32", always_2d=True)):
-            read += len(block)
-            yield block
-    except (soundfile.SoundFileError, OSError) as error:
-        raise AudioError(f"{path}: damaged at {read / file.samplerate:.1f} s: {error}") from error
-    announced = file.frames
-    if read < announced < 2**62 and file.format != "MP3":  # an mp3's header only estimates
-        raise AudioError(
-            f"{path}: ends at {read / file.samplerate:.1f} s, its header announces {announced / file.samplerate:.1f} s"
+    with nullcontext(source) if isinstance(source, Sound) else open_stream(source) as stream:
+        rate = stream.rate
+        if channel is not None and not 0 <= channel < stream.channels:
+            raise AudioError(f"{source}: no channel {channel}: it has {stream.channels}, counted from 0")
+        resampler = (
+            soxr.ResampleStream(rate, SAMPLE_RATE, 1, dtype="float32", quality="HQ") if rate != SAMPLE_RATE else None
         )
-
-
-def _av_frames(path: Path) -> tuple[Iterator[np.ndarray], int]:
-    """Return frames as :func:`_sndfile_frames` does, and the rate."""
-    import av
-
-    with av.open(str(path)) as container:
-        stream = container.streams.audio[0]
-        rate, channels = stream.rate or 0, stream.channels
-    _check(path, rate, channels)
-
-    def frames() -> Iterator[np.ndarray]:
-        read = 0
-        try:
-            with av.open(str(path)) as container:
-                stream = container.streams.audio[0]
-                resampler = av.AudioResampler(format="fltp", layout=stream.layout, rate=rate)
-                for frame in container.decode(stream):
-                    for part in resampler.resample(frame):
-                        read += part.samples
-                        yield part.to_ndarray().T
-        except (av.FFmpegError, OSError, ValueError) as error:
-            raise AudioError(f"{path}: damaged at {read / rate:.1f} s: {error}") from error
-
-    return frames(), rate
-
-
-def _resampled(path: Path, frames: Iterator[np.ndarray], rate: int, channel: int | None) -> Iterator[np.ndarray]:
-    """Resample (n, channels) of any rate to (n,) at 16 kHz."""
-    resampler = (
-        soxr.ResampleStream(rate, SAMPLE_RATE, 1, dtype="float32", quality="HQ") if rate != SAMPLE_RATE else None
-    )
-    read = 0
-    for block in frames:
-        if channel is not None and not 0 <= channel < block.shape[1]:
-            raise AudioError(f"{path}: no channel {channel}: it has {block.shape[1]}, counted from 0")
-        mono = block.mean(axis=1, dtype=np.float32) if channel is None else np.ascontiguousarray(block[:, channel])
-        if not np.isfinite(mono).all():
-            raise AudioError(f"{path}: holds values that are not finite after {read / rate:.1f} s")
-        read += len(mono)
-        out = resampler.resample_chunk(mono) if resampler else mono
-        if len(out):
-            yield out
+        read, noted = 0, False
+        for block in stream.blocks():
+            mono, taken = to_mono(block, channel)
+            if not np.isfinite(mono).all():
+                raise AudioError(f"{source}: holds values that are not finite after {read / rate:.1f} s")
+            if taken is not None and note and not noted:
+                note(f"{source}: {OUT_OF_PHASE}, from {read / rate:.1f} s on")
+                noted = True
+            read += len(mono)
+            out = resampler.resample_chunk(mono) if resampler else mono
+            if len(out):
+                yield out
     if resampler and len(tail := resampler.resample_chunk(np.zeros(0, np.float32), last=True)):
         yield tail
     if read == 0:
-        raise AudioError(f"{path}: holds no audio")
-
-
-def _check(path: Path, rate: int, channels: int) -> None:
-    if not RATES[0] <= rate <= RATES[1]:
-        raise AudioError(f"{path}: sampling rate of {rate} Hz; expected {RATES[0]}–{RATES[1]}")
-    if not 1 <= channels <= MAX_CHANNELS:
-        raise AudioError(f"{path}: {channels} channels; expected 1–{MAX_CHANNELS}")
+        raise AudioError(f"{source}: holds no audio")

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.transcribe.vad import START, WINDOW, WINDOW_S, Vad, speech
-from shards.manifests.clips import ClipRule, silences
+from shards.manifests.clip_rule import ClipRule, silences
 from shards.sample import SAMPLE_RATE
 
 MARGIN_S = 0.2  # of silence kept around speech
@@ -94,13 +94,22 @@ class Chunker:
             self._probabilities = np.concatenate([self._probabilities, found])
 
     def _ready(self, last: bool = False) -> Iterator[Chunk]:
-        """Yield the chunks that are determined by the audio read so far."""
+        """Yield the chunks that are determined by the audio read so far.
+
+        A chunk depends on the audio up to the longest length and a margin only, so that chunks of a live stream are
+        those of a file, whatever the sizes of blocks.
+        """
+        ahead = self._rule.widened[1] + MARGIN_S
         while True:
             self._skip_silence()
             have = len(self._wave) / SAMPLE_RATE
-            if not len(self._wave) or (have <= self._rule.widened[1] + MARGIN_S and not last):
+            if not len(self._wave) or (have <= ahead and not last):
                 return
-            stretches = [(a, min(b, have)) for a, b in speech(self._probabilities) if a < have]
+            probabilities = self._probabilities
+            if have > ahead:
+                probabilities = probabilities[: int(ahead / WINDOW_S)]
+                have = ahead
+            stretches = [(a, min(b, have)) for a, b in speech(probabilities) if a < have]
             at = have if last and have <= self._rule.seconds[1] else self._point(stretches, have)
             own = [(a, min(b, at)) for a, b in stretches if a < at]
             if own:

@@ -11,17 +11,20 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.decode.engine import ENGINES
 from shards.arguments import natural, positive
-from shards.commands import INTERRUPTED, outcome
+from shards.commands import INTERRUPTED, outcome, require
+from shards.commands.parser import Parser
 from shards.errors import AudioError, ConfigError, ModelError
 
 if TYPE_CHECKING:
-    from pipeline.transcribe.enrolment import Enrolled
+    from pipeline.transcribe.reasoner import ReasonerTranscriber
     from pipeline.transcribe.transcriber import Transcriber
     from pipeline.transcribe.transcript import Transcript
 
@@ -32,9 +35,7 @@ logger = logging.getLogger(__name__)
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    p = argparse.ArgumentParser(
-        prog="speakerlm-transcribe", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    p = Parser(prog="speakerlm-transcribe", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("audio", type=Path, nargs="*", help="recordings of any rate, length and number of channels")
     p.add_argument("--model", required=True, type=Path, help="folder of a finished run, or of an exported model")
     p.add_argument(
@@ -47,6 +48,10 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--batch", type=positive, default=4, help="chunks decoded together: more is faster, with 1 turns appear soonest"
     )
+    p.add_argument(
+        "--engine", default="transformers", choices=ENGINES,
+        help="vllm answers chunks faster where many are decoded together, and needs vLLM (default: transformers)",
+    )  # fmt: skip
     p.add_argument("--channel", type=natural, help="take this channel, counted from 0 (default: the mean of all)")
     p.add_argument(
         "--seconds", default="40-50", metavar="MIN-MAX",
@@ -57,6 +62,19 @@ def parser() -> argparse.ArgumentParser:
         "--naming", default="model", choices=("model", "voice", "none"),
         help="names by the model from the enrolments in its prompt, or by similarity of voice to enrolled people and "
         "to earlier chunks; none: labels hold for one chunk only, no speaker model is used",
+    )  # fmt: skip
+    p.add_argument(
+        "--reasoner", action="store_true",
+        help="the model is of stages 11 to 13: it is asked in dialogues, writes the times itself, and speech of those "
+        "who spoke before is shown to it with each chunk; --naming model or none",
+    )  # fmt: skip
+    p.add_argument(
+        "--language", default="en", help="of a dialogue's questions: zh, or any other for English (default: en)"
+    )
+    p.add_argument("--attempts", type=positive, default=50, help="at a reply of a dialogue, before it ends without one")
+    p.add_argument(
+        "--known-seconds", type=float, default=40.0,
+        help="speech that is shown with each chunk of a dialogue, enrolled people included (default: 40)",
     )  # fmt: skip
     p.add_argument("--same-voice", type=float, default=0.5, help="cosine from which two voices count as one person")
     p.add_argument(
@@ -89,6 +107,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = p.parse_args(argv)
     if not args.audio and not args.ui:
         p.error("name a recording, or use --ui")
+    if args.reasoner and args.ui:
+        p.error("--ui shows models of stages 1 to 4; leave --reasoner or --ui out")
+    if args.reasoner and args.engine != "transformers":
+        p.error(f"--engine {args.engine} answers prompts of stages 1 to 4; leave --reasoner or --engine out")
+    if args.reasoner and args.naming == "voice":
+        p.error("--naming voice is for models without times; with --reasoner choose model or none")
     if args.ui and (args.audio or args.enrol):
         p.error("--ui takes no recordings and no --enrol: both are given on the page")
     return outcome("speakerlm-transcribe", lambda: _run(args))
@@ -102,45 +126,69 @@ def _run(args: argparse.Namespace) -> int:
             raise ConfigError(f"{path}: no such file")
     if twice := {a.stem for a in args.audio if [b.stem for b in args.audio].count(a.stem) > 1}:
         raise ConfigError(f"recordings with the same name would be written to one file: {', '.join(sorted(twice))}")
-    from pipeline.transcribe.transcriber import TranscribeOptions, Transcriber
-    from shards.manifests.clips import ClipRule
+    from pipeline.transcribe.reasoner import ReasonerTranscriber
 
-    low, high = _seconds(args.seconds)
-    rule = ClipRule((low, high), (low * 0.75, high * 1.2))
-    options = TranscribeOptions(
-        rule, 1 if args.ui else args.batch, args.channel, args.vad, args.naming, args.same_voice
-    )
-    transcriber = Transcriber.load(args.model, options, args.device, args.cache, args.extractor)
-    if args.ui:
+    transcriber = _load(args)
+    transcribe: Callable[..., Transcript]
+    if isinstance(transcriber, ReasonerTranscriber):
+        transcribe = partial(transcriber.transcribe, people=transcriber.enrol(people))
+    elif args.ui:
         from pipeline.transcribe.ui import serve
 
         return serve(transcriber, args.port)
-    enrolled = transcriber.enrol(people)
+    else:
+        transcribe = partial(transcriber.transcribe, people=transcriber.enrol(people))
     try:
         args.out.mkdir(parents=True, exist_ok=True)  # before hours of work, not after
     except OSError as e:
         raise ConfigError(f"--out {args.out}: {e.strerror or e}; choose a writable folder") from e
     worst = 0
     for audio in args.audio:
-        worst = max(worst, _one(transcriber, audio, enrolled, args.out, kinds))
+        worst = max(worst, _one(transcribe, audio, args.out, kinds))
         if worst == INTERRUPTED:
             break
     return worst
 
 
-def _one(transcriber: Transcriber, audio: Path, enrolled: Enrolled, out: Path, kinds: tuple[str, ...]) -> int:
+def _load(args: argparse.Namespace) -> Transcriber | ReasonerTranscriber:
+    """Load the model with the options of the command line."""
+    from pipeline.transcribe.load_model import dialogue_rules
+    from pipeline.transcribe.reasoner import ReasonerOptions, ReasonerTranscriber
+
+    if args.ui:
+        require("gradio", "ui", "--ui")  # before the model is loaded
+    from pipeline.transcribe.transcriber import TranscribeOptions, Transcriber
+    from shards.manifests.clip_rule import rule_of
+
+    rule = rule_of(*_seconds(args.seconds))
+    if args.reasoner:
+        from pipeline.reasoner.cache import CacheRules
+        from pipeline.reasoner.loop import LoopLimits
+
+        cache = CacheRules(total_seconds=args.known_seconds) if args.naming == "model" else None
+        limits = LoopLimits(attempts=args.attempts, batch=args.batch)
+        dialogues = ReasonerOptions(rule, args.channel, args.vad, args.language, cache, limits)
+        return ReasonerTranscriber.load(args.model, dialogues, args.device, args.cache)
+    if dialogue_rules(args.model) is not None:
+        raise ConfigError(f"{args.model} was trained on dialogues: add --reasoner")
+    options = TranscribeOptions(
+        rule, 1 if args.ui else args.batch, args.channel, args.vad, args.naming, args.same_voice
+    )
+    return Transcriber.load(args.model, options, args.device, args.cache, args.extractor, args.engine)
+
+
+def _one(transcribe: Callable[..., Transcript], audio: Path, out: Path, kinds: tuple[str, ...]) -> int:
     """Transcribe one recording; return 1 if it is damaged or unreadable, INTERRUPTED after Ctrl-C."""
     from tqdm import tqdm
 
     from pipeline.transcribe.audio_stream import seconds_of
     from pipeline.transcribe.outputs import line, write_all
+    from shards.workers import progress as progress_of
 
     total = seconds_of(audio)
     shown, code = 0, 0
     so_far: Transcript | None = None
-    with tqdm(
-        desc=audio.name, total=total and round(total), unit="s", disable=not sys.stderr.isatty(), file=sys.stderr
-    ) as bar:
+    with progress_of(desc=audio.name, total=total and round(total), unit="s") as bar:
 
         def progress(transcript: Transcript) -> None:
             nonlocal shown, so_far
@@ -151,7 +199,7 @@ def _one(transcriber: Transcriber, audio: Path, enrolled: Enrolled, out: Path, k
             bar.update(min(round(transcript.seconds), bar.total or 2**31) - bar.n)
 
         try:
-            transcript = transcriber.transcribe(audio, enrolled, progress)
+            transcript = transcribe(audio, progress=progress)
         except (AudioError, ModelError) as e:  # continue with the other recordings
             logger.error("%s", e)
             return 1

@@ -9,15 +9,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.transcribe.audio_stream import blocks
+from pipeline.evaluation.records import LONGEST_NAME, NO_NAME
+from pipeline.prompts import NOT_ON_ONE_LINE
+from pipeline.transcribe.audio_stream import Sound, blocks
 from pipeline.transcribe.vad import WINDOW, Vad, speech
 from shards.errors import ConfigError, SpeakerError
 from shards.sample import SAMPLE_RATE
-from shards.voices.extractors import Extractor
 from shards.voices.features import log_mel, unit_norm
+
+if TYPE_CHECKING:
+    from shards.voices.extractors import Extractor
 
 MIN_CLIP_S, MAX_CLIP_S = 2.0, 10.0  # the paper's enrolment clips, as in shards/voices/enrolment.py
 WINDOW_S, HOP_S = 1.5, 0.75  # windows whose vectors distinguish speakers
@@ -37,12 +42,15 @@ class Enrolled:
 
 
 def enrol(
-    clips: Iterable[tuple[str, Path]], extractor: Extractor, vad: Callable[[], Vad], same_voice: float = SAME_VOICE
+    clips: Iterable[tuple[str, Path | Sound]],
+    extractor: Extractor,
+    vad: Callable[[], Vad],
+    same_voice: float = SAME_VOICE,
 ) -> Enrolled:
     """Compute vectors of named people. Several clips of one name are averaged.
 
     Args:
-        clips: name and audio file.
+        clips: name and audio.
         vad: returns a fresh detector.
         same_voice: cosine under which two stretches count as two people; used for warnings only.
 
@@ -53,9 +61,9 @@ def enrol(
     """
     pieces: dict[str, list[np.ndarray]] = {}
     warnings: list[str] = []
-    means: dict[str, list[tuple[Path, np.ndarray]]] = {}
+    means: dict[str, list[tuple[Path | Sound, np.ndarray]]] = {}
     for name, path in clips:
-        _check_name(name)
+        check_name(name)
         cut = speech_pieces(path, vad())
         if not cut:
             raise SpeakerError(f"{path}: no speech to enrol {name} from; at least 0.25 s is needed, 2–10 s are better")
@@ -73,14 +81,14 @@ def enrol(
     vectors = (
         np.stack([unit_norm(np.mean(pieces[n], axis=0)) for n in names]) if names else np.zeros((0, extractor.dim))
     )
-    warnings += _alike(names, vectors, same_voice)
+    warnings += alike(names, vectors, same_voice)
     return Enrolled(names, vectors.astype(np.float32), tuple(warnings))
 
 
-def speech_pieces(path: Path, vad: Vad) -> list[np.ndarray]:
+def speech_pieces(source: Path | Sound, vad: Vad) -> list[np.ndarray]:
     """Return the speech of a clip, joined and cut evenly into pieces of 2–10 s, or one shorter piece."""
     read, total = [], 0.0
-    for block in blocks(path):
+    for block in blocks(source):
         read.append(block)
         total += len(block) / SAMPLE_RATE
         if total >= LONGEST_S:
@@ -130,12 +138,19 @@ def windows(
     return np.array(places), unit_norm(extractor.embed_features(features))
 
 
-def _check_name(name: str) -> None:
-    if not name.strip() or any(c in name for c in ":：<>;\n") or name != name.strip():
-        raise ConfigError(f"invalid name {name!r}: empty, surrounded by spaces, or with one of : < > ; or a newline")
+def check_name(name: str) -> None:
+    """Raise ConfigError for a name that a prompt or a transcript cannot hold."""
+    one_line = " ".join(NOT_ON_ONE_LINE.sub(" ", name).split())
+    if not name or any(c in name for c in ":：<>;") or name != one_line:
+        raise ConfigError(
+            f"invalid name {name!r}: empty, with white space other than single spaces inside, with one of : < > ; or a "
+            "control character"
+        )
+    if len(name) > LONGEST_NAME or name == NO_NAME:
+        raise ConfigError(f"invalid name {name!r}: longer than {LONGEST_NAME} characters, or {NO_NAME}")
 
 
-def _alike(names: Sequence[str], vectors: np.ndarray, same_voice: float) -> list[str]:
+def alike(names: Sequence[str], vectors: np.ndarray, same_voice: float) -> list[str]:
     """Return warnings about names that sound like one person."""
     found = []
     for i in range(len(names)):

@@ -1,7 +1,9 @@
 """Transcript files: SegLST, SRT, JSON, TXT.
 
 SegLST and SRT are written by :mod:`pipeline.evaluation.formats`; JSON holds everything, with the raw text of every
-chunk; TXT is for reading. Times are estimates, and the JSON says so.
+chunk; TXT is for reading, in order of time like SegLST and SRT. The JSON says whether times are
+estimates or the model's.
+speakerlm-score reads each of them, and all of them in one folder, to the same figures.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from pipeline.evaluation.formats import dumps
-from pipeline.evaluation.records import SegLstRow, in_time_order
+from pipeline.evaluation.records import NO_NAME, SegLstRow, in_time_order
 from pipeline.transcribe.transcript import Transcript, TranscriptTurn
 
 SUFFIXES = {"seglst": ".seglst.json", "srt": ".srt", "json": ".json", "txt": ".txt"}
@@ -23,7 +25,7 @@ def render(transcript: Transcript, kind: str) -> str:
     if kind == "json":
         return _json(transcript)
     if kind == "txt":
-        return "".join(f"{line(t)}\n" for t in transcript.turns)
+        return "".join(f"{line(t)}\n" for t in sorted(transcript.turns, key=lambda t: t.start))
     session = Path(transcript.audio).stem
     turns = [SegLstRow(session, t.speaker, t.text, t.start, t.end) for t in transcript.turns]
     return dumps(in_time_order(turns), kind)
@@ -44,7 +46,7 @@ def write_all(transcript: Transcript, folder: Path, kinds: tuple[str, ...] = FOR
 
 def line(turn: TranscriptTurn) -> str:
     """Return a turn as ``[0:01:02] Mike: hi``."""
-    return f"[{clock(turn.start)}] {turn.speaker or '?'}: {' '.join(turn.text.split())}"
+    return f"[{clock(turn.start)}] {turn.speaker or NO_NAME}: {' '.join(turn.text.split())}"
 
 
 def clock(seconds: float) -> str:
@@ -63,7 +65,7 @@ def _json(transcript: Transcript) -> str:
         "error": transcript.error,
         "enrolled": list(transcript.names),
         "speakers": transcript.speakers,
-        "times": "estimated",
+        "times": transcript.times,
         "warnings": transcript.warnings,
         "turns": [asdict(t) for t in transcript.turns],
         "chunks": [{k: v for k, v in asdict(c).items() if k != "turns"} for c in transcript.chunks],

@@ -11,7 +11,7 @@ TIMES, LONGEST = 5, 200  # least repetitions of a loop, and its most characters
 
 @dataclass(frozen=True)
 class TranscriptTurn:
-    """A turn of one speaker. Times are estimates, in seconds from the start of the recording."""
+    """A turn of one speaker. Times are in seconds from the start of the recording."""
 
     speaker: str | None  # None: text without a speaker
     start: float
@@ -47,6 +47,7 @@ class Transcript:
     chunks: list[ChunkResult] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     error: str | None = None  # why it is incomplete
+    times: str = "estimated"  # "model" if the model wrote them
 
     @property
     def turns(self) -> list[TranscriptTurn]:

@@ -19,13 +19,15 @@ from pipeline.transcribe.audio_stream import seconds_of
 from pipeline.transcribe.outputs import clock, write_all
 from pipeline.transcribe.transcriber import Transcriber
 from pipeline.transcribe.transcript import Transcript
+from shards.dataset.pages import colour, palette_css
 from shards.errors import ConfigError, SpeakerLMError
 
-COLOURS = ("#0b6e99", "#b3541e", "#2e7d32", "#8e24aa", "#c2185b", "#5d6d1e", "#37474f", "#6a4c93")
 MOST_PEOPLE = 8
 HOUR, DAY = 3600, 86400  # interval of removing files, and their age; seconds
 
-STYLE = """
+STYLE = (
+    palette_css(".turns")
+    + """
 .turns {max-height: 60vh; overflow-y: auto; display: flex; flex-direction: column; gap: .35rem}
 .turn {display: grid; grid-template-columns: 4.2rem 7rem 1fr; gap: .6rem; text-align: left; width: 100%;
   padding: .45rem .6rem; border: 0; border-left: 4px solid var(--who); border-radius: 4px; cursor: pointer;
@@ -36,9 +38,9 @@ STYLE = """
 .turn span {overflow-wrap: anywhere}
 #player {width: 100%}
 .status {min-height: 1.5rem} .warning {color: #a15c00}
-@media (prefers-color-scheme: dark) {.turn b {filter: brightness(1.6)}}
 @media (max-width: 600px) {.turn {grid-template-columns: 4.2rem 1fr} .turn span {grid-column: 1 / -1}}
 """
+)
 
 # A click on a turn plays it in the page's player. One listener for all turns, present and future.
 SCRIPT = """
@@ -188,12 +190,12 @@ def _files(transcript: Transcript, results: Path) -> list[str]:
 
 def turns_html(transcript: Transcript) -> str:
     """Return turns as buttons that hold their times."""
-    speakers = transcript.speakers
+    colours = {name: colour(i) for i, name in enumerate(transcript.speakers)}
     rows = []
     for t in transcript.turns:
-        colour = COLOURS[speakers.index(t.speaker) % len(COLOURS)] if t.speaker else "#777777"
+        shade = colours[t.speaker] if t.speaker else "#777777"
         rows.append(
-            f"<button class='turn' style='--who:{colour}' data-start='{t.start}' data-end='{t.end}'>"
+            f"<button class='turn' style='--who:{shade}' data-start='{t.start}' data-end='{t.end}'>"
             f"<time>{clock(t.start)}</time><b>{html.escape(t.speaker or '?')}</b>"
             f"<span>{html.escape(t.text)}</span></button>"
         )

@@ -1,7 +1,7 @@
 """Streaming voice activity detection: a speech probability for each 32 ms, and stretches of speech.
 
 ``silero`` is the Silero VAD network, its weights from the package on PyPI (11 MB, MIT); 1 % of real time on a core.
-``energy`` needs no weights: louder than the quietest tenth of the last half minute.
+``energy`` needs no weights: louder than the quietest tenth of the last half minute, each window without its offset.
 
 Noise of -60 dB is added to Silero's input: it was trained on room recordings, and misses short words after digital
 silence. It processes only the first half second of longer digital silence, which therefore costs nothing.
@@ -17,9 +17,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from shards.errors import ConfigError
 from shards.sample import SAMPLE_RATE
-from shards.weights.vad_weights import silero_weights
 
 WINDOW = 512  # samples
 WINDOW_S = WINDOW / SAMPLE_RATE
@@ -37,19 +35,9 @@ class Vad(Protocol):
         """Return (n,) speech probabilities of the next (n · 512,) samples."""
         ...
 
-
-def load_vad(name: str = "silero", cache: Path | None = None) -> Vad:
-    """Return a fresh detector.
-
-    Raises:
-        ConfigError: an unknown name.
-        FetchError: Silero's package is not in the cache and cannot be downloaded; ``energy`` works without.
-    """
-    if name == "energy":
-        return Energy()
-    if name != "silero":
-        raise ConfigError(f"unknown voice activity detector {name!r}, known: silero, energy")
-    return Silero(silero_weights(cache))
+    def reset(self) -> None:
+        """Forget what was heard: the next samples are the first of a recording."""
+        ...
 
 
 class Silero:
@@ -62,6 +50,10 @@ class Silero:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # of torch.jit, the form in which the weights come
             self.network: Any = torch.jit.load(str(weights), map_location="cpu").eval()
+        self.reset()
+
+    def reset(self) -> None:
+        """See :class:`Vad`."""
         self.network.reset_states()
         self._noise = np.random.default_rng(0)  # drawn window by window: independent of blocks
         self._silent = 0  # windows of digital silence up to here
@@ -89,11 +81,15 @@ class Energy:
 
     def __init__(self) -> None:
         """Begin with a quiet room."""
+        self.reset()
+
+    def reset(self) -> None:
+        """See :class:`Vad`."""
         self._recent: deque[float] = deque(maxlen=round(self.MEMORY_S / WINDOW_S))
 
     def probabilities(self, wave: np.ndarray) -> np.ndarray:
         """See :class:`Vad`: 1 or 0."""
-        power = np.square(wave.reshape(-1, WINDOW).astype(np.float64)).mean(axis=1)
+        power = wave.reshape(-1, WINDOW).var(axis=1, dtype=np.float64)  # a constant offset is no sound
         levels = 10 * np.log10(power + 1e-12)
         self._recent.extend(levels)
         floor = max(float(np.quantile(np.array(self._recent), 0.1)), -90.0) if self._recent else -90.0

@@ -5,8 +5,8 @@
     AISHELL-2/iOS/data/{trans.txt, wav/C0001/IC0001W0001.wav}     AISHELL-2/iOS/{dev,test}/{trans.txt, wav/…}
 
 ROOT is the folder that contains ``data`` (or ``AISHELL-2/iOS/data``). Manifests: those of ``train``, ``dev`` and
-``test`` that are found. In texts 𫖯 becomes 頫 and hyphens become spaces. Lhotse's recipe is not used: it fails if one
-of the three splits is missing.
+``test`` that are found. ``spk_info.txt`` beside a split's ``trans.txt`` gives genders if it exists. In texts 𫖯
+becomes 頫 and hyphens become spaces. Lhotse's recipe is not used: it fails if one of the three splits is missing.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from shards.manifests.audit import Audit
 from shards.manifests.corpus_source import corpus_not_found
 from shards.manifests.manifest import SpeakerInfo
 from shards.manifests.prepare_types import Prepared, PrepareOptions
-from shards.manifests.text_files import read_table
+from shards.manifests.text_files import read_genders_of, read_table
 from shards.manifests.utterances import Utterance, Utterances
 
 CORPUS = "aishell2"
@@ -43,14 +43,14 @@ def prepare(root: Path, out: Path, options: PrepareOptions) -> list[Prepared]:
 
 
 def _utterances(folder: Path, split: str, audit: Audit) -> Iterator[Utterance]:
-    texts = read_table(folder / "trans.txt")
-    for key, path in audio_by_stem(folder / "wav").items():
+    texts, genders = read_table(folder / "trans.txt"), read_genders_of(folder / "spk_info.txt")
+    for key, path in audio_by_stem(folder / "wav", audit).items():
         text = texts.pop(key, None)
         if text is None:
             audit.skip("audio without text", str(path))
             continue
-        speaker = f"{CORPUS}:{path.parent.name}"
+        speaker, gender = f"{CORPUS}:{path.parent.name}", genders.get(path.parent.name)
         text = text.translate(VARIANTS).replace("-", " ")
-        yield Utterance(key, path, SpeakerInfo(speaker, CORPUS, "zh", None, speaker), key, text)
+        yield Utterance(key, path, SpeakerInfo(speaker, CORPUS, "zh", gender, speaker), key, text)
     for key in texts:
         audit.skip("text without audio", f"{split}: {key}")

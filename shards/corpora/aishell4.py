@@ -5,12 +5,14 @@
     train_L/{wav/20200706_L_R001S01C01.flac, TextGrid/20200706_L_R001S01C01.TextGrid}    train_M  train_S  test
 
 Manifests: ``train`` (the three together) and ``test``. Tier names identify speakers within a session only, so speaker
-ids contain the session and the person is unknown. ``*.1channel.wav`` next to the recordings are skipped. Lhotse's
-recipe is not used: it numbers speakers in order of reading and drops sessions that it cannot parse without a count.
+ids contain the session and the person is unknown; the name may end with the gender (``001-M``). ``*.1channel.wav`` next
+to the recordings are skipped. Lhotse's recipe is not used: it numbers speakers in order of reading and drops sessions
+that it cannot parse without a count.
 """
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from shards.manifests.corpus_source import corpus_not_found
@@ -20,7 +22,9 @@ from shards.manifests.prepare_types import Prepared, PrepareOptions
 from shards.manifests.textgrid import NON_SPEAKER_TIERS, Tier
 
 CORPUS = "aishell4"
+LICENCE = "cc-by-sa-4.0"  # as https://openslr.org/111 states it
 SPLITS = {"train": ("train_L", "train_M", "train_S"), "test": ("test",)}
+_GENDER = re.compile(r"\d-([FM])$")
 
 
 def prepare(root: Path, out: Path, options: PrepareOptions) -> list[Prepared]:
@@ -59,4 +63,5 @@ def _speaker(track: Track, grid: Path, tier: Tier) -> SpeakerInfo | None:
     if tier.name.lower() in NON_SPEAKER_TIERS:
         return None
     name = "_".join(tier.name.split())
-    return SpeakerInfo(f"{CORPUS}:{track.session}:{name}", CORPUS, "zh")
+    gender = _GENDER.search(name)
+    return SpeakerInfo(f"{CORPUS}:{track.session}:{name}", CORPUS, "zh", gender[1].lower() if gender else None)

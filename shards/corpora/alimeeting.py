@@ -26,6 +26,7 @@ from shards.manifests.prepare_types import Prepared, PrepareOptions
 from shards.manifests.textgrid import Tier
 
 CORPUS = "alimeeting"
+LICENCE = "cc-by-sa-4.0"  # as https://openslr.org/119 states it
 _SPEAKER = re.compile(r"(?:.*_)?(?P<gender>[FM])_(?P<speaker>SPK\d+)")
 
 
@@ -46,7 +47,7 @@ def prepare(root: Path, out: Path, options: PrepareOptions) -> list[Prepared]:
 
 def _archive(folder: Path, split: str, near: bool, options: PrepareOptions) -> Meetings:
     meetings = Meetings(CORPUS, split, [], partial(_speaker, near=near), options)
-    audio = audio_by_stem(folder / "audio_dir")
+    audio = audio_by_stem(folder / "audio_dir", meetings.audit)
     unused = dict(audio)
     tracks = []
     for grid in sorted((folder / "textgrid_dir").glob("*.TextGrid")):

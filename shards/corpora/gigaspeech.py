@@ -27,7 +27,7 @@ def prepare(root: Path, out: Path, options: PrepareOptions) -> list[Prepared]:
     if not listing.is_file():
         raise corpus_not_found(root, "GigaSpeech", "GigaSpeech.json and the folder audio")
     return [
-        LongAudio("gigaspeech", "en", listing, name, subset, "text_tn", options, punctuated).prepared()
+        LongAudio("gigaspeech", "en", listing, name, subset, options, punctuated).prepared()
         for name, subset in SUBSETS.items()
     ]
 
@@ -36,4 +36,4 @@ def punctuated(text: str) -> str:
     """Restore punctuation: ``HELLO <COMMA> YOU <PERIOD>`` → ``HELLO, YOU.``; utterances without speech → ""."""
     if _GARBAGE.fullmatch(text):
         return ""
-    return re.sub(r"\s*<(COMMA|PERIOD|QUESTIONMARK|EXCLAMATIONPOINT)>", lambda m: _SIGNS[m[1]], text)
+    return re.sub(r"(?:(?<!\s)\s+)?<(COMMA|PERIOD|QUESTIONMARK|EXCLAMATIONPOINT)>", lambda m: _SIGNS[m[1]], text)

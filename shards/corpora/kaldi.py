@@ -1,8 +1,9 @@
 """Kaldi data folders: ``wav.scp``, ``text``, ``utt2spk``, optionally ``segments`` and ``spk2gender``.
 
 ROOT is such a folder, or a folder of them; each becomes the manifest of its name. With ``segments`` the sessions are
-the recordings of ``wav.scp``, otherwise every utterance is a session. Entries of ``wav.scp`` that are commands
-(``… |``) are not run but skipped and counted; write their audio to files first.
+the recordings of ``wav.scp``, otherwise every utterance is a session. Entries of ``wav.scp`` may be paths (relative to
+``--audio`` or the current folder), URLs, and commands (``… |``), which are counted and not run without
+``--allow-commands``; their output is kept under ``OUT/audio``.
 """
 
 from __future__ import annotations
@@ -11,10 +12,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from shards.manifests.audit import Audit
+from shards.manifests.commands import Commands
 from shards.manifests.corpus_source import corpus_not_found
+from shards.manifests.foreign_rows import name_of, seconds_of, text_of
 from shards.manifests.prepare_types import Prepared, PrepareOptions
 from shards.manifests.text_files import read_table
 from shards.manifests.transcribed_sessions import RawSegment, TranscribedSession, TranscribedSessions, corpus_name
+from shards.storage.sources import joined
 
 
 def prepare(root: Path, out: Path, options: PrepareOptions) -> list[Prepared]:
@@ -27,12 +31,12 @@ def prepare(root: Path, out: Path, options: PrepareOptions) -> list[Prepared]:
         table = folder / "spk2gender"
         genders = {s: g.lower() for s, g in read_table(table).items()} if table.is_file() else {}
         manifest = TranscribedSessions(corpus_name(root, options), folder.name, [], options, genders)
-        manifest.sessions = _sessions(folder, options.audio or Path(), manifest.audit)
+        manifest.sessions = _sessions(folder, Commands(out / "audio", options), manifest.audit)
         found.append(manifest.prepared(folder.name))
     return found
 
 
-def _sessions(folder: Path, audio: Path, audit: Audit) -> Iterator[TranscribedSession]:
+def _sessions(folder: Path, commands: Commands, audit: Audit) -> Iterator[TranscribedSession]:
     texts, speakers = read_table(folder / "text"), read_table(folder / "utt2spk")
     spoken: dict[str, list[RawSegment]] = {}
     for utterance, where in _places(folder, texts, audit):
@@ -42,12 +46,15 @@ def _sessions(folder: Path, audio: Path, audit: Audit) -> Iterator[TranscribedSe
             audit.skip("utterance without a speaker", utterance)
         else:
             recording, start, end = where
-            spoken.setdefault(recording, []).append(RawSegment(speakers[utterance], start, end, texts[utterance]))
+            segment = RawSegment(name_of(speakers[utterance]), start, end, text_of(texts[utterance]))
+            spoken.setdefault(recording, []).append(segment)
     for recording, source in read_table(folder / "wav.scp").items():
-        if source.rstrip().endswith("|"):
-            audit.skip("wav.scp entry that is a command", f"{recording}: {source}")
+        is_command = source.rstrip().endswith("|")
+        if is_command and not commands.allowed:
+            audit.skip("wav.scp entry that is a command", f"{recording}: {source}; run it by --allow-commands")
         elif recording in spoken:
-            yield TranscribedSession(recording, audio / source, tuple(spoken.pop(recording)))
+            place = commands.of(recording, source) if is_command else joined(commands.folder, source)
+            yield TranscribedSession(recording, place, tuple(spoken.pop(recording)))
         else:
             audit.skip("audio without usable utterances", recording)
     for recording in spoken:
@@ -66,6 +73,7 @@ def _places(folder: Path, texts: dict[str, str], audit: Audit) -> Iterator[tuple
     for utterance, rest in places.items():
         try:
             recording, start, end = rest.split()[:3]
-            yield utterance, (recording, float(start), float(end) if float(end) != -1 else None)
+            last = seconds_of(end)
+            yield utterance, (recording, seconds_of(start), last if last != -1 else None)
         except ValueError:
             audit.skip("invalid line in segments", f"{utterance} {rest}")

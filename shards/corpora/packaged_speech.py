@@ -26,7 +26,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from shards.errors import AudioError, ManifestError
 from shards.manifests.manifest import Recording, SpeakerInfo
@@ -36,9 +35,10 @@ from shards.sample import SAMPLE_RATE, Segment
 from shards.sound.audio import encode_flac, load
 from shards.sound.conditioning import condition
 from shards.weights.fetch import DebianPackage, fetch_debian
-from shards.workers import report_killed_workers
+from shards.workers import progress, report_killed_workers
 
 CORPUS = "packaged-speech"
+LICENCE = "several, one per voice: docs/demo-speech.md"
 CORE = "1.6.1-1"
 PACKAGES = [
     DebianPackage(*row)
@@ -149,9 +149,7 @@ def prepare_voices(voices: Sequence[Voice], root: Path, out: Path, options: Prep
     made: dict[str, list[Recording]] = {"digits": [], "prompts": []}
     with report_killed_workers(), ProcessPoolExecutor(max(1, options.workers)) as pool:
         jobs = [(task, out / "audio") for task in tasks]
-        results = tqdm(
-            pool.map(_make, jobs, chunksize=16), "audio", len(jobs), disable=None
-        )  # no bar unless on a terminal
+        results = progress(pool.map(_make, jobs, chunksize=16), "audio", len(jobs))
         for task, (recording, problem) in zip(tasks, results, strict=True):
             if recording is not None:
                 made[task.kind].append(recording)

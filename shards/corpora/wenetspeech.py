@@ -26,6 +26,5 @@ def prepare(root: Path, out: Path, options: PrepareOptions) -> list[Prepared]:
     if not listing.is_file():
         raise corpus_not_found(root, "WenetSpeech", "WenetSpeech.json and the folder audio")
     return [
-        LongAudio("wenetspeech", "zh", listing, name, subset, "text", options).prepared()
-        for name, subset in SUBSETS.items()
+        LongAudio("wenetspeech", "zh", listing, name, subset, options).prepared() for name, subset in SUBSETS.items()
     ]

@@ -7,9 +7,12 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from shards.dataset import parquet
 from shards.errors import ShardError
@@ -86,24 +89,65 @@ def index_from_bytes(data: bytes, where: str) -> tuple[pa.Table, ShardRecord]:
     """Parse an index; the inverse of :func:`index_to_bytes`.
 
     Raises:
-        ShardError: damaged, or of another format version. The message begins with `where`.
+        ShardError: damaged in any way, or of another format version. The message begins with `where`.
     """
     try:
         table = parquet.from_bytes(data)
         metadata = json.loads((table.schema.metadata or {})[_METADATA_KEY])
-    except (pa.ArrowException, OSError, KeyError, ValueError) as error:
-        raise ShardError(f"{where}: not a readable shard index ({error}); run pack again") from error
-    if metadata.pop("format_version") != FORMAT_VERSION:
+        version, record = metadata["format_version"], None
+        if version == FORMAT_VERSION:
+            record = _parse_record(metadata)
+            table = table.replace_schema_metadata(None)
+            _check_table(table)
+    except Exception as error:  # damaged bytes raise anything, KeyError and UnicodeDecodeError among it
+        why = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ShardError(f"{where}: not a readable shard index ({why}); run pack again") from error
+    if record is None:
         raise ShardError(f"{where}: unsupported index format version, expected {FORMAT_VERSION}; run pack again")
-    record = ShardRecord(
-        ShardInfo(**metadata["info"]),
-        metadata["inputs"],
-        tuple(metadata["quarantine"]),
-        metadata["self_enrolled"],
-        metadata.get("unenrolled", 0),  # absent from shards of earlier versions, as is the next one
-        tuple(metadata.get("skipped_clips", ())),
-    )
-    table = table.replace_schema_metadata(None)
-    if not table.schema.equals(INDEX_SCHEMA):
-        raise ShardError(f"{where}: columns are {table.schema.names}, expected {INDEX_SCHEMA.names}; run pack again")
     return table, record
+
+
+def parse_shard_info(row: Any) -> ShardInfo:
+    """Parse a row of ``dataset.json``, or its copy in an index.
+
+    Raises:
+        ValueError: a field is missing, unknown or of another type.
+    """
+    wanted: dict[str, Any] = {"name": str, "samples": int, "seconds": int | float, "bytes": int, "sha256": str}
+    if not isinstance(row, dict) or row.keys() != wanted.keys():
+        raise ValueError(f"a shard's row has the fields {', '.join(wanted)}, not {row!r}")
+    for field, kind in wanted.items():
+        value: Any = row[field]
+        if not isinstance(value, kind) or isinstance(value, bool) or not (kind is str or 0 <= value < math.inf):
+            raise ValueError(f"a shard's {field} is {value!r}")
+    if "/" in row["name"] or "\0" in row["name"]:
+        raise ValueError(f"a shard's name is {row['name']!r}")
+    return ShardInfo(**row)
+
+
+def _parse_record(metadata: dict[str, Any]) -> ShardRecord:
+    """Parse the metadata of an index, of this version or an earlier one. Raises anything if they are damaged."""
+    quarantine, clips = metadata["quarantine"], metadata.get("skipped_clips", ())
+    counts = metadata["self_enrolled"], metadata.get("unenrolled", 0)
+    if not all(isinstance(v, str) for entry in (*quarantine, *clips) for v in dict(entry).values()):
+        raise ValueError("a skipped recording or clip is not listed as texts")
+    if not all(type(count) is int and count >= 0 for count in counts):
+        raise ValueError(f"self_enrolled and unenrolled are {counts}")
+    if not isinstance(metadata["inputs"], str):
+        raise ValueError(f"inputs is {metadata['inputs']!r}")
+    info = parse_shard_info(metadata["info"])
+    return ShardRecord(info, metadata["inputs"], tuple(quarantine), *counts, tuple(clips))
+
+
+def _check_table(table: pa.Table) -> None:
+    """Raise ValueError unless every value of an index is one that a packer can write."""
+    if not table.schema.equals(INDEX_SCHEMA):
+        raise ValueError(f"columns are {table.schema.names}, expected {INDEX_SCHEMA.names}")
+    table.validate(full=True)  # text that is not UTF-8, lists out of bounds
+    columns = {field.name: table[field.name] for field in INDEX_SCHEMA if not field.nullable}
+    columns["speakers"] = pc.list_flatten(columns["speakers"])
+    if table["speakers"].null_count or any(column.null_count for column in columns.values()):
+        raise ValueError("a value is missing")
+    for name, least in (("num_samples", 1), ("num_chars", 0)):
+        if table.num_rows and pc.min(table[name]).as_py() < least:
+            raise ValueError(f"{name} is {pc.min(table[name]).as_py()}")

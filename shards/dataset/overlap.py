@@ -6,8 +6,8 @@ session    the same session of the same corpus
 speaker    the same speaker id, or another id of the same person by the speaker banks
 =========  ==========================================================================================================
 
-Only indexes are read, and 42 bytes (the FLAC header) of samples whose length occurs in the other dataset. B is kept in
-memory.
+Samples of both datasets are counted: nine test samples with one audio are nine leaks. Only indexes are read, and 42
+bytes (the FLAC header) of samples whose length occurs in the other dataset. B is kept in memory.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,6 +28,7 @@ from shards.errors import ShardError
 from shards.sample import is_known
 from shards.sound.audio import decode
 from shards.sound.flac import STREAMINFO_BYTES, stream_info
+from shards.workers import progress
 
 KINDS = ("audio", "session", "speaker")
 
@@ -47,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
         for line in leak.examples:
             print(line)
     leaks = [kind for kind in KINDS if found[kind].samples and kind not in allowed]
-    summary = {kind: {"samples_of_a": leak.samples, "of_b": len(leak.of_b)} for kind, leak in found.items()}
+    summary = {kind: leak.counts() for kind, leak in found.items()}
     print(json.dumps({"command": "overlap", "a": args.a, "b": args.b, "leaks": leaks} | summary, ensure_ascii=False))
     return 1 if leaks else 0
 
@@ -57,8 +59,13 @@ class Overlap:
     """Overlap of one kind."""
 
     samples: int = 0  # of A
+    samples_of_b: int = 0
     of_b: set[str] = field(default_factory=set)  # keys, sessions or speakers of B
     examples: list[str] = field(default_factory=list)
+
+    def counts(self) -> dict[str, int]:
+        """Return the numbers that the command prints."""
+        return {"samples_of_a": self.samples, "samples_of_b": self.samples_of_b, "of_b": len(self.of_b)}
 
 
 def overlap(a: Dataset, b: Dataset, *, examples: int = 5) -> dict[str, Overlap]:
@@ -67,30 +74,36 @@ def overlap(a: Dataset, b: Dataset, *, examples: int = 5) -> dict[str, Overlap]:
     people = test.same_people(a)
     found = {kind: Overlap() for kind in KINDS}
 
-    def add(kind: str, of_b: str, line: str) -> None:
+    def add(kind: str, of_b: Collection[str], line: str) -> None:
         leak = found[kind]
-        leak.of_b.add(of_b)
+        leak.of_b.update(of_b)
         if len(leak.examples) < examples:
             leak.examples.append(line)
 
-    for shard in range(len(a.shards)):
+    for shard in progress(range(len(a.shards)), a.name, unit="shard"):
         rows = _rows(a, shard)
         alike = [r for r in rows if r["num_samples"] in test.lengths]
         for row, digest in zip(alike, _hashes(a, shard, alike), strict=True):
-            if digest in test.audio:
+            if keys := test.audio.get(digest):
                 found["audio"].samples += 1
-                key = test.audio[digest]
-                add("audio", key, f"audio: {row['key']} of {a.name} is {key} of {b.name}")
+                add("audio", keys, f"audio: {row['key']} of {a.name} is {_some(keys)} of {b.name}")
         for row in rows:
             session = (row["corpus"], row["session"])
             if session in test.sessions:
                 found["session"].samples += 1
-                add("session", "/".join(session), f"session: {row['key']} of {a.name} is from {'/'.join(session)}")
+                add("session", ["/".join(session)], f"session: {row['key']} of {a.name} is from {'/'.join(session)}")
             speakers = [s for s in row["speakers"] if s in people]
             found["speaker"].samples += bool(speakers)
-            for speaker in speakers:
-                add("speaker", people[speaker], f"speaker: {speaker} in {row['key']} is {people[speaker]} of {b.name}")
+            for s in speakers:
+                add("speaker", people[s], f"speaker: {s} in {row['key']} is {_some(people[s])} of {b.name}")
+    found["audio"].samples_of_b = len(found["audio"].of_b)  # keys
+    found["session"].samples_of_b = sum(n for s, n in test.sessions.items() if "/".join(s) in found["session"].of_b)
+    found["speaker"].samples_of_b = sum(n for s, n in test.casts.items() if s & found["speaker"].of_b)
     return found
+
+
+def _some(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{names[0]} (and {len(names) - 1} more)"
 
 
 class _TestSet:
@@ -98,26 +111,32 @@ class _TestSet:
 
     def __init__(self, dataset: Dataset) -> None:
         self.dataset = dataset
-        self.audio: dict[bytes, str] = {}  # hash → key
+        self.audio: dict[bytes, list[str]] = {}  # hash → keys
         self.lengths: set[int] = set()
-        self.sessions: set[tuple[str, str]] = set()
-        self.speakers: set[str] = set()
-        for shard in range(len(dataset.shards)):
+        self.sessions: Counter[tuple[str, str]] = Counter()  # (corpus, session) → samples
+        self.casts: Counter[frozenset[str]] = Counter()  # known speakers of a sample → samples
+        for shard in progress(range(len(dataset.shards)), dataset.name, unit="shard"):
             rows = _rows(dataset, shard)
-            self.audio |= dict(zip(_hashes(dataset, shard, rows), (r["key"] for r in rows), strict=True))
+            for row, digest in zip(rows, _hashes(dataset, shard, rows), strict=True):
+                self.audio.setdefault(digest, []).append(row["key"])
             self.lengths |= {r["num_samples"] for r in rows}
-            self.sessions |= {(r["corpus"], r["session"]) for r in rows}
-            self.speakers |= {s for r in rows for s in r["speakers"] if is_known(s)}
+            self.sessions.update((r["corpus"], r["session"]) for r in rows)
+            self.casts.update(frozenset(filter(is_known, r["speakers"])) for r in rows)
 
-    def same_people(self, other: Dataset) -> dict[str, str]:
-        """Map speaker ids of the other dataset to ids here of the same person."""
-        people = {s: s for s in self.speakers}
+    def same_people(self, other: Dataset) -> dict[str, list[str]]:
+        """Map speaker ids of the other dataset to all ids here of the same person."""
+        people = {s: [s] for s in sorted(frozenset().union(*self.casts))}
         if self.dataset.speakers is None or other.speakers is None:
             return people
-        bank = self.dataset.speakers
-        here = {p: s for p, s in zip(bank.persons, bank.ids, strict=True) if p is not None and s in self.speakers}
+        here: dict[str, list[str]] = {}
+        for person, speaker in zip(self.dataset.speakers.persons, self.dataset.speakers.ids, strict=True):
+            if person is not None and speaker in people:
+                here.setdefault(person, []).append(speaker)
         there = zip(other.speakers.persons, other.speakers.ids, strict=True)
-        return {s: here[p] for p, s in there if p in here} | people
+        for person, speaker in there:
+            if person in here:
+                people[speaker] = [*dict.fromkeys([*people.get(speaker, ()), *here[person]])]
+        return people
 
 
 def _rows(dataset: Dataset, shard: int) -> list[dict[str, Any]]:

@@ -41,46 +41,70 @@ def locate(dataset: Dataset, shard: int, row: int) -> SampleLocation:
     Raises:
         ShardError, StorageError: the index cannot be read, or points outside the tar.
     """
-    key = dataset.index(shard)["key"][row].as_py()
-    vectors = dataset.vectors(shard)
-    entry = dataset.spans(shard)[row].tolist()
-    wanted = [e for e in zip(MEMBERS, entry, strict=True) if e[1][0] != -1 and (vectors is None or e[0] != "npy")]
-    info = dataset.shards[shard]
-    tar = f"{dataset.url}/{info.tar}"
-    spans = tuple(_Span.within(info.bytes, tar, key, member, *span) for member, span in wanted)
-    first = min(s.offset for s in spans)
-    length = max(s.offset + s.length for s in spans) - first
-    return SampleLocation(key, info.tar, first, length, spans, None if vectors is None else vectors[row])
+    places = dataset.places(shard)
+    vectors = None if dataset.extractor is None else dataset.vectors(shard)
+    key, size = places.keys[row], places.bytes
+    spans = []
+    for member, (offset, length, crc) in zip(MEMBERS, places.spans[row].tolist(), strict=True):
+        if offset == -1 or (vectors is not None and member == "npy"):
+            continue
+        if not 0 <= offset <= offset + length <= size:
+            _Span.within(size, places.url, key, member, offset, length, crc)  # raises
+        spans.append((member, offset, length, crc))
+    first = min([offset for _, offset, _, _ in spans])
+    length = max([offset + length for _, offset, length, _ in spans]) - first
+    own = None if vectors is None else vectors[row]
+    return SampleLocation(key, places.tar, places.url, first, length, spans, places.said[row], own)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class SampleLocation:
     """Byte ranges of a sample and their checksums. May be read in another thread."""
 
     key: str
     tar: str  # path in the dataset
+    url: str  # of the tar
     offset: int
     length: int
-    spans: tuple[_Span, ...]
+    spans: list[tuple[str, int, int, int]]  # member, offset, length, crc32
+    said: tuple[str, tuple[str, ...]]  # session and speakers by the index: names were given to voices by them
     vectors: np.ndarray | None  # that replace those in the tar
 
     def read(self, storage: Storage) -> bytes:
         """Read all of the sample's bytes; fewer if the tar is truncated."""
         return storage.read_range(self.tar, self.offset, self.length)
 
-    def parse(self, data: bytes) -> Sample:
+    def parse(self, read: bytes) -> Sample:
         """Parse the sample.
 
         Raises:
-            ShardError: bytes are missing or differ from what was packed.
+            ShardError: bytes are missing or differ from what was packed, or the sample is not that of the index row.
         """
-        view = memoryview(data)
-        members = {s.member: s.check(bytes(view[s.offset - self.offset :][: s.length])) for s in self.spans}
+        members = {}
+        for member, offset, length, crc in self.spans:
+            begin = offset - self.offset
+            data = read[begin : begin + length]
+            if len(data) != length or crc32.iso_hdlc(data) != crc:
+                _Span(self.url, self.key, member, offset, length, crc).check(data)  # raises
+            members[member] = data
         try:
             sample = Sample.from_members(self.key, members)
         except (DataError, ValueError, KeyError, TypeError) as error:
-            raise ShardError(f"{self.spans[0].where}: not a sample ({error})") from error
+            raise ShardError(f"{self._where}: not a sample ({error})") from error
+        found = sample.session, sample.speakers
+        if found != self.said:
+            name, in_index, in_json = next(
+                row for row in zip(("session", "speakers"), self.said, found, strict=True) if row[1] != row[2]
+            )
+            raise ShardError(
+                f"{self._where}: the index has {name} {in_index!r}, the json {in_json!r}; the index is "
+                "damaged or of another tar, copy or pack it again"
+            )
         return sample if self.vectors is None else sample.with_embeddings(self.vectors)
+
+    @property
+    def _where(self) -> str:
+        return _Span(self.url, self.key, *self.spans[0]).where
 
 
 def read_meta(

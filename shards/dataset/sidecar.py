@@ -51,8 +51,11 @@ def read_metadata(data: bytes, where: str) -> dict[str, Any]:
     """Return what a sidecar was made from, without reading its rows."""
     try:
         found: dict[str, Any] = json.loads(parquet.metadata(data)[_KEY])
-    except (pa.ArrowException, OSError, KeyError, ValueError) as error:
-        raise ShardError(f"{where}: not speaker vectors ({error}); run embed again") from error
+        if not {"shard_sha256", "extractor", "extractor_sha256", "dim"} <= found.keys() or found["dim"] < 1:
+            raise ValueError(f"its metadata are {found}")
+    except Exception as error:  # damaged bytes raise anything
+        why = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ShardError(f"{where}: not speaker vectors ({why}); run embed again") from error
     return found
 
 
@@ -65,7 +68,12 @@ def from_bytes(
         ShardError: damaged, or made for another shard.
     """
     metadata = read_metadata(data, where)
-    table = parquet.from_bytes(data).to_pydict()
-    if metadata["shard_sha256"] != shard_sha256 or table["key"] != list(keys):
+    try:
+        table = parquet.from_bytes(data).to_pydict()
+        there, vectors = table["key"], [np.frombuffer(v, "<f2").reshape(-1, metadata["dim"]) for v in table["vectors"]]
+    except Exception as error:  # as above
+        why = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ShardError(f"{where}: not speaker vectors ({why}); run embed again") from error
+    if metadata["shard_sha256"] != shard_sha256 or there != list(keys):
         raise ShardError(f"{where}: made for another shard; run embed again")
-    return [np.frombuffer(v, "<f2").reshape(-1, metadata["dim"]) for v in table["vectors"]], metadata
+    return vectors, metadata

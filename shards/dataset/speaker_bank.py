@@ -6,26 +6,22 @@ draws distractors from it; :meth:`SpeakerBank.candidates` returns the allowed ro
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import io
 import json
-import os
-import tempfile
 from collections.abc import Collection, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from shards.dataset import parquet
-from shards.errors import SpeakerError
+from shards.dataset.bank_hashes import ROWS_SHA256, VECTORS_SHA256, find_fault, rows_sha256, vectors_on_node
+from shards.errors import SpeakerError, StorageError
 from shards.storage.interface import Storage
-from shards.storage.local import LocalStorage
 
-_SHA256, _INPUTS = b"vectors_sha256", b"made_from"  # in the table's metadata
+_INPUTS = b"made_from"  # in the table's metadata
 TABLE, VECTORS = "speakers.parquet", "speakers.npy"
 SAME_PERSON_COSINE = 0.5  # two speakers of unknown identity below this count as different persons
 SCHEMA = pa.schema(
@@ -51,7 +47,7 @@ class SpeakerBank:
         columns = table.to_pydict()
         metadata = {k.decode(): v.decode() for k, v in (table.schema.metadata or {}).items()}
         self.extractor, self.extractor_sha256 = metadata.get("extractor"), metadata.get("extractor_sha256")
-        self._vectors_sha256 = metadata.get(_SHA256.decode())
+        self._vectors_sha256 = metadata.get(VECTORS_SHA256.decode())
         self.vectors = vectors
         self.ids: list[str] = columns["speaker"]
         self.corpora: list[str] = columns["corpus"]
@@ -70,7 +66,7 @@ class SpeakerBank:
 
     @classmethod
     def open(cls, storage: Storage, table_file: str = TABLE, vector_file: str = VECTORS) -> SpeakerBank:
-        """Open the bank of a dataset. Remote vectors are downloaded once per node, named by their hash.
+        """Open the bank of a dataset. Once per node, remote vectors are downloaded, and the hashes compared.
 
         Raises:
             SpeakerError: missing, damaged, or not the vectors that the table was written for.
@@ -78,13 +74,13 @@ class SpeakerBank:
         where = f"{storage.url}/{vector_file}"
         try:
             data = storage.read(table_file)
-            table = parquet.from_bytes(data)
-            metadata = table.schema.metadata
-            table = table.select(SCHEMA.names).cast(SCHEMA).replace_schema_metadata(metadata)
-            path = storage.local_path(vector_file) or _on_node(storage, vector_file, (metadata or {}).get(_SHA256))
+            table = _parse(data)
+            path = vectors_on_node(storage, vector_file, table, data)
             return cls(table, np.load(path, mmap_mode="r", allow_pickle=False), where)
+        except SpeakerError as error:
+            raise SpeakerError(f"{where}: {error}; {_again(table_file)}") from error
         except (pa.ArrowException, KeyError, ValueError, EOFError, OSError) as error:
-            raise SpeakerError(f"{where}: not a speaker bank: {error}") from error
+            raise SpeakerError(f"{where}: not a speaker bank: {error}; {_again(table_file)}") from error
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -188,11 +184,35 @@ def write_bank(
     np.save(buffer, np.stack(vectors).astype(np.float16))
     storage.write_atomic(vector_file, buffer.getvalue())
     metadata = {"extractor": extractor[0], "extractor_sha256": extractor[1]}
-    metadata[_SHA256.decode()] = hashlib.sha256(buffer.getbuffer()).hexdigest()
+    metadata[VECTORS_SHA256.decode()] = hashlib.sha256(buffer.getbuffer()).hexdigest()
     if inputs is not None:
         metadata[_INPUTS.decode()] = json.dumps(inputs, sort_keys=True)
     table = pa.Table.from_pylist(rows, SCHEMA).replace_schema_metadata(metadata)
+    metadata[ROWS_SHA256.decode()] = rows_sha256(table)
+    table = table.replace_schema_metadata(metadata)
     storage.write_atomic(table_file, parquet.to_bytes(table))
+
+
+def bank_fault(storage: Storage, table_file: str = TABLE, vector_file: str = VECTORS) -> str | None:
+    """Read a whole bank and compare it with its hashes; None if it agrees, else what is wrong, where, what to do."""
+    try:
+        table = _parse(storage.read(table_file))
+        with storage.stream(vector_file) as vectors:
+            fault = find_fault(table, vectors)
+    except (pa.ArrowException, KeyError, ValueError, EOFError, OSError) as error:
+        fault = f"not a speaker bank: {error}"
+    except StorageError as error:
+        return str(error)
+    return None if fault is None else f"{storage.url}/{table_file}: {fault}; {_again(table_file)}"
+
+
+def _parse(data: bytes) -> pa.Table:
+    table = parquet.from_bytes(data)
+    return table.select(SCHEMA.names).cast(SCHEMA).replace_schema_metadata(table.schema.metadata)
+
+
+def _again(table_file: str) -> str:
+    return f"run {'pack' if table_file == TABLE else 'embed'} again"
 
 
 def read_bank_inputs(storage: Storage, table_file: str) -> dict[str, Any] | None:
@@ -204,32 +224,6 @@ def read_bank_inputs(storage: Storage, table_file: str) -> dict[str, Any] | None
     except (pa.ArrowException, OSError, KeyError, ValueError):
         return None
     return found
-
-
-def node_cache_folder() -> Path:
-    """Return the folder where this user's processes on this machine share downloaded banks."""
-    return Path(tempfile.gettempdir()) / f"speakerlm-{os.getuid()}" / "banks"
-
-
-def _on_node(storage: Storage, vector_file: str, sha256: bytes | None) -> Path:
-    """Return the vectors as a file on this machine. The first process downloads them, others wait for it.
-
-    Raises:
-        SpeakerError: not the vectors that the table was written for.
-    """
-    where = f"{storage.url}/{vector_file}"
-    if sha256 is None:
-        raise SpeakerError(f"{where}: its table has no hash of the vectors; write the bank again with this version")
-    folder, name = node_cache_folder(), f"{sha256.decode()}.npy"
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with (folder / f".{name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (folder / name).is_file():
-            data = storage.read(vector_file)
-            if hashlib.sha256(data).hexdigest().encode() != sha256:
-                raise SpeakerError(f"{where}: not the vectors that {TABLE} was written for; run pack again")
-            LocalStorage(folder).write_atomic(name, data)
-    return folder / name
 
 
 def _rows_by(values: list[str | None]) -> dict[str | None, list[int]]:

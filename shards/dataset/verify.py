@@ -15,13 +15,15 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from shards.dataset.dataset import Dataset, open_dataset
-from shards.dataset.index import MEMBERS
+from shards.dataset.dataset import DATASET, Dataset, open_dataset, rounded_hours
+from shards.dataset.index import MEMBERS, index_from_bytes
 from shards.dataset.reader import read_sample
+from shards.dataset.speaker_bank import TABLE, bank_fault
 from shards.errors import DataError, ShardError, StorageError
-from shards.sample import Sample
+from shards.sample import SAMPLE_RATE, Sample
 from shards.sound.audio import decode
 from shards.spool import Spool, find_duplicates, key_hash
+from shards.workers import progress
 
 UNIT_NORM = 0.01  # float16 rounds a unit vector by far less
 
@@ -38,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
 
     dataset = open_dataset(args.dataset)
     faults = 0
-    for shard in tqdm(range(len(dataset.shards)), disable=None, unit="shard"):
+    for shard in progress(range(len(dataset.shards)), unit="shard"):
         for fault in shard_faults(dataset, shard, decode_audio=not args.quick):
             faults += 1
             tqdm.write(fault)
@@ -52,14 +54,18 @@ def run(args: argparse.Namespace) -> int:
 
 def shard_faults(dataset: Dataset, shard: int, *, decode_audio: bool = True) -> Iterator[str]:
     """Yield the faults of one shard, one line each."""
-    where = f"{dataset.url}/{dataset.shards[shard].tar}"
+    info = dataset.shards[shard]
+    where = f"{dataset.url}/{info.tar}"
     try:
         rows = dataset.index(shard).to_pylist()
     except (ShardError, StorageError) as error:
         yield str(error)
         return
+    seconds = sum(row["num_samples"] for row in rows) / SAMPLE_RATE
+    if seconds != info.seconds:
+        yield f"{dataset.url}/{info.index}: seconds is {info.seconds!r}, its rows sum to {seconds!r}"
     try:
-        with dataset.storage.stream(dataset.shards[shard].tar) as file:
+        with dataset.storage.stream(info.tar) as file:
             yield from (f"{where}: {fault}" for fault in _tar_faults(dataset, shard, rows, file))
     except StorageError as error:
         yield str(error)
@@ -70,15 +76,62 @@ def shard_faults(dataset: Dataset, shard: int, *, decode_audio: bool = True) -> 
         except (ShardError, StorageError) as error:
             yield str(error)
             continue
-        yield from (f"{where}: {row['key']}: {fault}" for fault in _sample_faults(sample, row, decode_audio))
+        dim = dataset.info["provenance"].get("extractor_dim")
+        yield from (f"{where}: {row['key']}: {fault}" for fault in _sample_faults(sample, row, dim, decode_audio))
 
 
 def dataset_faults(dataset: Dataset) -> Iterator[str]:
-    """Yield the faults of the dataset: totals, duplicate keys, the speaker bank."""
-    if dataset.info["samples"] != dataset.samples:
-        yield f"{dataset.url}: dataset.json says {dataset.info['samples']} samples, its shards sum to {dataset.samples}"
+    """Yield the faults of the dataset: ``dataset.json``, duplicate keys, the speaker bank."""
+    yield from _description_faults(dataset)
     yield from _key_faults(dataset)
-    yield from _bank_faults(dataset)
+    banks = {path for path in dataset.storage.list("speakers") if path.endswith(".parquet")}
+    banks |= {TABLE} if dataset.extractor_id() else set()
+    for table in sorted(banks):  # that of the tars' extractor, and those that `embed` wrote
+        fault = bank_fault(dataset.storage, table, table.removesuffix(".parquet") + ".npy")
+        if fault is not None:
+            yield fault
+        elif table == TABLE:
+            yield from _bank_faults(dataset)
+
+
+def _description_faults(dataset: Dataset) -> Iterator[str]:
+    """Check the fields of ``dataset.json`` against the shards' indexes; :meth:`Dataset.index` checks its rows."""
+    where, info = f"{dataset.url}/{DATASET}", dataset.info
+    names = [shard.name for shard in dataset.shards]
+    for name in sorted({n for n in names if names.count(n) > 1}):
+        yield f"{where}: shard {name} is listed {names.count(name)} times"
+    self_enrolled = 0
+    for path in _index_paths(dataset):
+        stem = path.removeprefix("shards/").removesuffix(".parquet")
+        try:
+            _, record = index_from_bytes(dataset.storage.read(path), f"{dataset.url}/{path}")
+        except (ShardError, StorageError) as error:
+            if stem not in names:  # else reported with its shard
+                yield str(error)
+            continue
+        self_enrolled += record.self_enrolled
+        if stem not in names and record.info.samples:  # a part of which nothing could be packed has no row
+            yield f"{where}: no row for shard {stem}, whose index has {record.info.samples} samples; run pack again"
+    said = [
+        ("sample_rate", info.get("sample_rate"), SAMPLE_RATE),
+        ("samples", info.get("samples"), dataset.samples),
+        ("hours", info.get("hours"), rounded_hours(dataset.shards)),
+        ("provenance.self_enrolled", info["provenance"].get("self_enrolled", self_enrolled), self_enrolled),
+    ]
+    yield from (f"{where}: {name} is {a!r}, the shards have {b!r}" for name, a, b in said if a != b)
+    source = info["provenance"]
+    config = source.get("config")
+    if isinstance(config, dict):  # the indexes have only a hash of these, together with the manifest's
+        for name in ("seed", "extractor_sha256"):
+            if name in source and name in config and source[name] != config[name]:
+                yield f"{where}: provenance.{name} is {source[name]!r}, its config has {config[name]!r}"
+
+
+def _index_paths(dataset: Dataset) -> Iterator[str]:
+    """Yield the paths of all indexes in the storage, also of shards that ``dataset.json`` does not list."""
+    for path in dataset.storage.list("shards/"):
+        if path.endswith(".parquet") and ".lengths-" not in path and ".embeddings-" not in path:
+            yield path
 
 
 def _key_faults(dataset: Dataset) -> Iterator[str]:
@@ -133,8 +186,8 @@ def _tar_faults(dataset: Dataset, shard: int, rows: list[dict[str, Any]], file: 
             yield f"at offset {offset} the index has {name} ({length} bytes), the tar {tar_name} ({tar_length} bytes)"
 
 
-def _sample_faults(sample: Sample, row: dict[str, Any], decode_audio: bool) -> Iterator[str]:
-    """Check the content of one sample against its index row and itself."""
+def _sample_faults(sample: Sample, row: dict[str, Any], dim: int | None, decode_audio: bool) -> Iterator[str]:
+    """Check the content of one sample against its index row and itself; ``dim``: of ``dataset.json``'s extractor."""
     try:
         sample.validate()
     except DataError as error:
@@ -145,6 +198,8 @@ def _sample_faults(sample: Sample, row: dict[str, Any], decode_audio: bool) -> I
         if not segment.text.strip():
             yield f"segment of {segment.speaker} at {segment.start:.2f} s has no text"
     if sample.embeddings is not None:
+        if dim is not None and sample.embeddings.shape[1] != dim:
+            yield f"speaker vectors of {sample.embeddings.shape[1]} dimensions, dataset.json says {dim}"
         norms = np.linalg.norm(sample.embeddings.astype(np.float32), axis=1)
         if np.abs(norms - 1).max(initial=0) > UNIT_NORM:
             yield f"speaker vectors of norm {', '.join(f'{n:.3f}' for n in norms)}, expected 1"

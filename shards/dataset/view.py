@@ -1,15 +1,16 @@
 """``speakerlm-shards view DATASET OUT.html``: samples of a shard as one self-contained page.
 
 For each sample: a player, the waveform, who speaks when, the words, and the cosines between its speaker vectors and
-those of the speaker bank. The page needs no server and no network; it embeds the audio, about 1.3 MB per minute.
+those of the speaker bank. ``--show`` adds texts that plug-ins make of a sample: a view is an entry point of group
+``speakerlm.views``, a module with ``TITLE`` and ``show(sample) -> [(who, text), …]``. The page needs no server and no
+network; it embeds the audio, about 1.3 MB per minute.
 """
 
 from __future__ import annotations
 
 import argparse
 import base64
-import html
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,15 +19,23 @@ import numpy as np
 
 from shards.arguments import natural, positive
 from shards.dataset.dataset import Dataset, open_dataset
+from shards.dataset.pages import TEMPLATES, Bar, Lane, Timeline, people_colours, render, write_page
 from shards.dataset.reader import read_sample
-from shards.errors import ConfigError
+from shards.errors import ConfigError, SpeakerLMError
+from shards.plugins import load_plugin
 from shards.sample import SAMPLE_RATE, Sample
 from shards.sound.audio import decode
-from shards.storage.local import LocalStorage
 
-COLOURS = ("#2563a8", "#c2571a", "#2e7d4f", "#8a3fa0", "#a8842a", "#0f7f8c", "#b3304f", "#5b6570")
-PEAKS = 900  # columns of a waveform
-WIDTH, LEFT, LANE, WAVE = 900, 110, 20, 56  # of the drawing, in SVG units
+TEMPLATE = TEMPLATES / "view.html.j2"
+GROUP = "views"
+PEAKS = 1000  # columns of a waveform, at most
+DEFINITIONS = {
+    "level": "Mean power of the sample in decibels below full scale. Speech is usually at −35 to −15.",
+    "cosine": "Similarity of two voices by their vectors: 1 for the same direction, near 0 for unrelated voices.",
+    "Samples": "Conversations or utterances in this shard; the page shows some of them.",
+    "Hours": "Length of all audio in this shard.",
+    "Speakers": "Different persons in the samples of this page. A person has one colour in all of them.",
+}
 
 
 @dataclass(frozen=True)
@@ -45,6 +54,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--shard", type=natural, default=0, help="number of the shard (default 0)")
     parser.add_argument("--samples", type=positive, default=8, help="samples, spread over the shard (default 8)")
     parser.add_argument("--key", action="append", default=[], help="key of a sample; may be repeated")
+    parser.add_argument(
+        "--show", action="append", default=[], metavar="VIEW", help="add this view, such as dialogue; may be repeated"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -53,9 +65,10 @@ def run(args: argparse.Namespace) -> int:
     if not 0 <= args.shard < len(dataset.shards):
         raise ConfigError(f"{dataset.url} has shards 0 to {len(dataset.shards) - 1}, not {args.shard}")
     rows = choose(dataset, args.shard, args.samples, args.key)
-    data = page(dataset, args.shard, rows).encode()
-    LocalStorage(args.out.absolute().parent).write_atomic(args.out.name, data)
-    print(f"{args.out}: {len(rows)} samples of {dataset.shards[args.shard].name}, {len(data) / 1e6:.1f} MB")
+    views = [load_plugin(GROUP, name) for name in dict.fromkeys(args.show)]
+    write_page(args.out, page(dataset, args.shard, rows, views))
+    size = args.out.stat().st_size / 1e6
+    print(f"{args.out}: {len(rows)} samples of {dataset.shards[args.shard].name}, {size:.1f} MB")
     return 0
 
 
@@ -73,35 +86,51 @@ def choose(dataset: Dataset, shard: int, count: int, keys: Sequence[str]) -> lis
     return [there.index(k) for k in keys]
 
 
-def page(dataset: Dataset, shard: int, rows: Sequence[int]) -> str:
+def page(dataset: Dataset, shard: int, rows: Sequence[int], views: Sequence[Any] = ()) -> str:
     """Render the page."""
-    import jinja2
+    samples = [read_sample(dataset, shard, row) for row in rows]
+    colours = people_colours(s.speakers for s in samples)
+    about = dataset.shards[shard]
+    tiles = [
+        {"name": "Samples", "value": f"{about.samples:,}", "note": f"in the shard, {len(samples)} on this page"},
+        {"name": "Hours", "value": f"{about.seconds / 3600:,.2f}", "unit": "h", "note": "of audio in the shard"},
+        {"name": "Speakers", "value": f"{len(colours)}", "note": f"in the {len(samples)} samples on this page"},
+    ]
+    values = {
+        "dataset": dataset,
+        "shard": about,
+        "provenance": dataset.info.get("provenance", {}),
+        "tiles": tiles,
+        "colours": colours,
+        "people": [(short_name(s), c) for s, c in colours.items()],
+        "samples": [_template_variables(s, dataset, views, colours) for s in samples],
+    }
+    return render(TEMPLATE, values, DEFINITIONS)
 
-    loader = jinja2.FileSystemLoader(Path(__file__).parent / "templates")
-    template = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    return template.get_template("view.html.j2").render(
-        dataset=dataset,
-        shard=dataset.shards[shard],
-        provenance=dataset.info.get("provenance", {}),
-        samples=[_template_variables(read_sample(dataset, shard, row), dataset) for row in rows],
-    )
 
-
-def _template_variables(sample: Sample, dataset: Dataset) -> dict[str, Any]:
+def _template_variables(
+    sample: Sample, dataset: Dataset, views: Sequence[Any], colours: Mapping[str, str]
+) -> dict[str, Any]:
     """Return the template's variables of a sample."""
     wave = decode(sample.audio)
-    colours = {s: COLOURS[i % len(COLOURS)] for i, s in enumerate(sample.speakers)}
     return {
         "sample": sample,
         "short": {s: short_name(s) for s in sample.speakers},
-        "colours": colours,
         "audio": base64.b64encode(sample.audio).decode(),
-        "drawing": drawing(sample, wave, colours),
+        "timeline": timeline(sample, wave, colours),
+        "turns": [(s.start, s.end, short_name(s.speaker), colours[s.speaker], s.text) for s in sample.segments],
         "level": f"{10 * np.log10(float(np.mean(wave.astype(np.float64) ** 2)) + 1e-12):.1f}",
         "cosines": cosines(sample, dataset),
-        "left": LEFT / WIDTH,
-        "inner": (WIDTH - LEFT) / WIDTH,
+        "views": [_view(view, sample) for view in views],
     }
+
+
+def _view(view: Any, sample: Sample) -> tuple[str, list[tuple[str, str]]]:
+    """Return title and rows of a view; a sample that it cannot show has its reason."""
+    try:
+        return view.TITLE, list(view.show(sample))
+    except SpeakerLMError as error:
+        return view.TITLE, [("", str(error))]
 
 
 def short_name(speaker: str) -> str:
@@ -129,42 +158,26 @@ def _unit(vectors: np.ndarray) -> np.ndarray:
     return np.asarray(vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-9))
 
 
-def drawing(sample: Sample, wave: np.ndarray, colours: dict[str, str]) -> str:
-    """Draw the waveform, and below it one lane per speaker with a bar per segment, as SVG."""
-    seconds = len(wave) / SAMPLE_RATE
-    scale = (WIDTH - LEFT) / seconds
-    height = WAVE + LANE * len(colours) + 16
-    out = [f'<path d="{_outline(wave)}" fill="#9aa5b1"/>']
-    for lane, (speaker, colour) in enumerate(colours.items()):
-        y = WAVE + LANE * lane
-        label = html.escape(short_name(speaker)[:14])
-        out.append(f'<text x="0" y="{y + 14}">{label}</text>')
-        out.append(f'<line x1="{LEFT}" x2="{WIDTH}" y1="{y + 9}" y2="{y + 9}" stroke="#e3e7ea"/>')
-        for s in sample.segments:
-            if s.speaker == speaker:
-                x, width = LEFT + s.start * scale, max(1.5, (s.end - s.start) * scale)
-                said = html.escape(f"{s.start:.2f}–{s.end:.2f} s: {s.text}")
-                out.append(
-                    f'<rect data-at="{s.start:.3f}" x="{x:.1f}" y="{y + 3}" width="{width:.1f}" height="12" rx="2" '
-                    f'fill="{colour}"><title>{said}</title></rect>'
-                )
-    for i in range(6):
-        x, anchor = LEFT + i / 5 * (WIDTH - LEFT), ("start" if i == 0 else "end" if i == 5 else "middle")
-        out.append(
-            f'<text class="tick" x="{x:.0f}" y="{height - 3}" text-anchor="{anchor}">{i / 5 * seconds:.1f} s</text>'
+def timeline(sample: Sample, wave: np.ndarray, colours: Mapping[str, str]) -> Timeline:
+    """Return the waveform, and one lane per speaker with a bar per segment."""
+    lanes = tuple(
+        Lane(
+            short_name(speaker),
+            colours[speaker],
+            tuple(Bar(s.start, s.end, s.text) for s in sample.segments if s.speaker == speaker),
         )
-    out.append(f'<line class="head" x1="{LEFT}" x2="{LEFT}" y1="0" y2="{height - 16}"/>')
-    return f'<svg viewBox="0 0 {WIDTH} {height}" data-seconds="{seconds:.3f}">{"".join(out)}</svg>'
+        for speaker in sample.speakers
+    )
+    return Timeline(lanes, len(wave) / SAMPLE_RATE, _outline(wave))
 
 
 def _outline(wave: np.ndarray) -> str:
-    """Return the highest and lowest value of each column, as one closed path."""
+    """Return the highest and lowest value of each column as one closed path in a box of 1000 × 100."""
     columns = min(PEAKS, len(wave))
     edges = np.linspace(0, len(wave), columns + 1).astype(int)[:-1]
     high, low = np.maximum.reduceat(wave, edges), np.minimum.reduceat(wave, edges)
     loud = max(float(np.abs(wave).max()), 1e-4)
-    x = LEFT + (np.arange(columns) + 0.5) * (WIDTH - LEFT) / columns
-    middle, half = WAVE / 2, WAVE / 2 - 3
-    above = [f"{a:.1f} {middle - half * float(v) / loud:.1f}" for a, v in zip(x, high, strict=True)]
-    below = [f"{a:.1f} {middle - half * float(v) / loud:.1f}" for a, v in zip(x, low, strict=True)][::-1]
+    x = (np.arange(columns) + 0.5) * 1000 / columns
+    above = [f"{a:.1f} {50 - 47 * float(v) / loud:.1f}" for a, v in zip(x, high, strict=True)]
+    below = [f"{a:.1f} {50 - 47 * float(v) / loud:.1f}" for a, v in zip(x, low, strict=True)][::-1]
     return "M" + "L".join(above + below) + "Z"

@@ -1,7 +1,8 @@
 """``speakerlm-shards clips MANIFEST OUT``: cut long recordings into clips of 40–50 s at pauses.
 
 After each cut a length is drawn from the range, and the next cut is the silent point nearest to it within the range.
-Without silence there, the search widens to 30–60 s, then to the start of the segment that overlaps the fewest others.
+Without silence there, the search widens to 30–60 s (other ranges in the same proportion), then to the start of the
+segment that overlaps the fewest others.
 A segment belongs to the clip in which it starts: the audio of the clip extends to its end, and speech of other clips'
 segments that this audio contains is counted. Every segment is in exactly one clip, so a test set of clips covers all
 speech. No audio is read or written.
@@ -12,7 +13,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -22,41 +23,30 @@ import numpy as np
 from shards.arguments import natural, number_range, positive
 from shards.errors import ConfigError
 from shards.manifests.audio_files import audio_info
+from shards.manifests.clip_rule import WIDER, ClipRule, silences
 from shards.manifests.manifest import Recording, read_manifest, read_speakers, write_manifest
 from shards.sample import Segment
+from shards.workers import progress
 
 AWAY_FROM_SPEECH_S = 0.2  # distance between a cut and speech in silences that are long enough
 
 
-@dataclass(frozen=True)
-class ClipRule:
-    """Ranges of clip lengths in seconds."""
-
-    seconds: tuple[float, float] = (40.0, 50.0)
-    widened: tuple[float, float] = (30.0, 60.0)
-
-    def __str__(self) -> str:
-        (a, b), (c, d) = self.seconds, self.widened
-        return f"{a:g}-{b:g} s, cut in silence; else {c:g}-{d:g} s; else where the fewest segments are crossed"
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
-    rule = ClipRule()
     parser.add_argument("manifest", type=Path, help="manifest folder of long recordings")
     parser.add_argument("out", type=Path, help="output folder for the manifest of clips; no audio is copied")
-    parser.add_argument("--seconds", type=number_range, default=rule.seconds, metavar="MIN-MAX", help="clip length")
-    widened = "clip length if the range contains no silence"
-    parser.add_argument("--widened", type=number_range, default=rule.widened, metavar="MIN-MAX", help=widened)
+    parser.add_argument(
+        "--seconds", type=number_range, default=ClipRule().seconds, metavar="MIN-MAX", help="clip length"
+    )
+    widened = "clip length if the range contains no silence (default: from 0.75 times MIN to 1.2 times MAX)"
+    parser.add_argument("--widened", type=number_range, metavar="MIN-MAX", help=widened)
     parser.add_argument("--seed", type=natural, default=0, help="seed of the drawn lengths")
     parser.add_argument("--passes", type=positive, default=1, help="number of different cuts of each recording")
 
 
 def run(args: argparse.Namespace) -> int:
     """Write the manifest of clips and print a summary."""
-    rule = ClipRule(args.seconds, args.widened)
-    if not 0 < rule.widened[0] <= rule.seconds[0] <= rule.seconds[1] <= rule.widened[1]:
-        raise ConfigError(f"--seconds {rule.seconds} is not inside the wider range --widened {rule.widened}")
+    rule = _rule(args.seconds, args.widened)
     counted = _ClipCounter(rule)
     settings = {"clip_rule": str(rule), "seed": args.seed, "passes": args.passes}
     clips = counted.cut_all(read_manifest(args.manifest), args.seed, args.passes)
@@ -70,6 +60,24 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _rule(seconds: tuple[float, float], widened: tuple[float, float] | None) -> ClipRule:
+    """Check the ranges; without `widened` it is wider than `seconds` in the proportion of the defaults.
+
+    Raises:
+        ConfigError: a range begins at 0, or `seconds` is not inside `widened`.
+    """
+    for option, given in (("--seconds", seconds), ("--widened", widened)):
+        if given is not None and given[0] <= 0:
+            raise ConfigError(f"{option} {given[0]:g}-{given[1]:g}: a clip is longer than 0 s")
+    low, high = widened or (round(seconds[0] * WIDER[0], 3), round(seconds[1] * WIDER[1], 3))
+    if not low <= seconds[0] <= seconds[1] <= high:
+        raise ConfigError(
+            f"--seconds {seconds[0]:g}-{seconds[1]:g} is not inside --widened {low:g}-{high:g}; "
+            "widen the second range, or leave it out"
+        )
+    return ClipRule(seconds, (low, high))
+
+
 class _ClipCounter:
     """Cuts recordings and counts the clips."""
 
@@ -80,7 +88,7 @@ class _ClipCounter:
 
     def cut_all(self, recordings: Iterable[Recording], seed: int, passes: int) -> Iterator[Recording]:
         """Yield the clips of all recordings and passes."""
-        for recording in recordings:
+        for recording in progress(recordings, "clips", unit="recording"):
             self.recordings += 1
             for number in range(passes):
                 for clip in cut(recording, self.rule, seed, number):
@@ -156,19 +164,6 @@ def cut_points(segments: Sequence[Segment], total: float, rule: ClipRule, rng: n
         if total - points[-1] <= 0:
             return points
     return [*points, total]
-
-
-def silences(segments: Iterable[Segment], total: float) -> list[tuple[float, float]]:
-    """Return the (start, end) spans of 0–`total` without speech, in order."""
-    found = []
-    reached = 0.0
-    for start, end in sorted((s.start, s.end) for s in segments):
-        if start > reached:
-            found.append((reached, start))
-        reached = max(reached, end)
-    if total > reached:
-        found.append((reached, total))
-    return found
 
 
 def foreign_seconds(clip: Recording, origin: Recording) -> float:

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from shards.errors import AudioError, ManifestError
-from shards.manifests.audio_files import AudioInfo, with_info
+from shards.manifests.audio_files import AudioInfo, Source, with_info
 from shards.manifests.audit import Audit
+from shards.manifests.keys import Keys
 from shards.manifests.manifest import Recording, SpeakerInfo
 from shards.manifests.prepare_types import Prepared, PrepareOptions, sorted_speakers
 from shards.manifests.text_policy import TextPolicy
@@ -30,6 +31,7 @@ class CorpusSource(ABC, Generic[T]):
         """Return the manifest; the files are read while its recordings are iterated."""
         self.text = TextPolicy(self.options.text or self.policy)
         self.speakers: dict[str, SpeakerInfo] = {}
+        self.keys = Keys()
         return Prepared(
             name,
             self._recordings(),
@@ -45,8 +47,8 @@ class CorpusSource(ABC, Generic[T]):
                 yield recording
 
     @abstractmethod
-    def _files(self) -> tuple[Iterable[tuple[Path, T]], int | None]:
-        """Return pairs of audio file and item, and their number if known in advance."""
+    def _files(self) -> tuple[Iterable[tuple[Source, T]], int | None]:
+        """Return pairs of audio source and item, and their number if known in advance."""
 
     @abstractmethod
     def _recording(self, item: T, info: AudioInfo | AudioError) -> Recording | None:

@@ -16,15 +16,15 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from shards.errors import ManifestError
-from shards.sample import Segment
+from shards.sample import Segment, gender_of
 from shards.storage.local import atomic_file
+from shards.storage.sources import located
 
 RECORDINGS, SPEAKERS, AUDIT = "recordings.jsonl", "speakers.jsonl", "audit.json"
 T = TypeVar("T")
@@ -40,7 +40,7 @@ class Recording:
     split: str
     session: str
     language: str
-    audio: str  # path, absolute or relative to the manifest's folder; absolute after `read_manifest`
+    audio: str  # URL, or path: absolute or relative to the manifest's folder; absolute after `read_manifest`
     segments: tuple[Segment, ...]  # seconds from `start` of this recording
     start: float = 0.0  # seconds into the audio file
     duration: float | None = None  # seconds; None: to the end of the file
@@ -116,12 +116,35 @@ def read_manifest(folder: str | Path) -> Iterator[Recording]:
     folder = Path(folder)
     root = folder.absolute()
     for recording in _read_lines(folder / RECORDINGS, recording_from_json):
-        yield replace(recording, audio=os.path.normpath(root / recording.audio))
+        yield replace(recording, audio=located(root, recording.audio))
 
 
 def read_speakers(folder: str | Path) -> Iterator[SpeakerInfo]:
     """Yield the speakers of a manifest folder."""
     return _read_lines(Path(folder) / SPEAKERS, speaker_from_json)
+
+
+def read_genders(folder: str | Path) -> dict[str, str]:
+    """Return speaker → gender, without the unknown ones; empty for a folder without a file of speakers."""
+    if not (Path(folder) / SPEAKERS).is_file():
+        return {}
+    return {s.speaker: gender for s in read_speakers(folder) if (gender := gender_of(s.gender))}
+
+
+def read_audit(folder: str | Path) -> dict[str, Any]:
+    """Return the audit of a manifest folder.
+
+    Raises:
+        ManifestError: it is missing or damaged.
+    """
+    path = Path(folder) / AUDIT
+    try:
+        audit = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise ManifestError(f"{path}: {error}; write the manifest again") from error
+    if not isinstance(audit, dict):
+        raise ManifestError(f"{path}: not an audit; write the manifest again")
+    return audit
 
 
 def write_manifest(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from shards.errors import AudioError, ManifestError
-from shards.manifests.audio_files import AudioInfo
+from shards.manifests.audio_files import AudioInfo, Source
 from shards.manifests.audit import Audit
 from shards.manifests.corpus_source import CorpusSource
 from shards.manifests.manifest import Recording, SpeakerInfo
@@ -41,7 +41,7 @@ class Meetings(CorpusSource[Track]):
     policy: str = "plain"
     audit: Audit = field(default_factory=Audit)
 
-    def _files(self) -> tuple[Iterable[tuple[Path, Track]], int | None]:
+    def _files(self) -> tuple[Iterable[tuple[Source, Track]], int | None]:
         return ((t.audio, t) for t in self.tracks), len(self.tracks)
 
     def _recording(self, track: Track, info: AudioInfo | AudioError) -> Recording | None:
@@ -62,12 +62,12 @@ class Meetings(CorpusSource[Track]):
             return None
         self.speakers |= {s: speakers[s] for s in spoken}
         return Recording(
-            key=track.key,
+            key=self.keys.assign(track.key),
             corpus=self.corpus,
             split=self.split,
             session=track.session,
             language=self.language,
-            audio=str(track.audio.absolute()),
+            audio=info.audio,
             segments=segments,
             duration=info.seconds,
             channel=track.channel if info.channels > 1 else None,
@@ -83,7 +83,7 @@ class Meetings(CorpusSource[Track]):
                         self.audit.skip("non-speaker tier", f"{path}: {tier.name!r}")
                     continue
                 speakers[info.speaker] = info
-                raw += [Segment(info.speaker, i.start, i.end, i.mark) for i in tier.intervals]
+                raw += [Segment(info.speaker, i.start, i.end, i.mark) for i in tier.intervals if i.mark]
         return raw, speakers
 
 

@@ -9,6 +9,8 @@ from typing import Any
 
 from shards.manifests.manifest import Recording, SpeakerInfo
 
+COMMAND_SECONDS = 600.0  # that a command may take, unless the command line names another time
+
 
 @dataclass(frozen=True)
 class PrepareOptions:
@@ -20,6 +22,8 @@ class PrepareOptions:
     language: str = "und"  # generic formats
     session_speakers: bool = False  # generic formats: speaker ids are unique within a session only
     audio: Path | None = None  # generic formats: where the audio is; None: under root
+    untranscribed: frozenset[str] = frozenset()  # generic formats: manifests whose speech may lack words
+    command_seconds: float | None = None  # that a command of a manifest may take; None: commands are not run
 
 
 @dataclass(frozen=True)

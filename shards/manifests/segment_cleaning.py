@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from shards.manifests.audit import Audit
-from shards.manifests.text_policy import TextPolicy, joined
+from shards.manifests.text_policy import TextPolicy, is_encodable, joined
 from shards.sample import Segment
 
 TRIM_S = 0.5  # same-speaker overlaps up to this are trimmed, longer ones merged
@@ -19,20 +19,19 @@ def clean_segments(
 ) -> tuple[Segment, ...]:
     """Return valid segments in order of start, inside the recording, with the text policy applied.
 
-    Skipped: segments without words (with `words`; empty marks are silence and not counted), with reversed, empty or
-    non-finite times, or outside the recording. Trimmed: segments that start before 0 or end after `duration` seconds.
-    Two segments of one speaker that overlap by at most half a second are trimmed at the start of the later one; longer
-    overlaps are merged into one segment, so that no word is lost.
+    Skipped: segments without words (with `words`), with reversed, empty or non-finite times, or outside the recording.
+    Trimmed: segments that start before 0 or end after `duration` seconds. Two segments of one speaker that overlap by
+    at most half a second are trimmed at the start of the later one; longer overlaps are merged into one segment, so
+    that no word is lost.
     """
     kept = []
     for s in segments:
         place = f"{where}: {s.speaker} {s.start:g}–{s.end:g} s"
         new = text(s.text)
-        if not _is_encodable(new):
+        if not is_encodable(new):
             audit.skip("segment text with a lone surrogate", f"{place}: {new[:40]!a}")
-        elif words and not new:
-            if s.text.strip():
-                audit.skip("segment without words", f"{place}: {s.text[:40]!r}")
+        elif words and not _is_visible(new):
+            audit.skip("segment without words", f"{place}: {s.text[:40]!r}")
         elif not (math.isfinite(s.start) and math.isfinite(s.end)):
             audit.skip("segment with a non-finite time", place)
         elif s.end <= s.start:
@@ -48,13 +47,9 @@ def clean_segments(
     return _without_self_overlap(sorted(kept, key=lambda s: (s.start, s.end)), audit, where)
 
 
-def _is_encodable(text: str) -> bool:
-    """Return whether the text has no lone surrogate, which a JSON escape can produce."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+def _is_visible(text: str) -> bool:
+    """Return whether the text is more than spaces, format and control characters."""
+    return any(c.isprintable() and c != " " for c in text)
 
 
 def _without_self_overlap(segments: Sequence[Segment], audit: Audit, where: str) -> tuple[Segment, ...]:

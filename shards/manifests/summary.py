@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
+from shards.manifests.keys import HashSet
 from shards.manifests.manifest import Recording
 
 SPEAKERS_LISTED = 10_000  # with more speakers, the audit holds their number only
@@ -15,7 +17,7 @@ class Summary:
 
     def __init__(self) -> None:
         self.recordings = self._texts = 0
-        self._sessions: set[str] = set()
+        self._sessions = HashSet()
         self._speakers: dict[str, float] = {}
         self._speech = self._overlap = 0.0
 
@@ -47,6 +49,22 @@ class Summary:
             "overlap": round(self._overlap / self._speech, 4) if self._speech else 0.0,
             "segments_with_text": self._texts,
         }
+
+
+def audit_lines(folder: str | Path, audit: dict[str, Any]) -> list[str]:
+    """Summarize an audit in a few lines."""
+    lines = [
+        f"{folder}: {audit['recordings']} recordings of {audit['sessions']} sessions, "
+        f"{audit['num_speakers']} speakers, {audit['hours']:.2f} h of speech, {audit['overlap']:.1%} of it overlapped"
+    ]
+    text = audit.get("text")
+    if isinstance(text, dict):
+        kinds = ("with_punctuation", "with_lower_case", "with_digits")
+        shares = ", ".join(f"{text[k]} {k.replace('_', ' ')}" for k in kinds)
+        lines.append(f"  text {text['policy']}: {text['means']}; of {text['texts']} texts {shares}")
+    for kind in ("skipped", "changed"):
+        lines += [f"  {kind} {count} × {reason}" for reason, count in audit.get(kind, {}).items()]
+    return lines
 
 
 def speech_and_overlap(spans: list[tuple[float, float]]) -> tuple[float, float]:

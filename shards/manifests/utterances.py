@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from shards.errors import AudioError
-from shards.manifests.audio_files import AudioInfo
+from shards.manifests.audio_files import AudioInfo, Source
 from shards.manifests.audit import Audit
 from shards.manifests.corpus_source import CorpusSource
 from shards.manifests.manifest import Recording, SpeakerInfo
@@ -38,7 +38,7 @@ class Utterances(CorpusSource[Utterance]):
     policy: str = "plain"  # unless the command line names one
     audit: Audit = field(default_factory=Audit)
 
-    def _files(self) -> tuple[Iterable[tuple[Path, Utterance]], int | None]:
+    def _files(self) -> tuple[Iterable[tuple[Source, Utterance]], int | None]:
         return ((u.path, u) for u in self.items), None
 
     def _recording(self, u: Utterance, info: AudioInfo | AudioError) -> Recording | None:
@@ -51,12 +51,12 @@ class Utterances(CorpusSource[Utterance]):
             return None
         speaker = self.speakers.setdefault(u.speaker.speaker, u.speaker).speaker
         return Recording(
-            key=u.key,
+            key=self.keys.assign(u.key),
             corpus=self.corpus,
             split=self.split,
             session=u.session,
             language=self.language,
-            audio=str(u.path.absolute()),
+            audio=info.audio,
             segments=(Segment(speaker, 0.0, info.seconds, text),),
             duration=info.seconds,
             channel=0 if info.channels > 1 else None,

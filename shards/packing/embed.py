@@ -20,7 +20,7 @@ from shards.arguments import natural
 from shards.dataset.dataset import Dataset, open_dataset
 from shards.dataset.index import ShardInfo
 from shards.dataset.sidecar import bank_paths, read_metadata, sidecar_path, skipped_clips_path, to_bytes
-from shards.dataset.speaker_bank import read_bank_inputs
+from shards.dataset.speaker_bank import bank_fault, read_bank_inputs
 from shards.errors import ConfigError, ShardError
 from shards.manifests.manifest import RECORDINGS, SPEAKERS
 from shards.packing.make_bank import build_bank
@@ -30,7 +30,8 @@ from shards.packing.partition import LineTable, Parts, read_recordings
 from shards.voices.enrolment import Enroller
 from shards.voices.extractors import load_extractor
 from shards.voices.feature_pool import feature_readers
-from shards.workers import run_jobs
+from shards.voices.persons import hash_of, other_ids
+from shards.workers import progress, run_jobs
 
 SKIPPED = "skipped_clips"  # key in a sidecar's metadata
 
@@ -64,20 +65,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Embed the missing shards and print one line of JSON."""
-    from tqdm import tqdm
-
     dataset = open_dataset(args.dataset)
     job, table, parts = plan(args, dataset)
     finished = [job.skipped_clips(dataset, info) for info in dataset.shards]
     missing = [s for s, skipped in enumerate(finished) if skipped is None]
     clips = dict.fromkeys(json_line(c) for skipped in finished for c in skipped or ())
     work = ((s, table.offsets(parts.lines(int(dataset.shards[s].name.rpartition("-")[2])))) for s in missing)
-    with tqdm(total=len(missing), unit="shard", disable=None) as bar:
+    with progress(total=len(missing), unit="shard") as bar:
         for skipped in run_jobs(partial(EmbedWorker, job), args.devices.split(","), work):
             clips |= dict.fromkeys(map(json_line, skipped))
             bar.update()
     bank = bank_paths(args.extractor)
-    if missing or read_bank_inputs(dataset.storage, bank[0]) != job.bank_inputs:
+    same = not missing and read_bank_inputs(dataset.storage, bank[0]) == job.bank_inputs
+    if not same or bank_fault(dataset.storage, *bank) is not None:
         with EmbedWorker(job, args.devices.split(",")[0]) as worker:
             clips |= dict.fromkeys(map(json_line, worker.make_bank(bank)))
         dataset.storage.write_atomic(skipped_clips_path(args.extractor), b"".join(clips))
@@ -132,9 +132,16 @@ def plan(args: argparse.Namespace, dataset: Dataset) -> tuple[EmbedJob, LineTabl
         raise ConfigError(f"{args.manifest} is not the manifest that {dataset.url} was packed from")
     if config["enrol_sha256"] != [file_sha256(Path(e) / RECORDINGS) for e in enrol]:
         raise ConfigError(f"--enrol {','.join(enrol)} differs from the enrolment that {dataset.url} was packed with")
+    persons = hash_of(other_ids(args.manifest, enrol))
+    if config.get("persons_sha256") != persons:
+        raise ConfigError(
+            f"{args.manifest}/{SPEAKERS} or that of --enrol names other persons than {dataset.url} was packed with"
+        )
     extractor = load_extractor(args.extractor)
     made = {"extractor": extractor.id, "extractor_sha256": extractor.sha256, "dim": extractor.dim}
     made |= {"enrol_sha256": config["enrol_sha256"], "seed": config["seed"]}
+    if persons:
+        made["persons_sha256"] = persons
     bank_inputs = made | {"speakers_sha256": [file_sha256(Path(e) / SPEAKERS) for e in enrol]}
     job = EmbedJob(
         url=dataset.url,
@@ -160,7 +167,8 @@ class EmbedWorker:
             torch.set_num_threads(1)  # as in pack: sums in one order, and devices "cpu,cpu" share the cores
         self.job, self._stack = job, ExitStack()
         self.dataset = open_dataset(job.url)
-        self.enroller = Enroller(job.enrol, load_extractor(job.extractor, device=device), job.seed)
+        extractor = load_extractor(job.extractor, device=device)
+        self.enroller = Enroller(job.enrol, extractor, job.seed, other_ids(job.manifest, job.enrol))
         self._features = self._stack.enter_context(feature_readers(job.readers))
 
     def __enter__(self) -> EmbedWorker:

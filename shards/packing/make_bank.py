@@ -10,6 +10,7 @@ from shards.dataset.speaker_bank import TABLE, VECTORS, write_bank
 from shards.errors import SpeakerError
 from shards.storage.interface import Storage
 from shards.voices.enrolment import CLIPS_PER_SPEAKER, Clip, Enroller, Features
+from shards.workers import progress
 
 SPEAKERS_AT_ONCE = 128
 
@@ -45,7 +46,7 @@ def build_bank(
     skipped: list[dict[str, str]] = []
     allowed = max(1, int(max_bad_share * len(speakers)))
     enroller.take_skipped()  # what is listed from here on belongs to the bank
-    for number, speaker in enumerate(speakers):
+    for number, speaker in enumerate(progress(speakers, "speaker bank", unit="speaker")):
         if batched and number % SPEAKERS_AT_ONCE == 0:
             some = speakers[number : number + SPEAKERS_AT_ONCE]
             enroller.prepare_clips((c for s in some for c in enroller.clips(s)[:CLIPS_PER_SPEAKER]), features)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -22,18 +23,33 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from shards.arguments import natural, positive
+from shards.arguments import natural, positive, share_of_one
 from shards.dataset.dataset import DATASET, Dataset, dataset_json, open_dataset
 from shards.dataset.index import ShardInfo, tar_path
 from shards.dataset.sidecar import skipped_clips_path
+from shards.dataset.speaker_bank import bank_fault
 from shards.errors import ConfigError, DataError, ManifestError, ShardError, StorageError
-from shards.manifests.manifest import AUDIT, SPEAKERS
-from shards.packing.packer import CORE, OTHER_INPUTS, PACKING, Packer, PartResult, PartWorker, stop_above
+from shards.manifests.manifest import AUDIT, SPEAKERS, read_genders
+from shards.packing.packer import (
+    CORE,
+    PACKING,
+    Packer,
+    PartResult,
+    PartWorker,
+    difference,
+    genders_sha256,
+    other_inputs,
+    stop_above,
+)
 from shards.packing.partition import LineTable, Parts
 from shards.packing.scan import remove_table, shared_table, stored_table
+from shards.packing.self_enrolment import exceeds_early, self_enrolled_error
 from shards.storage.interface import open_storage
 from shards.voices.extractors import load_extractor
-from shards.workers import run_jobs
+from shards.voices.persons import hash_of, other_ids
+from shards.workers import progress, run_jobs
+
+logger = logging.getLogger(__name__)
 
 QUARANTINE = "quarantine.jsonl"
 _BANK_KEY = "speakers_sha256"  # the only part of the configuration that shards do not depend on
@@ -66,6 +82,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--devices",
         metavar="DEVICE[,DEVICE]",
         help="cuda:0,cuda:1 …: one process per device, and --workers further processes each that read audio",
+    )
+    add(
+        "--max-self-enrolled",
+        type=share_of_one,
+        default=0.05,
+        help="share of speaker vectors made from the sample's own speech, for want of other, above which the run stops",
     )
     add("--no-speakers", action="store_true", help="no speaker vectors and no speaker bank, for plain ASR")
     add(
@@ -135,6 +157,9 @@ def plan(args: argparse.Namespace, tasks: int = 1) -> tuple[Packer, LineTable, P
         enrol=() if args.no_speakers else enrol,
         enrol_sha256=() if args.no_speakers else tuple(_sha256(e, table) for e in enrol),
         speakers_sha256=() if args.no_speakers else tuple(file_sha256(Path(e) / SPEAKERS) for e in enrol),
+        persons_sha256=None if args.no_speakers else hash_of(other_ids(args.manifest, enrol)),
+        genders_sha256=genders_sha256(read_genders(args.manifest)),
+        max_self_enrolled=args.max_self_enrolled,
         decode_copied=args.audio_check == "decode",
     )
     return packer, table, parts
@@ -163,6 +188,7 @@ class Totals:
     samples: int = 0
     seconds: float = 0.0
     quarantined: int = 0
+    vectors: int = 0
     self_enrolled: int = 0
     unenrolled: int = 0
     skipped_clips: set[tuple[str, str]] = field(default_factory=set)  # file and reason
@@ -173,6 +199,7 @@ class Totals:
         self.samples += result.record.info.samples
         self.seconds += result.record.info.seconds
         self.quarantined += len(result.record.quarantine)
+        self.vectors += result.vectors
         self.self_enrolled += result.record.self_enrolled
         self.unenrolled += result.record.unenrolled
         self.skipped_clips |= {(c["file"], c["reason"]) for c in result.record.skipped_clips}
@@ -192,22 +219,24 @@ def pack_parts(
 
     Raises:
         DataError: more than `max_bad_share` of the recordings are unusable, or not enrolled because all clips of a
-            speaker are. Finished parts are kept.
+            speaker are; or too many vectors are of own speech. Finished parts are kept.
     """
-    from tqdm import tqdm
-
     total = sum(parts.size(p) for p in mine)
     max_bad = int(max_bad_share * total)
     jobs = ((part, table.offsets(parts.lines(part)), max_bad) for part in mine)
     done = Totals()
     with (
-        tqdm(total=total, unit="rec", disable=None, desc=packer.name) as bar,
+        progress(total=total, unit="rec", desc=packer.name) as bar,
         closing(run_jobs(partial(PartWorker, packer, readers), places, jobs)) as results,
     ):
         for result in results:
             done.add(result)
             record = result.record
             stop_above(max_bad, done.quarantined + done.unenrolled, record.quarantine + record.skipped_clips)
+            share, own = packer.max_self_enrolled, done.self_enrolled
+            if exceeds_early(own, done.vectors, share):
+                speakers = packer.speakers([result.part])
+                raise self_enrolled_error(own, done.vectors, share, packer.enroller, speakers)
             bar.set_postfix_str(f"{done.seconds / 3600:.1f} h, {done.quarantined} bad", refresh=False)
             bar.update(record.info.samples + len(record.quarantine))
     return done
@@ -220,29 +249,36 @@ def merge(packer: Packer, parts: Parts, max_bad_share: float = 0.01) -> bool:
 
     Args:
         max_bad_share: share of the speakers that the bank may lack because all their clips are unusable.
+
+    Raises:
+        DataError: too many speaker vectors are of the sample's own speech.
     """
     storage = packer.storage
     before = storage.version(DATASET)
     _refuse_other_dataset(packer)
     shards: list[ShardInfo] = []
-    self_enrolled = 0
+    self_enrolled = vectors = 0
     clips: dict[bytes, None] = {}  # lines of the list; a clip may be listed by many parts
     with tempfile.TemporaryFile() as bad:  # may be millions
         for part in range(parts.count):
-            record = packer.finished(part)
-            if record is None:
+            done = packer.finished(part)
+            if done is None:
                 return False
+            record, vectors = done.record, vectors + done.vectors
             shards += [record.info] if record.info.samples else []
             self_enrolled += record.self_enrolled
             clips |= dict.fromkeys(json_line(c) for c in record.skipped_clips)
             bad.writelines(json_line(b) for b in record.quarantine)
         if not shards:
             raise DataError(f"{packer.manifest}: no recording could be packed; the shards' indexes hold the reasons")
-        if _merged(packer, shards):
+        if _merged(packer, shards) and _bank_fault(packer) is None:
             return True
         bad.seek(0)
         with storage.create(QUARANTINE, wait=True) as out:
             shutil.copyfileobj(bad, out)
+    if self_enrolled > packer.max_self_enrolled * vectors:
+        speakers = packer.speakers(range(parts.count))
+        raise self_enrolled_error(self_enrolled, vectors, packer.max_self_enrolled, packer.enroller, speakers)
     if packer.enroller is not None:
         from shards.packing.make_bank import build_bank
 
@@ -254,6 +290,14 @@ def merge(packer: Packer, parts: Parts, max_bad_share: float = 0.01) -> bool:
     source = provenance(packer) | {"self_enrolled": self_enrolled}
     storage.commit(DATASET, dataset_json(packer.name, shards, source), before)
     return True
+
+
+def _bank_fault(packer: Packer) -> str | None:
+    """Return what is wrong with the speaker bank of a merged dataset; None if it is whole."""
+    fault = None if packer.extractor is None else bank_fault(packer.storage)
+    if fault is not None:
+        logger.warning("%s: it is written again now", fault)
+    return fault
 
 
 def json_line(entry: dict[str, str]) -> bytes:
@@ -270,11 +314,13 @@ def _merged(packer: Packer, shards: list[ShardInfo]) -> bool:
 def _refuse_other_dataset(packer: Packer) -> None:
     """Raise :class:`ConfigError` if the output holds a dataset made from other inputs.
 
-    The speakers' metadata may differ: then the bank is written again, and the shards stay.
+    The speakers' metadata may differ, but not their genders: then the bank is written again, and the shards stay.
     """
     dataset = _dataset(packer)
-    if dataset is not None and _config_of(dataset) | {_BANK_KEY: None} != _config(packer) | {_BANK_KEY: None}:
-        raise ConfigError(f"{packer.out} holds the dataset {dataset.name}, packed {OTHER_INPUTS}")
+    if dataset is not None:
+        before, now = (config | {_BANK_KEY: None} for config in (_config_of(dataset), _config(packer)))
+        if before != now:
+            raise other_inputs(f"{packer.out} holds the dataset {dataset.name}, packed", difference(before, now))
 
 
 def _dataset(packer: Packer) -> Dataset | None:
@@ -312,8 +358,13 @@ def provenance(packer: Packer) -> dict[str, Any]:
 def _config(packer: Packer) -> dict[str, Any]:
     """Return what determines the dataset's bytes, except the audio; no paths of this machine."""
     config = {
-        k: v for k, v in asdict(packer).items() if k not in ("out", "manifest", "enrol", "decode_copied", "device")
+        k: v
+        for k, v in asdict(packer).items()
+        if k not in ("out", "manifest", "enrol", "max_self_enrolled", "decode_copied", "device")
     }
+    for name in ("persons_sha256", "genders_sha256"):
+        if config[name] is None:  # as in datasets of versions without it
+            del config[name]
     lists = {"enrol_sha256": list(packer.enrol_sha256), _BANK_KEY: list(packer.speakers_sha256)}
     return config | lists | {"packing": PACKING}
 

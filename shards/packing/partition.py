@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -21,6 +20,8 @@ from shards.errors import ManifestError
 from shards.manifests.manifest import RECORDINGS, Recording, recording_from_json
 from shards.sample import SAMPLE_RATE
 from shards.spool import Spool, find_duplicates, key_hash
+from shards.storage.sources import located
+from shards.workers import progress
 
 ROUNDS = 6  # of the Feistel network; 4 are enough for a permutation that looks random
 FLAC_BYTES_PER_SECOND = 0.6 * 2 * SAMPLE_RATE  # typical for speech
@@ -142,18 +143,11 @@ class LineTable:
         return digest.hexdigest()
 
     def _lines(self) -> Iterator[bytes]:
-        from tqdm import tqdm
-
         try:
             with (
                 self.path.open("rb", buffering=1 << 20) as file,
-                tqdm(
-                    total=self.path.stat().st_size,
-                    unit="B",
-                    unit_scale=True,
-                    disable=None,
-                    desc="manifest",
-                    leave=False,
+                progress(
+                    total=self.path.stat().st_size, unit="B", unit_scale=True, desc="manifest", leave=False
                 ) as bar,
             ):
                 for number, line in enumerate(file):
@@ -196,7 +190,7 @@ def read_recordings(folder: str | Path, offsets: Iterable[int]) -> Iterator[Reco
             file.seek(offset)
             try:
                 record = json.loads(file.readline())
-                record["audio"] = os.path.normpath(root / record["audio"])
+                record["audio"] = located(root, record["audio"])
                 recording = recording_from_json(record)
             except (ValueError, KeyError, TypeError) as error:
                 raise ManifestError(f"{path}: line at byte {offset}: {type(error).__name__}: {error}") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -10,22 +11,29 @@ import numpy as np
 from shards.errors import ConfigError
 from shards.manifests.manifest import Recording, read_manifest, read_speakers
 from shards.sample import SAMPLE_RATE
-from shards.simulation.recorded_files import recorded_files
+from shards.simulation.recorded_files import Report, is_silent, recorded_files, sounding
 from shards.sound.audio import load
 
 BABBLE_VOICES = 6
+ATTEMPTS = 100  # draws of a babble before it is an error that all of them are silent
 Noise = Callable[[np.random.Generator, int, Collection[str]], np.ndarray]  # (rng, samples, persons not to use) → wave
 
 
-def open_noise(kind: str) -> Noise | None:
-    """Return the noise of ``--noise``: ``none``, ``coloured``, ``babble:MANIFEST`` or a folder of recordings."""
+def open_noise(kind: str, report: Report = lambda _: None) -> Noise | None:
+    """Return the noise of ``--noise``: ``none``, ``coloured``, ``babble:MANIFEST`` or a folder of recordings.
+
+    Digital silence is never returned: another stretch or recording is drawn, by the same generator.
+
+    Args:
+        report: called with the name of each recording that is silent from start to end.
+    """
     if kind == "none":
         return None
     if kind == "coloured":
         return lambda rng, length, _: coloured_noise(rng, length)
     if kind.startswith("babble:"):
-        return Babble(Path(kind.removeprefix("babble:")))
-    return RecordedNoise(Path(kind))
+        return Babble(Path(kind.removeprefix("babble:")), report)
+    return RecordedNoise(Path(kind), report)
 
 
 def coloured_noise(rng: np.random.Generator, length: int) -> np.ndarray:
@@ -39,7 +47,8 @@ def coloured_noise(rng: np.random.Generator, length: int) -> np.ndarray:
 class Babble:
     """Babble of six voices of persons outside the conversation, mixed from a manifest."""
 
-    def __init__(self, manifest: Path) -> None:
+    def __init__(self, manifest: Path, report: Report = lambda _: None) -> None:
+        self.manifest, self._report = manifest, report
         person_of = {s.speaker: s.person or s.speaker for s in read_speakers(manifest)}
         self.recordings: dict[str, list[Recording]] = {}
         for recording in read_manifest(manifest):
@@ -53,24 +62,38 @@ class Babble:
             raise ConfigError(
                 "babble: every person of the manifest speaks in the conversation; use a manifest with other voices"
             )
-        total = np.zeros(length, np.float32)
-        for voice in range(BABBLE_VOICES):
-            own = self.recordings[free[voice % len(free)] if voice < len(free) else free[int(rng.integers(len(free)))]]
-            total += self._stream(rng, own, length)
-        return total
+        for _ in range(ATTEMPTS):
+            drawn: dict[str, Recording] = {}
+            total = np.zeros(length, np.float32)
+            for voice in range(BABBLE_VOICES):
+                person = free[voice % len(free)] if voice < len(free) else free[int(rng.integers(len(free)))]
+                total += self._stream(rng, self.recordings[person], length, drawn)
+            if not is_silent(total):
+                return total
+            for r in drawn.values():
+                if is_silent(_load(r)):
+                    self._report(f"{r.audio} ({r.key})")
+        raise ConfigError(
+            f"--noise babble:{self.manifest}: {ATTEMPTS} draws were silent, the last of {', '.join(islice(drawn, 3))}; "
+            "use a manifest whose recordings are not silent"
+        )
 
-    def _stream(self, rng: np.random.Generator, recordings: Sequence[Recording], length: int) -> np.ndarray:
+    def _stream(
+        self, rng: np.random.Generator, recordings: Sequence[Recording], length: int, drawn: dict[str, Recording]
+    ) -> np.ndarray:
         stream = np.zeros(0, np.float32)
         while len(stream) < length:
             r = recordings[int(rng.integers(len(recordings)))]
-            stream = np.concatenate([stream, load(r.audio, channel=r.channel, start=r.start, duration=r.duration)])
+            drawn[r.key] = r
+            stream = np.concatenate([stream, _load(r)])
         return stream[:length]
 
 
 class RecordedNoise:
     """Spans of the recordings under a folder; short recordings are repeated."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, report: Report = lambda _: None) -> None:
+        self.folder, self._report = folder, report
         self.files = recorded_files(folder)
         if not self.files:
             raise ConfigError(
@@ -79,9 +102,25 @@ class RecordedNoise:
             )
 
     def __call__(self, rng: np.random.Generator, length: int, persons: Collection[str]) -> np.ndarray:
-        wave = load(self.files[int(rng.integers(len(self.files)))])
-        wave = np.roll(wave, -int(rng.integers(len(wave))))
-        return np.resize(wave, length)
+        left = list(self.files)
+        while left:
+            path = left[int(rng.integers(len(left)))]
+            wave = load(path)
+            span = np.resize(np.roll(wave, -int(rng.integers(len(wave)))), length)
+            if not is_silent(span):
+                return span
+            if len(sound := sounding(wave)):  # a silent stretch of a good recording
+                return np.resize(np.roll(wave, -int(rng.choice(sound))), length)
+            self._report(str(path))
+            left.remove(path)
+        raise ConfigError(
+            f"--noise {str(self.folder)!r}: all {len(self.files)} recordings are silent, such as {self.files[0].name}; "
+            "name a folder with recordings of noise"
+        )
+
+
+def _load(recording: Recording) -> np.ndarray:
+    return load(recording.audio, channel=recording.channel, start=recording.start, duration=recording.duration)
 
 
 def add_noise(speech: np.ndarray, noise: np.ndarray, spoken: np.ndarray, snr_db: float) -> np.ndarray:

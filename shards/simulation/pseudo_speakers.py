@@ -22,7 +22,6 @@ from typing import Any
 
 import numpy as np
 import soxr
-from tqdm import tqdm
 
 from shards.arguments import positive
 from shards.errors import ConfigError, ManifestError
@@ -31,7 +30,7 @@ from shards.manifests.prepare_types import sorted_speakers
 from shards.manifests.summary import Summary
 from shards.sample import SAMPLE_RATE, is_known
 from shards.sound.audio import encode_flac, load
-from shards.workers import report_killed_workers
+from shards.workers import progress, report_killed_workers
 
 SLOWEST, FASTEST = 0.5, 2.0
 PEAK = 0.98
@@ -90,7 +89,7 @@ def pseudo_speakers(
 
     def made() -> Iterator[Recording]:
         with report_killed_workers(), ProcessPoolExecutor(max(1, workers)) as pool:
-            changed = tqdm(pool.map(_make, jobs, chunksize=16), "audio", len(jobs), disable=None)
+            changed = progress(pool.map(_make, jobs, chunksize=16), "audio", len(jobs))
             for recording in (*chosen, *changed):
                 (speaker,) = recording.speakers
                 voice = known.get(speaker.partition("@")[0])

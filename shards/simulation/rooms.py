@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import groupby
+from itertools import groupby, islice
 from pathlib import Path
 
 import numpy as np
 
 from shards.errors import ConfigError
 from shards.sample import SAMPLE_RATE
-from shards.simulation.recorded_files import recorded_files
+from shards.simulation.recorded_files import Report, recorded_files
 from shards.sound.audio import load
 
 ROOM_M = ((3.0, 8.0), (3.0, 6.0), (2.4, 3.5))  # length, width, height
@@ -55,17 +55,22 @@ def from_direct_sound(response: np.ndarray) -> np.ndarray:
     return np.asarray(response[direct:] / response[direct], dtype=np.float32)
 
 
-def open_rooms(kind: str) -> Rooms | None:
-    """Return the rooms of ``--rooms``: ``none``, ``pyroomacoustics`` or a folder of recorded responses."""
+def open_rooms(kind: str, report: Report = lambda _: None) -> Rooms | None:
+    """Return the rooms of ``--rooms``: ``none``, ``pyroomacoustics`` or a folder of recorded responses.
+
+    Args:
+        report: called with the name of each silent response; another one is drawn instead.
+    """
     if kind == "none":
         return None
-    return room_responses if kind == "pyroomacoustics" else RecordedRooms(Path(kind))
+    return room_responses if kind == "pyroomacoustics" else RecordedRooms(Path(kind), report)
 
 
 class RecordedRooms:
     """Recorded impulse responses; each subfolder is a room. First channel, at most 2 s."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, report: Report = lambda _: None) -> None:
+        self.folder, self._report = folder, report
         files = recorded_files(folder)
         if not files:
             raise ConfigError(
@@ -76,10 +81,26 @@ class RecordedRooms:
 
     def __call__(self, rng: np.random.Generator, count: int) -> list[np.ndarray]:
         """Draw responses of one room; positions repeat only if it has fewer responses than speakers."""
-        room = self.rooms[int(rng.integers(len(self.rooms)))]
-        places = [room[i] for i in rng.permutation(len(room))]
-        chosen = [places[i % len(places)] for i in range(count)]
-        return [from_direct_sound(load(path, channel=0))[: round(RESPONSE_S * SAMPLE_RATE)] for path in chosen]
+        rooms = list(self.rooms)
+        while rooms:
+            room = rooms[int(rng.integers(len(rooms)))]
+            places = (room[i] for i in rng.permutation(len(room)))
+            found = list(islice(filter(None, map(self._response, places)), count))
+            if found:
+                return [found[i % len(found)][0] for i in range(count)]
+            rooms.remove(room)
+        raise ConfigError(
+            f"--rooms {str(self.folder)!r}: all impulse responses are silent, such as {self.rooms[0][0].name}; "
+            "name a folder with other ones"
+        )
+
+    def _response(self, path: Path) -> tuple[np.ndarray] | None:
+        """Return the response of a file, in a tuple; None if it is silent."""
+        response = load(path, channel=0)
+        if not response.any():
+            self._report(str(path))
+            return None
+        return (from_direct_sound(response)[: round(RESPONSE_S * SAMPLE_RATE)],)
 
 
 def _shortest_rt60(size: np.ndarray) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from shards.errors import ConfigError
@@ -32,11 +33,19 @@ class SimulationSettings:
 
     def check(self) -> None:
         """Raise :class:`ConfigError` for an invalid setting."""
-        ranges = [self.speakers, self.seconds, self.utterances_per_turn, self.utterance_gap, self.edge, self.snr_db]
-        for pair in [*ranges, *([self.turns] if self.turns else [])]:
-            if pair[0] > pair[1]:
-                raise ConfigError(f"range {pair[0]}-{pair[1]}: the minimum exceeds the maximum")
-        if self.speakers[0] < 1 or self.utterances_per_turn[0] < 1 or (self.turns and self.turns[0] < 1):
-            raise ConfigError("a conversation needs at least one speaker, one turn and one utterance per turn")
-        if not 0 <= self.overlap <= 1 or min(self.pause, self.overlap_seconds, self.edge[0]) < 0 >= self.seconds[0]:
-            raise ConfigError("--overlap must be a probability, and times must not be negative")
+        whole = {"--speakers": self.speakers, "--words-per-turn": self.utterances_per_turn}
+        whole |= {"--turns": self.turns} if self.turns else {}
+        times = {"--word-gap": self.utterance_gap, "--edge": self.edge}
+        for option, pair in (whole | times | {"--seconds": self.seconds, "--snr": self.snr_db}).items():
+            if not pair[0] <= pair[1]:
+                raise ConfigError(f"{option} {pair[0]:g}-{pair[1]:g}: the minimum exceeds the maximum")
+            if option in whole and pair[0] < 1:
+                raise ConfigError(f"{option} {pair[0]:g}-{pair[1]:g}: expected at least 1")
+        if self.seconds[0] < 0 or (self.seconds[1] if self.turns else self.seconds[0]) <= 0:  # turns need a limit only
+            raise ConfigError(f"--seconds {self.seconds[0]:g}-{self.seconds[1]:g}: a conversation is longer than 0 s")
+        if not 0 <= self.overlap <= 1:
+            raise ConfigError(f"--overlap {self.overlap:g}: a probability is between 0 and 1")
+        lengths = {option: pair[0] for option, pair in times.items()}
+        for option, value in (lengths | {"--pause": self.pause, "--overlap-seconds": self.overlap_seconds}).items():
+            if not 0 <= value < math.inf:
+                raise ConfigError(f"{option} {value:g}: expected a number of seconds >= 0")

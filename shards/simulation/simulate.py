@@ -19,10 +19,9 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from shards.arguments import integer_range, natural, number_range, positive
 from shards.errors import ConfigError
+from shards.manifests.audit import SKIPPED, Audit
 from shards.manifests.manifest import (
     RECORDINGS,
     SPEAKERS,
@@ -37,7 +36,7 @@ from shards.manifests.summary import Summary
 from shards.sample import FORMAT_VERSION, SAMPLE_RATE
 from shards.simulation.conversation import Fingerprint, Layout, draw_layout
 from shards.simulation.noise import open_noise
-from shards.simulation.recorded_files import content_hashes
+from shards.simulation.recorded_files import SilentFiles, content_hashes, file_hash
 from shards.simulation.render import render
 from shards.simulation.rooms import open_rooms
 from shards.simulation.settings import SimulationSettings
@@ -45,10 +44,10 @@ from shards.simulation.turn_statistics import read_statistics
 from shards.simulation.utterance_pool import UtterancePool
 from shards.sound.audio import encode_flac
 from shards.storage.local import LocalStorage
-from shards.weights.fetch import sha256_of
-from shards.workers import report_killed_workers
+from shards.workers import progress, report_killed_workers
 
 FILES_PER_FOLDER = 1000
+SILENT = "silent recording of noise or a room"
 _AT_ONCE = 4096  # conversations submitted to the workers per batch
 
 
@@ -123,6 +122,11 @@ def run(args: argparse.Namespace) -> int:
     print(
         f"{args.out}: {audit['recordings']} conversations, {audit['num_speakers']} speakers, "
         f"{audit['audio_hours']:.2f} h, {audit['overlap']:.1%} of speech overlapped"
+        + (
+            f", {silent} silent recordings of noise or rooms not used"
+            if (silent := sum(audit[SKIPPED].values()))
+            else ""
+        )
     )
     return 0
 
@@ -153,19 +157,29 @@ def simulate(
     def made() -> Iterator[Recording]:
         nonlocal seconds
         spec.claim()  # while the manifest is locked: only one process can write it
-        for recording in tqdm(_run(renderer, count, workers), name, count, unit="conversation", disable=None):
+        for recording in progress(_run(renderer, count, workers), name, count, unit="conversation"):
             seconds += recording.duration or 0.0
             heard.update((s, known[s]) for s in recording.speakers if s in known)
             yield recording
 
+    def silent_files() -> dict[str, Any]:
+        silent = Audit()
+        for name in spec.silent_files.names():
+            silent.skip(SILENT, name)
+        return silent.result()
+
     def audit() -> dict[str, Any]:
-        return counted.result() | {
-            "audio_hours": round(seconds / 3600, 4),
-            "settings": asdict(settings),
-            "seed": seed,
-            "sources": [str(s) for s in sources],
-            "made_by": "simulation: single-speaker utterances mixed after Landini et al. 2022",
-        }
+        return (
+            counted.result()
+            | {
+                "audio_hours": round(seconds / 3600, 4),
+                "settings": asdict(settings),
+                "seed": seed,
+                "sources": [str(s) for s in sources],
+                "made_by": "simulation: single-speaker utterances mixed after Landini et al. 2022",
+            }
+            | silent_files()
+        )
 
     write_manifest(out, counted.counting(made()), sorted_speakers(heard), audit)
     return audit()
@@ -183,13 +197,18 @@ class _SetSpec:
     name: str
     split: str
 
+    @property
+    def silent_files(self) -> SilentFiles:
+        """Silent recordings of noise and rooms that were drawn."""
+        return SilentFiles(self.folder / f"{self.name}.silent")
+
     def path(self, number: int) -> Path:
         """Return the audio file of conversation `number`."""
         return self.folder / f"{number // FILES_PER_FOLDER:04d}" / f"{self.name}-{self.seed}-{number:07d}.flac"
 
     def claim(self) -> None:
         """Assign the folder to this set: keep audio of the same sources and settings, delete any other."""
-        hashes = [sha256_of(s / name) for s in self.sources for name in (RECORDINGS, SPEAKERS)]  # texts and persons
+        hashes = [file_hash(s / name) for s in self.sources for name in (RECORDINGS, SPEAKERS)]  # texts and persons
         hashes += content_hashes(self.settings.noise, self.settings.rooms)
         avoid = hashlib.sha256(repr(sorted(self.avoid)).encode()).hexdigest()
         identity = json.dumps([asdict(self.settings), self.seed, hashes, avoid, FORMAT_VERSION], sort_keys=True)
@@ -197,8 +216,8 @@ class _SetSpec:
         mark = hashlib.sha256(identity.encode()).hexdigest().encode()
         if not storage.exists(stamp) or storage.read(stamp) != mark:
             (self.folder.parent / RECORDINGS).unlink(missing_ok=True)  # or the former manifest would refer to new audio
-            for path in self.folder.glob(f"*/{self.name}-*.flac"):
-                path.unlink()
+            for path in (*self.folder.glob(f"*/{self.name}-*.flac"), self.silent_files.path):
+                path.unlink(missing_ok=True)
             storage.write_atomic(stamp, mark)
 
 
@@ -208,7 +227,8 @@ class _Renderer:
     def __init__(self, spec: _SetSpec) -> None:
         self.spec = spec
         self.pool = UtterancePool((r for s in spec.sources for r in read_manifest(s)), _speakers(spec.sources))
-        self._noise, self._rooms = open_noise(spec.settings.noise), open_rooms(spec.settings.rooms)
+        report = spec.silent_files
+        self._noise, self._rooms = open_noise(spec.settings.noise, report), open_rooms(spec.settings.rooms, report)
 
     def layout(self, number: int) -> Layout:
         """Draw the layout of conversation `number`."""

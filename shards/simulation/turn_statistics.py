@@ -18,6 +18,7 @@ import numpy as np
 from shards.errors import ConfigError, ManifestError
 from shards.manifests.manifest import Recording, read_manifest
 from shards.storage.local import LocalStorage
+from shards.workers import progress
 
 QUANTILES = 201
 FORMAT = 1
@@ -48,7 +49,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Estimate and write the statistics, and print a summary."""
-    found = estimate(read_manifest(args.manifest), str(args.manifest))
+    recordings = progress(read_manifest(args.manifest), "recordings", unit="recording")
+    found = estimate(recordings, str(args.manifest))
     data = json.dumps({"format": FORMAT} | asdict(found), indent=1).encode() + b"\n"
     LocalStorage(args.out.absolute().parent).write_atomic(args.out.name, data)
     middle = {name: getattr(found, name)[QUANTILES // 2] for name in ("same_pause", "other_pause", "overlap_seconds")}

@@ -1,12 +1,14 @@
 """Load audio files as 16 kHz mono float32, and encode them as 16-bit FLAC for shards.
 
-Files are read by soundfile (wav, flac, ogg, opus, mp3 …) or, if installed, PyAV for formats that libsndfile does not
-support (g722, gsm, m4a). Resampling is soxr in high quality. Any fault of a file is an :class:`AudioError`.
+Files are opened by :mod:`shards.sound.streams`. Resampling is soxr in high quality. Any fault of a file is an
+:class:`AudioError`.
 """
 
 from __future__ import annotations
 
 import io
+import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +17,14 @@ import soxr
 
 from shards.errors import AudioError
 from shards.sample import SAMPLE_RATE
-from shards.sound.flac import STREAMINFO_BYTES, stream_info, whole_samples, with_samples
+from shards.sound.flac import STREAMINFO_BYTES, holds_another, last_sample, stream_info, whole_samples, with_samples
+from shards.sound.mixing import OUT_OF_PHASE, to_mono
+from shards.sound.streams import open_stream
+from shards.storage.sources import local_file
 
-MAX_CHANNELS = 64  # more channels mean a damaged header
-RATES = (4_000, 384_000)
 SLACK = 0.05  # seconds by which a recording may be shorter than the manifest says
-MAX_FRAMES = 1 << 40  # libsndfile reports far more if the header lacks the length
-_PYAV_RATES = {".g722": 16_000, ".gsm": 8_000}  # raw streams without a header
+
+logger = logging.getLogger(__name__)
 
 
 def decode(data: bytes) -> np.ndarray:
@@ -60,41 +63,67 @@ def _to_int16(wave: np.ndarray) -> np.ndarray:
 
 
 def load(
-    path: str | Path, *, channel: int | None = None, start: float = 0.0, duration: float | None = None
+    path: str | Path,
+    *,
+    channel: int | None = None,
+    start: float = 0.0,
+    duration: float | None = None,
+    note: Callable[[str], None] | None = None,
 ) -> np.ndarray:
     """Load a span of an audio file of any rate and format: float32 (num_samples,) at 16 kHz.
 
     Args:
-        channel: 0-based; None averages all channels.
+        path: a path, or a URL of :mod:`shards.storage.sources`.
+        channel: 0-based; None averages all channels, or takes the loudest if they cancel each other out.
         start: seconds into the file.
         duration: seconds; None reads to the end.
+        note: called with what was not as asked for; None logs it as a warning.
 
     Raises:
         AudioError: missing, undecodable, empty, in an unsupported format, or ending before ``start + duration``.
+        StorageError: the server of a URL failed.
     """
-    return _load(Path(path), channel, start, duration)
+    with local_file(path) as local:
+        return _load(local, channel, start, duration, note=note)
 
 
 def _load(
-    path: Path, channel: int | None, start: float, duration: float | None, *, keep_int16: bool = False
+    path: Path,
+    channel: int | None,
+    start: float,
+    duration: float | None,
+    *,
+    keep_int16: bool = False,
+    note: Callable[[str], None] | None = None,
 ) -> np.ndarray:
     """Load as :func:`load`; with `keep_int16`, int16 if the file holds that and no arithmetic is needed."""
-    if path.suffix.lower() in _PYAV_RATES:
-        wave, rate = _read_av(path, start, duration)
-    else:
-        wave, rate = _read_soundfile(path, start, duration, one=channel is not None, keep_int16=keep_int16)
+    with open_stream(path) as stream:
+        rate, first = stream.rate, round(start * stream.rate)
+        if channel is not None and not 0 <= channel < stream.channels:
+            raise AudioError(f"{path}: channel {channel} wanted, it has {stream.channels}")
+        if stream.frames and first >= stream.frames:
+            raise AudioError(f"{path}: ends at {stream.frames / rate:.3f} s, wanted from {start:.3f} s on")
+        exact = (stream.subtype, rate) == ("PCM_16", SAMPLE_RATE) and (channel is not None or stream.channels == 1)
+        count = None if duration is None else round(duration * rate)
+        wave = stream.read(first, count, "int16" if keep_int16 and exact else "float32")
     if not len(wave):
         raise AudioError(f"{path}: no audio at {start:.3f} s")
     if duration is not None and len(wave) < (duration - SLACK) * rate:
         raise AudioError(
             f"{path}: ends at {start + len(wave) / rate:.3f} s, the manifest says {start + duration:.3f} s"
         )
-    mono = _select_channel(path, wave, channel)
+    mono, taken = to_mono(wave, channel)
     if mono.dtype == np.int16:
         return mono
     if not np.isfinite(mono).all():
         raise AudioError(f"{path}: has values that are not finite")
+    if taken is not None:
+        (note or _warn)(f"{path}: {OUT_OF_PHASE}")
     return soxr.resample(mono, rate, SAMPLE_RATE, quality="HQ") if rate != SAMPLE_RATE else mono
+
+
+def _warn(what: str) -> None:
+    logger.warning("%s", what)
 
 
 def load_flac(
@@ -111,14 +140,15 @@ def load_flac(
     checked; with `decode_copied` it is decoded as well. A length missing in its header is filled in. A file of
     `duration` to the sample counts as a whole file: seconds in a manifest are rounded.
     """
-    if start == 0.0 and channel in (None, 0) and str(path).lower().endswith(".flac"):
-        try:
-            copied = _copy(path, duration, decode_copied)
-        except AudioError as error:
-            raise AudioError(f"{path}: {error}") from error
-        if copied is not None:
-            return copied
-    wave = _load(Path(path), channel, start, duration, keep_int16=True)
+    with local_file(path) as local:
+        if start == 0.0 and channel in (None, 0) and str(local).lower().endswith(".flac"):
+            try:
+                copied = _copy(local, duration, decode_copied)
+            except AudioError as error:
+                raise AudioError(f"{local}: {error}") from error
+            if copied is not None:
+                return copied
+        wave = _load(local, channel, start, duration, keep_int16=True)
     return encode_flac(wave), len(wave)
 
 
@@ -136,7 +166,8 @@ def _copy(path: str | Path, duration: float | None, decode_it: bool) -> tuple[by
     except OSError:
         return None
     samples = whole_samples(data, info)
-    if not info.samples and not _lasts(samples, duration):
+    longer = not samples and (holds_another(data) or last_sample(data, info) > info.samples > 0)
+    if longer or not (info.samples or _lasts(samples, duration)):
         return None
     if samples and not info.samples:
         data = with_samples(data, samples)
@@ -148,100 +179,3 @@ def _copy(path: str | Path, duration: float | None, decode_it: bool) -> tuple[by
 def _lasts(samples: int, duration: float | None) -> bool:
     """Return whether `samples` are the `duration` of a manifest."""
     return duration is None or abs(duration * SAMPLE_RATE - samples) < 1
-
-
-def _read_soundfile(
-    path: Path, start: float, duration: float | None, *, one: bool = False, keep_int16: bool = False
-) -> tuple[np.ndarray, int]:
-    """Read (frames, channels) float32 and the rate; with `keep_int16` int16 if the file holds it for `one` channel."""
-    if not path.is_file():
-        raise AudioError(f"{path}: no such file")
-    try:
-        with open_sound(path) as file:
-            rate = file.samplerate
-            _check_format(path, rate, file.channels)
-            if file.frames > MAX_FRAMES:
-                open_end = AudioError("its header has no length; write it to a file, not into a pipe")
-                return _read_unknown(path, start, duration, open_end)
-            first = round(start * rate)
-            if first >= file.frames:
-                raise AudioError(f"{path}: ends at {file.frames / rate:.3f} s, wanted from {start:.3f} s on")
-            file.seek(first)
-            wanted = file.frames - first if duration is None else min(round(duration * rate), file.frames - first)
-            same = (file.subtype, rate) == ("PCM_16", SAMPLE_RATE) and (one or file.channels == 1)
-            dtype = "int16" if keep_int16 and same else "float32"
-            wave = file.read(wanted, dtype=dtype, always_2d=True)
-    except soundfile.LibsndfileError as error:
-        return _read_unknown(path, start, duration, error)
-    except (soundfile.SoundFileError, OSError, ValueError, TypeError) as error:
-        raise AudioError(f"{path}: {error}") from error
-    if len(wave) < wanted:
-        raise AudioError(f"{path}: truncated, {len(wave)} of {wanted} frames could be read")
-    return wave, rate
-
-
-def open_sound(path: Path) -> soundfile.SoundFile:
-    """Open a file by libsndfile. FLAC without a length in its header, which it cannot read, gets that of its frames.
-
-    Raises:
-        AudioError: its frames are damaged too. (Other errors are soundfile's.)
-    """
-    file = soundfile.SoundFile(path)
-    if file.frames <= MAX_FRAMES or file.format != "FLAC":
-        return file
-    file.close()
-    data = path.read_bytes()
-    info = stream_info(data)
-    samples = whole_samples(data, info) if info else 0
-    if not samples:
-        raise AudioError(f"{path}: truncated or damaged, and its header has no length; write it again")
-    return soundfile.SoundFile(io.BytesIO(with_samples(data, samples)))
-
-
-def _read_unknown(path: Path, start: float, duration: float | None, error: Exception) -> tuple[np.ndarray, int]:
-    """Read by PyAV what libsndfile cannot open; report libsndfile's error if that fails too."""
-    try:
-        return _read_av(path, start, duration)
-    except AudioError:
-        raise AudioError(f"{path}: {error}") from error
-
-
-def _read_av(path: Path, start: float, duration: float | None) -> tuple[np.ndarray, int]:
-    """Read (frames, channels) float32 and the rate. Decodes from the beginning: suits short files."""
-    try:
-        import av
-    except ImportError as error:
-        raise AudioError(f"{path}: needs PyAV to be decoded; pip install av") from error
-    chunks: list[np.ndarray] = []
-    try:
-        suffix = path.suffix.lower()
-        raw = suffix.lstrip(".") if suffix in _PYAV_RATES else None  # else the format is guessed
-        with av.open(str(path), format=raw) as container:
-            stream = container.streams.audio[0]
-            rate = stream.rate or _PYAV_RATES.get(path.suffix.lower(), 0)
-            _check_format(path, rate, stream.channels)
-            resampler = av.AudioResampler(format="fltp", layout=stream.layout, rate=rate)
-            for frame in [*container.decode(stream), None]:
-                chunks += [f.to_ndarray().T for f in resampler.resample(frame)]
-    except (av.FFmpegError, OSError, IndexError, ValueError) as error:
-        raise AudioError(f"{path}: {error}") from error
-    if not chunks:
-        raise AudioError(f"{path}: contains no audio")
-    first = round(start * rate)
-    last = None if duration is None else first + round(duration * rate)
-    return np.concatenate(chunks)[first:last], rate
-
-
-def _check_format(path: Path, rate: int, channels: int) -> None:
-    if not RATES[0] <= rate <= RATES[1]:
-        raise AudioError(f"{path}: sampling rate of {rate} Hz; expected {RATES[0]}–{RATES[1]}")
-    if not 1 <= channels <= MAX_CHANNELS:
-        raise AudioError(f"{path}: {channels} channels; expected 1–{MAX_CHANNELS}")
-
-
-def _select_channel(path: Path, wave: np.ndarray, channel: int | None) -> np.ndarray:
-    if channel is None:
-        return wave[:, 0] if wave.shape[1] == 1 else wave.mean(axis=1, dtype=np.float32)
-    if not 0 <= channel < wave.shape[1]:
-        raise AudioError(f"{path}: channel {channel} wanted, it has {wave.shape[1]}")
-    return np.ascontiguousarray(wave[:, channel])

@@ -51,15 +51,40 @@ def whole_samples(data: bytes, info: StreamInfo) -> int:
     body = _body(data)
     if body is None or crc16.umts(body):
         return 0
-    sync, end = bytes(body[:2]), len(data)
+    sync = bytes(body[:2])
     if sync not in _SYNC:
         return 0
-    while (start := data.rfind(sync, len(data) - len(body), end)) >= 0:
+    samples = _last_frame_end(data, len(data) - len(body), sync, info)
+    return samples if info.samples in (samples, 0) else 0
+
+
+def last_sample(tail: bytes, info: StreamInfo) -> int:
+    """Return the position in samples of the end of the last frame in `tail`, the end of a file.
+
+    0 if no frame ends there: the file is truncated or damaged, a tag follows, or the frame is longer than `tail`.
+    """
+    return max(_last_frame_end(tail, 0, sync, info) for sync in _SYNC)
+
+
+def _last_frame_end(data: bytes, first: int, sync: bytes, info: StreamInfo) -> int:
+    """Return the position in samples of the end of the frame with which `data` ends; 0 if it ends in no frame."""
+    end = len(data)
+    while (start := data.rfind(sync, first, end)) >= 0:
         samples = _samples_until_end(data[start : start + 16], info)
         if samples and crc16.umts(memoryview(data)[start:]) == 0:
-            return samples if info.samples in (samples, 0) else 0
+            return samples
         end = start + 1  # the pattern inside a frame
     return 0
+
+
+def holds_another(data: bytes) -> bool:
+    """Return whether another FLAC file begins inside the file."""
+    at = data.find(b"fLaC", 4)
+    while at >= 0:
+        if stream_info(data[at : at + STREAMINFO_BYTES]) is not None:
+            return True
+        at = data.find(b"fLaC", at + 1)
+    return False
 
 
 def with_samples(data: bytes, samples: int) -> bytes:

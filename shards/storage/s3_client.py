@@ -34,6 +34,13 @@ _ADVICE = {  # error code: what it means and what to do
     "AccessDenied": "access denied; the credentials must allow to list, read, write and delete here",
     "403": "access denied; check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and what they allow",
     "RequestTimeTooSkewed": "the clock of this machine is wrong; set it",
+    "ExpiredToken": "the session token has expired; get new credentials and set AWS_SESSION_TOKEN, or log in again",
+    "InvalidToken": "the session token is not valid for these keys; set AWS_SESSION_TOKEN with them, or remove it",
+    "TokenRefreshRequired": "the session token must be renewed; get new credentials",
+    "AuthorizationHeaderMalformed": "requests are signed for the wrong region; set AWS_DEFAULT_REGION",
+    "AuthorizationQueryParametersError": "requests are signed for the wrong region; set AWS_DEFAULT_REGION",
+    "PermanentRedirect": "the bucket is in another region; set AWS_DEFAULT_REGION, or correct AWS_ENDPOINT_URL",
+    "301": "the bucket is in another region; set AWS_DEFAULT_REGION, or correct AWS_ENDPOINT_URL",
 }
 
 
@@ -115,6 +122,20 @@ class S3Bucket:
                 raise
         return head
 
+    def _cause(self, path: str, error: Any) -> Any:
+        """Return the error that names the cause: the response to a HEAD has no body, so that of a GET is read."""
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        if not error_code(error).isdigit() or error_code(error) == "404":
+            return error
+        try:
+            self.client.get_object(Bucket=self.bucket, Key=self.key(path), Range="bytes=0-0")
+        except ClientError as named:
+            return error if error_code(named) in ("NoSuchKey", "InvalidRange") else named
+        except BotoCoreError:
+            pass
+        return error
+
     def _require_bucket(self) -> None:
         """Raise :class:`StorageError` for a missing bucket, which the response for a missing object does not reveal."""
         if self._bucket_seen:
@@ -146,8 +167,10 @@ class S3Bucket:
         try:
             yield
         except ClientError as error:
-            advice = _ADVICE.get(error_code(error))
-            raise StorageError(f"{where}: {advice} ({error})" if advice else f"{where}: {error}") from error
+            cause = self._cause(path, error)
+            raise StorageError(
+                f"{where}: {advice} ({cause})" if (advice := _advice(cause)) else f"{where}: {cause}"
+            ) from error
         except BotoCoreError as error:
             raise StorageError(f"{where}: {error}{_network_advice(error)}") from error
 
@@ -196,6 +219,17 @@ def _announced(answer: dict[str, Any], span: tuple[int, int]) -> int:
 def error_code(error: Any) -> str:
     """Return the S3 error code of a ClientError."""
     return str(error.response.get("Error", {}).get("Code", ""))
+
+
+def _advice(error: Any) -> str | None:
+    """Return what an error means and what to do, with what the server says about region and time."""
+    about, code = error.response.get("Error", {}), error_code(error)
+    advice = _ADVICE.get(code)
+    if advice and about.get("Region"):
+        advice += f" to {about['Region']}" if advice.endswith("AWS_DEFAULT_REGION") else f" (region {about['Region']})"
+    if code == "RequestTimeTooSkewed" and about.get("ServerTime"):
+        advice = f"{advice}: the server's time is {about['ServerTime']}, requests say {about.get('RequestTime')}"
+    return advice
 
 
 def _network_advice(error: Exception) -> str:

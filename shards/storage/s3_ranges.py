@@ -17,6 +17,7 @@ from shards.errors import StorageError
 
 VALID_S = 3600
 RENEW_S = 3000
+URLS_KEPT = 10_000  # of objects; each takes half a kilobyte
 GIVE_UP = 8  # failures in a row after which only boto3 is used
 
 
@@ -57,6 +58,8 @@ class RangeReader:
         with self._lock:
             url, made = self._urls.get(key, ("", 0.0))
             if not url or time.monotonic() - made > RENEW_S:
+                if len(self._urls) >= URLS_KEPT:
+                    self._urls.clear()
                 url = self._sign(key, VALID_S)
                 self._urls[key] = url, time.monotonic()
             return url

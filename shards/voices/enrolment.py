@@ -5,7 +5,7 @@ utterances are joined to 2 s. A vector is the unit-normalised mean of a few clip
 (by seed and key), so that the vectors of one speaker differ between samples as they differ between enrolments.
 
 A clip that the recording itself contains is never used: its own key, a key in its `sources`, the same span of the same
-session. If a speaker has no other speech, the recording's own segments are used and counted.
+session or audio file. If a speaker has no other speech, the recording's own segments are used and counted.
 
 A clip that cannot be read, or gives no vector, is skipped for the speaker's next one, and listed; of joined utterances
 only the unreadable one is skipped.
@@ -30,6 +30,7 @@ from shards.sample import SAMPLE_RATE, is_known
 from shards.sound.audio import load
 from shards.voices.extractors import Extractor, load_extractor
 from shards.voices.features import MIN_SECONDS, log_mel, unit_norm
+from shards.voices.persons import OtherIds
 
 MIN_CLIP_S, MAX_CLIP_S = 2.0, 10.0
 QUANTUM = SAMPLE_RATE // 4
@@ -72,9 +73,16 @@ class Enroller:
         manifests: folders with `recordings.jsonl` and `speakers.jsonl`; all speech in them may be used.
         extractor: an extractor, or a name for :func:`shards.voices.extractors.load_extractor`, loaded at the first use.
         seed: of the order of clips and of the draw per recording.
+        others: speakers who have other ids in the enrolment manifests; they are enrolled from the speech of these.
     """
 
-    def __init__(self, manifests: Sequence[str | Path], extractor: str | Extractor = "campplus", seed: int = 0) -> None:
+    def __init__(
+        self,
+        manifests: Sequence[str | Path],
+        extractor: str | Extractor = "campplus",
+        seed: int = 0,
+        others: Sequence[OtherIds] = (),
+    ) -> None:
         self.seed = seed
         self._extractor = extractor
         self.speakers: dict[str, SpeakerInfo] = {}
@@ -82,7 +90,8 @@ class Enroller:
         self._voices: dict[str, _Voice] = {}
         self._clips: dict[str, list[Clip]] = {}
         self.vectors: OrderedDict[Clip, np.ndarray] = OrderedDict()  # cache
-        self.own_speech = 0  # vectors made from the recording's own speech
+        self.made = 0  # vectors
+        self.own_speech = 0  # of them, made from the recording's own speech
         self.unenrolled = 0  # recordings with such a vector because all clips of the speaker are unusable
         self._unusable: dict[Clip, _Unusable] = {}  # clips that give no vector
         self._skipped: dict[Clip, _Unusable] = {}  # since the last take_skipped()
@@ -91,6 +100,9 @@ class Enroller:
             for recording in read_manifest(folder):
                 for speaker, piece in _single_voice(recording):
                     self._voices.setdefault(speaker, _Voice()).add(piece, seed)
+        self.speakers |= {o.info.speaker: o.info for o in others}
+        heard = {o.info.speaker: tuple(s for s in o.ids if s in self._voices) for o in others}
+        self._ids = {speaker: ids for speaker, ids in heard.items() if ids}
 
     @cached_property
     def extractor(self) -> Extractor:
@@ -109,6 +121,7 @@ class Enroller:
         if not speakers:
             return np.zeros((0, self.extractor.dim), np.float16)
         found = [self._vector(recording, speaker) for speaker in speakers]
+        self.made += len(found)
         self.own_speech += sum(own for _, own, _ in found)
         self.unenrolled += any(unusable for *_, unusable in found)
         return np.stack([vector for vector, *_ in found]).astype(np.float16)
@@ -121,7 +134,8 @@ class Enroller:
 
     def pieces(self, speaker: str) -> list[Piece]:
         """Return the kept pieces of a speaker's enrolment speech, in the order of the manifests."""
-        return self._voices[speaker].pieces() if speaker in self._voices else []
+        ids = self._ids.get(speaker, (speaker,))
+        return [piece for s in ids if s in self._voices for piece in self._voices[s].pieces()]
 
     def mean(self, clips: Sequence[Clip]) -> np.ndarray:
         """Return (dim,) float32, the unit-normalised mean of the clips' unit vectors. Each clip is embedded once."""
@@ -134,11 +148,12 @@ class Enroller:
             for recording in read_manifest(folder):
                 for speaker, piece in _single_voice(recording):
                     found.setdefault(speaker, set()).add(piece.session)
+        found |= {speaker: set().union(*(found[s] for s in ids)) for speaker, ids in self._ids.items()}
         return {speaker: sorted(sessions) for speaker, sessions in found.items()}
 
     def heard(self) -> list[str]:
         """List the speakers with enrolment speech, sorted."""
-        return sorted(self._voices)
+        return sorted({*self._voices, *self._ids})
 
     def prepare(self, recordings: Iterable[Recording], features: Features | None = None) -> None:
         """Embed all clips that these recordings need, in batches for an accelerator.
@@ -347,5 +362,14 @@ def _overlaps(clip: Clip, recording: Recording) -> bool:
     keys = {recording.key, *recording.sources}
     end = float("inf") if recording.duration is None else recording.start + recording.duration
     return any(
-        p.key in keys or (p.session == recording.session and p.start < end and recording.start < p.end) for p in clip
+        p.key in keys or (_same_time_line(p, recording) and p.start < end and recording.start < p.end) for p in clip
+    )
+
+
+def _same_time_line(piece: Piece, recording: Recording) -> bool:
+    """Return whether both are of one session, or of one file, which another corpus may name otherwise."""
+    if piece.session == recording.session:
+        return True
+    return piece.audio == recording.audio and (
+        None in (piece.channel, recording.channel) or piece.channel == recording.channel
     )

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import pickle
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from shards.errors import ModelError, StorageError
-from shards.storage.local import LocalStorage
-from shards.voices.features import log_mel, unit_norm
+from shards.errors import ModelError
+from shards.voices.features import FEATURES, log_mel, unit_norm
 from shards.voices.funasr_modules import funasr_module
-from shards.weights.fetch import sha256_of
+from shards.voices.vector_cache import VectorCache
+from shards.weights.hashes import sha256_of
 
 BATCH = 64  # of equal length, on an accelerator
 PUBLISHED = {  # weight file → id; the id of other weights holds their hash
@@ -54,15 +53,19 @@ def load_network(name: str, architecture: Architecture, weights: Path, device: s
 class NetworkExtractor:
     """A network (batch, frames, 80) → (batch, dim) in eval mode, with its weights loaded strictly.
 
-    Vectors are cached on disk by a hash of weights, torch version and audio: processes and datasets that share
-    enrolment clips embed each of them once, and the network is built only if a clip is new.
+    On the CPU vectors are kept on disk, by a hash of all that their bytes depend on: audio or features, weights,
+    versions of code, torch's number of threads, the processor's instructions. So processes and datasets that share
+    enrolment clips embed each of them once, and the network is built only if a clip is new. On an accelerator bytes
+    depend on the batch too: there nothing is kept.
     """
 
     def __init__(
-        self, name: str, build: Callable[[], Any], checkpoint: Path, dim: int, cache: Path, device: str = "cpu"
+        self, name: str, build: Callable[[], Any], checkpoint: Path, dim: int, cache: Path | None, device: str = "cpu"
     ) -> None:
+        """Hash the weights; they are read at the first use. Without ``cache`` no vector is kept on disk."""
         self.id, self.dim, self.sha256 = name, dim, sha256_of(checkpoint)
-        self._build, self._checkpoint, self._cache, self._device = build, checkpoint, cache, device
+        self._build, self.checkpoint, self.device = build, checkpoint, device
+        self._cache = VectorCache(cache) if cache else None
 
     @cached_property
     def network(self) -> Any:
@@ -75,54 +78,61 @@ class NetworkExtractor:
 
         network = self._build()
         try:
-            if self._checkpoint.suffix == ".safetensors":
+            if self.checkpoint.suffix == ".safetensors":
                 from safetensors.torch import load_file
 
-                weights = load_file(self._checkpoint)
+                weights = load_file(self.checkpoint)
             else:
-                weights = torch.load(self._checkpoint, map_location="cpu", weights_only=True)
+                weights = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
             network.load_state_dict(weights, strict=True)
         except (RuntimeError, OSError, ValueError, TypeError, AttributeError, pickle.UnpicklingError) as error:
             first = " ".join(str(error).split()[:40])
             raise ModelError(
-                f"{self._checkpoint}: not weights of {self.id}: {first} … Name the architecture that they belong to."
+                f"{self.checkpoint}: not weights of {self.id}: {first} … Name the architecture that they belong to."
             ) from error
-        return network.eval().requires_grad_(False).to(self._device)
+        return network.eval().requires_grad_(False).to(self.device)
 
     def embed(self, waves: Sequence[np.ndarray]) -> np.ndarray:
         """Embed waves one by one, without padding, which would enter the pooled statistics: (n, dim) float32."""
-        return unit_norm(np.stack([self._cached(wave) for wave in waves]))
+        return self._unit([self._vector(wave, partial(log_mel, wave)) for wave in waves])
 
-    def _cached(self, wave: np.ndarray) -> np.ndarray:
-        content = hashlib.sha256(f"{self.sha256} torch {version('torch')}".encode())
-        content.update(np.ascontiguousarray(wave, "<f4").tobytes())
-        digest = content.hexdigest()
-        path = self._cache / digest[:2] / f"{digest[2:]}.f4"
-        if path.is_file():
-            vector = np.frombuffer(path.read_bytes(), "<f4")
-            if vector.shape == (self.dim,):
-                return vector
-        vector = self._run(wave)
-        with contextlib.suppress(StorageError):  # without the cache it is only slower
-            LocalStorage(path.parent).write_atomic(path.name, vector.astype("<f4").tobytes())
+    def _unit(self, vectors: list[np.ndarray]) -> np.ndarray:
+        return unit_norm(np.array(vectors, np.float32).reshape(-1, self.dim))
+
+    def _vector(self, given: np.ndarray, features: Callable[[], np.ndarray]) -> np.ndarray:
+        """Return the raw vector of features (frames, 80) by itself, from the cache if it is there.
+
+        Args:
+            given: the wave (n,), or the features: what the vector is kept by.
+        """
+        if self.device != "cpu" or self._cache is None:
+            return self.forward(features()[None])[0]
+        import torch
+
+        sums = (torch.backends.cpu.get_cpu_capability(), torch.get_num_threads())  # they change the last bits
+        code = (version("torch"), version("kaldi-native-fbank"), FEATURES)
+        key = hashlib.sha256(f"{self.sha256} {code} {sums} {given.shape}".encode())
+        key.update(np.ascontiguousarray(given, "<f4").tobytes())
+        vector = self._cache.get(key.hexdigest())
+        if vector is None or vector.shape != (self.dim,):
+            vector = self.forward(features()[None])[0]
+            self._cache.put(key.hexdigest(), vector)
         return vector
-
-    def _run(self, wave: np.ndarray) -> np.ndarray:
-        return self.forward(log_mel(wave)[None])[0]
 
     def embed_features(self, features: Sequence[np.ndarray]) -> np.ndarray:
         """Embed features: (n, dim) float32. On an accelerator in batches of equal length, without padding.
 
         On the CPU one by one, so that a vector's bytes do not depend on the batch; batches are no faster there.
         """
+        if self.device == "cpu":
+            return self._unit([self._vector(f, partial(np.asarray, f)) for f in features])
         by_length: dict[int, list[int]] = {}
         for number, f in enumerate(features):
             by_length.setdefault(len(f), []).append(number)
-        size = 1 if self._device == "cpu" else BATCH
         found = np.empty((len(features), self.dim), np.float32)
         for numbers in by_length.values():
-            for first in range(0, len(numbers), size):
-                batch = numbers[first : first + size]
+            for first in range(0, len(numbers), BATCH):
+                batch = numbers[first : first + BATCH]
                 found[batch] = self.forward(np.stack([features[i] for i in batch]))
         return unit_norm(found)
 
@@ -131,5 +141,5 @@ class NetworkExtractor:
         import torch
 
         with torch.inference_mode():
-            vectors: np.ndarray = self.network(torch.from_numpy(features).to(self._device)).float().cpu().numpy()
+            vectors: np.ndarray = self.network(torch.from_numpy(features).to(self.device)).float().cpu().numpy()
         return vectors

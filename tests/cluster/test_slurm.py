@@ -49,6 +49,8 @@ def test_the_chain_trains_on_two_nodes_and_is_scored(chain: dict[str, str], camp
     assert [r["step"] for r in rows(campaign.run(1), "train")] == list(range(1, STEPS + 1))
     said = campaign.said()
     assert said.count("2 nodes are alike") == 4
+    assert said.count("2 cores for a rank") == 8  # all that the job has, though srun does not inherit --cpus-per-task
+    assert said.count("Gloo connects slm-n1") == 4
     scores = json.loads((campaign.folder / "scores" / "scores.json").read_text())
     assert {r["stage"] for r in scores} == {4}
     assert {r["mode"] for r in scores} >= {"no", "match"}

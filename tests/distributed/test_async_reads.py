@@ -71,6 +71,9 @@ def steps_of(deepspeed: str, folder: str) -> None:
             assert reads == [*start, "norm", "update", "async_reads:tolist", "async_reads:tolist"], reads
             assert record.grad_norm == float(trainer.engine.get_global_grad_norm()) > 0
         trainer.step += 1
+        happened.clear()
+        trainer.log(record, {})
+        assert happened == [], "a log line reads what the step has read already"
 
 
 @pytest.mark.parametrize("deepspeed", ["zero3_cpu", "zero3", "zero2"])

@@ -61,8 +61,8 @@ def _make(folder: str) -> None:
 
 def _train(root: str, output: str, steps: int = 6, die_at: int | None = None, more: list[str] | None = None) -> int:
     """The recipe that people start, in this rank."""
-    from pipeline.recipe.deepspeed import CHECKOUT
     from pipeline.recipe.load import load_recipe
+    from pipeline.recipe.shipped import CHECKOUT
     from pipeline.train.run_stage import run_stages
     from pipeline.train.trainer import Trainer
 

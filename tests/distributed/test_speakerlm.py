@@ -196,7 +196,6 @@ def test_unequal_ranks_do_not_hang(parts: Path) -> None:
 
 
 def _learn_one_batch(parts: str, output: str) -> int:
-    from pipeline.checkpoint.final_weights import read_done
     from pipeline.model.build import load_tokenizer
     from pipeline.prompts import Mode
     from pipeline.ranks.launch import init_distributed
@@ -205,6 +204,7 @@ def _learn_one_batch(parts: str, output: str) -> int:
     from pipeline.train.engine import initialize
     from pipeline.train.run import Run
     from pipeline.train.run_stage import build, run_stage
+    from pipeline.train.starting_point import find_start
     from pipeline.train.trainer import Trainer
 
     recipe = _overfit_recipe(parts, output)
@@ -213,7 +213,7 @@ def _learn_one_batch(parts: str, output: str) -> int:
     assert run_stage(first) == 0
     ranks = init_distributed(60)
     ds_config = resolve_deepspeed(recipe, ranks.world_size)
-    model, source, bases = build(recipe, ds_config, ranks, read_done(Path(recipe.init_from)))
+    model, source, bases = build(recipe, ds_config, ranks, find_start(recipe, ranks))
     modes = (Mode.NO, Mode.MATCH, Mode.OVER)
     data = FixedModes(recipe, ranks, load_tokenizer(recipe.model), modes, n_ov=2)
     engine = initialize(model, ds_config)
@@ -223,7 +223,7 @@ def _learn_one_batch(parts: str, output: str) -> int:
 def _overfit_recipe(parts: str, output: str) -> Recipe:
     """Three micro-batches, one a mode, of the same few short clips; a LoRA large enough to learn them by heart."""
     recipe = tiny_recipe(Path(parts), Path(output) / "stage4", max_steps=65, overfit_one_batch=True)
-    recipe.init_from = str(Path(output) / "stage1")
+    recipe.init_from, recipe.init_from_any = str(Path(output) / "stage1"), True
     recipe.data = replace(recipe.data, train=[DatasetConfig(path=str(Path(parts) / "few"))], validation=[])
     recipe.model = replace(recipe.model, lora=replace(recipe.model.lora, r=32, alpha=64))
     recipe.optimizer = OptimizerConfig(start_lr=1e-3, peak_lr=3e-3, final_lr=1e-3, warmup_steps=10, weight_decay=0.0)

@@ -34,7 +34,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _train(parts: str, runs: str, settings: dict[str, dict[str, Any]]) -> int:
-    from pipeline.decode.generate import Guards
+    from pipeline.model.stopping import Guards
     from pipeline.train.run_stage import run_stage
 
     Guards.limit = lambda self, num_samples: 6 + num_samples % 17  # type: ignore[method-assign]  # unequal work

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,8 +15,10 @@ from pathlib import Path
 import pytest
 import webdataset
 
+from shards.weights.fetch import cache_folder
+
 ROOT = Path(__file__).resolve().parents[2]
-CACHE = Path(os.environ.get("SPEAKERLM_CACHE") or ROOT / ".cache" / "speech").resolve()
+CACHE = cache_folder()
 pytestmark = pytest.mark.timeout(1800)  # beside other tests on two cores
 
 
@@ -34,7 +37,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     killed = start(out)
     victim = wait_for_rank(out, killed)
     os.kill(victim, signal.SIGKILL)
-    printed, _ = killed.communicate(timeout=400)
+    printed, _ = killed.communicate(timeout=300)
     (out / "killed.txt").write_text(f"{killed.returncode}\n{printed}")
     finished = start(out)
     printed, _ = finished.communicate(timeout=1500)
@@ -45,7 +48,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 def wait_for_rank(out: Path, process: subprocess.Popen[str]) -> int:
     """Process id of a rank of stage 1, once it trains."""
     log = out / "logs" / "stage-1-train.log"
-    end = time.monotonic() + 600
+    end = time.monotonic() + 1200  # the first call on a machine fetches the speech and packs it
     while time.monotonic() < end and process.poll() is None:
         if log.exists() and "trainable set" in log.read_text(errors="replace"):
             for entry in Path("/proc").glob("[0-9]*/environ"):
@@ -68,8 +71,8 @@ def test_a_killed_rank_ends_the_demo_with_advice(demo: tuple[Path, str]) -> None
 
 
 def test_a_second_call_continues_where_the_first_stopped(demo: tuple[Path, str]) -> None:
-    assert "have  pack asr" in demo[1]
-    assert "done  stage 1: train" in demo[1]
+    assert re.search(r"have  \d+/\d+  pack asr\n", demo[1])
+    assert re.search(r"done  \d+/\d+  stage 1: train  ", demo[1])
 
 
 def test_scores_of_every_stage_and_mode(demo: tuple[Path, str]) -> None:
@@ -78,7 +81,7 @@ def test_scores_of_every_stage_and_mode(demo: tuple[Path, str]) -> None:
     assert {(s, "test-simulated", m) for s in (1, 2, 3, 4) for m in ("no", "match", "over")} <= found
     assert (1, "test-simulated", "asr") in found
     assert {(4, "test-simulated (vectors permuted)", m) for m in ("match", "over")} <= found
-    assert "test-simulated, vectors permuted among the names: match saCER" in demo[1]
+    assert "test-simulated, vectors permuted among the names: match saMER" in demo[1]
     for row in rows:
         assert row["cer"] is not None
         assert row["n_ref"] > 0
@@ -106,7 +109,7 @@ def test_held_out_loss_falls_in_every_stage(demo: tuple[Path, str]) -> None:
 def test_report_is_one_page(demo: tuple[Path, str]) -> None:
     page = (demo[0] / "report.html").read_text()
     assert "<svg" in page
-    assert "cpCER" in page
+    assert "cpMER" in page
     assert "http://" not in page.replace("http://www.w3.org", "").replace("http://purl.org", "").replace(
         "http://creativecommons.org", ""
     )

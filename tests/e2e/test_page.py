@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import threading
 import time
 import urllib.request
@@ -22,8 +21,6 @@ from shards.manifests.clips import ClipRule
 from shards.sample import SAMPLE_RATE
 from tests.support.speech import package_cache
 from tests.support.voices import PEOPLE, Reference, enrolment, extractor, talk
-
-CHROMIUM = shutil.which("chromium")
 
 
 @pytest.fixture(scope="module")
@@ -46,18 +43,6 @@ def address(folder: Path) -> Iterator[str]:
     serve(Transcriber(Reference(wave, said), extractor, options, cache=package_cache()), port, block=False)
     yield f"http://127.0.0.1:{port}"
     gradio.close_all()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """Headless Chromium of the system."""
-    playwright = pytest.importorskip("playwright.sync_api")
-    if CHROMIUM is None:
-        pytest.skip("no chromium")
-    with playwright.sync_playwright() as p:
-        yield p.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox", "--autoplay-policy=no-user-gesture-required"]
-        )
 
 
 @pytest.mark.parametrize("width", [1280, 390])

@@ -6,12 +6,14 @@ import sys
 
 import pytest
 
+import shards.storage.s3
 import shards.storage.s3_upload
 from shards.cli import main
 from shards.dataset.dataset import open_dataset
 from shards.dataset.reader import read_meta, read_sample
-from shards.errors import StorageError
+from shards.errors import AudioError, StorageError
 from shards.storage.interface import open_storage
+from shards.storage.sources import local_file
 from tests.support.noise import make_noise_manifest
 
 OPTIONS = ["--no-speakers", "--samples-per-shard", "8"]
@@ -54,6 +56,15 @@ def test_simultaneous_tasks_of_an_array(manifest, bucket, rgw, tmp_path):
     assert [task.wait(200) for task in tasks] == [0, 0]
     remote, local = open_storage(f"{bucket}/p"), open_storage(tmp_path / "o")
     assert {n: remote.read(n) for n in remote.list()} == {n: local.read(n) for n in local.list()}
+
+
+def test_audio_of_manifests_on_the_server(bucket, monkeypatch):
+    monkeypatch.setattr(shards.storage.s3, "READ_BYTES", 1000)
+    open_storage(bucket).write_atomic("speech/a b+ü.wav", bytes(range(256)) * 10)
+    with local_file(f"{bucket}/speech/a b+ü.wav") as path:
+        assert path.read_bytes() == bytes(range(256)) * 10
+    with pytest.raises(AudioError, match="no such object"), local_file(f"{bucket}/speech/none.wav"):
+        pass
 
 
 def test_multipart_conditions_and_ranges(bucket, parts):

@@ -22,9 +22,10 @@ from shards.sample import SAMPLE_RATE
 from shards.sound.audio import load
 from shards.weights.fetch import fetch_debian
 from tests.support.prompts import prompt_length
-from tests.support.speech import ROOT, package_cache
+from tests.support.speech import package_cache
 
 pytestmark = pytest.mark.timeout(900)
+ROOT = Path(__file__).resolve().parents[2]
 STEPS = 20
 UTTERANCES = {"asr": 96, "test-asr": 16}
 MOST_MEMORY = 6 * 2**20  # KiB; weights, gradients and Adam are fp32

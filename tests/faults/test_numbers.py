@@ -37,6 +37,21 @@ def test_nonfinite_step_is_skipped_by_all_ranks(tmp_path: Path, kind: str, deeps
     assert same_run(run, tmp_path / "a")
 
 
+@pytest.mark.parametrize("deepspeed", ["zero3_cpu", "zero2"])
+def test_first_step_may_be_skipped_and_saved(tmp_path: Path, deepspeed: str) -> None:
+    """Then DeepSpeed has no state of Adam yet."""
+    config = {"deepspeed": f"ds_configs/{deepspeed}.json", "save_every": 1}
+    trouble = Trouble("nan loss", step=1, rank=1)
+    run_distributed(train, 2, folder=str(tmp_path / "a"), trouble=trouble, keep_last=100, **config)
+    assert rows(tmp_path / "a", "train")[0]["skipped"]
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    for checkpoint in sorted((tmp_path / "b" / "checkpoints").iterdir())[1:]:
+        shutil.rmtree(checkpoint)
+    (tmp_path / "b" / "done").unlink()
+    run_distributed(train, 2, folder=str(tmp_path / "b"), **config)
+    assert same_run(tmp_path / "b", tmp_path / "a")
+
+
 def test_skipped_step_does_not_change_weights(tmp_path: Path) -> None:
     """Validation before and after it: the same loss to the last bit."""
     run_distributed(

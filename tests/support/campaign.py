@@ -35,7 +35,7 @@ PYTHON={python}
 LOGS={folder}/logs
 PACK_TASKS=2
 PACK_SBATCH=(--ntasks=1 --time=60)
-TRAIN_SBATCH=(--nodes=2 --ntasks-per-node=1 --time=60 --signal=USR1@60)
+TRAIN_SBATCH=(--nodes=2 --ntasks-per-node=1 --cpus-per-task=2 --time=60 --signal=USR1@60)
 SCORE_SBATCH=(--ntasks=1 --time=60)
 MAX_RESTARTS=3
 DECODE=(--modes no,match --max-new-tokens 12 --batch 6)

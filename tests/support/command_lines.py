@@ -81,6 +81,7 @@ def options_of(parser: argparse.ArgumentParser) -> Options:
 
 
 def _run(command: str, arguments: list[str], root: Path) -> None:
+    sys.path.insert(0, str(root / "launch"))
     if command.startswith("speakerlm-"):
         scripts = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]["scripts"]
         module, _, function = scripts[command].partition(":")
@@ -89,7 +90,6 @@ def _run(command: str, arguments: list[str], root: Path) -> None:
         module = importlib.import_module(command[3:])
         (module if hasattr(module, "main") else importlib.import_module(f"{command[3:]}.__main__")).main()
     else:
-        sys.path.insert(0, str(root / "launch"))
         runpy.run_path(str(root / command), run_name="__main__")
 
 

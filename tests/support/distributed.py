@@ -50,7 +50,7 @@ def run_ranks(fn: Callable[..., Any], world_size: int = 2, timeout: float = 120,
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.support.preload"])
     port = str(free_port())
-    with tempfile.TemporaryDirectory() as folder, _environment(CPU):
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, _environment(CPU):
         outputs = [Path(folder) / f"rank{r}.txt" for r in range(world_size)]
         processes = [
             context.Process(target=_rank, args=(fn, arguments, r, world_size, port, str(outputs[r])))
@@ -120,6 +120,7 @@ def _rank(
     sys.stdout, sys.stderr = os.fdopen(1, "w", 1), os.fdopen(2, "w", 1)
     place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world_size)}
     os.environ.update({**CPU, **place, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port})
+    tempfile.tempdir = os.environ["TMPDIR"] = str(Path(output).parent)  # os._exit leaves temporary folders, as wandb's
     os.chdir(ROOT)
     try:
         from pipeline.ranks.rank_log import log_records_of

@@ -196,8 +196,8 @@ def _spoil(trainer: Any, when: Callable[[], bool], how: Callable[[Any], Any]) ->
     real = trainer.forward
 
     def forward(batch: Any) -> Any:
-        loss = real(batch)
-        return how(loss) if when() and trainer.engine.module.training else loss
+        loss, parts = real(batch)
+        return (how(loss), parts) if when() and trainer.engine.module.training else (loss, parts)
 
     trainer.forward = forward
 

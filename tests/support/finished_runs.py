@@ -16,7 +16,14 @@ from pipeline.recipe.schema import DataConfig, DatasetConfig, ModelConfig, Recip
 from pipeline.stages import module_of
 
 
-def make_finished_run(run: Path, cfg: ModelConfig, stage: int = 1, noise: float = 0.05, **recipe: Any) -> Path:
+def make_finished_run(
+    run: Path,
+    cfg: ModelConfig,
+    stage: int = 1,
+    noise: float = 0.05,
+    data: str = "s3://bucket/meetings-train",
+    **recipe: Any,
+) -> Path:
     """As if trained: noise on everything that training may change, LoRA's B included."""
     model = build_model(cfg)
     generator = torch.Generator().manual_seed(11)
@@ -24,8 +31,8 @@ def make_finished_run(run: Path, cfg: ModelConfig, stage: int = 1, noise: float 
         if module_of(name) != "llm":
             p.data.add_(torch.randn(p.shape, generator=generator) * noise)
     run.mkdir(parents=True)
-    data = DataConfig(train=[DatasetConfig(path="s3://bucket/meetings-train", weight=2.0)])
-    save_recipe(Recipe("tiny-run", stage, str(run), model=cfg, data=data, **recipe), run / "config.yaml")
+    trained = DataConfig(train=[DatasetConfig(path=data, weight=2.0)])
+    save_recipe(Recipe("tiny-run", stage, str(run), model=cfg, data=trained, **recipe), run / "config.yaml")
     save_own_weights(run / WEIGHTS, own_state_dict(model), model.bases)
     seal(run, stage, model.bases)
     return run

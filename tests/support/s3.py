@@ -34,6 +34,7 @@ class FakeS3(ThreadingHTTPServer):
         self.objects: dict[str, bytes] = {}
         self.uploads: dict[str, tuple[str, dict[int, bytes]]] = {}  # id → key, parts
         self.faults: list[str] = []
+        self.refusal: tuple[int, str] | None = None  # status and XML inside <Error> of the response to every request
         self.done: Counter[str] = Counter()  # faults that happened
         self.requests: list[tuple[str, str, str | None]] = []  # method, path, range
         self.lock = threading.Lock()
@@ -182,6 +183,10 @@ class _Handler(BaseHTTPRequestHandler):
         self._lost = fault == "lost"
         if fault == "reset":
             self.close_connection = True
+            return None
+        if self.server.refusal:
+            status, inside = self.server.refusal
+            self._answer(status, f"<Error>{inside}</Error>".encode())
             return None
         if fault in ("500", "503", "403"):
             self._error(int(fault), {"500": "InternalError", "503": "SlowDown", "403": "AccessDenied"}[fault])

@@ -43,7 +43,8 @@ SlurmctldPidFile={lab}/slurmctld.pid
 SlurmdPidFile={lab}/%n.pid
 SlurmdSpoolDir={lab}/spool-%n
 ProctrackType=proctrack/linuxproc
-TaskPlugin=task/none
+TaskPlugin=task/affinity
+TaskPluginParam=autobind=cores
 JobAcctGatherType=jobacct_gather/none
 MpiDefault=none
 SwitchType=switch/none

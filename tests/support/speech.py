@@ -10,15 +10,14 @@ import numpy as np
 import pytest
 
 from shards.voices.features import unit_norm
-
-ROOT = Path(__file__).resolve().parents[2]
+from shards.weights.fetch import cache_folder
 
 
 def package_cache() -> Path:
     """The cache that `make demo` uses. With SPEAKERLM_OFFLINE set, tests that need packages are skipped."""
     if os.environ.get("SPEAKERLM_OFFLINE"):
         pytest.skip("SPEAKERLM_OFFLINE is set")
-    return Path(os.environ.get("SPEAKERLM_CACHE") or ROOT / ".cache/speech")
+    return cache_folder()
 
 
 class PitchExtractor:

@@ -23,7 +23,7 @@ from pipeline.recipe.schema import (
     Recipe,
     TrainerConfig,
 )
-from pipeline.stages import STAGES, module_of
+from pipeline.stages import module_of, stage_of
 from pipeline.train.engine import check_optimizer, initialize
 from pipeline.train.run import Run
 from pipeline.train.trainer import Trainer
@@ -174,7 +174,7 @@ def toy_model(stage: int = 4, dropout: float = 0.0) -> ToyModel:
     torch.manual_seed(7)
     model = ToyModel(dropout)
     for name, p in model.named_parameters():
-        p.requires_grad = module_of(name) in STAGES[stage].trains
+        p.requires_grad = module_of(name) in stage_of(stage).trains
     return model
 
 
@@ -184,7 +184,7 @@ def toy_trainer(
     """A trainer on a fresh engine; it resumes if the recipe's output holds a checkpoint."""
     ds_config = resolve_deepspeed(recipe, ranks.world_size)
     model = toy_model(recipe.stage, dropout).to(getattr(torch, dtype_name(ds_config)))
-    engine = initialize(model, ds_config)
+    engine = initialize(model, ds_config, recipe.optimizer.lr_factors)
     check_optimizer(engine, model)
     data = ToyData(ranks, recipe.data.micro_batches_per_step)
     return Trainer(Run(recipe, ranks, engine, data, StopRequest(), {"llm": bases}, None, stop_after))

@@ -13,7 +13,7 @@ from pipeline.prompts import Mode
 from pipeline.ranks.launch import Ranks
 from pipeline.recipe.schema import Recipe
 from pipeline.train.stage_data import StageData
-from shards.weights.fetch import sha256_of
+from shards.weights.hashes import sha256_of
 
 __all__ = ["DIM", "FixedModes", "finished_run", "make_base", "make_parts", "sharpen", "tiny_recipe"]
 

@@ -23,6 +23,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+import speakerlm.cli
+
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "ds_configs/README.md")),
@@ -31,10 +33,11 @@ PAGES = [
 ]
 LANGUAGES = {"sh", "console", "python", "json", "yaml", "toml", "text", "bibtex"}
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-SCRIPTS = {name: target.split(":")[0] for name, target in PROJECT["scripts"].items()}
+TOOLS = {tool: module for tool, (module, _) in speakerlm.cli.TOOLS.items()}
+SCRIPTS = {name: TOOLS.get(name.removeprefix("speakerlm-"), "speakerlm.cli") for name in PROJECT["scripts"]}
 TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M))
 SHELL = {"cd", "mkdir", "cat", "export", "git", "for", "scontrol", "ls", "unzip", "tar", "wandb", "tensorboard", "open"}
-WITH_RECIPE = {"launch/train.py", "pipeline.preflight.cli", "pipeline.preflight.epoch_report"}
+WITH_RECIPE = {"launch/train.py", "pipeline.train.cli", "pipeline.preflight.cli", "pipeline.preflight.epoch_report"}
 LAUNCHERS = {"deepspeed", "torchrun", "srun"}
 # Batch scripts hand their arguments to a command.
 BATCH = {
@@ -158,12 +161,14 @@ def check_main(target: str, arguments: list[str], monkeypatch: pytest.MonkeyPatc
 def check_recipe(arguments: list[str]) -> None:
     """Load the recipe of a training or preflight command with its overrides."""
     from pipeline.recipe.load import load_recipes
+    from pipeline.recipe.shipped import RECIPES, find_recipe
 
-    paths = [a for a in arguments if a.startswith("launch/recipes") or a.endswith(".yaml")]
+    found = {a: find_recipe(a) for a in arguments}
+    paths = [a for a, p in found.items() if a.endswith(".yaml") or p.is_relative_to(RECIPES) or (ROOT / p).is_dir()]
     assert paths, f"no recipe in {arguments}"
     stages = arguments[arguments.index("--stages") + 1] if "--stages" in arguments else None
     overrides = [a for a in arguments if re.match(r"[a-z][\w.]*=", a)]
-    assert load_recipes(ROOT / paths[0], stages, overrides)
+    assert load_recipes(find_recipe(paths[0]), stages, overrides)
 
 
 def check_command(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,6 +178,8 @@ def check_command(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
         is_program = [w == "-m" or w.endswith(".py") or w.removeprefix(".venv/bin/") in SCRIPTS for w in arguments]
         program = arguments[is_program.index(True) :]
         check_command(program if program[0] in SCRIPTS else ["python", *program], monkeypatch)
+    elif name == "speakerlm" and arguments[0] in TOOLS:
+        check_program(TOOLS[arguments[0]], arguments[1:], monkeypatch)
     elif name in SCRIPTS:
         check_program(SCRIPTS[name], arguments, monkeypatch)
     elif name in ("python", "python3", "python3.11"):
@@ -186,7 +193,7 @@ def check_command(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
 def check_program(target: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Check a module or script by its parser, and the recipe that it names."""
     check_main(target, arguments, monkeypatch)
-    if target in WITH_RECIPE:
+    if target in WITH_RECIPE and "--list" not in arguments:
         check_recipe(arguments)
 
 
@@ -194,6 +201,8 @@ def check_interpreter(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> 
     """Check `python -m MODULE …`, `python -c CODE` and `python SCRIPT …`."""
     if arguments[0] == "-c":
         compile(arguments[1], "docs", "exec")
+    elif arguments[:2] == ["-m", "speakerlm"]:
+        check_command(arguments[1:], monkeypatch)
     elif arguments[0] == "-m":
         if arguments[1] not in ("pip", "venv", "pytest"):
             check_program(arguments[1], arguments[2:], monkeypatch)
@@ -264,6 +273,9 @@ def test_there_are_commands_on_the_pages() -> None:
         "deepspeed launch/train.py launch/recipes/tiny/stage1.yaml trainer.no_such_setting=1",
         "pip install speakerlm-pretrain[no-such-extra]",
         "speakerlm-fly a b",
+        "speakerlm fly a b",
+        "deepspeed --module speakerlm train tiny/stage9",
+        "torchrun -m speakerlm train tiny/stage1 trainer.no_such_setting=1",
     ],
 )
 def test_a_wrong_command_is_found(line: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Kaldi data folder: text, utt2spk and, if present, segments.
+"""Kaldi data folder: text, utt2spk and, if present, segments and spk2gender.
 
 Sessions are the recordings of ``segments``; without that file each utterance is its own session.
 """
@@ -8,8 +8,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipeline.evaluation.files import read_text, seconds
-from pipeline.evaluation.records import SegLstRow, check_times
+from pipeline.evaluation.records import SegLstRow, checked
 from shards.errors import ScoreError
+from shards.sample import gender_of
 
 FOLDER = "text"
 
@@ -27,10 +28,12 @@ def read(folder: Path) -> list[SegLstRow]:
     if missing := [u for u in texts if u not in speakers]:
         raise ScoreError(f"{folder / 'utt2spk'}: utterance {missing[0]} of text is missing, {len(missing)} in all")
     times = _table(folder / "segments") if (folder / "segments").exists() else {}
+    genders = _table(folder / "spk2gender") if (folder / "spk2gender").exists() else {}
     out = []
     for utterance, text in texts.items():
         if not times:
-            out.append(SegLstRow(utterance, speakers[utterance].strip(), text))
+            speaker = speakers[utterance].strip()
+            out.append(SegLstRow(utterance, speaker, text, gender=gender_of(genders.get(speaker))))
             continue
         if utterance not in times:
             raise ScoreError(f"{folder / 'segments'}: utterance {utterance} of text is missing")
@@ -39,8 +42,9 @@ def read(folder: Path) -> list[SegLstRow]:
             start, end = (seconds(t, f"{folder / 'segments'}: {utterance}") for t in two)
         except ValueError as e:
             raise ScoreError(f"{folder / 'segments'}: {utterance} has no recording, start and end") from e
-        out.append(SegLstRow(recording, speakers[utterance].strip(), text, start, end))
-        check_times(out[-1], folder / "segments")
+        speaker = speakers[utterance].strip()
+        row = SegLstRow(recording, speaker, text, start, end, gender_of(genders.get(speaker)))
+        out.append(checked(row, folder / "segments"))
     return out
 
 

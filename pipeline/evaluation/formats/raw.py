@@ -1,15 +1,15 @@
 """Model output: serialized text (``NAME: text``) in ``.txt`` files, or JSON Lines of speakerlm-decode and others.
 
-A text file is one session of the file's name. A JSON line has ``session_id`` or ``key`` and ``raw`` or ``text``, and
-may hold the reference too (:mod:`pipeline.evaluation.decoded_rows`).
+A text file is one session of the file's name; the .txt files of speakerlm-transcribe are read too. A JSON line has
+``session_id`` or ``key`` and ``raw`` or ``text``, and may hold the reference too
+(:mod:`pipeline.evaluation.decoded_rows`).
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline.evaluation.decoded_rows import hypothesis, parsed, reference, rows
-from pipeline.evaluation.files import read_text
+from pipeline.evaluation.decoded_rows import hypothesis, output_notes, parsed_file, reference, rows
 from pipeline.evaluation.records import SegLstRow
 
 READS = (".txt", ".jsonl")
@@ -22,7 +22,7 @@ def read(path: Path) -> list[SegLstRow]:
         ScoreError: a JSON line is damaged; names it.
     """
     if path.suffix.lower() != ".jsonl":
-        return list(parsed(path.stem, read_text(path))[0])
+        return list(parsed_file(path)[0])
     return [r for where, row in rows(path) for r in hypothesis(row, where)[0]]
 
 
@@ -38,3 +38,8 @@ def read_reference(path: Path) -> list[SegLstRow]:
     for where, row in rows(path):
         found += reference(row, where) if "reference" in row else hypothesis(row, where)[0]
     return found
+
+
+def notes(path: Path) -> dict[str, tuple[str, ...]]:
+    """Return session → notes of the parser, without sessions that have none."""
+    return output_notes(path)

@@ -1,17 +1,19 @@
-"""NIST RTTM: speaker turns without words. meeteval reads and writes its lines."""
+"""NIST RTTM: speaker turns without words. meeteval writes its lines."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.evaluation.files import numbered_lines, seconds
-from pipeline.evaluation.formats.stm import check_names, name_field
+from pipeline.evaluation.files import numbered_lines
+from pipeline.evaluation.formats.stm import check_names, name_field, warn_of_names
 from pipeline.evaluation.records import SegLstRow, times_of
-from shards.errors import ScoreError
+from shards.errors import ManifestError, ScoreError
+from shards.manifests.nist_lines import parse_rttm
 
 READS = (".rttm",)
 WRITES = ".rttm"
+__all__ = ["check_names", "dumps", "read", "warn_of_names"]
 
 
 def read(path: Path) -> list[SegLstRow]:
@@ -20,18 +22,14 @@ def read(path: Path) -> list[SegLstRow]:
     Raises:
         ScoreError: a line is not RTTM; names it.
     """
-    from meeteval.io.rttm import RTTMLine
-
     out = []
     for number, line in numbered_lines(path):
-        if line.split()[0] != "SPEAKER":
-            continue
         try:
-            x = RTTMLine.parse(line, parse_float=float)
-        except (ValueError, TypeError, AssertionError) as e:
-            raise ScoreError(f"{path}:{number}: not an RTTM line: {line.strip()[:80]!r}") from e
-        start, length = (seconds(t, f"{path}:{number}") or 0.0 for t in (x.begin_time, x.duration))
-        out.append(SegLstRow(x.filename, x.speaker_id, "", start, round(start + length, 6)))
+            x = parse_rttm(line)
+        except ManifestError as e:
+            raise ScoreError(f"{path}:{number}: {e}") from e
+        if x is not None:
+            out.append(SegLstRow(x.session, x.speaker, "", x.start, x.end))
     return out
 
 

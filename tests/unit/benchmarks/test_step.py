@@ -9,17 +9,19 @@ import sys
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
+from benchmarks import gpu_step
 from benchmarks.gpu_bundle import BUILT, WHEELS, copy_code, pinned
-from benchmarks.gpu_parts import shape
-from benchmarks.micro_batches import Lengths, checkpointing, clips, full, micro_batch, padded_loss, utterances
+from benchmarks.gpu_parts import Bench, shape
+from benchmarks.micro_batches import Lengths, clips, full, micro_batch, padded_loss, utterances
 from pipeline.flops import Load
 from pipeline.model.configuration_speakerlm import SpeakerLMConfig
 from pipeline.model.modeling_speakerlm import SpeakerLMForConditionalGeneration
-from pipeline.recipe.deepspeed import CHECKOUT
+from pipeline.recipe.shipped import CHECKOUT
 
 
 def test_packed_and_padded_hold_the_same_samples_and_give_the_same_loss() -> None:
@@ -35,7 +37,7 @@ def test_packed_and_padded_hold_the_same_samples_and_give_the_same_loss() -> Non
     for on in (True, False):
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # transformers renames what switches it
-            checkpointing(model.train(), on)
+            model.train().set_checkpointing(on)
         assert model.llm.is_activation_checkpointing is on
 
 
@@ -52,9 +54,35 @@ def test_every_case_of_the_gpu_benchmark_runs_at_tiny_sizes(tmp_path: Path) -> N
     last = json.loads(done.stdout.splitlines()[-1])
     assert last["name"] == "gpu_step"
     rows = json.loads((tmp_path / "gpu_step.json").read_text())["rows"]
-    assert len(rows) == 25
-    assert not [r for r in rows if "error" in r]
+    assert len(rows) == 28
+    assert not [r for r in rows if "error" in r or "skipped" in r]
+    assert rows == [json.loads(line) for line in (tmp_path / "gpu_step.jsonl").read_text().splitlines()]
     assert {"ours_over_plain_text", "packed_over_padded", "deepspeed_over_bare"} <= last["figures"].keys()
+
+
+def test_a_card_is_asked_only_for_cases_that_it_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By preflight's count, which knows every case; what is skipped is no failure of --check."""
+    b = Bench(True, "meta", torch.float32, 1e9, 1)
+    monkeypatch.setattr(b, "build", lambda: None)
+    ran: list[str] = []
+
+    def figures(_: Bench, case: Any, *__: Any) -> dict[str, Any]:
+        ran.append(getattr(case, "name", "other"))
+        return {"tokens_s": 1.0, "mfu": 0.5, "hfu": 0.6, "peak_gib": 1.0, "over_plain": 1.0}
+
+    for name in ("ours", "padded", "whole_logits", "beside_plain_text", "deepspeed_step"):
+        monkeypatch.setattr(gpu_step, name, figures)
+    monkeypatch.setattr(gpu_step, "card_gib", lambda: 79.1)
+    needs = gpu_step.all_needs(small=True)
+    wanted = [case.name for group in gpu_step.cases(b) for case in group]
+    assert set(needs) == set(wanted)
+    large = {name for name in wanted if "checkpointing none" in name}
+    gpu_step.run(b, {name: 91.0 if name in large else gib for name, gib in needs.items()})
+    assert set(ran) - {"other"} == set(wanted) - large
+    skipped = {r["case"]: r["skipped"] for r in b.rows if "skipped" in r}
+    assert set(skipped) == large
+    assert set(skipped.values()) == {"not run: it needs 91.0 GiB, the card has 79.1"}
+    assert not [r for r in b.rows if "error" in r]
 
 
 def test_what_is_taken_to_a_gpu(tmp_path: Path) -> None:

@@ -1,19 +1,17 @@
-"""The mechanism of the chains of steps, the plans of `make learn` and launch/small.py, and figures over seeds."""
+"""The plans of `make learn` and launch/small.py, and figures over seeds."""
 
 from __future__ import annotations
 
 import argparse
 import importlib
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 
-from pipeline.recipe.load import load_recipe
+from pipeline.recipe.load import load_recipe, load_recipes
 from shards.cli import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -24,42 +22,6 @@ def load(monkeypatch: pytest.MonkeyPatch) -> Any:
     """A module of launch/, found as by a script in that folder."""
     monkeypatch.syspath_prepend(str(ROOT / "launch"))
     return importlib.import_module
-
-
-def step(chain: ModuleType, folder: Path, name: str, code: str, **options: Any) -> Any:
-    return chain.Step(name, (sys.executable, "-c", code), folder / f"{name}.done", **options)
-
-
-def test_a_step_runs_once_and_a_failed_one_again(load: Any, tmp_path: Path, capsys: Any) -> None:
-    chain = load("chain")
-    log = tmp_path / "count"
-    count = f"from pathlib import Path; p = Path({str(log)!r}); p.open('a').write('x')\n"
-    first = step(chain, tmp_path, "first", count + f"Path({str(tmp_path / 'first.done')!r}).touch()")
-    broken = step(chain, tmp_path, "broken", "print('why'); raise SystemExit(3)")
-    with pytest.raises(SystemExit, match=r"FAILED: broken \(exit status 3\)") as error:
-        chain.run_steps([first, broken], tmp_path / "logs", tmp_path, "make it")
-    assert "`make it` continues from this step" in str(error.value)
-    assert "why" in capsys.readouterr().err
-    mended = step(chain, tmp_path, "broken", f"from pathlib import Path; Path({str(broken.proof)!r}).touch()")
-    chain.run_steps([first, mended], tmp_path / "logs", tmp_path, "make it")
-    assert log.read_text() == "x"
-    assert "have  first" in capsys.readouterr().out
-
-
-def test_a_step_without_proof_has_failed(load: Any, tmp_path: Path) -> None:
-    chain = load("chain")
-    with pytest.raises(SystemExit, match="was not written"):
-        chain.run_steps([step(chain, tmp_path, "idle", "pass")], tmp_path / "logs", tmp_path, "make it")
-
-
-def test_what_a_check_prints_is_its_proof_but_not_where_it_fails(load: Any, tmp_path: Path) -> None:
-    chain = load("chain")
-    good = step(chain, tmp_path, "good", "print('no leak')", prints_proof=True)
-    bad = step(chain, tmp_path, "bad", "print('leak'); raise SystemExit(1)", prints_proof=True)
-    with pytest.raises(SystemExit, match="FAILED: bad"):
-        chain.run_steps([good, bad], tmp_path / "logs", tmp_path, "make it")
-    assert good.proof.read_text() == "no leak\n"
-    assert not bad.proof.exists()
 
 
 def test_another_seed_has_its_own_folder_on_the_same_data(load: Any, tmp_path: Path) -> None:
@@ -80,8 +42,8 @@ def learn_steps(load: Any, tmp_path: Path, size: str = "Size") -> list[Any]:
     learn = load("learn")
     made = learn.Size() if size == "Size" else learn.SMOKE
     speech = tmp_path / "data" / "speech"
-    steps = [*learn.voice_steps(speech, made, tmp_path), *learn.set_steps(tmp_path, made)]
-    return [*steps, *learn.leak_steps(tmp_path, made)]
+    voices = list(learn.voice_steps(speech, made, tmp_path))
+    return [*voices, *learn.set_steps(tmp_path, made, voices), *learn.leak_steps(tmp_path, made)]
 
 
 def small_steps(load: Any, tmp_path: Path, size: str) -> list[Any]:
@@ -119,6 +81,27 @@ def test_recipes_of_the_small_chain_take_its_settings(load: Any, tmp_path: Path,
     assert small.model_step(tmp_path).proof.parent == Path(recipe.model.llm.checkpoint)
 
 
+def test_steps_run_behind_those_whose_files_they_read(load: Any, tmp_path: Path) -> None:
+    """By the paths in their commands, which are the proofs' folders of other steps."""
+    demo, chain = load("demo"), load("chain")
+    steps = [*demo.data_steps(tmp_path, demo.Size(), tmp_path), *chain.training_steps(tmp_path, demo.TRAINING)]
+    checked = 0
+    for at, step in enumerate(steps):
+        needed, todo = set(), [at]
+        while todo:  # what it needs, and what that needs
+            own = steps[todo.pop()]
+            names = [s.name for s in steps[: steps.index(own)]] if own.after is None else own.after
+            new = [i for i, s in enumerate(steps) if s.name in names and i not in needed]
+            needed.update(new)
+            todo += new
+        assert at not in needed
+        for i, other in enumerate(steps):
+            if i != at and any(Path(word) == other.proof.parent for word in step.command if word.startswith("/")):
+                assert i in needed, f"{step.name} reads what {other.name} makes"
+                checked += 1
+    assert checked > 20
+
+
 def test_every_test_set_is_checked_against_all_training_data(load: Any, tmp_path: Path) -> None:
     learn = load("learn")
     data = str(tmp_path / "data")
@@ -149,6 +132,64 @@ def test_no_test_voice_or_take_is_chosen_for_training(load: Any, tmp_path: Path)
     assert set(options["takes/digits"].only) == set(learn.WITHHELD_TAKES)
     assert set(options["new/digits"].only) == set(options["new/prompts"].only) == set(learn.NEW_VOICES)
     assert set(options["second/digits"].only) == set(learn.SECOND_TAKES)
+
+
+@pytest.mark.parametrize("size", ["Size", "SMOKE"])
+def test_recipes_of_the_reasoner_follow_one_another_on_the_data_that_is_made(
+    load: Any, tmp_path: Path, size: str
+) -> None:
+    reason, demo = load("reason"), load("demo")
+    how = reason.Size() if size == "Size" else reason.SMOKE
+    steps = {s.name: s for s in reason.stage_steps(tmp_path, how)}
+    data = [*demo.data_steps(tmp_path, how.demo, tmp_path), *reason.data_steps(tmp_path, how)]
+    made = {s.proof for s in data}
+    made |= {tmp_path / "exp" / "stage4" / "done"}
+    folder = reason.model_step(tmp_path, how).proof.parent
+    made |= {folder / "run" / "done"}
+    recipes = []
+    for found in steps.values():
+        command = found.command
+        at = next(i for i, part in enumerate(command) if part.startswith(str(ROOT / "launch" / "recipes")))
+        stages = command[at + 2] if command[at + 1] == "--stages" else None
+        recipes += load_recipes(command[at], stages, command[at + 1 + 2 * (stages is not None) :])
+        assert found.proof == Path(recipes[-1].output) / "done"
+    for recipe in recipes:
+        assert {Path(d.path) / "dataset.json" for d in (*recipe.data.train, *recipe.data.validation)} <= made
+        assert recipe.init_from
+        assert Path(recipe.init_from) / "done" in made
+        parts = tmp_path / "models" if recipe.stage == 4 else folder
+        assert recipe.model.llm.checkpoint == str(parts / "llm")
+        made.add(Path(recipe.output) / "done")
+    assert [r.stage for r in recipes] == [11, 12, 13, 4]
+    updates = [r.trainer.max_steps for r in recipes]
+    assert sum(updates[:3]) == updates[3]  # both systems have as many updates from the same weights
+
+
+def test_the_reasoner_cache_is_as_long_as_in_its_training(load: Any, tmp_path: Path) -> None:
+    reason = load("reason")
+    recipe = load_recipe(ROOT / "launch" / "recipes" / "speaker-reasoner-tiny" / "stage13.yaml", [])
+    assert reason.Size().known_seconds == recipe.data.dialogue.cache.total_seconds
+
+
+def dialogue_rows() -> list[dict[str, Any]]:
+    whole = {"turns": 4, "attempts": 5, "at_once": 3, "stop": "answer"}
+    return [whole, {"turns": 1, "attempts": 7, "at_once": 1, "stop": "no valid reply in 6 attempts"}]
+
+
+def test_a_turn_without_a_valid_reply_is_not_well_formed(load: Any) -> None:
+    scores = load("reason_scores")
+    assert scores.well_formed(dialogue_rows()) == pytest.approx(100 * 4 / 6)
+    never = {"turns": 0, "attempts": 0, "at_once": 0, "stop": "the audio is shorter than a line can be"}
+    assert scores.well_formed([*dialogue_rows(), never]) == pytest.approx(100 * 4 / 6)
+
+
+def test_aims_of_the_reasoner_are_judged_one_by_one(load: Any) -> None:
+    row = {"test_set": "t", "der": 30.0, "speaker-count": 70.0, "well-formed": None}
+    ours = row | {"stage": 13, "der": 29.0, "speaker-count": 69.0, "well-formed": 96.0}
+    labels = {"with": 70.0, "without": 60.0, "low": -1.0}
+    table = load("reason_scores").aims({"clips": [row | {"stage": 4}, ours], "labels": labels})
+    verdicts = [line.split("|")[-2].strip() for line in table.splitlines()[2:]]
+    assert verdicts == ["met", "not met", "met", "not met"]
 
 
 def rows(shift: float) -> list[dict[str, Any]]:

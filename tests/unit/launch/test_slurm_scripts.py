@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[3]
 SCRIPTS = sorted((ROOT / "launch" / "slurm").iterdir())
 # Of a step it keeps what the step was; the node check ends with CHECK, the ranks do what RANKS says.
 SRUN = """#!/bin/bash
-echo "srun $*" >> "$LAB/called"
+echo "srun $* cores=${SRUN_CPUS_PER_TASK:-}" >> "$LAB/called"
 case "$*" in *nodecheck*) exit "${CHECK:-0}" ;; esac
 eval "$RANKS"
 """
@@ -68,7 +68,7 @@ def test_finished_stage(tmp_path: Path) -> None:
     assert (job.code, job.queued_again) == (0, False), job.said
     check, ranks = [line for line in job.called.splitlines() if line.startswith("srun")]
     assert "--ntasks=2 --ntasks-per-node=1" in check
-    assert ranks.endswith(f"launch/train.py {tmp_path}/recipe.yaml")
+    assert ranks.endswith(f"launch/train.py {tmp_path}/recipe.yaml cores=")
     again = run(_fresh(tmp_path), "exit 1")
     assert (again.code, again.called.count("srun")) == (0, 0), again.said
     assert "done already" in again.said
@@ -79,6 +79,14 @@ def _fresh(lab: Path) -> Path:
     shutil.rmtree(lab / "bin")
     (lab / "called").unlink()
     return lab
+
+
+def test_ranks_get_the_cores_of_the_job(tmp_path: Path) -> None:
+    """srun reads SRUN_CPUS_PER_TASK; since Slurm 22.05 not the SLURM_CPUS_PER_TASK that the job has."""
+    job = run(tmp_path, "mkdir -p $OUT; touch $OUT/done", SLURM_CPUS_PER_TASK="12")
+    steps = [line for line in job.called.splitlines() if line.startswith("srun")]
+    assert len(steps) == 2, job.said
+    assert all(line.endswith("cores=12") for line in steps)
 
 
 def test_stopped_stage_is_resubmitted(tmp_path: Path) -> None:

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[3]
 SCRIPT = ROOT / "launch" / "train.py"
 RECIPE = ROOT / "launch" / "recipes" / "tiny" / "stage2.yaml"
@@ -62,3 +64,24 @@ def test_checkout_wins_over_foreign_packages_of_the_same_name(tmp_path: Path) ->
     result = run(str(SCRIPT), str(RECIPE), "--dry-run", cwd=tmp_path, PYTHONPATH=str(tmp_path))
     assert result.returncode == 0, result.stderr
     assert "foreign" not in result.stderr
+
+
+@pytest.mark.parametrize("own", [{}, {"PYTORCH_CUDA_ALLOC_CONF": "max_split_size_mb:64"}])
+def test_segments_are_expandable_before_torch_is_imported(own: dict[str, str]) -> None:
+    """torch reads the setting once. A user's is kept."""
+    code = f"""
+import builtins, os, runpy, sys
+names = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
+imported = builtins.__import__
+def spy(name, *rest, **more):
+    if name.split(".")[0] == "torch":
+        print("torch with", [os.environ[n] for n in names if n in os.environ])
+        os._exit(0)
+    return imported(name, *rest, **more)
+builtins.__import__ = spy
+sys.argv = ["train.py", {str(RECIPE)!r}]
+runpy.run_path({str(SCRIPT)!r}, run_name="__main__")
+"""
+    result = run("-u", "-c", code, **own)
+    wanted = next(iter(own.values()), "expandable_segments:True")
+    assert f"torch with ['{wanted}']" in result.stdout, result.stdout + result.stderr

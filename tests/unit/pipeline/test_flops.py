@@ -14,7 +14,7 @@ from pipeline.cards import CARDS, card, card_of_driver
 from pipeline.frames import fbank_frames
 from pipeline.model.build import build_model, load_tokenizer, set_trainable
 from pipeline.prompts import Mode
-from pipeline.stages import STAGES
+from pipeline.stages import STAGES, Checkpointing
 from shards.errors import ConfigError
 from tests.support.packed import example, pack
 from tests.support.tiny import TinyBase, make_base, model_config
@@ -35,9 +35,18 @@ def products(counter: FlopCounterMode) -> float:
     return sum(n for op, n in counted.items() if op in ("aten.mm", "aten.addmm", "aten.bmm")) - filterbank
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize(
+    "checkpointing",
+    [
+        Checkpointing(),
+        Checkpointing(encoder=True, llm_every=1),
+        Checkpointing(llm_every=2),
+        Checkpointing(encoder=True),
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("number", sorted(STAGES))
-def test_the_formulas_are_what_the_model_computes(base: TinyBase, number: int, checkpointing: bool) -> None:
+def test_the_formulas_are_what_the_model_computes(base: TinyBase, number: int, checkpointing: Checkpointing) -> None:
     cfg = dataclasses.replace(model_config(base), activation_checkpointing=checkpointing)
     model, tokenizer = build_model(cfg), load_tokenizer(cfg)
     set_trainable(model, STAGES[number])
@@ -51,7 +60,7 @@ def test_the_formulas_are_what_the_model_computes(base: TinyBase, number: int, c
     convolutions = sum(p.numel() for p in model.encoder.parameters() if p.ndim == 3)
     sizes = flops.Sizes.of(model)
     counted_by_torch = dataclasses.replace(
-        sizes, encoder=sizes.encoder - convolutions, convolution=0, llm_width=0, projector_layers=0
+        sizes, encoder=sizes.encoder - convolutions, llm_width=0, projector_layers=0, encoder_layers=0
     )
     load = flops.Load.of(SimpleNamespace(**batch))
     ours = flops.count(counted_by_torch, load, STAGES[number].trains, checkpointing)
@@ -90,9 +99,19 @@ def test_by_hand() -> None:
     assert both.hardware - stage2.hardware == again
 
 
+def test_frames_up_to_a_multiple_are_computed_but_not_of_the_model() -> None:
+    load = flops.Load(samples=(10, 20), frames=(30, 10), audio_positions=20, speakers=3, targets=6)
+    plain = flops.count(SIZES, load, {"encoder"}, False)
+    padded = flops.count(dataclasses.replace(SIZES, frame_multiple=64), load, {"encoder"}, False)
+    wide = flops.count(SIZES, dataclasses.replace(load, frames=(64, 64)), {"encoder"}, False)
+    assert padded.model == plain.model
+    assert padded.hardware == wide.hardware > plain.hardware
+
+
 def test_a_meter_counts_empty_micro_batches_as_waste() -> None:
     batch = SimpleNamespace(
         cu_seqlens=torch.tensor([0, 9]),
+        waveforms=torch.zeros(1, 8000),
         waveform_lengths=torch.tensor([8000]),
         audio_index=range(4),
         speaker_vectors=range(1),

@@ -1,4 +1,4 @@
-"""The four rows, against the paper."""
+"""The rows, against the papers."""
 
 import subprocess
 import sys
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.stages import CORRECTION, MODULES, STAGES, Stage, module_of, stage_of
+from pipeline.stages import CORRECTION, MODULES, STAGES, Stage, Task, module_of, stage_of
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -18,9 +18,16 @@ def test_rows_are_the_papers() -> None:
         2: {"audio_projector", "speaker_projector"},
         3: {"encoder", "audio_projector", "speaker_projector"},
         4: set(MODULES),
+        **{n: {"encoder", "audio_projector", "lora"} for n in (11, 12, 13)},
     }
-    assert [s.registration for s in STAGES.values()] == [False, True, True, True]
-    assert [s.starts_from for s in STAGES.values()] == [None, 1, 2, 3]
+    assert [n for n, s in STAGES.items() if s.registration] == [2, 3, 4]
+    assert {n: s.starts_from for n, s in STAGES.items()} == {1: None, 2: 1, 3: 2, 4: 3, 11: 1, 12: 11, 13: 12}
+    assert {n: set(s.tasks) for n, s in STAGES.items() if s.tasks} == {
+        11: {Task.SINGLE, Task.COUNT, Task.GENDERS},
+        12: {Task.REASON, Task.SINGLE},
+        13: {Task.REASON},
+    }
+    assert [n for n, s in STAGES.items() if s.cache] == [13]
 
 
 def test_stage_0_is_not_in_the_papers_chain() -> None:

@@ -23,6 +23,14 @@ def test_invalid_ranges_are_rejected(parse: object, text: str) -> None:
         parse(text)  # type: ignore[operator]
 
 
+@pytest.mark.parametrize("text", ["20-15", "nan", "5-inf", "1e999"])
+@pytest.mark.parametrize("command", [["clips", "m", "o"], ["simulate", "m", "o", "--count", "1"]])
+def test_error_about_an_empty_range_names_the_option(command: list[str], text: str, capsys) -> None:
+    with pytest.raises(SystemExit):
+        shards([*command, "--seconds", text])
+    assert f"argument --seconds: {text!r} is not a range MIN-MAX" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("parse", "text"),
     [

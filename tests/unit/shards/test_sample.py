@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shards.errors import ManifestError, SpeakerError
-from shards.sample import Sample, Segment, parse_meta
+from shards.sample import Sample, Segment, gender_of, parse_meta
 
 SEGMENTS = (Segment("c:B", 0.0, 0.5, "一"), Segment("c:A", 0.4, 1.0, "two"), Segment("c:B", 0.6, 1.0, "三"))
 
@@ -41,6 +41,37 @@ def test_bytes_are_a_function_of_the_content():
     b = sample(embeddings=np.asfortranarray(np.ones((2, 3), dtype=np.float16))).members()
     assert a == b
     assert list(a) == ["flac", "json", "npy"]
+
+
+def test_genders_are_in_the_bytes_only_if_one_is_known():
+    assert sample(genders={}).members() == sample().members()
+    assert b"gender" not in sample().members()["json"]
+    some = sample(genders={"c:A": "female"})
+    some.validate()
+    assert Sample.from_members("k", some.members()) == some
+    assert Sample.from_members("k", sample().members()).genders == {}
+
+
+@pytest.mark.parametrize("genders", [{"c:A": "f"}, {"c:C": "female"}])
+def test_genders_of_others_or_of_another_form_are_rejected(genders):
+    with pytest.raises(ManifestError, match="k: gender"):
+        sample(genders=genders).validate()
+
+
+@pytest.mark.parametrize(
+    ("text", "gender"),
+    [
+        ("F", "female"),
+        (" male ", "male"),
+        ("女", "female"),
+        ("男性", "male"),
+        ("unknown", None),
+        ("", None),
+        (None, None),
+    ],
+)
+def test_genders_as_corpora_write_them(text, gender):
+    assert gender_of(text) == gender
 
 
 @pytest.mark.parametrize("key", ["", "a.b", "a/b", "a b", "a\\b", "a\n"])

@@ -10,6 +10,7 @@ import pytest
 
 from pipeline.baselines.cascade import Cascade, packed, recordings, run
 from pipeline.baselines.cli import main
+from pipeline.baselines.diarizers import load_diarizer
 from pipeline.baselines.interfaces import DiarizedTurn, Word
 from pipeline.evaluation.cli import main as score
 from pipeline.evaluation.formats import read
@@ -25,7 +26,7 @@ class Halves:
 
     id = "halves"
 
-    def turns(self, wave: np.ndarray) -> list[DiarizedTurn]:
+    def turns(self, wave: np.ndarray, session: str = "") -> list[DiarizedTurn]:
         seconds = len(wave) / 16_000
         return [DiarizedTurn("a", 0.0, seconds / 2), DiarizedTurn("b", seconds / 2, seconds)]
 
@@ -97,7 +98,7 @@ def test_another_cascade_is_refused(dataset: Path, tmp_path: Path):
         run(Cascade(Counting(), Halves(), details="threshold 0.5"), packed(str(dataset)), tmp_path, limit=1)
 
 
-@pytest.mark.parametrize("other", [("--threshold", "0.5"), ("--speakers", "3"), ("--asr", "whisper@b/model")])
+@pytest.mark.parametrize("other", [("--threshold", "0.5"), ("--speakers", "3"), ("--asr", "paraformer@b/model")])
 def test_another_threshold_count_or_folder_of_weights_is_another_cascade(
     dataset: Path, tmp_path: Path, monkeypatch, capsys, other: tuple[str, str]
 ):
@@ -105,7 +106,7 @@ def test_another_threshold_count_or_folder_of_weights_is_another_cascade(
 
     monkeypatch.setattr(recognisers, "load_recogniser", lambda *a: Counting())
     monkeypatch.setattr(diarizers, "load_diarizer", lambda *a: Halves())
-    command = ["run", str(dataset), str(tmp_path), "--limit", "1", "--device", "cpu", "--asr", "whisper@a/model"]
+    command = ["run", str(dataset), str(tmp_path), "--limit", "1", "--device", "cpu", "--asr", "paraformer@a/model"]
     assert main(command) == main(command) == 0
     assert main([*command, *other]) == 1
     assert "another weights" in capsys.readouterr().err
@@ -116,6 +117,36 @@ def test_the_language_that_the_recogniser_gets(dataset: Path, tmp_path: Path, la
     recogniser = Counting()
     run(Cascade(recogniser, Halves(), language), packed(str(dataset)), tmp_path, limit=1)
     assert recogniser.asked == [asked]
+
+
+STORED = {
+    "rttm": "SPEAKER {key} 0 0.0 {end} <NA> <NA> x <NA> <NA>\n",
+    "json": '{{"diarization": [{{"start": 0.0, "end": {end}, "speaker": "x"}}]}}',  # pyannote's
+    "txt": "0.0 {end} speaker_0\n",  # Sortformer's
+}
+
+
+@pytest.mark.parametrize("kind", STORED)
+def test_stored_turns_of_any_diarizer_with_any_recogniser(dataset: Path, tmp_path: Path, kind: str):
+    tests, folder = packed(str(dataset)), tmp_path / "stored"
+    folder.mkdir()
+    for key, end in zip(tests.keys, (1.0, 2.0), strict=False):
+        (folder / f"{key}.{kind}").write_text(STORED[kind].format(key=key, end=end))
+    diarizer = load_diarizer(f"turns@{folder}")
+    run(Cascade(Counting(), diarizer), tests, tmp_path / "out", limit=2)
+    found = rows(tmp_path / "out")
+    assert [[t["end"] for t in r["turns"]] for r in found] == [[1.0], [2.0]]
+    assert all({h["speaker"] for h in r["hypothesis"]} == {"spk0"} for r in found)
+    (folder / f"{tests.keys[0]}.{kind}").write_text(STORED[kind].format(key=tests.keys[0], end=1.5))
+    assert load_diarizer(f"turns@{folder}").id != diarizer.id
+
+
+def test_stored_turns_that_are_not_there(tmp_path: Path, caplog):
+    with pytest.raises(ConfigError, match="no such file"):
+        load_diarizer(f"turns@{tmp_path / 'x.rttm'}")
+    (tmp_path / "y.rttm").write_text("SPEAKER a 0 0 1 <NA> <NA> x <NA> <NA>\n")
+    assert load_diarizer(f"turns@{tmp_path / 'y.rttm'}").turns(np.zeros(9), "b") == []
+    assert "has no turns of b; its sessions are called like a" in caplog.text
 
 
 def test_audio_files_and_a_reference_of_other_sessions(tmp_path: Path):

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,9 +15,8 @@ from pipeline.baselines.speaker_transfer import transfer
 from pipeline.evaluation.records import SegLstRow
 from pipeline.evaluation.scores import score_decoded
 from shards.errors import ConfigError, ModelError
+from tests.support.http_server import Step, scripted
 from tests.support.speech import package_cache
-
-Answer = tuple[int, str, dict[str, str]]  # status, body, headers
 
 
 def turn(speaker: str, text: str, start: float | None = None, end: float | None = None) -> SegLstRow:
@@ -121,68 +116,39 @@ def test_pairs_for_fine_tuning_have_the_cascade_s_words_and_the_reference_s_spea
     assert line["messages"][2]["content"] == "spk0: how are you\nspk1: fine thanks"
 
 
-@contextmanager
-def server(answers: list[Answer], slow: float = 0.0) -> Iterator[tuple[str, list[dict]]]:
-    """An HTTP server that gives these answers one after the other, the last one for ever."""
-    seen: list[dict] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            seen.append({"path": self.path, "key": self.headers.get("Authorization"), **body})
-            time.sleep(slow)
-            status, text, headers = answers[min(len(seen), len(answers)) - 1]
-            self.send_response(status)
-            for name, value in {"Content-Length": str(len(text.encode())), **headers}.items():
-                self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(text.encode())
-
-        def log_message(self, *args):
-            pass
-
-    running = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=running.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{running.server_port}/v1", seen
-    finally:
-        running.shutdown()
-        running.server_close()
-        thread.join()
-
-
-def chat(text: str) -> Answer:
-    return 200, json.dumps({"choices": [{"message": {"role": "assistant", "content": text}}]}), {}
+def chat(text: str) -> Step:
+    return {"body": json.dumps({"choices": [{"message": {"role": "assistant", "content": text}}]})}
 
 
 def test_an_endpoint_from_the_command_line(cascade: Path, tmp_path: Path, monkeypatch, capsys):
     monkeypatch.setenv("OPENAI_API_KEY", "secret")
-    with server([chat("spk0: how are you\nspk1: fine thanks, and you?")]) as (url, seen):
+    with scripted([chat("spk0: how are you\nspk1: fine thanks, and you?")]) as (url, seen):
         options = ["--llm", url, "--llm-model", "gpt", "--normaliser", "en"]
         assert main(["correct", str(cascade), str(tmp_path / "out"), *options]) == 0
-    (asked,) = seen
-    assert (asked["path"], asked["key"], asked["model"]) == ("/v1/chat/completions", "Bearer secret", "gpt")
+    ((path, headers, body),) = seen
+    asked = json.loads(body)
+    assert (path, headers["Authorization"], asked["model"]) == ("/chat/completions", "Bearer secret", "gpt")
     assert (asked["temperature"], [m["role"] for m in asked["messages"]]) == (0, ["system", "user"])
-    assert "CER +40.00 points" in capsys.readouterr().out  # two words of five
+    assert "WER +40.00 points" in capsys.readouterr().out  # two words of five
 
 
 def test_a_busy_server_is_asked_again_after_as_long_as_it_says():
     waits: list[float] = []
-    with server([(429, "", {"Retry-After": "7"}), (503, "busy", {}), chat("yes")]) as (url, seen):
+    busy: list[Step] = [{"status": 429, "headers": {"Retry-After": "7"}}, {"status": 503, "body": "busy"}]
+    with scripted([*busy, chat("yes")]) as (url, seen):
         assert Endpoint(url, "m", sleep=waits.append).ask("s", "u", 9) == "yes"
     assert waits == [7.0, 2.0]
     assert len(seen) == 3
 
 
 def test_a_refusal_is_final_and_silence_ends_after_all_attempts():
-    with server([(401, '{"error": "bad key"}', {})]) as (url, seen):
+    with scripted([{"status": 401, "body": '{"error": "bad key"}'}]) as (url, seen):
         with pytest.raises(ModelError, match=r"HTTP 401: .*bad key"):
             Endpoint(url, "m", sleep=pytest.fail).ask("s", "u", 9)
         assert len(seen) == 1
     waits: list[float] = []
     with (
-        server([chat("late")], slow=1.0) as (url, _),
+        scripted([{**chat("late"), "stall": 1.0}]) as (url, _),
         pytest.raises(ModelError, match="ReadTimeoutError"),
     ):
         Endpoint(url, "m", timeout_s=0.1, attempts=2, sleep=waits.append).ask("s", "u", 9)
@@ -193,8 +159,18 @@ def test_a_refusal_is_final_and_silence_ends_after_all_attempts():
 
 @pytest.mark.parametrize("body", ["no json", "{}", '{"choices": []}', '{"choices": [{"message": null}]}'])
 def test_another_protocol_is_an_error(body: str):
-    with server([(200, body, {})]) as (url, _), pytest.raises(ModelError, match="not in the protocol"):
+    with scripted([{"body": body}]) as (url, _), pytest.raises(ModelError, match="not in the protocol"):
         Endpoint(url, "m").ask("s", "u", 9)
+
+
+@pytest.mark.parametrize("status", [200, 401])
+def test_no_message_of_an_endpoint_holds_the_key(status: int):
+    """A server may repeat it, and a message is cut inside it."""
+    said = f"{'x' * 190} sk-a-long-secret"
+    with scripted([{"status": status, "body": said}]) as (url, _), pytest.raises(ModelError) as caught:
+        (asked := Endpoint(url, "m", key="sk-a-long-secret")).ask("s", "u", 9)
+    assert "x ***" in str(caught.value)
+    assert "sk-a" not in str(caught.value) + repr(asked)
 
 
 def test_sources_that_are_not_models_are_refused(tmp_path: Path):

@@ -18,7 +18,7 @@ from pipeline.baselines.recognisers import (
     retry_repetitions,
     whisper_words,
 )
-from pipeline.transcribe.vad import load_vad
+from pipeline.transcribe.load_vad import load_vad
 from shards.errors import ConfigError
 from shards.voices.features import unit_norm
 from shards.voices.funasr_modules import funasr_module
@@ -149,7 +149,9 @@ def test_whisper_without_its_extra(monkeypatch):
 def test_names_that_are_not_known():
     with pytest.raises(ConfigError, match=r"no recogniser 'x'; there are whisper and paraformer"):
         load_recogniser("x")
-    with pytest.raises(ConfigError, match=r"no diarizer 'x'; there are clustering, 3d-speaker, pyannote, diarizen"):
+    with pytest.raises(
+        ConfigError, match=r"no diarizer 'x'; there are clustering, segmentation, 3d-speaker, pyannote, diarizen"
+    ):
         load_diarizer("x")
     with pytest.raises(ConfigError, match="threshold 3"):
         Clustering(extractor(), load_vad, 3.0)

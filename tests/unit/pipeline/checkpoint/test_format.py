@@ -5,19 +5,21 @@ from __future__ import annotations
 import errno
 import json
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from pipeline.checkpoint import format as checkpoint
-from pipeline.checkpoint.final_weights import check_weights, read_done, write_done
-from pipeline.checkpoint.format import MANIFEST, find_damage, newest_intact
+from pipeline.checkpoint.final_weights import _write_weights, check_weights, read_done, write_done
+from pipeline.checkpoint.format import MANIFEST, Snapshot, find_damage, newest_intact
 from pipeline.checkpoint.saver import Retention
 from pipeline.recipe.load import dump_recipe
 from pipeline.recipe.schema import DatasetConfig, Recipe
-from shards.errors import CheckpointError
+from shards.errors import CheckpointError, StorageError
 from tests.support.checkpoints import ALONE, engine_of_tensors, one_process, saver, state  # noqa: F401 - fixtures
+from tests.support.filesystems import mounted
 
 
 def write(folder: Path, step: int, keep_last: int = 3) -> Path:
@@ -87,9 +89,29 @@ def test_failed_write_commits_nothing(tmp_path: Path, monkeypatch: pytest.Monkey
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("safetensors.torch.save_file", full)
-    with pytest.raises(CheckpointError, match=r"rank 0: .*No space left"):
+    with pytest.raises(CheckpointError, match=r"rank 0: .*/state-00000\.safetensors: No space left"):
         write(tmp_path, 2)
     assert checkpoint.committed_names(tmp_path) == ["step-00000001"]
+
+
+@pytest.mark.parametrize("file", ["state-00000.safetensors", "recipe.yaml", "manifest.json", "model.safetensors"])
+def test_full_disk_names_the_file_that_does_not_fit(tmp_path: Path, file: str) -> None:
+    """A real one of 64 KiB: each file of a save in its turn is the large one."""
+    large = "x" * (1 << 17)
+    of_state = {"recipe.yaml": {"recipe": large}, "manifest.json": {"plan": {"x": large}}}.get(file, {})
+    tensor = torch.zeros(1 << 15 if file.endswith("safetensors") else 1)
+    with mounted(tmp_path / "disk", "-o", "size=64k") as disk:
+        partial = checkpoint.partial_folder(disk, 1)
+        partial.mkdir()
+
+        def save() -> None:
+            if file == "model.safetensors":
+                _write_weights(disk / file, {"w": tensor}, None, {})
+            written = checkpoint.write_rank_file(partial, Snapshot({"w|master": tensor}, {"w": (0, 1)}), 0)
+            checkpoint.commit(disk, replace(state(1), **of_state), [written])
+
+        with pytest.raises((CheckpointError, StorageError), match=rf"{file}: .*No space left on device"):
+            save()
 
 
 def test_any_range_is_read_from_any_slices(tmp_path: Path) -> None:

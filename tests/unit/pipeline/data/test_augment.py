@@ -73,6 +73,12 @@ def test_noise_is_drawn_by_the_sample_s_seed_and_short_files_repeat(noises):
     assert {len(Noises(noises).excerpt(rng, 16_000)) for _ in range(20)} == {16_000}
 
 
+def test_noise_behind_a_link_is_used(noises, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("linked")
+    (folder / "noises").symlink_to(noises)
+    assert len(Noises(folder).files) == len(Noises(noises).files)
+
+
 def test_noise_comes_with_the_asked_for_probability(noises):
     augmenter = Augmenter(AugmentConfig(noise=str(noises), noise_probability=0.25))
     clean = tone(0.05)

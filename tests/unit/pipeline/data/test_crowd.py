@@ -15,9 +15,9 @@ from pipeline.data.planned import PlanSettings
 from pipeline.data.token_counter import TokenCounter
 from pipeline.model.build import build_model
 from pipeline.prompts import Mode, PromptTokenizer
-from pipeline.recipe.deepspeed import CHECKOUT
 from pipeline.recipe.load import load_recipe
 from pipeline.recipe.schema import LlmConfig, RegistrationConfig
+from pipeline.recipe.shipped import CHECKOUT
 from tests.support.architectures import make_causal_lm
 from tests.support.datasets import make_dataset
 from tests.support.planning import samples_of

@@ -139,6 +139,7 @@ def test_swapped_indexes_stop_the_run(dataset, tokenizer):
         ("flac_offset", -5, "are outside a tar"), ("flac_offset", 10**15, "are outside a tar"),
         ("json_length", 10**15, "are outside a tar"), ("npy_length", 3, "crc32"), ("flac_crc32", 1, "crc32"),
         ("num_samples", 20_000, "the index is of another sample"),
+        ("speakers", list, "the index has speakers"), ("session", "elsewhere", "the index has session 'elsewhere'"),
     ],
 )  # fmt: skip
 def test_an_index_that_disagrees(dataset, tokenizer, column, value, reason):
@@ -146,7 +147,8 @@ def test_an_index_that_disagrees(dataset, tokenizer, column, value, reason):
     path = dataset.shards[1].index
     table, record = index_from_bytes(dataset.storage.read(path), path)
     rows = table.to_pylist()
-    rows[2][column] = value
+    rows[2][column] = rows[2][column][::-1] if value is list else value  # a list: in another order
+    assert value is not list or len(rows[2][column]) > 1
     edited = pa.Table.from_pylist(rows, schema=table.schema)
     dataset.storage.write_atomic(path, index_to_bytes(edited, record))
     found = nothing_is_lost(open_dataset(dataset.url), tokenizer, {BAD})

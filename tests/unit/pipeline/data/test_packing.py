@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.data.packing import FULL, WIDTH, _best_subset, pack
+from pipeline.frames import padded_frames
 
 
 @dataclass(frozen=True)
@@ -26,14 +27,14 @@ pieces = st.lists(st.builds(Piece, st.integers(1, 100), st.integers(1, 100)), ma
 
 
 @settings(deadline=None)
-@given(pieces, st.integers(100, 500), st.integers(100, 900))
-def test_each_sample_is_in_one_micro_batch_and_none_is_over_budget(samples, max_positions, max_frames):
-    full, rest = pack(samples, max_positions, max_frames, rng())
+@given(pieces, st.integers(100, 500), st.integers(128, 900), st.sampled_from([1, 8, 64]))
+def test_each_sample_is_in_one_micro_batch_and_none_is_over_budget(samples, max_positions, max_frames, multiple):
+    full, rest = pack(samples, max_positions, max_frames, rng(), multiple)
     key = lambda p: (p.positions, p.frames)  # noqa: E731
     assert sorted((p for b in full + rest for p in b), key=key) == sorted(samples, key=key)
     for batch in full + rest:
         assert sum(p.positions for p in batch) <= max_positions
-        assert len(batch) * max(p.frames for p in batch) <= max_frames
+        assert len(batch) * padded_frames(max(p.frames for p in batch), multiple) <= max_frames
     assert len(rest) <= WIDTH + 1
 
 

@@ -365,6 +365,14 @@ def test_a_state_of_another_plan_is_refused_with_what_changed(change: dict, says
         plan.load_state_dict(state)
 
 
+def test_a_state_from_before_a_setting_existed_has_its_default() -> None:
+    state = next(iter(make_plan(make_source(40)))).state
+    del state["recipe"]["model.encoder.frame_multiple"]
+    plan = make_plan(make_source(40))
+    plan.load_state_dict(state)
+    assert plan.step == 1
+
+
 def test_settings_of_speed_alone_may_change_on_resume() -> None:
     state = next(iter(make_plan(make_source(40)))).state
     plan = make_plan(make_source(40), data=make_data(workers=7, prefetch_steps=9))
@@ -384,8 +392,11 @@ def test_spares_are_of_the_same_mode_and_from_another_micro_batch_if_it_exists()
 def test_identity_covers_every_setting_that_shapes_a_plan() -> None:
     """A new setting must be compared on resume, or named here as one that shapes nothing."""
     speed = {"train", "validation", "workers", "prefetch_steps", "max_consecutive_replacements"}
+    speed |= {"dialogue", "encoder_calls"}  # compared in stages with dialogues: test_dialogue_plan.py
+    speed |= {"temperature"}  # compared if it is set: test_temperature_evens_out_the_datasets
     speed |= {"lengths_cache", "shard_cache", "shard_cache_gb", "accept_dataset_change"}
     known = make_plan(make_source(5)).state_dict()["recipe"]
     fields = {f"data.{n}" for n in vars(make_data()) if n not in speed}
     assert fields <= known.keys()
-    assert len(known) == len(fields) + len(vars(PlanSettings(1, True, 2, "", make_data()))) - 3  # seed, data; noise
+    settings = set(vars(PlanSettings(1, True, 2, "", make_data()))) - {"seed", "data", "noise", "tasks", "cache"}
+    assert len(known) == len(fields) + len(settings)

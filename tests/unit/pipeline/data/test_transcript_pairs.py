@@ -12,9 +12,9 @@ import torch
 from pipeline.data.transcript_pairs import PairData, TextStep
 from pipeline.prompts import PromptTokenizer
 from pipeline.ranks.launch import Ranks
-from pipeline.recipe.deepspeed import CHECKOUT
 from pipeline.recipe.load import load_recipe
 from pipeline.recipe.schema import AugmentConfig, DatasetConfig, Recipe
+from pipeline.recipe.shipped import CHECKOUT
 from pipeline.stages import check_speech
 from shards.errors import ConfigError, DataError, PlanError
 from tests.support.tiny import TEXTS, make_tokenizer

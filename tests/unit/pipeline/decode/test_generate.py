@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.decode.generate import Guards, LoopStoppingCriteria, ask, choose_device
+from pipeline.decode.generate import ask, choose_device
+from pipeline.model.stopping import AnswerTokens, Guards, LoopStoppingCriteria
 from pipeline.prompts import Mode, Prompt, prompt_pieces
 from pipeline.ranks.memory import peak_bytes
 from shards.errors import ConfigError
@@ -41,6 +42,27 @@ def test_loops_of_any_length_up_to_the_longest_are_found(period: int):
 
 def test_longer_n_grams_are_stopped_by_the_limit():
     assert feed([list(range(1, 66)) * 20], limits=[900]) == ([900], [False])
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_one_answer_is_guarded_as_a_row_of_a_batch(seed: int):
+    """Random tokens of a small vocabulary, with loops in them: the same length and the same reason."""
+    rng = np.random.default_rng(seed)
+    guards = Guards(repeats=int(rng.integers(2, 5)), longest=8, shortest_run=6)
+    for _ in range(100):
+        said = [*rng.integers(1, 4, 6), *np.tile(rng.integers(1, 4, rng.integers(1, 10)), 6), *rng.integers(0, 4, 20)]
+        row, limit = [int(token) for token in said], int(rng.integers(1, 80))
+        watch = LoopStoppingCriteria([limit], EOS, guards)
+        for step in range(1, len(row) + 1):
+            watch(torch.tensor([row[:step]]), None)
+        one = AnswerTokens(limit, EOS, guards)
+        cut = int(rng.integers(0, len(row)))
+        assert one.extend(row[:cut]) == (one.stop is not None)
+        one.extend(row[cut:])
+        (length,), (looped,) = watch.ends()
+        wanted = None if not length else "loop" if looped else "end" if row[length - 1] == EOS else "limit"
+        assert one.stop == wanted
+        assert one.ids == (row[:length] if wanted else row)
 
 
 def test_finished_row_does_not_count_as_a_loop():

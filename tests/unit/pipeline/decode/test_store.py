@@ -75,3 +75,14 @@ def test_output_of_other_settings_is_refused(tmp_path: Path):
     DecodeFolder(tmp_path, settings(dataset="moved"), ABOUT)
     with pytest.raises(ScoreError, match="another weights, seed"):
         DecodeFolder(tmp_path, settings(weights="b", seed=2), ABOUT)
+
+
+def test_folder_of_before_there_were_engines_continues_with_transformers_only(tmp_path: Path):
+    filled(tmp_path)
+    path = tmp_path / "decode.json"
+    content = json.loads(path.read_text())
+    del content["settings"]["engine"]
+    path.write_text(json.dumps(content))
+    assert set(DecodeFolder(tmp_path, settings(), ABOUT).rows("no")) == {"a", "b"}
+    with pytest.raises(ScoreError, match="another engine"):
+        DecodeFolder(tmp_path, settings(engine={"name": "vllm"}), ABOUT)

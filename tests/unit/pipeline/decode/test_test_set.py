@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import pipeline.decode.generate
+import pipeline.decode.transformers_engine
 from pipeline.decode.test_set import PAPER_BINS, DecodeJob, decode, default_modes, jobs_of, main, prompt_of
 from pipeline.evaluation.scores import score_decoded
 from pipeline.prompts import Mode, prompt_pieces
@@ -95,15 +95,15 @@ def test_any_number_of_ranks_writes_the_same_bytes(parts: Path, decoded: Path, t
 def test_interrupted_decoding_continues(parts: Path, decoded: Path, tmp_path: Path, monkeypatch):
     """A rank dies in its second batch and leaves half a line; another number of ranks continues."""
     asked: list[int] = []
-    real = pipeline.decode.generate.ask
+    real = pipeline.decode.transformers_engine.ask
 
-    def ask(model, tokenizer, prompts, guards):
+    def ask(model, tokenizer, prompts, guards, **options):
         asked.append(len(prompts))
         if len(asked) == 2:
             raise KeyboardInterrupt
-        return real(model, tokenizer, prompts, guards)
+        return real(model, tokenizer, prompts, guards, **options)
 
-    monkeypatch.setattr(pipeline.decode.generate, "ask", ask)
+    monkeypatch.setattr(pipeline.decode.transformers_engine, "ask", ask)
     with pytest.raises(KeyboardInterrupt):
         run(parts, tmp_path, modes="no")
     assert not (tmp_path / "no.jsonl").exists()
@@ -218,13 +218,13 @@ def test_permuted_prompt_differs_only_in_the_order_of_vectors(
     parts: Path, decoded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     shown: list[list[np.ndarray]] = []
-    real = pipeline.decode.generate.ask
+    real = pipeline.decode.transformers_engine.ask
 
-    def listen(model, tokenizer, prompts, guards):
+    def listen(model, tokenizer, prompts, guards, **options):
         shown.append([p.vectors for p in prompts])
-        return real(model, tokenizer, prompts, guards)
+        return real(model, tokenizer, prompts, guards, **options)
 
-    monkeypatch.setattr(pipeline.decode.generate, "ask", listen)
+    monkeypatch.setattr(pipeline.decode.transformers_engine, "ask", listen)
     run(parts, tmp_path / "true", modes="match")
     true, shown = [v for batch in shown for v in batch], []
     run(parts, tmp_path / "control", modes="match", permute_vectors=True)

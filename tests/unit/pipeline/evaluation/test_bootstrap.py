@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from pipeline.evaluation.bootstrap import compare, intervals
+from pipeline.evaluation.bootstrap import compare, few_recordings, intervals, paired_difference
 from pipeline.evaluation.edit_distance import Edits
 from pipeline.evaluation.session_scores import SessionScore
 from shards.errors import ScoreError
@@ -76,19 +76,27 @@ def test_a_better_system_is_found_better_and_an_equal_one_not():
     base = [rng.randint(20, 40) for _ in range(60)]
     better = compare(scores(base), scores([e - 2 for e in base]))
     assert (better.difference, better.low, better.high) == pytest.approx((-2, -2, -2))
-    assert better.p == 0
+    assert better.p == pytest.approx(2 / 2**60)
+    assert better.exact
     same = compare(scores(base), scores([e + rng.choice((-3, 3)) for e in base]))
     assert same.low < 0 < same.high
     assert same.p > 0.05
     assert compare(scores(base), scores(base)).p == 1
 
 
-def test_p_is_two_sided():
-    """Two recordings, 3 points better and 1 worse: B is worse only where the second is drawn twice, in a quarter."""
-    found = compare(scores([10, 10]), scores([7, 11]))
-    assert found.difference == pytest.approx(-1)
-    assert found.p == pytest.approx(2 * 0.25, abs=0.02)
-    assert compare(scores([7, 11]), scores([10, 10])).p == found.p
+def test_p_is_that_of_sign_flips_over_recordings():
+    """Four recordings that all become better cannot be less likely than 2 of 16 patterns."""
+    found = compare(scores([10, 20, 30, 40]), scores([7, 15, 21, 30]))
+    assert (found.p, found.exact) == (0.125, True)
+    assert compare(scores([7, 15, 21, 30]), scores([10, 20, 30, 40])).p == found.p
+    assert compare(scores([10, 10]), scores([7, 11])).p == 1  # -3 and 1: every pattern of signs is as far from zero
+    clips = compare(scores([10] * 40, per_group=10), scores([9] * 40, per_group=10))
+    assert (clips.p, clips.groups) == (0.125, 4)
+
+
+def test_few_recordings_are_warned_of():
+    assert few_recordings(4) == "only 4 recordings: intervals over so few are too narrow, and no p can be below 0.125"
+    assert few_recordings(1) is few_recordings(10) is None
 
 
 @pytest.mark.parametrize(
@@ -103,3 +111,22 @@ def test_p_is_two_sided():
 def test_incomparable_systems_are_refused(a, b, figure, message):
     with pytest.raises(ScoreError, match=message):
         compare(a, b, figure)
+
+
+def test_paired_difference_of_rates_over_any_length():
+    a = [(2.0, 10.0)] * 20
+    assert paired_difference(a, [(1.0, 10.0)] * 20) == (-10.0, -10.0, -10.0)
+    rng = random.Random(2)
+    b = [(rng.uniform(0.0, 2.0), 10.0) for _ in a]
+    difference, low, high = paired_difference(a, b)
+    assert low < difference < high < 0
+    assert difference == pytest.approx(100 * sum(e for e, _ in b) / 200 - 20)
+
+
+def test_paired_difference_needs_the_same_recordings():
+    with pytest.raises(ScoreError, match="the same recordings"):
+        paired_difference([(1.0, 1.0)] * 3, [(1.0, 1.0)] * 2)
+    with pytest.raises(ScoreError, match="two at least"):
+        paired_difference([(1.0, 1.0)], [(1.0, 1.0)])
+    with pytest.raises(ScoreError, match="length above 0"):
+        paired_difference([(0.0, 0.0)] * 2, [(1.0, 1.0)] * 2)

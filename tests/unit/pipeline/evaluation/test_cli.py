@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.evaluation.cli import main
+from tests.support.pages import checked_page
 
 STM = "m1 1 A 0 2 今天下午开会\nm1 1 B 1.5 4 好的没有问题\nm2 1 A 0 2 你好\nm3 1 B 0 1 再见\n"
 
@@ -47,6 +49,17 @@ def test_two_systems_are_compared(ref: str, hyp: str, capsys: pytest.CaptureFixt
     assert "B − A, points" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("options", "players"), [((), 6), (("--embed", "1"), 2), (("--embed", "0"), 0)])
+def test_audio_of_the_worst_sessions_is_embedded(ref: str, hyp: str, tmp_path: Path, options, players: int):
+    (tmp_path / "sound").mkdir()
+    for session in ("m1", "m2", "m3"):
+        (tmp_path / "sound" / f"{session}.flac").write_bytes(b"fLaC")
+    assert main([ref, hyp, ref, "--out", str(tmp_path / "out"), "--audio", str(tmp_path / "sound"), *options]) == 0
+    page = checked_page((tmp_path / "out" / "report.html").read_text(encoding="utf-8"))
+    assert len(page.having("audio")) == players
+    assert sum("plays" in x["class"].split() for x in page.having(cls="timeline")) == players
+
+
 def test_registered_names_of_json_lines_are_counted(ref: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     rows = [
         {"key": "m1", "names": ["A", "B", "C"], "raw": "A: 今天下午开会\nC: 好的\nspk1: 没有\nB 问题"},
@@ -62,6 +75,43 @@ def test_registered_names_of_json_lines_are_counted(ref: str, tmp_path: Path, ca
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert "turn 4: missing colon" in page
     assert "turn 2: unknown name" in page
+
+
+def test_a_folder_of_json_lines_equals_its_files(ref: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    rows = [
+        {"key": "m1", "names": ["A", "B", "C"], "raw": "A: 今天下午开会\nC: 好的\nspk1: 没有\nB 问题"},
+        {"key": "m2", "names": ["A", "B"], "raw": "A: 你好"},
+        {"key": "m3", "names": ["B"], "raw": "B: 再\nZ: 见"},
+    ]
+    whole = put(tmp_path / "x.jsonl", "\n".join(map(json.dumps, rows)))
+    (tmp_path / "folder").mkdir()
+    for i, row in enumerate(rows):
+        put(tmp_path / "folder" / f"{i}.jsonl", json.dumps(row))
+    printed = []
+    for hyp in (whole, str(tmp_path / "folder")):
+        assert main([ref, hyp, "--system", "x"]) == 0
+        printed.append(capsys.readouterr().out)
+    assert "absent names 14.29 %" in printed[0]
+    assert printed[0] == printed[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        (
+            "x.json",
+            '[{"session_id": "m1", "words": ""}, {"session_id": "m2", "words": "你好"}]',
+            "1 of 2 .* no words and count as deleted: m1",
+        ),
+        ("x.json", '[{"session_id": "m1"}, {"session_id": "m2"}]', "2 of 2 .* no words and count as deleted: m1, m2"),
+        ("m1.txt", "A:\n", "1 of 1 .* no words and count as deleted: m1"),
+        ("m1.txt", "", "the hypothesis holds no segment"),
+        ("m1.txt", "A: …… 。", "1 of 1 .* no words and count as deleted: m1"),
+    ],
+)
+def test_an_empty_hypothesis_is_always_said(name, text, message, ref, tmp_path, capsys):
+    assert main([ref, put(tmp_path / name, text)]) == 0
+    assert re.search(message, capsys.readouterr().err)
 
 
 def test_one_recording_is_scored_but_not_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -1,32 +1,26 @@
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 
 import pytest
 
-from pipeline.evaluation.curves import charts, main, names_of, read_run, table, thin
-
-
-def make_run(folder: Path, steps: int = 30, level: float = 2.0) -> Path:
-    folder.mkdir(parents=True)
-    train, validation = [], []
-    for s in range(1, steps + 1):
-        row = {"step": s, "loss": level / s, "lr": 1e-5, "grad_norm": 1.0, "positions": 500, "audio_seconds": 1800.0}
-        row |= {"seconds": 2.0, "wait_seconds": 0.5, "losses": {"d/no": level / s}}
-        train.append(row | {"module_norms": {"lora": 0.5, "encoder": 0.1} if s % 10 == 0 else {}})
-    train[4]["loss"] = None  # a skipped step
-    for s in (0, 10, 20):
-        scores = {"match": {"clips": 2, "cer": 30.0, "cpcer": 40.0, "sacer": 50.0 - s}}
-        scores["all"] = scores["match"]
-        gain = {"names": s / 10, "all": 0.1}
-        row = {"step": s, "loss": level, "losses": {"d/no": level}, "seconds": 9.0}
-        validation.append(row | {"registration_gain": gain, "scores": scores})
-    (folder / "train.jsonl").write_text("".join(json.dumps(r) + "\n" for r in train) + '{"step": 31, "lo')
-    (folder / "validation.jsonl").write_text("".join(json.dumps(r) + "\n" for r in validation))
-    (folder / "events.jsonl").write_text('{"step": 5, "event": "not finite"}\n{"step": 9, "event": "spike"}\n')
-    return folder
+from pipeline.evaluation.charts import COLOURS
+from pipeline.evaluation.curves import (
+    DEFINITIONS,
+    GROUPS,
+    charts,
+    groups,
+    headline,
+    main,
+    names_of,
+    page,
+    read_run,
+    table,
+    thin,
+)
+from tests.support.pages import checked_page
+from tests.support.results import make_run
 
 
 def test_running_job(tmp_path: Path) -> None:
@@ -63,12 +57,57 @@ def test_page_is_self_contained(tmp_path: Path, capsys: pytest.CaptureFixture[st
     out = tmp_path / "pages" / "curves.html"
     assert main([*runs, "--out", str(out), "--by", "audio"]) == 0
     text = out.read_text()
+    checked_page(text)
     assert text.count("<svg") > 10
     assert "hours of audio" in text
     assert "a/stage4" in text
-    assert not re.findall(r'(?:src|href)="(?!#)[^"]*"', text)
-    assert "<script" not in text
     assert capsys.readouterr().out.strip() == str(out)
+
+
+def test_charts_are_grouped_and_every_figure_is_explained(tmp_path: Path) -> None:
+    run = read_run(make_run(tmp_path / "stage4"))
+    found = {title: [caption for caption, _ in inside] for title, inside in groups(charts([run]))}
+    assert list(found) == ["Loss", "Error rates", "Registration", "Throughput", "Optimisation"]
+    assert found["Loss"] == ["training loss", "training loss, by part", "validation loss", "validation loss, by part"]
+    assert found["Registration"] == ["registration gain"]
+    run.curves["own figure"] = ([1, 2], [1.0, 2.0])
+    assert [c for c, _ in dict(groups(charts([run])))["Other figures"]] == ["own figure"]
+    listed = [family for families in GROUPS.values() for family in families]
+    assert set(listed) == DEFINITIONS.keys()
+    shown = checked_page(page([run]))
+    captions = [c for inside in found.values() for c in inside]
+    assert len(shown.having("button", cls="term")) == len(captions) + 3  # and the numbers of the headline
+    assert shown.text.index("Validation loss") < shown.text.index("By part" if "By part" in shown.text else "Loss")
+    assert len(shown.having("svg", cls="chart")) == len(captions) + 1
+    assert all(svg["aria-label"] for svg in shown.having("svg", cls="chart"))
+
+
+def test_the_headline_has_three_numbers_and_names_the_best_run(tmp_path: Path) -> None:
+    runs = [read_run(make_run(tmp_path / n, level=v), n) for n, v in (("small", 2.0), ("large", 1.0))]
+    alone, both = headline(runs[:1]), headline(runs)
+    assert [(t["name"], t["value"]) for t in alone] == [
+        ("Validation loss", "2.000"), ("saCER", "30.0"), ("Training loss", "0.067"),
+    ]  # fmt: skip
+    assert (both[0]["value"], both[0]["note"]) == ("1.000", "lowest: large")
+    assert both[0]["lines"] == [("small", "2.000"), ("large", "1.000")]
+
+
+def test_a_run_without_a_figure_is_not_in_its_legend_and_the_others_keep_their_colour(tmp_path: Path) -> None:
+    runs = [read_run(make_run(tmp_path / n), n) for n in ("one", "two")]
+    del runs[0].curves["validation loss"]
+    drawn = dict(charts(runs))
+    assert ">one<" in drawn["training loss"]
+    assert ">one<" not in drawn["validation loss"]
+    assert COLOURS[0] not in drawn["validation loss"]
+    assert COLOURS[1] in drawn["validation loss"]
+
+
+def test_steps_are_whole_numbers_at_the_axis(tmp_path: Path) -> None:
+    run = read_run(make_run(tmp_path / "run", steps=4))
+    svg = dict(charts([run]))["learning rate"]
+    axis = svg[svg.index('xtick_1"') : svg.index("matplotlib.axis_2")]
+    marks = re.findall(r">([\d.]+)</text>", axis)
+    assert marks == ["1", "2", "3", "4"]
 
 
 def test_folder_without_logs_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

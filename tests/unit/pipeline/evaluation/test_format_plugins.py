@@ -54,7 +54,7 @@ def test_format_of_another_package_is_scored_and_converted(tmp_path: Path, capsy
     (tmp_path / "x.ctm").write_text("m1 A 0.5 1.0 hello\n", encoding="utf-8")
     (tmp_path / "x.stm").write_text("m1 1 A 0.5 1.5 hello\n", encoding="utf-8")
     assert main([str(tmp_path / "x.stm"), str(tmp_path / "x.ctm")]) == 0
-    assert "| CER " in capsys.readouterr().out
+    assert "| WER " in capsys.readouterr().out
     assert main(["convert", str(tmp_path / "x.stm"), str(tmp_path / "out"), "--to", "ctm"]) == 0
     assert (tmp_path / "out" / "m1.ctm").read_text(encoding="utf-8") == "m1 A 0.5 1.0 hello\n"
 

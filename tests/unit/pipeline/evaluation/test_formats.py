@@ -6,12 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from pipeline.evaluation.formats import detect, dumps, read, readable, writable, write
 from pipeline.evaluation.records import SegLstRow
 from shards.errors import ScoreError
+from tests.support.scoring import put
 
 SEGMENTS = [
     SegLstRow("m1", "张三", "今天 开会", 0.0, 2.5),
@@ -56,12 +55,6 @@ item []:
             xmax = 3
             text = "大家好"
 """
-
-
-def put(path: Path, text: str, encoding: str = "utf-8") -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding=encoding)
-    return path
 
 
 @pytest.mark.parametrize("kind", ["seglst", "stm", "rttm"])
@@ -193,6 +186,25 @@ def test_empty_file_has_no_rows(tmp_path: Path, name: str):
         ("x.json", "[" * 100_000, "not JSON"),
         ("x.json", '[{"session_id": null, "words": "x"}]', "no session_id"),
         ("x.json", '[{"session_id": "a", "words": 5}]', "entry 0: words must be text"),
+        (
+            "x.json",
+            '[{"session_id": "a", "words": [{"token": "x"}]}]',
+            "entry 0: words must be text or a list of words",
+        ),
+        (
+            "x.json",
+            '[{"session_id": "a", "words": [{"word": null}]}]',
+            "entry 0: words must be text or a list of words",
+        ),
+        ("x.json", '[{"session_id": "a", "words": [["x"]]}]', "entry 0: words must be text or a list of words"),
+        ("x.json", '[{"session_id": "a", "words": "x"}, {"session_id": "a", "transcript": "y"}]', "entry 1: no words,"),
+        ("x.json", '[{"session_id": "a", "speaker": true, "words": "x"}]', "speaker a name, not True"),
+        ("x.json", '[{"session_id": "a", "text": {"x": 1}}]', "entry 0: text must be text or a list of words"),
+        ("x.json", '[{"session_id": "a", "speaker": "Mi\\rke", "words": "x"}]', "speaker 'Mi.rke' holds a line break"),
+        ("x.json", '[{"session_id": "a", "speaker": "Mike\\u2028", "words": "x"}]', "speaker .* holds a line break"),
+        ("x.json", '[{"session_id": "a", "speaker": "\\ud800", "words": "x"}]', "control character; rename it"),
+        ("x.json", '[{"session_id": "a\\u0085", "speaker": "A", "words": "x"}]', "session 'a.x85' holds a line break"),
+        ("x.jsonl", '{"key": "a\\n", "raw": "A: x"}', "session 'a.n' holds a line break"),
         ("x.json", '[{"session_id": "a", "words": "x", "speaker": ["A"]}]', "speaker a name"),
         ("x.stm", "m1 1 A nan 2 hello\n", "x.stm:1: nan is not a time"),
         ("x.stm", "m1 1 A 0 2 IGNORE_TIME_SEGMENT_IN_SCORING\n", "x.stm:1: time to be ignored"),
@@ -218,6 +230,8 @@ def test_errors_name_file_and_line(tmp_path: Path, name: str, text: str, message
         ([5], "turn 1 of the reference has no text"),
         ([{"speaker": "A"}], "turn 1 of the reference has no text"),
         ([{"speaker": "A", "text": "x", "start": "soon"}], "turn 1: 'soon' is not a time"),
+        ([{"speaker": "A", "text": "x", "start": 10**400}], "turn 1: 10+ is not a time"),
+        ([{"speaker": "A", "text": "x", "start": True}], "turn 1: True is not a time"),
         ([{"speaker": "A", "text": "x", "start": 2, "end": 1}], "before its start"),
     ],
 )
@@ -232,6 +246,20 @@ def test_json_lines_end_at_line_feeds_only(tmp_path: Path):
     assert [s.text for s in read(path)] == ["x\u2028y\u0085z"]
 
 
+def test_channel_of_any_name_beside_an_integer_time(tmp_path: Path):
+    rows = [SegLstRow("m1", "A", "hello", 1, 2)]
+    assert read(put(tmp_path / "x.stm", "m1 A A 1 2 hello\n")) == rows
+    turns = read(put(tmp_path / "x.rttm", "SPEAKER m1 <NA> 1 1 <NA> <NA> A <NA> <NA>\n"))
+    assert turns == [SegLstRow("m1", "A", "", 1, 2)]
+
+
+def test_time_of_stm_to_be_ignored_is_refused_in_any_form(tmp_path: Path):
+    for text in ("<o,,unknown> ignore_time_segment_in_scoring", "Ignore_Time_Segment_In_Scoring"):
+        with pytest.raises(ScoreError, match=r"x\.stm:1: time to be ignored"):
+            read(put(tmp_path / "x.stm", f"m1 1 inter_segment_gap 0 2 {text}\n"))
+    assert read(put(tmp_path / "x.stm", "m1 1 A 0 1 <o,f0,male> <NA>\n"))[0].text == ""
+
+
 def test_label_field_of_stm_is_dropped(tmp_path: Path):
     path = put(tmp_path / "x.stm", "m1 1 A 0 1 <o,f0,male> 你好\nm1 1 A 1 2 <sil> 好\n")
     assert [s.text for s in read(path)] == ["你好", "<sil> 好"]
@@ -241,6 +269,49 @@ def test_two_tiers_of_one_name_are_refused(tmp_path: Path):
     path = put(tmp_path / "m1.TextGrid", TEXTGRID.replace("SPK2", "SPK1"))
     with pytest.raises(ScoreError, match="invalid TextGrid: two tiers"):
         read(path)
+
+
+def test_words_of_seglst_in_the_forms_of_recognisers(tmp_path: Path):
+    rows = [
+        {"session_id": "a", "speaker": "A", "words": [{"word": "x", "start": 0.1}, {"word": " y"}]},
+        {"session_id": "a", "speaker": "A", "words": [{"text": "z"}, "w"]},
+        {"session_id": "a", "speaker": "A", "text": "only text"},
+        {"session_id": "a", "speaker": "A", "words": "these", "text": "not these"},
+        {"session_id": "a", "speaker": "A", "words": "", "text": "instead"},
+    ]
+    path = put(tmp_path / "x.json", json.dumps(rows))
+    assert [r.text for r in read(path)] == ["x y", "z w", "only text", "these", "instead"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        (
+            "x.json",
+            '[{"session_id": "a", "speaker": "A", "words": "x", "start_time": 1.3, "end_time": 1.2999999999999996}]',
+        ),
+        ("x.stm", "a 1 A 1.3 1.2999999999999996 x\n"),
+    ],
+)
+def test_an_end_that_rounding_puts_before_its_start_is_the_start(tmp_path: Path, name: str, text: str):
+    assert read(put(tmp_path / name, text)) == [SegLstRow("a", "A", "x", 1.3, 1.3)]
+
+
+def test_names_of_a_model_that_hold_line_breaks_are_kept_on_one_line(tmp_path: Path):
+    path = put(tmp_path / "x.jsonl", json.dumps({"key": "a", "raw": "Mi\u2028ke: x"}))
+    assert read(path) == [SegLstRow("a", "Mi ke", "x")]
+
+
+@pytest.mark.parametrize("suffix", ["json", "stm", "jsonl", "tsv"])
+def test_one_session_in_two_files_is_refused(tmp_path: Path, suffix: str):
+    row = SegLstRow("m1", "A", "x", 0.0, 1.0)
+    text = (
+        '{"key": "m1", "raw": "A: x"}' if suffix == "jsonl" else dumps([row], "seglst" if suffix == "json" else suffix)
+    )
+    for name in "ab":
+        put(tmp_path / f"{name}.{suffix}", text)
+    with pytest.raises(ScoreError, match=rf"session m1 occurs twice, in .*a.{suffix} and .*b.{suffix}"):
+        read(tmp_path)
 
 
 def test_null_words_in_seglst_are_empty_text(tmp_path: Path):
@@ -296,6 +367,19 @@ def test_srt_and_vtt_in_order_of_time():
     )
 
 
+@pytest.mark.parametrize("kind", ["srt", "vtt"])
+def test_a_caption_after_more_hours_than_there_are_is_refused(tmp_path: Path, kind: str):
+    time = f"{'9' * 5000}:00:00{',' if kind == 'srt' else '.'}000"
+    with pytest.raises(ScoreError, match="no times of a caption"):
+        read(put(tmp_path / f"x.{kind}", f"{time} --> {time}\nA: x\n"))
+
+
+def test_what_only_begins_like_a_tag_is_text_of_vtt(tmp_path: Path):
+    times = "00:00.000 --> 00:01.000"
+    path = put(tmp_path / "x.vtt", f"WEBVTT\n\n{times}\n<v A><b>x</b> {'<v ' * 20_000}\n")
+    assert read(path) == [SegLstRow("x", "A", f"x {'<v ' * 20_000}".strip(), 0.0, 1.0)]
+
+
 def test_tsv_and_json_need_no_times():
     untimed = [SegLstRow("m", "A", "x\ty\nz")]
     assert dumps(untimed, "tsv") == "session\tstart\tend\tspeaker\ttext\nm\t\t\tA\tx y z\n"
@@ -317,95 +401,11 @@ def test_one_file_is_written_per_session(tmp_path: Path, kind: str):
     assert all(p.stat().st_size for p in paths)
 
 
-def test_sessions_that_share_a_file_name_are_refused(tmp_path: Path):
-    with pytest.raises(ScoreError, match="both be written"):
-        write([SegLstRow("a/b", "A", "x"), SegLstRow("a_b", "A", "x")], tmp_path, "json")
-
-
-def rows_of(*names: tuple[str, str | None], text: str = "x") -> list[SegLstRow]:
-    return [SegLstRow(session, speaker, text, i, i + 1.0) for i, (session, speaker) in enumerate(names)]
-
-
-@pytest.mark.parametrize("kind", ["stm", "rttm"])
-@pytest.mark.parametrize(
-    "names",
-    [
-        (("m", "Li Si"), ("m", "Li_Si")),
-        (("m", "Li\u3000Si"), ("m", "Li Si")),
-        (("m", " A"), ("m", "A")),
-        (("m", None), ("m", "<NA>")),
-        (("m", ""), ("m", "<NA>")),
-        (("m 3", "A"), ("m_3", "A")),
-        (("", "A"), ("<NA>", "A")),
-    ],
-)
-def test_names_that_would_be_equal_are_refused(tmp_path: Path, kind: str, names):
-    with pytest.raises(ScoreError, match="would write the names"):
-        dumps(rows_of(*names), kind)
-    with pytest.raises(ScoreError, match="would write the names"):
-        write(rows_of(*names), tmp_path / "out", kind)
-    assert not (tmp_path / "out").exists()
-
-
-def test_names_that_differ_in_white_space_are_refused_in_tsv():
-    with pytest.raises(ScoreError, match="TSV would write the names 'Li Si' and 'Li  Si' as 'Li Si'"):
-        dumps(rows_of(("m", "Li Si"), ("m", "Li  Si")), "tsv")
-
-
-@pytest.mark.parametrize("session", [";m2", " ;m2", ";"])
-def test_a_session_that_stm_would_read_as_a_comment_is_refused(session: str):
-    with pytest.raises(ScoreError, match="as a comment"):
-        dumps(rows_of((session, "A")), "stm")
-    assert session.strip() in dumps(rows_of((session, "A")), "rttm")
-
-
-@pytest.mark.parametrize("text", ["<NA>", "<o,f0,male> hi", "ignore_time_segment_in_scoring"])
-def test_a_text_that_stm_would_read_as_something_else_is_refused(text: str):
-    with pytest.raises(ScoreError, match="STM cannot hold the text"):
-        dumps(rows_of(("m", "A"), text=text), "stm")
-
-
-@pytest.mark.parametrize("kind", ["stm", "rttm"])
-def test_the_same_name_in_two_sessions_and_no_name_are_written(tmp_path: Path, kind: str):
-    rows = rows_of(("m", "Li Si"), ("n", "Li_Si"), ("n", None))
-    back = read(put(tmp_path / f"x.{kind}", dumps(rows, kind)))
-    without = None if kind == "stm" else "<NA>"  # a turn of RTTM always has a speaker
-    assert [(r.session, r.speaker) for r in back] == [("m", "Li_Si"), ("n", "Li_Si"), ("n", without)]
-
-
-@pytest.mark.parametrize("kind", ["stm", "rttm"])
-@given(
-    pairs=st.lists(
-        st.tuples(
-            st.text(alphabet="m3 _;\t", min_size=1, max_size=3), st.none() | st.text(alphabet="A _<N>;", max_size=3)
-        ),
-        max_size=5,
-    )
-)
-def test_sessions_and_speakers_are_refused_or_stay_apart(tmp_path_factory: pytest.TempPathFactory, kind: str, pairs):
-    rows = rows_of(*pairs)
-    try:
-        text = dumps(rows, kind)
-    except ScoreError:
-        return
-    back = read(put(tmp_path_factory.mktemp("s") / f"x.{kind}", text))
-    assert len(back) == len(rows)
-    assert len({(r.session, r.speaker) for r in back}) == len({(r.session, r.speaker or None) for r in rows})
-
-
 def test_unknown_formats_name_the_known_ones(tmp_path: Path):
-    with pytest.raises(ScoreError, match="kaldi, raw, rttm, seglst, stm, textgrid"):
+    with pytest.raises(
+        ScoreError, match="json, kaldi, raw, rttm, seglst, srt, stm, textgrid, tsv, vtt, funasr, gemini"
+    ):
         read(put(tmp_path / "x.stm", ""), "ctm")
     with pytest.raises(ScoreError, match="srt, stm, tsv, vtt"):
         dumps([], "ass")
     assert {"seglst", "stm", "rttm", "textgrid", "kaldi", "raw"} <= set(readable())
-
-
-names = st.text(alphabet=st.characters(codec="utf-8", exclude_categories=("Cs", "Cc")), min_size=1, max_size=8)
-
-
-@given(st.lists(st.tuples(names, names, st.floats(0, 1e4), st.floats(0, 50)), max_size=6))
-def test_any_text_survives_seglst(tmp_path_factory: pytest.TempPathFactory, rows):
-    segments = [SegLstRow("m", who, text, start, start + length) for who, text, start, length in rows]
-    path = put(tmp_path_factory.mktemp("s") / "x.json", dumps(segments, "seglst"))
-    assert read(path) == segments

@@ -92,7 +92,7 @@ def test_metric_that_is_undefined_for_one_session_has_no_sum(turn_count: str):
 
 
 def test_unknown_metrics_name_the_known_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    with pytest.raises(ConfigError, match="cer, cpcer, orc-cer, sacer"):
+    with pytest.raises(ConfigError, match=r"cer, cpcer, .*orc-cer, sacer"):
         load_metrics(["mimo"])
     add_distribution(monkeypatch, tmp_path / "site", "speakerlm.metrics", "empty", "outside_empty_metric", "")
     with pytest.raises(ConfigError, match="no function score"):

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.evaluation.parse import is_generic, parse
+from pipeline.prompts import NOT_ON_ONE_LINE
 
 
 def turns(text, names=()):
@@ -82,6 +83,9 @@ def test_turns_that_models_write(text, names, expected):
         pytest.param("- Mike hi\n1) Lucy", ["Mike", "Lucy"], [("Mike", "hi"), ("Lucy", "")], id="missing colon"),
         pytest.param("- **Anna**: a\n1. **Bob:** b", [], [("Anna", "a"), ("Bob", "b")], id="marker and emphasis"),
         pytest.param(" #tag: a\n#1: b", ["#tag", "#1"], [("#tag", "a"), ("#1", "b")], id="a name like a marker"),
+        pytest.param("① Anna: a\n１．Bob: b", [], [("Anna", "a"), ("Bob", "b")], id="circled and wide numbers"),
+        pytest.param("a) Anna: a\n[2] Bob: b", [], [("Anna", "a"), ("Bob", "b")], id="letter, number in brackets"),
+        pytest.param("◆ Anna: a\n→ Mike: b", ["Mike"], [("Anna", "a"), ("Mike", "b")], id="diamond and arrow"),
         pytest.param("spk0: at\n1) 10:30 ok", [], [("spk0", "at\n1) 10:30 ok")], id="a time of day is no name"),
     ],
 )
@@ -99,10 +103,26 @@ def test_a_list_marker_is_part_of_the_label(text, names, expected):
         ("**Anna:** hi. **Bob:** yo", [], [("Anna", "hi."), ("Bob", "yo")]),
         ("**李四**：好。**张三**：是", [], [("李四", "好。"), ("张三", "是")]),
         ("**Mike**: **well**, a", ["Mike"], [("Mike", "**well**, a")]),
+        ("***Speaker 1***: a\n***Speaker 2:*** b", [], [("Speaker 1", "a"), ("Speaker 2", "b")]),
+        ("**Dr. Smith**: a\n**Mr. Lee:** b", [], [("Dr. Smith", "a"), ("Mr. Lee", "b")]),
     ],
 )
 def test_asterisks_around_a_label_belong_to_it(text, names, expected):
     assert turns(text, names) == expected
+
+
+@pytest.mark.parametrize(
+    "label", ["__Mike__", "_Mike_", "`Mike`", "[Mike]", "<Mike>", "【Mike】", "(MIKE)", "**[Mike]**"]
+)
+def test_a_registered_name_in_other_marks_is_that_name(label):
+    assert turns(f"{label}: a\nLucy: b", ["Mike", "Lucy"]) == [("Mike", "a"), ("Lucy", "b")]
+    assert turns(f"{label.replace('Mike', 'spk3').replace('MIKE', 'SPK3')}: a", ["Lucy"]) == [("spk3", "a")]
+
+
+@pytest.mark.parametrize("name", ["Dr. Smith", "J. R. Smith", "Prof. Li", "Mike B.", "M.Lee"])
+def test_points_of_titles_and_initials_belong_to_a_name(name):
+    assert turns(f"{name}: hi\n[{name}]: ok", []) == [(name, "hi"), (name, "ok")]
+    assert turns("Well. So: yes", []) == [(None, "Well."), ("So", "yes")]
 
 
 @pytest.mark.parametrize("text", ["**Speaker 1** [0.5, 1.0]: a", "**Speaker 1 [0.5, 1.0]:** a", "- spk1 [0.5, 1.0]: a"])
@@ -173,7 +193,9 @@ def test_generic_labels():
     assert not is_generic(None)
 
 
-MARKER = r"(?:[->–—•·●◦▪‣+#*]+|[(（]?\d{1,3}[)）.、])"  # what may be before a label at the start of a line
+# What may be before a label at the start of a line.
+MARKER = r"(?:[->‒–—―•·●◦▪‣■□◆◇▶►→✓✔+#*]+|[(（\[]?(?:\d{1,3}|[A-Za-z])[)）\].．、]|[①-⒇])"
+WRAPPING = "_`'()（）【】「」"
 alphabet = st.sampled_from(
     [
         "- ",
@@ -188,6 +210,9 @@ alphabet = st.sampled_from(
         "Mike:",
         "Ｍike",
         "**",
+        "_",
+        "`",
+        "Dr. ",
         "\u3000",
         "\r\n",
         "\x00",
@@ -214,14 +239,20 @@ def test_no_character_is_lost(text, names):
         if t.speaker is None:
             assert head == ""
         else:
-            assert re.fullmatch(r"(?s)\s*.+?\s*(\[[\d.,\s]*\])?\*{0,2}\s*[:：]?\*{0,2}\s*", head)
-            label = re.sub(r"\*{0,2}\s*(\[[\d., \t]*\])?\*{0,2}\s*[:：]?\*{0,2}\s*$", "", head).strip()
-            if not label.startswith(t.speaker):
-                label = re.sub(rf"^(?:{MARKER}\s*)*\*{{0,2}}", "", label)
-            same = (
-                unicodedata.normalize("NFKC", label).casefold() == unicodedata.normalize("NFKC", t.speaker).casefold()
-            )
-            assert same or is_generic(t.speaker) or label == ""
+            assert re.fullmatch(r"(?s)\s*.+?\s*(\[[\d.,\s]*\])?\*{0,3}\s*[:：]?\*{0,3}\s*", head)
+            label = re.sub(r"\*{0,3}\s*(\[[\d., \t]*\])?\*{0,3}\s*[:：]?\*{0,3}\s*$", "", head).strip()
+            unmarked = re.sub(rf"^(?:{MARKER}\s*){{0,2}}\*{{0,3}}", "", label)
+            bare = [plain(x) for x in (label, unmarked, unmarked.strip("[]<>"), unmarked.strip("[]<>" + WRAPPING))]
+            assert plain(t.speaker) in bare or is_generic(t.speaker) or label == ""
+
+
+def test_control_characters_are_no_name():
+    assert [(t.speaker, t.text) for t in parse("Mike: x\n\x00: y").turns] == [("Mike", "x\n\x00: y")]
+
+
+def plain(name):
+    """A name in one width and case, with single spaces; an unknown name has no control characters."""
+    return " ".join(unicodedata.normalize("NFKC", NOT_ON_ONE_LINE.sub(" ", name)).casefold().split())
 
 
 @settings(max_examples=20, deadline=None)

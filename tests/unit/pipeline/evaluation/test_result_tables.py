@@ -12,11 +12,13 @@ from pipeline.evaluation.result_tables import (
     TrainingFacts,
     all_tables,
     is_bin,
+    latest,
     lineage,
-    result_blocks,
     results,
     scaling,
+    with_times,
 )
+from pipeline.evaluation.timed_results import TIMED, TITLES, timed
 
 
 def row(run="slm-stage4", stage=4, test_set="AliMeeting-Test", mode="no", n_ov=None, cer=20.0, **more):
@@ -95,15 +97,6 @@ def test_our_rows_come_before_the_papers_of_the_same_set_and_mode():
     assert (paper["split"], paper["unit"], paper["normaliser"]) == ("Test", "clip", "not stated")
 
 
-def test_blocks_omit_empty_columns():
-    blocks = result_blocks(results([row(), row(mode="over", n_ov="1-50")]))
-    assert [b.title for b in blocks] == ["AliMeeting-Test, No-Regist", "AliMeeting-Test, Over-Regist"]
-    assert "saCER" not in blocks[0].head
-    assert "N_ov" in blocks[1].head
-    assert len(blocks[0].paper) == 12
-    assert len(blocks[0].lines) == 13
-
-
 def test_ranges_of_a_sweep_are_distinguished_from_the_full_range():
     full = row(mode="over", n_ov="1-50")
     bins = [row(mode="over", n_ov=f"{a}-{a + 9}", cer=float(a)) for a in (11, 1, 21)]
@@ -131,11 +124,14 @@ def test_every_table_has_split_unit_and_normaliser():
     rows = [row(), row(run="b-stage4"), row(run="slm-stage2", stage=2), *(row(mode="over", n_ov=b) for b in PAPER_BINS)]
     about = {"slm-stage4": TrainingFacts("CAM++", 100.0), "b-stage4": TrainingFacts("ERes2NetV2", 500.0)}
     made = all_tables(rows, about)
-    assert {t.name for t in made} == {"results", "n_ov", "stages", "extractors", "scaling"}
+    assert {t.name for t in made} == {"results", "with_times", "n_ov", "stages", "extractors", "scaling"}
     for t in made:
         assert t.head[-3:] == ("split", "unit", "normaliser")
         for i, line in enumerate(t.lines):
-            assert line[-3:] == ("Test", "clip", "not stated" if i in t.paper else "paper-zh-v1")
+            if t.name == "with_times" and i in t.paper:
+                assert (line[-3], line[-1]) == ("not stated", "not stated")
+            else:
+                assert line[-3:] == ("Test", "clip", "not stated" if i in t.paper else "paper-zh-v1")
 
 
 def test_stage_curve_needs_two_stages():
@@ -175,3 +171,35 @@ def test_markdown_csv_and_json_of_a_table_agree():
     assert float(read[1][4]) == json.loads(table.json())[0]["CER"] == 1 / 3
     assert "| 0.33 |" in table.markdown().replace("  ", " ").replace("  ", " ")
     assert len(read) == len(json.loads(table.json())) + 1
+
+
+def test_published_rows_with_times_stand_beside_ours():
+    ours = row(metrics={"der": 9.5, "gender-accuracy": 90.0}, test_set="aishell4-test", cer=15.0)
+    table = with_times([ours, row(test_set="toy"), row(mode="over", test_set="AISHELL-4")])
+    assert table.lines[0] == (
+        "slm-stage4", "aishell4-test", 9.5, 15.0, 17.0, 2.0, 90.0, None, "Test", "clip", "paper-zh-v1",
+    )  # fmt: skip
+    assert table.paper == frozenset(range(1, len(table.lines)))
+    stage2 = ("published: Speaker-Reasoner Multi-turn (Stage 2)", "AISHELL-4", 5.19, 13.83, 14.93, 1.1, None, None)
+    assert (*stage2, "not stated", "clip", "not stated") in table.lines
+    soulx = ("published: SoulX-Transcriber", "AISHELL-4", 7.73, 14.49, 17.82, None, None, None)
+    assert (*soulx, "not stated", "5 minutes", "not stated") in table.lines
+    assert with_times([row(test_set="toy")]) is None
+
+
+def test_published_rows_with_times_agree_with_themselves():
+    assert len(TIMED) == 12 * 2 + 3 * 8 + 9
+    assert {p.test_set for p in TIMED} == set(TITLES)
+    for p in TIMED:
+        if p.delta is not None:
+            assert p.cpcer - p.cer == pytest.approx(p.delta, abs=0.011), p
+    assert [len(timed(name)) for name in ("AliMeeting-Test", "AMI-SDM", "MLC-SLM-Eval-2", "Video-Internal-Eval")] == [
+        17, 3, 3, 3,
+    ]  # fmt: skip
+
+
+def test_only_the_last_scored_stage_of_each_set_and_mode_is_latest():
+    rows = [row(stage=1, mode="asr"), row(stage=1), row(stage=4), row(stage=3, test_set="toy"), row("b-stage2", 2)]
+    assert [(r["run"], r["stage"], r["mode"]) for r in latest(rows)] == [
+        ("slm-stage4", 1, "asr"), ("slm-stage4", 4, "no"), ("slm-stage4", 3, "no"), ("b-stage2", 2, "no"),
+    ]  # fmt: skip

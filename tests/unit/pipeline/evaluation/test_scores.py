@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
 
 from pipeline.evaluation.decoded_folder import read_decoded
 from pipeline.evaluation.decoded_rows import decoded_session
+from pipeline.evaluation.score_decoded import publish
 from pipeline.evaluation.scores import (
     KEYS,
     cell,
@@ -98,6 +100,9 @@ def test_scores_are_written_whole(tmp_path: Path):
     write_scores(rows, tmp_path / "new" / "scores.json")
     assert json.loads((tmp_path / "new" / "scores.json").read_text(encoding="utf-8")) == rows
     assert [p.name for p in (tmp_path / "new").iterdir()] == ["scores.json"]
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_scores([rows[0] | {"cer": math.nan}], tmp_path / "other" / "scores.json")
+    assert not list((tmp_path / "other").iterdir())
 
 
 def test_damaged_decoded_files_are_reported(tmp_path: Path):
@@ -168,3 +173,48 @@ def test_undefined_figures_are_dashes_in_the_table():
     assert len({len(line) for line in text.splitlines()[:3]}) == 1
     assert format_table([]).endswith("No scores.\n")
     assert (cell(None), cell(0.0), cell(3)) == ("–", "0.00", "3")
+
+
+GEMINI = json.dumps({"segments": [
+    {"speaker": "Speaker 1", "timestamp": "00:00", "content": "一二"},
+    {"speaker": "Speaker 2", "timestamp": "00:01", "content": "三四"},
+]})  # fmt: skip
+
+
+def test_der_of_a_system_that_gives_starts_only_is_marked_in_its_columns(tmp_path: Path):
+    put(tmp_path / "gemini", "no.jsonl", [clip(raw=GEMINI) | {"format": "gemini"}])
+    put(tmp_path / "ours", "no.jsonl", [clip(raw="spk0 [0.0, 1.0]: 一二\nspk1 [1.0, 2.0]: 三四")])
+    (tmp_path / "gemini" / "decode.json").write_text('{"about": {"run": "gemini", "test_set": "alimeeting"}}')
+    (tmp_path / "ours" / "decode.json").write_text('{"about": {"run": "ours", "test_set": "alimeeting"}}')
+    names = ["der", "jer", "tcp-cer"]
+    rows = publish([tmp_path / "gemini", tmp_path / "ours"], tmp_path / "out", metrics=names)
+    assert {k: cell(v) for k, v in rows[0]["metrics"].items()} == {
+        "der": "50.00 coarse", "jer": "50.00 coarse", "tcp-cer": "0.00",
+    }  # fmt: skip
+    assert {k: cell(v) for k, v in rows[1]["metrics"].items()} == {"der": "0.00", "jer": "0.00", "tcp-cer": "0.00"}
+    tables = (tmp_path / "out" / "tables.md").read_text(encoding="utf-8")
+    # DER beside published rows, further metrics, names and speakers
+    assert [line.count("50.00 coarse") for line in tables.split("\n") if "50.00 coarse" in line] == [1, 2, 1]
+    assert "0.00 coarse" not in tables.replace("50.00 coarse", "")
+    assert "50.00 coarse" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    stored = json.loads((tmp_path / "out" / "scores.json").read_text())
+    assert [r.get("coarse") for r in stored] == [["der", "jer"], None]
+    assert stored[0]["metrics"]["der"] == 50.0
+
+
+def test_a_row_says_which_clips_it_lacks(tmp_path: Path, caplog):
+    for name, keys in (("whole", "abcde"), ("part", "b")):
+        put(tmp_path / name, "no.jsonl", [clip(key=k) for k in keys])
+    rows = publish([tmp_path / "whole", tmp_path / "part"], tmp_path / "out")
+    assert [r["missing"] for r in rows] == [[], ["a", "c", "d", "e"]]
+    assert "4 of 5 clips are missing" in caplog.text
+    (head, whole, part) = (tmp_path / "out" / "results.csv").read_text(encoding="utf-8").splitlines()[:3]
+    at = head.split(",").index("missing")
+    assert (whole.split(",")[at], '"4: a, c, d and 1 more"' in part) == ("", True)
+    assert "4: a, c, d and 1 more" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert [r.get("missing") for r in json.loads((tmp_path / "out" / "scores.json").read_text())] == [
+        None,
+        rows[1]["missing"],
+    ]
+    publish([tmp_path / "whole"], tmp_path / "one")
+    assert "missing" not in (tmp_path / "one" / "results.csv").read_text(encoding="utf-8")

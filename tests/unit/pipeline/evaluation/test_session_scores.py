@@ -12,7 +12,15 @@ from pipeline.evaluation.normalize import profile
 from pipeline.evaluation.records import SegLstRow, SessionTranscript
 from pipeline.evaluation.session_scores import names_are_shared, score_session, total
 from pipeline.evaluation.tokens import Tokens, streams
-from tests.support.scoring import plain_cer, plain_cp, plain_distance, plain_orc, plain_sa, random_session
+from tests.support.scoring import (
+    odd_session,
+    plain_cer,
+    plain_cp,
+    plain_distance,
+    plain_orc,
+    plain_sa,
+    random_session,
+)
 
 NONE = profile("none")
 
@@ -41,6 +49,21 @@ def test_figures_equal_their_plain_definitions_over_500_random_sessions():
             == found.sacer.reference
             == sum(len(x.text) for x in s.reference)
         )
+
+
+def test_figures_equal_their_plain_definitions_over_400_odd_sessions():
+    """With times on either side, text without a speaker, turns without text, and other names."""
+    seen = 0
+    for seed in range(400):
+        s = odd_session(seed)
+        found = score_session(s, NONE, by_name=True)
+        assert found.cer.errors == plain_cer(s), s
+        if s.reference and all(r.speaker is None for r in s.reference):
+            assert found.cpcer is None
+            continue
+        assert (found.cpcer.errors, found.sacer.errors) == (plain_cp(s), plain_sa(s)), s
+        seen += found.cpcer.errors < found.sacer.errors
+    assert seen > 100
 
 
 def test_cpcer_equals_meeteval_on_characters_over_500_random_sessions():

@@ -1,12 +1,10 @@
 """DER against a plain definition, speaker counts, and names that should not be there."""
 
-import itertools
-import random
-
 import pytest
 
 from pipeline.evaluation.records import SegLstRow, SessionTranscript
 from pipeline.evaluation.speaker_metrics import NameUse, diarisation, has_times, name_use, score_speakers
+from tests.support.scoring import odd_session, plain_der
 
 
 def session(reference, hypothesis, names=None):
@@ -16,38 +14,19 @@ def session(reference, hypothesis, names=None):
     return SessionTranscript("x", make(reference), make(hypothesis), names=names)
 
 
-def plain_der(s, step=0.01):
-    """On a grid of frames, every one-to-one mapping of hypothesis to reference speakers tried."""
-    end = max(x.end for x in (*s.reference, *s.hypothesis))
-    frames = [(k + 0.5) * step for k in range(round(end / step))]
-
-    def active(segments):
-        return [{x.speaker for x in segments if x.start <= t < x.end} for t in frames]
-
-    ref, hyp = active(s.reference), active(s.hypothesis)
-    refs, hyps = sorted({x.speaker for x in s.reference}), sorted({x.speaker for x in s.hypothesis})
-    best = 0
-    padded = [*refs, *[None] * len(hyps)]
-    for chosen in set(itertools.permutations(padded, len(hyps))):
-        mapping = dict(zip(hyps, chosen, strict=True))
-        best = max(best, sum(len({mapping[h] for h in b} & a) for a, b in zip(ref, hyp, strict=True)))
-    total = sum(len(a) for a in ref)
-    error = sum(max(len(a), len(b)) for a, b in zip(ref, hyp, strict=True)) - best
-    return 100 * error / total
-
-
-def test_der_equals_its_plain_definition():
-    rng = random.Random(0)
-    for _ in range(15):
-
-        def rows(prefix):
-            return [
-                (f"{prefix}{rng.randrange(3)}", "x", t := rng.randrange(0, 300) / 100, t + rng.randrange(20, 150) / 100)
-                for _ in range(5)
-            ]
-
-        s = session(rows("r"), rows("h"))
-        assert diarisation(s).percent == pytest.approx(plain_der(s), abs=1e-6)
+def test_der_equals_its_plain_definition_over_400_random_sessions():
+    """With and without a collar, every kind of error to a microsecond."""
+    seen = 0
+    for seed in range(1500):
+        s = odd_session(seed)
+        if not has_times(s):
+            continue
+        seen += 1
+        collar = (0.0, 0.25, 0.1)[seed % 3]
+        found = diarisation(s, collar)
+        seconds = (found.missed, found.false_alarm, found.confusion, found.reference)
+        assert seconds == pytest.approx([t / 100 for t in plain_der(s, collar)], abs=1e-6), s
+    assert seen >= 400
 
 
 def test_der_by_hand():

@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-import sysconfig
 from pathlib import Path
 
 import pytest
@@ -15,25 +10,12 @@ import torch
 from pipeline.export.folder import export
 from pipeline.model.build import load_finished_run
 from pipeline.model.processing_speakerlm import SpeakerLMProcessor
+from tests.support.exported import PROJECT, run_outside
 
-ABSENT = "pipeline shards launch tests deepspeed webdataset pyarrow boto3 kaldi_native_fbank modelscope soxr"
-# Started with -I -S: no PYTHONPATH, no current folder, no .pth file that an editable install leaves.
+ABSENT = f"{PROJECT} kaldi_native_fbank soxr soundfile fastcrc av"  # a model is loaded without what audio files need
 SCRIPT = """
-import json, sys
-from importlib.machinery import PathFinder
-folder, packages, out, absent = sys.argv[1:5]
-sys.path.append(packages)
-
-class Finder(PathFinder):
-    @classmethod
-    def find_spec(cls, name, path=None, target=None):
-        return None if name.split(".")[0] in absent.split() else super().find_spec(name, path, target)
-
-sys.meta_path[sys.meta_path.index(PathFinder)] = Finder
-import torch
 from transformers import AutoConfig, AutoModel, AutoModelForSpeechSeq2Seq, AutoProcessor
 
-torch.set_num_threads(1)
 config = AutoConfig.from_pretrained(folder, trust_remote_code=True)
 processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
 model = AutoModel.from_pretrained(folder, trust_remote_code=True).eval()
@@ -43,8 +25,10 @@ vectors = torch.load(out + "/vectors.pt").numpy()
 registered = [{"Mike": vectors[0], "Lucy": vectors[1]}, None, {"王小明": vectors[2]}]
 inputs = processor(waves, registered=registered, extractor="random")
 ids = model.generate(**inputs, max_new_tokens=12)
-ours = sorted(n for n in sys.modules if n.split(".")[0] in absent.split())
+without_limit = model.generate(**inputs, min_new_tokens=30).shape[1]
+ours = sorted(n for n in sys.modules if n.split(".")[0] in absent)
 print(json.dumps({"type": config.model_type, "module": type(model).__module__, "ids": ids.tolist(), "ours": ours,
+                  "without_limit": without_limit,
                   "texts": processor.batch_decode(ids), "frozen": not model.llm.lm_head.weight.requires_grad}))
 """
 
@@ -58,22 +42,12 @@ def test_it_generates_what_the_run_itself_generates(run: Path, tmp_path: Path, m
     torch.save(waves, tmp_path / "waves.pt")
     torch.save(vectors, tmp_path / "vectors.pt")
     absent = ABSENT + " peft" * merge  # a merged export needs no peft
-    keep = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "LANG", "TMPDIR")}
-    done = subprocess.run(
-        [sys.executable, "-I", "-S", "-c", SCRIPT, folder, sysconfig.get_paths()["purelib"], tmp_path, absent],
-        env={**keep, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hf")},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    found = json.loads(done.stdout.splitlines()[-1])
+    found = run_outside(SCRIPT, folder, tmp_path, absent)
     assert found["type"] == "speakerlm"
     assert found["module"].startswith("transformers_modules.")
     assert found["ours"] == []
     assert found["frozen"]
+    assert 30 <= found["without_limit"] <= 64 + 25  # of the longest audio, 1 s; transformers' own limit is 20
     model, tokenizer, _ = load_finished_run(run)
     processor = SpeakerLMProcessor(tokenizer, 2, 16, "random")
     registered = [{"Mike": vectors[0], "Lucy": vectors[1]}, None, {"王小明": vectors[2]}]

@@ -21,6 +21,7 @@ from pipeline.prompts import Mode
 from pipeline.recipe.schema import LlmConfig
 from shards.errors import CheckpointError, ConfigError, ModelError
 from tests.support.architectures import make_causal_lm
+from tests.support.datasets import make_dataset
 from tests.support.finished_runs import make_finished_run, seal
 from tests.support.packed import example, pack
 from tests.support.tiny import TinyBase, make_base, model_config
@@ -155,6 +156,23 @@ def test_the_card_lists_stages_data_and_scores(run: Path, base: TinyBase, tmp_pa
     assert "30.25" in card
     assert str(base.llm) in card
     assert "consent" in card
+
+
+def test_the_card_says_what_the_data_hold(base: TinyBase, tmp_path: Path) -> None:
+    """Of datasets on this machine; nothing is invented for others."""
+    dataset = make_dataset(tmp_path / "data", samples=9, seconds=(1.0, 30.0))
+    lengths = sorted(n / 16_000 for shard in (0, 1) for n in dataset.index(shard)["num_samples"].to_pylist())
+    run = make_finished_run(tmp_path / "run", model_config(base), data=str(tmp_path / "data"))
+    card = (export(run, tmp_path / "out") / "README.md").read_text()
+    (line,) = [line for line in card.splitlines() if line.startswith("| data | 1 |")]
+    span = f"{lengths[0]:.1f}–{lengths[-1]:.1f} s"
+    assert line == f"| data | 1 | synthetic | zh | {sum(lengths) / 3600:.1f} | 9 | {span}, median {lengths[4]:.1f} s |"
+    assert f"16 kHz, of {span} in the last stage; longer" in card
+    elsewhere = make_finished_run(tmp_path / "elsewhere", model_config(base))
+    card = (export(elsewhere, tmp_path / "out2") / "README.md").read_text()
+    assert "| meetings-train | 1 | not in reach when this folder was written |" in card
+    assert "at 16 kHz; longer" in card
+    assert "40–50" not in card
 
 
 def test_wrong_runs_are_refused(run: Path, base: TinyBase, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

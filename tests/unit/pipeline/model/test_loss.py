@@ -104,3 +104,31 @@ def test_peak_memory_is_that_of_two_chunks_of_logits() -> None:
     for targets in (64, 200, 2000):
         of_targets = 4 * targets * 16 * 4  # hidden states at targets, their gradient, and as much in passing
         assert one_chunk < peak_bytes(3000, targets) < 3.1 * one_chunk + of_targets
+
+
+def test_the_layers_hooks_run_once_around_loss_and_gradient(head: torch.nn.Linear) -> None:
+    """ZeRO-3 fetches the weight by them; a graph behind them would make it fetch the weight again in backward."""
+    calls = []
+    head.register_forward_pre_hook(lambda *_: calls.append("before"))
+    head.register_forward_hook(lambda *a: calls.append(("after", any(t.requires_grad for t in a[2]))))
+    hidden, targets = torch.randn(50, 32, requires_grad=True), torch.randint(0, 500, (50,))
+    token_losses_sum(head, hidden, targets, chunk=7).backward()
+    assert calls == ["before", ("after", False)]
+    assert "forward" not in vars(head)
+    assert head(hidden).shape == (50, 500)
+
+
+def test_a_forward_that_a_library_put_there_stays(head: torch.nn.Linear) -> None:
+    own = vars(head)["forward"] = head.forward
+    with pytest.raises(IndexError):
+        token_losses_sum(head, torch.randn(1, 32), torch.tensor([999]))
+    assert vars(head)["forward"] is own
+
+
+def test_each_token_has_its_loss_without_its_weight(head: torch.nn.Linear) -> None:
+    hidden, targets = torch.randn(10, 32), torch.randint(0, 500, (10,))
+    weights, each = torch.rand(10), torch.full((10,), -1.0)
+    total = token_losses_sum(head, hidden, targets, weights, chunk=4, each=each)
+    expected = torch.nn.functional.cross_entropy(head(hidden), targets, reduction="none")
+    assert torch.allclose(each, expected, atol=1e-5)
+    assert torch.allclose(total, (expected * weights).sum(), atol=1e-4)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch.nn.functional import cross_entropy
 from pipeline.model.build import build_model, load_tokenizer, set_trainable
 from pipeline.model.modeling_speakerlm import SpeakerLMForConditionalGeneration
 from pipeline.prompts import Mode, PromptTokenizer
-from pipeline.stages import STAGES, module_of
+from pipeline.stages import STAGES, Checkpointing, module_of
 from shards.errors import AudioError, ModelError
 from tests.support.packed import Example, example, pack
 from tests.support.tiny import TinyBase, make_base, model_config
@@ -153,19 +154,55 @@ def test_frozen_modules_are_in_eval_mode(base: TinyBase, number: int) -> None:
     assert not any(m.training for n, m in model.named_modules() if n.startswith("llm") and "lora_dropout" not in n)
 
 
+@pytest.mark.parametrize(
+    ("setting", "encoder_calls", "llm_calls"),
+    [
+        (Checkpointing(encoder=True, llm_every=1), 2, [2, 2]),
+        (Checkpointing(llm_every=2), 1, [2, 1]),
+        (Checkpointing(encoder=True), 2, [1, 1]),
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("number", STAGES)
-def test_activation_checkpointing_changes_nothing_and_is_used(base: TinyBase, tokenizer, number: int) -> None:
+def test_activation_checkpointing_changes_nothing_and_is_used(
+    base: TinyBase, tokenizer, number: int, setting: Checkpointing, encoder_calls: int, llm_calls: list[int]
+) -> None:
     cfg = model_config(base)
     plain = build_model(cfg)
     set_trainable(plain, STAGES[number])
     expected = run(plain, EXAMPLES, tokenizer)
-    model = build_model(dataclasses.replace(cfg, activation_checkpointing=True))
+    model = build_model(dataclasses.replace(cfg, activation_checkpointing=setting))
     set_trainable(model, STAGES[number])
-    calls = []
-    layer = model.llm.get_decoder().layers[0]
-    layer.self_attn.register_forward_pre_hook(lambda *_: calls.append(1))
+    layers = model.llm.get_decoder().layers
+    watched = [*(layer.self_attn for layer in layers), model.audio_projector.layers[0].qkv]
+    calls = [0] * len(watched)
+
+    def count(number: int) -> Callable[..., None]:
+        def run_hook(*_: object) -> None:
+            calls[number] += 1
+
+        return run_hook
+
+    for i, module in enumerate(watched):
+        module.register_forward_pre_hook(count(i))
     loss, gradients = run(model, EXAMPLES, tokenizer)
-    assert len(calls) == 2  # once forward, once again in backward
+    assert calls == [*llm_calls, encoder_calls]  # once forward, once again in backward
+    assert loss.item() == pytest.approx(expected[0].item(), rel=1e-6)
+    for name, gradient in gradients.items():
+        assert torch.allclose(gradient, expected[1][name], atol=1e-5), name
+
+
+def test_padding_frames_to_a_multiple_changes_no_value(base: TinyBase, tokenizer) -> None:
+    cfg = model_config(base)
+    plain = build_model(cfg)
+    set_trainable(plain, STAGES[4])
+    expected = run(plain, EXAMPLES, tokenizer)
+    model = build_model(dataclasses.replace(cfg, encoder=dataclasses.replace(cfg.encoder, frame_multiple=64)))
+    set_trainable(model, STAGES[4])
+    frames = []
+    model.audio_projector.register_forward_pre_hook(lambda _, args: frames.append(args[0].shape[1]))
+    loss, gradients = run(model, EXAMPLES, tokenizer)
+    assert frames == [64]
     assert loss.item() == pytest.approx(expected[0].item(), rel=1e-6)
     for name, gradient in gradients.items():
         assert torch.allclose(gradient, expected[1][name], atol=1e-5), name

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from pipeline.frames import audio_positions, encoder_frames
-from pipeline.model.projectors import AudioProjector
+from pipeline.model.projectors import AudioProjector, StrideConv
 from shards.errors import ModelError
 
 
@@ -37,3 +38,30 @@ def test_a_padded_batch_equals_each_audio_alone() -> None:
 def test_heads_must_divide_the_width() -> None:
     with pytest.raises(ModelError, match=r"projector\.heads is 5"):
         AudioProjector(32, 48, layers=1, heads=5, ffn=64, dropout=0.0, stride=2)
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3])
+def test_the_convolution_is_torchs_as_a_matrix_product(stride: int) -> None:
+    torch.manual_seed(0)
+    ours, theirs = StrideConv(32, 48, stride, stride), torch.nn.Conv1d(32, 48, stride, stride)
+    theirs.load_state_dict(ours.state_dict())
+    x = torch.randn(3, 4 * stride, 32)
+    out, expected = ours(x), theirs(x.transpose(1, 2)).transpose(1, 2)
+    assert torch.allclose(out, expected, atol=1e-5)
+    for result in (out, expected):
+        (result * torch.linspace(-1, 1, result.numel()).view_as(result)).sum().backward()
+    for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+        assert torch.allclose(a.grad, b.grad, atol=1e-4)
+    with CountConvolutions() as seen, torch.no_grad():
+        ours(x)
+    assert seen.number == 0
+
+
+class CountConvolutions(TorchDispatchMode):
+    """Counts convolutions."""
+
+    number = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.number += func.overloadpacket is torch.ops.aten.convolution
+        return func(*args, **(kwargs or {}))

@@ -6,9 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch._dynamo.utils import counters
 
+from pipeline.model.build_encoder import compile_blocks
 from pipeline.model.encoders.sensevoice import read_checkpoint, sensevoice_conf
-from pipeline.model.sensevoice_encoder import FunasrEncoder, sinusoidal_positions
+from pipeline.model.sensevoice_encoder import FunasrEncoder, encoder_class, sinusoidal_positions
+from pipeline.preflight.live_memory import LiveBytes
 from pipeline.standins.random_models import make_encoder
 from shards.errors import ModelError
 
@@ -31,13 +34,68 @@ def features() -> torch.Tensor:
     return torch.randn(2, 40, 560, generator=torch.Generator().manual_seed(0)) * 0.3
 
 
-def test_equal_to_funasrs_own_forward(encoder: FunasrEncoder, features: torch.Tensor) -> None:
+def test_equal_to_funasrs_own_forward(encoder: FunasrEncoder, folder: Path, features: torch.Tensor) -> None:
+    source = read_checkpoint(folder)
+    theirs = encoder_class(source.class_name)(input_size=560, **source.encoder_conf).eval()
+    theirs.load_state_dict(encoder.backbone.state_dict())
     with torch.no_grad():
-        expected, lengths = encoder.backbone(features.clone(), torch.tensor([40, 25]))
+        expected, lengths = theirs(features.clone(), torch.tensor([40, 25]))
         out = encoder(features, [40, 25])
     assert lengths.tolist() == [40, 25]
     assert (out[0] - expected[0]).abs().max() < 1e-5
     assert (out[1, :25] - expected[1, :25]).abs().max() < 1e-5
+
+
+def test_gradients_are_those_of_funasrs_attention(encoder: FunasrEncoder, features: torch.Tensor) -> None:
+    slope = torch.randn(40, encoder.output_size, generator=torch.Generator().manual_seed(1))
+    (encoder(features, [40, 25])[0] * slope).sum().backward()
+    ours = [p.grad.clone() for p in encoder.parameters()]
+    encoder.zero_grad()
+    attentions = [m for m in encoder.modules() if type(m).__name__ == "MultiHeadedAttentionSANM"]
+    assert len(attentions) == encoder.blocks
+    for attention in attentions:
+        del attention.forward  # the class's own
+    (encoder(features, [40, 25])[0] * slope).sum().backward()
+    for a, p in zip(ours, encoder.parameters(), strict=True):
+        assert torch.allclose(a, p.grad, rtol=1e-3, atol=1e-4 * float(p.grad.abs().max()))
+
+
+def test_no_block_holds_scores_of_frames_by_frames(encoder: FunasrEncoder) -> None:
+    peaks = []
+    for frames in (300, 900):
+        with LiveBytes() as live, torch.no_grad():
+            encoder(torch.randn(1, frames, 560) * 0.3, [frames])
+        peaks.append(live.peak)
+    assert peaks[1] < 3.3 * peaks[0]  # with scores it would be 6 times as much
+
+
+def test_each_feed_forward_has_an_activation_of_its_own(encoder: FunasrEncoder) -> None:
+    """DeepSpeed hooks a module once for each path that leads to it."""
+    activations = [m.activation for m in encoder.modules() if hasattr(m, "activation")]
+    assert len(activations) == encoder.blocks == len({id(a) for a in activations})
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_compiled_blocks_give_the_same_from_one_graph_a_shape_of_block(
+    encoder: FunasrEncoder, features: torch.Tensor, recompute: bool
+) -> None:
+    """Without a code generator: dynamo and autograd's tracing are what could differ."""
+    encoder.activation_checkpointing = recompute
+    expected = encoder(features, [40, 25])
+    expected.sum().backward()
+    gradients = [p.grad.clone() for p in encoder.parameters()]
+    encoder.zero_grad()
+    torch._dynamo.reset()
+    counters.clear()
+    compile_blocks(encoder, "aot_eager")
+    out = encoder(features, [40, 25])
+    out.sum().backward()
+    assert torch.allclose(out, expected, atol=1e-5)
+    for p, gradient in zip(encoder.parameters(), gradients, strict=True):
+        assert torch.allclose(p.grad, gradient, atol=1e-4)
+    encoder(torch.cat([features, features], 1), [80, 25])
+    assert counters["stats"]["unique_graphs"] <= 3  # the first block, whose input is wider, and the others
+    assert not counters["graph_break"]
 
 
 def test_the_input_is_left_alone(encoder: FunasrEncoder, features: torch.Tensor) -> None:

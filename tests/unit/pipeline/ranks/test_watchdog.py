@@ -6,9 +6,12 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
+from pipeline.ranks.device_idle import DeviceIdle
+from pipeline.ranks.launch import Ranks
 from pipeline.ranks.stop import FAILED
-from pipeline.ranks.watchdog import CollectiveClock, Watchdog, nccl_environment, slowest
+from pipeline.ranks.watchdog import CollectiveClock, OwnTime, Watchdog, nccl_environment, slowest
 from tests.support.distributed import ROOT
 
 
@@ -93,11 +96,54 @@ def test_waiting_in_a_collective_is_not_own_time() -> None:
     assert clock.seconds - before >= 0.05
 
 
+class Stream:
+    """A GPU's stream, played."""
+
+    def __init__(self, handle: int, done: bool) -> None:
+        self.cuda_stream, self.done = handle, done
+
+    def query(self) -> bool:
+        return self.done
+
+
+def test_a_late_host_inside_a_step_of_a_gpu_is_the_straggler(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the clock both hosts take as long: the other waits for its device, which waits in a collective."""
+    laps = []
+    for idle in (False, True):
+        monkeypatch.setattr(torch.cuda, "current_stream", lambda idle=idle: Stream(0, idle))
+        own = OwnTime(Ranks(0, 1, 0, torch.device("cuda", 0)))
+        own.start([0.0])
+        time.sleep(0.3)
+        laps.append(own.lap())
+    assert slowest(laps, steps=1) == 1
+    assert laps[0] == 0.0
+
+
+def test_waits_for_other_ranks_are_no_idle_time_of_a_gpu() -> None:
+    """Neither on a stream that only collectives use, nor while the host waits."""
+    main, collectives = Stream(0, True), Stream(1, False)
+    clock = CollectiveClock(lambda: main)
+    idle = DeviceIdle(lambda: clock.streams, lambda: not clock.depth)
+    with clock.waiting():
+        time.sleep(0.1)
+    assert idle.seconds < 0.05
+    clock._current_stream = lambda: collectives
+    clock._timed(str)()
+    before = idle.seconds
+    time.sleep(0.1)
+    assert idle.seconds - before < 0.05
+    collectives.done = True
+    time.sleep(0.1)
+    assert idle.seconds > before
+    idle.stop()
+
+
 def test_nccl_leaves_a_flight_record(tmp_path: Path) -> None:
     env = nccl_environment(900.0, tmp_path)
     assert env["TORCH_NCCL_DUMP_ON_TIMEOUT"] == "1"
     assert env["TORCH_FR_DUMP_TEMP_FILE"].startswith(str(tmp_path))
     assert int(env["TORCH_NCCL_HEARTBEAT_TIMEOUT_SEC"]) > 900
+    assert "TORCH_NCCL_ASYNC_ERROR_HANDLING" not in env  # torch's default, 3, ends the process without a clean-up
 
 
 def test_hang_writes_nccls_flight_record(tmp_path: Path) -> None:

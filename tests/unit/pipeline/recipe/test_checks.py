@@ -49,6 +49,7 @@ def recipe_file(tmp_path: Path) -> Path:
         ("data.max_positions=0", ["data.max_positions"]),
         ("model.projector.stride=0", ["model.projector.stride"]),
         ("model.lora.r=0", ["model.lora.r"]),
+        ("model.activation_checkpointing.llm_every=-1", ["model.activation_checkpointing.llm_every is -1"]),
         ("optimizer.peak_lr=.nan", ["optimizer.peak_lr is nan", "above 0"]),
         ("optimizer.clip=-1", ["optimizer.clip"]),
         ("optimizer.betas=[0.9]", ["optimizer.betas", "two numbers"]),

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+import tempfile
 import threading
 from pathlib import Path
 from types import SimpleNamespace
@@ -37,6 +38,7 @@ def test_monitors_continue_from_the_checkpoint(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     pytest.importorskip("wandb")
     every = {"tensorboard": True, "csv": True, "wandb": True, "wandb_offline": True}
+    before = set(Path(tempfile.gettempdir()).glob("*wandb*"))
     run_distributed(_train, 2, output=str(tmp_path), stop_after=4, **every)
     monitor = tmp_path / "monitor"
     run_id = (monitor / "wandb-run-id").read_text()
@@ -64,6 +66,7 @@ def test_monitors_continue_from_the_checkpoint(tmp_path: Path) -> None:
     assert len(folders) == 2, "each start writes its part of the run"
     assert all(f.name.endswith(f"-{run_id}") for f in folders), [f.name for f in folders]
     assert (monitor / "wandb-run-id").read_text() == run_id
+    assert set(Path(tempfile.gettempdir()).glob("*wandb*")) <= before, "ranks leave no temporary folders"
 
 
 def test_a_missing_package_is_an_error_on_every_rank(tmp_path: Path) -> None:
@@ -143,7 +146,9 @@ def test_monitors_in_deepspeeds_file_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "ds.json"
     path.write_text(json.dumps({"tensorboard": {"enabled": True}}))
     recipe = load_recipe("launch/recipes/tiny/stage1.yaml", [f"deepspeed={path}"])
-    with pytest.raises(ConfigError, match=r"no tensorboard here, monitors are the recipe's \(monitor\.\*\)"):
+    with pytest.raises(
+        ConfigError, match=r"tensorboard does not belong here: monitors are the recipe's \(monitor\.\*\)"
+    ):
         resolve_deepspeed(recipe, 1)
 
 

@@ -51,6 +51,7 @@ def packed(tmp_path_factory):
         add_extractor(patch, folder / "site/pitch", "pitch", PitchExtractor())
         add_extractor(patch, folder / "site/mean", "mean", Mean())
         command = ["pack", str(folder / "m"), str(folder / "o"), "--samples-per-shard", "4", "--extractor", "pitch"]
+        command += ["--max-self-enrolled", "1"]
         assert main(command) == 0
         assert main(["embed", str(folder / "o"), "--manifest", str(folder / "m"), "--extractor", "mean"]) == 0
     return folder

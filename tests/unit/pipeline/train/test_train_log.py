@@ -6,10 +6,14 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
+from pipeline.prompts import Part
 from pipeline.ranks.memory import peak_bytes
-from pipeline.train.loss_table import LossTable
+from pipeline.train.loss_table import LossTable, PartTable
 from pipeline.train.train_log import Log, StepRecord, duration, status_line
+from shards.errors import StorageError
+from tests.support.filesystems import mounted
 
 
 def record(step: int, loss: float = 2.0, targets: int = 10) -> StepRecord:
@@ -34,6 +38,22 @@ def test_an_empty_micro_batch_counts_for_nothing() -> None:
     sums = table.zeros()
     table.add(sums, batch("", "match", weight=0.0), float("nan"))
     assert sums == table.zeros()
+
+
+def test_parts_of_dialogues_have_means_of_their_own() -> None:
+    table, cpu = PartTable(), torch.device("cpu")
+    places = [list(Part).index(p) for p in (Part.TEXT, Part.BOUNDARY, Part.BOUNDARY, Part.TIME)]
+    dialogue = SimpleNamespace(parts=torch.tensor(places, dtype=torch.int8), weight=1.0)
+    row = table.row(dialogue, torch.tensor([9.0, 1.0, 2.0, 0.5]), cpu)
+    row = row + table.row(SimpleNamespace(**vars(dialogue) | {"weight": 0.0}), torch.tensor([float("nan")] * 4), cpu)
+    row = row + table.row(batch("a", "no"), None, cpu)  # SpeakerLM's batches have no parts
+    assert table.means(row.tolist()) == {"time": 0.5, "boundary": 1.5}
+    assert table.means([0.0] * 6) == {}
+
+
+def test_status_line_has_the_losses_of_parts() -> None:
+    first, last = (dataclasses.replace(record(n), part_losses={"boundary": x}) for n, x in ((1, 2.0), (2, 1.0)))
+    assert "  loss 2.0000  boundary 1.500  lr" in status_line([first, last], 100)
 
 
 def test_status_line_weighs_losses_by_target_tokens() -> None:
@@ -74,3 +94,23 @@ def test_lines_past_the_checkpoint_and_a_torn_line_are_dropped(tmp_path: Path) -
         {"step": 2},
         {"step": 3, "again": True},
     ]
+
+
+def test_a_log_of_validations_lists_no_step_twice(tmp_path: Path) -> None:
+    """A process killed before its first save validates step 0 again, and the last validation may repeat one."""
+    path = tmp_path / "validation.jsonl"
+    path.write_text('{"step": 0}\n{"step": 0}\n{"step": 3, "lo')
+    for loss in (1, 2):
+        log = Log(path, 0, replaces=True)
+        log.write({"step": 0, "loss": loss})
+        log.write({"step": 3})
+        log.write({"step": 3, "final": True})
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert rows == [{"step": 0, "loss": 2}, {"step": 3, "final": True}]
+
+
+def test_error_of_writing_a_log_names_it(tmp_path: Path) -> None:
+    with mounted(tmp_path / "disk", "-o", "size=16k") as disk:
+        log = Log(disk / "train.jsonl", 0)
+        with pytest.raises(StorageError, match=r"train\.jsonl: No space left on device; free some space"):
+            log.write({"step": 1, "text": "x" * 100_000})

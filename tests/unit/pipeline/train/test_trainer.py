@@ -57,6 +57,15 @@ def test_a_stage_validates_updates_saves_and_ends_in_this_order(tmp_path: Path) 
     assert [r["step"] for r in rows(trainer, "validation")] == [0, 2, 4]
 
 
+def test_no_step_is_listed_twice_in_the_validations(tmp_path: Path) -> None:
+    """After a kill before the first save; and where the data end at a step that was validated."""
+    assert fake_trainer(tmp_path, steps=4, validate_every=2, save_every=4, stop_after=2).train() == 0
+    trainer = fake_trainer(tmp_path, Script(steps=2), steps=4, validate_every=2, save_every=4)  # starts from step 0
+    assert trainer.train() == 0
+    assert trainer.finished
+    assert [r["step"] for r in rows(trainer, "validation")] == [0, 2]
+
+
 @pytest.mark.parametrize(
     ("ends", "saves"), [((), [3, 6, 7]), ((2, 6), [2, 3, 6, 7])], ids=["save_every", "and ends of epochs"]
 )

@@ -13,9 +13,9 @@ import pytest
 import soundfile
 from safetensors.torch import load_file, save_file
 
+from pipeline.decode.load_engine import load_model
 from pipeline.export.folder import export
 from pipeline.transcribe.cli import main
-from pipeline.transcribe.load_model import load_model
 from pipeline.transcribe.outputs import FORMATS, SUFFIXES
 from shards.errors import ConfigError, ModelError
 from shards.sample import SAMPLE_RATE
@@ -55,7 +55,7 @@ def enrolled(folder: Path) -> list[str]:
 def test_exported_folder_loads_without_a_prompt_for_trust(folder: Path):
     """transformers asks on the terminal before it runs code out of a folder; ours needs none of it."""
     where = str(folder / "exported")
-    code = f"import pathlib, pipeline.transcribe.load_model as o; o.load_model(pathlib.Path({where!r}), 'cpu')"
+    code = f"import pathlib, pipeline.decode.load_engine as o; o.load_model(pathlib.Path({where!r}), 'cpu')"
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stderr

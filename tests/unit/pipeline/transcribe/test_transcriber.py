@@ -137,6 +137,16 @@ def test_music_is_no_speech(tmp_path: Path):
     assert "no speech in" in transcript.warnings[0]
 
 
+def test_speech_without_a_turn_is_warned_of(conversation):
+    """A model that was trained for a few steps ends its answer at once."""
+    path, _, _ = conversation
+    transcript = transcriber(constant("")).transcribe(path)
+    assert transcript.speech > 20
+    assert not transcript.turns
+    (warning,) = transcript.warnings
+    assert f"{path}: the model wrote nothing for {transcript.speech:.1f} s of speech" in warning
+
+
 def test_a_stretch_without_speech_is_not_decoded(tmp_path: Path):
     """Two people, a minute of nothing between them: two chunks that hold only speech."""
     first, second = clips(PEOPLE[0])[5], clips(PEOPLE[1])[5]
@@ -260,7 +270,8 @@ def test_invalid_enrolments_are_refused(tmp_path: Path):
     one = transcriber(constant(""))
     with pytest.raises(SpeakerError, match="no speech to enrol Mike from"):
         one.enrol([("Mike", tmp_path / "quiet.wav")])
-    for name in ("", "a:b", "a;", "<start>"):
+    invalid = ("", "a:b", "a;", "<start>", "a\rb", "a\u2028b", "a\x00", "a  b", " a", "a" * 65, "?")
+    for name in invalid:
         with pytest.raises(ConfigError, match="invalid name"):
             one.enrol([(name, tmp_path / "quiet.wav")])
     soundfile.write(tmp_path / "short.wav", clips(PEOPLE[0])[0][: int(1.2 * SAMPLE_RATE)], SAMPLE_RATE)

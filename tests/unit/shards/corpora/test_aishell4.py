@@ -57,3 +57,11 @@ def test_textgrids_without_audio_are_counted(tmp_path: Path) -> None:
     made = prepare("aishell4", tmp_path, tmp_path / "out")
     assert list(made["test"].recordings) == ["b"]
     assert made["train"].audit["skipped"] == {"TextGrid without audio": 1}
+
+
+def test_names_that_end_with_a_gender_give_it(tmp_path: Path) -> None:
+    audio(tmp_path / "test/wav/b.wav", 5)
+    tiers = {"001-M": [(0, 1, "好")], "002-F": [(1, 2, "对")], "3": [(2, 3, "嗯")], "TEAM": [(3, 4, "啊")]}
+    grid(tmp_path / "test/TextGrid/b.TextGrid", tiers, 5)
+    made = prepare("aishell4", tmp_path, tmp_path / "out")["test"]
+    assert [made.speakers[f"aishell4:b:{name}"].gender for name in tiers] == ["m", "f", None, None]

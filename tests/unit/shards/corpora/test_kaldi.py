@@ -43,3 +43,28 @@ def test_kaldi_without_segments(tmp_path: Path) -> None:
         "utterances without audio in wav.scp": 1,
     }
     assert manifest.audit["examples"]["audio without usable utterances"] == ["u3"]
+
+
+def test_empty_texts_and_unknown_speakers(tmp_path: Path) -> None:
+    for name in ("u1", "u2", "u3"):
+        audio(tmp_path / f"{name}.wav", 2)
+    (tmp_path / "wav.scp").write_text("".join(f"u{i} {tmp_path}/u{i}.wav\n" for i in (1, 2, 3)))
+    (tmp_path / "text").write_text("u1 hello\nu2\nu3 <NA>\n")
+    (tmp_path / "utt2spk").write_text("u1 <NA>\nu2 ann\nu3 ann\n")
+    (manifest,) = prepare("kaldi", tmp_path, tmp_path / "out", "--name", "k").values()
+    assert {key: manifest.texts(key) for key in manifest.recordings} == {"u1": [("k:unknown", "hello")]}
+    assert manifest.speakers == {}
+    assert manifest.audit["skipped"] == {"recording without speech": 2, "segment without words": 2}
+
+
+def test_keys_that_differ_in_reserved_characters_are_both_kept(tmp_path: Path) -> None:
+    for seconds, name in enumerate(("a_b", "a.b", "a/b"), 1):
+        audio(tmp_path / f"{seconds}.wav", seconds)
+        for file, value in (("wav.scp", f"{tmp_path}/{seconds}.wav"), ("text", name), ("utt2spk", "ann")):
+            with (tmp_path / file).open("a") as table:
+                table.write(f"{name} {value}\n")
+    (manifest,) = prepare("kaldi", tmp_path, tmp_path / "out", "--name", "k").values()
+    kept = [(manifest.texts(k)[0][1], r.session, r.duration) for k, r in manifest.recordings.items()]
+    assert kept == [("a_b", "a_b", 1.0), ("a.b", "a.b", 2.0), ("a/b", "a/b", 3.0)]
+    assert [k[:4] for k in manifest.recordings] == ["a_b", "a_b-", "a_b-"]
+    assert manifest.audit["changed"] == {"key of another recording: a longer one": 2}

@@ -1,5 +1,6 @@
 """Lhotse manifests: cuts, recordings and supervisions."""
 
+import json
 from pathlib import Path
 
 from shards.cli import main
@@ -107,3 +108,70 @@ def test_truncated_lhotse_manifest_is_named_in_the_error(tmp_path: Path, capsys)
     err = capsys.readouterr().err
     assert f"{path}: Lhotse cannot read it" in err
     assert "is the file truncated?" in err
+
+
+def test_empty_texts_and_unknown_speakers(tmp_path: Path) -> None:
+    from lhotse import CutSet, MonoCut, Recording, SupervisionSegment
+
+    sound = Recording.from_file(audio(tmp_path / "r.wav", 9), recording_id="r")
+    texts = [("x", None), (None, "ann"), ("", "ann"), (["a"], "ann"), ("y", float("nan")), ("z", ["ann"])]
+    said = [SupervisionSegment(f"u{i}", "r", 0, 1, text=t, speaker=s) for i, (t, s) in enumerate(texts)]
+    (tmp_path / "in").mkdir()
+    CutSet.from_cuts(MonoCut(f"c{i}", i, 1, 0, [s], None, sound) for i, s in enumerate(said)).to_file(
+        tmp_path / "in/cuts.jsonl"
+    )
+    made = prepare("lhotse", tmp_path / "in", tmp_path / "out", "--name", "l")["all"]
+    assert {key: made.texts(key) for key in made.recordings} == {
+        "c0": [("l:unknown", "x")],
+        "c4": [("l:unknown", "y")],
+    }
+    assert made.speakers == {}
+    assert made.audit["skipped"] == {
+        "invalid supervision": 2,
+        "recording without speech": 4,
+        "segment without words": 2,
+    }
+
+
+def test_one_row_that_lhotse_refuses_does_not_lose_the_others(tmp_path: Path) -> None:
+    from lhotse import CutSet, MonoCut, Recording, SupervisionSegment
+
+    sound = Recording.from_file(audio(tmp_path / "r.wav", 9), recording_id="r")
+    said = [SupervisionSegment(f"u{i}", "r", 0, 1, text="x", speaker="ann", language="English") for i in range(3)]
+    said += [SupervisionSegment("u3", "r", 0, 1, text="x", speaker="ann", language=float("nan"), gender=2)]
+    path = tmp_path / "in/cuts.jsonl"
+    path.parent.mkdir()
+    CutSet.from_cuts(MonoCut(f"c{i}", i, 1, 0, [s], None, sound) for i, s in enumerate(said)).to_file(path)
+    rows = path.read_text().splitlines()
+    bad = ["{}", "[]", '{"type": "Cut9"}', rows[1].replace('"duration"', '"length"'), said[0].to_dict()]
+    rows[1:2] = [row if isinstance(row, str) else json.dumps(row) for row in bad]
+    path.write_text("\n".join(rows) + "\n")
+    made = prepare("lhotse", tmp_path / "in", tmp_path / "out", "--name", "l", "--language", "de")["all"]
+    assert {key: r.language for key, r in made.recordings.items()} == {"c0": "en", "c2": "en", "c3": "de"}
+    assert made.audit["skipped"] == {"invalid row": len(bad)}
+    assert [e.partition(": ")[0] for e in made.audit["examples"]["invalid row"]] == [f"{path}:{n}" for n in range(2, 7)]
+
+
+def test_commands_are_run_if_allowed_and_urls_are_read(tmp_path: Path) -> None:
+    from lhotse import Recording, RecordingSet, SupervisionSegment, SupervisionSet
+    from lhotse.audio import AudioSource
+
+    root = tmp_path / "in"
+    path = audio(root / "call.wav", 4, channels=2)
+    sources = {"c": ("command", "cat call.wav"), "u": ("url", path.as_uri())}
+    RecordingSet.from_recordings(
+        [
+            Recording(key, [AudioSource(kind, [0, 1], where)], 16_000, 64_000, 4.0)
+            for key, (kind, where) in sources.items()
+        ]
+    ).to_file(root / "recordings.jsonl")
+    SupervisionSet.from_segments(
+        [SupervisionSegment(key, key, 0, 2.0, 1, "HELLO", "English", "ann") for key in sources]
+    ).to_file(root / "supervisions.jsonl")
+    options = ("--name", "l", "--audio", str(root))
+    assert list(prepare("lhotse", root, tmp_path / "no", *options)["all"].recordings) == ["u"]
+    made = prepare("lhotse", root, tmp_path / "out", *options, "--allow-commands")["all"]
+    assert {k: (r.duration, r.channel) for k, r in made.recordings.items()} == {"c": (4.0, 1), "u": (4.0, 1)}
+    assert made.recordings["u"].audio == str(path)
+    waves = [load(r.audio, channel=r.channel) for r in made.recordings.values()]
+    assert (waves[0] == waves[1]).all()

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from shards.cli import main
-from tests.support.corpora import librispeech, prepare
+from tests.support.corpora import audio, librispeech, prepare
 
 
 def test_librispeech(tmp_path: Path) -> None:
@@ -24,3 +24,13 @@ def test_line_without_words_is_named_in_the_error(tmp_path: Path, capsys) -> Non
     path.write_text(path.read_text() + "84-121123-0003\n")
     assert main(["prepare", "librispeech", str(base), str(tmp_path / "out")]) == 1
     assert "trans.txt:4: 84-121123-0003 has no words" in capsys.readouterr().err
+
+
+def test_linked_speaker_folder_is_read(tmp_path: Path) -> None:
+    base = librispeech(tmp_path / "in")
+    (base / "dev-clean/84").rename(tmp_path / "elsewhere")
+    (base / "dev-clean/84").symlink_to(tmp_path / "elsewhere")
+    audio(tmp_path / "elsewhere/121123/84-121123-0009.flac", 1)
+    part = prepare("librispeech", tmp_path / "in", tmp_path / "out")["dev-clean"]
+    assert sorted(part.recordings) == ["84-121123-0000", "84-121123-0001"]
+    assert part.audit["skipped"] == {"audio without text": 1, "text without audio": 1}

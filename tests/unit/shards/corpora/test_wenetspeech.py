@@ -8,6 +8,7 @@ import pytest
 import soundfile
 
 from shards.cli import main
+from shards.manifests import long_audio_lists
 from shards.sound.audio import load
 from tests.support.corpora import audio, listing, prepare
 
@@ -62,3 +63,51 @@ def test_truncated_list_is_an_error(tmp_path: Path, capsys) -> None:
     assert main(["prepare", "wenetspeech", str(tmp_path), str(tmp_path / "out")]) == 1
     assert "WenetSpeech.json: " in capsys.readouterr().err
     assert not list((tmp_path / "out").glob("*/recordings.jsonl"))
+
+
+@pytest.mark.parametrize("size", [1, 7, 64, 65_536])
+def test_numbers_that_json_lacks_lose_their_segment_only(tmp_path: Path, monkeypatch, size: int) -> None:
+    """NaN and Infinity, as Python writes them; the same letters in a text are words. Keys are at most 240 bytes."""
+    audio(tmp_path / "audio/Y1.flac", 30)
+    changes: list[dict[str, object]] = [{"text": float("nan")}, {"begin_time": float("-inf")}, {"sid": "x" * 241}]
+    changes += [{"text": 'a": NaN, b'}, {"text": ": Infinity}"}, {"text": "NaN"}]
+    segments = [
+        {"sid": f"S{i}", "begin_time": i, "end_time": i + 1, "text": "x", "subsets": ["DEV"]} | changed
+        for i, changed in enumerate(changes)
+    ]
+    entry = {"aid": "Y1", "path": "audio/Y1.flac", "duration": 30.0, "segments": segments}
+    (tmp_path / "WenetSpeech.json").write_text(json.dumps({"audios": [entry | {"duration": float("inf")}, entry]}))
+    monkeypatch.setattr(long_audio_lists, "BUFFER", size)
+    made = prepare("wenetspeech", tmp_path, tmp_path / "out", "--text", "raw")["dev"]
+    assert [made.recordings[key].segments[0].text for key in made.recordings] == [c["text"] for c in changes[3:]]
+    assert made.audit["skipped"] == {
+        "invalid entry": 1,
+        "invalid segment": 2,
+        "recording key of more than 240 bytes": 1,
+    }
+
+
+def test_one_bad_entry_does_not_lose_the_others(tmp_path: Path) -> None:
+    audio(tmp_path / "audio/Y1.flac", 30)
+
+    def segment(number: int, **changed: object) -> dict[str, object]:
+        times = {"begin_time": number, "end_time": number + 1}
+        return {"sid": f"Y1_S{number}", **times, "text": "好", "subsets": ["DEV"], "confidence": 1.0} | changed
+
+    without = segment(1)
+    del without["text"]
+    bad = [without, *(segment(2 + i, text=t) for i, t in enumerate((None, ["好"], {})))]
+    bad += [segment(6, begin_time=None), segment(7, end_time="soon"), segment(8, subsets=None), "segment"]
+    good = {"aid": "Y1", "path": "audio/Y1.flac", "duration": 30.0, "segments": [segment(0), *bad], "mood": "calm"}
+    entries = [good | {"duration": None}, good | {"path": None}, good | {"segments": None}, {"aid": "Y2"}, "Y3"]
+    entries += [good | {"path": "n" * 300}, good]
+    deep = json.dumps(entries)[:-1] + ", " + "[" * 2000 + "]" * 2000 + "]"
+    (tmp_path / "WenetSpeech.json").write_text(f'{{"audios": {deep}}}')
+    made = prepare("wenetspeech", tmp_path, tmp_path / "out")["dev"]
+    assert {key: made.texts(key) for key in made.recordings} == {"Y1_S0": [("wenetspeech:unknown", "好")]}
+    assert made.audit["skipped"] == {
+        "invalid entry": 6,
+        "invalid segment": len(bad),
+        "missing audio file": 1,
+        "unknown key 'mood'": 3,
+    }

@@ -1,4 +1,5 @@
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -21,7 +22,7 @@ def train(tmp_path):
 
 def packed(root, name, *options):
     command = ["pack", str(root / name), str(root / f"{name}-shards"), "--samples-per-shard", "5", *options]
-    assert main([*command, "--extractor", "pitch"]) == 0
+    assert main([*command, "--extractor", "pitch", "--max-self-enrolled", "1"]) == 0
     return open_dataset(root / f"{name}-shards")
 
 
@@ -82,6 +83,28 @@ def test_same_audio_under_other_names_and_encodings_is_found(train, tmp_path, ca
     assert main(["overlap", train.url, test.url, "--allow", "audio"]) == 0
 
 
+def test_every_leaking_sample_of_the_test_set_is_counted(train, tmp_path, capsys):
+    """Nine test samples of one audio, in one session, of one person under two ids."""
+    first = next(iter(read_manifest(tmp_path / "train")))
+
+    def copies(r, made):
+        number = int(r.key[-3:])
+        segments = tuple(replace(s, speaker=f"new:T{number % 2}") for s in first.segments)
+        return replace(first, key=made.key, corpus="new", segments=segments) if number < 9 else None
+
+    test = other(tmp_path, copies, person=lambda s: "person-0")
+    found = overlap(train, test)
+    assert found["audio"].counts() == {"samples_of_a": 1, "samples_of_b": 9, "of_b": 9}
+    (example,) = found["audio"].examples
+    assert re.fullmatch(r"audio: synthetic-000 of train is test-synthetic-00\d \(and 8 more\) of test", example)
+    assert found["speaker"].counts() == {"samples_of_a": 5, "samples_of_b": 9, "of_b": 2}
+    same = overlap(test, test)
+    assert same["session"].counts() == {"samples_of_a": 9, "samples_of_b": 9, "of_b": 1}
+    capsys.readouterr()
+    assert main(["overlap", train.url, test.url]) == 1
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["audio"]["samples_of_b"] == 9
+
+
 def test_shared_sessions_and_speakers_are_found(train, tmp_path):
     def change(r, made):
         made = louder(r, made, tmp_path)
@@ -93,6 +116,7 @@ def test_shared_sessions_and_speakers_are_found(train, tmp_path):
     found = overlap(train, test)
     assert found["session"].of_b == {"synthetic/session-1"}
     assert found["session"].samples == 3
+    assert (found["session"].samples_of_b, found["speaker"].samples_of_b) == (1, 1)
     assert found["speaker"].of_b == {"synthetic:S4", "synthetic:S0"}
     assert found["audio"].samples == 0
 

@@ -1,3 +1,4 @@
+import os
 import re
 import tarfile
 
@@ -88,6 +89,21 @@ def test_swapped_tars_are_rejected(dataset):
         for row in range(4):
             key = dataset.index(shard)["key"][row].as_py()
             assert key in error_of(dataset, shard, row)
+
+
+def test_a_local_tar_is_opened_once_and_a_sample_is_one_read(dataset, monkeypatch):
+    called, plain = [], (os.open, os.pread)
+
+    def counted(name, function):
+        return lambda *given, **more: called.append((name, str(given[0]))) or function(*given, **more)
+
+    dataset.index(0)
+    for name, function in zip(("open", "pread"), plain, strict=True):
+        monkeypatch.setattr(os, name, counted(name, function))
+    for row in range(4):
+        read_sample(dataset, 0, row)
+    assert [path for name, path in called if name == "open"] == [f"{dataset.url}/{dataset.shards[0].tar}"]
+    assert sum(name == "pread" for name, _ in called) == 4
 
 
 def test_missing_tar_is_a_storage_error_not_a_sample_error(dataset):

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from shards.dataset import bank_hashes
 from shards.dataset.dataset import open_dataset
-from shards.dataset.speaker_bank import SCHEMA, SpeakerBank
+from shards.dataset.speaker_bank import SCHEMA, SpeakerBank, bank_fault, write_bank
+from shards.dataset.verify import dataset_faults
 from shards.errors import SpeakerError
 from shards.packing.make_bank import build_bank
 from shards.storage.interface import open_storage
@@ -55,15 +59,106 @@ def test_damaged_bank_is_an_error_with_its_path(folder: Path, tmp_path: Path) ->
             SpeakerBank.open(storage)
 
 
+def rows_and_vectors(folder: Path) -> tuple[list[dict[str, Any]], np.ndarray]:
+    return pq.read_table(folder / "speakers.parquet").to_pylist(), np.load(folder / "speakers.npy")
+
+
 def test_bank_with_a_non_finite_vector_is_rejected(folder: Path, tmp_path: Path) -> None:
     storage = open_storage(tmp_path / "dataset")
     build_bank(Enroller([folder], PitchExtractor()), storage)
-    vectors = np.load(tmp_path / "dataset/speakers.npy")
+    rows, vectors = rows_and_vectors(tmp_path / "dataset")
     vectors[1, 3] = np.nan
-    np.save(tmp_path / "dataset/speakers.npy", vectors)
+    write_bank(storage, rows, list(vectors), ("pitch", "0"))
     bank = SpeakerBank.open(storage)  # so that verify can list all of them
     with pytest.raises(SpeakerError, match=r"speakers.npy: 1 vectors are not finite, the first is row 1"):
         bank.candidates(["toy:a"])
+
+
+def exchange_vectors(dataset: Path) -> None:
+    vectors = np.load(dataset / "speakers.npy")
+    np.save(dataset / "speakers.npy", vectors[::-1])
+
+
+def flip_a_bit_of_a_vector(dataset: Path) -> None:
+    data = bytearray((dataset / "speakers.npy").read_bytes())
+    data[-5] ^= 1
+    (dataset / "speakers.npy").write_bytes(data)
+
+
+def exchange_rows(dataset: Path) -> None:
+    table = pq.read_table(dataset / "speakers.parquet")
+    pq.write_table(table.take([1, 0]), dataset / "speakers.parquet")
+
+
+def change_a_person(dataset: Path) -> None:
+    table = pq.read_table(dataset / "speakers.parquet")
+    rows = [row | {"person": "toy:a"} for row in table.to_pylist()]
+    pq.write_table(pa.Table.from_pylist(rows, table.schema), dataset / "speakers.parquet")
+
+
+@pytest.mark.parametrize("damage", [exchange_vectors, flip_a_bit_of_a_vector, exchange_rows, change_a_person])
+def test_damage_that_keeps_the_form_of_a_bank_is_found(
+    folder: Path, tmp_path: Path, damage: Callable[[Path], None]
+) -> None:
+    """At opening, also after the whole bank was opened on this node, and by ``verify``, which compares every time."""
+    dataset = make_dataset(tmp_path / "dataset", samples=4)
+    build_bank(Enroller([folder], PitchExtractor()), dataset.storage)
+    SpeakerBank.open(dataset.storage)
+    assert list(dataset_faults(open_dataset(dataset.url))) == []
+    damage(tmp_path / "dataset")
+    with pytest.raises(SpeakerError, match=r"speakers\.npy: (was not written|has other rows).*; run pack again"):
+        SpeakerBank.open(dataset.storage)
+    (fault,) = dataset_faults(open_dataset(dataset.url))
+    assert "run pack again" in fault
+
+
+def test_any_byte_of_a_bank_may_be_damaged(folder: Path, tmp_path: Path) -> None:
+    """An error of one type that names the bank, or the bank as it was: nothing else."""
+    storage = open_storage(tmp_path / "dataset")
+    build_bank(Enroller([folder], PitchExtractor()), storage)
+    bank = SpeakerBank.open(storage)
+    whole = (bank.fingerprint, bank.extractor, bank.vectors.tobytes())
+    rng = np.random.default_rng(1)
+    for name in ("speakers.parquet", "speakers.npy"):
+        data = (tmp_path / "dataset" / name).read_bytes()
+        for place in rng.choice(len(data) * 8, 300, replace=False):
+            damaged = bytearray(data)
+            damaged[place // 8] ^= 1 << place % 8
+            (tmp_path / "dataset" / name).write_bytes(damaged)
+            if bank_fault(storage) is not None:
+                with pytest.raises(SpeakerError, match="run pack again"):
+                    SpeakerBank.open(storage)
+            else:
+                found = SpeakerBank.open(storage)
+                assert (found.fingerprint, found.extractor, found.vectors.tobytes()) == whole
+        (tmp_path / "dataset" / name).write_bytes(data)
+
+
+def test_bank_is_compared_once_per_node(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "node"))
+    storage = open_storage(tmp_path / "dataset")
+    build_bank(Enroller([folder], PitchExtractor()), storage)
+    compared = []
+    real = bank_hashes.find_fault
+    monkeypatch.setattr(bank_hashes, "find_fault", lambda *a: compared.append(1) or real(*a))
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: SpeakerBank.open(storage), range(8)))
+    assert len(compared) == 1
+    (tmp_path / "dataset/speakers.npy").touch()
+    SpeakerBank.open(storage)
+    assert len(compared) == 2
+    (tmp_path / "file").write_bytes(b"")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "file"))  # no folder can be made there
+    assert SpeakerBank.open(storage).ids == ["toy:a", "toy:b"]
+
+
+def test_bank_of_a_version_without_hashes_is_opened(folder: Path, tmp_path: Path) -> None:
+    storage = open_storage(tmp_path / "dataset")
+    build_bank(Enroller([folder], PitchExtractor()), storage)
+    path = tmp_path / "dataset/speakers.parquet"
+    pq.write_table(pq.read_table(path).replace_schema_metadata(None), path)
+    assert SpeakerBank.open(storage).ids == ["toy:a", "toy:b"]
+    assert bank_fault(storage) is None
 
 
 class Remote:
@@ -91,8 +186,22 @@ def test_remote_bank_is_downloaded_once_per_node(folder: Path, tmp_path: Path, m
     assert banks[0].extractor == "pitch"
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "another node"))
     (tmp_path / "dataset/speakers.npy").write_bytes(b"of a write that was cut off")
-    with pytest.raises(SpeakerError, match=r"not the vectors that speakers.parquet was written for"):
+    with pytest.raises(SpeakerError, match=r"speakers\.npy: was not written for these vectors; run pack again"):
         SpeakerBank.open(Remote(tmp_path / "dataset"))  # type: ignore[arg-type]
+    assert not list((tmp_path / "another node").rglob("*.npy"))
+
+
+def test_damaged_copy_on_the_node_is_downloaded_again(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "node"))
+    build_bank(Enroller([folder], PitchExtractor()), open_storage(tmp_path / "dataset"))
+    remote = Remote(tmp_path / "dataset")
+    whole = np.array(SpeakerBank.open(remote).vectors)  # type: ignore[arg-type]
+    (copy,) = (tmp_path / "node").rglob("*.npy")
+    copy.write_bytes(copy.read_bytes()[:-2] + b"xx")
+    assert np.array_equal(SpeakerBank.open(remote).vectors, whole)  # type: ignore[arg-type]
+    assert remote.reads.count("speakers.npy") == 2
 
 
 def test_bank_of_another_extractor_is_rejected(folder: Path, tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """The page of a shard is self-contained and correct."""
 
 import base64
-import re
 import tempfile
 from html.parser import HTMLParser
 from pathlib import Path
@@ -12,14 +11,15 @@ import pytest
 from shards.cli import main
 from shards.dataset.dataset import Dataset, open_dataset
 from shards.dataset.reader import read_sample
-from shards.dataset.view import choose, cosines
+from shards.dataset.view import choose, cosines, short_name
 from shards.sound.audio import decode
 from tests.support.datasets import make_dataset
+from tests.support.pages import checked_page
 from tests.support.s3 import fake_s3
 
 
-class Page(HTMLParser):
-    """Sources, bars, rows of text, cells."""
+class Found(HTMLParser):
+    """Sources, bars, words of turns, cells."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class Page(HTMLParser):
         values = dict(attrs)
         if tag == "audio":
             self.sources.append(values["src"] or "")
-        elif tag == "rect":
+        elif values.get("class") == "bar":
             self.bars.append(float(values["data-at"] or "nan"))
         self._inside.append(tag)
 
@@ -43,7 +43,7 @@ class Page(HTMLParser):
             pass
 
     def handle_data(self, data: str) -> None:
-        if self._inside[-2:] == ["li", "span"]:
+        if self._inside[-3:] == ["li", "button", "span"]:
             self.words.append(data)
         elif self._inside[-1:] == ["td"]:
             self.cells.append(data)
@@ -59,7 +59,8 @@ def test_page_contains_audio_turns_words_and_cosines(dataset: Dataset, tmp_path:
     out = tmp_path / "page.html"
     assert main(["view", dataset.url, str(out), "--samples", "3"]) == 0
     text = out.read_text()
-    page = Page(text)
+    page = Found(text)
+    checked_page(text)
     samples = [read_sample(dataset, 0, row) for row in (0, 3, 6)]
     assert [base64.b64decode(s.partition(",")[2]) for s in page.sources] == [s.audio for s in samples]
     assert len(decode(base64.b64decode(page.sources[0].partition(",")[2]))) == samples[0].num_samples
@@ -69,7 +70,33 @@ def test_page_contains_audio_turns_words_and_cosines(dataset: Dataset, tmp_path:
     assert first is not None
     vectors = first.astype(np.float32)
     assert page.cells[: len(vectors)] == [f"{v:.2f}" for v in vectors[0] @ vectors.T]
-    assert not re.search(r"(?:src|href)=\"(?!data:)|url\(|@import|https?://", text)  # nothing is fetched from elsewhere
+
+
+def test_a_person_keeps_the_colour_and_the_headline_counts_persons(dataset: Dataset, tmp_path: Path) -> None:
+    assert main(["view", dataset.url, str(tmp_path / "p.html"), "--samples", "7"]) == 0
+    page = checked_page((tmp_path / "p.html").read_text())
+    people = {short_name(s) for row in range(7) for s in read_sample(dataset, 0, row).speakers}
+    seen: dict[str, set[str]] = {}
+    for bar in page.having(cls="bar"):
+        seen.setdefault(bar["title"].partition(",")[0], set()).add(bar["style"].partition("--who:")[2])
+    assert seen.keys() == people
+    assert all(len(colours) == 1 for colours in seen.values())
+    assert len(page.having(cls="tile")) == 3
+    assert page.text.count("Speakers") > 0
+    assert len(page.having(cls="time")) == 7
+    assert all("min-width" in t["style"] for t in page.having(cls="time"))
+
+
+def test_two_persons_of_one_short_name_are_both_in_the_legend(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shards.dataset.view.short_name", lambda speaker: "S1")
+    assert main(["view", dataset.url, str(tmp_path / "p.html"), "--samples", "7"]) == 0
+    page = checked_page((tmp_path / "p.html").read_text())
+    people = {s for row in range(7) for s in read_sample(dataset, 0, row).speakers}
+    shown = [a["style"] for a in page.having("li") if "--who" in a.get("style", "")]
+    assert len(shown) == len(people)
+    assert len(set(shown)) == len(people)
 
 
 def test_cosines_with_the_bank(dataset: Dataset) -> None:
@@ -98,7 +125,7 @@ def test_page_without_speaker_vectors(tmp_path: Path) -> None:
     assert main(["view", plain.url, str(tmp_path / "p.html")]) == 0
     text = (tmp_path / "p.html").read_text()
     assert text.count("no speaker vectors") == 2
-    assert len(Page(text).sources) == 2
+    assert len(Found(text).sources) == 2
 
 
 def test_page_of_a_shard_on_s3(dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,7 +140,7 @@ def test_page_of_a_shard_on_s3(dataset: Dataset, tmp_path: Path, monkeypatch: py
         assert main(["view", "s3://bucket/data", str(tmp_path / "s3.html")]) == 0
         assert main(["view", dataset.url, str(tmp_path / "local.html")]) == 0
         assert open_dataset("s3://bucket/data").samples == 7
-    there, here = (Page((tmp_path / f"{n}.html").read_text()) for n in ("s3", "local"))
+    there, here = (Found((tmp_path / f"{n}.html").read_text()) for n in ("s3", "local"))
     assert there.sources == here.sources
     assert there.words == here.words
     assert there.cells == here.cells

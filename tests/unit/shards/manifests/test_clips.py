@@ -2,6 +2,7 @@
 
 import json
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -118,7 +119,7 @@ def test_silences() -> None:
     assert silences(segments, 10) == [(0.0, 1), (5, 7), (8, 10)]
 
 
-def test_command_reads_durations_from_audio_files(tmp_path, capsys) -> None:
+def test_command_reads_durations_from_audio_files(tmp_path) -> None:
     soundfile.write(tmp_path / "m.wav", np.zeros(8000 * 100), 8000)
     segments = tuple(Segment("c:A", float(t), t + 1.0, "w") for t in range(0, 99, 2))
     write_manifest(tmp_path / "in", [recording(tmp_path / "m.wav", segments=segments)], [], {})
@@ -132,5 +133,27 @@ def test_command_reads_durations_from_audio_files(tmp_path, capsys) -> None:
     twice = list(read_manifest(tmp_path / "twice"))
     assert len({c.key for c in twice}) == len(twice) > len(clips)
     assert sum(len(c.segments) for c in twice) == 2 * len(segments)
-    assert main(["clips", str(tmp_path / "in"), str(tmp_path / "out"), "--seconds", "10-70"]) == 1
-    assert "wider range" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--seconds", "10-70", "--widened", "20-60"], "--seconds 10-70 is not inside --widened 20-60"),
+        (["--seconds", "0-5"], "--seconds 0-5: a clip is longer than 0 s"),
+        (["--widened", "0-60"], "--widened 0-60: a clip is longer"),
+        (["--widened", "42-60"], "--seconds 40-50 is not inside --widened 42-60"),
+    ],
+)
+def test_error_about_a_range_names_the_option(tmp_path: Path, options: list[str], message: str, capsys) -> None:
+    assert main(["clips", str(tmp_path / "in"), str(tmp_path / "out"), *options]) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_the_wider_range_is_in_proportion(tmp_path: Path) -> None:
+    """15-20 s widens as 40-50 s does."""
+    segments = tuple(Segment("a", float(i), i + 0.9, "x") for i in range(200))
+    write_manifest(tmp_path / "in", [Recording("m", "c", "s", "m", "en", "/m.wav", segments, duration=200.0)], [], {})
+    for seconds, widened in (("15-20", "11.25-24"), ("40-50", "30-60")):
+        assert main(["clips", str(tmp_path / "in"), str(tmp_path / "out"), "--seconds", seconds]) == 0
+        audit = json.loads((tmp_path / "out/audit.json").read_text())
+        assert audit["clip_rule"].startswith(f"{seconds} s, cut in silence; else {widened} s")

@@ -45,11 +45,11 @@ def test_rounded_ends_are_trimmed_without_an_audit_entry() -> None:
     assert (kept, skipped, changed) == ([("a", 8, 10.0, "x")], {}, {})
 
 
-def test_empty_marks_are_silence_and_noise_marks_are_counted() -> None:
+def test_segments_without_words_are_counted() -> None:
     audit = Audit()
     segments = [Segment("a", 0, 1, ""), Segment("a", 1, 2, " \ufeff"), Segment("a", 2, 3, "<sil>")]
     assert clean_segments(segments, 9, TextPolicy("plain"), audit, "m") == ()
-    assert audit.result()["skipped"] == {"segment without words": 2}
+    assert audit.result()["skipped"] == {"segment without words": 3}
     kept, *_ = clean(("a", 0, 1, ""), words=False)
     assert len(kept) == 1  # turns without words, as RTTM has them
 

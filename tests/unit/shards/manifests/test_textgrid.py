@@ -62,7 +62,7 @@ def test_point_tiers_are_skipped(tmp_path: Path) -> None:
     ("damage", "reason"),
     [
         (lambda s: s[: len(s) // 2], "the file ends, expected"),
-        (lambda s: s[: s.rindex('"', 0, s.rindex('"')) + 1], "the file ends, expected"),  # inside the last mark
+        (lambda s: s[: s.rindex('"', 0, s.rindex('"')) + 1], "a text ends too early"),  # inside the last mark
         (lambda s: "", "the file ends, expected the file type"),
         (lambda s: s.replace("ooTextFile", "Pitch"), "header is not"),
         (lambda s: s.replace("size = 2", "size = 2.5"), "number of tiers is 2.5"),
@@ -82,3 +82,57 @@ def test_undecodable_and_missing_files(tmp_path: Path) -> None:
         read_textgrid(tmp_path / "a.TextGrid")
     with pytest.raises(ManifestError, match="No such file"):
         read_textgrid(tmp_path / "b.TextGrid")
+
+
+SPOKEN = ['" !', 'she said "hi" to me', '他说"好"吧', 'he said "hi"', '"', '"a" 5 "b"', '", hello "', "plain"]
+
+
+def with_marks(form, found: list[str]) -> str:
+    """A tier with these marks, whose quotes are not doubled, and a second tier."""
+    content = form({"a": [(float(i), i + 1.0, f"@{i}@") for i in range(len(found))], "b": [(0.0, 1.0, "end")]})
+    for i, mark in enumerate(found):
+        content = content.replace(f"@{i}@", mark)
+    return content
+
+
+@pytest.mark.parametrize("form", [long_grid, short_grid])
+@pytest.mark.parametrize("ends", ["\n", "\n\n", " \n"])
+def test_quotes_that_are_not_doubled_are_read(tmp_path: Path, form, ends: str) -> None:
+    (tmp_path / "a.TextGrid").write_text(with_marks(form, SPOKEN).replace("\n", ends))
+    found = marks(tmp_path / "a.TextGrid")
+    assert [mark for _, _, mark in found["a"]] == SPOKEN
+    assert found["b"] == [(0.0, 1.0, "end")]
+
+
+words = st.lists(st.sampled_from(['"', "hi", "好", " ", "5", "<a>", "!"]), min_size=1, max_size=8).map("".join)
+
+
+@settings(max_examples=150, deadline=None)
+@given(found=st.lists(words.map(lambda s: " ".join(s.split())), min_size=1, max_size=4), short=st.booleans())
+def test_undoubled_quotes_lose_no_word(tmp_path_factory: pytest.TempPathFactory, found: list[str], short: bool) -> None:
+    """Every mark is read whole, or the file is an error; a doubled quote and two quotes cannot be told apart."""
+    content = with_marks(short_grid if short else long_grid, found)
+    path = tmp_path_factory.mktemp("g") / "a.TextGrid"
+    path.write_bytes(content.encode())
+    try:
+        read = marks(path)
+    except ManifestError:
+        return
+    words_of = [m.replace('"', "").split() for _, _, m in read["a"]]
+    assert words_of == [f.replace('"', "").split() for f in found]
+    assert read["b"] == [(0.0, 1.0, "end")]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda s: s.replace('text = "one"', 'text = "one" more'),
+        lambda s: s.replace('text = "one"', 'text = "one" "two" x'),
+        lambda s: s + '        text = "more"\n',
+        lambda s: s.replace("xmax = 1.0", 'xmax = 1.0 "'),
+    ],
+)
+def test_what_may_be_a_part_of_a_mark_is_an_error(tmp_path: Path, damage) -> None:
+    (tmp_path / "a.TextGrid").write_text(damage(long_grid({"a": [(0.0, 1.0, "one")]})))
+    with pytest.raises(ManifestError, match=r"invalid TextGrid: line 1[5-9]: "):
+        read_textgrid(tmp_path / "a.TextGrid")

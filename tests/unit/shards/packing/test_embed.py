@@ -43,7 +43,8 @@ def frames(monkeypatch, tmp_path):
 def dataset(tmp_path, frames):
     make_manifest(tmp_path / "m", 13, seconds=1.5)
     out = tmp_path / "o"
-    assert main(["pack", str(tmp_path / "m"), str(out), "--samples-per-shard", "4", "--extractor", "pitch"]) == 0
+    command = ["pack", str(tmp_path / "m"), str(out), "--samples-per-shard", "4", "--extractor", "pitch"]
+    assert main([*command, "--max-self-enrolled", "1"]) == 0
     return out
 
 
@@ -107,6 +108,7 @@ def test_damaged_enrolment_clip_is_skipped_and_listed(tmp_path, frames, capsys):
     make_manifest(tmp_path / "n", 13, seconds=2.5)
     dataset = tmp_path / "long"
     command = ["pack", str(tmp_path / "n"), str(dataset), "--samples-per-shard", "4", "--extractor", "pitch"]
+    command += ["--max-self-enrolled", "1"]
     assert main(command) == 0
     (tmp_path / "n" / "audio-006.wav").write_bytes(b"")
     capsys.readouterr()
@@ -137,6 +139,14 @@ def test_bank_of_other_weights_or_persons_is_rewritten(dataset, frames, monkeypa
     speakers.write_text(speakers.read_text().replace("person-3", "person-2"))
     embed(dataset)
     assert open_dataset(dataset, extractor="frames").speakers.persons.count("person-2") == 2
+    whole = (dataset / "speakers-frames.npy").read_bytes()
+    (dataset / "speakers-frames.npy").write_bytes(whole[:-2] + b"xx")
+    assert main(["verify", str(dataset)]) == 1
+    with pytest.raises(SpeakerError, match=r"speakers-frames\.npy: was not written for these vectors; run embed again"):
+        open_dataset(dataset, extractor="frames").speakers  # noqa: B018
+    embed(dataset)
+    assert (dataset / "speakers-frames.npy").read_bytes() == whole
+    assert main(["verify", str(dataset)]) == 0
     bank = dataset / "speakers-frames.parquet"
     written = bank.stat().st_mtime_ns
     embed(dataset)

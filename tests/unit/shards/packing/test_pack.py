@@ -1,6 +1,8 @@
 import hashlib
 import json
+import re
 import shutil
+import tarfile
 
 import numpy as np
 import pytest
@@ -26,7 +28,7 @@ def manifest(tmp_path):
 
 
 def pack(manifest, out, *options, speakers=False, code=0):
-    extra = ("--extractor", "synthetic") if speakers else ("--no-speakers",)
+    extra = ("--extractor", "synthetic", "--max-self-enrolled", "1") if speakers else ("--no-speakers",)
     assert main(["pack", str(manifest), str(out), "--samples-per-shard", "4", *extra, *options]) == code
 
 
@@ -176,7 +178,9 @@ def test_other_configuration_does_not_overwrite(manifest, tmp_path, capsys):
     pack(manifest, tmp_path / "o", "--name", "x")
     before = content(tmp_path / "o")
     pack(manifest, tmp_path / "o", "--name", "x", "--seed", "9", code=1)
-    assert "another manifest, seed or configuration" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "another manifest, seed or configuration" in said
+    assert "(the seed was 1, now it is 9)" in said
     edit(manifest, lambda lines: lines[0].update(language="en"))
     pack(manifest, tmp_path / "o", "--name", "x", code=1)
     assert content(tmp_path / "o") == before
@@ -190,6 +194,19 @@ def test_other_manifest_does_not_replace_a_dataset(manifest, tmp_path, capsys):
     pack(tmp_path / "n", tmp_path / "o", code=1)
     assert "holds the dataset m, packed from another manifest, seed or configuration" in capsys.readouterr().err
     assert content(tmp_path / "o") == before
+
+
+def test_an_interrupted_dataset_says_what_differs(manifest, tmp_path, capsys):
+    """Its shards hold only a hash of their inputs."""
+    pack(manifest, tmp_path / "o", "--part", "0/2", "--samples-per-shard", "4")
+    pack(manifest, tmp_path / "o", "--samples-per-shard", "4", "--seed", "9", code=1)
+    assert "(the seed was 1, now it is 9)" in capsys.readouterr().err
+    pack(manifest, tmp_path / "o", "--samples-per-shard", "3", code=1)
+    said = capsys.readouterr().err
+    assert re.search(r"\(the number of shards \(--samples-per-shard, .*\) was \d+, now it is \d+\)", said), said
+    edit(manifest, lambda lines: lines[0].update(language="en"))
+    pack(manifest, tmp_path / "o", "--samples-per-shard", "4", code=1)
+    assert "one of these: the manifest, " in capsys.readouterr().err
 
 
 def test_shards_of_an_earlier_version_are_not_extended(manifest, tmp_path, monkeypatch, capsys):
@@ -381,6 +398,24 @@ def test_changed_persons_rewrite_the_bank_and_no_shard(manifest, tmp_path, monke
     assert content(tmp_path / "o") == before
 
 
+@pytest.mark.parametrize("name", ["speakers.npy", "speakers.parquet"])
+def test_rerun_repairs_a_damaged_bank(manifest, tmp_path, monkeypatch, capsys, name):
+    add_extractor(monkeypatch, tmp_path / "site", "synthetic", SyntheticExtractor())
+    pack(manifest, tmp_path / "o", speakers=True)
+    before = content(tmp_path / "o")
+    damaged = bytearray(before[name])
+    damaged[-3] ^= 4  # of the last vector; of the table's end
+    for data in (bytes(damaged), None):
+        (tmp_path / "o" / name).write_bytes(data) if data else (tmp_path / "o" / name).unlink()
+        assert main(["verify", str(tmp_path / "o")]) == 1
+        capsys.readouterr()
+        pack(manifest, tmp_path / "o", speakers=True)
+        captured = capsys.readouterr()
+        assert json.loads(captured.out)["skipped"] == 4
+        assert "it is written again now" in captured.err
+        assert content(tmp_path / "o") == before
+
+
 def test_weights_changed_under_the_same_name_are_rejected(manifest, tmp_path, monkeypatch):
     """Resuming with other weights would mix vectors of two models in one dataset."""
     made = SyntheticExtractor()
@@ -388,6 +423,53 @@ def test_weights_changed_under_the_same_name_are_rejected(manifest, tmp_path, mo
     pack(manifest, tmp_path / "o", "--part", "0/2", speakers=True)
     made.sha256 = "0" * 64
     pack(manifest, tmp_path / "o", speakers=True, code=1)
+
+
+def with_genders(manifest, genders):
+    """Write the genders of speakers, by place, into the manifest; returns speaker → gender."""
+    lines = [json.loads(line) for line in (manifest / SPEAKERS).read_text().splitlines()]
+    for line, gender in zip(lines, genders, strict=False):
+        line["gender"] = gender
+    (manifest / SPEAKERS).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return {line["speaker"]: line["gender"] for line in lines}
+
+
+def metas(folder):
+    found = {}
+    for path in sorted(folder.rglob("*.tar")):
+        with tarfile.open(path) as tar:
+            found |= {m.name: json.load(tar.extractfile(m)) for m in tar if m.name.endswith(".json")}
+    return found
+
+
+def test_samples_have_the_genders_that_are_known(manifest, tmp_path):
+    with_genders(manifest, [None] * 99)
+    pack(manifest, tmp_path / "none", "--name", "x")
+    assert not any("genders" in meta for meta in metas(tmp_path / "none").values())
+    stated = with_genders(manifest, ["F", None, "male", "other"] + ["m"] * 99)
+    pack(manifest, tmp_path / "some", "--name", "x")
+    words = {"F": "female", "male": "male", "m": "male"}
+    both = {True: 0, False: 0}
+    for name, meta in metas(tmp_path / "some").items():
+        expected = {s: words[stated[s]] for s in meta["speakers"] if stated.get(s) in words}
+        assert meta.pop("genders", {}) == expected
+        assert meta == metas(tmp_path / "none")[name]
+        both[bool(expected)] += 1
+    dataset = open_dataset(tmp_path / "some")
+    sample = read_sample(dataset, 0, 0)
+    assert sample.genders == {s: words[stated[s]] for s in sample.speakers if stated[s] in words}
+    assert main(["verify", str(tmp_path / "some")]) == 0
+    assert both[True] > 0
+
+
+def test_changed_genders_are_other_inputs(manifest, tmp_path, capsys):
+    with_genders(manifest, ["f"] * 99)
+    pack(manifest, tmp_path / "o")
+    pack(manifest, tmp_path / "o")
+    with_genders(manifest, ["m"] * 99)
+    capsys.readouterr()
+    pack(manifest, tmp_path / "o", code=1)
+    assert "packed from" in capsys.readouterr().err
 
 
 def test_packer_is_pickled_without_resources(manifest, tmp_path):

@@ -44,6 +44,26 @@ def test_recorded_responses(tmp_path: Path, words: Path) -> None:
         open_rooms(str(tmp_path / "nothing"))
 
 
+def test_silent_responses_are_skipped_and_named(tmp_path: Path) -> None:
+    """One of three in a room; a room with no other is not used."""
+    click = np.zeros(1000)
+    click[10] = 1e-6  # faint, and scaled to 1
+    for name, response in (("a/1", click), ("a/2", click * 0), ("a/3", click * 2), ("b/1", click * 0)):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        soundfile.write(tmp_path / f"{name}.wav", response, 16_000, subtype="FLOAT")
+    listed: list[str] = []
+    rooms = open_rooms(str(tmp_path), listed.append)
+    assert rooms is not None
+    for seed in range(20):
+        made = rooms(np.random.default_rng(seed), 3)
+        assert [float(r[0]) for r in made] == pytest.approx([1, 1, 1])
+    assert set(listed) == {str(tmp_path / "a/2.wav"), str(tmp_path / "b/1.wav")}
+    for name in ("1", "3"):
+        (tmp_path / f"a/{name}.wav").unlink()
+    with pytest.raises(ConfigError, match=r"all impulse responses are silent, such as 2.wav; name a folder"):
+        open_rooms(str(tmp_path))(np.random.default_rng(0), 2)  # type: ignore[misc]
+
+
 def test_room_responses_preserve_times_and_levels_of_the_direct_sound() -> None:
     responses = room_responses(np.random.default_rng(3), 3)
     assert len(responses) == 3

@@ -143,7 +143,7 @@ def test_missing_length_in_another_format(tmp_path):
     path.write_bytes(open_end(path.read_bytes()))
     assert np.array_equal(load(path, channel=1), whole)
     assert len(load(path, channel=0, start=1.0, duration=0.25)) == 4_000
-    assert audio_info(path) == AudioInfo(1.5, 2)
+    assert audio_info(path) == AudioInfo(1.5, 2, str(path))
     with pytest.raises(AudioError, match=r"ends at 1\.500 s"):
         load(path, start=2.0)
     (clip,) = cut(recording(path), ClipRule(), 0)

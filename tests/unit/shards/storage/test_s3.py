@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import re
 import sys
 import threading
 import time
@@ -110,6 +111,52 @@ def test_persistent_short_reads_are_a_storage_error(s3):
     s3.faults[:] = ["short"] * 99
     with pytest.raises(StorageError, match="s3://bucket/p/x: the server sends fewer bytes than requested"):
         storage().read_range("x", 0, 100)
+
+
+@pytest.mark.parametrize(
+    ("status", "answer", "message"),
+    [
+        (
+            400,
+            "<Code>ExpiredToken</Code><Message>The provided token has expired.</Message>",
+            "session token has expired",
+        ),
+        (400, "<Code>InvalidToken</Code><Message>m</Message>", "session token is not valid"),
+        (
+            400,
+            "<Code>AuthorizationHeaderMalformed</Code><Message>the region 'us-east-1' is wrong; expecting "
+            "'eu-west-1'</Message><Region>eu-west-1</Region>",
+            "signed for the wrong region; set AWS_DEFAULT_REGION to eu-west-1",
+        ),
+        (
+            403,
+            "<Code>RequestTimeTooSkewed</Code><Message>m</Message><RequestTime>20260101T000000Z</RequestTime>"
+            "<ServerTime>2026-01-02T00:00:00Z</ServerTime>",
+            "clock of this machine is wrong; set it: the server's time is 2026-01-02T00:00:00Z, requests say 20260101T",
+        ),
+        (403, "<Code>SignatureDoesNotMatch</Code><Message>m</Message>", "check AWS_SECRET_ACCESS_KEY"),
+        (403, "<Code>InvalidAccessKeyId</Code><Message>m</Message>", "unknown access key"),
+        (400, "<Code>SomethingNew</Code><Message>what it is</Message>", r"\(SomethingNew\) .*: what it is"),
+    ],
+)
+def test_a_refusal_names_its_cause(s3, tmp_path, capsys, status, answer, message):
+    """The response to a HEAD, the first request, has no body and says 400 Bad Request or 403 Forbidden."""
+    s3.refusal = status, answer
+    for work in (lambda: storage().exists("x"), lambda: storage().read("x"), lambda: storage().version("x")):
+        with pytest.raises(StorageError, match=message):
+            work()
+    with pytest.raises(StorageError, match=message):
+        storage().write_atomic("x", b"")
+    make_manifest(tmp_path / "m")
+    assert main(["pack", str(tmp_path / "m"), "s3://bucket/data", "--no-speakers"]) == 1
+    assert re.search(message, capsys.readouterr().err)
+
+
+def test_a_head_that_alone_is_refused_keeps_its_error(s3, monkeypatch):
+    s3.objects["p/x"] = b"12"
+    s3.faults[:] = ["403"]
+    with pytest.raises(StorageError, match="access denied; check AWS_ACCESS_KEY_ID"):
+        storage().exists("x")
 
 
 def test_process_forked_while_another_thread_makes_a_client_can_read(s3, monkeypatch):

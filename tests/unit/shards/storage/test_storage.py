@@ -1,5 +1,6 @@
 import errno
 import fcntl
+import gc
 import os
 import pickle
 import threading
@@ -8,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from shards.errors import StorageError
+from shards.storage import local
 from shards.storage.interface import open_storage
-from shards.storage.local import LocalStorage, atomic_file
+from shards.storage.local import OPEN_FILES, LocalStorage, atomic_file
 from shards.storage.s3 import S3Storage
 from tests.support.s3 import fake_s3
 
@@ -219,3 +221,44 @@ def test_missing_credentials_are_a_storage_error(s3, monkeypatch):
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nonexistent")
     with pytest.raises(StorageError, match=r"s3://bucket/p/x.*credentials"):
         S3Storage("s3://bucket/p").read("x")
+
+
+def test_a_file_that_was_replaced_is_opened_again(tmp_path, monkeypatch):
+    """By this process; and by another, where a network filesystem says that the open one is stale."""
+    storage = LocalStorage(tmp_path, retry_pauses=())
+    for data in (b"one", b"two"):
+        storage.write_atomic("x", data)
+        assert storage.read_range("x", 0, 3) == data
+    other = LocalStorage(tmp_path)
+    other.write_atomic("x", b"six")
+    assert storage.read_range("x", 0, 3) == b"two"  # the file that is open still has its content
+    stale, read = storage._open["x"].descriptor, local._pread
+
+    def network_read(descriptor, offset, length):
+        if descriptor == stale:
+            raise OSError(errno.ESTALE, "Stale file handle")
+        return read(descriptor, offset, length)
+
+    kept = storage._open["x"]  # so that its number is not used again
+    monkeypatch.setattr(local, "_pread", network_read)
+    assert storage.read_range("x", 0, 3) == b"six"
+    assert kept.descriptor == stale
+    storage.delete("x")
+    with pytest.raises(StorageError, match="x: No such file"):
+        storage.read_range("x", 0, 3)
+
+
+def test_few_files_stay_open(tmp_path):
+    storage = LocalStorage(tmp_path)
+    for i in range(OPEN_FILES + 8):
+        storage.write_atomic(f"x{i}", b"data")
+    gc.collect()
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for i in range(OPEN_FILES + 8):
+        assert storage.read_range(f"x{i}", 0, 4) == b"data"
+    assert len(list(Path("/proc/self/fd").iterdir())) - before == OPEN_FILES
+    again = pickle.loads(pickle.dumps(storage))
+    assert again.read_range("x0", 1, 2) == b"at"
+    del storage, again
+    gc.collect()
+    assert len(list(Path("/proc/self/fd").iterdir())) == before

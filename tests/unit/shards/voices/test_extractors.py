@@ -9,6 +9,7 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+import torch
 
 from shards.dataset.speaker_bank import SAME_PERSON_COSINE
 from shards.errors import ConfigError, ModelError, SpeakerError
@@ -181,6 +182,63 @@ def test_extractor_checks_weights_and_caches_vectors(tmp_path: Path) -> None:
     for wrong in ("other.pt", "broken.pt"):
         with pytest.raises(ModelError, match=f"{wrong}: not weights of mean"):
             NetworkExtractor("mean", build, tmp_path / wrong, 4, tmp_path / "cache").embed([wave])
+
+
+class Mean(torch.nn.Linear):
+    """A network of one layer."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x.abs().mean(1))
+
+
+def network_of(folder: Path, built: list[int], cache: Path) -> NetworkExtractor:
+    torch.manual_seed(0)
+    torch.save(Mean(80, 4).state_dict(), folder / "mean.pt")
+
+    def build() -> torch.nn.Module:
+        built.append(1)
+        return Mean(80, 4)
+
+    return NetworkExtractor("mean", build, folder / "mean.pt", 4, cache)
+
+
+def test_the_cache_changes_no_bytes(tmp_path: Path) -> None:
+    """Waves or features, with and without entries, damaged ones, and an unwritable folder."""
+    waves = [tone(0.5 + 0.1 * i, seed=i).astype(np.float32) for i in range(5)]
+    built: list[int] = []
+    (tmp_path / "file").write_bytes(b"")
+    plain = network_of(tmp_path, built, tmp_path / "file").embed(waves)
+    assert network_of(tmp_path, built, tmp_path / "cache").embed(waves).tobytes() == plain.tobytes()
+    assert len(built) == 2
+    again = network_of(tmp_path, built, tmp_path / "cache")
+    assert again.embed(waves).tobytes() == plain.tobytes()
+    assert len(built) == 2  # all came from the cache
+    features = [log_mel(w) for w in waves]
+    for _ in range(2):  # kept by their own hash
+        assert network_of(tmp_path, built, tmp_path / "cache").embed_features(features).tobytes() == plain.tobytes()
+    assert len(built) == 3
+    for path in (tmp_path / "cache").rglob("*.vector"):
+        data = bytearray(path.read_bytes())
+        data[-1] ^= 1
+        path.write_bytes(data)
+    assert network_of(tmp_path, built, tmp_path / "cache").embed(waves).tobytes() == plain.tobytes()
+    assert len(built) == 4
+    assert network_of(tmp_path, built, tmp_path / "cache").embed(waves).tobytes() == plain.tobytes()
+    assert len(built) == 4  # damaged entries were written again
+    assert again.embed_features([]).shape == (0, 4)
+
+
+def test_vectors_of_other_numbers_of_threads_are_not_mixed(tmp_path: Path) -> None:
+    """Their sums are in another order: packing takes one thread, other commands take all."""
+    built: list[int] = []
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2, 1):
+            torch.set_num_threads(threads)
+            network_of(tmp_path, built, tmp_path / "cache").embed([WAVE])
+    finally:
+        torch.set_num_threads(before)
+    assert len(built) == 2
 
 
 def test_features_and_norms_of_invalid_input_are_errors() -> None:

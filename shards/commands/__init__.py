@@ -6,8 +6,9 @@ import logging
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 
-from shards.errors import SpeakerLMError
+from shards.errors import ConfigError, SpeakerLMError
 
 INTERRUPTED = 130  # 128 and the number of SIGINT, as shells have it
 PACKAGES = ("shards", "pipeline", "launch", "__main__")  # the last one under `python -m`
@@ -34,6 +35,20 @@ def outcome(program: str, work: Callable[[], int], after_interrupt: str = "run i
             print(file=sys.stderr)  # after the terminal's ^C
             logger.error("interrupted; %s", after_interrupt)
             return INTERRUPTED
+
+
+def require(package: str, extra: str, what: str) -> None:
+    """Check that a package of an extra is installed, without importing it.
+
+    Raises:
+        ConfigError: it is not; ``what`` needs it.
+    """
+    try:
+        found = find_spec(package) is not None
+    except ModuleNotFoundError:  # of a parent
+        found = False
+    if not found:
+        raise ConfigError(f"{what} needs {package}: pip install 'speakerlm-pretrain[{extra}]'")
 
 
 @contextmanager

@@ -6,14 +6,13 @@ Names and shapes are those of the model built on torch's meta device, where tens
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.export.safetensors_file import LazyTensor
+from pipeline.checkpoint.safetensors_file import LazyTensor
+from pipeline.model.tensor_files import TensorFiles
 from pipeline.stages import module_of
 from shards.errors import ModelError
 
@@ -22,8 +21,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pipeline.model.configuration_speakerlm import SpeakerLMConfig
-
-INDEX = "model.safetensors.index.json"
 
 
 @dataclass(frozen=True)
@@ -63,67 +60,6 @@ def skeleton(config: SpeakerLMConfig) -> Skeleton:
             weight = f"{name}.base_layer.weight"
             adapters[weight] = Adapter(a, b, layer.scaling["default"], bool(getattr(layer, "fan_in_fan_out", False)))
     return Skeleton(shapes, adapters)
-
-
-class TensorFiles:
-    """Tensors by name in safetensors files; each is opened for one tensor alone, so nothing stays in memory."""
-
-    def __init__(self, where: Mapping[str, Path]) -> None:
-        self._where = where
-
-    @classmethod
-    def of_folder(cls, folder: Path) -> TensorFiles:
-        """All tensors of a checkpoint in the Hugging Face layout.
-
-        Raises:
-            ModelError: a file that its index names is missing.
-            FileNotFoundError: there is no safetensors file at all.
-        """
-        index = folder / INDEX
-        if index.is_file():
-            weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-            if missing := sorted({f for f in weight_map.values() if not (folder / f).is_file()}):
-                raise ModelError(f"{folder}: {INDEX} names {', '.join(missing)}, which is missing: download it again")
-            return cls({name: folder / file for name, file in weight_map.items()})
-        files = sorted(folder.glob("*.safetensors"))
-        if not files:
-            raise FileNotFoundError(f"{folder}: no *.safetensors")
-        return cls({name: path for path in files for name in cls.of_file(path)._where})
-
-    @classmethod
-    def of_file(cls, path: Path) -> TensorFiles:
-        """All tensors of one file."""
-        with open_tensors(path) as f:
-            return cls(dict.fromkeys(f.keys(), path))
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._where
-
-    def __getitem__(self, name: str) -> Tensor:
-        with open_tensors(self._where[name]) as f:
-            tensor: Tensor = f.get_tensor(name)
-            return tensor
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        """Shape, without reading the values."""
-        with open_tensors(self._where[name]) as f:
-            return tuple(f.get_slice(name).get_shape())
-
-
-def open_tensors(path: Path) -> Any:
-    """A safetensors file; values are read when asked for.
-
-    Raises:
-        ModelError: it is missing or damaged.
-    """
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        return safe_open(str(path), framework="pt")
-    except FileNotFoundError as e:
-        raise ModelError(f"{path}: no such file") from e
-    except SafetensorError as e:
-        raise ModelError(f"{path} is damaged: {e}") from e
 
 
 def lazy_tensors(

@@ -1,0 +1,113 @@
+"""Load models to decode with: finished runs and exported folders, behind the engine that is asked for."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+from pipeline.decode.engine import ENGINES, Engine
+from pipeline.decode.load_run import load_for_decoding
+from pipeline.model.stopping import Guards
+from shards.errors import ConfigError, ModelError
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """An engine with a model, and what its prompts may hold."""
+
+    engine: Engine
+    extractor: str  # id of what made the speaker vectors that the model knows
+    registers: bool  # False for a model of stage 1, which writes words but no names
+
+
+def load_engine(
+    folder: Path, device: str, name: str = "transformers", guards: Guards | None = None, batch: int | None = None
+) -> Loaded:
+    """Load a finished run or an exported model behind an engine.
+
+    Args:
+        device: of :func:`pipeline.decode.generate.choose_device`.
+        name: of ENGINES.
+        batch: most prompts that the engine answers at a time; None: all that wait.
+
+    Raises:
+        ModelError, ConfigError, CheckpointError: neither a finished run nor an exported model, an unknown engine, or
+            one that is not installed.
+    """
+    from pipeline.decode.transformers_engine import TransformersEngine
+    from pipeline.decode.vllm_engine import VllmEngine, VllmSettings
+
+    if name not in ENGINES:
+        raise ConfigError(f"unknown engine {name!r}, known: {', '.join(ENGINES)}")
+    if name == "vllm":
+        settings = VllmSettings(guards=guards or Guards())
+        vllm, merged = VllmEngine.load(folder, device, replace(settings, together=batch or settings.together))
+        return Loaded(vllm, merged.config.extractor, merged.config.registration)
+    network, tokenizer, extractor, registers = load_model(folder, device)
+    return Loaded(TransformersEngine(network, tokenizer, guards, batch), extractor, registers)
+
+
+def load_model(folder: Path, device: str) -> tuple[Any, Any, str, bool]:
+    """Load a model on a device; return it, its tokenizer, the id of its extractor, and whether it writes names.
+
+    Raises:
+        ModelError, ConfigError, CheckpointError: neither a finished run nor an exported model.
+    """
+    if (folder / "config.yaml").exists():
+        from pipeline.checkpoint.final_weights import read_done
+        from pipeline.stages import STAGES
+
+        read_done(folder)
+        network, tokenizer, recipe = load_for_decoding(folder, device)
+        return network, tokenizer, recipe.model.extractor, STAGES[recipe.stage].registration
+    from pipeline.prompts import PromptTokenizer
+
+    network = _open_exported(folder, device)
+    return network, PromptTokenizer.from_folder(folder), network.config.extractor, network.config.registration
+
+
+def exported_config(folder: Path) -> dict[str, Any]:
+    """Read the configuration of an exported folder.
+
+    Raises:
+        ConfigError: the folder is neither a run nor an exported model.
+        ModelError: the configuration is damaged.
+    """
+    if not (folder / "config.json").exists():
+        raise ConfigError(f"{folder} is neither a finished run (config.yaml, done) nor an exported model (config.json)")
+    try:
+        found = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        found["model_type"]
+    except (ValueError, KeyError, TypeError) as e:
+        raise ModelError(f"{folder / 'config.json'} is damaged ({e}): export the run again") from e
+    return dict(found)
+
+
+def _open_exported(folder: Path, device: str) -> Any:
+    """Load the model of an exported folder, in eval mode.
+
+    Raises:
+        ModelError: it is of another type, damaged, or incomplete.
+    """
+    import torch
+
+    from pipeline.model.auto import register_auto_classes
+    from pipeline.model.causal_lm import bars_on_terminals_only
+    from pipeline.model.modeling_speakerlm import SpeakerLMForConditionalGeneration
+
+    kind = exported_config(folder)["model_type"]
+    if kind != SpeakerLMForConditionalGeneration.config_class.model_type:
+        raise ModelError(f"{folder} holds a model of type {kind!r}, not SpeakerLM: use a folder of speakerlm-export")
+    bars_on_terminals_only()
+    register_auto_classes()  # or transformers asks whether the folder's own code may run
+    dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
+    try:
+        network = SpeakerLMForConditionalGeneration.from_pretrained(str(folder), dtype=dtype)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as e:  # a file is missing, truncated, or of other sizes
+        reason = " ".join(str(e).split())[:300]
+        raise ModelError(f"{folder} cannot be loaded ({reason}): export the run again") from e
+    return network.to(device).eval()

@@ -1,0 +1,90 @@
+"""Fields of a transcription request, without a server."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+
+import pytest
+
+from pipeline.serve.errors import ApiError
+from pipeline.serve.limits import Limits
+from pipeline.serve.request import TranscriptionRequest, decode_reference
+from pipeline.serve.upload import Form
+
+LIMITS = Limits(people=3, reference_bytes=10)
+
+
+def request(
+    tmp_path: Path, registers: bool = True, references: int = 0, **fields: str | list[str]
+) -> TranscriptionRequest:
+    (tmp_path / "audio").write_bytes(b"x")
+    listed = {"model": "m"} | fields
+    form = Form(
+        {k: v if isinstance(v, list) else [v] for k, v in listed.items()},
+        {"file": [tmp_path / "audio"], "known_speaker_references": [tmp_path / "r"] * references},
+    )
+    return TranscriptionRequest.of(form, ["m"], registers, LIMITS)
+
+
+def test_defaults(tmp_path: Path) -> None:
+    found = request(tmp_path)
+    assert (found.response_format, found.stream, found.names, found.warnings) == ("json", False, (), ())
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "says"),
+    [
+        ({"response_format": "xml"}, "response_format", "unknown response_format 'xml'; known: json, text"),
+        ({"stream": "true", "response_format": "srt"}, "response_format", "stream=true takes"),
+        ({"stream": "maybe"}, "stream", "expected true or false"),
+        ({"model": ""}, "model", "model is missing"),
+        ({"model": "other"}, "model", "not served here"),
+        ({"language": ["en", "de"]}, "language", "given 2 times"),
+        ({"temperature": "warm"}, "temperature", "not a number"),
+        ({"timestamp_granularities": ["segment", "word"]}, "timestamp_granularities", "times of turns"),
+        ({"include": "logprobs"}, "include", "log probabilities"),
+        ({"known_speaker_names": ["a", "b"], "references": 1}, "known_speaker_references", "2 known_speaker_names"),
+        ({"references": 1}, "known_speaker_references", "0 known_speaker_names"),
+        ({"known_speaker_names": ["a", "a"]}, "known_speaker_names", "same name: a"),
+        ({"known_speaker_names": ["a:"]}, "known_speaker_names", "invalid name"),
+        ({"known_speaker_names": list("abcd")}, "known_speaker_names", "at most 3"),
+        ({"known_speaker_names": ["a"], "registers": False}, "known_speaker_names", "of stage 1"),
+        ({"response_format": "diarized_json", "registers": False}, "response_format", "of stage 1"),
+    ],
+)
+def test_wrong_fields_are_named(tmp_path: Path, fields: dict, param: str, says: str) -> None:
+    with pytest.raises(ApiError, match=says) as error:
+        request(tmp_path, **fields)
+    assert error.value.param == param
+    assert error.value.status == (404 if fields.get("model") else 400)
+    assert error.value.body["error"].keys() == {"message", "type", "param", "code"}
+
+
+def test_what_changes_nothing_is_warned_of(tmp_path: Path) -> None:
+    found = request(tmp_path, temperature="0.2", prompt="names", chunking_strategy="server_vad", colour="red")
+    assert [w.partition(" is ignored")[0] for w in found.warnings] == [
+        "temperature", "prompt", "chunking_strategy", "unknown field 'colour'",
+    ]  # fmt: skip
+    assert request(tmp_path, temperature="0", chunking_strategy="auto").warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("http://x/a.wav", "not a data URL"),
+        ("data:audio/wav;base64", "not a data URL"),
+        ("data:audio/wav;base64,a", "base64 is damaged"),
+        ("data:audio/wav;base64,", "0 bytes"),
+        (f"data:audio/wav;base64,{base64.b64encode(b'x' * 11).decode()}", "11 bytes"),
+    ],
+)
+def test_damaged_references_are_named(text: str, says: str) -> None:
+    with pytest.raises(ApiError, match=says) as error:
+        decode_reference(text.encode(), "known_speaker_references[0]", LIMITS)
+    assert "known_speaker_references[0]" in error.value.message
+
+
+def test_references_are_decoded() -> None:
+    for text in ("data:audio/wav;base64,aGk%3D", "data:;base64,aGk=", "data:audio/wav,hi"):
+        assert decode_reference(text.encode(), "r", LIMITS) == b"hi"

@@ -28,7 +28,9 @@ from shards.weights.fetch import cache_folder
 
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = ("pack", "pack_plan", "simulate", "speakers", "batching", "training_plan", "loader", "loader_s3")
-NAMES += ("step", "host", "checkpoint", "score", "decode", "serve", "linking")
+NAMES += ("step", "host", "checkpoint", "score", "decode", "decode_engines", "serve", "linking")
+VLLM = ROOT / ".venv-vllm" / "bin" / "python"  # of `make test-serve`
+DEMO = (ROOT / "demo" / "exp" / "stage4", ROOT / "demo" / "data" / "mixed" / "test-simulated")  # of `make demo`
 PACKAGES = ("torch", "deepspeed", "transformers", "webdataset", "lhotse", "mosaicml-streaming", "meeteval")
 
 
@@ -45,12 +47,19 @@ def main() -> int:
     if rgw.missing() and "loader_s3" in chosen:
         print("loader_s3 is skipped: no S3 server here; as root on Debian, python tests/support/rgw.py --install")
         chosen.remove("loader_s3")
+    if "decode_engines" in chosen and not all(path.exists() for path in (VLLM, *DEMO)):
+        print("decode_engines is skipped: it needs vLLM and the demo's model; make test-serve, then make demo")
+        chosen.remove("decode_engines")
     args.out.mkdir(parents=True, exist_ok=True)
     speech = args.out / "speech"
     if {"speakers", "linking"} & set(chosen) and not (speech / "audit.json").exists():
         cli = (sys.executable, "-m", "shards.cli", "prepare", "packaged-speech", str(args.cache), str(speech))
         subprocess.run(cli, check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
-    options = {"speakers": (str(speech / "prompts"),), "linking": ("--speech", str(speech), "--cache", str(args.cache))}
+    options: dict[str, tuple[str, ...]] = {
+        "speakers": (str(speech / "prompts"),),
+        "linking": ("--speech", str(speech), "--cache", str(args.cache)),
+        "decode_engines": tuple(map(str, DEMO)),
+    }
     results = {}
     for name in (bar := tqdm(chosen, disable=None, unit="benchmark")):
         bar.set_description(name)
@@ -64,7 +73,8 @@ def main() -> int:
 def one(name: str, options: Sequence[str], out: Path) -> dict[str, Any]:
     """Run one; its line of JSON with the seconds it took, or the exit code and where its log is."""
     log, start = out / f"{name}.log", time.monotonic()
-    command = (sys.executable, str(ROOT / "benchmarks" / f"{name}.py"), *options, "--check")
+    python = str(VLLM) if name == "decode_engines" else sys.executable
+    command = (python, str(ROOT / "benchmarks" / f"{name}.py"), *options, "--check")
     with log.open("w") as file:
         code = subprocess.run(command, cwd=ROOT, stdout=file, stderr=file, check=False).returncode
     seconds = round(time.monotonic() - start, 1)

@@ -12,7 +12,7 @@ from pipeline.prompts import Prompt, PromptTokenizer
 
 @dataclass(frozen=True)
 class Parting:
-    """Where two answers to one prompt part."""
+    """The first difference between two answers to one prompt."""
 
     prompt: int  # its number
     position: int  # of the first token that differs

@@ -1,4 +1,4 @@
-"""What decoding asks of an engine: prompts in, answers out, new prompts at any time.
+"""The interface of engines: prompts in, answers out, new prompts at any time.
 
 An engine prepares prompts (its encoder may run), takes them under keys, and is stepped until they are answered. One
 that answers token by token takes prompts that come later into the same batch; one that answers whole batches takes all
@@ -12,10 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from pipeline.decode.generate import Answer
-from pipeline.model.stopping import Guards
-
 if TYPE_CHECKING:
+    from pipeline.decode.generate import Answer
+    from pipeline.model.stopping import Guards
     from pipeline.prompts import Prompt, PromptTokenizer
 
 ENGINES = ("transformers", "vllm")
@@ -37,7 +36,7 @@ class Engine(Protocol):
     guards: Guards
 
     def described(self) -> dict[str, Any]:
-        """Return what the text depends on besides model and prompts, for decode.json; empty for transformers."""
+        """Return what the text depends on in addition to model and prompts, for decode.json; empty for transformers."""
 
     def prepare(self, prompts: Sequence[Prompt]) -> list[Ready]:
         """Compute what the LLM needs of each prompt, in their order. May run in a thread beside :meth:`step`.

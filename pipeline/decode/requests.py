@@ -195,7 +195,7 @@ class Requests:
             request.answer.set_exception(error)
 
     def _fail_all(self, error: BaseException) -> None:
-        """The engine cannot go on: fail every request, and take no more."""
+        """After a fault of the engine, fail every request, and take no more."""
         logger.error("the engine failed: %s: %s", type(error).__name__, error)
         with self._lock:
             self._failure = error

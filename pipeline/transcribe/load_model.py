@@ -1,4 +1,4 @@
-"""What a model on disk was trained for."""
+"""The kind of answers that a model on disk was trained for."""
 
 from __future__ import annotations
 

@@ -85,7 +85,7 @@ def test_requests_join_and_leave_while_others_are_written(engine: VllmEngine, ex
     engine.add("b", ready[1])
     assert engine.step() == {}
     engine.abort("b")
-    engine.abort("nobody's")
+    engine.abort("unknown")
     engine.add("c", ready[2])
     found: dict[str, Answer] = {}
     while len(found) < 2:

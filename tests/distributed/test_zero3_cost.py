@@ -79,7 +79,7 @@ def _compare(whole: int) -> None:
             losses.append(step.forward().item())
         rows.append((losses, norms, sums))
         engine.release(step.engine)
-    # Rounding alone: a processor's kernels add in an order that follows where a tensor lies in memory.
+    # Rounding alone: a processor's kernels add in an order that depends on a tensor's address.
     assert rows[1][0][0] == pytest.approx(rows[0][0][0], rel=1e-6), "the loss before any gradient"
     # DeepSpeed's hooks split a tensor that several modules read, so its gradients are summed in another order, and
     # Adam's first steps have the gradients' signs.

@@ -68,7 +68,8 @@ def test_a_card_is_asked_only_for_cases_that_it_holds(monkeypatch: pytest.Monkey
 
     def figures(_: Bench, case: Any, *__: Any) -> dict[str, Any]:
         ran.append(getattr(case, "name", "other"))
-        return {"tokens_s": 1.0, "mfu": 0.5, "hfu": 0.6, "peak_gib": 1.0, "over_plain": 1.0}
+        sizes = {"positions": 9, "seconds": 1.0, "audio_h_h": 1.0, "model_tflop_s": 1.0, "peak_gib": 1.0}
+        return sizes | {"tokens_s": 1.0, "mfu": 0.5, "hfu": 0.6, "over_plain": 1.0}
 
     for name in ("ours", "padded", "whole_logits", "beside_plain_text", "deepspeed_step"):
         monkeypatch.setattr(gpu_step, name, figures)

@@ -135,7 +135,8 @@ def test_an_unknown_duration_gives_no_time_left(load: Any, tmp_path: Path, capsy
 
 def test_ctrl_c_ends_the_processes_and_says_how_to_continue(tmp_path: Path) -> None:
     code = f"""
-import sys; sys.path.insert(0, {str(ROOT / "launch")!r})
+import signal, sys; sys.path.insert(0, {str(ROOT / "launch")!r})
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are born with it ignored
 from pathlib import Path
 from steps import Step, run_steps
 folder = Path({str(tmp_path)!r})

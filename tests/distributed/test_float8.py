@@ -40,7 +40,6 @@ def _compare() -> None:
 
 
 def test_zero_2_and_3_train_on_it() -> None:
-    pytest.importorskip("torchao")
     assert all("alike" in output for output in run_distributed(_compare, 2))
 
 
@@ -72,7 +71,6 @@ def _round_partitions(base: str) -> None:
 
 
 def test_partitioned_weights_are_gathered_layer_by_layer(tmp_path: Path) -> None:
-    pytest.importorskip("torchao")
     from tests.support.tiny import make_base
 
     base = make_base(tmp_path / "base")

@@ -7,12 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 
 def completed(module: str, line: str, tmp_path: Path) -> set[str]:
     """What a shell shows for a line with the cursor at its end, by argcomplete's protocol."""
-    pytest.importorskip("argcomplete")
     found = tmp_path / "found"
     env = {"_ARGCOMPLETE": "1", "COMP_LINE": line, "COMP_POINT": str(len(line)), "_ARGCOMPLETE_IFS": "\n"}
     subprocess.run(

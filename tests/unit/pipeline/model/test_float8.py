@@ -18,7 +18,6 @@ CPU = torch.device("cpu")
 
 
 def in_float8(dtype: torch.dtype = torch.float32) -> Any:
-    pytest.importorskip("torchao")
     model = llm().to(dtype)
     use_float8(model, CPU)
     return model
@@ -38,7 +37,6 @@ def test_the_decoders_frozen_layers_are_replaced_and_nothing_else() -> None:
 
 
 def test_a_product_is_that_of_rounded_rows() -> None:
-    pytest.importorskip("torchao")
     torch.manual_seed(0)
     plain = torch.nn.Linear(48, 32).requires_grad_(False)
     layer, x = Float8Linear(plain, CPU), torch.randn(2, 5, 48, requires_grad=True)

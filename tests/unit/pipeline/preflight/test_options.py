@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from importlib.util import find_spec
 from typing import Any
 
 import pytest
@@ -18,8 +17,6 @@ from pipeline.preflight.workload import Typical, work_from_sizes
 from pipeline.recipe.deepspeed import resolve_deepspeed
 from pipeline.stages import STAGES
 from tests.support.training import make_parts, tiny_recipe
-
-needs_torchao = pytest.mark.skipif(not find_spec("torchao"), reason="needs torchao")
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +41,6 @@ def test_each_option_has_a_line(recipe: Any) -> None:
     assert "ms a step (-" in said["model.llm.liger"]
 
 
-@needs_torchao
 def test_float8_is_counted_where_the_card_has_it(recipe: Any) -> None:
     off = found(recipe, "H100-80")["model.llm.float8"]
     assert "of products), +" in off
@@ -52,7 +48,6 @@ def test_float8_is_counted_where_the_card_has_it(recipe: Any) -> None:
     assert found(on, "H100-80")["model.llm.float8"] == off  # against the recipe without it
 
 
-@needs_torchao
 def test_operations_in_float8_are_the_bases_forward_ones(recipe: Any) -> None:
     (load,) = work_from_sizes(recipe, Typical(600, clip_seconds=4)).largest
     rounded = replace(recipe.model, llm=replace(recipe.model.llm, float8=True))

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import openai
 import pytest
 
 from pipeline.serve.limits import Limits
@@ -31,8 +32,6 @@ from tests.support.serving import (
     wait_until,
     wav,
 )
-
-openai = pytest.importorskip("openai")
 
 TALK = wav(tones(9))
 LIMITS = Limits(

@@ -12,13 +12,12 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import openai
 import pytest
 
 from pipeline.serve.cli import main
 from tests.support.serving import fetch, tones, wait_until, wav
 from tests.support.training import finished_run, make_base, sharpen
-
-openai = pytest.importorskip("openai")
 
 
 @pytest.fixture(scope="module")

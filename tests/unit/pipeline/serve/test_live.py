@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
 
 from pipeline.serve.limits import Limits
 from pipeline.transcribe.transcriber import TranscribeOptions, Transcriber
@@ -19,10 +21,6 @@ from shards.sample import SAMPLE_RATE
 from tests.support.serving import Running, Slow, data_url, registered, serving, tones, wait_until
 from tests.support.speech import package_cache
 from tests.support.voices import PEOPLE, Reference, clips, extractor, talk
-
-pytest.importorskip("openai")
-connect = pytest.importorskip("websockets.sync.client").connect
-ConnectionClosed = pytest.importorskip("websockets.exceptions").ConnectionClosed
 
 RULE = ClipRule((8.0, 12.0), (6.0, 14.0))
 LIVE = "/v1/audio/transcriptions/live"

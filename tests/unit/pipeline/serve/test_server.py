@@ -10,8 +10,6 @@ import pytest
 from pipeline.serve.limits import Limits
 from tests.support.serving import registered, serving
 
-pytest.importorskip("uvicorn")
-
 
 @pytest.mark.parametrize(("data", "answered"), [(b"", 0), (b"GET /health HT", 0), (b"GET /health HT", 1)])
 def test_a_head_that_does_not_end_closes_the_connection(tmp_path: Path, data: bytes, answered: int) -> None:

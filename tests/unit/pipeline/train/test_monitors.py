@@ -35,8 +35,6 @@ def _train(output: str, stop_after: int | None, **monitor: object) -> int:
 
 def test_monitors_continue_from_the_checkpoint(tmp_path: Path) -> None:
     """A run of six steps, stopped after four and damaged back to step three, and started again."""
-    pytest.importorskip("tensorboard")
-    pytest.importorskip("wandb")
     every = {"tensorboard": True, "csv": True, "wandb": True, "wandb_offline": True}
     before = set(Path(tempfile.gettempdir()).glob("*wandb*"))
     run_distributed(_train, 2, output=str(tmp_path), stop_after=4, **every)

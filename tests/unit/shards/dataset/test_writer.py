@@ -56,7 +56,8 @@ def test_tar_has_the_bytes_of_webdataset(tmp_path, key, count):
 
 
 def test_plain_webdataset_reads_the_shards(tmp_path):
-    webdataset = pytest.importorskip("webdataset")
+    import webdataset
+
     dataset = make_dataset(tmp_path, samples=10, samples_per_shard=4)
     urls = [str(tmp_path / s.tar) for s in dataset.shards]
     read = list(webdataset.WebDataset(urls, shardshuffle=False))

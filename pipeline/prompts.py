@@ -29,8 +29,11 @@ if TYPE_CHECKING:
 SYSTEM = "You are a helpful assistant."
 # What no name may hold: line breaks of every kind (CR, U+2028 …), other control characters, halves of surrogate pairs.
 NOT_ON_ONE_LINE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+# Characters of scripts that are written without spaces: kana, Han, Thai, Lao, Khmer, Burmese.
+UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
 # Tokens of an answer per second of audio, on top of LEAST_TOKENS; fast Mandarin is about 6, two voices at once 12.
 TOKENS_PER_SECOND, LEAST_TOKENS = 25.0, 64
+_STARTS_UNSPACED = re.compile(f"[{UNSPACED}]")
 _PLACEHOLDER = "\u241fprompt\u241f"  # replaces the user's text while the chat template is applied
 
 
@@ -123,8 +126,24 @@ class Prompt:
     vectors: Any = None  # (n, dim) vectors of the registered speakers in slot order; None: no speaker is registered
 
 
-def prompt_pieces(mode: Mode, names: Sequence[str] = ()) -> list[Piece]:
+def context_pieces(terms: Sequence[str]) -> list[Piece]:
+    """The line of terms that may be said, such as names and jargon; none without terms. Not in the paper.
+
+    A term has the space before it that it has within a text, so that it is the same tokens there.
+    """
+    if not terms:
+        return []
+    pieces: list[Piece] = [TextPiece("Context:")]
+    for i, term in enumerate(terms):
+        pieces += [TextPiece(",")] * (i > 0) + [TextPiece(term if _STARTS_UNSPACED.match(term) else f" {term}")]
+    return [*pieces, TextPiece("\n")]
+
+
+def prompt_pieces(mode: Mode, names: Sequence[str] = (), context: Sequence[str] = ()) -> list[Piece]:
     """The user's part of the prompt; ``names`` are the registered speakers in the order of their vectors.
+
+    Args:
+        context: terms that may be said, see :func:`context_pieces`.
 
     Raises:
         ModelError: names in a mode without registration, none in one with it, or one name twice.
@@ -136,7 +155,7 @@ def prompt_pieces(mode: Mode, names: Sequence[str] = ()) -> list[Piece]:
         raise ModelError(f"mode {mode} needs registered speakers, and no name is given")
     if twice := {n for n in names if names.count(n) > 1}:
         raise ModelError(f"registered twice: {', '.join(sorted(twice))}; names in a prompt must differ")
-    pieces: list[Piece] = []
+    pieces = context_pieces(context)
     if names:
         pieces.append(TextPiece("Registered Speaker Embeddings:\n"))
     for slot, name in enumerate(names):

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from pipeline.data.dialogue_lengths import counted_kinds
 from pipeline.data.index_rows import DatasetSource, IndexRow
 from pipeline.data.lengths import build_lengths
 from pipeline.data.plan import Plan
@@ -151,8 +152,11 @@ def packed_plan(
     modes: tuple[Mode, ...] | None = None,
 ) -> Plan:
     """A plan over packed datasets, whose lengths are built where they are missing."""
+    data = data or make_data()
+    terms = data.context.share > 0
     for dataset in datasets:
-        build_lengths(dataset, tokenizer)
-    settings = PlanSettings(1, registration, 2, tokenizer.hash, data or make_data(), epochs, modes)
-    sources = [DatasetSource(d, tokenizer.hash) for d in datasets]
+        for kind in counted_kinds((), terms):
+            build_lengths(dataset, tokenizer, kind=kind)
+    settings = PlanSettings(1, registration, 2, tokenizer.hash, data, epochs, modes)
+    sources = [DatasetSource(d, tokenizer.hash, terms=terms) for d in datasets]
     return Plan(sources, [DatasetConfig(path=d.url) for d in datasets], settings, TokenCounter(tokenizer))

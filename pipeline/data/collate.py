@@ -63,7 +63,7 @@ class LoadedSample:
     def prompt(self) -> Prompt:
         """Prompt of this sample, for generation."""
         assert isinstance(self.planned.mode, Mode)
-        pieces = tuple(prompt_pieces(self.planned.mode, self.planned.names))
+        pieces = tuple(prompt_pieces(self.planned.mode, self.planned.names, self.planned.context))
         return Prompt(pieces, self.wave, self.vectors if len(self.vectors) else None)
 
 
@@ -285,7 +285,7 @@ def _append(packed: _Packed, item: LoadedSample, tokenizer: PromptTokenizer, str
     planned = item.planned
     assert isinstance(planned.mode, Mode)
     start = len(packed.ids)
-    layout = tokenizer.encode_prompt(prompt_pieces(planned.mode, planned.names))
+    layout = tokenizer.encode_prompt(prompt_pieces(planned.mode, planned.names, planned.context))
     audio = audio_positions(len(item.wave), stride)
     first_audio = len(packed.audio)
     _append_prompt(packed, layout, item.wave, audio)

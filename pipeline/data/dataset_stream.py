@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
 
 from pipeline.data.augment import draw_speed
+from pipeline.data.context import draw_context
 from pipeline.data.dialogue_plan import draw_cache, draw_task, plan_dialogue
 from pipeline.data.index_rows import IndexRow, PlanSource, Selection, read_exclude_list
 from pipeline.data.keyed_random import keyed_rng, keyed_seed
@@ -45,6 +46,7 @@ class Stream:
         self._counter = counter
         self._ready: tuple[list[MicroBatch], tuple[PlannedSample, ...]] | None = None
         self._order: tuple[int, list[int]] | None = None
+        self._shard_terms = lru_cache(maxsize=8)(self._terms_of)
         self._empty_epoch = True  # so far, since its first window
 
     @property
@@ -230,7 +232,10 @@ class Stream:
         num_samples = perturbed_samples(row.num_samples, speed)
         frames = encoder_frames(num_samples)
         targets = self._counter.target(drawn.mode, row, drawn.target_names)
-        prompt = self._counter.prompt(drawn.mode, drawn.names, audio_positions(num_samples, s.stride))
+        context: tuple[str, ...] = ()
+        if s.data.context.share:
+            context = draw_context(row.terms, self._shard_terms(row.shard), s.data.context, self._key(row))
+        prompt = self._counter.prompt(drawn.mode, drawn.names, audio_positions(num_samples, s.stride), context)
         self._check(row, drawn.mode, len(drawn.names), prompt + targets, frames)
         return PlannedSample(
             dataset=self.number,
@@ -250,7 +255,12 @@ class Stream:
             speed=speed,
             seed=keyed_seed(*self._key(row), "augmentation"),
             language=row.language,
+            context=context,
         )
+
+    def _terms_of(self, shard: int) -> tuple[str, ...]:
+        """Distinct terms of the samples of a shard that belong to the run: distractors are drawn from them."""
+        return tuple(dict.fromkeys(term for row in self.selection.rows(shard) for term in row.terms))
 
     def _check(self, row: IndexRow, mode: Mode | Task, registered: int, positions: int, frames: int) -> None:
         data = self._settings.data
@@ -259,6 +269,8 @@ class Stream:
             raise PlanError(f"{where} is shorter than one 25 ms frame; pack the data without it or exclude its key")
         if positions > data.max_positions or padded_frames(frames, self._settings.frame_multiple) > data.max_frames:
             fewer = "register fewer distractors (data.registration.max_distractors)"
+            if data.context.share:
+                fewer += ", name fewer terms (data.context)"
             if isinstance(mode, Task):
                 fewer = "allow fewer turns (data.dialogue.max_turns) or less cache (data.dialogue.cache.total_seconds)"
             raise PlanError(

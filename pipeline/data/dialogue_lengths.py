@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pipeline.data.lengths import LENGTHS, Kind, Tokenizer
+from pipeline.data.terms import TERMS
 from pipeline.prompts import words_text
 from pipeline.stages import Task
 from shards.sample import Segment
@@ -92,6 +93,6 @@ def _schema() -> pa.Schema:
 DIALOGUES = Kind("dialogue", VERSION, _count, _schema)
 
 
-def counted_kinds(tasks: Sequence[Task]) -> tuple[Kind, ...]:
-    """Return what must be counted of a dataset for a stage with these tasks."""
-    return (LENGTHS, DIALOGUES) if tasks else (LENGTHS,)
+def counted_kinds(tasks: Sequence[Task], context: bool = False) -> tuple[Kind, ...]:
+    """Return what must be counted of a dataset for a stage with these tasks; ``context``: prompts name terms."""
+    return (LENGTHS, *[DIALOGUES] * bool(tasks), *[TERMS] * context)

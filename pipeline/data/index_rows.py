@@ -12,7 +12,8 @@ import numpy as np
 
 from pipeline.data.dialogue_lengths import DIALOGUES, ClipFacts
 from pipeline.data.keyed_random import keyed_rng, keyed_uniform
-from pipeline.data.lengths import read_lengths
+from pipeline.data.lengths import Kind, read_lengths
+from pipeline.data.terms import TERMS
 from shards.dataset.dataset import Dataset
 from shards.errors import PlanError, ShardError
 from shards.sample import SAMPLE_RATE
@@ -33,6 +34,7 @@ class IndexRow:
     asr_tokens: int  # of the same speech as a bare transcript
     language: str = "und"
     facts: ClipFacts | None = None  # of sources for dialogues
+    terms: tuple[str, ...] = ()  # of its text, of sources for a line of context
 
     @property
     def seconds(self) -> float:
@@ -80,10 +82,15 @@ class DatasetSource:
     """A packed dataset with its lengths for one tokenizer. Reads an index on demand and caches the last few."""
 
     def __init__(
-        self, dataset: Dataset, tokenizer_hash: str, lengths_cache: Path | None = None, dialogues: bool = False
+        self,
+        dataset: Dataset,
+        tokenizer_hash: str,
+        lengths_cache: Path | None = None,
+        dialogues: bool = False,
+        terms: bool = False,
     ) -> None:
-        """Read nothing yet; ``dialogues``: rows have facts, and sessions are known."""
-        self._dialogues = dialogues
+        """Read nothing yet; ``dialogues``: rows have facts, and sessions are known; ``terms``: rows have terms."""
+        self._dialogues, self._terms = dialogues, terms
         self.dataset = dataset
         self.name = dataset.name
         self.fingerprint = dataset.fingerprint()
@@ -114,9 +121,15 @@ class DatasetSource:
                 sessions.setdefault(session, []).append((start, shard, row))
         return sessions
 
-    def _facts(self, shard: int) -> list[dict[str, Any]]:
-        table = read_lengths(self.dataset, shard, self._tokenizer_hash, self._lengths_cache, DIALOGUES)
+    def _stored(self, shard: int, kind: Kind, keys: Sequence[str]) -> list[dict[str, Any]]:
+        """Rows of a table that is stored with a shard, checked to be of its samples."""
+        table = read_lengths(self.dataset, shard, self._tokenizer_hash, self._lengths_cache, kind)
         rows: list[dict[str, Any]] = table.to_pylist()
+        if list(keys) != [row["key"] for row in rows]:
+            raise ShardError(
+                f"{self.name}, shard {self.dataset.shards[shard].name}: its table {kind.name} is of other samples; "
+                f"delete the .{kind.name}-*.parquet files of this shard and start again"
+            )
         return rows
 
     def _read(self, shard: int) -> list[IndexRow]:
@@ -133,12 +146,8 @@ class DatasetSource:
                     f"{self.dataset.url}/{self.dataset.shards[shard].index}: {key}: has {len(speakers)} speakers, the "
                     f"sample {len(set(turns))}; the index is damaged, run pack again"
                 )
-        facts = self._facts(shard) if self._dialogues else None
-        if facts is not None and index["key"] != [f["key"] for f in facts]:
-            raise ShardError(
-                f"{self.name}, shard {self.dataset.shards[shard].name}: its dialogue facts are of other samples; "
-                "delete the .dialogue-*.parquet files of this shard and start again"
-            )
+        facts = self._stored(shard, DIALOGUES, index["key"]) if self._dialogues else None
+        terms = self._stored(shard, TERMS, index["key"]) if self._terms else None
         return [
             IndexRow(
                 key=index["key"][i],
@@ -152,6 +161,7 @@ class DatasetSource:
                 asr_tokens=lengths["asr_tokens"][i],
                 language=index["language"][i],
                 facts=ClipFacts.of(facts[i], tuple(index["speakers"][i])) if facts is not None else None,
+                terms=tuple(terms[i]["terms"]) if terms is not None else (),
             )
             for i in range(len(index["key"]))
         ]

@@ -40,6 +40,8 @@ def identity(sources: Sequence[PlanSource], streams: Sequence[Stream], settings:
         "modes": [str(m) for m in settings.modes] if settings.modes else None,
         "distractors": settings.n_ov,
     }
+    if data.context.share:
+        recipe["data.context"] = asdict(data.context)
     if data.temperature is not None:
         recipe["data.temperature"] = data.temperature
     if settings.tasks:

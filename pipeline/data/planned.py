@@ -49,6 +49,7 @@ class PlannedSample:
     slices: tuple[int, ...] = ()  # of a dialogue: samples of each audio in order; else there is one, the whole
     cached: tuple[CachedClip, ...] = ()
     language: str = "und"
+    context: tuple[str, ...] = ()  # terms of the prompt's line of context
 
     @property
     def audio_lengths(self) -> tuple[int, ...]:

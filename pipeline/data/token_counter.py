@@ -27,10 +27,14 @@ class TokenCounter:
         t = self._tokenizer
         return TurnFrame(len(t.prefix), len(t.between), len(t.suffix), num_samples, stride)
 
-    def prompt(self, mode: Mode, names: Sequence[str], audio: int) -> int:
-        """Positions of the prompt: chat template, text, one a registered speaker, ``audio`` for the audio."""
+    def prompt(self, mode: Mode, names: Sequence[str], audio: int, context: Sequence[str] = ()) -> int:
+        """Positions of the prompt: chat template, text, one a registered speaker, ``audio`` for the audio.
+
+        Args:
+            context: terms of the line of context.
+        """
         total = self._template
-        for piece in prompt_pieces(mode, names):
+        for piece in prompt_pieces(mode, names, context):
             match piece:
                 case TextPiece():
                     total += self.text(piece.text)

@@ -32,11 +32,11 @@ def open_plan(recipe: Recipe, tokenizer: Tokenizer) -> Plan:
     data = recipe.data
     cache = Path(data.lengths_cache) if data.lengths_cache else None
     datasets = [open_dataset(d.path, d.extractor) for d in data.train]
-    tasks = STAGES[recipe.stage].tasks
+    tasks, terms = STAGES[recipe.stage].tasks, data.context.share > 0
     for dataset in datasets:
-        for kind in counted_kinds(tasks):
+        for kind in counted_kinds(tasks, terms):
             build_lengths(dataset, tokenizer, cache, workers=len(os.sched_getaffinity(0)), kind=kind)
-    sources = [DatasetSource(d, tokenizer.hash, cache, dialogues=bool(tasks)) for d in datasets]
+    sources = [DatasetSource(d, tokenizer.hash, cache, bool(tasks), terms) for d in datasets]
     return Plan(sources, data.train, PlanSettings.of(recipe, tokenizer.hash), TokenCounter(tokenizer))
 
 

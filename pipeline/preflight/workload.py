@@ -17,7 +17,7 @@ from pipeline.data.planned import MicroBatch, PlanSettings
 from pipeline.data.token_counter import TokenCounter
 from pipeline.flops import Load
 from pipeline.frames import encoder_frames, padded_frames
-from pipeline.recipe.schema import DatasetConfig, Recipe
+from pipeline.recipe.schema import ContextConfig, DatasetConfig, Recipe
 from pipeline.stages import STAGES, Task
 from shards.dataset.dataset import Dataset, open_dataset
 from shards.errors import PlanError
@@ -34,6 +34,7 @@ class Typical:
     prompt_tokens: int = 40
     registered: int = 17  # on average over the three modes: a third of 0, 3 and 3 + 25, with room
     tokens_per_name: int = 8
+    tokens_per_term: int = 4  # of a line of context, its comma included
     turn_seconds: float = 4.0  # of an utterance, which is an observation of a dialogue
     question_tokens: int = 150  # of a dialogue's first turn, the summary included
     tokens_per_turn: int = 75  # of an observation beside its words: its bounds, its line twice, what is around a turn
@@ -74,6 +75,7 @@ def work_from_sizes(recipe: Recipe, typical: Typical) -> Work:
         prompt = typical.question_tokens
     else:
         targets, prompt = words, typical.prompt_tokens + registered * (1 + typical.tokens_per_name)
+        prompt += _context_tokens(recipe.data.context, typical)
     audio = sum(-(-n // stride) for n in slices)
     each = audio + prompt + targets
     of_frames = sum(padded_frames(n, recipe.model.encoder.frame_multiple) for n in slices)
@@ -111,6 +113,12 @@ def work_from_sizes(recipe: Recipe, typical: Typical) -> Work:
     )
 
 
+def _context_tokens(context: ContextConfig, typical: Typical) -> int:
+    """Mean tokens of the line of context."""
+    terms = (context.max_terms + context.max_distractors) / 2
+    return round(context.share * terms * typical.tokens_per_term)
+
+
 def _without_noise(recipe: Recipe) -> Recipe:
     """The same plan without the noise folder, which may be missing here and changes no length."""
     augment = replace(recipe.data.augment, noise=None)
@@ -124,7 +132,7 @@ def work_from_plan(recipe: Recipe, tokenizer: Any, steps: int, seen: Callable[[i
     """
     with tempfile.TemporaryDirectory(prefix="speakerlm-preflight-") as cache:
         datasets = [open_dataset(share.path) for share in recipe.data.train]
-        sources = [_source(d, tokenizer, Path(cache), STAGES[recipe.stage].tasks) for d in datasets]
+        sources = [_source(d, tokenizer, Path(cache), recipe) for d in datasets]
         settings = PlanSettings.of(_without_noise(recipe), tokenizer.hash)
         plan = Plan(sources, recipe.data.train, settings, TokenCounter(tokenizer))
         taken = []
@@ -150,13 +158,14 @@ def work_from_plan(recipe: Recipe, tokenizer: Any, steps: int, seen: Callable[[i
     )
 
 
-def _source(dataset: Dataset, tokenizer: Any, cache: Path, tasks: Sequence[Task]) -> DatasetSource:
-    kinds = counted_kinds(tasks)
+def _source(dataset: Dataset, tokenizer: Any, cache: Path, recipe: Recipe) -> DatasetSource:
+    dialogues, terms = bool(STAGES[recipe.stage].tasks), recipe.data.context.share > 0
+    kinds = counted_kinds(STAGES[recipe.stage].tasks, terms)
     if not any(missing_lengths(dataset, tokenizer.hash, kind=kind) for kind in kinds):
-        return DatasetSource(dataset, tokenizer.hash, dialogues=bool(tasks))
+        return DatasetSource(dataset, tokenizer.hash, None, dialogues, terms)
     for kind in kinds:
         build_lengths(dataset, tokenizer, cache, kind=kind)
-    return DatasetSource(dataset, tokenizer.hash, cache, dialogues=bool(tasks))
+    return DatasetSource(dataset, tokenizer.hash, cache, dialogues, terms)
 
 
 def _hours(dataset: Dataset, share: DatasetConfig) -> float:

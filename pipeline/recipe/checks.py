@@ -85,6 +85,7 @@ def check(r: Recipe, where: str) -> None:
     if r.model.encoder.type.replace("_", "-") not in encoders:
         problems.append(f"model.encoder.type is {r.model.encoder.type!r}, must be one of {', '.join(encoders)}")
     problems += _data_problems(r.data)
+    problems += _context_problems(r)
     if r.stage in STAGES and STAGES[r.stage].tasks:
         problems += _dialogue_problems(r)
     problems += _size_problems(r)
@@ -181,6 +182,18 @@ def _registration_problems(registration: RegistrationConfig) -> list[str]:
         problems.append(f"data.registration.names is {registration.names!r}, must be pools or corpus")
     if min(shares) < 0 or not 0 < sum(shares) < math.inf:
         problems.append(f"data.registration.mode_shares is {shares}; none may be below 0, at least one must be above 0")
+    return problems
+
+
+def _context_problems(r: Recipe) -> list[str]:
+    """List contradictions of the line of context."""
+    c, problems = r.data.context, []
+    if not 0 <= c.share <= 1:
+        problems.append(f"data.context.share is {c.share}, must be 0 to 1")
+    if min(c.max_terms, c.max_distractors) < 0 or max(c.max_terms, c.max_distractors) < 1:
+        problems.append("data.context: max_terms and max_distractors must not be below 0, one of them must be above")
+    if c.share and (r.stage not in STAGES or STAGES[r.stage].tasks):
+        problems.append(f"data.context is for stages 1 to 4; leave data.context.share at 0 in stage {r.stage}")
     return problems
 
 

@@ -143,6 +143,15 @@ class DialogueConfig:
 
 
 @dataclass
+class ContextConfig:
+    """A line of the prompt with terms that may be said, such as names and jargon. Off by default: not in the paper."""
+
+    share: float = 0.0  # of the samples that may get the line; 0: none, and the model does not learn to read it
+    max_terms: int = 8  # of the sample's own text: 0 to this many are drawn, the others are dropped
+    max_distractors: int = 16  # of other samples' texts: 0 to this many
+
+
+@dataclass
 class AugmentConfig:
     """Augmentation of training audio, drawn per sample and epoch. All off by default: the paper names none."""
 
@@ -174,6 +183,7 @@ class DataConfig:
     # Shares of the datasets are weight × hours^(1 / temperature): 1 in proportion to hours, more is more even.
     temperature: float | None = None  # null: shares are the weights
     registration: RegistrationConfig = field(default_factory=RegistrationConfig)
+    context: ContextConfig = field(default_factory=ContextConfig)  # of stages 1 to 4
     micro_batches_per_step: int = 4  # M: fixes the samples of a global step for any world size N <= M
     max_positions: int = 6000  # LLM positions per micro-batch, the paper's "6 K tokens"
     max_frames: int = 12000  # padded encoder frames per micro-batch (16.67 per second)

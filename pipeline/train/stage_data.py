@@ -26,7 +26,7 @@ from pipeline.flops import Meter
 from pipeline.prompts import Mode, PromptTokenizer
 from pipeline.ranks.collectives import all_gather_or_raise, gather_unique
 from pipeline.ranks.launch import Ranks
-from pipeline.recipe.schema import AugmentConfig, DatasetConfig, Recipe
+from pipeline.recipe.schema import AugmentConfig, ContextConfig, DatasetConfig, Recipe
 from pipeline.stages import STAGES
 from shards.dataset.cache import cache_shards
 from shards.dataset.dataset import Dataset, open_dataset
@@ -83,7 +83,13 @@ class StageData:
         """
         stage = STAGES[self._recipe.stage]
         modes = stage.tasks or ((Mode.NO, Mode.MATCH, Mode.OVER) if stage.registration else None)
-        data = replace(self._recipe.data, augment=AugmentConfig(), curriculum=[], align_epochs=False)
+        data = replace(
+            self._recipe.data,
+            augment=AugmentConfig(),
+            context=ContextConfig(),  # so that losses compare with those of runs without it
+            curriculum=[],
+            align_epochs=False,
+        )
         settings = PlanSettings.of(replace(self._recipe, data=data), self.tokenizer.hash)
         settings = replace(settings, seed=VALIDATION_SEED, epochs=1, modes=modes)
         plan = self._plan(self.validation_sets, self._recipe.data.validation, settings)
@@ -118,7 +124,7 @@ class StageData:
         begin_at = self._ranks.rank / self._ranks.world_size
         for dataset in datasets:
             workers = min(MAX_COUNTING, len(os.sched_getaffinity(0)))
-            for kind in counted_kinds(STAGES[self._recipe.stage].tasks):
+            for kind in counted_kinds(STAGES[self._recipe.stage].tasks, self._recipe.data.context.share > 0):
                 build_lengths(dataset, self.tokenizer, self._lengths, workers=workers, begin_at=begin_at, kind=kind)
 
     def plan_settings(self) -> PlanSettings:
@@ -130,8 +136,8 @@ class StageData:
         plans: list[Plan] = []
 
         def identity() -> dict[str, Any]:
-            dialogues = bool(settings.tasks)
-            sources = [DatasetSource(d, self.tokenizer.hash, self._lengths, dialogues) for d in datasets]
+            dialogues, terms = bool(settings.tasks), settings.data.context.share > 0
+            sources = [DatasetSource(d, self.tokenizer.hash, self._lengths, dialogues, terms) for d in datasets]
             plans.append(Plan(sources, shares, settings, TokenCounter(self.tokenizer)))
             return plans[0].identity
 

@@ -49,6 +49,18 @@ def test_prompts_are_the_papers_word_by_word() -> None:
     assert render(Mode.OVER, ("Mike", "Lucy")) == registered
 
 
+def test_a_line_of_context_comes_first_and_only_where_there_are_terms() -> None:
+    def text(mode: Mode, names: tuple[str, ...], terms: tuple[str, ...]) -> str:
+        return "".join(getattr(p, "text", "*") for p in prompt_pieces(mode, names, terms))
+
+    assert text(Mode.ASR, (), ("Mike Li", "GPU")) == "Context: Mike Li, GPU\nTranscribe the speech. <start>*<end>"
+    assert text(Mode.NO, (), ("张三", "ZeRO")) == "Context:张三, ZeRO\nTranscribe by roles. <start>*<end>"
+    registered = "Registered Speaker Embeddings:\nMike<start>*<end>;\nTranscribe by roles. <start>*<end>"
+    assert text(Mode.MATCH, ("Mike",), ("GPU",)) == f"Context: GPU\n{registered}"
+    for mode, names in ((Mode.ASR, ()), (Mode.NO, ()), (Mode.OVER, ("Mike",))):
+        assert prompt_pieces(mode, names, ()) == prompt_pieces(mode, names)
+
+
 @pytest.mark.parametrize(("mode", "names"), [(Mode.NO, ("A",)), (Mode.MATCH, ()), (Mode.OVER, ("A", "A"))])
 def test_names_that_do_not_fit_the_mode_are_refused(mode: Mode, names: tuple[str, ...]) -> None:
     with pytest.raises(ModelError):

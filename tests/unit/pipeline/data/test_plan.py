@@ -394,6 +394,7 @@ def test_identity_covers_every_setting_that_shapes_a_plan() -> None:
     speed = {"train", "validation", "workers", "prefetch_steps", "max_consecutive_replacements"}
     speed |= {"dialogue", "encoder_calls"}  # compared in stages with dialogues: test_dialogue_plan.py
     speed |= {"temperature"}  # compared if it is set: test_temperature_evens_out_the_datasets
+    speed |= {"context"}  # likewise: test_a_changed_context_is_refused_on_resume
     speed |= {"lengths_cache", "shard_cache", "shard_cache_gb", "accept_dataset_change"}
     known = make_plan(make_source(5)).state_dict()["recipe"]
     fields = {f"data.{n}" for n in vars(make_data()) if n not in speed}

@@ -88,3 +88,21 @@ def test_dialogues_from_the_plan(parts: Path, tmp_path: Path) -> None:
     assert any(len(load.frames) > len(load.samples) for load in work.loads)  # slices beside whole clips
     assert {load.calls for load in work.loads} == {4}
     assert 0 <= work.padding < 0.5
+
+
+def test_a_line_of_context_is_counted(parts: Path, tmp_path: Path) -> None:
+    """From the plan by its own terms, without a dataset by the mean of what may be drawn."""
+    recipe = tiny_recipe(parts, tmp_path)
+    tokenizer = load_tokenizer(recipe.model)
+    without = work_from_plan(recipe, tokenizer, 3)
+    recipe.data.context.share, recipe.data.context.max_distractors = 1.0, 2
+    named = work_from_plan(recipe, tokenizer, 3)
+    samples = [s for b in named.planned for s in b.samples]
+    assert any(s.context for s in samples)
+    assert named.positions_per_step / named.audio_seconds_per_step > (
+        without.positions_per_step / without.audio_seconds_per_step
+    )
+    recipe = load_recipe(STAGE4, [f"root={tmp_path}"])
+    bare = work_from_sizes(recipe, Typical(6000)).loads[0].samples[0]
+    recipe.data.context.share = 0.5
+    assert work_from_sizes(recipe, Typical(6000)).loads[0].samples[0] == bare + 0.5 * 12 * Typical(1).tokens_per_term

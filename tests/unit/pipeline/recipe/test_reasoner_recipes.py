@@ -38,6 +38,7 @@ def test_shipped_recipes_load(folder: str, stage: int) -> None:
         ("data.dialogue.cache.min_seconds=20", "min_seconds <= max_seconds"),
         ("data.dialogue.time_weight=-1", "must not be below 0"),
         ("data.encoder_calls=0", "data.encoder_calls"),
+        ("data.context.share=0.5", "data.context is for stages 1 to 4"),
         ("data.speaker_questions=2", "no speaker probes"),
         ("trainer.decode_clips=4", "trainer.decode_clips must be 0"),
     ],

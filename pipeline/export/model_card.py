@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.checkpoint.final_weights import DONE
 from pipeline.export.card_scores import model_index, read_scores, scores_section
+from pipeline.export.card_sources import base_models, checkpoint_of, done_of, start_of
 from pipeline.export.card_use import usage
 from pipeline.export.training_data import DataFacts, data_facts
 from pipeline.model.encoder_interface import find_encoder
@@ -23,7 +22,7 @@ Hears a conversation and writes who said what ([SpeakerLM](https://arxiv.org/abs
 projectors and a causal LM. Speakers come out as `spk0`, `spk1`, …, or by name where a vector of each was registered."""
 LIMITS = """\
 - The code files in this folder are under Apache-2.0. The weights are made from others' and stay under their terms:
-  those of the LLM (`{llm}`), of the encoder (`{encoder}`) and of the training data named above. Read them before you
+  those of the LLM ({llm}), of the encoder ({encoder}) and of the training data named above. Read them before you
   pass the weights on.
 - A speaker vector identifies a person. Register people only with their consent, and treat vectors as personal data.
 - Trained on clips of one channel at 16 kHz{lengths}; longer recordings have to be cut, as `transcribe` does. A sentence
@@ -55,7 +54,7 @@ def model_card(
     m, rows = recipe.model, read_scores(scores or run / "scores.json", asked=scores is not None)
     registers = STAGES[recipe.stage].registration
     parts = [
-        _front_matter(recipe, model_index(name, rows)),
+        _front_matter(lineage[0], model_index(name, rows)),
         f"# {name}",
         ABOUT,
         "## Use",
@@ -67,8 +66,8 @@ def model_card(
         scores_section(rows, run),
         "## Limits and licences",
         LIMITS.format(
-            llm=recipe.model.llm.checkpoint,
-            encoder=recipe.model.encoder.checkpoint or "none, it is new",
+            llm=checkpoint_of(recipe, run, "llm"),
+            encoder=checkpoint_of(recipe, run, "encoder"),
             lengths=_lengths(recipe, facts),
         ),
     ]
@@ -84,8 +83,8 @@ def _needs(recipe: Recipe, merged: bool) -> str:
     return f"{loading} Transcribing and enrolling need further packages ({extra}); what is missing is named."
 
 
-def _front_matter(recipe: Recipe, index: str) -> str:
-    ids = [c for c in (recipe.model.llm.checkpoint, recipe.model.encoder.checkpoint) if c and _is_hub_id(c)]
+def _front_matter(first: tuple[Recipe, Path], index: str) -> str:
+    ids = base_models(*first)
     bases = "base_model:\n" + "".join(f"- {i}\n" for i in ids) if ids else ""
     return (
         "---\nlibrary_name: transformers\npipeline_tag: automatic-speech-recognition\n"
@@ -93,19 +92,18 @@ def _front_matter(recipe: Recipe, index: str) -> str:
     )
 
 
-def _is_hub_id(checkpoint: str) -> bool:
-    return checkpoint.count("/") == 1 and not checkpoint.startswith((".", "/")) and not Path(checkpoint).exists()
-
-
 def _training(lineage: Sequence[tuple[Recipe, Path]], facts: Mapping[str, DataFacts | None]) -> str:
-    m = lineage[-1][0].model
+    recipe, run = lineage[-1]
+    m, before = recipe.model, start_of(*lineage[0])
     used: dict[str, list[int]] = {}
-    for before, _ in lineage:
-        for share in before.data.train:
-            used.setdefault(share.path, []).append(before.stage)
+    for step, _ in lineage:
+        for share in step.data.train:
+            used.setdefault(share.path, []).append(step.stage)
     lines = [
-        f"- LLM: `{m.llm.checkpoint}`, LoRA of rank {m.lora.r} (alpha {m.lora.alpha}) on {', '.join(m.lora.targets)}",
-        f"- encoder: `{m.encoder.checkpoint or m.encoder.class_name}`",
+        *([f"- starts from {before}"] if before else []),
+        f"- LLM: {checkpoint_of(recipe, run, 'llm')}, LoRA of rank {m.lora.r} (alpha {m.lora.alpha}) on "
+        f"{', '.join(m.lora.targets)}",
+        f"- encoder: {checkpoint_of(recipe, run, 'encoder') if m.encoder.checkpoint else f'`{m.encoder.class_name}`'}",
         f"- audio projector: {m.projector.layers} Transformer layers, a convolution of stride {m.projector.stride}",
         f"- speaker vectors: {m.extractor}, {m.speaker_dim} numbers",
         "",
@@ -133,7 +131,7 @@ def _lineage(run: Path, recipe: Recipe) -> list[tuple[Recipe, Path]]:
 
 def _stage_line(recipe: Recipe, run: Path) -> str:
     stage = STAGES[recipe.stage]
-    done = json.loads((run / DONE).read_text(encoding="utf-8")) if (run / DONE).is_file() else {}
+    done = done_of(run)
     data = ", ".join(f"{Path(d.path).name} ({d.weight:g})" for d in recipe.data.train)
     trained = ", ".join(sorted(stage.trains))
     steps, m = done.get("step", "?"), recipe.data.micro_batches_per_step

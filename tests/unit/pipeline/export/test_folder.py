@@ -154,7 +154,9 @@ def test_the_card_lists_stages_data_and_scores(run: Path, base: TinyBase, tmp_pa
     ):
         assert expected in card
     assert "30.25" in card
-    assert str(base.llm) in card
+    assert f"- LLM: `{base.llm.name}` (a folder" in card
+    assert str(tmp_path.parent) not in card, "paths of this machine"
+    assert "starts from" not in card
     assert "consent" in card
 
 

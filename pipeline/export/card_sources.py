@@ -1,4 +1,4 @@
-"""Where a model's weights come from, for its card: ids of hubs, or names and hashes of folders. No path is printed."""
+"""Sources of a model's weights, for its card: ids of hubs, or names and hashes of folders. No path is printed."""
 
 from __future__ import annotations
 

@@ -59,7 +59,9 @@ def parts_of(run: Path, recipe: Recipe) -> RunParts:
     config = speakerlm_config(cfg, of_llm.to_dict())
     config.activation_checkpointing = False
     config.registration = STAGES[recipe.stage].registration
-    if STAGES[recipe.stage].tasks:  # config.json of other stages has no such key
+    if recipe.data.context.share:  # config.json of others has no such key
+        config.context = True
+    if STAGES[recipe.stage].tasks:  # the same
         config.dialogue = {"numbered": recipe.data.dialogue.numbered}
     bones = skeleton(config)
     own = _own_files(run, bones, llm_folder)

@@ -63,6 +63,7 @@ class DecodeSettings:
     guards: dict[str, Any] = field(default_factory=dict)
     registration: dict[str, Any] = field(default_factory=dict)
     engine: dict[str, Any] = field(default_factory=dict)  # empty: transformers
+    context: list[str] = field(default_factory=list)  # terms of the prompt's line of context
 
 
 @dataclass(frozen=True)
@@ -195,7 +196,7 @@ class Part:
 
 def _check_same(folder: Path, stored: dict[str, Any], settings: DecodeSettings) -> None:
     moved = {"run", "dataset"}  # a run or a dataset may move; hash and fingerprint identify them
-    kept = {"engine": {}} | stored.get("settings", {})  # folders of before there were several have no engine
+    kept = {"engine": {}, "context": []} | stored.get("settings", {})  # folders of before these existed lack them
     differing = [k for k, v in asdict(settings).items() if k not in moved and kept.get(k) != v]
     if differing:
         raise ScoreError(

@@ -20,6 +20,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pipeline.decode.context_line import HELP as CONTEXT_HELP
+from pipeline.decode.context_line import read_terms, require_context
 from pipeline.decode.dialogues import Dialogues, dialogues_of
 from pipeline.decode.engine import ENGINES
 from pipeline.decode.load_engine import load_engine, load_model
@@ -38,6 +40,7 @@ from shards.sample import Segment
 logger = logging.getLogger(__name__)
 
 PERMUTED = " (vectors permuted)"  # suffix of the name of a test set that was decoded as a control
+WITH_CONTEXT = " (with context)"  # likewise of one whose prompts had a line of context
 PAPER_BINS = ("1-10", "10-20", "20-30", "30-40", "40-50", "50-60", "60-70", "70-80", "80-90", "90-100")
 
 
@@ -111,6 +114,7 @@ def decode(
     task: str = "auto",
     attempts: int = 50,
     engine: str = "transformers",
+    context: str | None = None,
     rank: int = 0,
     world: int = 1,
 ) -> dict[str, Timing] | None:
@@ -129,6 +133,7 @@ def decode(
         task: of a Speaker-Reasoner run: ``reason``, ``single``, or ``auto``: what its stage was trained for.
         attempts: at a reply of a dialogue.
         engine: of ``pipeline.decode.engine.ENGINES``.
+        context: terms of every prompt's line of context, or a file of them.
         rank: of this process, of `world`.
 
     Returns:
@@ -147,6 +152,7 @@ def decode(
     weights = str(read_done(run)["weights_sha256"])
     recipe = load_recipe(run / "config.yaml")
     check_speech(recipe.stage, str(run))
+    require_context(run, terms := read_terms(context))
     guards = Guards(max_new_tokens=max_new_tokens or 1024)
     dialogues = dialogues_of(recipe, task, LoopLimits(attempts, max_new_tokens=max_new_tokens or 8192, batch=batch))
     if dialogues and engine != "transformers":
@@ -159,16 +165,16 @@ def decode(
     batches = batches_of(clips, batch)
 
     def read(job: DecodeJob, clip: DecodeItem) -> tuple[dict[str, Any], Any]:
-        row, prompt = prompt_of(dataset, clip.shard, clip.row, job, seed, recipe)
+        row, prompt = prompt_of(dataset, clip.shard, clip.row, job, seed, recipe, terms)
         return row, permuted(prompt) if permute_vectors else prompt
 
     with _writer(run, choose_device(device), engine, guards, dialogues) as (writer, described):
         settings = DecodeSettings(
             str(run), weights, dataset.url, dataset.fingerprint(), seed, batch, limit,
             dialogues.described() if dialogues else asdict(guards),
-            _registration(recipe, permute_vectors), described,
+            _registration(recipe, permute_vectors), described, list(terms),
         )  # fmt: skip
-        output = DecodeFolder(out, settings, _about(recipe, dataset, permute_vectors), _ranges(jobs))
+        output = DecodeFolder(out, settings, _about(recipe, dataset, permute_vectors, bool(terms)), _ranges(jobs))
         for job in jobs:
             decode_share(Share(job.name, batches[rank::world], rank, world), output, partial(read, job), writer)
     return output.merge({job.name: [c.key for c in clips] for job in jobs})
@@ -201,9 +207,9 @@ def _registration(recipe: Any, permuted: bool) -> dict[str, Any]:
     return names | ({"permuted": True} if permuted else {})
 
 
-def _about(recipe: Any, dataset: Any, permuted: bool) -> DecodeLabels:
+def _about(recipe: Any, dataset: Any, permuted: bool, context: bool) -> DecodeLabels:
     """Return the labels of the figures."""
-    test_set = dataset.name + (PERMUTED if permuted else "")
+    test_set = dataset.name + (PERMUTED if permuted else "") + (WITH_CONTEXT if context else "")
     return DecodeLabels(recipe.name, recipe.stage, test_set, recipe.model.extractor, _hours(recipe))
 
 
@@ -213,8 +219,13 @@ def batches_of(clips: Sequence[DecodeItem], batch: int) -> list[list[DecodeItem]
     return [ordered[i : i + batch] for i in range(0, len(ordered), batch)]
 
 
-def prompt_of(dataset: Any, shard: int, row: int, job: DecodeJob, seed: int, recipe: Any) -> tuple[dict[str, Any], Any]:
+def prompt_of(
+    dataset: Any, shard: int, row: int, job: DecodeJob, seed: int, recipe: Any, context: Sequence[str] = ()
+) -> tuple[dict[str, Any], Any]:
     """Return one clip's output row without its answer, and its prompt: that of mode no for a clip without speakers.
+
+    Args:
+        context: terms of the prompt's line of context.
 
     Raises:
         DataError: the clip has no speaker embeddings and its mode registers speakers.
@@ -255,7 +266,8 @@ def prompt_of(dataset: Any, shard: int, row: int, job: DecodeJob, seed: int, rec
         "reference": [_turn(s, labels.get(s.speaker), sample.genders.get(s.speaker)) for s in sample.segments],
     }
     stacked = np.stack(vectors).astype(np.float32) if vectors else None
-    return result, Prompt(tuple(prompt_pieces(drawn.mode, drawn.names)), decode_audio(sample.audio), stacked)
+    pieces = tuple(prompt_pieces(drawn.mode, drawn.names, context))
+    return result, Prompt(pieces, decode_audio(sample.audio), stacked)
 
 
 def _turn(segment: Segment, label: str | None, gender: str | None) -> dict[str, Any]:
@@ -361,6 +373,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         choices=ENGINES,
         help="vllm answers many clips at once, and needs vLLM; the same texts up to rounding (default: transformers)",
     )
+    p.add_argument("--context", metavar="FILE|TERMS", help=CONTEXT_HELP)
     args = p.parse_args(argv)
     return outcome("speakerlm-decode", lambda: _run(args), "run it again to continue")
 

@@ -15,6 +15,7 @@ class SpeakerLMConfig(PreTrainedConfig):
     model_type = "speakerlm"
     encoder_type = ""
     frame_multiple = 1
+    context = False
 
     def __init__(
         self,
@@ -32,6 +33,7 @@ class SpeakerLMConfig(PreTrainedConfig):
         activation_checkpointing: bool | dict[str, Any] = False,
         encoder_type: str = "",
         frame_multiple: int = 1,
+        context: bool = False,
         **kwargs: Any,
     ) -> None:
         """Take the parts as plain dicts.
@@ -51,6 +53,7 @@ class SpeakerLMConfig(PreTrainedConfig):
             activation_checkpointing: fields of :class:`Checkpointing`, or true and false for all and none.
             encoder_type: name of a plug-in of the group ``speakerlm.encoders``; empty for FunASR's and Whisper's.
             frame_multiple: rows of encoder frames are padded to a multiple of it.
+            context: it was trained with a line of context in the prompt.
             kwargs: what every PreTrainedConfig takes.
         """
         self.encoder_class = encoder_class
@@ -70,4 +73,6 @@ class SpeakerLMConfig(PreTrainedConfig):
             self.encoder_type = encoder_type
         if frame_multiple != 1:
             self.frame_multiple = frame_multiple
+        if context:
+            self.context = True
         super().__init__(**kwargs)

@@ -56,6 +56,7 @@ class SpeakerLMProcessor(ProcessorMixin):
         mode: str | None = None,
         sampling_rate: int = SAMPLE_RATE,
         extractor: str | None = None,
+        context: Sequence[str] = (),
     ) -> BatchFeature:
         """Inputs of ``generate`` for one audio or a list of them.
 
@@ -66,6 +67,7 @@ class SpeakerLMProcessor(ProcessorMixin):
             mode: "asr" for the words alone; else it follows from ``registered``.
             sampling_rate: of the audio; anything but 16,000 is refused.
             extractor: what made the vectors, to be compared with what the model was trained on.
+            context: names and terms that may be said, of all audios, for a model that was trained with them.
 
         Raises:
             AudioError: an audio is empty, too short, not finite or of another rate, or the list is empty.
@@ -86,15 +88,18 @@ class SpeakerLMProcessor(ProcessorMixin):
         named = [registered] * len(waves) if registered is None or isinstance(registered, Mapping) else list(registered)
         if len(named) != len(waves):
             raise SpeakerError(f"{len(waves)} audios, but registrations for {len(named)}: give one (or None) for each")
-        return self.encode([self._prompt(w, r or {}, mode) for w, r in zip(waves, named, strict=True)])
+        return self.encode([self._prompt(w, r or {}, mode, context) for w, r in zip(waves, named, strict=True)])
 
-    def _prompt(self, wave: Any, registered: Mapping[str, Any], mode: str | None) -> Prompt:
+    def _prompt(
+        self, wave: Any, registered: Mapping[str, Any], mode: str | None, context: Sequence[str] = ()
+    ) -> Prompt:
         chosen = Mode(mode) if mode else Mode.MATCH if registered else Mode.NO
         vectors = [np.asarray(v, dtype=np.float32) for v in registered.values()]
         if len({v.shape for v in vectors}) > 1:
             shapes = ", ".join(f"{name}: {v.shape}" for name, v in zip(registered, vectors, strict=True))
             raise SpeakerError(f"speaker vectors of different shapes ({shapes}); all must come from one extractor")
-        return Prompt(tuple(prompt_pieces(chosen, list(registered))), wave, np.stack(vectors) if vectors else None)
+        pieces = tuple(prompt_pieces(chosen, list(registered), context))
+        return Prompt(pieces, wave, np.stack(vectors) if vectors else None)
 
     def encode(self, prompts: Sequence[Prompt]) -> BatchFeature:
         """Inputs of ``generate`` for a batch of prompts; registrations may differ from prompt to prompt.

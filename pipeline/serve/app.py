@@ -84,7 +84,9 @@ class _Routes:
             form = await read_form(
                 request.headers.get("content-type", ""), request.stream(), job.folder, service.limits
             )
-            asked = TranscriptionRequest.of(form, service.names, service.registers, service.limits)
+            asked = TranscriptionRequest.of(
+                form, service.names, service.registers, service.limits, service.reads_context
+            )
             job.start(service.submit, lambda: service.transcribe(job, asked))
             if asked.stream:
                 await job.first(request.receive)

@@ -20,6 +20,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.decode.context_line import HELP as CONTEXT_HELP
+from pipeline.decode.context_line import read_terms, reads_context, require_context
 from pipeline.serve.limits import MIB, Limits
 from shards.arguments import natural, number_range, positive
 from shards.commands import outcome, require
@@ -60,6 +62,9 @@ def parser() -> argparse.ArgumentParser:
         "--seconds", type=number_range, default=(40.0, 50.0), metavar="MIN-MAX",
         help="length of chunks; best as in training (default: 40-50)",
     )  # fmt: skip
+    model.add_argument(
+        "--context", metavar="FILE|TERMS", help=f"{CONTEXT_HELP}; of all requests, beside their field 'prompt'"
+    )
     model.add_argument("--channel", type=natural, help="take this channel, counted from 0 (default: the mean of all)")
     model.add_argument("--vad", default="silero", choices=("silero", "energy"), help="energy needs no weights")
     model.add_argument(
@@ -128,7 +133,7 @@ def _run(args: argparse.Namespace) -> int:
     people = _people(args, transcriber)
     names = list(dict.fromkeys([args.name or args.model.resolve().name, *args.alias]))
     with tempfile.TemporaryDirectory(prefix="speakerlm-serve-", dir=args.spool) as spool, listener:
-        service = Service(transcriber, names, Path(spool), _limits(args), people, args.batch)
+        service = Service(transcriber, names, Path(spool), _limits(args), people, args.batch, reads_context(args.model))
         try:
             host, port = listener.getsockname()[:2]
             address = f"http://{f'[{host}]' if ':' in host else host}:{port}/v1"
@@ -144,13 +149,14 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _check_model(args: argparse.Namespace) -> None:
-    """Refuse a model of dialogues before anything is loaded."""
+    """Refuse a model of dialogues, or one that reads no context, before anything is loaded."""
     from pipeline.transcribe.load_model import dialogue_rules
 
     if dialogue_rules(args.model) is not None:
         raise ConfigError(
             f"{args.model} was trained on dialogues (stages 11 to 13); speakerlm-serve takes stages 1 to 4"
         )
+    require_context(args.model, read_terms(args.context))
 
 
 def _load(args: argparse.Namespace) -> Transcriber:
@@ -158,7 +164,9 @@ def _load(args: argparse.Namespace) -> Transcriber:
     from shards.manifests.clip_rule import rule_of
 
     rule = rule_of(*args.seconds)
-    options = TranscribeOptions(rule, args.batch, args.channel, args.vad, args.naming, args.same_voice)
+    options = TranscribeOptions(
+        rule, args.batch, args.channel, args.vad, args.naming, args.same_voice, context=read_terms(args.context)
+    )
     return Transcriber.load(args.model, options, args.device, args.cache, args.extractor)
 
 

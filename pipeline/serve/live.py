@@ -1,9 +1,10 @@
 """Near-live transcription by websocket: PCM in, turns as chunks close, with the names that a file of it would get.
 
-The client may begin with ``{"type": "start", "known_speaker_names": [...], "known_speaker_references": [...]}``; then
-come binary messages with 16 kHz mono PCM of signed 16 bits, little-endian, and at the end ``{"type": "end"}``. The
-server sends ``{"type": "ready"}``, a ``transcript.text.segment`` for each turn, at last ``transcript.text.done``, or
-``{"type": "error", "error": {...}}``. It reads no faster than it transcribes.
+The client may begin with ``{"type": "start", "known_speaker_names": [...], "known_speaker_references": [...], "prompt":
+"Zoe Li, ZeRO-3"}``, all of them optional; a prompt that the model cannot read is an error. Then come binary messages
+with 16 kHz mono PCM of signed 16 bits, little-endian, and at the end ``{"type": "end"}``. The server sends
+``{"type": "ready"}``, a ``transcript.text.segment`` for each turn, at last ``transcript.text.done``, or ``{"type":
+"error", "error": {...}}``. It reads no faster than it transcribes.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from pipeline.serve.errors import ApiError, invalid, of_exception
 from pipeline.serve.jobs import Cancelled, Job
 from pipeline.serve.live_audio import LiveAudio
 from pipeline.serve.replies import Events, done
-from pipeline.serve.request import NAMES, check_people
+from pipeline.serve.request import NAMES, check_people, context_of
 from pipeline.serve.service import READY, Service
 from pipeline.serve.upload import REFERENCES
 
@@ -47,9 +48,10 @@ class LiveSession:
         """Serve the session to its end; return the code with which it was closed."""
         reading: asyncio.Task[None] | None = None
         try:
-            names, references, first = await self._begin()
+            names, references, context, first = await self._begin()
             self._job.start(
-                self._service.submit_live, lambda: self._service.live(self._job, self._audio, names, references)
+                self._service.submit_live,
+                lambda: self._service.live(self._job, self._audio, names, references, context),
             )
             reading = asyncio.create_task(self._read(first))
             await self._write()
@@ -66,20 +68,23 @@ class LiveSession:
         await self._socket.close(code)
         return code
 
-    async def _begin(self) -> tuple[list[str], list[Path], bytes]:
-        """Return known speakers with their references, and the first audio."""
+    async def _begin(self) -> tuple[list[str], list[Path], tuple[str, ...], bytes]:
+        """Return known speakers with their references, the terms of the prompt, and the first audio."""
         message = await self._receive()
         if message.get("bytes") is not None:
-            return [], [], bytes(message["bytes"])
+            return [], [], (), bytes(message["bytes"])
         content = _content(message)
         if content.get("type") != "start":
             raise invalid("a session begins with audio, or with a message of type 'start'", "type")
         names, clips = _texts(content, NAMES), _texts(content, REFERENCES)
         check_people(names, len(clips), self._service.limits)
+        context, refused = context_of(_text(content, "prompt"), self._service.reads_context)
+        if refused:
+            raise invalid(refused[0], "prompt", "unsupported_by_model")
         paths = [self._job.folder / f"reference-{i}" for i in range(len(clips))]
         for path, clip in zip(paths, clips, strict=True):
             path.write_text(clip, encoding="utf-8")
-        return names, paths, b""
+        return names, paths, context, b""
 
     async def _read(self, first: bytes) -> None:
         """Hand audio to the thread until it ends; then wait for the client to leave."""
@@ -185,4 +190,11 @@ def _texts(content: dict[str, Any], name: str) -> list[str]:
     found = content.get(name) or []
     if not isinstance(found, list) or not all(isinstance(x, str) for x in found):
         raise invalid(f"{name} is not a list of strings", name)
+    return found
+
+
+def _text(content: dict[str, Any], name: str) -> str:
+    found = content.get(name) or ""
+    if not isinstance(found, str):
+        raise invalid(f"{name} is not a text", name)
     return found

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote_to_bytes
 
+from pipeline.decode.context_line import split_terms
 from pipeline.serve.errors import ApiError, invalid
 from pipeline.serve.limits import Limits
 from pipeline.serve.replies import FORMATS, NAMED, STREAMED
@@ -31,14 +32,18 @@ class TranscriptionRequest:
     names: tuple[str, ...] = ()
     references: tuple[Path, ...] = ()  # data URLs; empty: the names are enrolled on the server
     warnings: tuple[str, ...] = ()
+    context: tuple[str, ...] = ()  # terms of ``prompt``
 
     @classmethod
-    def of(cls, form: Form, models: Collection[str], registers: bool, limits: Limits) -> TranscriptionRequest:
+    def of(
+        cls, form: Form, models: Collection[str], registers: bool, limits: Limits, reads_context: bool = False
+    ) -> TranscriptionRequest:
         """Check a form.
 
         Args:
             models: names under which the model is served.
             registers: False for a model of stage 1, which writes words only.
+            reads_context: the model was trained with a line of context.
 
         Raises:
             ApiError: what is missing or wrong, with the field's name.
@@ -61,7 +66,23 @@ class TranscriptionRequest:
         if not registers and (names or kind in NAMED):
             what, param = ("known speakers", NAMES) if names else (f"response_format {kind}", "response_format")
             raise no_names(what, param)
-        return cls(audio[0], kind, stream, form.one("language"), tuple(names), tuple(references), tuple(_ignored(form)))
+        context, notes = context_of(form.one("prompt") or "", reads_context)
+        warnings = (*_ignored(form), *notes)
+        return cls(audio[0], kind, stream, form.one("language"), tuple(names), tuple(references), warnings, context)
+
+
+def context_of(prompt: str, reads_context: bool) -> tuple[tuple[str, ...], list[str]]:
+    """Return the terms of a prompt, and warnings: a model that reads no context gets none.
+
+    Raises:
+        ApiError: too many terms, or one is too long.
+    """
+    if not (prompt and reads_context):
+        return (), ["prompt is ignored: this model was not trained with a line of context"] * bool(prompt)
+    try:
+        return split_terms(prompt), []
+    except ConfigError as e:
+        raise invalid(f"prompt: {e}", "prompt", "invalid_prompt") from e
 
 
 def no_names(what: str, param: str | None = None) -> ApiError:
@@ -156,8 +177,6 @@ def _ignored(form: Form) -> list[str]:
         raise invalid(f"temperature is {temperature!r}, not a number", "temperature") from None
     if not greedy:
         found.append("temperature is ignored: decoding is greedy")
-    if form.one("prompt"):
-        found.append("prompt is ignored: this model takes no context")
     if form.one("chunking_strategy") not in (None, "auto"):
         found.append("chunking_strategy is ignored: chunks end in silence, as the server's --seconds says")
     unknown = sorted(form.fields.keys() - KNOWN - {"timestamp_granularities", "include"})

@@ -48,6 +48,7 @@ class Service:
         limits: Limits | None = None,
         people: PeopleFolder | None = None,
         batch: int = 8,
+        reads_context: bool = False,
     ) -> None:
         """Start the threads.
 
@@ -57,7 +58,9 @@ class Service:
             spool: folder for uploads.
             people: enrolled on the server; None: no one can be.
             batch: chunks that are decoded together.
+            reads_context: the model was trained with a line of context.
         """
+        self.reads_context = reads_context
         self.limits = limits or Limits()
         self.names, self.spool, self.people, self.batch = tuple(names), spool, people, batch
         self.registers = transcriber.registers
@@ -160,12 +163,20 @@ class Service:
         people = self.known(job, request.names, request.references)
         notes = list(request.warnings)
         coming = blocks(request.audio, self._base.options.channel, notes.append)
-        return self._stream(job, coming, people, 1 if request.stream else self.batch, request.audio, notes)
+        batch = 1 if request.stream else self.batch
+        return self._stream(job, coming, people, batch, request.audio, notes, request.context)
 
-    def live(self, job: Job, audio: LiveAudio, names: Sequence[str], references: Sequence[Path]) -> Transcript:
+    def live(
+        self,
+        job: Job,
+        audio: LiveAudio,
+        names: Sequence[str],
+        references: Sequence[Path],
+        context: Sequence[str] = (),
+    ) -> Transcript:
         """Transcribe a live session until its audio ends; else as :meth:`transcribe`."""
         people = self.known(job, names, references)
-        return self._stream(job, audio.blocks(self.live_block_seconds()), people, 1)
+        return self._stream(job, audio.blocks(self.live_block_seconds()), people, 1, context=context)
 
     def _stream(
         self,
@@ -175,9 +186,10 @@ class Service:
         batch: int,
         name: str | Path = "",
         notes: Any = None,
+        context: Sequence[str] = (),
     ) -> Transcript:
         job.emit(READY)
-        transcriber = self.transcriber(job, batch)
+        transcriber = self.transcriber(job, batch, context)
         for found in transcriber.stream_blocks(job.checked(coming), people, name, notes):
             transcript = found
             job.emit(replace(transcript, chunks=list(transcript.chunks)))
@@ -186,14 +198,19 @@ class Service:
         self.metrics.audio.inc(transcript.seconds)
         return replace(transcript, warnings=[public(w, job.names) for w in transcript.warnings])
 
-    def transcriber(self, job: Job, batch: int) -> Transcriber:
-        """Return a transcriber of one job: its chunks wait with those of others, and end with it."""
+    def transcriber(self, job: Job, batch: int, context: Sequence[str] = ()) -> Transcriber:
+        """Return a transcriber of one job: its chunks wait with those of others, and end with it.
+
+        Args:
+            context: terms of the job's own; the server's come after them.
+        """
 
         def write(prompts: Sequence[Prompt]) -> list[Answer]:
             return self.batcher.ask(prompts, job.check)
 
-        options = replace(self._base.options, batch=batch)
         base = self._base
+        terms = tuple(dict.fromkeys([*context, *base.options.context]))
+        options = replace(base.options, batch=batch, context=terms)
         return Transcriber(
             write, self.extractor, options, model=base.model, registers=base.registers, cache=base.cache, vad=self._vad
         )

@@ -17,6 +17,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.decode.context_line import HELP as CONTEXT_HELP
+from pipeline.decode.context_line import read_terms, require_context
 from pipeline.decode.engine import ENGINES
 from shards.arguments import natural, positive
 from shards.commands import INTERRUPTED, outcome, require
@@ -52,6 +54,7 @@ def parser() -> argparse.ArgumentParser:
         "--engine", default="transformers", choices=ENGINES,
         help="vllm answers chunks faster where many are decoded together, and needs vLLM (default: transformers)",
     )  # fmt: skip
+    p.add_argument("--context", metavar="FILE|TERMS", help=CONTEXT_HELP)
     p.add_argument("--channel", type=natural, help="take this channel, counted from 0 (default: the mean of all)")
     p.add_argument(
         "--seconds", default="40-50", metavar="MIN-MAX",
@@ -111,6 +114,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         p.error("--ui shows models of stages 1 to 4; leave --reasoner or --ui out")
     if args.reasoner and args.engine != "transformers":
         p.error(f"--engine {args.engine} answers prompts of stages 1 to 4; leave --reasoner or --engine out")
+    if args.reasoner and args.context is not None:
+        p.error("--context is for models of stages 1 to 4; leave --reasoner or --context out")
     if args.reasoner and args.naming == "voice":
         p.error("--naming voice is for models without times; with --reasoner choose model or none")
     if args.ui and (args.audio or args.enrol):
@@ -171,8 +176,9 @@ def _load(args: argparse.Namespace) -> Transcriber | ReasonerTranscriber:
         return ReasonerTranscriber.load(args.model, dialogues, args.device, args.cache)
     if dialogue_rules(args.model) is not None:
         raise ConfigError(f"{args.model} was trained on dialogues: add --reasoner")
+    require_context(args.model, terms := read_terms(args.context))
     options = TranscribeOptions(
-        rule, 1 if args.ui else args.batch, args.channel, args.vad, args.naming, args.same_voice
+        rule, 1 if args.ui else args.batch, args.channel, args.vad, args.naming, args.same_voice, context=terms
     )
     return Transcriber.load(args.model, options, args.device, args.cache, args.extractor, args.engine)
 

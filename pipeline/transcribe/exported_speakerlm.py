@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -121,10 +121,12 @@ class SpeakerLMProcessor(Processor):
         """Raise SpeakerError for a vector that another extractor made."""
         check_origin(name, vector, self.extractor, self.enrolment.get("sha256") or "")
 
-    def _prompt(self, wave: Any, registered: Mapping[str, Any], mode: str | None) -> Prompt:
+    def _prompt(
+        self, wave: Any, registered: Mapping[str, Any], mode: str | None, context: Sequence[str] = ()
+    ) -> Prompt:
         for name, vector in registered.items():
             self.check_vector(name, vector)
-        return super()._prompt(wave, registered, mode)
+        return super()._prompt(wave, registered, mode, context)
 
     def _find(self, name: str) -> Path:
         from transformers.utils import cached_file
@@ -151,6 +153,7 @@ class SpeakerLMForConditionalGeneration(Model):
         channel: int | None = None,
         vad: str = "silero",
         naming: Literal["model", "voice", "none"] = "model",
+        context: Sequence[str] = (),
     ) -> Transcript:
         """Transcribe a recording of any length: ``turns`` with speaker, text, start and end (estimated, in seconds).
 
@@ -166,6 +169,7 @@ class SpeakerLMForConditionalGeneration(Model):
             vad: the detector of speech: ``silero`` or ``energy``.
             naming: who names speakers: the ``model`` from its prompt (others by voice), or all by ``voice``;
                 ``none``: labels hold within a chunk, no speaker extractor is used.
+            context: names and terms that may be said, for a model that was trained with them.
 
         Raises:
             AudioError: nothing can be read; after a fault in the middle, ``error`` is set and earlier turns are kept.
@@ -179,8 +183,10 @@ class SpeakerLMForConditionalGeneration(Model):
 
         if getattr(self.config, "dialogue", None):
             raise ConfigError("this model was trained on dialogues: use speakerlm-transcribe --reasoner")
+        if context and not self.config.context:
+            raise ConfigError("this model was not trained with a line of context: leave context out")
         device = str(self.device)
-        options = TranscribeOptions(rule_of(*seconds), batch, channel, vad, naming)
+        options = TranscribeOptions(rule_of(*seconds), batch, channel, vad, naming, context=tuple(context))
         tokenizer = PromptTokenizer(processor.tokenizer, processor.system)
         transcriber = RecordingTranscriber(
             lambda prompts: ask(self, tokenizer, prompts, options.guards),

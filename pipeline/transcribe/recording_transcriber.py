@@ -48,6 +48,7 @@ class TranscribeOptions:
     naming: Naming = "model"  # names by the model from its prompt, by voice, or none across chunks
     same_voice: float = SAME_VOICE
     guards: Guards = field(default_factory=Guards)
+    context: tuple[str, ...] = ()  # terms of the prompts' line of context
 
 
 class RecordingTranscriber:
@@ -150,11 +151,12 @@ class RecordingTranscriber:
 
     def prompt_for(self, chunk: Chunk, people: Enrolled) -> Prompt:
         """Build the prompt of a chunk; enrolled people are registered in it if the model names them."""
+        context = self.options.context
         if not self.registers:
-            return Prompt(tuple(prompt_pieces(Mode.ASR)), chunk.wave)
+            return Prompt(tuple(prompt_pieces(Mode.ASR, (), context)), chunk.wave)
         if people.names and self.options.naming == "model":
-            return Prompt(tuple(prompt_pieces(Mode.OVER, people.names)), chunk.wave, people.vectors)
-        return Prompt(tuple(prompt_pieces(Mode.NO)), chunk.wave)
+            return Prompt(tuple(prompt_pieces(Mode.OVER, people.names, context)), chunk.wave, people.vectors)
+        return Prompt(tuple(prompt_pieces(Mode.NO, (), context)), chunk.wave)
 
     def _result(self, chunk: Chunk, answer: Answer, people: Enrolled, linker: SpeakerLinker) -> ChunkResult:
         text, notes = readable(answer)

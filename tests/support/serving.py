@@ -140,6 +140,7 @@ def serving(
     cache: Path | None = None,
     enrol_dir: Path | None = None,
     batch: int = 8,
+    reads_context: bool = False,
     **door: Any,
 ) -> Iterator[Running]:
     """Run a server; `door` is its key and origins."""
@@ -151,7 +152,7 @@ def serving(
         people = PeopleFolder(enrol_dir, transcriber.extractor.id, transcriber.extractor.sha256, limits.people)
     spool = folder / "spool"
     spool.mkdir(exist_ok=True)
-    service = Service(transcriber, ["stand-in", "whisper-1"], spool, limits, people, batch)
+    service = Service(transcriber, ["stand-in", "whisper-1"], spool, limits, people, batch, reads_context)
     server, listener = Server(service, **door), bind("127.0.0.1", 0)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()

@@ -6,7 +6,7 @@ import json
 import logging
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,8 @@ import numpy as np
 import openai
 import pytest
 
+from pipeline.decode.generate import Answer
+from pipeline.prompts import Prompt, TextPiece
 from pipeline.serve.limits import Limits
 from pipeline.transcribe.transcriber import TranscribeOptions
 from tests.support.memory import Watch
@@ -422,6 +424,18 @@ def test_requests_share_a_batch(tmp_path: Path) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------------- privacy
+
+
+def test_terms_of_a_request_come_before_those_of_the_server(tmp_path: Path) -> None:
+    options = TranscribeOptions(SHORT, vad="energy", context=("GPU", "Zoe"))
+
+    def context(prompts: Sequence[Prompt]) -> list[Answer]:
+        texts = [p.text for p in prompts[0].pieces if isinstance(p, TextPiece)]
+        return [Answer(f"spk0: {''.join(texts).partition(chr(10))[0]}", "end", 3) for _ in prompts]
+
+    with serving(tmp_path, context, options=options, reads_context=True) as running, running.client() as client:
+        assert create(client, wav(tones(2)), prompt="Zoe, ZeRO-3").text == "Context: Zoe, ZeRO-3, GPU"
+        assert create(client, wav(tones(2))).text == "Context: GPU, Zoe"
 
 
 def test_key_and_origin(tmp_path: Path) -> None:

@@ -116,6 +116,8 @@ def test_turns_come_while_audio_is_sent(tones_server: Running) -> None:
         ('{"type": "start", "known_speaker_names": "Mike"}', "not a list of strings"),
         ('{"type": "start", "known_speaker_names": ["a", "b"], "known_speaker_references": ["x"]}', "one reference"),
         ('{"type": "start", "known_speaker_names": ["a"], "known_speaker_references": ["x"]}', "not a data URL"),
+        ('{"type": "start", "prompt": ["Zoe"]}', "prompt is not a text"),
+        ('{"type": "start", "prompt": "Zoe"}', "not trained with a line of context"),
         ('{"type": "start"}', "no audio came for 1 s"),
         (pcm(tones(61)), "longer than 0.0166667 hours"),
     ],

@@ -16,7 +16,7 @@ LIMITS = Limits(people=3, reference_bytes=10)
 
 
 def request(
-    tmp_path: Path, registers: bool = True, references: int = 0, **fields: str | list[str]
+    tmp_path: Path, registers: bool = True, references: int = 0, reads: bool = False, **fields: str | list[str]
 ) -> TranscriptionRequest:
     (tmp_path / "audio").write_bytes(b"x")
     listed = {"model": "m"} | fields
@@ -24,7 +24,7 @@ def request(
         {k: v if isinstance(v, list) else [v] for k, v in listed.items()},
         {"file": [tmp_path / "audio"], "known_speaker_references": [tmp_path / "r"] * references},
     )
-    return TranscriptionRequest.of(form, ["m"], registers, LIMITS)
+    return TranscriptionRequest.of(form, ["m"], registers, LIMITS, reads)
 
 
 def test_defaults(tmp_path: Path) -> None:
@@ -64,9 +64,18 @@ def test_wrong_fields_are_named(tmp_path: Path, fields: dict, param: str, says: 
 def test_what_changes_nothing_is_warned_of(tmp_path: Path) -> None:
     found = request(tmp_path, temperature="0.2", prompt="names", chunking_strategy="server_vad", colour="red")
     assert [w.partition(" is ignored")[0] for w in found.warnings] == [
-        "temperature", "prompt", "chunking_strategy", "unknown field 'colour'",
+        "temperature", "chunking_strategy", "unknown field 'colour'", "prompt",
     ]  # fmt: skip
     assert request(tmp_path, temperature="0", chunking_strategy="auto").warnings == ()
+
+
+def test_a_prompt_is_terms_for_a_model_that_reads_context(tmp_path: Path) -> None:
+    found = request(tmp_path, reads=True, prompt="Zoe Li, GPU")
+    assert (found.context, found.warnings) == (("Zoe Li", "GPU"), ())
+    assert request(tmp_path, prompt="Zoe Li, GPU").context == ()
+    with pytest.raises(ApiError, match="at most 60") as error:
+        request(tmp_path, reads=True, prompt="a sentence " * 10)
+    assert error.value.param == "prompt"
 
 
 @pytest.mark.parametrize(

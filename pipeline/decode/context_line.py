@@ -6,7 +6,6 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.prompts import NOT_ON_ONE_LINE, clean_text
 from shards.errors import ConfigError
 
 MOST, LONGEST = 100, 60  # terms of a prompt, and characters of a term
@@ -57,6 +56,8 @@ def _is_file(path: Path) -> bool:
 
 
 def _checked(parts: Sequence[str]) -> tuple[str, ...]:
+    from pipeline.prompts import NOT_ON_ONE_LINE, clean_text
+
     terms = tuple(dict.fromkeys(term for part in parts if (term := clean_text(part))))
     if len(terms) > MOST:
         raise ConfigError(f"the context has {len(terms)} terms; at most {MOST} are taken")

@@ -24,9 +24,10 @@ from shards.dataset.speaker_bank import bank_fault, read_bank_inputs
 from shards.errors import ConfigError, ShardError
 from shards.manifests.manifest import RECORDINGS, SPEAKERS
 from shards.packing.make_bank import build_bank
-from shards.packing.pack import file_sha256, json_line
+from shards.packing.pack import json_line
 from shards.packing.packer import stop_above
 from shards.packing.partition import LineTable, Parts, read_recordings
+from shards.packing.provenance import file_sha256
 from shards.voices.enrolment import Enroller
 from shards.voices.extractors import load_extractor
 from shards.voices.feature_pool import feature_readers

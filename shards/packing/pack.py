@@ -9,7 +9,6 @@ of workers or tasks. The task that finds all parts finished merges them: quarant
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import logging
 import os
@@ -17,9 +16,8 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +26,10 @@ from shards.dataset.dataset import DATASET, Dataset, dataset_json, open_dataset
 from shards.dataset.index import ShardInfo, tar_path
 from shards.dataset.sidecar import skipped_clips_path
 from shards.dataset.speaker_bank import bank_fault
-from shards.errors import ConfigError, DataError, ManifestError, ShardError, StorageError
-from shards.manifests.manifest import AUDIT, SPEAKERS, read_genders
+from shards.errors import ConfigError, DataError, ShardError, StorageError
+from shards.manifests.manifest import SPEAKERS, read_genders
 from shards.packing.packer import (
     CORE,
-    PACKING,
     Packer,
     PartResult,
     PartWorker,
@@ -42,6 +39,7 @@ from shards.packing.packer import (
     stop_above,
 )
 from shards.packing.partition import LineTable, Parts
+from shards.packing.provenance import BANK_KEY, config, config_of, file_sha256, provenance
 from shards.packing.scan import remove_table, shared_table, stored_table
 from shards.packing.self_enrolment import exceeds_early, self_enrolled_error
 from shards.storage.interface import open_storage
@@ -52,7 +50,6 @@ from shards.workers import progress, run_jobs
 logger = logging.getLogger(__name__)
 
 QUARANTINE = "quarantine.jsonl"
-_BANK_KEY = "speakers_sha256"  # the only part of the configuration that shards do not depend on
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -308,7 +305,7 @@ def json_line(entry: dict[str, str]) -> bytes:
 def _merged(packer: Packer, shards: list[ShardInfo]) -> bool:
     """Return whether ``dataset.json`` describes these shards."""
     dataset = _dataset(packer)
-    return dataset is not None and dataset.shards == tuple(shards) and _config_of(dataset) == _config(packer)
+    return dataset is not None and dataset.shards == tuple(shards) and config_of(dataset) == config(packer)
 
 
 def _refuse_other_dataset(packer: Packer) -> None:
@@ -318,7 +315,7 @@ def _refuse_other_dataset(packer: Packer) -> None:
     """
     dataset = _dataset(packer)
     if dataset is not None:
-        before, now = (config | {_BANK_KEY: None} for config in (_config_of(dataset), _config(packer)))
+        before, now = (one | {BANK_KEY: None} for one in (config_of(dataset), config(packer)))
         if before != now:
             raise other_inputs(f"{packer.out} holds the dataset {dataset.name}, packed", difference(before, now))
 
@@ -329,44 +326,6 @@ def _dataset(packer: Packer) -> Dataset | None:
         return open_dataset(packer.out)
     except (ShardError, StorageError):
         return None
-
-
-def _config_of(dataset: Dataset) -> dict[str, Any]:
-    config: dict[str, Any] = dataset.info["provenance"].get("config", {})
-    return config
-
-
-def provenance(packer: Packer) -> dict[str, Any]:
-    """Return what a dataset was made from, and by which version."""
-    extractor = packer.enroller.extractor if packer.enroller else None
-    try:
-        audit = json.loads((packer.manifest / AUDIT).read_bytes())
-    except (OSError, ValueError):
-        audit = {}  # manifests of other tools may lack it
-    return {
-        "extractor": extractor.id if extractor else None,
-        "extractor_sha256": extractor.sha256 if extractor else None,
-        "extractor_dim": extractor.dim if extractor else 0,
-        "clip_rule": audit.get("clip_rule"),
-        "normaliser": audit.get("normaliser"),
-        "tool_version": _tool_version(),
-        "seed": packer.seed,
-        "config": _config(packer),
-    }
-
-
-def _config(packer: Packer) -> dict[str, Any]:
-    """Return what determines the dataset's bytes, except the audio; no paths of this machine."""
-    config = {
-        k: v
-        for k, v in asdict(packer).items()
-        if k not in ("out", "manifest", "enrol", "max_self_enrolled", "decode_copied", "device")
-    }
-    for name in ("persons_sha256", "genders_sha256"):
-        if config[name] is None:  # as in datasets of versions without it
-            del config[name]
-    lists = {"enrol_sha256": list(packer.enrol_sha256), _BANK_KEY: list(packer.speakers_sha256)}
-    return config | lists | {"packing": PACKING}
 
 
 def _task(part: str | None) -> tuple[int, int]:
@@ -394,22 +353,3 @@ def _outline(table: LineTable, parts: Parts, mine: range) -> dict[str, Any]:
         "samples_per_shard": -(-len(table) // parts.count),
         "estimated_bytes_per_shard": int(table.estimate_bytes() * len(table) / parts.count),
     }
-
-
-def file_sha256(path: Path) -> str:
-    """Hash a file of a manifest."""
-    digest = hashlib.sha256()
-    try:
-        with path.open("rb") as file:
-            for block in iter(partial(file.read, 1 << 20), b""):
-                digest.update(block)
-    except OSError as error:
-        raise ManifestError(f"{path}: {error.strerror}; --enrol names manifest folders") from error
-    return digest.hexdigest()
-
-
-def _tool_version() -> str:
-    try:
-        return version("speakerlm-pretrain")
-    except PackageNotFoundError:
-        return "unknown"

@@ -25,9 +25,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.support.engines import Parting, partings
 from pipeline.decode.engine import Engine, answer
 from pipeline.decode.generate import Answer
+from pipeline.decode.jobs import DecodeJob
 from pipeline.decode.load_engine import load_engine, load_model
 from pipeline.decode.requests import Requests
-from pipeline.decode.test_set import DecodeJob, clips_of, prompt_of
+from pipeline.decode.test_set import clips_of, prompt_of
 from pipeline.prompts import Prompt
 from pipeline.recipe.load import load_recipe
 from shards.arguments import positive

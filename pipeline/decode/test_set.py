@@ -15,7 +15,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,10 +24,10 @@ from pipeline.decode.context_line import HELP as CONTEXT_HELP
 from pipeline.decode.context_line import read_terms, require_context
 from pipeline.decode.dialogues import Dialogues, dialogues_of
 from pipeline.decode.engine import ENGINES
+from pipeline.decode.jobs import DecodeJob, default_modes, jobs_of
 from pipeline.decode.load_engine import load_engine, load_model
 from pipeline.decode.share import Answers, Share, Writer, decode_share
 from pipeline.decode.store import DecodeFolder, DecodeLabels, DecodeSettings, Timing
-from pipeline.evaluation.decoded_rows import MODES
 from pipeline.model.stopping import Guards
 from pipeline.ranks.launch import launcher_environment
 from pipeline.reasoner.loop import LoopLimits
@@ -41,21 +41,6 @@ logger = logging.getLogger(__name__)
 
 PERMUTED = " (vectors permuted)"  # suffix of the name of a test set that was decoded as a control
 WITH_CONTEXT = " (with context)"  # likewise of one whose prompts had a line of context
-PAPER_BINS = ("1-10", "10-20", "20-30", "30-40", "40-50", "50-60", "60-70", "70-80", "80-90", "90-100")
-
-
-@dataclass(frozen=True)
-class DecodeJob:
-    """One output file: a mode, and for Over-Regist the range of distractors."""
-
-    mode: str
-    n_ov: tuple[int, int] | None = None
-    name: str = ""  # file name without .jsonl
-
-    @property
-    def range(self) -> str | None:
-        """Range of distractors as text, such as ``1-50``."""
-        return f"{self.n_ov[0]}-{self.n_ov[1]}" if self.n_ov else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,72 +53,67 @@ class DecodeItem:
     samples: int
 
 
-def jobs_of(modes: str, n_ov: str) -> list[DecodeJob]:
-    """Parse modes such as ``asr,no,over`` and ranges such as ``1-50`` (or several, or ``paper``) into jobs.
+@dataclass(frozen=True)
+class DecodeOptions:
+    """Options of a decoding; of those that the text depends on, a later part of it must have the same."""
 
-    Raises:
-        ConfigError: an unknown mode, or an invalid range.
-    """
-    jobs = []
-    for mode in [m.strip() for m in modes.split(",") if m.strip()]:
-        if mode not in MODES:
-            raise ConfigError(f"--modes: unknown mode {mode!r}, known: {', '.join(MODES)}")
-        if mode != "over":
-            jobs.append(DecodeJob(mode, None, mode))
-            continue
-        ranges = PAPER_BINS if n_ov == "paper" else tuple(part.strip() for part in n_ov.split(","))
-        for text in ranges:
-            jobs.append(DecodeJob("over", _range(text), "over" if len(ranges) == 1 else f"over-{text}"))
-    if not jobs:
-        raise ConfigError("--modes names no mode")
-    return jobs
+    modes: str = "auto"  # as ``asr,no,over``; auto: what the stage was trained for
+    n_ov: str = "1-50"  # range of distractors of Over-Regist, see :func:`jobs_of`
+    batch: int = 8  # clips decoded together
+    seed: int = 1
+    device: str = "auto"
+    max_new_tokens: int | None = None  # of any answer; None: 1,024, in a dialogue 8,192; less for short audio
+    limit: int | None = None  # only the first clips by key
+    permute_vectors: bool = False  # a control: every name gets the vector of the next one; saCER has to rise, not CER
+    # Name of the speaker vectors that ``embed`` wrote; None: those of the packing, or, if the model was trained with
+    # other vectors, those of its training data.
+    extractor: str | None = None
+    task: str = "auto"  # of a Speaker-Reasoner run: reason, single, or auto: what its stage was trained for
+    attempts: int = 50  # at a reply of a dialogue
+    engine: str = "transformers"  # of ``pipeline.decode.engine.ENGINES``
+    context: str | None = None  # terms of every prompt's line of context, or a file of them
 
+    @property
+    def guards(self) -> Guards:
+        """Bounds of an answer."""
+        return Guards(max_new_tokens=self.max_new_tokens or 1024)
 
-def default_modes(stage: int) -> str:
-    """Return the modes that a stage was trained for."""
-    from pipeline.stages import STAGES
+    def dialogues(self, recipe: Any) -> Dialogues | None:
+        """Return the dialogues of a Speaker-Reasoner run; None for a run of SpeakerLM.
 
-    if STAGES[stage].tasks:
-        return "no"
-    return "no,match,over" if STAGES[stage].registration else "asr"
+        Raises:
+            ConfigError: options that the run's dialogues do not have.
+        """
+        limits = LoopLimits(self.attempts, max_new_tokens=self.max_new_tokens or 8192, batch=self.batch)
+        found = dialogues_of(recipe, self.task, limits)
+        if found is None:
+            return None
+        if self.engine != "transformers":
+            stage = f"dialogues of stage {recipe.stage}"
+            raise ConfigError(f"--engine {self.engine}: {stage} are for the engine transformers")
+        found.check([job.mode for job in self.jobs(recipe.stage)])
+        return found
+
+    def jobs(self, stage: int) -> list[DecodeJob]:
+        """Return the jobs of a run of a stage.
+
+        Raises:
+            ConfigError: an unknown mode, or an invalid range.
+        """
+        return jobs_of(self.modes if self.modes != "auto" else default_modes(stage), self.n_ov)
 
 
 def decode(
     run: Path,
     dataset_url: str,
     out: Path,
-    modes: str = "auto",
-    n_ov: str = "1-50",
-    batch: int = 8,
-    seed: int = 1,
-    device: str = "auto",
-    max_new_tokens: int | None = None,
-    limit: int | None = None,
-    permute_vectors: bool = False,
-    extractor: str | None = None,
-    task: str = "auto",
-    attempts: int = 50,
-    engine: str = "transformers",
-    context: str | None = None,
+    options: DecodeOptions | None = None,
     rank: int = 0,
     world: int = 1,
 ) -> dict[str, Timing] | None:
     """Decode this process's share of a dataset with a finished run.
 
     Args:
-        modes: as ``asr,no,over``, or ``auto``: what the stage was trained for.
-        n_ov: range of distractors of Over-Regist, see :func:`jobs_of`.
-        batch: clips decoded together.
-        max_new_tokens: limit of any answer, 1,024 by default, 8,192 in a dialogue; shorter audio has a lower one, see
-            :class:`Guards`.
-        limit: only the first clips by key.
-        permute_vectors: a control: every name gets the vector of the next one; saCER has to rise, CER to stay.
-        extractor: name of the speaker vectors that ``embed`` wrote; None: those of the packing, or, if the model
-            was trained with other vectors, those of its training data.
-        task: of a Speaker-Reasoner run: ``reason``, ``single``, or ``auto``: what its stage was trained for.
-        attempts: at a reply of a dialogue.
-        engine: of ``pipeline.decode.engine.ENGINES``.
-        context: terms of every prompt's line of context, or a file of them.
         rank: of this process, of `world`.
 
     Returns:
@@ -149,32 +129,27 @@ def decode(
     from pipeline.recipe.load import load_recipe
     from pipeline.stages import check_speech
 
+    options = options or DecodeOptions()
     weights = str(read_done(run)["weights_sha256"])
     recipe = load_recipe(run / "config.yaml")
     check_speech(recipe.stage, str(run))
-    require_context(run, terms := read_terms(context))
-    guards = Guards(max_new_tokens=max_new_tokens or 1024)
-    dialogues = dialogues_of(recipe, task, LoopLimits(attempts, max_new_tokens=max_new_tokens or 8192, batch=batch))
-    if dialogues and engine != "transformers":
-        raise ConfigError(f"--engine {engine}: dialogues of stage {recipe.stage} are for the engine transformers")
-    jobs = jobs_of(modes if modes != "auto" else default_modes(recipe.stage), n_ov)
-    dataset = open_test_set(dataset_url, extractor, recipe, jobs)
-    if dialogues:
-        dialogues.check([job.mode for job in jobs])
-    clips = clips_of(dataset)[:limit]
-    batches = batches_of(clips, batch)
+    require_context(run, terms := read_terms(options.context))
+    jobs, dialogues = options.jobs(recipe.stage), options.dialogues(recipe)
+    dataset = open_test_set(dataset_url, options.extractor, recipe, jobs)
+    clips = clips_of(dataset)[: options.limit]
+    batches = batches_of(clips, options.batch)
 
     def read(job: DecodeJob, clip: DecodeItem) -> tuple[dict[str, Any], Any]:
-        row, prompt = prompt_of(dataset, clip.shard, clip.row, job, seed, recipe, terms)
-        return row, permuted(prompt) if permute_vectors else prompt
+        row, prompt = prompt_of(dataset, clip.shard, clip.row, job, options.seed, recipe, terms)
+        return row, permuted(prompt) if options.permute_vectors else prompt
 
-    with _writer(run, choose_device(device), engine, guards, dialogues) as (writer, described):
+    with _writer(run, choose_device(options.device), options, dialogues) as (writer, engine):
+        guards = dialogues.described() if dialogues else asdict(options.guards)
         settings = DecodeSettings(
-            str(run), weights, dataset.url, dataset.fingerprint(), seed, batch, limit,
-            dialogues.described() if dialogues else asdict(guards),
-            _registration(recipe, permute_vectors), described, list(terms),
+            str(run), weights, dataset.url, dataset.fingerprint(), options.seed, options.batch, options.limit,
+            guards, _registration(recipe, options.permute_vectors), engine, list(terms),
         )  # fmt: skip
-        output = DecodeFolder(out, settings, _about(recipe, dataset, permute_vectors, bool(terms)), _ranges(jobs))
+        output = DecodeFolder(out, settings, _about(recipe, dataset, options.permute_vectors, bool(terms)), _ranges(jobs))
         for job in jobs:
             decode_share(Share(job.name, batches[rank::world], rank, world), output, partial(read, job), writer)
     return output.merge({job.name: [c.key for c in clips] for job in jobs})
@@ -182,14 +157,14 @@ def decode(
 
 @contextmanager
 def _writer(
-    run: Path, device: str, engine: str, guards: Guards, dialogues: Dialogues | None
+    run: Path, device: str, options: DecodeOptions, dialogues: Dialogues | None
 ) -> Iterator[tuple[Writer, dict[str, Any]]]:
     """Load the model; yield what writes rows with it, and what of the engine the text depends on."""
     if dialogues is not None:
         network, tokenizer, _, _ = load_model(run, device)
         yield dialogues.writer(network, tokenizer), {}
         return
-    loaded = load_engine(run, device, engine, guards).engine
+    loaded = load_engine(run, device, options.engine, options.guards).engine
     try:
         yield Answers(loaded), loaded.described()
     finally:
@@ -325,15 +300,8 @@ def open_test_set(url: str, extractor: str | None, recipe: Any, jobs: Sequence[D
     return dataset
 
 
-def _range(text: str) -> tuple[int, int]:
-    low, _, high = text.strip().partition("-")
-    if not (low.isdigit() and (high or low).isdigit() and 1 <= int(low) <= int(high or low)):
-        raise ConfigError(f"--n-ov: {text!r} is not a range such as 1-50")
-    return int(low), int(high or low)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point of ``speakerlm-decode``."""
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
     p = Parser(prog="speakerlm-decode", description="Decode a packed test set with a finished run.")
     p.add_argument("run", type=Path, help="folder of a finished run")
     p.add_argument("dataset_url", metavar="dataset", help="packed test set: a folder or s3://bucket/prefix")
@@ -374,14 +342,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="vllm answers many clips at once, and needs vLLM; the same texts up to rounding (default: transformers)",
     )
     p.add_argument("--context", metavar="FILE|TERMS", help=CONTEXT_HELP)
-    args = p.parse_args(argv)
+    return p
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of ``speakerlm-decode``."""
+    args = parser().parse_args(argv)
     return outcome("speakerlm-decode", lambda: _run(args), "run it again to continue")
 
 
 def _run(args: argparse.Namespace) -> int:
     launched = launcher_environment(dict(os.environ))
     rank, world = int(launched["RANK"]), int(launched["WORLD_SIZE"])
-    timings = decode(**vars(args), rank=rank, world=world)
+    options = DecodeOptions(**{f.name: getattr(args, f.name) for f in fields(DecodeOptions)})
+    timings = decode(args.run, args.dataset_url, args.out, options, rank, world)
     if timings is None:
         logger.info("rank %d of %d: decoded its share; the last rank to end merges", rank, world)
         return 0

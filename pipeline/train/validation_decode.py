@@ -27,8 +27,9 @@ from pipeline.checkpoint.format import write_atomic
 from pipeline.checkpoint.saver import free_memory
 from pipeline.checkpoint.training_state import is_partitioned, parameter_numel
 from pipeline.data.keyed_random import keyed_uniform
+from pipeline.decode.jobs import DecodeJob, default_modes, jobs_of
 from pipeline.decode.share import answered
-from pipeline.decode.test_set import DecodeItem, DecodeJob, clips_of, default_modes, jobs_of, prompt_of
+from pipeline.decode.test_set import DecodeItem, clips_of, prompt_of
 from pipeline.ranks.collectives import all_gather_or_raise, any_rank
 from pipeline.ranks.launch import Ranks
 from pipeline.recipe.schema import Recipe

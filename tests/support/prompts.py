@@ -1,11 +1,13 @@
-"""Encoded prompts and targets, for tests of the tokenizer."""
+"""Prompts of noise; encoded prompts and targets, for tests of the tokenizer."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import chain
 
-from pipeline.prompts import Mode, PromptTokenizer, prompt_pieces, target_pieces
+import numpy as np
+
+from pipeline.prompts import Mode, Prompt, PromptTokenizer, prompt_pieces, target_pieces
 from shards.sample import Segment
 
 
@@ -22,3 +24,9 @@ def prompt_length(tokenizer: PromptTokenizer, mode: Mode, names: Sequence[str] =
 def target_turns(mode: Mode, segments: Sequence[Segment], names: Mapping[str, str] | None = None) -> list[str]:
     """Lines of a target."""
     return "".join(target_pieces(mode, segments, names)).split("\n")
+
+
+def noise_prompt(seconds: float, seed: int = 0) -> Prompt:
+    """A prompt of mode no with noise of this length."""
+    wave = np.random.default_rng(seed).standard_normal(int(seconds * 16_000)).astype(np.float32) * 0.1
+    return Prompt(tuple(prompt_pieces(Mode.NO)), wave)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -95,11 +96,12 @@ def test_every_clip_gets_the_terms_and_its_folder_says_so(
     monkeypatch.setattr("pipeline.decode.transformers_engine.ask", ask)
     (tmp_path / "terms.txt").write_text("Zoe Li\nGPU\n")
     where = parts / "knows", str(parts / "test"), tmp_path / "out"
-    test_set.decode(*where, modes="no,match", context=str(tmp_path / "terms.txt"))
+    options = test_set.DecodeOptions(modes="no,match", context=str(tmp_path / "terms.txt"))
+    test_set.decode(*where, options)
     starts = ["".join(p.text for p in prompt.pieces[:5] if isinstance(p, TextPiece)) for prompt in asked]
     assert starts == ["Context: Zoe Li, GPU\n"] * 6
     described = json.loads((tmp_path / "out" / "decode.json").read_text())
     assert described["settings"]["context"] == ["Zoe Li", "GPU"]
     assert "(with context)" in json.dumps(described)
     with pytest.raises(ScoreError, match="decoded with another context"):
-        test_set.decode(*where, modes="no,match")
+        test_set.decode(*where, replace(options, context=None))

@@ -10,7 +10,8 @@ import pytest
 
 import pipeline.reasoner.engine
 from pipeline.decode.dialogues import dialogues_of
-from pipeline.decode.test_set import decode, default_modes, main
+from pipeline.decode.jobs import default_modes
+from pipeline.decode.test_set import DecodeOptions, decode, main
 from pipeline.dialogue.lines import Line
 from pipeline.evaluation.score_decoded import publish
 from pipeline.reasoner.loop import LoopLimits, Request
@@ -76,7 +77,9 @@ def rows(path: Path) -> dict[str, dict]:
 
 
 def run(parts: Path, out: Path, **options):
-    return decode(parts / "run", str(parts / "test"), out, **{"batch": 2, "attempts": 4, **options})
+    settings = {"batch": 2, "attempts": 4, **options}
+    ranks = {name: settings.pop(name) for name in ("rank", "world") if name in settings}
+    return decode(parts / "run", str(parts / "test"), out, DecodeOptions(**settings), **ranks)
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Event
 
-import numpy as np
 import pytest
 
 import pipeline.decode.transformers_engine
@@ -15,24 +14,10 @@ from pipeline.decode.generate import ask
 from pipeline.decode.load_engine import load_engine
 from pipeline.decode.transformers_engine import TransformersEngine
 from pipeline.model.stopping import Guards
-from pipeline.prompts import Mode, Prompt, prompt_pieces
 from shards.errors import AudioError, ConfigError
+from tests.support.prompts import noise_prompt as prompt
 
 GUARDS = Guards(tokens_per_second=4, least_tokens=3)
-
-
-@pytest.fixture(scope="module")
-def model_and_tokenizer(tmp_path_factory: pytest.TempPathFactory):
-    from pipeline.model.build import build_model, load_tokenizer
-    from tests.support.tiny import make_base, model_config
-
-    config = model_config(make_base(tmp_path_factory.mktemp("base")))
-    return build_model(config), load_tokenizer(config)
-
-
-def prompt(seconds: float, seed: int = 0) -> Prompt:
-    wave = np.random.default_rng(seed).standard_normal(int(seconds * 16_000)).astype(np.float32) * 0.1
-    return Prompt(tuple(prompt_pieces(Mode.NO)), wave)
 
 
 PROMPTS = [prompt(0.5), prompt(1.5, 1), prompt(1.0, 2)]
@@ -42,7 +27,6 @@ def test_answers_are_those_of_the_batch(model_and_tokenizer):
     engine = TransformersEngine(*model_and_tokenizer, GUARDS)
     found = answer(engine, PROMPTS)
     assert found == ask(*model_and_tokenizer, PROMPTS, GUARDS)
-    assert [a.tokens for a in found if a.stop == "limit"] == [5, 9, 7]
     assert answer(engine, []) == []
     assert engine.described() == {}
 

@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 
 import pipeline.decode.transformers_engine
-from pipeline.decode.test_set import PAPER_BINS, DecodeJob, decode, default_modes, jobs_of, main, prompt_of
+from pipeline.decode.jobs import DecodeJob, jobs_of
+from pipeline.decode.test_set import DecodeOptions, decode, main, prompt_of
 from pipeline.evaluation.scores import score_decoded
 from pipeline.prompts import Mode, prompt_pieces
 from pipeline.recipe.load import load_recipe
 from shards.dataset.dataset import open_dataset
 from shards.dataset.writer import write_dataset_json, write_shard
-from shards.errors import CheckpointError, ConfigError, DataError, ScoreError
+from shards.errors import CheckpointError, DataError, ScoreError
 from shards.storage.local import LocalStorage
 from tests.support.datasets import make_dataset, make_sample
 from tests.support.training import DIM, finished_run, make_parts
@@ -37,9 +38,9 @@ def rows(path: Path) -> dict[str, dict]:
 
 
 def run(parts: Path, out: Path, **options):
-    return decode(
-        parts / "run", str(parts / "test"), out, **{"n_ov": "2-4", "batch": 2, "max_new_tokens": 6, **options}
-    )
+    settings = {"n_ov": "2-4", "batch": 2, "max_new_tokens": 6, **options}
+    ranks = {name: settings.pop(name) for name in ("rank", "world") if name in settings}
+    return decode(parts / "run", str(parts / "test"), out, DecodeOptions(**settings), **ranks)
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +153,7 @@ def test_stop_reason_of_an_answer_is_stored(decoded: Path):
 
 def test_folder_that_cannot_be_created_is_reported(parts: Path):
     with pytest.raises(ScoreError, match=r"/proc/nowhere/out: .*name a folder that can be written"):
-        decode(parts / "run", str(parts / "data"), Path("/proc/nowhere/out"), modes="no")
+        decode(parts / "run", str(parts / "data"), Path("/proc/nowhere/out"), DecodeOptions(modes="no"))
 
 
 def test_output_of_other_settings_is_refused(parts: Path, tmp_path: Path):
@@ -200,20 +201,6 @@ def test_a_run_that_has_not_finished_is_refused(parts: Path, tmp_path: Path):
     assert main([str(tmp_path), str(parts / "test"), str(tmp_path / "out")]) == 1
 
 
-def test_jobs():
-    assert jobs_of("no,over", "1-50") == [DecodeJob("no", None, "no"), DecodeJob("over", (1, 50), "over")]
-    assert [j.name for j in jobs_of("over", "paper")] == [f"over-{b}" for b in PAPER_BINS]
-    assert (default_modes(1), default_modes(3)) == ("asr", "no,match,over")
-
-
-@pytest.mark.parametrize(
-    ("modes", "n_ov"), [("yes", "1-50"), ("", "1-50"), ("over", "5-1"), ("over", "0-3"), ("over", "x")]
-)
-def test_bad_jobs_are_refused(modes: str, n_ov: str):
-    with pytest.raises(ConfigError):
-        jobs_of(modes, n_ov)
-
-
 def test_permuted_prompt_differs_only_in_the_order_of_vectors(
     parts: Path, decoded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -251,8 +238,8 @@ def test_clip_without_speech_is_prompted_without_registration(parts: Path, tmp_p
     info = write_shard(storage, "synthetic-000001", [silent])
     provenance = {"extractor": "random", "extractor_sha256": None, "extractor_dim": DIM, "seed": 0}
     write_dataset_json(storage, "synthetic", [info], provenance)
-    options = {"modes": "match,over", "n_ov": "3-3", "max_new_tokens": 4}
-    decode(parts / "run", str(tmp_path / "test"), tmp_path / "out", **options)
+    options = DecodeOptions(modes="match,over", n_ov="3-3", max_new_tokens=4)
+    decode(parts / "run", str(tmp_path / "test"), tmp_path / "out", options)
     (match,), (over,) = (rows(tmp_path / "out" / f"{m}.jsonl").values() for m in ("match", "over"))
     assert (match["mode"], match["names"], match["reference"], match["name_of"]) == ("match", [], [], {})
     assert (len(over["names"]), over["n_ov"], over["reference"]) == (3, 3, [])

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from pipeline.decode.test_set import PAPER_BINS
+from pipeline.decode.jobs import PAPER_BINS
 from pipeline.evaluation.paper_results import PUBLISHED, canonical, published
 from pipeline.evaluation.result_tables import (
     TrainingFacts,

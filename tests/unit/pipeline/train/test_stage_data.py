@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.decode.test_set import DecodeJob, open_test_set
+from pipeline.decode.jobs import DecodeJob
+from pipeline.decode.test_set import open_test_set
 from pipeline.preflight.checks import all_checks
 from pipeline.prompts import Mode, PromptTokenizer
 from pipeline.ranks.launch import Ranks

@@ -149,7 +149,9 @@ def decode(
             str(run), weights, dataset.url, dataset.fingerprint(), options.seed, options.batch, options.limit,
             guards, _registration(recipe, options.permute_vectors), engine, list(terms),
         )  # fmt: skip
-        output = DecodeFolder(out, settings, _about(recipe, dataset, options.permute_vectors, bool(terms)), _ranges(jobs))
+        output = DecodeFolder(
+            out, settings, _about(recipe, dataset, options.permute_vectors, bool(terms)), _ranges(jobs)
+        )
         for job in jobs:
             decode_share(Share(job.name, batches[rank::world], rank, world), output, partial(read, job), writer)
     return output.merge({job.name: [c.key for c in clips] for job in jobs})

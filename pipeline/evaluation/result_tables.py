@@ -16,6 +16,7 @@ from typing import Any
 
 from pipeline.evaluation.decoded_rows import MODES
 from pipeline.evaluation.figure_names import named
+from pipeline.evaluation.metrics import Coarse
 from pipeline.evaluation.pairing import few
 from pipeline.evaluation.paper_results import NORMALISER, SPLITS, TITLES, UNIT, Published, canonical, published
 from pipeline.evaluation.scores import ScoreRow, cell, markdown, metric_names
@@ -74,17 +75,25 @@ class Table:
 
     def csv(self) -> str:
         """Return CSV; undefined figures are empty, others in full precision."""
+        head, lines = self._with_coarse()
         out = io.StringIO()
         writer = csv.writer(out, lineterminator="\n")
-        writer.writerow(self.head)
-        writer.writerows([["" if c is None else c for c in line] for line in self.lines])
+        writer.writerow(head)
+        writer.writerows([["" if c is None else c for c in line] for line in lines])
         return out.getvalue()
 
     def json(self) -> str:
         """Return JSON: a list of objects."""
-        return json.dumps(
-            [dict(zip(self.head, line, strict=True)) for line in self.lines], ensure_ascii=False, indent=1
-        )
+        head, lines = self._with_coarse()
+        return json.dumps([dict(zip(head, line, strict=True)) for line in lines], ensure_ascii=False, indent=1)
+
+    def _with_coarse(self) -> tuple[tuple[str, ...], tuple[tuple[Any, ...], ...]]:
+        """Return head and lines with a last column that names coarse figures, if there are any."""
+        cells = [zip(self.head, line, strict=True) for line in self.lines]
+        marks = [", ".join(column for column, c in line if isinstance(c, Coarse)) for line in cells]
+        if not any(marks):
+            return self.head, self.lines
+        return (*self.head, "coarse"), tuple((*line, mark) for line, mark in zip(self.lines, marks, strict=True))
 
 
 def all_tables(rows: Sequence[ScoreRow], about: Mapping[str, TrainingFacts] | None = None) -> list[Table]:

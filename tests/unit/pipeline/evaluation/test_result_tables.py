@@ -7,6 +7,7 @@ import json
 import pytest
 
 from pipeline.decode.jobs import PAPER_BINS
+from pipeline.evaluation.metrics import Coarse
 from pipeline.evaluation.paper_results import PUBLISHED, canonical, published
 from pipeline.evaluation.result_tables import (
     TrainingFacts,
@@ -171,6 +172,15 @@ def test_markdown_csv_and_json_of_a_table_agree():
     assert float(read[1][4]) == json.loads(table.json())[0]["CER"] == 1 / 3
     assert "| 0.33 |" in table.markdown().replace("  ", " ").replace("  ", " ")
     assert len(read) == len(json.loads(table.json())) + 1
+
+
+def test_files_say_which_figures_are_coarse():
+    """A number cannot, and a reader of the file sees no mark."""
+    table = with_times([row(metrics={"der": Coarse(9.5)}, test_set="aishell4-test"), row(test_set="aishell4-test")])
+    first, second = list(csv.DictReader(io.StringIO(table.csv())))[:2]
+    assert (float(first["DER"]), first["coarse"], second["coarse"]) == (9.5, "DER", "")
+    assert json.loads(table.json())[0]["coarse"] == "DER"
+    assert "coarse" not in results([row()]).csv()
 
 
 def test_published_rows_with_times_stand_beside_ours():

@@ -6,7 +6,6 @@ torch and deepspeed are imported inside functions, so that ``--help`` and ``--dr
 from __future__ import annotations
 
 import functools
-import gc
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
@@ -44,7 +43,7 @@ def release(engine: Any) -> None:
     DeepSpeed 0.19 keeps modules in a stack and in a cache until the process ends, and leaves in them attributes that
     refer to the optimizer. FunASR's default activation is one object shared by all encoders, so it would keep them too.
     """
-    from deepspeed.runtime.zero import parameter_offload
+    from deepspeed.runtime.zero import parameter_offload, partitioned_param_coordinator
 
     modules = list(engine.module.modules())
     engine.destroy()
@@ -52,9 +51,11 @@ def release(engine: Any) -> None:
         for name in ("pre_bwd_fn", "post_bwd_fn"):
             vars(module).pop(name, None)
     getattr(parameter_offload, "FWD_MODULE_STACK", []).clear()
-    for cache in [o for o in gc.get_objects() if isinstance(o, functools._lru_cache_wrapper)]:
-        if str(getattr(cache, "__qualname__", "")).startswith("PartitionedParameterCoordinator."):
-            cache.cache_clear()
+    for method in vars(partitioned_param_coordinator.PartitionedParameterCoordinator).values():
+        wrapped = [cell.cell_contents for cell in getattr(method, "__closure__", None) or ()]
+        for cache in (method, *wrapped):
+            if isinstance(cache, functools._lru_cache_wrapper):
+                cache.cache_clear()
 
 
 def trainable_table(model: Any, declared: frozenset[str]) -> str:

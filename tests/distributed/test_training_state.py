@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.cpu_adam import compiled_adam, environment
+from tests.support.cpu_adam import compiled_adam, use_adam
 from tests.support.distributed import report, run_distributed, run_ranks
 
 
@@ -60,9 +59,9 @@ def test_resumed_run_is_bit_equal(runs: Path) -> None:
     assert all((a[name] == b[name]).all() for name in a)
 
 
-def offloaded(folder: str, env: dict[str, str]) -> None:
+def offloaded(folder: str, adam: str) -> None:
     """The same with Adam on the host, which was compiled before."""
-    os.environ.update(env)
+    use_adam(adam)
     train_straight_and_in_two_parts(folder, "ds_configs/zero3_offload.json")
     import deepspeed
 
@@ -77,7 +76,7 @@ def test_resumed_run_is_bit_equal_in_bf16(tmp_path: Path, deepspeed: str) -> Non
     With zero3_offload.json the Adam of the host makes the updates, but there is no device whose memory it spares.
     """
     if deepspeed == "zero3_offload":
-        run_distributed(offloaded, 2, folder=str(tmp_path), env=environment(compiled_adam()))
+        run_distributed(offloaded, 2, folder=str(tmp_path), adam=str(compiled_adam()))
     else:
         config = f"ds_configs/{deepspeed}.json"
         run_distributed(train_straight_and_in_two_parts, 2, folder=str(tmp_path), deepspeed=config)

@@ -1,5 +1,6 @@
 """Modules that the fork server of :mod:`tests.support.distributed` imports once, so that no rank spends CPU on them."""
 
+import gc
 from importlib import import_module
 
 MODULES = (
@@ -27,3 +28,4 @@ MODULES = (
 for name in MODULES:
     import_module(name)
 import_module("pipeline.model.sensevoice_encoder").encoder_class("SenseVoiceEncoderSmall")  # imports it from funasr
+gc.freeze()  # DeepSpeed collects garbage for each engine: a rank's collector need not walk through all modules

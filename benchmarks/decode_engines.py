@@ -16,8 +16,8 @@ import statistics
 import sys
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from threading import Semaphore
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -52,13 +52,8 @@ def in_batches(engine: Engine, prompts: Sequence[Prompt], size: int) -> list[Ans
 
 def in_requests(requests: Requests, prompts: Sequence[Prompt], size: int) -> list[Answer]:
     """Keep so many requests open until all are answered."""
-    places = Semaphore(size)
-    asked = []
-    for prompt in prompts:
-        places.acquire()
-        asked.append(requests.submit(prompt))
-        asked[-1].answer.add_done_callback(lambda _: places.release())
-    return [request.answer.result() for request in asked]
+    with ThreadPoolExecutor(size) as clients:
+        return list(clients.map(lambda prompt: requests.ask([prompt])[0], prompts))
 
 
 def measure(args: argparse.Namespace, prompts: Sequence[Prompt]) -> tuple[dict[str, list[float]], list[Parting], int]:
@@ -66,7 +61,7 @@ def measure(args: argparse.Namespace, prompts: Sequence[Prompt]) -> tuple[dict[s
     seconds: dict[str, list[float]] = {}
     last: dict[str, list[Answer]] = {}
     ours = load_engine(args.run, "cpu").engine
-    with Requests(load_engine(args.run, "cpu", "vllm", batch=max(AT_A_TIME)).engine) as requests:
+    with Requests(load_engine(args.run, "cpu", "vllm", batch=max(AT_A_TIME)).engine, max(AT_A_TIME)) as requests:
         in_batches(ours, prompts[:2], 2)
         in_requests(requests, prompts[:2], 2)
         for _ in range(args.rounds):

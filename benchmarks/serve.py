@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -24,7 +25,8 @@ import numpy as np
 import soundfile
 
 from benchmarks.decode import TOKENS_PER_SECOND, random_model
-from pipeline.decode.generate import ask
+from pipeline.decode.engine import answer
+from pipeline.decode.transformers_engine import TransformersEngine
 from pipeline.model.stopping import Guards
 from shards.sample import SAMPLE_RATE
 
@@ -44,8 +46,9 @@ def serve(folder: Path) -> int:
     model, tokenizer = random_model(folder / "model")
     guards = Guards(tokens_per_second=TOKENS_PER_SECOND, least_tokens=0, repeats=10_000, shortest_run=10_000)
     options = TranscribeOptions(ClipRule((8.0, 12.0), (6.0, 14.0)), vad="energy", naming="none")
-    transcriber = Transcriber(lambda p: ask(model, tokenizer, p, guards), _no_extractor, options, model="tiny")
-    service = Service(transcriber, ["tiny"], folder, Limits())
+    engine = TransformersEngine(model, tokenizer, guards)
+    transcriber = Transcriber(partial(answer, engine), _no_extractor, options, model="tiny")
+    service = Service(transcriber, engine, ["tiny"], folder, Limits())
     listener = bind("127.0.0.1", 0)
     address = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
     Server(service, ready=lambda: print(address, flush=True)).run(sockets=[listener])

@@ -52,11 +52,14 @@ class Engine(Protocol):
         """Do some work; return the answers that it completed, by key. Without queued prompts it returns at once.
 
         Raises:
-            AudioError, SpeakerError, ModelError: of one of the queued prompts; all of them are dropped.
+            AudioError, SpeakerError, ModelError: of one of the prompts; what is still queued has to be aborted.
         """
 
     def abort(self, key: str) -> None:
-        """Drop a prompt, whose answer is no longer wanted. May be called from any thread, also during a step."""
+        """Drop a prompt, whose answer is no longer wanted. May be called from any thread, also during a step.
+
+        An unknown key changes nothing.
+        """
 
     def close(self) -> None:
         """Free the model's memory; the engine cannot be used afterwards."""

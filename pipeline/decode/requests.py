@@ -1,63 +1,112 @@
-"""Requests of a service: prompts come at any time from any thread, each answer goes to the one who waits for it.
+"""A queue before one engine: requests of many threads share its batches, each gets its own answers or its own error.
 
-One thread lets the engine prepare what has come, another one steps it: the encoder runs while the LLM writes. A prompt
-that the model cannot take fails alone. Requests are counted, not bounded: who takes them from a network bounds them.
+One thread lets the engine prepare prompts ahead, another one steps it: the encoder runs while the LLM writes. Requests
+take turns: free places of the engine go to one prompt of each, then to a second of each, and so on, first come, first
+served. An hour of audio therefore delays a clip by one batch, and has batches of its own while no other request waits.
+Prompts of a request that was cancelled leave the engine.
+
+If a step or an encoder call fails, its prompts are asked again one by one, so that only the request at fault gets the
+error.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from concurrent.futures import Future
+import traceback
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from itertools import count
-from queue import Empty, SimpleQueue
-from threading import Lock, Thread
-from typing import TYPE_CHECKING, TypeVar
+from pathlib import Path
+from threading import Condition, Event, Thread
+from typing import TYPE_CHECKING
 
-from pipeline.decode.engine import Engine, Ready
-from pipeline.decode.generate import Answer
 from shards.errors import ModelError, SpeakerLMError
 
 if TYPE_CHECKING:
+    from pipeline.decode.engine import Engine, Ready
+    from pipeline.decode.generate import Answer
     from pipeline.prompts import Prompt
 
 logger = logging.getLogger(__name__)
 
-T = TypeVar("T")
+POLL_S = 0.1  # between two looks at whether a waiting request was cancelled
+FAULTS = 3  # failures in a row after which the engine counts as broken
 
 
-class Request:
-    """A prompt and its answer to come."""
+class _Asked:
+    """Prompts of one request that wait together."""
 
-    def __init__(self, key: str, prompt: Prompt, requests: Requests) -> None:
-        """Made by :meth:`Requests.submit`."""
-        self.key, self.prompt = key, prompt
-        self.answer: Future[Answer] = Future()  # for asyncio: asyncio.wrap_future; cancelling it cancels the request
-        self._requests = requests
+    def __init__(self, prompts: Sequence[Prompt]) -> None:
+        self.new = deque(_Item(self, number, prompt) for number, prompt in enumerate(prompts))
+        self.ready: deque[_Item] = deque()  # prepared, not in the engine yet
+        self.answers: dict[int, Answer] = {}
+        self.left = len(prompts)
+        self.error: Exception | None = None
+        self.done = Event()  # answered, failed or cancelled
 
-    def cancel(self) -> None:
-        """Give the request up; its future is cancelled and its place in the batch is free. Later it does nothing."""
-        self._requests.give_up(self)
+    def answer(self, number: int, answer: Answer) -> None:
+        self.answers[number] = answer
+        self.left -= 1
+        if not self.left:
+            self.done.set()
+
+    def end(self, error: Exception | None = None) -> None:
+        """Drop what waits; a request that has ended keeps what it has."""
+        if not self.done.is_set():
+            self.error = error
+        self.new.clear()
+        self.ready.clear()
+        self.done.set()
+
+
+@dataclass(eq=False, slots=True)
+class _Item:
+    """One prompt."""
+
+    asked: _Asked
+    number: int  # in its request
+    prompt: Prompt
+    ready: Ready | None = None
+
+
+@dataclass
+class _Queue:
+    """All that the threads share; under one lock."""
+
+    open: set[_Asked] = field(default_factory=set)  # requests that have not ended
+    turns: deque[_Asked] = field(default_factory=deque)  # those with prompts that are not in the engine
+    running: dict[str, _Item] = field(default_factory=dict)  # in the engine, by key
+    alone: deque[_Item] = field(default_factory=deque)  # asked again one by one
+    closed: bool = False
 
 
 class Requests:
-    """A queue before an engine. Use as a context manager, or call :meth:`close`."""
+    """Asks an engine. Call :meth:`ask` from as many threads as there are requests; :meth:`close` at the end."""
 
-    def __init__(self, engine: Engine, ahead: int = 8) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        places: int = 8,
+        ahead: int = 8,
+        observe: Callable[[Sequence[Answer], int], None] = lambda *_: None,
+    ) -> None:
         """Start the threads.
 
         Args:
-            ahead: most prompts that are prepared together.
+            places: most prompts in the engine.
+            ahead: most prompts that are prepared before they have a place; each request may have one at any time.
+            observe: called with the answers of a step and the number of prompts that were in the engine.
         """
-        self._engine, self._ahead = engine, ahead
-        self._lock = Lock()
+        self._engine, self._places, self._ahead, self._observe = engine, places, ahead, observe
         self._keys = count()
-        self._open: dict[str, Request] = {}
-        self._failure: BaseException | None = None
-        self._closed = False
-        self._new: SimpleQueue[Request | None] = SimpleQueue()
-        self._ready: SimpleQueue[tuple[Request, Ready] | None] = SimpleQueue()
-        self._threads = [Thread(target=self._prepare, daemon=True), Thread(target=self._answer, daemon=True)]
+        self._queue = _Queue()
+        self._changed = Condition()
+        self.faults = 0  # failures in a row that are not a request's fault
+        self._threads = [
+            Thread(target=work, name=name, daemon=True)
+            for name, work in (("prepare", self._prepare), ("engine", self._work))
+        ]
         for thread in self._threads:
             thread.start()
 
@@ -67,153 +116,204 @@ class Requests:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def __len__(self) -> int:
-        """Return the number of requests without an answer."""
-        return len(self._open)
+    @property
+    def waiting(self) -> int:
+        """Prompts that have no place in the engine yet."""
+        with self._changed:
+            return len(self._queue.alone) + sum(len(a.new) + len(a.ready) for a in self._queue.turns)
 
     @property
-    def failure(self) -> BaseException | None:
-        """The error that ended the engine, such as memory that is exhausted; no request is taken after it."""
-        return self._failure
+    def alive(self) -> bool:
+        """Whether the threads answer, and did not fail three times in a row."""
+        return all(thread.is_alive() for thread in self._threads) and self.faults < FAULTS
 
-    def submit(self, prompt: Prompt) -> Request:
-        """Queue a prompt.
+    def ask(self, prompts: Sequence[Prompt], check: Callable[[], None] = lambda: None) -> list[Answer]:
+        """Return answers in the order of the prompts; blocks.
+
+        Args:
+            check: raises if the request was cancelled; called while it waits.
 
         Raises:
-            ModelError: the queue is closed, or the engine has failed.
+            AudioError, SpeakerError, ModelError: the model cannot take a prompt, or the engine stops.
         """
-        with self._lock:
-            if self._closed or self._failure:
-                raise ModelError(f"the engine takes no more requests: {self._failure or 'it is closed'}")
-            request = Request(str(next(self._keys)), prompt, self)
-            self._open[request.key] = request
-        request.answer.add_done_callback(lambda answer: self.give_up(request) if answer.cancelled() else None)
-        self._new.put(request)
-        return request
-
-    def give_up(self, request: Request) -> None:
-        """Cancel a request."""
-        with self._lock:
-            if self._open.pop(request.key, None) is None:
-                return
-        request.answer.cancel()
-        self._engine.abort(request.key)
+        check()
+        if not prompts:
+            return []
+        asked = _Asked(prompts)
+        with self._changed:
+            if self._queue.closed:
+                raise ModelError("the server is stopping")
+            self._queue.open.add(asked)
+            self._queue.turns.append(asked)
+            self._changed.notify_all()
+        try:
+            while not asked.done.wait(POLL_S):
+                check()
+                if not all(thread.is_alive() for thread in self._threads):
+                    raise ModelError("the engine has ended")
+        finally:
+            self._end(asked)
+        if asked.error is not None:
+            raise asked.error
+        return [asked.answers[i] for i in range(len(prompts))]
 
     def close(self) -> None:
-        """Cancel what is open, end the threads and close the engine."""
-        with self._lock:
-            if self._closed:
+        """End the threads and close the engine; requests that wait get an error."""
+        with self._changed:
+            if self._queue.closed:
                 return
-            self._closed = True
-            left = list(self._open.values())
-        for request in left:
-            self.give_up(request)
-        self._new.put(None)
+            self._queue.closed = True
+            left = list(self._queue.open)
+            self._changed.notify_all()
+        for asked in left:
+            self._end(asked, ModelError("the server is stopping"))
         for thread in self._threads:
-            thread.join()
+            thread.join(timeout=60)
         self._engine.close()
 
-    # -------------------------------------------------------------------------------------------------- both threads
+    def _end(self, asked: _Asked, error: Exception | None = None) -> None:
+        """End a request: its prompts leave queue and engine."""
+        with self._changed:
+            asked.end(error)
+            queue = self._queue
+            queue.open.discard(asked)
+            if asked in queue.turns:
+                queue.turns.remove(asked)
+            queue.alone = deque(item for item in queue.alone if item.asked is not asked)
+            keys = [key for key, item in queue.running.items() if item.asked is asked]
+            for key in keys:
+                del queue.running[key]
+        for key in keys:
+            self._engine.abort(key)
+
+    # --------------------------------------------------------------------------------------------- the encoder's thread
 
     def _prepare(self) -> None:
-        """Prepare what has come, until None comes."""
-        more = True
-        while more:
-            found = _drain(self._new, self._ahead, wait=True)
-            more = None not in found
-            waiting = [r for r in found if r is not None and r.key in self._open]
-            for request, ready in self._prepared(waiting):
-                self._ready.put((request, ready))
-        self._ready.put(None)
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._queue.closed or self._next_new() is not None)
+                if self._queue.closed:
+                    return
+                items = self._take_new()
+            self._prepare_together(items)
 
-    def _prepared(self, requests: Sequence[Request]) -> list[tuple[Request, Ready]]:
-        """Prepare requests together; if one of them fails, each alone."""
+    def _next_new(self) -> _Asked | None:
+        """Return the first request of which a prompt can be prepared."""
+        full = sum(len(a.ready) for a in self._queue.turns) >= self._ahead
+        return next((a for a in self._queue.turns if a.new and not (full and a.ready)), None)
+
+    def _take_new(self) -> list[_Item]:
+        """Take prompts to prepare: one of each request that has none prepared, then more of each in turn."""
+        turns = self._queue.turns
+        items = [a.new.popleft() for a in turns if a.new and not a.ready]
+        room = self._ahead - len(items) - sum(len(a.ready) for a in turns)
+        while room > 0 and (more := [a for a in turns if a.new][:room]):
+            items += [a.new.popleft() for a in more]
+            room -= len(more)
+        return items
+
+    def _prepare_together(self, items: Sequence[_Item]) -> None:
+        """Prepare prompts in one call; if it fails, each alone."""
         try:
-            return list(zip(requests, self._engine.prepare([r.prompt for r in requests]), strict=True))
-        except SpeakerLMError as e:
-            if len(requests) == 1:
-                self._fail(requests[0], e)
-                return []
-            return [pair for r in requests for pair in self._prepared([r])]
-        except Exception as e:  # noqa: BLE001
-            self._fail_all(e)
-            return []
+            found = self._engine.prepare([item.prompt for item in items])
+        except Exception as e:  # noqa: BLE001 - given to the request, or tried again without the others
+            if len(items) == 1:
+                self._fail(items[0], e)
+                return
+            for item in items:
+                self._prepare_together([item])
+            return
+        with self._changed:
+            for item, ready in zip(items, found, strict=True):
+                if item.asked not in self._queue.open:
+                    continue
+                item.ready = ready
+                item.asked.ready.append(item)
+                if item.asked not in self._queue.turns:
+                    self._queue.turns.append(item.asked)
+            self._changed.notify_all()
 
-    def _answer(self) -> None:
-        """Step the engine while it has work, until None comes."""
-        taken: dict[str, tuple[Request, Ready]] = {}
-        more = True
-        while more:
-            new = _drain(self._ready, None, wait=not taken)
-            more = None not in new
-            for pair in new:
-                if pair is not None and pair[0].key in self._open:
-                    taken[pair[0].key] = pair
-                    self._engine.add(pair[0].key, pair[1])
-                    if pair[0].key not in self._open:  # given up between the two lines above
-                        self._engine.abort(pair[0].key)
-            taken = {key: pair for key, pair in taken.items() if key in self._open}
-            if taken and more:
-                self._step(taken)
+    # ---------------------------------------------------------------------------------------------- the engine's thread
 
-    def _step(self, taken: dict[str, tuple[Request, Ready]]) -> None:
-        try:
-            answers = self._engine.step()
-        except SpeakerLMError as e:
-            self._alone(list(taken.values()), e)
-            taken.clear()
-        except Exception as e:  # noqa: BLE001
-            self._fail_all(e)
-            taken.clear()
-        else:
-            for key, answer in answers.items():
-                taken.pop(key, None)
-                self._finish(key, answer)
-
-    def _alone(self, pairs: Sequence[tuple[Request, Ready]], error: SpeakerLMError) -> None:
-        """After an error of one of several requests: answer each alone, so that only that one fails."""
-        for request, ready in pairs:
-            if request.key not in self._open:
-                continue
-            if len(pairs) == 1:
-                self._fail(request, error)
-                continue
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._queue.closed or self._queue.running or self._has_next())
+                if self._queue.closed:
+                    return
+                try:
+                    self._fill_places()
+                except Exception as e:  # noqa: BLE001
+                    error: Exception | None = e
+                else:
+                    error = None
+                together = len(self._queue.running)
+                self._changed.notify_all()  # there is room to prepare more
             try:
-                self._engine.add(request.key, ready)
-                while request.key in self._open:
-                    for key, answer in self._engine.step().items():
-                        self._finish(key, answer)
-            except SpeakerLMError as e:
-                self._fail(request, e)
+                if error is not None:
+                    raise error
+                answers = self._engine.step()
+            except Exception as e:  # noqa: BLE001 - given to the request, or asked again without the others
+                self._ask_alone(e)
+            else:
+                self._give(answers, together)
 
-    def _finish(self, key: str, answer: Answer) -> None:
-        if (request := self._close(key)) is not None and request.answer.set_running_or_notify_cancel():
-            request.answer.set_result(answer)
+    def _has_next(self) -> bool:
+        return bool(self._queue.alone) or any(a.ready for a in self._queue.turns)
 
-    def _fail(self, request: Request, error: BaseException) -> None:
-        if self._close(request.key) is not None and request.answer.set_running_or_notify_cancel():
-            request.answer.set_exception(error)
+    def _fill_places(self) -> None:
+        """Hand prompts to the engine: one that is asked alone, or those of the waiting requests in turn."""
+        queue = self._queue
+        if queue.alone:
+            if not queue.running:
+                self._add(queue.alone.popleft())
+            return
+        for _ in range(self._places - len(queue.running)):
+            asked = next((a for a in queue.turns if a.ready), None)
+            if asked is None:
+                return
+            queue.turns.remove(asked)
+            item = asked.ready.popleft()
+            if asked.new or asked.ready:
+                queue.turns.append(asked)
+            self._add(item)
 
-    def _fail_all(self, error: BaseException) -> None:
-        """After a fault of the engine, fail every request, and take no more."""
-        logger.error("the engine failed: %s: %s", type(error).__name__, error)
-        with self._lock:
-            self._failure = error
-            left = list(self._open.values())
-        for request in left:
-            self._fail(request, ModelError(f"the engine failed: {type(error).__name__}: {error}"))
+    def _add(self, item: _Item) -> None:
+        key = str(next(self._keys))
+        self._queue.running[key] = item
+        assert item.ready is not None
+        self._engine.add(key, item.ready)
 
-    def _close(self, key: str) -> Request | None:
-        with self._lock:
-            return self._open.pop(key, None)
+    def _ask_alone(self, error: Exception) -> None:
+        """Take back what is in the engine; a prompt that was alone in it has failed."""
+        with self._changed:
+            keys, items = list(self._queue.running), list(self._queue.running.values())
+            self._queue.running.clear()
+            if len(items) > 1:
+                self._queue.alone.extend(items)
+        for key in keys:  # of those that an engine has dropped it knows nothing
+            self._engine.abort(key)
+        if len(items) == 1:
+            self._fail(items[0], error)
+
+    def _give(self, answers: dict[str, Answer], together: int) -> None:
+        with self._changed:
+            found = [(item, a) for key, a in answers.items() if (item := self._queue.running.pop(key, None))]
+        if found:
+            self.faults = 0
+            self._observe([answer for _, answer in found], together)
+        for item, answer in found:
+            item.asked.answer(item.number, answer)
+
+    def _fail(self, item: _Item, error: Exception) -> None:
+        if not isinstance(error, SpeakerLMError):
+            self.faults += 1
+            logger.error("the model failed: %s", where(error))
+        self._end(item.asked, error)
 
 
-def _drain(queue: SimpleQueue[T], most: int | None, wait: bool) -> list[T]:
-    """Take what a queue holds, up to `most`; if it is empty, wait for the first."""
-    found: list[T] = []
-    while most is None or len(found) < most:
-        try:
-            found.append(queue.get(block=wait and not found))
-        except Empty:
-            break
-    return found
+def where(error: BaseException) -> str:
+    """Return the class of an exception and the line that raised it: its message may hold what a client sent."""
+    frames = traceback.extract_tb(error.__traceback__)
+    line = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+    return f"{type(error).__name__}{line}"

@@ -17,7 +17,7 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from pipeline.serve.batcher import where
+from pipeline.decode.requests import where
 from pipeline.serve.errors import ApiError, invalid, of_exception
 from pipeline.serve.jobs import Cancelled, Job
 from pipeline.serve.live import LiveSession

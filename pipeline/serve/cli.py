@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.decode.context_line import HELP as CONTEXT_HELP
 from pipeline.decode.context_line import read_terms, reads_context, require_context
+from pipeline.decode.engine import ENGINES
 from pipeline.serve.limits import MIB, Limits
 from shards.arguments import natural, number_range, positive
 from shards.commands import outcome, require
@@ -29,6 +30,7 @@ from shards.commands.parser import Parser
 from shards.errors import ConfigError
 
 if TYPE_CHECKING:
+    from pipeline.decode.engine import Engine
     from pipeline.serve.people import PeopleFolder
     from pipeline.transcribe.transcriber import Transcriber
 
@@ -57,6 +59,10 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     model = p.add_argument_group("model")
     model.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 …; bfloat16 on a GPU")
+    model.add_argument(
+        "--engine", default="transformers", choices=ENGINES,
+        help="vllm takes new chunks while others are written, and needs vLLM (default: transformers)",
+    )  # fmt: skip
     model.add_argument("--batch", type=positive, default=8, help="chunks of all requests decoded together (default: 8)")
     model.add_argument(
         "--seconds", type=number_range, default=(40.0, 50.0), metavar="MIN-MAX",
@@ -129,11 +135,12 @@ def _run(args: argparse.Namespace) -> int:
         raise ConfigError(f"cannot listen on {args.host}:{args.port}: {e}; choose another --port") from e
     from pipeline.serve.service import Service
 
-    transcriber = _load(args)
+    transcriber, engine = _load(args)
     people = _people(args, transcriber)
     names = list(dict.fromkeys([args.name or args.model.resolve().name, *args.alias]))
     with tempfile.TemporaryDirectory(prefix="speakerlm-serve-", dir=args.spool) as spool, listener:
-        service = Service(transcriber, names, Path(spool), _limits(args), people, args.batch, reads_context(args.model))
+        context = reads_context(args.model)
+        service = Service(transcriber, engine, names, Path(spool), _limits(args), people, args.batch, context)
         try:
             host, port = listener.getsockname()[:2]
             address = f"http://{f'[{host}]' if ':' in host else host}:{port}/v1"
@@ -159,7 +166,10 @@ def _check_model(args: argparse.Namespace) -> None:
     require_context(args.model, read_terms(args.context))
 
 
-def _load(args: argparse.Namespace) -> Transcriber:
+def _load(args: argparse.Namespace) -> tuple[Transcriber, Engine]:
+    """Load the engine, and the transcriber with the options of the command line."""
+    from pipeline.decode.generate import choose_device
+    from pipeline.decode.load_engine import load_engine
     from pipeline.transcribe.transcriber import TranscribeOptions, Transcriber
     from shards.manifests.clip_rule import rule_of
 
@@ -167,7 +177,9 @@ def _load(args: argparse.Namespace) -> Transcriber:
     options = TranscribeOptions(
         rule, args.batch, args.channel, args.vad, args.naming, args.same_voice, context=read_terms(args.context)
     )
-    return Transcriber.load(args.model, options, args.device, args.cache, args.extractor)
+    loaded = load_engine(args.model, choose_device(args.device), args.engine, options.guards, args.batch)
+    paths = {"device": args.device, "cache": args.cache, "extractor": args.extractor}
+    return Transcriber.of(loaded, options, model=str(args.model), **paths), loaded.engine
 
 
 def _people(args: argparse.Namespace, transcriber: Transcriber) -> PeopleFolder | None:

@@ -16,8 +16,8 @@ from logging import getLogger
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from pipeline.decode.requests import where
 from pipeline.serve.app import LEFT
-from pipeline.serve.batcher import where
 from pipeline.serve.errors import ApiError
 from pipeline.serve.metrics import Metrics
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from pipeline.serve.batcher import where
+from pipeline.decode.requests import where
 from pipeline.serve.errors import ApiError, invalid, of_exception
 from pipeline.serve.jobs import Cancelled, Job
 from pipeline.serve.live_audio import LiveAudio

@@ -38,9 +38,9 @@ class Metrics:
         ):
             Gauge(name, text, registry=r).set_function(function)
 
-    def batch(self, answers: Sequence[Answer]) -> None:
-        """Count the answers of a batch."""
-        self.batches.observe(len(answers))
+    def batch(self, answers: Sequence[Answer], together: int) -> None:
+        """Count answers that ended together, of so many that were written at the time."""
+        self.batches.observe(together)
         self.tokens.inc(sum(a.tokens for a in answers))
         for answer in answers:
             self.chunks.labels(answer.stop).inc()

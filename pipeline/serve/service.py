@@ -1,4 +1,4 @@
-"""The model behind the API: requests become jobs in threads, their chunks batches of one thread that asks the model."""
+"""The model behind the API: requests become jobs in threads, their chunks wait together before one engine."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.decode.engine import Engine
 from pipeline.decode.generate import Answer
+from pipeline.decode.requests import Requests
 from pipeline.prompts import Prompt
-from pipeline.serve.batcher import Batcher
 from pipeline.serve.errors import ApiError, busy, invalid, public
 from pipeline.serve.jobs import Job
 from pipeline.serve.limits import MIB, Limits
@@ -43,6 +44,7 @@ class Service:
     def __init__(
         self,
         transcriber: Transcriber,
+        engine: Engine,
         names: Sequence[str],
         spool: Path,
         limits: Limits | None = None,
@@ -53,7 +55,8 @@ class Service:
         """Start the threads.
 
         Args:
-            transcriber: the model with its extractor and detector.
+            transcriber: the model's extractor, detector and options; it is not asked itself.
+            engine: the model; closed with the service.
             names: under which it is served; the first is its own.
             spool: folder for uploads.
             people: enrolled on the server; None: no one can be.
@@ -71,8 +74,8 @@ class Service:
         self._typical = 5.0  # seconds of a request, a moving average: what Retry-After is made of
         self._local = threading.local()
         self._extractor_lock = threading.Lock()
-        self.metrics = Metrics(lambda: self._active, lambda: self.batcher.waiting, lambda: self._live)
-        self.batcher = Batcher(transcriber.write, batch, self.metrics.batch)
+        self.metrics = Metrics(lambda: self._active, lambda: self.requests.waiting, lambda: self._live)
+        self.requests = Requests(engine, batch, batch, self.metrics.batch)
         self._threads = ThreadPoolExecutor(self.limits.running, "request", initializer=_one_core)
         self._live_threads = ThreadPoolExecutor(self.limits.live, "live", initializer=_one_core)
 
@@ -131,12 +134,12 @@ class Service:
     @property
     def healthy(self) -> bool:
         """Whether requests are taken and the model answers."""
-        return self.batcher.alive and not self.draining.is_set()
+        return self.requests.alive and not self.draining.is_set()
 
     def close(self) -> None:
         """Stop the threads."""
         self.draining.set()
-        self.batcher.close()
+        self.requests.close()
         for threads in (self._threads, self._live_threads):
             threads.shutdown(wait=False, cancel_futures=True)
 
@@ -206,7 +209,7 @@ class Service:
         """
 
         def write(prompts: Sequence[Prompt]) -> list[Answer]:
-            return self.batcher.ask(prompts, job.check)
+            return self.requests.ask(prompts, job.check)
 
         base = self._base
         terms = tuple(dict.fromkeys([*context, *base.options.context]))

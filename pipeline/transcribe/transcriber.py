@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pipeline.decode.engine import answer
 from pipeline.decode.generate import Answer, choose_device
-from pipeline.decode.load_engine import load_engine
+from pipeline.decode.load_engine import Loaded, load_engine
 from pipeline.prompts import Prompt
 from pipeline.transcribe.load_vad import load_vad
 from pipeline.transcribe.recording_transcriber import RecordingTranscriber, TranscribeOptions
@@ -71,13 +71,26 @@ class Transcriber(RecordingTranscriber):
             ModelError, ConfigError, CheckpointError: the folder cannot be used.
         """
         options = options or TranscribeOptions()
-        where = choose_device(device)
-        loaded = load_engine(Path(model), where, engine, options.guards)
+        loaded = load_engine(Path(model), choose_device(device), engine, options.guards)
+        return cls.of(loaded, options, model=str(model), device=device, cache=cache, extractor=extractor)
+
+    @classmethod
+    def of(
+        cls,
+        loaded: Loaded,
+        options: TranscribeOptions,
+        *,
+        model: str,
+        device: str = "auto",
+        cache: Path | None = None,
+        extractor: str | None = None,
+    ) -> Transcriber:
+        """Take a loaded engine; one thread at a time may ask it. Else as :meth:`load`."""
         return cls(
             lambda prompts: answer(loaded.engine, prompts),
-            lambda: extractor_for(loaded.extractor, where, cache, extractor),
+            lambda: extractor_for(loaded.extractor, choose_device(device), cache, extractor),
             options,
-            model=str(model),
+            model=model,
             registers=loaded.registers,
             cache=cache,
         )

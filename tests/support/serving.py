@@ -29,6 +29,7 @@ from shards.manifests.clips import ClipRule
 from shards.sample import SAMPLE_RATE
 from shards.voices.extractors import Extractor
 from tests.support.speech import PitchExtractor
+from tests.support.write_engine import WriteEngine
 
 SHORT = ClipRule((4.0, 6.0), (3.0, 7.0))
 Write = Callable[[Sequence[Prompt]], list[Answer]]
@@ -152,7 +153,9 @@ def serving(
         people = PeopleFolder(enrol_dir, transcriber.extractor.id, transcriber.extractor.sha256, limits.people)
     spool = folder / "spool"
     spool.mkdir(exist_ok=True)
-    service = Service(transcriber, ["stand-in", "whisper-1"], spool, limits, people, batch, reads_context)
+    service = Service(
+        transcriber, WriteEngine(write), ["stand-in", "whisper-1"], spool, limits, people, batch, reads_context
+    )
     server, listener = Server(service, **door), bind("127.0.0.1", 0)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()

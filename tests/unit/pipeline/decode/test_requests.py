@@ -1,13 +1,11 @@
-"""Requests from many threads before one engine: each gets its own answer or its own error."""
+"""Prompts of several requests before one engine; faults and cancellations stay with the request that they belong to."""
 
 from __future__ import annotations
 
-import asyncio
+import threading
 import time
-from collections.abc import Sequence
-from concurrent.futures import CancelledError, ThreadPoolExecutor
-from threading import Event
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -15,161 +13,234 @@ import pytest
 from pipeline.decode.engine import Ready
 from pipeline.decode.generate import Answer
 from pipeline.decode.requests import Requests
-from pipeline.model.stopping import Guards
-from pipeline.prompts import Mode, Prompt, prompt_pieces
-from shards.errors import AudioError, ModelError, SpeakerError
-
-PIECES = tuple(prompt_pieces(Mode.NO))
+from pipeline.prompts import Prompt
+from shards.errors import AudioError, ModelError
+from tests.support.write_engine import WriteEngine
 
 
-def prompt(samples: int) -> Prompt:
-    return Prompt(PIECES, np.zeros(samples, np.float32))
+class Left(Exception):
+    """A client has gone."""
 
 
-class Counting:
-    """An engine whose answer is the number of samples, one token per step up to its last digit.
+def prompts(*texts: str) -> list[Prompt]:
+    return [Prompt((text,), np.zeros(1)) for text in texts]  # type: ignore[arg-type]
 
-    At 400 samples prepare fails, at 401 a step; at 500 a step fails in a way that no prompt explains.
-    """
 
-    tokenizer: Any = None
+def wait_until(true: Callable[[], bool]) -> None:
+    end = time.monotonic() + 60
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
+class Model:
+    """Writes prompts in capitals; its first batch takes until it is released, so that others wait meanwhile."""
 
     def __init__(self) -> None:
-        self.guards = Guards()
-        self.left: dict[str, list[int]] = {}
-        self.aborted: list[str] = []
-        self.batches: list[int] = []
-        self.go_on, self.stepping, self.closed = Event(), Event(), False
-        self.go_on.set()
+        self.batches: list[list[str]] = []
+        self.begun, self.release = threading.Event(), threading.Event()
 
-    def described(self) -> dict[str, Any]:
-        return {}
+    def __call__(self, given: Sequence[Prompt]) -> list[Answer]:
+        texts = [str(p.pieces[0]) for p in given]
+        self.batches.append(texts)
+        if len(self.batches) == 1:
+            self.begun.set()
+            assert self.release.wait(60)
+        if "too long" in texts:
+            raise ModelError("too long for the LLM")
+        if "bug" in texts:
+            raise RuntimeError("secret words of a client")
+        return [Answer(text.upper(), "end", 1) for text in texts]
 
-    def prepare(self, prompts: Sequence[Prompt]) -> list[Ready]:
-        if any(len(p.waveform) == 400 for p in prompts):
-            raise AudioError("400 samples")
-        return [Ready(p, 9) for p in prompts]
+
+class Engine(WriteEngine):
+    """Cannot prepare the prompt ``silence``."""
+
+    def prepare(self, given: Sequence[Prompt]) -> list[Ready]:
+        if any(p.pieces[0] == "silence" for p in given):
+            raise AudioError("no audio")
+        return super().prepare(given)
+
+
+class TokenByToken(WriteEngine):
+    """Answers each prompt after as many steps as it has letters."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda _: [])
+        self.go_on = threading.Semaphore(0)  # one step
+        self.left: dict[str, list[str]] = {}
+        self.together: list[int] = []
 
     def add(self, key: str, ready: Ready) -> None:
-        samples = len(ready.prompt.waveform)
-        self.left[key] = [samples, samples % 10]
+        self.left[key] = list(str(ready.prompt.pieces[0]))
 
     def step(self) -> dict[str, Answer]:
-        self.stepping.set()
-        assert self.go_on.wait(60)
-        samples = [n for n, _ in self.left.values()]
-        if 401 in samples:
-            self.left.clear()
-            raise SpeakerError("401 samples")
-        if 500 in samples:
-            raise MemoryError("500 samples")
-        self.batches.append(len(samples))
-        ended = {k: Answer(str(n), "end", n % 10) for k, (n, left) in self.left.items() if left <= 1}
-        self.left = {k: [n, left - 1] for k, (n, left) in self.left.items() if k not in ended}
-        return ended
+        assert self.go_on.acquire(timeout=60)
+        self.together.append(len(self.left))
+        for letters in self.left.values():
+            letters.pop()
+        ended = [key for key, letters in self.left.items() if not letters]
+        return {key: Answer("", "end", 1) for key in ended if self.left.pop(key) == []}
 
     def abort(self, key: str) -> None:
-        self.aborted.append(key)
+        super().abort(key)
         self.left.pop(key, None)
-
-    def close(self) -> None:
-        self.closed = True
 
 
 @pytest.fixture
-def engine() -> Counting:
-    return Counting()
+def model() -> Model:
+    return Model()
 
 
-def test_everyone_gets_their_own_answer(engine: Counting):
-    with Requests(engine) as requests, ThreadPoolExecutor(8) as clients:
-        counts = list(range(1000, 1100))
-        answers = list(clients.map(lambda n: requests.submit(prompt(n)).answer.result(60), counts))
-        assert [a.text for a in answers] == [str(n) for n in counts]
-        assert len(requests) == 0
+@pytest.fixture
+def requests(model: Model) -> Iterator[Requests]:
+    with Requests(Engine(model), places=3) as found:
+        yield found
+        model.release.set()
+
+
+@pytest.fixture
+def clients() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(8) as pool:
+        yield pool
+
+
+def test_waiting_requests_share_batches_in_turn(requests: Requests, model: Model, clients: ThreadPoolExecutor) -> None:
+    first = clients.submit(requests.ask, prompts("first"))
+    assert model.begun.wait(60)
+    long = clients.submit(requests.ask, prompts("l1", "l2", "l3", "l4"))
+    wait_until(lambda: requests.waiting == 4)
+    short = clients.submit(requests.ask, prompts("s1"))
+    wait_until(lambda: requests.waiting == 5)
+    model.release.set()
+    assert [a.text for a in long.result(60)] == ["L1", "L2", "L3", "L4"]
+    assert [a.text for a in short.result(60)] == ["S1"]
+    assert [a.text for a in first.result(60)] == ["FIRST"]
+    assert model.batches == [["first"], ["l1", "s1", "l2"], ["l3", "l4"]]
+
+
+def test_an_hour_of_audio_delays_a_clip_by_one_batch(
+    requests: Requests, model: Model, clients: ThreadPoolExecutor
+) -> None:
+    """Whatever was prepared ahead for it."""
+    hour = clients.submit(requests.ask, prompts(*map(str, range(60))))
+    assert model.begun.wait(60)
+    wait_until(lambda: len(requests._queue.turns[0].ready) == 8)
+    clip = clients.submit(requests.ask, prompts("clip"))
+    wait_until(lambda: len(requests._queue.turns) == 2 and len(requests._queue.turns[1].ready) == 1)
+    model.release.set()
+    assert [a.text for a in clip.result(60)] == ["CLIP"]
+    assert [a.text for a in hour.result(60)] == [str(n) for n in range(60)]
+    assert "clip" in model.batches[1]
+
+
+def test_each_request_gets_its_own_answers(requests: Requests, model: Model, clients: ThreadPoolExecutor) -> None:
+    model.release.set()
+    asked = [[f"{i}-{j}" for j in range(i % 4)] for i in range(40)]
+    found = clients.map(lambda texts: [a.text for a in requests.ask(prompts(*texts))], asked)
+    assert list(found) == asked
+    assert requests.waiting == 0
+
+
+@pytest.mark.parametrize(("text", "error"), [("too long", ModelError), ("silence", AudioError), ("bug", RuntimeError)])
+def test_a_fault_costs_only_its_request(
+    requests: Requests, model: Model, clients: ThreadPoolExecutor, text: str, error: type[Exception]
+) -> None:
+    first = clients.submit(requests.ask, prompts("first"))
+    assert model.begun.wait(60)
+    bad = clients.submit(requests.ask, prompts("before", text, "after"))
+    good = clients.submit(requests.ask, prompts("good"))
+    wait_until(lambda: bad.done() or len(requests._queue.open) == 3)
+    model.release.set()
+    assert [a.text for a in good.result(60)] == ["GOOD"]
+    with pytest.raises(error):
+        bad.result(60)
+    first.result(60)
+    assert requests.alive
+    assert requests.ask(prompts("later"))[0].text == "LATER"
+    assert requests.faults == 0
+
+
+def test_three_internal_faults_in_a_row_are_reported(
+    requests: Requests, model: Model, caplog: pytest.LogCaptureFixture
+) -> None:
+    model.release.set()
+    for _ in range(3):
+        assert requests.alive
+        with pytest.raises(RuntimeError):
+            requests.ask(prompts("bug"))
+    assert not requests.alive
+    assert "RuntimeError at test_requests.py:" in caplog.text
+    assert "secret" not in caplog.text
+    requests.ask(prompts("good"))
+    assert requests.alive
+
+
+def test_prompts_of_a_cancelled_request_are_not_asked(
+    requests: Requests, model: Model, clients: ThreadPoolExecutor
+) -> None:
+    gone = threading.Event()
+
+    def check() -> None:
+        if gone.is_set():
+            raise Left
+
+    first = clients.submit(requests.ask, prompts("first"))
+    assert model.begun.wait(60)
+    left = clients.submit(requests.ask, prompts("a", "b"), check)
+    wait_until(lambda: requests.waiting == 2)
+    gone.set()
+    with pytest.raises(Left):
+        left.result(60)
+    assert requests.waiting == 0
+    model.release.set()
+    first.result(60)
+    assert requests.ask(prompts("c"))[0].text == "C"
+    with pytest.raises(Left):
+        requests.ask(prompts("d"), check)
+    assert model.batches == [["first"], ["c"]]
+
+
+def test_requests_join_and_leave_while_others_are_written(clients: ThreadPoolExecutor) -> None:
+    engine, gone, seen = TokenByToken(), threading.Event(), []
+
+    def check() -> None:
+        if gone.is_set():
+            raise Left
+
+    with Requests(engine, places=2, observe=lambda answers, together: seen.append((len(answers), together))) as found:
+        long = clients.submit(found.ask, prompts("abcdefgh"))
+        wait_until(lambda: len(found._queue.running) == 1)
+        engine.go_on.release()
+        wait_until(lambda: len(engine.together) == 1)
+        left = clients.submit(found.ask, prompts("abcdefgh"), check)
+        third = clients.submit(found.ask, prompts("ab"))
+        wait_until(lambda: found.waiting + len(found._queue.running) == 3)
+        gone.set()
+        with pytest.raises(Left):
+            left.result(60)
+        engine.go_on.release(20)
+        assert (len(third.result(60)), len(long.result(60))) == (1, 1)
     assert engine.closed
+    assert engine.together[0] == 1
+    assert max(engine.together) == 2
+    assert seen == [(1, 2), (1, 1)]
 
 
-def test_later_requests_join_the_batch(engine: Counting):
-    engine.go_on.clear()
-    with Requests(engine) as requests:
-        first = requests.submit(prompt(1009))
-        assert engine.stepping.wait(60)
-        second = requests.submit(prompt(1001))
-        while not requests._ready.qsize():  # until it is prepared
-            time.sleep(0.01)
-        engine.go_on.set()
-        assert (first.answer.result(60).text, second.answer.result(60).text) == ("1009", "1001")
-    assert engine.batches[0] == 1
-    assert len(engine.batches) == 9  # both were answered in the steps of the longer one
-
-
-@pytest.mark.parametrize(("samples", "error"), [(400, AudioError), (401, SpeakerError)])
-def test_a_prompt_that_cannot_be_taken_fails_alone(engine: Counting, samples: int, error: type[Exception]):
-    engine.go_on.clear()
-    with Requests(engine) as requests:
-        asked = [requests.submit(prompt(n)) for n in (1009, samples, 1002)]
-        engine.go_on.set()
-        assert [asked[0].answer.result(60).text, asked[2].answer.result(60).text] == ["1009", "1002"]
-        with pytest.raises(error, match=str(samples)):
-            asked[1].answer.result(60)
-        assert requests.submit(prompt(1003)).answer.result(60).text == "1003"
-
-
-def test_a_request_that_is_given_up_leaves_the_engine(engine: Counting):
-    engine.go_on.clear()
-    with Requests(engine) as requests:
-        kept, dropped = requests.submit(prompt(1009)), requests.submit(prompt(1008))
-        assert engine.stepping.wait(60)
-        dropped.cancel()
-        dropped.cancel()
-        engine.go_on.set()
-        assert kept.answer.result(60).text == "1009"
-        kept.cancel()  # too late: nothing happens
-        with pytest.raises(CancelledError):
-            dropped.answer.result(60)
-    assert set(engine.aborted) == {dropped.key}
-
-
-def test_a_task_that_is_cancelled_gives_its_request_up(engine: Counting):
-    engine.go_on.clear()
-
-    async def leave(requests: Requests) -> str:
-        request = requests.submit(prompt(1009))
-        task = asyncio.ensure_future(asyncio.wrap_future(request.answer))
-        await asyncio.sleep(0)
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-        return request.key
-
-    with Requests(engine) as requests:
-        key = asyncio.run(leave(requests))
-        assert len(requests) == 0
-        engine.go_on.set()
-        assert requests.submit(prompt(1001)).answer.result(60).text == "1001"
-    assert key in engine.aborted
-
-
-def test_an_engine_that_fails_takes_no_more(engine: Counting, caplog: pytest.LogCaptureFixture):
-    engine.go_on.clear()
-    with Requests(engine) as requests:
-        asked = [requests.submit(prompt(n)) for n in (1009, 500)]
-        engine.go_on.set()
-        for one in asked:
-            with pytest.raises(ModelError, match="the engine failed: MemoryError: 500 samples"):
-                one.answer.result(60)
-        assert isinstance(requests.failure, MemoryError)
-        with pytest.raises(ModelError, match="takes no more requests"):
-            requests.submit(prompt(1001))
-
-
-def test_closing_cancels_what_is_open(engine: Counting):
-    engine.go_on.clear()
-    requests = Requests(engine)
-    asked = [requests.submit(prompt(n)) for n in (1009, 1008)]
-    engine.go_on.set()
-    requests.close()
-    requests.close()
-    assert all(one.answer.done() for one in asked)
-    with pytest.raises(ModelError, match="it is closed"):
-        requests.submit(prompt(1001))
+def test_closing_ends_what_waits(model: Model, clients: ThreadPoolExecutor) -> None:
+    engine = Engine(model)
+    found = Requests(engine, places=1)
+    asked = [clients.submit(found.ask, prompts("a", "b")) for _ in range(3)]
+    assert model.begun.wait(60)
+    wait_until(lambda: len(found._queue.open) == 3)
+    closing = clients.submit(found.close)
+    for one in asked:
+        with pytest.raises(ModelError, match="stopping"):
+            one.result(60)
+    assert engine.aborted
+    model.release.set()
+    closing.result(60)
+    assert engine.closed
+    with pytest.raises(ModelError, match="stopping"):
+        found.ask(prompts("x"))
+    found.close()

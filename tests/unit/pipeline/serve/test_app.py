@@ -416,7 +416,7 @@ def test_requests_share_a_batch(tmp_path: Path) -> None:
     with serving(tmp_path, slow, batch=16, options=TranscribeOptions(SHORT, vad="energy")) as running:
         with running.client() as client, ThreadPoolExecutor(6) as pool:
             answers = [pool.submit(create, client) for _ in range(6)]
-            wait_until(lambda: running.service.batcher.waiting >= 8)
+            wait_until(lambda: running.service.requests.waiting >= 8)
             slow.release.set()
             assert {a.result(60).text for a in answers} == {"hello hello"}
         assert sum(slow.batches) == 12

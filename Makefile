@@ -1,7 +1,7 @@
 # make demo   the whole way on real speech: shards, four ZeRO-3 stages, scores, a report
 # make learn  the demo's chain with more voices, longer conversations, more training: up to 90 minutes, resumable
 # make reason   Speaker-Reasoner from the demo's parts, beside SpeakerLM: up to 45 minutes after `make demo`, resumable
-# make test   every test but those of the targets below; `.ci/run` runs it, test-faults, -cluster, -small and -reason
+# make test   every test but those of the targets below; `.ci/run` runs it, test-faults, -cluster, -small, -reason and -serve
 # make test-faults   ranks killed, signalled, hung, disks full, checkpoints damaged …: docs/fault-model.md
 # make soak   300 steps with kills, signals, a NaN, damage and other numbers of ranks at random moments
 # make test-cluster   a real Slurm with two nodes, a real S3 server, two ssh hosts; root and Debian packages: docs/cluster.md

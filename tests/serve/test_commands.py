@@ -10,11 +10,11 @@ import pytest
 import soundfile
 
 import pipeline.decode.share
-from pipeline.decode.test_set import DecodeOptions, decode
 from pipeline.export.folder import export
 from pipeline.transcribe.cli import main as transcribe
 from shards.errors import ScoreError
 from tests.support.datasets import make_dataset
+from tests.support.decoding import decode_with
 from tests.support.training import DIM, finished_run, make_parts
 
 MODES = ("asr", "no", "match", "over")
@@ -36,7 +36,7 @@ def cache(parts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def run(parts: Path, out: Path, **options):
     settings = {"n_ov": "2-4", "batch": 3, "max_new_tokens": 12, "device": "cpu", "engine": "vllm", **options}
-    return decode(parts / "run", str(parts / "test"), out, DecodeOptions(modes=",".join(MODES), **settings))
+    return decode_with(parts / "run", parts / "test", out, modes=",".join(MODES), **settings)
 
 
 @pytest.fixture(scope="module")

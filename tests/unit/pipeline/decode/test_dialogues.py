@@ -11,7 +11,7 @@ import pytest
 import pipeline.reasoner.engine
 from pipeline.decode.dialogues import dialogues_of
 from pipeline.decode.jobs import default_modes
-from pipeline.decode.test_set import DecodeOptions, decode, main
+from pipeline.decode.test_set import main
 from pipeline.dialogue.lines import Line
 from pipeline.evaluation.score_decoded import publish
 from pipeline.reasoner.loop import LoopLimits, Request
@@ -21,6 +21,7 @@ from shards.dataset.dataset import open_dataset
 from shards.dataset.reader import read_sample
 from shards.errors import ConfigError, ScoreError
 from tests.support.datasets import make_dataset
+from tests.support.decoding import decode_with
 from tests.support.training import DIM, finished_run, make_parts
 
 
@@ -78,8 +79,7 @@ def rows(path: Path) -> dict[str, dict]:
 
 def run(parts: Path, out: Path, **options):
     settings = {"batch": 2, "attempts": 4, **options}
-    ranks = {name: settings.pop(name) for name in ("rank", "world") if name in settings}
-    return decode(parts / "run", str(parts / "test"), out, DecodeOptions(**settings), **ranks)
+    return decode_with(parts / "run", parts / "test", out, **settings)
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from shards.dataset.writer import write_dataset_json, write_shard
 from shards.errors import CheckpointError, DataError, ScoreError
 from shards.storage.local import LocalStorage
 from tests.support.datasets import make_dataset, make_sample
+from tests.support.decoding import decode_with
 from tests.support.training import DIM, finished_run, make_parts
 
 
@@ -39,8 +40,7 @@ def rows(path: Path) -> dict[str, dict]:
 
 def run(parts: Path, out: Path, **options):
     settings = {"n_ov": "2-4", "batch": 2, "max_new_tokens": 6, **options}
-    ranks = {name: settings.pop(name) for name in ("rank", "world") if name in settings}
-    return decode(parts / "run", str(parts / "test"), out, DecodeOptions(**settings), **ranks)
+    return decode_with(parts / "run", parts / "test", out, **settings)
 
 
 @pytest.fixture(scope="module")

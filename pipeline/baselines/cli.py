@@ -55,7 +55,7 @@ def _run_options(p: argparse.ArgumentParser) -> None:
         default="clustering",
         help="clustering, segmentation, 3d-speaker, pyannote, diarizen, NAME@ID, or turns@FILE (RTTM …)",
     )
-    p.add_argument("--asr", default="whisper", help="whisper, paraformer, or NAME@SOURCE")
+    p.add_argument("--asr", default="whisper", help="whisper, paraformer, sensevoice, qwen3-asr, or NAME@SOURCE")
     p.add_argument("--language", default="auto", help="auto, data (each clip's own), or a code such as zh")
     p.add_argument(
         "--threshold", type=float, help="of clustering, segmentation: cosine distance from which voices are two"

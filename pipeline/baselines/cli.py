@@ -53,7 +53,7 @@ def _run_options(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--diarizer",
         default="clustering",
-        help="clustering, segmentation, 3d-speaker, pyannote, diarizen, NAME@ID, or turns@FILE (RTTM …)",
+        help="clustering, segmentation, 3d-speaker, pyannote, diarizen, sortformer, NAME@ID, or turns@FILE (RTTM …)",
     )
     p.add_argument("--asr", default="whisper", help="whisper, paraformer, sensevoice, qwen3-asr, or NAME@SOURCE")
     p.add_argument("--language", default="auto", help="auto, data (each clip's own), or a code such as zh")

@@ -7,6 +7,7 @@
 ``pyannote``        ``pyannote/speaker-diarization-3.1``                        extra ``pyannote``; terms are accepted
                                                                                 on the hub, token in ``HF_TOKEN``
 ``diarizen``        ``BUT-FIT/diarizen-wavlm-large-s80-md``                     its repository, in its own environment
+``sortformer``      ``nvidia/diar_sortformer_4spk-v1``                          NeMo, in its own environment
 ``turns@FILE``      what any diarizer wrote: RTTM, JSON, Sortformer's lines     :mod:`pipeline.baselines.stored_turns`
 ``NAME@ID``         the same with another id or folder
 ==================  ==========================================================  =======================================
@@ -16,7 +17,8 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,8 @@ from pipeline.baselines.clustering import Clustering
 from pipeline.baselines.interfaces import DiarizedTurn, Diarizer, as_seconds, missing, unloadable
 from pipeline.baselines.segment_clustering import SegmentClustering
 from pipeline.baselines.stored_turns import StoredTurns
+from pipeline.evaluation.outputs import sortformer
+from pipeline.evaluation.records import times_of
 from shards.errors import ConfigError
 from shards.sample import SAMPLE_RATE
 
@@ -34,6 +38,7 @@ THREED_SPEAKER = "iic/speech_campplus_speaker-diarization_common"
 PYANNOTE = "pyannote/speaker-diarization-3.1"
 THRESHOLDS = {"clustering": clustering.THRESHOLD, "segmentation": segment_clustering.THRESHOLD}
 STORED = "turns"
+SORTFORMER = "nvidia/diar_sortformer_4spk-v1"  # up to four people
 DIARIZEN = "BUT-FIT/diarizen-wavlm-large-s80-md"  # base: BUT-FIT/diarizen-wavlm-base-s80-md
 
 
@@ -188,12 +193,69 @@ class DiariZen:
 
     def turns(self, wave: np.ndarray, session: str = "") -> list[DiarizedTurn]:
         """See :class:`~pipeline.baselines.interfaces.Diarizer`. The pipeline reads files."""
-        import soundfile
+        with _audio_file(wave) as path:
+            return annotation_turns(self._pipeline(path))
 
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "audio.wav"
-            soundfile.write(path, wave, SAMPLE_RATE)
-            return annotation_turns(self._pipeline(str(path)))
+
+class Sortformer:
+    """NVIDIA's Sortformer through NeMo: end to end, up to four people, overlap too."""
+
+    def __init__(self, source: str, device: str = "cpu", count: int | None = None) -> None:
+        """Load it: an id on Hugging Face, or a ``.nemo`` file. It finds the number of people itself.
+
+        Raises:
+            ConfigError: as :class:`ThreeDSpeaker`, or `count` is given.
+        """
+        self.id = f"sortformer ({source})"
+        if count is not None:
+            raise ConfigError("Sortformer does not take the number of people: omit --speakers")
+        try:
+            from nemo.collections.asr.models import SortformerEncLabelModel
+        except ImportError as error:
+            advice = (
+                "it pins its own torch: make an environment with pip install 'nemo_toolkit[asr]', install this project "
+                "into it, and run this command there; or name its output: --diarizer turns@FILE"
+            )
+            raise missing("NVIDIA NeMo", self.id, advice, error) from error
+        try:
+            if source.endswith(".nemo"):
+                loaded = SortformerEncLabelModel.restore_from(restore_path=source, map_location=device)
+            else:
+                loaded = SortformerEncLabelModel.from_pretrained(source, map_location=device)
+        except Exception as error:  # as above
+            raise unloadable(self.id, error, f"Fetch {source} from Hugging Face, or give a .nemo file.") from error
+        self._model: Any = loaded.eval()
+
+    def turns(self, wave: np.ndarray, session: str = "") -> list[DiarizedTurn]:
+        """See :class:`~pipeline.baselines.interfaces.Diarizer`. The model reads files."""
+        with _audio_file(wave) as path:
+            return sortformer_turns(self._model.diarize(audio=[path], batch_size=1))
+
+
+def sortformer_turns(output: Any) -> list[DiarizedTurn]:
+    """``[["start end speaker_0", …]]``, seconds, a list for each file.
+
+    Raises:
+        ConfigError: output of another form.
+    """
+    lines = output[0] if isinstance(output, list) and len(output) == 1 else None
+    if not isinstance(lines, list):
+        raise ConfigError(f"Sortformer gave {str(output)[:80]}, expected [['start end speaker_0', …]]")
+    rows, notes = sortformer.parse("", "\n".join(map(str, lines)))
+    if notes or len(rows) != len(lines):
+        raise ConfigError(f"Sortformer gave {str(lines)[:80]}, expected lines 'start end speaker_0'")
+    return _ordered(DiarizedTurn(str(r.speaker), *times_of(r, "Sortformer")) for r in rows)
+
+
+@contextmanager
+def _audio_file(wave: np.ndarray) -> Iterator[str]:
+    """A file for a system that reads files."""
+    import soundfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "audio.wav"
+        soundfile.write(path, wave, SAMPLE_RATE)
+        yield str(path)
 
 
 def annotation_turns(output: Any) -> list[DiarizedTurn]:
@@ -217,4 +279,5 @@ _PUBLISHED: dict[str, tuple[Any, str]] = {
     "3d-speaker": (ThreeDSpeaker, THREED_SPEAKER),
     "pyannote": (Pyannote, PYANNOTE),
     "diarizen": (DiariZen, DIARIZEN),
+    "sortformer": (Sortformer, SORTFORMER),
 }

@@ -23,7 +23,9 @@ class StoredTurns:
     """Turns by session; a clip's session is its key, a recording's its file name without suffix."""
 
     def __init__(self, path: Path) -> None:
-        """Read a file or folder of any format with times.
+        """Read a file or folder of any format with times; of a folder that has RTTM files only these.
+
+        pyannote's command writes ``SESSION.json`` beside each ``SESSION.rttm``.
 
         Raises:
             ConfigError: there is no such file, or it has no turn.
@@ -31,16 +33,17 @@ class StoredTurns:
         """
         if not path.exists():
             raise ConfigError(f"turns@{path}: no such file; name the RTTM that a diarizer wrote")
+        kind = "rttm" if path.is_dir() and any(path.glob("*.rttm")) else None
         self._turns = {
             session: sorted(
                 (DiarizedTurn(r.speaker or NO_NAME, *times_of(r, "a diarizer's output")) for r in rows),
                 key=lambda t: (t.start, t.end),
             )
-            for session, rows in by_session(read(path)).items()
+            for session, rows in by_session(read(path, kind)).items()
         }
         if not self._turns:
             raise ConfigError(f"turns@{path}: no turn in it")
-        digest = hashlib.sha256(b"".join(f.read_bytes() for f in files(path)))
+        digest = hashlib.sha256(b"".join(f.read_bytes() for f in files(path, kind)))
         self.id = f"turns of {path.name} ({digest.hexdigest()[:8]})"
 
     def turns(self, wave: np.ndarray, session: str = "") -> list[DiarizedTurn]:

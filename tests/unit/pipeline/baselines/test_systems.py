@@ -117,6 +117,7 @@ def test_pyannote_s_annotation(version: int):
     ("name", "hidden", "says"),
     [
         ("pyannote", "pyannote.audio", r"pyannote/speaker-diarization-3.1\) needs .*speakerlm-pretrain\[pyannote\]"),
+        ("sortformer", "nemo", r"diar_sortformer_4spk-v1\) needs NVIDIA NeMo.*nemo_toolkit"),
         ("diarizen", "diarizen", r"BUT-FIT/diarizen-wavlm-large-s80-md\) needs .*BUTSpeechFIT/DiariZen"),
     ],
 )

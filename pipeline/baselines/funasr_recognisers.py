@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.baselines.interfaces import Word, as_seconds, unloadable
-from pipeline.baselines.word_times import cut, placed
+from pipeline.baselines.word_times import cut, placed, spread
 from shards.errors import ConfigError
 from shards.sample import SAMPLE_RATE
 
@@ -106,11 +106,15 @@ class SenseVoice:
         """See :class:`~pipeline.baselines.interfaces.Recogniser`; of other languages than five it detects which."""
         if len(wave) < SHORTEST_S * SAMPLE_RATE:
             return []
-        found = self._model.generate(
-            input=wave, fs=SAMPLE_RATE, batch_size_s=300, use_itn=False, output_timestamp=True,
-            language=language if language in SENSEVOICE_LANGUAGES else "auto",
-        )  # fmt: skip
-        return [w for result in found for w in sensevoice_words(result)]
+        asked = {
+            "input": wave, "fs": SAMPLE_RATE, "batch_size_s": 300, "use_itn": False,
+            "language": language if language in SENSEVOICE_LANGUAGES else "auto",
+        }  # fmt: skip
+        try:
+            return [w for r in self._model.generate(**asked, output_timestamp=True) for w in sensevoice_words(r)]
+        except IndexError:  # FunASR encodes its text again for the times, which may give other pieces than it had
+            logger.warning("%s: FunASR cannot time this audio; words are spread over its VAD's segments", self.id)
+        return [w for r in self._model.generate(**asked, sentence_timestamp=True) for w in segment_words(r)]
 
 
 def paraformer_words(result: Mapping[str, Any]) -> list[Word]:
@@ -149,6 +153,15 @@ def sensevoice_words(result: Mapping[str, Any]) -> list[Word]:
     return placed(
         text, [Word(_TAG.sub("", str(w)), *_span(t, "SenseVoice")) for w, t in zip(words, times, strict=True)]
     )
+
+
+def segment_words(result: Mapping[str, Any]) -> list[Word]:
+    """FunASR's ``{sentence_info: [{text, start, end}, …]}``, milliseconds, as words in proportion to letters."""
+    return [
+        w
+        for s in result.get("sentence_info") or []
+        for w in spread(f" {s['text']}", *_span((s["start"], s["end"]), "SenseVoice"))
+    ]
 
 
 def _span(span: Any, where: str) -> tuple[float, float]:

@@ -54,6 +54,25 @@ def test_sensevoice_writes_words_at_their_times_without_tags(sensevoice: Path, v
     assert not [m for m in caplog.messages if "not in the checkpoint" in m]
 
 
+def test_audio_that_funasr_cannot_time_is_spread_over_segments(sensevoice: Path, vad: Path, monkeypatch, caplog):
+    """Users of FunASR report ``list index out of range`` from its times."""
+
+    def fails(*args: object, **kwargs: object) -> None:
+        raise IndexError("list index out of range")
+
+    recogniser = load_recogniser(f"sensevoice@{sensevoice},{vad}")
+    monkeypatch.setattr("funasr.models.sense_voice.model.ctc_forced_align", fails)
+    words = recogniser.words(tones(PLAN), "zh")
+    assert "".join(w.text for w in words).split() == ["今天", "hello今"]
+    assert "words are spread over its VAD's segments" in caplog.text
+    first, second = words[:2], words[2:]
+    assert first[0].start < 0.5
+    assert 1.3 < first[-1].end < 2.0
+    assert 3.5 < second[0].start < 4.0
+    assert second[-1].end > 5.1
+    assert second[0].end - second[0].start == pytest.approx(5 * (second[1].end - second[1].start))
+
+
 def test_weights_under_other_names_are_warned_of(sensevoice: Path, vad: Path, tmp_path: Path, caplog):
     for file in sensevoice.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())

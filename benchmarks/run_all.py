@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parents[1]
 NAMES = ("pack", "pack_plan", "simulate", "speakers", "batching", "training_plan", "loader", "loader_s3")
 NAMES += ("step", "host", "checkpoint", "score", "decode", "decode_engines", "serve", "linking")
 VLLM = ROOT / ".venv-vllm" / "bin" / "python"  # of `make test-serve`
-DEMO = (ROOT / "demo" / "exp" / "stage4", ROOT / "demo" / "data" / "mixed" / "test-simulated")  # of `make demo`
+DEMO = (ROOT / "demo" / "exp" / "stage4", ROOT / "demo" / "data" / "test-simulated")  # of `make demo`
 PACKAGES = ("torch", "deepspeed", "transformers", "webdataset", "lhotse", "mosaicml-streaming", "meeteval")
 
 

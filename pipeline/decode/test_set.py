@@ -23,7 +23,7 @@ from typing import Any
 from pipeline.decode.context_line import HELP as CONTEXT_HELP
 from pipeline.decode.context_line import read_terms, require_context
 from pipeline.decode.dialogues import Dialogues, dialogues_of
-from pipeline.decode.engine import ENGINES
+from pipeline.decode.engine import ENGINES, QUANTIZE, QUANTIZE_HELP
 from pipeline.decode.jobs import DecodeJob, default_modes, jobs_of
 from pipeline.decode.load_engine import load_engine, load_model
 from pipeline.decode.share import Answers, Share, Writer, decode_share
@@ -71,6 +71,7 @@ class DecodeOptions:
     task: str = "auto"  # of a Speaker-Reasoner run: reason, single, or auto: what its stage was trained for
     attempts: int = 50  # at a reply of a dialogue
     engine: str = "transformers"  # of ``pipeline.decode.engine.ENGINES``
+    quantize: str | None = None  # of ``pipeline.decode.engine.QUANTIZE``
     context: str | None = None  # terms of every prompt's line of context, or a file of them
 
     @property
@@ -91,6 +92,8 @@ class DecodeOptions:
         if self.engine != "transformers":
             stage = f"dialogues of stage {recipe.stage}"
             raise ConfigError(f"--engine {self.engine}: {stage} are for the engine transformers")
+        if self.quantize:
+            raise ConfigError(f"--quantize is for stages 1 to 4, the run is of stage {recipe.stage}")
         found.check([job.mode for job in self.jobs(recipe.stage)])
         return found
 
@@ -166,7 +169,7 @@ def _writer(
         network, tokenizer, _, _ = load_model(run, device)
         yield dialogues.writer(network, tokenizer), {}
         return
-    loaded = load_engine(run, device, options.engine, options.guards).engine
+    loaded = load_engine(run, device, options.engine, options.guards, quantize=options.quantize).engine
     try:
         yield Answers(loaded), loaded.described()
     finally:
@@ -343,6 +346,7 @@ def parser() -> argparse.ArgumentParser:
         choices=ENGINES,
         help="vllm answers many clips at once, and needs vLLM; the same texts up to rounding (default: transformers)",
     )
+    p.add_argument("--quantize", choices=QUANTIZE, help=QUANTIZE_HELP)
     p.add_argument("--context", metavar="FILE|TERMS", help=CONTEXT_HELP)
     return p
 

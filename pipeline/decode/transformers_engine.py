@@ -19,23 +19,29 @@ class TransformersEngine:
     """Answers all prompts that wait, or the first `batch` of them, in one step."""
 
     def __init__(
-        self, model: Any, tokenizer: PromptTokenizer, guards: Guards | None = None, batch: int | None = None
+        self,
+        model: Any,
+        tokenizer: PromptTokenizer,
+        guards: Guards | None = None,
+        batch: int | None = None,
+        quantize: str | None = None,
     ) -> None:
         """Take a loaded model, on its device.
 
         Args:
             batch: most prompts of a step; None: all that wait.
+            quantize: how the model's weights were quantized.
         """
         self.model, self.tokenizer, self.guards = model, tokenizer, guards or Guards()
-        self._batch = batch
+        self._batch, self._quantize = batch, quantize
         self._waiting: dict[str, Ready] = {}
         self._running: set[str] = set()
         self._aborted: set[str] = set()
         self._lock = Lock()  # of the three
 
     def described(self) -> dict[str, Any]:
-        """Return nothing: texts of this engine are what decoded folders hold that name none."""
-        return {}
+        """Return how weights are quantized; else nothing, as decoded folders hold that name no engine."""
+        return {"quantize": self._quantize} if self._quantize else {}
 
     def prepare(self, prompts: Sequence[Prompt]) -> list[Ready]:
         """Return the prompts with their limits; the encoder runs with the batch."""

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.decode.context_line import HELP as CONTEXT_HELP
 from pipeline.decode.context_line import read_terms, reads_context, require_context
-from pipeline.decode.engine import ENGINES
+from pipeline.decode.engine import ENGINES, QUANTIZE, QUANTIZE_HELP
 from pipeline.serve.limits import MIB, Limits
 from shards.arguments import natural, number_range, positive
 from shards.commands import outcome, require
@@ -68,6 +68,7 @@ def parser() -> argparse.ArgumentParser:
         "--seconds", type=number_range, default=(40.0, 50.0), metavar="MIN-MAX",
         help="length of chunks; best as in training (default: 40-50)",
     )  # fmt: skip
+    model.add_argument("--quantize", choices=QUANTIZE, help=QUANTIZE_HELP)
     model.add_argument(
         "--context", metavar="FILE|TERMS", help=f"{CONTEXT_HELP}; of all requests, beside their field 'prompt'"
     )
@@ -177,7 +178,7 @@ def _load(args: argparse.Namespace) -> tuple[Transcriber, Engine]:
     options = TranscribeOptions(
         rule, args.batch, args.channel, args.vad, args.naming, args.same_voice, context=read_terms(args.context)
     )
-    loaded = load_engine(args.model, choose_device(args.device), args.engine, options.guards, args.batch)
+    loaded = load_engine(args.model, choose_device(args.device), args.engine, options.guards, args.batch, args.quantize)
     paths = {"device": args.device, "cache": args.cache, "extractor": args.extractor}
     return Transcriber.of(loaded, options, model=str(args.model), **paths), loaded.engine
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.decode.context_line import HELP as CONTEXT_HELP
 from pipeline.decode.context_line import read_terms, require_context
-from pipeline.decode.engine import ENGINES
+from pipeline.decode.engine import ENGINES, QUANTIZE, QUANTIZE_HELP
 from shards.arguments import natural, positive
 from shards.commands import INTERRUPTED, outcome, require
 from shards.commands.parser import Parser
@@ -54,6 +54,7 @@ def parser() -> argparse.ArgumentParser:
         "--engine", default="transformers", choices=ENGINES,
         help="vllm answers chunks faster where many are decoded together, and needs vLLM (default: transformers)",
     )  # fmt: skip
+    p.add_argument("--quantize", choices=QUANTIZE, help=QUANTIZE_HELP)
     p.add_argument("--context", metavar="FILE|TERMS", help=CONTEXT_HELP)
     p.add_argument("--channel", type=natural, help="take this channel, counted from 0 (default: the mean of all)")
     p.add_argument(
@@ -114,8 +115,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         p.error("--ui shows models of stages 1 to 4; leave --reasoner or --ui out")
     if args.reasoner and args.engine != "transformers":
         p.error(f"--engine {args.engine} answers prompts of stages 1 to 4; leave --reasoner or --engine out")
-    if args.reasoner and args.context is not None:
-        p.error("--context is for models of stages 1 to 4; leave --reasoner or --context out")
+    for name in ("context", "quantize"):
+        if args.reasoner and getattr(args, name) is not None:
+            p.error(f"--{name} is for models of stages 1 to 4; leave --reasoner or --{name} out")
     if args.reasoner and args.naming == "voice":
         p.error("--naming voice is for models without times; with --reasoner choose model or none")
     if args.ui and (args.audio or args.enrol):
@@ -180,7 +182,7 @@ def _load(args: argparse.Namespace) -> Transcriber | ReasonerTranscriber:
     options = TranscribeOptions(
         rule, 1 if args.ui else args.batch, args.channel, args.vad, args.naming, args.same_voice, context=terms
     )
-    return Transcriber.load(args.model, options, args.device, args.cache, args.extractor, args.engine)
+    return Transcriber.load(args.model, options, args.device, args.cache, args.extractor, args.engine, args.quantize)
 
 
 def _one(transcribe: Callable[..., Transcript], audio: Path, out: Path, kinds: tuple[str, ...]) -> int:

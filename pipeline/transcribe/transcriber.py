@@ -58,6 +58,7 @@ class Transcriber(RecordingTranscriber):
         cache: Path | None = None,
         extractor: str | None = None,
         engine: str = "transformers",
+        quantize: str | None = None,
     ) -> Transcriber:
         """Load a finished run or an exported model.
 
@@ -66,12 +67,13 @@ class Transcriber(RecordingTranscriber):
             device: ``auto``, ``cpu``, ``cuda`` …
             extractor: ``NAME@SOURCE`` if the model's extractor is not found by its id.
             engine: of ``pipeline.decode.engine.ENGINES``.
+            quantize: of ``pipeline.decode.engine.QUANTIZE``; None: the weights as they are.
 
         Raises:
             ModelError, ConfigError, CheckpointError: the folder cannot be used.
         """
         options = options or TranscribeOptions()
-        loaded = load_engine(Path(model), choose_device(device), engine, options.guards)
+        loaded = load_engine(Path(model), choose_device(device), engine, options.guards, quantize=quantize)
         return cls.of(loaded, options, model=str(model), device=device, cache=cache, extractor=extractor)
 
     @classmethod

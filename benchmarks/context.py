@@ -1,4 +1,4 @@
-"""What a line of context is worth: spellings that no one can hear, learnt by a tiny LLM from nothing.
+"""Benefit of a line of context: spellings that no one can hear, learnt by a tiny LLM from nothing.
 
 Sixteen names have two spellings that sound alike, as Meier and Maier do. What is heard does not say which: one spelling
 comes in 85 % of the clips, the other is rare. For each seed a Qwen2 of two layers learns from the project's

@@ -12,6 +12,9 @@ from shards.errors import ConfigError, SpeakerLMError
 
 INTERRUPTED = 130  # 128 and the number of SIGINT, as shells have it
 PACKAGES = ("shards", "pipeline", "launch", "__main__")  # the last one under `python -m`
+# Libraries whose warnings at import concern no user: transformers imports torchao wherever it is installed, which then
+# reports kernels of other cards, and its own use of a torch function.
+IMPORT_WARNINGS = ("torchao", "torch.utils._pytree")
 
 logger = logging.getLogger(__name__)
 
@@ -69,11 +72,13 @@ def project_logging(handler: logging.Handler, level: int = logging.INFO) -> Iter
 
     Libraries that configure the root logger would write each message a second time.
     """
-    loggers = [logging.getLogger(name) for name in PACKAGES]
+    loggers = [logging.getLogger(name) for name in (*PACKAGES, *IMPORT_WARNINGS)]
     before = [(log.handlers, log.level, log.propagate) for log in loggers]
-    for log in loggers:
+    for log in loggers[: len(PACKAGES)]:
         log.handlers, log.propagate = [handler], False
         log.setLevel(level)
+    for log in loggers[len(PACKAGES) :]:
+        log.setLevel(logging.ERROR)
     try:
         yield
     finally:

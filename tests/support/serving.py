@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import openai
+import pytest
 import soundfile
 
 from pipeline.decode.generate import Answer
@@ -171,3 +173,34 @@ def serving(
         thread.join(60)
         service.close()
         listener.close()
+
+
+TALK = wav(tones(9))
+LIMITS = Limits(
+    upload_bytes=4 << 20, reference_bytes=2 << 20, hours=60 / 3600, people=6, idle_seconds=2.0, grace_seconds=0.5
+)
+
+
+def create(client: Any, audio: bytes = TALK, **fields: Any) -> Any:
+    """Ask for a transcription."""
+    fields = {"model": "stand-in", "response_format": "diarized_json"} | fields
+    return client.audio.transcriptions.create(file=("secret-name.wav", audio), **fields)
+
+
+def refused(client: Any, status: int, audio: bytes = TALK, **fields: Any) -> dict[str, Any]:
+    """The error of a request, checked for OpenAI's shape."""
+    with pytest.raises(openai.APIStatusError) as error:
+        create(client, audio, **fields)
+    assert error.value.status_code == status
+    assert error.value.body.keys() == {"message", "type", "param", "code"}
+    return error.value.body
+
+
+def post(running: Running, body: bytes, kind: str = "multipart/form-data; boundary=b") -> tuple[int, dict[str, Any]]:
+    status, answer = fetch(f"{running.url}/v1/audio/transcriptions", "POST", body, **{"Content-Type": kind})
+    return status, answer.get("error", answer)
+
+
+def part(name: str, value: bytes, file: bool = False) -> bytes:
+    head = f'--b\r\nContent-Disposition: form-data; name="{name}"' + ('; filename="a.wav"' if file else "")
+    return head.encode() + b"\r\n\r\n" + value + b"\r\n"

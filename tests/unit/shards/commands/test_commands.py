@@ -72,7 +72,7 @@ def test_library_that_configures_the_root_logger_repeats_no_message(capsys: pyte
 
 
 @pytest.mark.parametrize("library", ["torchao", "torch.utils._pytree"])
-def test_what_libraries_warn_of_at_import_is_left_out(library: str) -> None:
+def test_what_libraries_warn_of_at_import_is_omitted(library: str) -> None:
     log = logging.getLogger(library)
     with command_logging("tool"):
         assert not log.isEnabledFor(logging.WARNING)

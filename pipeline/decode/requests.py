@@ -221,7 +221,8 @@ class Requests:
                 self._fail(items[0], e)
                 return
             for item in items:
-                self._prepare_together([item])
+                if not item.asked.done.is_set():  # a request ends with its first fault, which counts once
+                    self._prepare_together([item])
             return
         with self._changed:
             for item, ready in zip(items, found, strict=True):
@@ -254,7 +255,7 @@ class Requests:
                     raise error
                 answers = self._engine.step()
             except Exception as e:  # noqa: BLE001 - given to the request, or asked again without the others
-                self._ask_alone(e)
+                self._ask_alone(e, together)
             else:
                 self._give(answers, together)
 
@@ -284,16 +285,20 @@ class Requests:
         assert item.ready is not None
         self._engine.add(key, item.ready)
 
-    def _ask_alone(self, error: Exception) -> None:
-        """Take back what is in the engine; a prompt that was alone in it has failed."""
+    def _ask_alone(self, error: Exception, together: int) -> None:
+        """Take back what is in the engine; a prompt that was alone in it has failed.
+
+        Args:
+            together: prompts that were in it. One that is left may not be at fault: others may have been cancelled.
+        """
         with self._changed:
             keys, items = list(self._queue.running), list(self._queue.running.values())
             self._queue.running.clear()
-            if len(items) > 1:
+            if together > 1:
                 self._queue.alone.extend(items)
         for key in keys:  # of those that an engine has dropped it knows nothing
             self._engine.abort(key)
-        if len(items) == 1:
+        if together == 1 and items:
             self._fail(items[0], error)
 
     def _give(self, answers: dict[str, Answer], together: int) -> None:

@@ -176,6 +176,52 @@ def test_three_internal_faults_in_a_row_are_reported(
     assert requests.alive
 
 
+def test_one_request_whose_prompts_all_fail_counts_as_one_fault() -> None:
+    class Broken(WriteEngine):
+        def prepare(self, given: Sequence[Prompt]) -> list[Ready]:
+            raise RuntimeError("no memory")
+
+    with Requests(Broken(lambda _: [])) as found:
+        with pytest.raises(RuntimeError):
+            found.ask(prompts(*"abcdefgh"))
+        with pytest.raises(RuntimeError):  # prepared after what was left of the first one
+            found.ask(prompts("i"))
+        assert found.faults == 2
+
+
+def test_a_request_is_not_blamed_for_one_that_was_cancelled(clients: ThreadPoolExecutor) -> None:
+    first, go_on, together, fail, gone = (threading.Event() for _ in range(5))
+
+    def write(given: Sequence[Prompt]) -> list[Answer]:
+        texts = [str(p.pieces[0]) for p in given]
+        if texts == ["first"]:
+            first.set()
+            assert go_on.wait(60)
+        if "bug" in texts:
+            assert len(texts) == 2
+            together.set()
+            assert fail.wait(60)
+            raise RuntimeError
+        return [Answer(text.upper(), "end", 1) for text in texts]
+
+    def check() -> None:
+        if gone.is_set():
+            raise Left
+
+    with Requests(WriteEngine(write)) as found:
+        clients.submit(found.ask, prompts("first"))
+        assert first.wait(60)
+        bad, good = clients.submit(found.ask, prompts("bug"), check), clients.submit(found.ask, prompts("good"))
+        wait_until(lambda: sum(len(a.ready) for a in found._queue.turns) == 2)
+        go_on.set()
+        assert together.wait(60)
+        gone.set()
+        with pytest.raises(Left):
+            bad.result(60)
+        fail.set()
+        assert [a.text for a in good.result(60)] == ["GOOD"]
+
+
 def test_prompts_of_a_cancelled_request_are_not_asked(
     requests: Requests, model: Model, clients: ThreadPoolExecutor
 ) -> None:

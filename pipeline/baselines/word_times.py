@@ -13,8 +13,9 @@ import numpy as np
 
 from pipeline.baselines.interfaces import Word
 
+# The ranges have marks that are no letters, such as the dot of ジョン・スミス; they are punctuation.
 _SINGLE = r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
-_WORD = re.compile(rf"[{_SINGLE}]|[^\W_{_SINGLE}]+(?:['’][^\W_{_SINGLE}]+)*")
+_WORD = re.compile(rf"(?=[^\W_])[{_SINGLE}]|[^\W_{_SINGLE}]+(?:['’][^\W_{_SINGLE}]+)*")
 
 
 def cut(text: str, places: Sequence[re.Match[str]]) -> list[str]:

@@ -30,12 +30,18 @@ def test_letters_that_no_unit_has_lie_between_their_neighbours():
     assert placed("…", []) == spread(" 。", 0.0, 9.0) == []
 
 
+def test_the_dot_of_japanese_names_is_punctuation():
+    words = placed("ミカ・リ・", [Word("ミカ", 0.0, 1.0), Word("リ", 5.0, 6.0)])
+    assert [(w.text, w.start, w.end) for w in words] == [("ミ", 0.0, 0.5), ("カ・", 0.5, 1.0), ("リ・", 5.0, 6.0)]
+    assert spread("・", 0.0, 1.0) == []
+
+
 def test_words_are_spread_by_their_letters():
     words = spread("ab cdef 好", 1.0, 8.0)
     assert [(w.text, w.start, w.end) for w in words] == [("ab ", 1.0, 3.0), ("cdef ", 3.0, 7.0), ("好", 7.0, 8.0)]
 
 
-TEXT = st.text(st.sampled_from("ab好天のé1 ,'’。_-👍"), max_size=30)
+TEXT = st.text(st.sampled_from("ab好天ス・のé1 ,'’。_-👍"), max_size=30)
 
 
 @given(TEXT, TEXT)

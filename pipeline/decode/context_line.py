@@ -13,6 +13,7 @@ HELP = (
     "names and terms that may be said, for a model that was trained with data.context: 'Zoe Li, ZeRO-3', or a text "
     "file with one a line"
 )
+_REMARK = re.compile(r"(?:^|\s)#")  # but C# is a term
 _BETWEEN = re.compile(r"[,;\n，、；。]")
 
 
@@ -42,7 +43,7 @@ def read_terms(value: str | None) -> tuple[str, ...]:
         except (OSError, UnicodeDecodeError) as e:
             reason = e.strerror or e if isinstance(e, OSError) else f"not UTF-8 ({e})"
             raise ConfigError(f"--context {path}: {reason}; name a text file with one term a line") from e
-        found = _checked([line.split("#", 1)[0] for line in lines])
+        found = _checked([_REMARK.split(line, maxsplit=1)[0] for line in lines])
     if not found:
         raise ConfigError(f"--context {value!r} names no term")
     return found
@@ -82,7 +83,7 @@ def reads_context(folder: Path) -> bool:
         from pipeline.recipe.load import load_recipe
 
         return load_recipe(folder / "config.yaml").data.context.share > 0
-    from pipeline.decode.load_engine import exported_config
+    from pipeline.model.exported import exported_config
 
     return bool(exported_config(folder).get("context"))
 

@@ -36,8 +36,10 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_terms_of_a_text_and_of_a_file(tmp_path: Path) -> None:
     assert split_terms("Zoe  Li, ZeRO-3;张三、李四\nZoe Li,, ") == ("Zoe Li", "ZeRO-3", "张三", "李四")
-    (tmp_path / "terms.txt").write_text("# people\nZoe Li  # chair\n\nSmith, Jones & Co\n", encoding="utf-8")
-    assert read_terms(str(tmp_path / "terms.txt")) == ("Zoe Li", "Smith, Jones & Co")
+    (tmp_path / "terms.txt").write_text(
+        "# people\nZoe Li  # chair\n\nSmith, Jones & Co\nC#  # a language\n", encoding="utf-8"
+    )
+    assert read_terms(str(tmp_path / "terms.txt")) == ("Zoe Li", "Smith, Jones & Co", "C#")
     assert read_terms("Zoe Li, GPU") == ("Zoe Li", "GPU")
     assert read_terms(None) == ()
 

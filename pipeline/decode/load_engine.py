@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -97,23 +96,6 @@ def load_model(folder: Path, device: str) -> tuple[Any, Any, str, bool]:
     return network, PromptTokenizer.from_folder(folder), network.config.extractor, network.config.registration
 
 
-def exported_config(folder: Path) -> dict[str, Any]:
-    """Read the configuration of an exported folder.
-
-    Raises:
-        ConfigError: the folder is neither a run nor an exported model.
-        ModelError: the configuration is damaged.
-    """
-    if not (folder / "config.json").exists():
-        raise ConfigError(f"{folder} is neither a finished run (config.yaml, done) nor an exported model (config.json)")
-    try:
-        found = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        found["model_type"]
-    except (ValueError, KeyError, TypeError) as e:
-        raise ModelError(f"{folder / 'config.json'} is damaged ({e}): export the run again") from e
-    return dict(found)
-
-
 def _open_exported(folder: Path, device: str) -> Any:
     """Load the model of an exported folder, in eval mode.
 
@@ -124,10 +106,11 @@ def _open_exported(folder: Path, device: str) -> Any:
 
     from pipeline.model.auto import register_auto_classes
     from pipeline.model.causal_lm import bars_on_terminals_only
+    from pipeline.model.exported import MODEL_TYPE, exported_config
     from pipeline.model.modeling_speakerlm import SpeakerLMForConditionalGeneration
 
     kind = exported_config(folder)["model_type"]
-    if kind != SpeakerLMForConditionalGeneration.config_class.model_type:
+    if kind != MODEL_TYPE:
         raise ModelError(f"{folder} holds a model of type {kind!r}, not SpeakerLM: use a folder of speakerlm-export")
     bars_on_terminals_only()
     register_auto_classes()  # or transformers asks whether the folder's own code may run

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.checkpoint.final_weights import read_done
 from pipeline.checkpoint.run_parts import parts_of
 from pipeline.checkpoint.safetensors_file import LazyTensor, write_sharded
-from pipeline.model.exported import tokenizer_of
+from pipeline.model.exported import exported_config, tokenizer_of
 from pipeline.model.own_weights import fingerprint_weights
 from pipeline.model.tensor_files import TensorFiles
 from pipeline.recipe.load import load_recipe
@@ -75,8 +75,7 @@ def open_merged(folder: Path, dtype: torch.dtype) -> MergedModel:
 def _exported_config(folder: Path) -> SpeakerLMConfig:
     from pipeline.model.configuration_speakerlm import SpeakerLMConfig
 
-    if not (folder / "config.json").exists():
-        raise ConfigError(f"{folder} is neither a finished run (config.yaml, done) nor an exported model (config.json)")
+    exported_config(folder)
     try:
         config = SpeakerLMConfig.from_pretrained(str(folder))
     except (OSError, ValueError, TypeError) as e:

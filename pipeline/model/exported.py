@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.model.tensor_files import TensorFiles
 from pipeline.stages import module_of
-from shards.errors import ModelError
+from shards.errors import ConfigError, ModelError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,9 +50,16 @@ def exported_config(folder: Path) -> dict[str, Any]:
     """Read the configuration of an exported folder.
 
     Raises:
-        ModelError: it is missing or damaged.
+        ConfigError: the folder has none, so it is neither a run nor an exported model.
+        ModelError: it is damaged.
     """
-    return _read(folder / "config.json")
+    path = folder / "config.json"
+    if not path.exists():
+        raise ConfigError(f"{folder} is neither a finished run (config.yaml, done) nor an exported model (config.json)")
+    found = _read(path)
+    if not found.get("model_type"):
+        raise ModelError(f"{path} is damaged (it names no model_type): export the run again, or download it again")
+    return found
 
 
 def read_training(folder: Path) -> dict[str, Any] | None:

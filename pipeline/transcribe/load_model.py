@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline.decode.load_engine import exported_config
 from pipeline.dialogue.build import DialogueRules
+from pipeline.model.exported import exported_config
 
 
 def dialogue_rules(folder: Path) -> DialogueRules | None:

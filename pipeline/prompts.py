@@ -130,7 +130,12 @@ def context_pieces(terms: Sequence[str]) -> list[Piece]:
     """The line of terms that may be said, such as names and jargon; none without terms. Not in the paper.
 
     A term has the space before it that it has within a text, so that it is the same tokens there.
+
+    Raises:
+        ModelError: one text in place of a list of terms: its letters would be the terms.
     """
+    if isinstance(terms, str):
+        raise ModelError(f"the context is a text, {terms[:40]!r}; give a list of terms, such as ['Zoe Li', 'ZeRO-3']")
     if not terms:
         return []
     pieces: list[Piece] = [TextPiece("Context:")]
@@ -146,7 +151,8 @@ def prompt_pieces(mode: Mode, names: Sequence[str] = (), context: Sequence[str] 
         context: terms that may be said, see :func:`context_pieces`.
 
     Raises:
-        ModelError: names in a mode without registration, none in one with it, or one name twice.
+        ModelError: names in a mode without registration, none in one with it, or one name twice; a context that is
+            no list.
     """
     if mode in (Mode.ASR, Mode.NO):
         if names:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -165,6 +165,11 @@ def segment_words(result: Mapping[str, Any]) -> list[Word]:
 
 
 def _span(span: Any, where: str) -> tuple[float, float]:
-    """Milliseconds → seconds."""
-    start, end = (as_seconds(t, where) / 1000 for t in span)
-    return start, end
+    """Milliseconds → seconds.
+
+    Raises:
+        ConfigError: it is not a start and an end.
+    """
+    if not (isinstance(span, Sequence) and len(span) == 2):
+        raise ConfigError(f"{where} gave {str(span)[:60]} for a start and an end: its output is not as documented")
+    return as_seconds(span[0], where) / 1000, as_seconds(span[1], where) / 1000

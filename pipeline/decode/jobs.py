@@ -56,6 +56,6 @@ def default_modes(stage: int) -> str:
 
 def _range(text: str) -> tuple[int, int]:
     low, _, high = text.strip().partition("-")
-    if not (low.isdigit() and (high or low).isdigit() and 1 <= int(low) <= int(high or low)):
+    if not (low.isdecimal() and (high or low).isdecimal() and 1 <= int(low) <= int(high or low)):
         raise ConfigError(f"--n-ov: {text!r} is not a range such as 1-50")
     return int(low), int(high or low)

@@ -121,8 +121,8 @@ class VllmEngine:
             if len(row) + limit > self._context:
                 raise ModelError(
                     f"a prompt of {len(row)} positions (audio of {len(prompt.waveform) / 16_000:.1f} s) and {limit} "
-                    f"new tokens do not fit the engine's {self._context} positions: give shorter audio, fewer speakers "
-                    "or a smaller --max-new-tokens"
+                    f"new tokens do not fit the engine's {self._context} positions: give shorter audio, fewer "
+                    "speakers, fewer terms of a context or a smaller --max-new-tokens"
                 )
         return [Ready(p, limit, row) for p, row, limit in zip(prompts, rows, limits, strict=True)]
 

@@ -304,8 +304,8 @@ class SpeakerLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         if limit and prompt + answer > limit:
             raise ModelError(
                 f"a prompt of {prompt} positions (in the batch: {audio} of audio, {speakers} registered speakers) and "
-                f"{answer} new tokens do not fit the LLM's {limit} positions: give shorter audio, fewer speakers or a "
-                "smaller max_new_tokens"
+                f"{answer} new tokens do not fit the LLM's {limit} positions: give shorter audio, fewer speakers, "
+                "fewer terms of a context or a smaller max_new_tokens"
             )
 
     def generate_text(

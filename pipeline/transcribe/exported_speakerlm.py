@@ -20,7 +20,7 @@ import numpy as np
 from pipeline.model.modeling_speakerlm import SpeakerLMForConditionalGeneration as Model
 from pipeline.model.optional_packages import AUDIO, require_packages
 from pipeline.model.processing_speakerlm import SpeakerLMProcessor as Processor
-from pipeline.prompts import Prompt, PromptTokenizer
+from pipeline.prompts import Prompt, PromptTokenizer, context_pieces
 from pipeline.transcribe.speaker_vector import SUFFIX, SpeakerVector, check_origin
 from shards.errors import ConfigError, SpeakerError
 
@@ -175,6 +175,7 @@ class SpeakerLMForConditionalGeneration(Model):
             AudioError: nothing can be read; after a fault in the middle, ``error`` is set and earlier turns are kept.
             SpeakerError: a clip without speech, or a vector of another extractor.
             ConfigError: names or settings that cannot be used, a missing package.
+            ModelError: the context is a text, not a list.
         """
         require_packages(AUDIO, "transcribing")
         from pipeline.decode.generate import ask
@@ -185,6 +186,7 @@ class SpeakerLMForConditionalGeneration(Model):
             raise ConfigError("this model was trained on dialogues: use speakerlm-transcribe --reasoner")
         if context and not self.config.context:
             raise ConfigError("this model was not trained with a line of context: leave context out")
+        context_pieces(context)  # refuses a text in place of a list
         device = str(self.device)
         options = TranscribeOptions(rule_of(*seconds), batch, channel, vad, naming, context=tuple(context))
         tokenizer = PromptTokenizer(processor.tokenizer, processor.system)

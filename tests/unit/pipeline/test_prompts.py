@@ -61,6 +61,11 @@ def test_a_line_of_context_comes_first_and_only_where_there_are_terms() -> None:
         assert prompt_pieces(mode, names, ()) == prompt_pieces(mode, names)
 
 
+def test_a_text_in_place_of_terms_is_refused() -> None:
+    with pytest.raises(ModelError, match="give a list of terms"):
+        prompt_pieces(Mode.NO, (), "Zoe Li")
+
+
 @pytest.mark.parametrize(("mode", "names"), [(Mode.NO, ("A",)), (Mode.MATCH, ()), (Mode.OVER, ("A", "A"))])
 def test_names_that_do_not_fit_the_mode_are_refused(mode: Mode, names: tuple[str, ...]) -> None:
     with pytest.raises(ModelError):

@@ -114,3 +114,5 @@ def test_sensevoice_s_first_word_and_cut_words():
     assert sensevoice_words({"text": "<|nospeech|><|EMO_UNKNOWN|><|Event_UNK|><|woitn|>"}) == []
     with pytest.raises(ConfigError, match="gave 0 words and 0 times for 'hello'"):
         sensevoice_words({"text": "<|en|>hello"})
+    with pytest.raises(ConfigError, match=r"gave \[5\] for a start and an end"):
+        sensevoice_words({"text": "hello", "words": ["▁hello"], "timestamp": [[5]]})

@@ -15,7 +15,7 @@ def test_jobs():
 
 
 @pytest.mark.parametrize(
-    ("modes", "n_ov"), [("yes", "1-50"), ("", "1-50"), ("over", "5-1"), ("over", "0-3"), ("over", "x")]
+    ("modes", "n_ov"), [("yes", "1-50"), ("", "1-50"), ("over", "5-1"), ("over", "0-3"), ("over", "x"), ("over", "1-²")]
 )
 def test_bad_jobs_are_refused(modes: str, n_ov: str):
     with pytest.raises(ConfigError):

@@ -20,8 +20,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 UI := .venv-ui
 TESTS := tests/unit tests/distributed tests/e2e $(addprefix --ignore=tests/e2e/test_,small.py reason.py bundle.py)
-# Test files at a time. Files that train in two processes wait for one another often: four keep two cores busy.
-JOBS ?= 4
+# Test files at a time. Files that train start two or more processes each, so three keep two cores busy.
+JOBS ?= 3
 PEERS := .venv-bench
 SERVE := .venv-vllm
 BUNDLE := .venv-bundle

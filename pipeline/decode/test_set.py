@@ -152,9 +152,7 @@ def decode(
             str(run), weights, dataset.url, dataset.fingerprint(), options.seed, options.batch, options.limit,
             guards, _registration(recipe, options.permute_vectors), engine, list(terms),
         )  # fmt: skip
-        output = DecodeFolder(
-            out, settings, _about(recipe, dataset, options.permute_vectors, bool(terms)), _ranges(jobs)
-        )
+        output = DecodeFolder(out, settings, _about(recipe, dataset, options, bool(terms)), _ranges(jobs))
         for job in jobs:
             decode_share(Share(job.name, batches[rank::world], rank, world), output, partial(read, job), writer)
     return output.merge({job.name: [c.key for c in clips] for job in jobs})
@@ -187,10 +185,11 @@ def _registration(recipe: Any, permuted: bool) -> dict[str, Any]:
     return names | ({"permuted": True} if permuted else {})
 
 
-def _about(recipe: Any, dataset: Any, permuted: bool, context: bool) -> DecodeLabels:
-    """Return the labels of the figures."""
-    test_set = dataset.name + (PERMUTED if permuted else "") + (WITH_CONTEXT if context else "")
-    return DecodeLabels(recipe.name, recipe.stage, test_set, recipe.model.extractor, _hours(recipe))
+def _about(recipe: Any, dataset: Any, options: DecodeOptions, context: bool) -> DecodeLabels:
+    """Return the labels of the figures: what changes them is in a name, or rows would look alike."""
+    test_set = dataset.name + (PERMUTED if options.permute_vectors else "") + (WITH_CONTEXT if context else "")
+    run = recipe.name + (f" ({options.quantize})" if options.quantize else "")
+    return DecodeLabels(run, recipe.stage, test_set, recipe.model.extractor, _hours(recipe))
 
 
 def batches_of(clips: Sequence[DecodeItem], batch: int) -> list[list[DecodeItem]]:

@@ -165,6 +165,12 @@ def test_output_of_other_settings_is_refused(parts: Path, tmp_path: Path):
         run(parts, tmp_path, modes="no")
 
 
+def test_rows_of_a_rounded_model_have_a_name_of_their_own(parts: Path, tmp_path: Path):
+    run(parts, tmp_path / "out", modes="no", limit=1, quantize="int8", device="cpu")
+    (row,) = score_decoded(tmp_path / "out")
+    assert row["run"] == "tiny-test (int8)"
+
+
 def test_decoded_clips_are_scored(decoded: Path):
     found = score_decoded(decoded)
     assert [r["mode"] for r in found] == ["asr", "no", "match", "over"]

@@ -69,15 +69,32 @@ def use_float8(llm: Any, device: torch.device) -> None:
         device: where they are rounded and stay.
 
     Raises:
-        ModelError: the card has no float8, or torchao is missing.
+        ModelError: the card has no float8, torchao is missing, or this torch has no such product on the device.
     """
     if device.type == "cuda" and (found := torch.cuda.get_device_capability(device)) < CAPABILITY:
         name = f"{torch.cuda.get_device_name(device)} (compute capability {found[0]}.{found[1]})"
         raise ModelError(f"model.llm.float8: {name} has no float8, which cards from Ada and Hopper on have: {OFF}")
+    _try_product(device)
     for name, parent in list(llm.get_decoder().named_modules()):
         for child, layer in list(parent.named_children()):
             if type(layer) is nn.Linear and module_of(f"llm.{name}.{child}.weight") == "llm":
                 setattr(parent, child, Float8Linear(layer, device))
+
+
+def _try_product(device: torch.device) -> None:
+    """Multiply once: torch 2.11 on a CPU takes one scale a tensor, not one a row.
+
+    Raises:
+        ModelError: it cannot.
+    """
+    layer = Float8Linear(nn.Linear(32, 32, bias=False), device)
+    try:
+        layer(torch.ones(2, 32, device=device, dtype=torch.bfloat16))
+    except RuntimeError as e:
+        reason = str(e).splitlines()[0]
+        raise ModelError(
+            f"model.llm.float8: torch {torch.__version__} cannot multiply rows of float8 on {device} ({reason}): {OFF}"
+        ) from e
 
 
 def _whole(weight: Tensor) -> AbstractContextManager[Any]:

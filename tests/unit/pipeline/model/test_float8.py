@@ -80,3 +80,12 @@ def test_a_missing_torchao_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(float8, "torchao", float8.torchao.__wrapped__)
     with pytest.raises(ModelError, match="pip install torchao"):
         use_float8(llm(), CPU)
+
+
+def test_a_torch_without_the_product_is_refused_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: Any) -> Any:
+        raise RuntimeError("Now _scaled_mm only supports per-tensor scaling for CPU backend.\nmore")
+
+    monkeypatch.setattr(float8.functional, "linear", fails)
+    with pytest.raises(ModelError, match=r"cannot multiply rows of float8 on cpu \(Now _scaled_mm .* backend.\): set"):
+        use_float8(llm(), torch.device("cpu"))

@@ -51,6 +51,7 @@ def _write(folder: Path, config: dict[str, Any], state: Any, files: dict[str, An
 
 def build(config: dict[str, Any], **more: Any) -> torch.nn.Module:
     """The class of a configuration, as FunASR's AutoModel builds it."""
+    import funasr  # noqa: F401 - its own import fills the tables, that of a module which is loaded already does not
     from funasr.register import tables
 
     return tables.model_classes[config["model"]](**{**config, **config.get("model_conf", {}), **more})

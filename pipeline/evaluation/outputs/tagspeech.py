@@ -68,7 +68,8 @@ def _voices(reading: Reading, tags: str) -> dict[tuple[float, float], list[tuple
         spans = [s.strip() for s in fields.get("t", "").split(",") if s.strip()]
         right = [m for m in (re.fullmatch(_SPAN, s) for s in spans) if m]
         whole = "id" in fields and len(right) == len(spans) and len(fields) == len(found)
-        if not whole or rest or set(fields) - {"id", "g", "t"}:
+        known = set(fields) <= {"id", "g", "t"} and fields.get("g", "") in ("", *_GENDER)
+        if not whole or rest or not known:
             reading.odd("tags that do not parse", match[0])
         for span in right:
             voice = (fields.get("id"), _GENDER.get(fields.get("g", "")))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 
 import numpy as np
@@ -61,7 +62,7 @@ def test_audio_that_funasr_cannot_time_is_spread_over_segments(sensevoice: Path,
         raise IndexError("list index out of range")
 
     recogniser = load_recogniser(f"sensevoice@{sensevoice},{vad}")
-    monkeypatch.setattr("funasr.models.sense_voice.model.ctc_forced_align", fails)
+    monkeypatch.setattr(importlib.import_module("funasr.models.sense_voice.model"), "ctc_forced_align", fails)
     words = recogniser.words(tones(PLAN), "zh")
     assert "".join(w.text for w in words).split() == ["今天", "hello今"]
     assert "words are spread over its VAD's segments" in caplog.text

@@ -56,10 +56,14 @@ class Model:
 class Engine(WriteEngine):
     """Cannot prepare the prompt ``silence``."""
 
+    prepared = 0  # prompts
+
     def prepare(self, given: Sequence[Prompt]) -> list[Ready]:
         if any(p.pieces[0] == "silence" for p in given):
             raise AudioError("no audio")
-        return super().prepare(given)
+        ready = super().prepare(given)
+        self.prepared += len(given)
+        return ready
 
 
 class TokenByToken(WriteEngine):
@@ -93,8 +97,13 @@ def model() -> Model:
 
 
 @pytest.fixture
-def requests(model: Model) -> Iterator[Requests]:
-    with Requests(Engine(model), places=3) as found:
+def engine(model: Model) -> Engine:
+    return Engine(model)
+
+
+@pytest.fixture
+def requests(engine: Engine, model: Model) -> Iterator[Requests]:
+    with Requests(engine, places=3) as found:
         yield found
         model.release.set()
 
@@ -105,13 +114,16 @@ def clients() -> Iterator[ThreadPoolExecutor]:
         yield pool
 
 
-def test_waiting_requests_share_batches_in_turn(requests: Requests, model: Model, clients: ThreadPoolExecutor) -> None:
+def test_waiting_requests_share_batches_in_turn(
+    requests: Requests, engine: Engine, model: Model, clients: ThreadPoolExecutor
+) -> None:
     first = clients.submit(requests.ask, prompts("first"))
     assert model.begun.wait(60)
     long = clients.submit(requests.ask, prompts("l1", "l2", "l3", "l4"))
     wait_until(lambda: requests.waiting == 4)
     short = clients.submit(requests.ask, prompts("s1"))
-    wait_until(lambda: requests.waiting == 5)
+    wait_until(lambda: requests.waiting == 5 and engine.prepared == 6)
+    time.sleep(0.2)  # what is prepared is queued a moment later
     model.release.set()
     assert [a.text for a in long.result(60)] == ["L1", "L2", "L3", "L4"]
     assert [a.text for a in short.result(60)] == ["S1"]

@@ -319,7 +319,10 @@ def test_no_exception_and_no_letter_lost(kind: str, data: st.DataObject):
     json.dumps([r.text for r in rows], ensure_ascii=False).encode()
 
 
-@pytest.mark.parametrize("tag", ['<spk:Ж id="1" t="0-1"', '<spk id="Ж" id="1" t="0-1">', '<spk id="1" Ж t="0-1">'])
+@pytest.mark.parametrize(
+    "tag",
+    ['<spk id="1" t="0-1" g="Ж', '<spk:Ж id="1" t="0-1"', '<spk id="Ж" id="1" t="0-1">', '<spk id="1" Ж t="0-1">'],
+)
 def test_what_a_tag_should_not_hold_is_noted(tag: str):
     rows, said = parse_output("tagspeech", "s", f"<text>\n0-1>HI\n</text>\n<speaker>\n{tag}")
     assert rows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -9,7 +10,9 @@ from hypothesis import settings
 
 from tests.support.rgw import PACKAGES, Gateway, gateway, missing
 
-settings.register_profile("no wall time", deadline=None)
+# As Hypothesis does by itself in continuous integration: the same examples in each run, so that a change is judged by
+# what it changes. Other runs draw new ones.
+settings.register_profile("no wall time", deadline=None, derandomize="CI" in os.environ)
 settings.load_profile("no wall time")
 
 # Files that take minutes start first, so that no worker is left with one of them at the end.

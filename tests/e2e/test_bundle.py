@@ -59,7 +59,7 @@ def test_the_whole_bundle_answers_at_tiny_sizes(bundle: Path, tmp_path: Path) ->
     assert [a["steps"] for a in of["run"] if "stage" in a] == [6, 6]
     assert {a["engine"] for a in of["engines"] if "engine" in a} == {"bare", "zero2", "zero3"}
     assert len(of["memory"]) == 9
-    answered = {a["option"]: a for a in of["options"]}
+    answered = {a["option"]: a for a in of["options"] if "option" in a}
     assert all("seconds" in answered[option] for option in ("none", "encoder.compile"))
     if MACHINE:  # torch 2.11 multiplies rows of float8 on a GPU only
         assert "cannot multiply rows of float8 on cpu" in answered["llm.float8"]["not run"]

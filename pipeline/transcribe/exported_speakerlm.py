@@ -182,11 +182,7 @@ class SpeakerLMForConditionalGeneration(Model):
         from pipeline.transcribe.recording_transcriber import RecordingTranscriber, TranscribeOptions
         from shards.manifests.clip_rule import rule_of
 
-        if getattr(self.config, "dialogue", None):
-            raise ConfigError("this model was trained on dialogues: use speakerlm-transcribe --reasoner")
-        if context and not self.config.context:
-            raise ConfigError("this model was not trained with a line of context: leave context out")
-        context_pieces(context)  # refuses a text in place of a list
+        self._check_transcribes(context)
         device = str(self.device)
         options = TranscribeOptions(rule_of(*seconds), batch, channel, vad, naming, context=tuple(context))
         tokenizer = PromptTokenizer(processor.tokenizer, processor.system)
@@ -204,6 +200,14 @@ class SpeakerLMForConditionalGeneration(Model):
             return transcriber.transcribe(_source(audio, sampling_rate, "the recording"), people)
         finally:
             self.train(was_training)
+
+    def _check_transcribes(self, context: Sequence[str]) -> None:
+        """Raise an error if the model answers in dialogues, or cannot read the context."""
+        if getattr(self.config, "dialogue", None):
+            raise ConfigError("this model was trained on dialogues: use speakerlm-transcribe --reasoner")
+        if context and not self.config.context:
+            raise ConfigError("this model was not trained with a line of context: leave context out")
+        context_pieces(context)  # refuses a text in place of a list
 
     def _people(
         self, enrol: Mapping[str, Any], transcriber: Any, processor: SpeakerLMProcessor, rate: int | None, device: str

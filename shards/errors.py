@@ -46,6 +46,10 @@ class PlanError(SpeakerLMError):
     """A plan that cannot be made or resumed: a sample over the budget, a changed dataset."""
 
 
+class StoppingError(SpeakerLMError):
+    """A request to a service that is ending. The request is not at fault: a later one may be answered."""
+
+
 class ModelError(SpeakerLMError):
     """Weights, configuration or tokenizer that do not fit together."""
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from shards.errors import ConfigError
 
-MOST, LONGEST = 100, 60  # terms of a prompt, and characters of a term
+MOST, LONGEST = 100, 60  # terms of a prompt, from all sources, and characters of a term
 HELP = (
     "names and terms that may be said, for a model that was trained with data.context: 'Zoe Li, ZeRO-3', or a text "
     "file with one a line"
@@ -24,6 +24,21 @@ def split_terms(text: str) -> tuple[str, ...]:
         ConfigError: too many terms, or one too long or not printable.
     """
     return _checked([part for line in text.splitlines() for part in _BETWEEN.split(line)])
+
+
+def joined_terms(own: Sequence[str], general: Sequence[str]) -> tuple[str, ...]:
+    """Return a prompt's own terms, then those of every prompt, each of them once.
+
+    Raises:
+        ConfigError: together they are too many.
+    """
+    terms = tuple(dict.fromkeys([*own, *general]))
+    if len(terms) > MOST:
+        raise ConfigError(
+            f"the context has {len(terms)} terms, with {len(general)} of --context that every prompt gets; at most "
+            f"{MOST} are taken"
+        )
+    return terms
 
 
 def read_terms(value: str | None) -> tuple[str, ...]:

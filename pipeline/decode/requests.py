@@ -21,7 +21,7 @@ from pathlib import Path
 from threading import Condition, Event, Thread
 from typing import TYPE_CHECKING
 
-from shards.errors import ModelError, SpeakerLMError
+from shards.errors import ModelError, SpeakerLMError, StoppingError
 
 if TYPE_CHECKING:
     from pipeline.decode.engine import Engine, Ready
@@ -134,7 +134,8 @@ class Requests:
             check: raises if the request was cancelled; called while it waits.
 
         Raises:
-            AudioError, SpeakerError, ModelError: the model cannot take a prompt, or the engine stops.
+            AudioError, SpeakerError, ModelError: the model cannot take a prompt, or the engine has failed.
+            StoppingError: the queue is closed.
         """
         check()
         if not prompts:
@@ -142,7 +143,7 @@ class Requests:
         asked = _Asked(prompts)
         with self._changed:
             if self._queue.closed:
-                raise ModelError("the server is stopping")
+                raise StoppingError("the engine is stopping")
             self._queue.open.add(asked)
             self._queue.turns.append(asked)
             self._changed.notify_all()
@@ -166,7 +167,7 @@ class Requests:
             left = list(self._queue.open)
             self._changed.notify_all()
         for asked in left:
-            self._end(asked, ModelError("the server is stopping"))
+            self._end(asked, StoppingError("the engine is stopping"))
         for thread in self._threads:
             thread.join(timeout=60)
         self._engine.close()

@@ -81,11 +81,10 @@ class _Routes:
         service, begin = self.service, time.monotonic()
         job = service.admit(declared(request.headers, service.limits))
         try:
-            form = await read_form(
-                request.headers.get("content-type", ""), request.stream(), job.folder, service.limits
-            )
+            kind = request.headers.get("content-type", "")
+            form = await job.unless_stopped(read_form(kind, request.stream(), job.folder, service.limits))
             asked = TranscriptionRequest.of(
-                form, service.names, service.registers, service.limits, service.reads_context
+                form, service.names, service.registers, service.limits, service.reads_context, service.context
             )
             job.start(service.submit, lambda: service.transcribe(job, asked))
             if asked.stream:
@@ -111,7 +110,7 @@ class _Routes:
             self.service.metrics.cancelled.inc()
             return Response(status_code=LEFT)
         answer = of_exception(error, job.names)
-        if answer.code == "internal_error":
+        if answer.status == 500:
             logger.error("a request failed: %s", where(error))
         if answer.status == 504:
             self.service.metrics.cancelled.inc()
@@ -134,7 +133,7 @@ class _Routes:
             raise
         except Exception as e:  # noqa: BLE001 - the status has been sent: the error is an event
             answer = of_exception(e, job.names)
-            if answer.code == "internal_error":
+            if answer.status == 500:
                 logger.error("a streamed request failed: %s", where(e))
             yield _frame(answer.body)
         yield "data: [DONE]\n\n"
@@ -162,7 +161,7 @@ class _Routes:
         limits = replace(service.limits, upload_bytes=min(service.limits.upload_bytes, service.limits.reference_bytes))
         job = service.admit(declared(request.headers, limits))
         try:
-            clips = await self._clips(job, request, limits)
+            clips = await job.unless_stopped(self._clips(job, request, limits))
             job.start(service.submit, lambda: service.put_speaker(job, name, clips))
             person, new, warnings = await job.result(request.receive)
         except asyncio.CancelledError:

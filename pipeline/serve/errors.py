@@ -7,7 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from shards.errors import AudioError, ConfigError, SpeakerError, SpeakerLMError
+from shards.errors import AudioError, ConfigError, SpeakerError, SpeakerLMError, StoppingError, StorageError
+
+# What is wrong with a request: class of the error, its code, and the field if the message names none.
+OF_THE_REQUEST: tuple[tuple[type[SpeakerLMError], str, str | None], ...] = (
+    (AudioError, "invalid_audio", "file"),
+    (SpeakerError, "invalid_reference", None),
+    (ConfigError, "invalid_request", None),
+)
 
 
 @dataclass
@@ -49,6 +56,12 @@ def busy(message: str, retry_after: int) -> ApiError:
     return ApiError(429, message, "rate_limit_exceeded", retry_after=retry_after)
 
 
+def stopping() -> ApiError:
+    """Return the answer of a server that is ending: another one, or its next start, may take the request."""
+    message = "the server is stopping; ask again"
+    return ApiError(503, message, "stopping", retry_after=5, headers={"Connection": "close"})
+
+
 def of_exception(error: Exception, names: Mapping[Path, str]) -> ApiError:
     """Return the answer to an exception. Of one that is not of this project, only its class is shown.
 
@@ -59,14 +72,15 @@ def of_exception(error: Exception, names: Mapping[Path, str]) -> ApiError:
         return error
     if not isinstance(error, SpeakerLMError):
         return ApiError(500, f"internal error ({type(error).__name__}); see the server's log", "internal_error")
+    if isinstance(error, StoppingError):
+        return stopping()
+    if isinstance(error, StorageError):  # its message names files of the server
+        return ApiError(500, "the server cannot write to its disk; see the server's log", "storage_error")
     message = public(str(error), names)
     param = next((name for name in names.values() if message.startswith(name)), None)
-    if isinstance(error, AudioError):
-        return invalid(message, param or "file", "invalid_audio")
-    if isinstance(error, SpeakerError):
-        return invalid(message, param, "invalid_reference")
-    if isinstance(error, ConfigError):
-        return invalid(message, param)
+    for kind, code, of in OF_THE_REQUEST:
+        if isinstance(error, kind):
+            return invalid(message, param or of, code)
     return ApiError(500, message, "model_error")
 
 

@@ -7,14 +7,17 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from pipeline.serve.errors import ApiError
+from shards.errors import StoppingError
+
+T = TypeVar("T")
 
 KEEP_ALIVE_S = 15.0  # without an event, after which a streamed answer shows that it continues
 
@@ -26,19 +29,20 @@ class Cancelled(Exception):
 class Job:
     """A request in the server, from its first byte to its last."""
 
-    def __init__(self, seconds: float, spool: Path, released: Callable[[], None]) -> None:
+    def __init__(self, seconds: float, spool: Path, released: Callable[[Job], None]) -> None:
         """Make the request's folder; call in the event loop.
 
         Args:
             seconds: after which it ends with an error.
             spool: folder for the request's folder.
-            released: called once, when no thread works for it any more.
+            released: called once with the job, when no thread works for it any more.
         """
         self._seconds = seconds
         self._deadline = time.monotonic() + seconds
         self._loop = asyncio.get_running_loop()
         self._events: asyncio.Queue[Any] = asyncio.Queue()
-        self._released: Callable[[], None] | None = released
+        self._released: Callable[[Job], None] | None = released
+        self._stopped = asyncio.Event()
         self._lock = threading.Lock()
         self._future: Future[Any] | None = None
         self.cancelled = threading.Event()
@@ -79,6 +83,21 @@ class Job:
         self.emit(None)
         self.release()
 
+    def stop(self) -> None:
+        """End the job with an error, since the server ends; called in the event loop."""
+        self.cancelled.set()
+        self._stopped.set()
+        self._events.put_nowait(None)
+
+    async def unless_stopped(self, work: Coroutine[Any, Any, T]) -> T:
+        """Do what comes before the work of the thread, such as reading the upload.
+
+        Raises:
+            StoppingError: the server ends meanwhile. What `work` raises is raised too.
+        """
+        found: T = await self._or_gone(asyncio.ensure_future(work), None, timed=False)
+        return found
+
     async def result(self, receive: Callable[[], Any] | None = None) -> Any:
         """Wait for the work's result.
 
@@ -88,6 +107,7 @@ class Job:
         Raises:
             Cancelled: the client left.
             ApiError: the time is up. What the work raised is raised too.
+            StoppingError: the server ends.
         """
         assert self._future is not None
         return await self._or_gone(asyncio.wrap_future(self._future), receive)
@@ -99,12 +119,16 @@ class Job:
             await self.result()
         return event
 
-    async def _or_gone(self, wanted: asyncio.Future[Any], receive: Callable[[], Any] | None) -> Any:
-        gone = asyncio.ensure_future(_disconnected(receive)) if receive else None
-        waiting: list[asyncio.Future[Any]] = [wanted] if gone is None else [wanted, gone]
+    async def _or_gone(self, wanted: asyncio.Future[Any], receive: Callable[[], Any] | None, timed: bool = True) -> Any:
+        stopped = asyncio.ensure_future(self._stopped.wait())
+        waiting: list[asyncio.Future[Any]] = [wanted, stopped]
+        if receive:
+            waiting.append(asyncio.ensure_future(_disconnected(receive)))
         try:
-            left = max(0.0, self._deadline - time.monotonic())
+            left = max(0.0, self._deadline - time.monotonic()) if timed else None
             ended, _ = await asyncio.wait(waiting, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+            if stopped in ended and not (wanted.done() and not wanted.cancelled() and wanted.exception() is None):
+                raise StoppingError("the server is stopping")
             if wanted in ended:
                 return wanted.result()
             self.cancelled.set()
@@ -137,7 +161,7 @@ class Job:
             released, self._released = self._released, None
         if released is not None:
             shutil.rmtree(self.folder, ignore_errors=True)
-            released()
+            released(self)
 
     def abandon(self) -> None:
         """End a job; its place is free once its thread has noticed."""

@@ -20,7 +20,7 @@ from typing import Any
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from pipeline.decode.requests import where
-from pipeline.serve.errors import ApiError, invalid, of_exception
+from pipeline.serve.errors import ApiError, invalid, of_exception, stopping
 from pipeline.serve.jobs import Cancelled, Job
 from pipeline.serve.live_audio import LiveAudio
 from pipeline.serve.replies import Events, done
@@ -69,16 +69,17 @@ class LiveSession:
         return code
 
     async def _begin(self) -> tuple[list[str], list[Path], tuple[str, ...], bytes]:
-        """Return known speakers with their references, the terms of the prompt, and the first audio."""
+        """Return known speakers with their references, the terms of the prompts, and the first audio."""
         message = await self._receive()
         if message.get("bytes") is not None:
-            return [], [], (), bytes(message["bytes"])
+            return [], [], self._service.context, bytes(message["bytes"])
         content = _content(message)
         if content.get("type") != "start":
             raise invalid("a session begins with audio, or with a message of type 'start'", "type")
         names, clips = _texts(content, NAMES), _texts(content, REFERENCES)
         check_people(names, len(clips), self._service.limits)
-        context, refused = context_of(_text(content, "prompt"), self._service.reads_context)
+        prompt = _text(content, "prompt")
+        context, refused = context_of(prompt, self._service.reads_context, self._service.context)
         if refused:
             raise invalid(refused[0], "prompt", "unsupported_by_model")
         paths = [self._job.folder / f"reference-{i}" for i in range(len(clips))]
@@ -138,7 +139,7 @@ class LiveSession:
                 if forever:
                     continue
                 if self._service.draining.is_set():
-                    raise ApiError(503, "the server is stopping", "stopping")
+                    raise stopping()
                 if time.monotonic() > end:
                     raise ApiError(408, f"no audio came for {limits.idle_seconds:g} s", "timeout")
         finally:
@@ -163,9 +164,10 @@ class LiveSession:
 
     async def _fail(self, error: Exception) -> int:
         answer = of_exception(error, self._job.names)
-        if answer.code == "internal_error":
+        if answer.status == 500:
             logger.error("live session: %s", where(error))
         code = FAULT if answer.status >= 500 else POLICY
+        code = RESTART if answer.code == "stopping" else code
         with suppress(WebSocketDisconnect, RuntimeError):  # the client may have left
             await self._send({"type": "error", **answer.body})
             await self._socket.close(code)

@@ -19,6 +19,7 @@ import numpy as np
 from pipeline.transcribe.enrolment import Enrolled
 from pipeline.transcribe.recording_transcriber import NO_ENROLMENT
 from shards.errors import ConfigError, SpeakerError
+from shards.storage.local import atomic_file
 
 SUFFIX = ".speaker.json"
 
@@ -76,17 +77,15 @@ class PeopleFolder:
 
         Raises:
             ConfigError: as many people are enrolled as may be.
-            OSError: the file cannot be written.
+            StorageError: the file cannot be written.
         """
         person = KnownVoice(name, self._extractor, self._sha256, int(time.time()), tuple(map(float, vector)))
         with self._lock:
             new = name not in self._people
             if new and len(self._people) >= self._most:
                 raise ConfigError(f"{self._most} people are enrolled, as many as this server takes; delete one first")
-            path = self.path(name)
-            part = path.with_name(path.name + ".part")
-            part.write_text(json.dumps(asdict(person), ensure_ascii=False) + "\n", encoding="utf-8")
-            part.replace(path)
+            with atomic_file(self.path(name), wait=True) as file:
+                file.write(f"{json.dumps(asdict(person), ensure_ascii=False)}\n".encode())
             self._people[name] = person
         return person, new
 
@@ -122,19 +121,28 @@ class PeopleFolder:
         return sorted(self._folder.glob(f"{self.path(name).name.removesuffix(SUFFIX)}-*.flac"))
 
     def store_audio(self, name: str, clips: list[Path]) -> None:
-        """Store clips of a person as 16 kHz FLAC in place of earlier ones."""
+        """Store clips of a person as 16 kHz FLAC in place of earlier ones.
+
+        Raises:
+            AudioError: a clip cannot be read.
+            StorageError: a file cannot be written.
+        """
         import soundfile
 
         from pipeline.transcribe.audio_stream import blocks
         from shards.sample import SAMPLE_RATE
 
-        for old in self.audio_paths(name):
-            old.unlink(missing_ok=True)
         stem = self.path(name).name.removesuffix(SUFFIX)
-        for i, clip in enumerate(clips):
-            with soundfile.SoundFile(self._folder / f"{stem}-{i}.flac", "w", SAMPLE_RATE, 1, "PCM_16") as file:
+        new = [self._folder / f"{stem}-{i}.flac" for i in range(len(clips))]
+        for path, clip in zip(new, clips, strict=True):
+            with (
+                atomic_file(path, wait=True) as whole,
+                soundfile.SoundFile(whole, "w", SAMPLE_RATE, 1, "PCM_16", format="FLAC") as file,
+            ):
                 for block in blocks(clip):
                     file.write(block)
+        for old in set(self.audio_paths(name)).difference(new):
+            old.unlink(missing_ok=True)
 
 
 def _read(path: Path) -> KnownVoice:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote_to_bytes
 
-from pipeline.decode.context_line import split_terms
+from pipeline.decode.context_line import joined_terms, split_terms
 from pipeline.serve.errors import ApiError, invalid
 from pipeline.serve.limits import Limits
 from pipeline.serve.replies import FORMATS, NAMED, STREAMED
@@ -32,11 +32,17 @@ class TranscriptionRequest:
     names: tuple[str, ...] = ()
     references: tuple[Path, ...] = ()  # data URLs; empty: the names are enrolled on the server
     warnings: tuple[str, ...] = ()
-    context: tuple[str, ...] = ()  # terms of ``prompt``
+    context: tuple[str, ...] = ()  # terms of ``prompt``, then the server's
 
     @classmethod
     def of(
-        cls, form: Form, models: Collection[str], registers: bool, limits: Limits, reads_context: bool = False
+        cls,
+        form: Form,
+        models: Collection[str],
+        registers: bool,
+        limits: Limits,
+        reads_context: bool = False,
+        context: Sequence[str] = (),
     ) -> TranscriptionRequest:
         """Check a form.
 
@@ -44,6 +50,7 @@ class TranscriptionRequest:
             models: names under which the model is served.
             registers: False for a model of stage 1, which writes words only.
             reads_context: the model was trained with a line of context.
+            context: the server's own terms.
 
         Raises:
             ApiError: what is missing or wrong, with the field's name.
@@ -66,21 +73,21 @@ class TranscriptionRequest:
         if not registers and (names or kind in NAMED):
             what, param = ("known speakers", NAMES) if names else (f"response_format {kind}", "response_format")
             raise no_names(what, param)
-        context, notes = context_of(form.one("prompt") or "", reads_context)
+        terms, notes = context_of(form.one("prompt") or "", reads_context, context)
         warnings = (*_ignored(form), *notes)
-        return cls(audio[0], kind, stream, form.one("language"), tuple(names), tuple(references), warnings, context)
+        return cls(audio[0], kind, stream, form.one("language"), tuple(names), tuple(references), warnings, terms)
 
 
-def context_of(prompt: str, reads_context: bool) -> tuple[tuple[str, ...], list[str]]:
-    """Return the terms of a prompt, and warnings: a model that reads no context gets none.
+def context_of(prompt: str, reads_context: bool, server: Sequence[str] = ()) -> tuple[tuple[str, ...], list[str]]:
+    """Return the terms of a prompt and those of the server, and warnings: a model that reads no context gets none.
 
     Raises:
         ApiError: too many terms, or one is too long.
     """
     if not (prompt and reads_context):
-        return (), ["prompt is ignored: this model was not trained with a line of context"] * bool(prompt)
+        return tuple(server), ["prompt is ignored: this model was not trained with a line of context"] * bool(prompt)
     try:
-        return split_terms(prompt), []
+        return joined_terms(split_terms(prompt), server), []
     except ConfigError as e:
         raise invalid(f"prompt: {e}", "prompt", "invalid_prompt") from e
 

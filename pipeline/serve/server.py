@@ -17,13 +17,16 @@ from pipeline.serve.app import build_app
 from pipeline.serve.door import Door
 from pipeline.serve.service import Service
 
+LAST_ANSWERS_S = 10  # after the drain, for the answers of requests that are given up
+
 logger = getLogger(__name__)
 
 
 class Server(uvicorn.Server):
     """Stops on the first signal when the requests in it are answered, and on the second at once.
 
-    While it drains, new requests get 503 and live sessions end with what they have heard.
+    While it drains, new requests get 503 and live sessions end with what they have heard; so do those that are left at
+    its end.
     """
 
     def __init__(
@@ -42,6 +45,7 @@ class Server(uvicorn.Server):
         """
         self._service, self._ready = service, ready
         self._end = 0.0  # of the drain
+        self._given_up = False
         limits = service.limits
         super().__init__(
             uvicorn.Config(
@@ -54,7 +58,7 @@ class Server(uvicorn.Server):
                 access_log=False,  # it would hold people's names
                 server_header=False,
                 proxy_headers=False,
-                timeout_graceful_shutdown=max(1, round(limits.drain_seconds)),
+                timeout_graceful_shutdown=LAST_ANSWERS_S,
             )
         )
 
@@ -63,7 +67,7 @@ class Server(uvicorn.Server):
         if not self._service.draining.is_set():
             self.drain()
         else:
-            self.should_exit = self.force_exit = True
+            self.force_exit = True  # seen at the next tick
 
     def drain(self) -> None:
         """Take no more requests, and stop when those in the server are answered."""
@@ -78,8 +82,12 @@ class Server(uvicorn.Server):
 
     async def on_tick(self, counter: int) -> bool:
         """Return whether it is time to stop; called ten times per second."""
-        if self._service.draining.is_set() and (self._service.active == 0 or time.monotonic() > self._end):
-            self.should_exit = True
+        if self._service.draining.is_set():
+            if self._given_up or self._service.active == 0:
+                self.should_exit = True
+            elif self.force_exit or time.monotonic() > self._end:
+                self._service.give_up()  # sent until the next tick
+                self._given_up = True
         return await super().on_tick(counter)
 
 

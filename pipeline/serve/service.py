@@ -16,7 +16,7 @@ from pipeline.decode.engine import Engine
 from pipeline.decode.generate import Answer
 from pipeline.decode.requests import Requests
 from pipeline.prompts import Prompt
-from pipeline.serve.errors import ApiError, busy, invalid, public
+from pipeline.serve.errors import ApiError, busy, invalid, public, stopping
 from pipeline.serve.jobs import Job
 from pipeline.serve.limits import MIB, Limits
 from pipeline.serve.live_audio import LiveAudio
@@ -63,7 +63,7 @@ class Service:
             batch: chunks that are decoded together.
             reads_context: the model was trained with a line of context.
         """
-        self.reads_context = reads_context
+        self.reads_context, self.context = reads_context, transcriber.options.context
         self.limits = limits or Limits()
         self.names, self.spool, self.people, self.batch = tuple(names), spool, people, batch
         self.registers = transcriber.registers
@@ -71,6 +71,7 @@ class Service:
         self._base = transcriber
         self._lock = threading.Lock()
         self._active = self._live = 0
+        self._jobs: set[Job] = set()  # of both kinds
         self._typical = 5.0  # seconds of a request, a moving average: what Retry-After is made of
         self._local = threading.local()
         self._extractor_lock = threading.Lock()
@@ -103,8 +104,10 @@ class Service:
                 wait = self._typical * self._active / self.limits.running
                 message = f"{self._active} requests are in the server, as many as it takes; try again"
                 raise busy(message, max(1, min(60, round(wait))))
+            job = Job(self.limits.request_seconds, self.spool, self._leave)
             self._active += 1
-        return Job(self.limits.request_seconds, self.spool, self._leave)
+            self._jobs.add(job)
+        return job
 
     def admit_live(self) -> Job:
         """Take a live session in; see :meth:`admit`."""
@@ -112,20 +115,31 @@ class Service:
         with self._lock:
             if self._live >= self.limits.live:
                 raise busy(f"{self._live} live sessions are open, as many as the server takes; try again", 30)
+            job = Job(self.limits.hours * 3600, self.spool, self._leave_live)
             self._live += 1
-        return Job(self.limits.hours * 3600, self.spool, self._leave_live)
+            self._jobs.add(job)
+        return job
 
     def _check_open(self) -> None:
         if self.draining.is_set():
-            raise ApiError(503, "the server is stopping", "stopping", retry_after=5, headers={"Connection": "close"})
+            raise stopping()
 
-    def _leave(self) -> None:
+    def _leave(self, job: Job) -> None:
         with self._lock:
             self._active -= 1
+            self._jobs.discard(job)
 
-    def _leave_live(self) -> None:
+    def _leave_live(self, job: Job) -> None:
         with self._lock:
             self._live -= 1
+            self._jobs.discard(job)
+
+    def give_up(self) -> None:
+        """End the requests and sessions that are left with an error; called in the event loop."""
+        with self._lock:
+            left = list(self._jobs)
+        for job in left:
+            job.stop()
 
     def took(self, seconds: float) -> None:
         """Note the wall time of a transcription."""
@@ -205,15 +219,14 @@ class Service:
         """Return a transcriber of one job: its chunks wait with those of others, and end with it.
 
         Args:
-            context: terms of the job's own; the server's come after them.
+            context: all terms of its prompts.
         """
 
         def write(prompts: Sequence[Prompt]) -> list[Answer]:
             return self.requests.ask(prompts, job.check)
 
         base = self._base
-        terms = tuple(dict.fromkeys([*context, *base.options.context]))
-        options = replace(base.options, batch=batch, context=terms)
+        options = replace(base.options, batch=batch, context=tuple(context))
         return Transcriber(
             write, self.extractor, options, model=base.model, registers=base.registers, cache=base.cache, vad=self._vad
         )

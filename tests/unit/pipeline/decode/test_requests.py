@@ -14,7 +14,7 @@ from pipeline.decode.engine import Ready
 from pipeline.decode.generate import Answer
 from pipeline.decode.requests import Requests
 from pipeline.prompts import Prompt
-from shards.errors import AudioError, ModelError
+from shards.errors import AudioError, ModelError, StoppingError
 from tests.support.write_engine import WriteEngine
 
 
@@ -293,12 +293,12 @@ def test_closing_ends_what_waits(model: Model, clients: ThreadPoolExecutor) -> N
     wait_until(lambda: len(found._queue.open) == 3)
     closing = clients.submit(found.close)
     for one in asked:
-        with pytest.raises(ModelError, match="stopping"):
+        with pytest.raises(StoppingError, match="stopping"):
             one.result(60)
     assert engine.aborted
     model.release.set()
     closing.result(60)
     assert engine.closed
-    with pytest.raises(ModelError, match="stopping"):
+    with pytest.raises(StoppingError, match="stopping"):
         found.ask(prompts("x"))
     found.close()

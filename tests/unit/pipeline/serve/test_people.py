@@ -10,7 +10,7 @@ import pytest
 import soundfile
 
 from pipeline.serve.people import SUFFIX, PeopleFolder
-from shards.errors import ConfigError, SpeakerError
+from shards.errors import AudioError, ConfigError, SpeakerError, StorageError
 from shards.sample import SAMPLE_RATE
 
 SHA = "a" * 64
@@ -46,6 +46,21 @@ def test_no_more_people_than_the_limit(tmp_path: Path) -> None:
     people.put("Mike", unit(1))
     with pytest.raises(SpeakerError, match="not enrolled: Lucy"):
         people.enrolled(["Lucy"])
+
+
+def test_a_file_that_cannot_be_written_enrols_no_one(tmp_path: Path) -> None:
+    people = PeopleFolder(tmp_path, "pitch", SHA, 3, keep_audio=True)
+    people.path("Mike").mkdir()  # in the way
+    with pytest.raises(StorageError):
+        people.put("Mike", unit(0))
+    people.path("Mike").rmdir()
+    assert people.listed() == []
+    assert list(tmp_path.iterdir()) == []
+    soundfile.write(tmp_path / "a.wav", np.full(SAMPLE_RATE, 0.1), SAMPLE_RATE)
+    people.store_audio("Mike", [tmp_path / "a.wav"])
+    with pytest.raises(AudioError):
+        people.store_audio("Mike", [tmp_path / "missing.wav"])
+    assert len(people.audio_paths("Mike")) == 1  # the clip that was there
 
 
 @pytest.mark.parametrize(("identity", "sha"), [("other", SHA), ("pitch", "b" * 64)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,12 @@ LIMITS = Limits(people=3, reference_bytes=10)
 
 
 def request(
-    tmp_path: Path, registers: bool = True, references: int = 0, reads: bool = False, **fields: str | list[str]
+    tmp_path: Path,
+    registers: bool = True,
+    references: int = 0,
+    reads: bool = False,
+    server: Sequence[str] = (),
+    **fields: str | list[str],
 ) -> TranscriptionRequest:
     (tmp_path / "audio").write_bytes(b"x")
     listed = {"model": "m"} | fields
@@ -24,7 +30,7 @@ def request(
         {k: v if isinstance(v, list) else [v] for k, v in listed.items()},
         {"file": [tmp_path / "audio"], "known_speaker_references": [tmp_path / "r"] * references},
     )
-    return TranscriptionRequest.of(form, ["m"], registers, LIMITS, reads)
+    return TranscriptionRequest.of(form, ["m"], registers, LIMITS, reads, server)
 
 
 def test_defaults(tmp_path: Path) -> None:
@@ -76,6 +82,16 @@ def test_a_prompt_is_terms_for_a_model_that_reads_context(tmp_path: Path) -> Non
     with pytest.raises(ApiError, match="at most 60") as error:
         request(tmp_path, reads=True, prompt="a sentence " * 10)
     assert error.value.param == "prompt"
+
+
+def test_the_limit_of_terms_counts_those_of_the_server(tmp_path: Path) -> None:
+    server = [f"s{i}" for i in range(90)]
+    ten = ", ".join([f"r{i}" for i in range(10)] + server[:5])  # five of them are the server's, too
+    assert len(request(tmp_path, reads=True, server=server, prompt=ten).context) == 100
+    assert request(tmp_path, reads=True, server=server).context == tuple(server)
+    with pytest.raises(ApiError, match=r"101 terms, with 90 of --context .* at most 100") as error:
+        request(tmp_path, reads=True, server=server, prompt=f"{ten}, r10")
+    assert (error.value.status, error.value.param, error.value.code) == (400, "prompt", "invalid_prompt")
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from threading import Lock
 
 from pipeline.decode.engine import answer
 from pipeline.decode.generate import Answer, choose_device
@@ -87,9 +88,15 @@ class Transcriber(RecordingTranscriber):
         cache: Path | None = None,
         extractor: str | None = None,
     ) -> Transcriber:
-        """Take a loaded engine; one thread at a time may ask it. Else as :meth:`load`."""
+        """Take a loaded engine; threads that ask it wait for each other. Else as :meth:`load`."""
+        lock = Lock()  # a page that was stopped may end its chunk while the next one begins
+
+        def write(prompts: Sequence[Prompt]) -> list[Answer]:
+            with lock:
+                return answer(loaded.engine, prompts)
+
         return cls(
-            lambda prompts: answer(loaded.engine, prompts),
+            write,
             lambda: extractor_for(loaded.extractor, choose_device(device), cache, extractor),
             options,
             model=model,

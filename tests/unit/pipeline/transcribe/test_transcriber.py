@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 
@@ -11,12 +14,15 @@ import pytest
 import soundfile
 
 from pipeline.decode.generate import Answer
+from pipeline.decode.load_engine import Loaded
+from pipeline.prompts import Mode, Prompt, prompt_pieces
 from pipeline.transcribe.transcriber import TranscribeOptions, Transcriber
 from shards.errors import AudioError, ConfigError, SpeakerError
 from shards.manifests.clips import ClipRule
 from shards.sample import SAMPLE_RATE
 from tests.support.speech import package_cache
 from tests.support.voices import PEOPLE, Reference, Said, clips, enrolment, extractor, talk
+from tests.support.write_engine import WriteEngine
 
 SHORT = ClipRule((15.0, 20.0), (10.0, 25.0))
 
@@ -285,3 +291,21 @@ def test_loop_is_shown_once_and_kept_raw(conversation):
     assert {c.raw for c in transcript.chunks} == {raw}
     assert {t.text for t in transcript.turns} == {"hello", "yes and then"}
     assert all("stopped in a loop" in c.notes[0] for c in transcript.chunks)
+
+
+def test_threads_wait_for_each_other_before_one_engine():
+    """A page that was stopped ends its chunk while the next one begins."""
+    inside: list[int] = []
+
+    def write(prompts: Sequence[Prompt]) -> list[Answer]:
+        assert not inside, "two batches at a time"
+        inside.append(len(prompts))
+        time.sleep(0.05)  # another thread comes meanwhile
+        inside.clear()
+        return [Answer(str(len(p.waveform)), "end", 1) for p in prompts]
+
+    asked = [[Prompt(tuple(prompt_pieces(Mode.NO)), np.zeros(10 * i + n)) for n in range(2)] for i in range(1, 4)]
+    transcriber = Transcriber.of(Loaded(WriteEngine(write), "", False), TranscribeOptions(), model="m")
+    with ThreadPoolExecutor(3) as threads:
+        found = list(threads.map(transcriber.write, asked, timeout=30))
+    assert [[a.text for a in answers] for answers in found] == [[str(len(p.waveform)) for p in ps] for ps in asked]

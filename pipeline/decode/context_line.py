@@ -23,7 +23,7 @@ def split_terms(text: str) -> tuple[str, ...]:
     Raises:
         ConfigError: too many terms, or one too long or not printable.
     """
-    return _checked([part for line in text.splitlines() for part in _BETWEEN.split(line)])
+    return check_terms([part for line in text.splitlines() for part in _BETWEEN.split(line)])
 
 
 def joined_terms(own: Sequence[str], general: Sequence[str]) -> tuple[str, ...]:
@@ -58,7 +58,7 @@ def read_terms(value: str | None) -> tuple[str, ...]:
         except (OSError, UnicodeDecodeError) as e:
             reason = e.strerror or e if isinstance(e, OSError) else f"not UTF-8 ({e})"
             raise ConfigError(f"--context {path}: {reason}; name a text file with one term a line") from e
-        found = _checked([_REMARK.split(line, maxsplit=1)[0] for line in lines])
+        found = check_terms([_REMARK.split(line, maxsplit=1)[0] for line in lines])
     if not found:
         raise ConfigError(f"--context {value!r} names no term")
     return found
@@ -71,7 +71,12 @@ def _is_file(path: Path) -> bool:
         return False
 
 
-def _checked(parts: Sequence[str]) -> tuple[str, ...]:
+def check_terms(parts: Sequence[str]) -> tuple[str, ...]:
+    """Return distinct terms as prompts have them.
+
+    Raises:
+        ConfigError: too many terms, or one too long or not printable.
+    """
     from pipeline.prompts import NOT_ON_ONE_LINE, clean_text
 
     terms = tuple(dict.fromkeys(term for part in parts if (term := clean_text(part))))
@@ -103,15 +108,15 @@ def reads_context(folder: Path) -> bool:
     return bool(exported_config(folder).get("context"))
 
 
-def require_context(folder: Path, terms: Sequence[str]) -> None:
-    """Refuse terms for a model that was not trained with them: its prompt would be one that it has never read.
+def require_context(folder: Path, given: bool, option: str = "--context") -> None:
+    """Refuse an option that names terms for a model that was not trained with them: it has never read such a prompt.
 
     Raises:
         ConfigError: such a model.
         ModelError: neither a run nor an exported model.
     """
-    if terms and not reads_context(folder):
+    if given and not reads_context(folder):
         raise ConfigError(
-            f"{folder} was not trained with a line of context: leave --context out, or train with data.context.share "
+            f"{folder} was not trained with a line of context: leave {option} out, or train with data.context.share "
             "above 0"
         )

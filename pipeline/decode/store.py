@@ -19,6 +19,7 @@ from typing import IO, Any
 
 from pipeline.evaluation.files import read_json
 from shards.errors import ScoreError
+from shards.storage.local import atomic_file
 
 PARTS = "parts"
 DONE = "done"
@@ -63,7 +64,8 @@ class DecodeSettings:
     guards: dict[str, Any] = field(default_factory=dict)
     registration: dict[str, Any] = field(default_factory=dict)
     engine: dict[str, Any] = field(default_factory=dict)  # empty: transformers
-    context: list[str] = field(default_factory=list)  # terms of the prompt's line of context
+    context: list[str] = field(default_factory=list)  # terms of every prompt's line of context
+    clip_context: dict[str, Any] = field(default_factory=dict)  # number and hash of terms of single clips
 
 
 @dataclass(frozen=True)
@@ -196,7 +198,8 @@ class Part:
 
 def _check_same(folder: Path, stored: dict[str, Any], settings: DecodeSettings) -> None:
     moved = {"run", "dataset"}  # a run or a dataset may move; hash and fingerprint identify them
-    kept = {"engine": {}, "context": []} | stored.get("settings", {})  # folders of before these existed lack them
+    # Folders of before these existed lack them.
+    kept = {"engine": {}, "context": [], "clip_context": {}} | stored.get("settings", {})
     differing = [k for k, v in asdict(settings).items() if k not in moved and kept.get(k) != v]
     if differing:
         raise ScoreError(
@@ -246,6 +249,5 @@ def _write(path: Path, content: dict[str, Any]) -> None:
 
 def _replace(path: Path, text: str) -> None:
     """Write atomically; safe if other processes write the same file."""
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
+    with atomic_file(path, wait=True) as file:
+        file.write(text.encode())

@@ -20,6 +20,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pipeline.decode.clip_terms import HELP as CLIP_CONTEXT_HELP
+from pipeline.decode.clip_terms import OPTION as CLIP_CONTEXT
+from pipeline.decode.clip_terms import ClipTerms
 from pipeline.decode.context_line import HELP as CONTEXT_HELP
 from pipeline.decode.context_line import read_terms, require_context
 from pipeline.decode.dialogues import Dialogues, dialogues_of
@@ -40,7 +43,6 @@ from shards.sample import Segment
 logger = logging.getLogger(__name__)
 
 PERMUTED = " (vectors permuted)"  # suffix of the name of a test set that was decoded as a control
-WITH_CONTEXT = " (with context)"  # likewise of one whose prompts had a line of context
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,7 @@ class DecodeOptions:
     engine: str = "transformers"  # of ``pipeline.decode.engine.ENGINES``
     quantize: str | None = None  # of ``pipeline.decode.engine.QUANTIZE``
     context: str | None = None  # terms of every prompt's line of context, or a file of them
+    clip_context: Path | None = None  # file of further terms by clip
 
     @property
     def guards(self) -> Guards:
@@ -96,6 +99,17 @@ class DecodeOptions:
             raise ConfigError(f"--quantize is for stages 1 to 4, the run is of stage {recipe.stage}")
         found.check([job.mode for job in self.jobs(recipe.stage)])
         return found
+
+    def terms(self, run: Path) -> ClipTerms:
+        """Return the terms of prompts.
+
+        Raises:
+            ConfigError: a file that cannot be used, or a run that was not trained with terms.
+        """
+        general = read_terms(self.context)
+        require_context(run, bool(general))
+        require_context(run, self.clip_context is not None, CLIP_CONTEXT)
+        return ClipTerms.read(general, self.clip_context)
 
     def jobs(self, stage: int) -> list[DecodeJob]:
         """Return the jobs of a run of a stage.
@@ -136,23 +150,25 @@ def decode(
     weights = str(read_done(run)["weights_sha256"])
     recipe = load_recipe(run / "config.yaml")
     check_speech(recipe.stage, str(run))
-    require_context(run, terms := read_terms(options.context))
+    terms = options.terms(run)
     jobs, dialogues = options.jobs(recipe.stage), options.dialogues(recipe)
     dataset = open_test_set(dataset_url, options.extractor, recipe, jobs)
-    clips = clips_of(dataset)[: options.limit]
+    clips = clips_of(dataset)
+    terms.check([c.key for c in clips], dataset.url)
+    clips = clips[: options.limit]
     batches = batches_of(clips, options.batch)
 
     def read(job: DecodeJob, clip: DecodeItem) -> tuple[dict[str, Any], Any]:
-        row, prompt = prompt_of(dataset, clip.shard, clip.row, job, options.seed, recipe, terms)
+        row, prompt = prompt_of(dataset, clip.shard, clip.row, job, options.seed, recipe, terms.of(clip.key))
         return row, permuted(prompt) if options.permute_vectors else prompt
 
     with _writer(run, choose_device(options.device), options, dialogues) as (writer, engine):
         guards = dialogues.described() if dialogues else asdict(options.guards)
         settings = DecodeSettings(
             str(run), weights, dataset.url, dataset.fingerprint(), options.seed, options.batch, options.limit,
-            guards, _registration(recipe, options.permute_vectors), engine, list(terms),
+            guards, _registration(recipe, options.permute_vectors), engine, list(terms.general), terms.described(),
         )  # fmt: skip
-        output = DecodeFolder(out, settings, _about(recipe, dataset, options, bool(terms)), _ranges(jobs))
+        output = DecodeFolder(out, settings, _about(recipe, dataset, options, terms.label), _ranges(jobs))
         for job in jobs:
             decode_share(Share(job.name, batches[rank::world], rank, world), output, partial(read, job), writer)
     return output.merge({job.name: [c.key for c in clips] for job in jobs})
@@ -185,9 +201,9 @@ def _registration(recipe: Any, permuted: bool) -> dict[str, Any]:
     return names | ({"permuted": True} if permuted else {})
 
 
-def _about(recipe: Any, dataset: Any, options: DecodeOptions, context: bool) -> DecodeLabels:
+def _about(recipe: Any, dataset: Any, options: DecodeOptions, context: str) -> DecodeLabels:
     """Return the labels of the figures: what changes them is in a name, or rows would look alike."""
-    test_set = dataset.name + (PERMUTED if options.permute_vectors else "") + (WITH_CONTEXT if context else "")
+    test_set = dataset.name + (PERMUTED if options.permute_vectors else "") + context
     run = recipe.name + (f" ({options.quantize})" if options.quantize else "")
     return DecodeLabels(run, recipe.stage, test_set, recipe.model.extractor, _hours(recipe))
 
@@ -347,6 +363,7 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--quantize", choices=QUANTIZE, help=QUANTIZE_HELP)
     p.add_argument("--context", metavar="FILE|TERMS", help=CONTEXT_HELP)
+    p.add_argument(CLIP_CONTEXT, type=Path, metavar="FILE", help=CLIP_CONTEXT_HELP)
     return p
 
 

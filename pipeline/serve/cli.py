@@ -164,7 +164,7 @@ def _check_model(args: argparse.Namespace) -> None:
         raise ConfigError(
             f"{args.model} was trained on dialogues (stages 11 to 13); speakerlm-serve takes stages 1 to 4"
         )
-    require_context(args.model, read_terms(args.context))
+    require_context(args.model, bool(read_terms(args.context)))
 
 
 def _load(args: argparse.Namespace) -> tuple[Transcriber, Engine]:

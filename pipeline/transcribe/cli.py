@@ -178,7 +178,8 @@ def _load(args: argparse.Namespace) -> Transcriber | ReasonerTranscriber:
         return ReasonerTranscriber.load(args.model, dialogues, args.device, args.cache)
     if dialogue_rules(args.model) is not None:
         raise ConfigError(f"{args.model} was trained on dialogues: add --reasoner")
-    require_context(args.model, terms := read_terms(args.context))
+    terms = read_terms(args.context)
+    require_context(args.model, bool(terms))
     options = TranscribeOptions(
         rule, 1 if args.ui else args.batch, args.channel, args.vad, args.naming, args.same_voice, context=terms
     )

@@ -16,6 +16,7 @@ from pipeline.export.folder import export
 from pipeline.prompts import Prompt, TextPiece
 from pipeline.recipe.load import load_recipe, save_recipe
 from pipeline.transcribe.cli import main as transcribe
+from shards.dataset.dataset import open_dataset
 from shards.errors import ConfigError, ScoreError
 from tests.support.datasets import make_dataset
 from tests.support.training import DIM, finished_run, make_parts
@@ -107,3 +108,34 @@ def test_every_clip_gets_the_terms_and_its_folder_says_so(
     assert "(with context)" in json.dumps(described)
     with pytest.raises(ScoreError, match="decoded with another context"):
         test_set.decode(*where, replace(options, context=None))
+
+
+def test_clips_get_terms_of_their_own_and_folders_do_not_mix(
+    parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Prompt] = []
+
+    def ask(_model: object, _tokenizer: object, prompts: list[Prompt], *_: object, **__: object) -> list[Answer]:
+        asked.extend(prompts)
+        return [Answer("spk0: hi", "end", 3) for _ in prompts]
+
+    monkeypatch.setattr("pipeline.decode.transformers_engine.ask", ask)
+    keys = sorted(c.key for c in test_set.clips_of(open_dataset(str(parts / "test"))))
+    (tmp_path / "terms.tsv").write_text(f"{keys[0]}\tZoe Li\n{keys[1]}\t张三, GPU\n")
+    where = parts / "knows", str(parts / "test"), tmp_path / "out"
+    options = test_set.DecodeOptions(modes="no", batch=1, context="GPU", clip_context=tmp_path / "terms.tsv")
+    test_set.decode(*where, options)
+    lines = ["".join(p.text for p in prompt.pieces if isinstance(p, TextPiece)).partition("\n")[0] for prompt in asked]
+    assert sorted(lines) == ["Context: GPU", "Context: Zoe Li, GPU", "Context:张三, GPU"]
+    described = json.loads((tmp_path / "out" / "decode.json").read_text())
+    assert described["settings"]["clip_context"]["clips"] == 2
+    assert described["about"]["test_set"].endswith(" (with context per clip)")
+    (tmp_path / "other.tsv").write_text(f"{keys[0]}\tZoe Lee\n")
+    for other in (None, tmp_path / "other.tsv"):
+        with pytest.raises(ScoreError, match="decoded with another clip_context"):
+            test_set.decode(*where, replace(options, clip_context=other))
+    (tmp_path / "other.tsv").write_text("unknown\tZoe\n")
+    with pytest.raises(ConfigError, match=r"1 of 1 keys are not in .*: unknown"):
+        test_set.decode(*where, replace(options, clip_context=tmp_path / "other.tsv"))
+    with pytest.raises(ConfigError, match="leave --clip-context out"):
+        test_set.decode(parts / "run", *where[1:], replace(options, context=None))

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pipeline.frames import padded_frames
+from pipeline.frames import encoder_frames, padded_frames
 
 
 def partition(frames: Sequence[int], calls: int, multiple: int = 1) -> list[list[int]]:
@@ -50,6 +50,11 @@ def partition(frames: Sequence[int], calls: int, multiple: int = 1) -> list[list
     if stop:
         groups.append(order[:stop])
     return groups[::-1]
+
+
+def partition_audios(lengths: Sequence[int], calls: int, multiple: int = 1) -> list[list[int]]:
+    """As :func:`partition`, of audios of so many samples."""
+    return partition([encoder_frames(n) for n in lengths], calls, multiple)
 
 
 def _before(best: np.ndarray) -> np.ndarray:

@@ -26,8 +26,10 @@ from itertools import pairwise
 from typing import Any
 
 from pipeline.encoder_calls import partition
-from pipeline.frames import encoder_frames, padded_frames, windows
-from pipeline.stages import Checkpointing, module_of
+from pipeline.frames import LFR_SHIFT, encoder_frames, padded_frames, windows
+from pipeline.stages import Base, Checkpointing, module_of
+
+FRAME_SECONDS = LFR_SHIFT / 100  # an encoder frame, the unit of audio in budgets
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,14 +107,16 @@ class Sizes:
     encoder_layers: int
     encoder_width: int
     projector_layers: int
-    encoder_states: int = 1  # positions of the encoder's layers in a frame
+    encoder_states: float = 1  # positions of the encoder's layers in a frame
     encoder_window: int | None = None  # frames; None: it cuts nothing
     frame_multiple: int = 1  # that rows of frames are padded to
     float8: bool = False  # the LLM's frozen matrices are
 
     @classmethod
     def of(cls, model: Any) -> Sizes:
-        """Of a SpeakerLM: on any device, meta too, and with parameters that ZeRO-3 has partitioned."""
+        """Of a SpeakerLM or a thinker: on any device, meta too, and with parameters that ZeRO-3 has partitioned."""
+        if (base := getattr(model, "base", Base.SPEAKERLM)) != Base.SPEAKERLM:
+            return _thinker_sizes(model, base)
         counts = dict.fromkeys(("llm", "lora", "encoder", "audio_projector", "speaker_projector"), 0)
         outside = {id(p) for m in (model.get_input_embeddings(), _head(model)) for p in m.parameters()}
         convolution = 0
@@ -246,6 +250,49 @@ class Meter:
     def share(self, operations: float, seconds: float) -> float | None:
         """Of the peak: MFU of model operations, HFU of hardware operations."""
         return operations / seconds / self.peak if self.peak and seconds else None
+
+
+def _thinker_sizes(model: Any, base: Base) -> Sizes:
+    """Sizes of a thinker. A token uses its share of the experts; the encoder's uses are counted per 60 ms.
+
+    Its convolutions slide over features of 10 ms: Qwen2.5-Omni's two at 100 and 50 a second, Qwen3-Omni's three over a
+    plane of features and bands, whose sides each of them halves.
+    """
+    text, audio = model.llm.config.get_text_config(), model.llm.config.audio_config
+    chosen = text.num_experts_per_tok / text.num_experts if base is Base.QWEN3_OMNI else 1.0
+    rate = 50.0 if base is Base.QWEN2_5_OMNI else 13.0  # of the encoder's layers a second
+    planes = {f"conv2d{i}": -(-100 // 2**i) * -(-audio.num_mel_bins // 2**i) for i in (1, 2, 3)}
+    uses = {"conv1": 100.0, "proj": 25.0, **planes}  # a second, where others than the layers'
+    counts = {"llm": 0.0, "lora": 0.0, "head": 0.0, "encoder": 0.0}
+    for name, p in model.named_parameters():
+        shape = tuple(getattr(p, "ds_shape", p.shape))
+        if len(shape) < 2 or "embed_tokens" in name or "audio_bos_eos_token" in name:
+            continue
+        if ".audio_tower." in name:
+            part = name.partition(".audio_tower.")[2].partition(".")[0]
+            counts["encoder"] += _product(shape) * uses.get(part, rate) * FRAME_SECONDS
+        elif "lm_head" in name:
+            counts["head"] += _product(shape)
+        else:
+            counts[module_of(name)] += _product(shape) * (chosen if ".experts." in name else 1.0)
+    heads = text.num_attention_heads
+    window = 2 * audio.n_window if base is Base.QWEN2_5_OMNI else audio.n_window_infer
+    return Sizes(
+        llm=round(counts["llm"]),
+        head=round(counts["head"]),
+        lora=round(counts["lora"]),
+        encoder=round(counts["encoder"]),
+        projector=0,
+        convolution=0,
+        speaker=0,
+        llm_layers=text.num_hidden_layers,
+        llm_width=heads * (getattr(text, "head_dim", None) or text.hidden_size // heads),
+        encoder_layers=audio.encoder_layers,
+        encoder_width=audio.d_model,
+        projector_layers=0,
+        encoder_states=rate * FRAME_SECONDS,
+        encoder_window=max(1, window // LFR_SHIFT),
+    )
 
 
 def _head(model: Any) -> Any:

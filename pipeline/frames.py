@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pipeline.stages import Base
+
 FRAME_SAMPLES = 400  # 25 ms at 16 kHz
 HOP_SAMPLES = 160  # 10 ms
 LFR_WINDOW = 7  # filterbank frames stacked into one encoder frame
 LFR_SHIFT = 6  # and how far that window moves
 N_MELS = 80  # channels of a filterbank frame
+SECOND_FRAMES, SECOND_POSITIONS = 100, 13  # Qwen3-Omni's encoder takes a second of features at a time
+Stride = int | Base  # encoder frames a position; or a base whose own encoder makes the positions
 
 
 def fbank_frames(num_samples: int) -> int:
@@ -29,9 +33,28 @@ def padded_frames(frames: int, multiple: int) -> int:
     return -(-frames // multiple) * multiple
 
 
-def audio_positions(num_samples: int, stride: int) -> int:
-    """LLM positions of a waveform after the projector's convolution of this stride (same padding: a ceiling)."""
+def audio_positions(num_samples: int, stride: Stride) -> int:
+    """LLM positions of a waveform after the projector's convolution of this stride (same padding: a ceiling).
+
+    Of a thinker they are what its encoder makes of features of 10 ms: 25 a second in Qwen2.5-Omni, after a convolution
+    and a pooling that halve their number; 13 a second in Qwen3-Omni, after three convolutions over each second.
+    """
+    if isinstance(stride, Base):
+        return thinker_positions(mel_frames(num_samples), stride)
     return -(-encoder_frames(num_samples) // stride)
+
+
+def mel_frames(num_samples: int) -> int:
+    """Features of 10 ms that a thinker hears of a waveform, which is filled up with zeros to whole ones."""
+    return -(-num_samples // HOP_SAMPLES)
+
+
+def thinker_positions(frames: int, base: Base) -> int:
+    """LLM positions of features of 10 ms in a thinker."""
+    if base is Base.QWEN2_5_OMNI:
+        return -(-frames // 2) // 2
+    seconds, rest = divmod(frames, SECOND_FRAMES)
+    return SECOND_POSITIONS * seconds - (-rest // 8)
 
 
 def windows(frames: int, longest: int) -> list[tuple[int, int]]:

@@ -273,9 +273,10 @@ class PromptTokenizer:
         from jinja2.exceptions import TemplateError
 
         user = {"role": "user", "content": _PLACEHOLDER}
+        lines = [{"role": "system", "content": system}, user] if system else [user]
         render = self.tokenizer.apply_chat_template
         try:
-            text = render([{"role": "system", "content": system}, user], add_generation_prompt=True, tokenize=False)
+            text = render(lines, add_generation_prompt=True, tokenize=False)
         except TemplateError:  # a template without a system role: the line goes before the question, as in the paper
             user["content"] = f"{system} {_PLACEHOLDER}"
             text = render([user], add_generation_prompt=True, tokenize=False)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from pkgutil import resolve_name
 from typing import Any
@@ -17,6 +17,14 @@ from typing import Any
 from shards.errors import ConfigError
 
 MODULES = ("encoder", "audio_projector", "speaker_projector", "lora")
+
+
+class Base(StrEnum):
+    """The model that a recipe trains, ``model.base``."""
+
+    SPEAKERLM = "speakerlm"  # encoder, projectors and a causal LM of one's choice
+    QWEN2_5_OMNI = "qwen2.5-omni"  # Speaker-Reasoner's own: the thinker of Qwen2.5-Omni,
+    QWEN3_OMNI = "qwen3-omni"  # and that of Qwen3-Omni, a mixture of experts
 
 
 class Task(StrEnum):
@@ -123,9 +131,18 @@ def stage_number(text: str) -> int:
     return int(match[2]) + (REASONER if match[1] else 0)
 
 
-def stage_of(number: int) -> Stage:
-    """Return the row of a recipe's ``stage``."""
-    return CORRECTION if number == CORRECTION.number else STAGES[number]
+def stage_of(number: int, base: str = Base.SPEAKERLM) -> Stage:
+    """Return the row of a recipe's ``stage``, as a model of this base is trained.
+
+    A thinker hears already, so its encoder stays frozen with the rest of it: its LoRA alone learns, and R1 starts from
+    the public checkpoint.
+    """
+    row = CORRECTION if number == CORRECTION.number else STAGES[number]
+    if base == Base.SPEAKERLM:
+        return row
+    before = row.starts_from if row.starts_from is not None and row.starts_from > REASONER else None
+    builder = "pipeline.model.thinker:build_thinker"
+    return replace(row, trains=frozenset({"lora"}), starts_from=before, model=builder)
 
 
 def check_speech(number: int, what: str) -> None:

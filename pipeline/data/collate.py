@@ -17,8 +17,8 @@ from torch import Tensor
 from pipeline.data.dialogue_batch import part_weights, slice_of, turns_of, words_of
 from pipeline.data.planned import PlannedSample
 from pipeline.data.speaker_probes import answer_token, probe_positions
-from pipeline.encoder_calls import partition
-from pipeline.frames import audio_positions, encoder_frames
+from pipeline.encoder_calls import partition_audios
+from pipeline.frames import Stride, audio_positions
 from pipeline.prompts import (
     AudioPiece,
     Layout,
@@ -172,7 +172,7 @@ class _Packed:
 def collate(
     loaded: Sequence[LoadedSample],
     tokenizer: PromptTokenizer,
-    stride: int,
+    stride: Stride,
     speaker_dim: int,
     dataset: str,
     questions: int = 0,
@@ -227,11 +227,11 @@ def collate(
     )
 
 
-def _audio_rows(packed: _Packed, calls: int, stride: int) -> tuple[Tensor | tuple[Tensor, ...], Tensor, Tensor, int]:
+def _audio_rows(packed: _Packed, calls: int, stride: Stride) -> tuple[Tensor | tuple[Tensor, ...], Tensor, Tensor, int]:
     """Waveforms and their lengths by encoder call, where their positions go, and how many are of dummies."""
     waves = [wave for wave, _ in packed.rows]
     stops = np.cumsum([0, *(count for _, count in packed.rows)]).tolist()
-    groups = partition([encoder_frames(len(wave)) for wave in waves], calls)
+    groups = partition_audios([len(wave) for wave in waves], calls)
     order = [i for group in groups for i in group]
     index = [packed.audio[k] for i in order for k in range(stops[i], stops[i + 1])]
     lengths = [len(waves[i]) for i in order]
@@ -249,7 +249,7 @@ def _noise() -> np.ndarray:
     return 1e-3 * np.random.Generator(np.random.Philox(key=0)).standard_normal(_EMPTY_SAMPLES, dtype=np.float32)
 
 
-def empty_batch(tokenizer: PromptTokenizer, stride: int, speaker_dim: int, encoder_calls: int = 1) -> Batch:
+def empty_batch(tokenizer: PromptTokenizer, stride: Stride, speaker_dim: int, encoder_calls: int = 1) -> Batch:
     """Micro-batch of a rank that has none left in a step: half a second of fixed low noise, one registered speaker, one
     target token, weight 0. It runs through every module, as a real one does."""
     layout = tokenizer.encode_prompt(prompt_pieces(Mode.MATCH, [_EMPTY_NAME]))
@@ -281,7 +281,7 @@ def empty_batch(tokenizer: PromptTokenizer, stride: int, speaker_dim: int, encod
     )
 
 
-def _append(packed: _Packed, item: LoadedSample, tokenizer: PromptTokenizer, stride: int, questions: int) -> None:
+def _append(packed: _Packed, item: LoadedSample, tokenizer: PromptTokenizer, stride: Stride, questions: int) -> None:
     planned = item.planned
     assert isinstance(planned.mode, Mode)
     start = len(packed.ids)
@@ -289,7 +289,7 @@ def _append(packed: _Packed, item: LoadedSample, tokenizer: PromptTokenizer, str
     audio = audio_positions(len(item.wave), stride)
     first_audio = len(packed.audio)
     _append_prompt(packed, layout, item.wave, audio)
-    if questions and planned.mode is not Mode.ASR:
+    if questions and isinstance(stride, int) and planned.mode is not Mode.ASR:
         labels = speaker_labels(planned.mode, item.sample.segments, planned.target_names)
         for at, speaker in probe_positions(item.sample.segments, audio, stride, questions, planned.speed):
             token = answer_token(tokenizer, planned.mode, labels[speaker])
@@ -308,7 +308,7 @@ def _append(packed: _Packed, item: LoadedSample, tokenizer: PromptTokenizer, str
 
 
 def _append_dialogue(
-    packed: _Packed, item: LoadedSample, tokenizer: PromptTokenizer, stride: int, config: DialogueConfig
+    packed: _Packed, item: LoadedSample, tokenizer: PromptTokenizer, stride: Stride, config: DialogueConfig
 ) -> None:
     start, first_target = len(packed.ids), len(packed.targets)
     samples = [item.sample, *(sample for sample, _ in item.cached)]

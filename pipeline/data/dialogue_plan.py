@@ -14,7 +14,7 @@ from pipeline.data.index_rows import IndexRow
 from pipeline.data.keyed_random import keyed_rng, keyed_uniform
 from pipeline.data.planned import CachedClip
 from pipeline.dialogue.build import CacheEntry, Clip, DialogueRules, dialogue
-from pipeline.frames import audio_positions
+from pipeline.frames import Stride, audio_positions
 from pipeline.prompts import AudioPiece, TextPiece, Turn, WordsPiece
 from pipeline.recipe.schema import CacheConfig, DialogueConfig, TaskShares
 from pipeline.stages import Task
@@ -39,7 +39,7 @@ class TurnFrame:
     between: int
     suffix: int
     num_samples: int
-    stride: int
+    stride: Stride
 
 
 def rules_of(config: DialogueConfig) -> DialogueRules:

@@ -32,7 +32,7 @@ from pipeline.data.planned import CachedClip, GlobalStep, MicroBatch, PlannedSam
 from pipeline.data.readahead import ReadAhead
 from pipeline.data.registration import BankVector, VectorSource
 from pipeline.data.workers import init_worker, owned
-from pipeline.frames import perturbed_samples
+from pipeline.frames import Stride, perturbed_samples
 from pipeline.prompts import PromptTokenizer
 from pipeline.recipe.schema import DialogueConfig
 from shards.dataset.dataset import Dataset
@@ -87,7 +87,7 @@ class SampleReader:
         self,
         datasets: Sequence[Dataset],
         tokenizer: PromptTokenizer,
-        stride: int,
+        stride: Stride,
         speaker_dim: int,
         augmenter: Augmenter | None = None,
         questions: int = 0,

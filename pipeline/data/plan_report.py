@@ -12,7 +12,7 @@ from pipeline.data.plan import Plan
 from pipeline.data.planned import GlobalStep, MicroBatch, PlanSettings
 from pipeline.encoder_calls import computed_frames
 from pipeline.flops import Meter
-from pipeline.frames import encoder_frames
+from pipeline.frames import Stride, encoder_frames
 from pipeline.prompts import Mode
 from pipeline.stages import Task
 from shards.sample import SAMPLE_RATE
@@ -59,7 +59,7 @@ def plan_report(plan: Plan, steps: int, ranks: int | None = None, cost: Cost | N
     return report(list(islice(plan, steps)), plan.settings, ranks, cost)
 
 
-def flops_of(meter: Meter, stride: int, calls: int = 1) -> Cost:
+def flops_of(meter: Meter, stride: Stride, calls: int = 1) -> Cost:
     """Hardware operations of a planned micro-batch in the model of ``meter``, as its cost; ``calls`` of the encoder."""
     return lambda batch: meter.hardware(batch.load(stride, calls))
 

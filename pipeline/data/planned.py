@@ -9,7 +9,7 @@ from pipeline.data.augment import Noises
 from pipeline.data.registration import VectorSource
 from pipeline.dialogue.build import CacheEntry
 from pipeline.flops import Load
-from pipeline.frames import audio_positions, encoder_frames
+from pipeline.frames import Stride, audio_positions, encoder_frames
 from pipeline.prompts import Mode
 from pipeline.recipe.schema import DataConfig, Recipe
 from pipeline.stages import STAGES, Task
@@ -66,7 +66,7 @@ class MicroBatch:
     samples: tuple[PlannedSample, ...]
     spares: tuple[PlannedSample, ...] = ()
 
-    def load(self, stride: int, calls: int = 1) -> Load:
+    def load(self, stride: Stride, calls: int = 1) -> Load:
         """Return the sizes that its cost depends on; ``stride`` of the audio projector, ``calls`` of the encoder."""
         return Load(
             samples=tuple(p.positions for p in self.samples),
@@ -93,7 +93,7 @@ class PlanSettings:
 
     seed: int
     registration: bool  # False: a bare transcript is the target
-    stride: int  # of the audio projector
+    stride: Stride  # of the audio projector, or the base
     tokenizer: str  # hash
     data: DataConfig
     epochs: int | None = None  # None: without end
@@ -117,7 +117,7 @@ class PlanSettings:
             registration=STAGES[recipe.stage].registration,
             tasks=STAGES[recipe.stage].tasks,
             cache=STAGES[recipe.stage].cache,
-            stride=recipe.model.projector.stride,
+            stride=recipe.model.stride,
             tokenizer=tokenizer,
             data=recipe.data,
             noise=Noises(noise).fingerprint if noise else None,

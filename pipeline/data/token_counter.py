@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pipeline.data.dialogue_plan import TurnFrame
 from pipeline.data.index_rows import IndexRow
 from pipeline.data.lengths import Tokenizer
+from pipeline.frames import Stride
 from pipeline.prompts import Mode, SpeakerPiece, TextPiece, anonymous_label, prompt_pieces
 
 
@@ -22,7 +23,7 @@ class TokenCounter:
         """Tokens of one piece of text."""
         return len(self._encode(text))
 
-    def frame(self, num_samples: int, stride: int) -> TurnFrame:
+    def frame(self, num_samples: int, stride: Stride) -> TurnFrame:
         """Tokens around the turns of a dialogue over an audio; ``stride`` of the audio projector."""
         t = self._tokenizer
         return TurnFrame(len(t.prefix), len(t.between), len(t.suffix), num_samples, stride)

@@ -21,4 +21,4 @@ def load_for_decoding(run: Path, device: str) -> tuple[Any, PromptTokenizer, Any
 
     dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
     model, tokenizer, recipe = load_finished_run(run, dtype)
-    return model.to(device).eval(), tokenizer, recipe  # type: ignore[arg-type]
+    return model.to(device).eval(), tokenizer, recipe

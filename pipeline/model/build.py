@@ -16,16 +16,18 @@ from pipeline.model.encoder_interface import EncoderCheckpoint, EncoderShape, fi
 from pipeline.model.exported import ExportedEncoder, is_exported, tokenizer_of
 from pipeline.model.modeling_speakerlm import SpeakerLMForConditionalGeneration
 from pipeline.model.own_weights import base_hashes, load_own_weights
+from pipeline.model.thinker_tokens import ThinkerTokenizer
 from pipeline.prompts import PromptTokenizer
 from pipeline.recipe.load import load_recipe
 from pipeline.recipe.schema import ModelConfig, Recipe
-from pipeline.stages import Stage, check_speech, module_of
+from pipeline.stages import Base, Stage, check_speech, module_of, stage_of
 from shards.weights.hubs import resolve_checkpoint
 
 
 def load_tokenizer(cfg: ModelConfig) -> PromptTokenizer:
-    """The LLM's tokenizer."""
-    return tokenizer_of(resolve_checkpoint(cfg.llm.checkpoint, cfg.llm.hub))
+    """The LLM's tokenizer, with the prompts of the recipe's base."""
+    folder = resolve_checkpoint(cfg.llm.checkpoint, cfg.llm.hub)
+    return tokenizer_of(folder) if cfg.base == Base.SPEAKERLM else ThinkerTokenizer.of_base(folder, Base(cfg.base))
 
 
 def build_model(
@@ -127,16 +129,14 @@ def new_encoder_shape(cfg: ModelConfig) -> EncoderShape:
     return shape_without_checkpoint(plugin, plugin.CLASS_NAME or cfg.encoder.class_name, cfg.encoder.config)
 
 
-def set_trainable(model: SpeakerLMForConditionalGeneration, stage: Stage) -> list[str]:
+def set_trainable(model: Any, stage: Stage) -> list[str]:
     """Freeze all but the stage's modules and set train mode; returns the names of trainable parameters."""
-    names = model.trainable(stage.trains)
+    names: list[str] = model.trainable(stage.trains)
     model.train()
     return names
 
 
-def load_finished_run(
-    folder: Path | str, dtype: torch.dtype = torch.float32
-) -> tuple[SpeakerLMForConditionalGeneration, PromptTokenizer, Recipe]:
+def load_finished_run(folder: Path | str, dtype: torch.dtype = torch.float32) -> tuple[Any, PromptTokenizer, Recipe]:
     """A finished run's model in eval mode, its tokenizer and its recipe, without DeepSpeed.
 
     Raises:
@@ -146,6 +146,7 @@ def load_finished_run(
     folder = Path(folder)
     recipe = load_recipe(folder / "config.yaml")
     check_speech(recipe.stage, str(folder))
-    model = build_model(recipe.model, dtype=dtype, seed=recipe.seed)
+    stage = stage_of(recipe.stage, recipe.model.base)
+    model = stage.load(stage.model)(recipe.model, dtype=dtype, seed=recipe.seed)
     load_own_weights(model, folder)
     return model.eval(), load_tokenizer(recipe.model), recipe

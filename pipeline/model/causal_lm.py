@@ -31,6 +31,27 @@ def load_llm(folder: Path, *, ds_config: Mapping[str, Any] | None, dtype: torch.
     """
     from transformers import AutoModelForCausalLM
 
+    inside = {"config": llm_config(folder), "key_mapping": LLM_KEYS} if is_exported(folder) else {}
+    with _without_warnings(bool(inside)):  # of encoder, projectors and LoRA, which an LLM has no use for
+        llm = load_from_files(AutoModelForCausalLM, folder, ds_config, dtype, "a causal LM", **inside)
+    check_packable(llm)
+    llm.requires_grad_(False)
+    return llm
+
+
+def load_from_files(
+    cls: Any, folder: Path, ds_config: Mapping[str, Any] | None, dtype: torch.dtype, kind: str, **more: Any
+) -> Any:
+    """A model of a transformers class with every weight from its files, attending as packing.py does.
+
+    Args:
+        ds_config: where it says ZeRO-3, each rank keeps its partition.
+        kind: of model, for errors.
+        more: for ``from_pretrained``.
+
+    Raises:
+        ModelError: a file is missing, or weights do not fit the architecture. Lists the keys.
+    """
     bars_on_terminals_only()
     zero3 = is_zero3(ds_config)
     if zero3:
@@ -38,22 +59,17 @@ def load_llm(folder: Path, *, ds_config: Mapping[str, Any] | None, dtype: torch.
 
         alive = HfDeepSpeedConfig(dict(ds_config or {}))  # transformers looks for a living one
     try:
-        inside = {"config": llm_config(folder), "key_mapping": LLM_KEYS} if is_exported(folder) else {}
-        with _without_warnings(bool(inside)):  # of encoder, projectors and LoRA, which an LLM has no use for
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
-                str(folder), dtype=dtype, attn_implementation=register(), output_loading_info=True, **inside
-            )
+        model, info = cls.from_pretrained(
+            str(folder), dtype=dtype, attn_implementation=register(), output_loading_info=True, **more
+        )
     except (OSError, ValueError, KeyError, RuntimeError) as e:
-        raise ModelError(f"{folder}: not a causal LM that transformers can load: {e}") from e
-    llm, info = loaded
+        raise ModelError(f"{folder}: not {kind} that transformers can load: {e}") from e
     if zero3:
         del alive
     problems = [f"{what} {key}" for what in ("missing_keys", "mismatched_keys") for key in sorted(map(str, info[what]))]
     if problems:
-        raise ModelError(f"{folder}: weights do not fit {type(llm).__name__}: {'; '.join(problems[:20])}")
-    check_packable(llm)
-    llm.requires_grad_(False)
-    return llm
+        raise ModelError(f"{folder}: weights do not fit {type(model).__name__}: {'; '.join(problems[:20])}")
+    return model
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, GenerationMixin, PreTrainedModel
 
+from pipeline.frames import audio_positions
 from pipeline.model.build_encoder import build_encoder, build_frontend
 from pipeline.model.configuration_speakerlm import SpeakerLMConfig
 from pipeline.model.lora import add_lora
@@ -103,6 +104,10 @@ class SpeakerLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         if chosen.llm_every or self.llm.supports_gradient_checkpointing:
             set_checkpointing(self.llm, chosen.llm_every)
         self.train(self.training)
+
+    def positions(self, num_samples: int) -> int:
+        """LLM positions of an audio."""
+        return audio_positions(num_samples, self.config.projector["stride"])
 
     # ------------------------------------------------------------------------------------------------------ training
 

@@ -91,9 +91,13 @@ def _check_names(path: Path, found: set[str], own: Iterable[str]) -> None:
         raise ModelError(f"{path} is of another model: {'; '.join(problems[:10])}{more}")
 
 
-def base_hashes(llm_folder: Path) -> dict[str, str]:
-    """Return hashes that identify the LLM and tokenizer that own weights were trained on."""
-    return {"llm": fingerprint_weights(llm_folder), "tokenizer": tokenizer_of(llm_folder).hash}
+def base_hashes(llm_folder: Path, tokenizer: str | None = None) -> dict[str, str]:
+    """Return hashes that identify the LLM and tokenizer that own weights were trained on.
+
+    Args:
+        tokenizer: its hash; None: that of the folder's tokenizer with SpeakerLM's prompts.
+    """
+    return {"llm": fingerprint_weights(llm_folder), "tokenizer": tokenizer or tokenizer_of(llm_folder).hash}
 
 
 def fingerprint_weights(folder: Path) -> str:

@@ -69,17 +69,25 @@ class WhisperFrontend(nn.Module):
 
     def _log_mel(self, waveforms: Tensor, lengths: Sequence[int], frames: Sequence[int]) -> Tensor:
         """(A, S) → (A, 6 F, n_mels)."""
-        windows = []
+        edged = []
         for wave, samples, n in zip(waveforms, lengths, frames, strict=True):
             wanted = n * STACKED * HOP_SAMPLES
             whole = functional.pad(wave[: min(samples, wanted)], (0, max(0, wanted - samples)))
-            edged = functional.pad(whole[None], (WINDOW // 2, WINDOW // 2), mode="reflect")[0]
-            windows.append(edged.unfold(0, WINDOW, HOP_SAMPLES)[:-1])  # Whisper leaves the last one out
-        x = torch.cat(windows) * self._constant("window", waveforms.device)
+            edged.append(functional.pad(whole[None], (WINDOW // 2, WINDOW // 2), mode="reflect")[0])
+        return pad_sequence(self.log_mels(edged), batch_first=True)
+
+    def log_mels(self, edged: Sequence[Tensor]) -> list[Tensor]:
+        """Features of 10 ms of each audio, (n, n_mels).
+
+        Args:
+            edged: audios of n × 160 samples each, with 200 more on either side.
+        """
+        windows = [wave.unfold(0, WINDOW, HOP_SAMPLES)[:-1] for wave in edged]  # Whisper leaves the last one out
+        x = torch.cat(windows) * self._constant("window", edged[0].device)
         power = power_spectrum(x, WINDOW)
         mel = (power @ self._constant("mel", x.device)).clamp_min(FLOOR).log10()
-        each = mel.split([n * STACKED for n in frames])
-        return pad_sequence([(m.maximum(m.amax() - RANGE) + 4.0) / 4.0 for m in each], batch_first=True)
+        each = mel.split([len(w) for w in windows])
+        return [(m.maximum(m.amax() - RANGE) + 4.0) / 4.0 for m in each]
 
     def _constant(self, name: str, device: torch.device) -> Tensor:
         if self._constants[name].device != device:

@@ -260,7 +260,7 @@ def _load(recipe: Any, tokenizer: Any, planned: Any) -> dict[str, Any]:
     from shards.dataset.dataset import open_dataset
 
     datasets = [open_dataset(share.path, share.extractor) for share in recipe.data.train]
-    loaded = SampleReader(datasets, tokenizer, recipe.model.projector.stride, recipe.model.speaker_dim)[planned, None]
+    loaded = SampleReader(datasets, tokenizer, recipe.model.stride, recipe.model.speaker_dim)[planned, None]
     if loaded.error is not None:
         raise loaded.error
     device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"

@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         recipe = load_recipe(args.recipe, args.overrides)
         plan = open_plan(recipe, load_tokenizer(recipe.model))
-        cost = flops_of(meter_of(recipe), recipe.model.projector.stride, recipe.data.encoder_calls)
+        cost = flops_of(meter_of(recipe), recipe.model.stride, recipe.data.encoder_calls)
         print(plan_report(plan, args.steps, args.ranks, cost))
     except SpeakerLMError as e:
         print(f"{type(e).__name__}: {e}", file=sys.stderr)

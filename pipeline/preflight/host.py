@@ -134,7 +134,7 @@ def measure(recipe: Recipe, result: Path) -> None:
         model.train()
         sizes = [p.numel() for p in wide.parameters()], [p.numel() for p in model.parameters()]
         engine = initialize(model, _ds_config(recipe, stage, ranks.world_size, *sizes))
-        batch = inputs_of(LOAD, recipe.model.speaker_dim, "cpu", model.llm.config.vocab_size)
+        batch = inputs_of(LOAD, model, "cpu", model.llm.config.vocab_size)
         found = {}
         for everything in (False, True):
             model.set_checkpointing(everything)

@@ -94,19 +94,20 @@ def activations(model: Any, load: Load, zero3: bool) -> int:
         load: the micro-batch's shape.
         zero3: take ZeRO-3's linear layers.
     """
-    inputs = inputs_of(load, model.config.speaker_dim)
+    inputs = inputs_of(load, model)
     with _zero3_linear(zero3), _fused_attention(), _released_gradients(model), LiveBytes() as live:
         model(**inputs).loss.backward()
     return live.peak
 
 
-def inputs_of(load: Load, speaker_dim: int, device: str = "meta", vocabulary: int = 1) -> dict[str, Any]:
+def inputs_of(load: Load, model: Any, device: str = "meta", vocabulary: int = 1) -> dict[str, Any]:
     """Arguments of the model's forward for a micro-batch of this shape: noise and random tokens, in valid places."""
     import torch
 
     from pipeline.frames import FRAME_SAMPLES, HOP_SAMPLES, LFR_SHIFT
 
     samples = [((f - 1) * LFR_SHIFT) * HOP_SAMPLES + FRAME_SAMPLES for f in load.frames]
+    audio = sum(model.positions(n) for n in samples)  # of a thinker frames give them to within one an audio
     groups = load.groups()
     rows = tuple(0.1 * torch.randn(len(g), max(samples[i] for i in g), device=device) for g in groups)
     bounds = torch.tensor([0, *load.samples]).cumsum(0).to(torch.int32)
@@ -118,9 +119,9 @@ def inputs_of(load: Load, speaker_dim: int, device: str = "meta", vocabulary: in
         "input_ids": torch.randint(0, vocabulary, (load.positions,), device=device),
         "position_ids": where - starts,
         "cu_seqlens": bounds,
-        "audio_index": where[: load.audio_positions],
-        "speaker_vectors": torch.randn(load.speakers, speaker_dim, device=device),
-        "speaker_index": where[load.audio_positions : load.audio_positions + load.speakers],
+        "audio_index": where[:audio],
+        "speaker_vectors": torch.randn(load.speakers, model.config.speaker_dim, device=device),
+        "speaker_index": where[audio : audio + load.speakers],
         "target_index": where[-load.targets :],
         "target_ids": torch.randint(0, vocabulary, (load.targets,), device=device),
     }

@@ -143,7 +143,7 @@ def _model(recipe: Recipe, cfg: Any, dtype: str, load: Load) -> tuple[Any, int]:
     """Return the model without content, and the kernels of its encoder's forward pass."""
     model, _ = empty_model(cfg, dtype)
     model.trainable(STAGES[recipe.stage].trains)
-    inputs = inputs_of(load, model.config.speaker_dim)
+    inputs = inputs_of(load, model)
     audio = inputs["waveforms"], inputs["waveform_lengths"]
     with torch.no_grad():
         model.encode_audio(*audio)  # the frontend's constants go to the device once

@@ -66,8 +66,8 @@ def measure(recipe: Recipe, batch: Any, load: Load, result: Path) -> None:
         model, *_ = build(recipe, ds_config, ranks, None)
         engine = initialize(model, ds_config, recipe.optimizer.lr_factors)
         if batch is None:
-            vocabulary = model.llm.config.vocab_size
-            batch = inputs_of(load, recipe.model.speaker_dim, str(ranks.device), vocabulary)
+            vocabulary = model.llm.config.get_text_config().vocab_size
+            batch = inputs_of(load, model, str(ranks.device), vocabulary)
         _step(engine, batch)
         gauge.mark()
         loss = _step(engine, batch)

@@ -16,7 +16,7 @@ from pipeline.data.plan import Plan
 from pipeline.data.planned import MicroBatch, PlanSettings
 from pipeline.data.token_counter import TokenCounter
 from pipeline.flops import Load
-from pipeline.frames import encoder_frames, padded_frames
+from pipeline.frames import audio_positions, encoder_frames, padded_frames
 from pipeline.recipe.schema import ContextConfig, DatasetConfig, Recipe
 from pipeline.stages import STAGES, Task
 from shards.dataset.dataset import Dataset, open_dataset
@@ -63,20 +63,19 @@ def work_from_sizes(recipe: Recipe, typical: Typical) -> Work:
     Raises:
         PlanError: not even one such clip fits a micro-batch.
     """
-    stride = recipe.model.projector.stride
-    frames = encoder_frames(round(typical.clip_seconds * SAMPLE_RATE))
+    stride = recipe.model.stride
+    heard = [round(typical.clip_seconds * SAMPLE_RATE)]  # samples of each audio
     registered = typical.registered if STAGES[recipe.stage].registration else 0
     words = round(typical.clip_seconds * typical.tokens_per_second) + 1
-    slices: tuple[int, ...] = (frames,)
     if Task.REASON in STAGES[recipe.stage].tasks:  # the whole, then every utterance; words in a thought and the answer
         turns = max(1, round(typical.clip_seconds / typical.turn_seconds))
-        slices += (encoder_frames(round(typical.clip_seconds / turns * SAMPLE_RATE)),) * turns
+        heard += [round(typical.clip_seconds / turns * SAMPLE_RATE)] * turns
         targets = 2 * words + turns * typical.tokens_per_turn
         prompt = typical.question_tokens
     else:
         targets, prompt = words, typical.prompt_tokens + registered * (1 + typical.tokens_per_name)
         prompt += _context_tokens(recipe.data.context, typical)
-    audio = sum(-(-n // stride) for n in slices)
+    audio, slices = sum(audio_positions(n, stride) for n in heard), tuple(encoder_frames(n) for n in heard)
     each = audio + prompt + targets
     of_frames = sum(padded_frames(n, recipe.model.encoder.frame_multiple) for n in slices)
     count = min(typical.positions // each, recipe.data.max_frames // of_frames)
@@ -140,7 +139,7 @@ def work_from_plan(recipe: Recipe, tokenizer: Any, steps: int, seen: Callable[[i
             taken.append([b for b in step.micro_batches if b is not None])
             seen(len(taken))
     batches = [b for step in taken for b in step]
-    loads = [b.load(recipe.model.projector.stride, recipe.data.encoder_calls) for b in batches]
+    loads = [b.load(recipe.model.stride, recipe.data.encoder_calls) for b in batches]
     largest = _largest(loads)
     audio = [sum(p.num_samples for p in b.samples) / SAMPLE_RATE for b in batches]
     return Work(

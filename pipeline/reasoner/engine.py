@@ -15,14 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline.encoder_calls import partition
-from pipeline.frames import audio_positions, encoder_frames
+from pipeline.encoder_calls import partition_audios
 from pipeline.model.stopping import Guards
 from pipeline.prompts import LEAST_TOKENS, AudioPiece, Layout, PromptTokenizer, WordsPiece
 from pipeline.reasoner.loop import ReasonerClip, Request
 from pipeline.reasoner.writing import Draft, new_cache, next_logits, write
 from shards.errors import AudioError, ModelError
 
+_SHORTEST = 400  # samples that make an encoder's frame
 # A reply may hold the transcript of the clip and of the slice. A line has about 20 tokens around its words.
 _GUARDS = Guards(tokens_per_second=40.0, least_tokens=256, max_new_tokens=8192)
 
@@ -64,8 +64,8 @@ class SpeakerLMEngine:
     def __init__(self, model: Any, tokenizer: PromptTokenizer, rules: EngineRules | None = None) -> None:
         """Take a loaded model, on its device."""
         self._model, self._tokenizer, self._rules = model.eval(), tokenizer, rules or EngineRules()
-        self._stride: int = model.config.projector["stride"]
-        limit = getattr(model.llm.config, "max_position_embeddings", None) or self._rules.context
+        config = model.llm.config.get_text_config()
+        limit = getattr(config, "max_position_embeddings", None) or self._rules.context
         self._context = min(self._rules.context, limit)
         self._dialogues: dict[str, _Kept] = {}
 
@@ -122,8 +122,7 @@ class SpeakerLMEngine:
     def _size(self, waiting: _Waiting) -> int:
         clip = waiting.request.clip
         return sum(
-            audio_positions(len(_slice(clip, x)), self._stride) if isinstance(x, AudioPiece) else 1
-            for x in waiting.layout
+            self._model.positions(len(_slice(clip, x))) if isinstance(x, AudioPiece) else 1 for x in waiting.layout
         )
 
     def _draft(self, waiting: _Waiting) -> Draft:
@@ -159,14 +158,14 @@ class SpeakerLMEngine:
         for one in waiting:
             for item in one.layout:
                 if isinstance(item, AudioPiece):
-                    wave = _checked(one.request.clip, item, self._stride)
-                    places.append(range(len(ids), len(ids) + audio_positions(len(wave), self._stride)))
+                    wave = _checked(one.request.clip, item)
+                    places.append(range(len(ids), len(ids) + self._model.positions(len(wave))))
                     slices.append(wave)
                     ids += [self._tokenizer.pad] * len(places[-1])
                 elif isinstance(item, int):
                     ids.append(item)
-        frames = [encoder_frames(len(wave)) for wave in slices]
-        groups = partition(frames, self._rules.encoder_calls, self._model.config.frame_multiple)
+        lengths = [len(wave) for wave in slices]
+        groups = partition_audios(lengths, self._rules.encoder_calls, self._model.config.frame_multiple)
         order = [i for group in groups for i in group]
         device = self._model.device
         rows = tuple(torch.nn.utils.rnn.pad_sequence([slices[i] for i in g], batch_first=True) for g in groups)
@@ -190,12 +189,12 @@ def _slice(clip: ReasonerClip, piece: AudioPiece) -> Any:
     return wave[piece.start :] if piece.length is None else wave[piece.start : piece.start + piece.length]
 
 
-def _checked(clip: ReasonerClip, piece: AudioPiece, stride: int) -> Tensor:
+def _checked(clip: ReasonerClip, piece: AudioPiece) -> Tensor:
     wave = torch.as_tensor(_slice(clip, piece), dtype=torch.float32)
     where = f"{clip.key}, {'known speaker ' + str(piece.clip) if piece.clip else 'audio'}"
-    if wave.ndim != 1 or audio_positions(len(wave), stride) < 1:
+    if wave.ndim != 1 or len(wave) < _SHORTEST:
         raise AudioError(
-            f"{where}: {tuple(wave.shape)} from sample {piece.start}; one channel of 400 samples is needed"
+            f"{where}: {tuple(wave.shape)} from sample {piece.start}; one channel of {_SHORTEST} samples is needed"
         )
     if not wave.isfinite().all():
         raise AudioError(f"{where}: values from sample {piece.start} on are not finite: decode it again")

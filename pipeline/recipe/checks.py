@@ -7,7 +7,7 @@ from dataclasses import astuple
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
-from pipeline.stages import CORRECTION, MODULES, STAGES, stage_of
+from pipeline.stages import CORRECTION, MODULES, STAGES, Base, stage_of
 from shards.errors import ConfigError
 from shards.plugins import plugin_names
 
@@ -70,10 +70,9 @@ def check(r: Recipe, where: str) -> None:
             f"stage is {r.stage}, there are stages {sorted(STAGES)} (11 to 13: Speaker-Reasoner), "
             "and 0 for a corrector of text"
         )
-    elif stage_of(r.stage).starts_from and not r.init_from:
-        problems.append(
-            f"stage {r.stage} continues stage {STAGES[r.stage].starts_from}: set init_from to its run folder"
-        )
+    elif (before := stage_of(r.stage, r.model.base).starts_from) and not r.init_from:
+        problems.append(f"stage {r.stage} continues stage {before}: set init_from to its run folder")
+    problems += _base_problems(r)
     if not r.data.train:
         problems.append("data.train is empty: name at least one packed dataset")
     if any(d.weight <= 0 for d in r.data.train):
@@ -100,6 +99,20 @@ def check(r: Recipe, where: str) -> None:
         )
     if problems:
         raise ConfigError(f"{where}: " + "; ".join(problems))
+
+
+def _base_problems(r: Recipe) -> list[str]:
+    """List contradictions of another base's settings."""
+    if r.model.base == Base.SPEAKERLM:
+        return []
+    if r.model.base not in set(Base):
+        return [f"model.base is {r.model.base!r}, must be one of {', '.join(Base)}"]
+    stages = [number for number, row in STAGES.items() if row.tasks]
+    checks = {
+        f"model.base {r.model.base} is for stages {stages} of Speaker-Reasoner, not {r.stage}": r.stage not in stages,
+        f"model.llm.liger and float8 are not for model.base {r.model.base}": r.model.llm.liger or r.model.llm.float8,
+    }
+    return [problem for problem, wrong in checks.items() if wrong]
 
 
 def _size_problems(r: Recipe) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from pipeline.stages import Checkpointing
+from pipeline.stages import Base, Checkpointing
 
 
 @dataclass
@@ -63,8 +63,10 @@ class LlmConfig:
 
 @dataclass
 class ModelConfig:
-    """SpeakerLM."""
+    """SpeakerLM, or the model of another base."""
 
+    # speakerlm; of stages 11 to 13 also qwen2.5-omni and qwen3-omni: the thinker in llm.checkpoint, and lora alone.
+    base: str = "speakerlm"
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     projector: ProjectorConfig = field(default_factory=ProjectorConfig)
     llm: LlmConfig = field(default_factory=LlmConfig)
@@ -73,6 +75,11 @@ class ModelConfig:
     speaker_init_std: float | None = None  # of the speaker projector's weights at the start; None: PyTorch's
     extractor: str = MISSING  # id of the speaker embedding extractor; a dataset made with another one is refused
     activation_checkpointing: Checkpointing = field(default_factory=Checkpointing)  # true: of everything
+
+    @property
+    def stride(self) -> int | Base:
+        """Rule that turns audio into LLM positions, see :func:`pipeline.frames.audio_positions`."""
+        return self.projector.stride if self.base == Base.SPEAKERLM else Base(self.base)
 
 
 @dataclass

@@ -77,7 +77,7 @@ def _train(recipe: Recipe, stop: StopRequest, watchdog: Watchdog, stop_after: in
     logger.info(describe(dump_recipe(recipe), ds_config))
     if t.deterministic:
         _be_deterministic()
-    stage = stage_of(recipe.stage)
+    stage = stage_of(recipe.stage, recipe.model.base)
     with locked(output, ranks):
         model, source, bases = build(recipe, ds_config, ranks, start)
         logger.info(trainable_table(model, stage.trains))
@@ -113,7 +113,7 @@ def build(
     from pipeline.model.float8 import use_float8
     from pipeline.model.liger import use_liger
 
-    stage, dtype = stage_of(recipe.stage), getattr(torch, dtype_name(ds_config))
+    stage, dtype = stage_of(recipe.stage, recipe.model.base), getattr(torch, dtype_name(ds_config))
     model: Any = stage.load(stage.model)(recipe.model, ds_config=ds_config, dtype=dtype, seed=recipe.seed)
     bases = dict(model.bases)
     source = None

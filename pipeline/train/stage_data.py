@@ -27,7 +27,7 @@ from pipeline.prompts import Mode, PromptTokenizer
 from pipeline.ranks.collectives import all_gather_or_raise, gather_unique
 from pipeline.ranks.launch import Ranks
 from pipeline.recipe.schema import AugmentConfig, ContextConfig, DatasetConfig, Recipe
-from pipeline.stages import STAGES
+from pipeline.stages import STAGES, Base
 from shards.dataset.cache import cache_shards
 from shards.dataset.dataset import Dataset, open_dataset
 from shards.errors import ConfigError
@@ -49,7 +49,8 @@ class StageData:
             meter: operations of the run's model, for the imbalance in the log; None: LLM positions are counted instead.
         """
         self._recipe, self._ranks, self.tokenizer = recipe, ranks, tokenizer
-        self._cost = flops_of(meter, recipe.model.projector.stride, recipe.data.encoder_calls) if meter else None
+        self._cost = flops_of(meter, recipe.model.stride, recipe.data.encoder_calls) if meter else None
+        self._reads_vectors = recipe.model.base == Base.SPEAKERLM
         self._lengths = Path(recipe.data.lengths_cache) if recipe.data.lengths_cache else None
         self._cache_left = recipe.data.shard_cache_gb * 1e9
         self.train_sets = self._open(recipe.data.train)
@@ -102,7 +103,7 @@ class StageData:
         datasets = [open_dataset(share.path, share.extractor) for share in shares]
         for dataset in datasets:
             made = dataset.extractor_id()
-            if made is not None and made != self._recipe.model.extractor:
+            if self._reads_vectors and made is not None and made != self._recipe.model.extractor:
                 raise ConfigError(
                     f"{dataset.url}: its speaker vectors are of {made}, the recipe's model.extractor is "
                     f"{self._recipe.model.extractor}; name that one, or embed with it and set the dataset's extractor"
@@ -157,7 +158,7 @@ class StageData:
         reader = SampleReader(
             datasets,
             self.tokenizer,
-            model.projector.stride,
+            model.stride,
             model.speaker_dim,
             augmenter,
             questions,

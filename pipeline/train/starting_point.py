@@ -109,7 +109,7 @@ def _run(recipe: Recipe, folder: Path) -> Start:
 
 
 def _check_stage(recipe: Recipe, folder: Path, stage: int) -> None:
-    wanted = stage_of(recipe.stage).starts_from
+    wanted = stage_of(recipe.stage, recipe.model.base).starts_from
     if stage not in (wanted, recipe.stage):
         raise CheckpointError(
             f"{folder} is stage {stage}, stage {recipe.stage} continues stage {wanted}; "
@@ -138,7 +138,7 @@ def _adapter(recipe: Recipe, folder: Path) -> Start:
     from pipeline.model.exported import is_exported
     from pipeline.train.exported_fits import check_adapter
 
-    before = stage_of(recipe.stage).starts_from
+    before = stage_of(recipe.stage, recipe.model.base).starts_from
     if before is not None and not recipe.init_from_any:
         whole = f"name {folder.parent} itself" if is_exported(folder.parent) else "name a run or an exported folder"
         raise CheckpointError(

@@ -4,7 +4,8 @@ DeepSpeed 0.19 hooks every module, four times, and looks up its parameters at ea
 stay whole one by one after each update. At the 7B recipe's numbers of modules and parameters that takes several times
 the host's time for the step itself, and a GPU waits for it. So
 
-- a layer of the LLM is hooked as one module, and so is an encoder or projector whose parameters all stay whole;
+- a layer of the LLM is hooked as one module, and so is an encoder or projector whose parameters all stay whole; a model
+  may name its own units;
 - parameters that stay whole are gathered in buckets.
 
 The values are the same, but for the order in which gradients of a tensor with several readers are summed: hooks split
@@ -43,6 +44,9 @@ def units(model: Any, threshold: int) -> Iterator[Any]:
     Args:
         threshold: parameters of at most this many elements stay whole.
     """
+    if hasattr(model, "zero3_units"):
+        yield from model.zero3_units()
+        return
     from transformers.modeling_layers import GradientCheckpointingLayer
 
     yield from (m for m in model.llm.modules() if isinstance(m, GradientCheckpointingLayer))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.stages import CORRECTION, MODULES, STAGES, Stage, Task, module_of, stage_of
+from pipeline.stages import CORRECTION, MODULES, STAGES, Base, Stage, Task, module_of, stage_of
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -48,6 +48,15 @@ def test_stages_are_listed_without_importing_what_they_name() -> None:
     code = "import sys, pipeline.stages; print(any(m.split('.')[0] == 'torch' or '.train' in m for m in sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
+
+
+@pytest.mark.parametrize("base", [Base.QWEN2_5_OMNI, Base.QWEN3_OMNI])
+def test_a_thinkers_lora_alone_learns_and_its_first_stage_starts_from_the_checkpoint(base: Base) -> None:
+    rows = {number: stage_of(number, base) for number in (11, 12, 13)}
+    assert {row.trains for row in rows.values()} == {frozenset({"lora"})}
+    assert [row.starts_from for row in rows.values()] == [None, 11, 12]
+    assert all(callable(row.load(row.model)) for row in rows.values())
+    assert stage_of(12, Base.SPEAKERLM) is STAGES[12]
 
 
 def test_unknown_module_is_refused() -> None:

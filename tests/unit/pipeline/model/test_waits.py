@@ -66,7 +66,7 @@ def model(stage: int, encoder: str = "sensevoice") -> Any:
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_micro_batch_waits_for_no_device(stage: int, encoder: str, monkeypatch: pytest.MonkeyPatch) -> None:
     built = model(stage, encoder)
-    inputs = inputs_of(LOAD, built.config.speaker_dim)
+    inputs = inputs_of(LOAD, built)
     built(**inputs).loss.backward()  # the frontend's constants go to the device once
     with Copies(monkeypatch) as copies:
         built(**inputs, frame_masks=torch.zeros(3, 1, 2, dtype=torch.long, device="meta")).loss.backward()

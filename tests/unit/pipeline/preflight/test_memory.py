@@ -28,7 +28,7 @@ from pipeline.prompts import Mode
 from pipeline.recipe.load import load_recipe
 from pipeline.recipe.shipped import CHECKOUT
 from pipeline.stages import STAGES, Checkpointing
-from tests.support.packed import DIM, example, pack
+from tests.support.packed import example, pack
 from tests.support.tiny import TinyBase, make_base, model_config
 
 
@@ -65,7 +65,7 @@ def test_activations_of_an_empty_model_are_those_of_the_real_one(
 def test_inputs_of_a_shape_have_that_shape_and_run(base: TinyBase) -> None:
     load = Load(samples=(60, 40), frames=(20, 9), audio_positions=15, speakers=3, targets=12)
     model = build_model(model_config(base))
-    inputs = inputs_of(load, DIM, "cpu", model.llm.config.vocab_size)
+    inputs = inputs_of(load, model, "cpu", model.llm.config.vocab_size)
     assert Load.of(SimpleNamespace(**inputs)) == load
     assert inputs["position_ids"].tolist() == [*range(60), *range(40)]
     assert model(**inputs).loss > 0

@@ -46,3 +46,18 @@ def test_shipped_recipes_load(folder: str, stage: int) -> None:
 def test_settings_that_dialogues_cannot_have(override: str, problem: str) -> None:
     with pytest.raises(ConfigError, match=problem):
         load_recipe(RECIPES / "speaker-reasoner" / "stage13.yaml", [override])
+
+
+@pytest.mark.parametrize(
+    ("stage", "override", "problem"),
+    [
+        (13, "model.base=qwen2-audio", "model.base is 'qwen2-audio', must be one of speakerlm"),
+        (13, "model.llm.liger=true", "liger and float8 are not for"),
+        (2, "", "is for stages .*11, 12, 13.* not 2"),
+    ],
+)
+def test_settings_that_another_base_cannot_have(stage: int, override: str, problem: str) -> None:
+    folder = "speaker-reasoner" if stage > 10 else "speakerlm-7b"
+    overrides = ["model.base=qwen3-omni", *filter(None, [override])]
+    with pytest.raises(ConfigError, match=problem):
+        load_recipe(RECIPES / folder / f"stage{stage}.yaml", overrides)

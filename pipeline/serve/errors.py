@@ -9,6 +9,7 @@ from typing import Any
 
 from shards.errors import AudioError, ConfigError, SpeakerError, SpeakerLMError, StoppingError, StorageError
 
+LONGEST = 1000  # characters of a message: it may repeat what a client sent
 # What is wrong with a request: class of the error, its code, and the field if the message names none.
 OF_THE_REQUEST: tuple[tuple[type[SpeakerLMError], str, str | None], ...] = (
     (AudioError, "invalid_audio", "file"),
@@ -38,7 +39,8 @@ class ApiError(Exception):
         kind = "server_error" if self.status >= 500 else "invalid_request_error"
         if self.status == 429:
             kind = "rate_limit_error"
-        return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
+        message = self.message if len(self.message) <= LONGEST else f"{self.message[:LONGEST]} …"
+        return {"error": {"message": message, "type": kind, "param": self.param, "code": self.code}}
 
     @property
     def all_headers(self) -> dict[str, str]:

@@ -18,6 +18,7 @@ from pipeline.transcribe.enrolment import check_name
 from shards.errors import ConfigError
 
 NAMES = "known_speaker_names"
+LANGUAGE = 35  # characters of a code; the longest that RFC 5646 asks for
 KNOWN = {"model", "language", "response_format", "stream", "temperature", "prompt", "chunking_strategy", NAMES}
 
 
@@ -75,7 +76,13 @@ class TranscriptionRequest:
             raise no_names(what, param)
         terms, notes = context_of(form.one("prompt") or "", reads_context, context)
         warnings = (*_ignored(form), *notes)
-        return cls(audio[0], kind, stream, form.one("language"), tuple(names), tuple(references), warnings, terms)
+        language = form.one("language")
+        if language and len(language) > LANGUAGE:
+            raise invalid(
+                f"language has {len(language)} characters, at most {LANGUAGE} are taken: give a code such as en",
+                "language",
+            )
+        return cls(audio[0], kind, stream, language, tuple(names), tuple(references), warnings, terms)
 
 
 def context_of(prompt: str, reads_context: bool, server: Sequence[str] = ()) -> tuple[tuple[str, ...], list[str]]:

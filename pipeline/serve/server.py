@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 import time
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from logging import getLogger
 from types import FrameType
 from typing import Any
 
+import h11
 import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.h11_impl import STATUS_PHRASES, H11Protocol
 
 from pipeline.serve.app import build_app
 from pipeline.serve.door import Door
+from pipeline.serve.errors import invalid
 from pipeline.serve.service import Service
 
 LAST_ANSWERS_S = 10  # after the drain, for the answers of requests that are given up
@@ -115,6 +119,17 @@ def protocol(seconds: float) -> type[asyncio.Protocol]:
 
     class TimedHead(H11Protocol):
         """HTTP with a timer while no request is being answered and bytes of one have come."""
+
+        def send_400_response(self, msg: str) -> None:
+            """Answer bytes that are no HTTP request."""
+            error = invalid("these bytes are no HTTP request that can be read", code="invalid_http")
+            headers = [(b"content-type", b"application/json"), (b"connection", b"close")]
+            body = json.dumps(error.body).encode()
+            head = h11.Response(status_code=error.status, headers=headers, reason=STATUS_PHRASES[error.status])
+            with suppress(h11.LocalProtocolError):  # an answer has begun
+                for event in (head, h11.Data(data=body), h11.EndOfMessage()):
+                    self.transport.write(self.conn.send(event))
+            self.transport.close()
 
         _timer: asyncio.TimerHandle | None = None
 

@@ -224,7 +224,10 @@ class _Reader:
             self._file.close()
             self._file = None
         elif self._text is not None:
-            text = self._text.decode("utf-8", "replace")
+            try:
+                text = self._text.decode()
+            except UnicodeDecodeError as e:
+                raise invalid(f"{self._name} is not UTF-8", self._name, "invalid_form") from e
             self.form.fields.setdefault(self._name, []).append(text)
             self._text = None
 

@@ -201,6 +201,7 @@ def test_damaged_forms_are_refused(running: Running) -> None:
         (b"--b\r\n\r\nx\r\n" + end, "a part of the form has no name"),
         (model * 1001 + end, "more than 1000 parts"),
         (part("prompt", b"x" * (1 << 20)) + model + end, "fields are longer"),
+        (part("known_speaker_names[]", b"\xff") + model + file + end, "known_speaker_names is not UTF-8"),
     ]:
         status, error = post(running, body)
         assert (status, message in error["message"]) == (400, True), error

@@ -46,6 +46,7 @@ def test_defaults(tmp_path: Path) -> None:
         ({"stream": "maybe"}, "stream", "expected true or false"),
         ({"model": ""}, "model", "model is missing"),
         ({"model": "other"}, "model", "not served here"),
+        ({"language": "x" * 36}, "language", "has 36 characters"),
         ({"language": ["en", "de"]}, "language", "given 2 times"),
         ({"temperature": "warm"}, "temperature", "not a number"),
         ({"timestamp_granularities": ["segment", "word"]}, "timestamp_granularities", "times of turns"),
@@ -65,6 +66,12 @@ def test_wrong_fields_are_named(tmp_path: Path, fields: dict, param: str, says: 
     assert error.value.param == param
     assert error.value.status == (404 if fields.get("model") else 400)
     assert error.value.body["error"].keys() == {"message", "type", "param", "code"}
+
+
+def test_a_message_repeats_little_of_what_a_client_sent(tmp_path: Path) -> None:
+    with pytest.raises(ApiError) as error:
+        request(tmp_path, response_format="x" * 10_000)
+    assert len(error.value.body["error"]["message"]) < 1100
 
 
 def test_what_changes_nothing_is_warned_of(tmp_path: Path) -> None:

@@ -18,8 +18,11 @@ if TYPE_CHECKING:
     from pipeline.prompts import Prompt, PromptTokenizer
 
 ENGINES = ("transformers", "vllm")
-QUANTIZE = ("int8",)  # ways to make a model smaller while it is loaded
-QUANTIZE_HELP = "int8: the LLM's linear layers in 8 bits, on a CPU, for less memory and more speed"
+QUANTIZE = ("int8", "nf4")  # ways to make a model smaller while it is loaded
+QUANTIZE_HELP = (
+    "the LLM's linear layers in 8 bits (int8) or 4 (nf4), for less memory; int8 on a CPU is also faster, the others "
+    "need bitsandbytes"
+)
 
 
 @dataclass(frozen=True, slots=True)

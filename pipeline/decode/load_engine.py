@@ -48,21 +48,17 @@ def load_engine(
 
     if name not in ENGINES:
         raise ConfigError(f"unknown engine {name!r}, known: {', '.join(ENGINES)}")
-    check_quantize(quantize, device, name)
+    check_quantize(quantize, name)
     if name == "vllm":
         settings = VllmSettings(guards=guards or Guards())
         vllm, merged = VllmEngine.load(folder, device, replace(settings, together=batch or settings.together))
         return Loaded(vllm, merged.config.extractor, merged.config.registration)
-    network, tokenizer, extractor, registers = load_model(folder, device)
-    if quantize:
-        from pipeline.model.int8 import use_int8
-
-        use_int8(network)
+    network, tokenizer, extractor, registers = load_model(folder, device, quantize)
     return Loaded(TransformersEngine(network, tokenizer, guards, batch, quantize), extractor, registers)
 
 
-def check_quantize(quantize: str | None, device: str, engine: str = "transformers") -> None:
-    """Check that weights can be quantized on a device, by an engine.
+def check_quantize(quantize: str | None, engine: str = "transformers") -> None:
+    """Check that an engine can quantize weights.
 
     Raises:
         ConfigError: they cannot.
@@ -72,13 +68,17 @@ def check_quantize(quantize: str | None, device: str, engine: str = "transformer
     if quantize not in QUANTIZE:
         raise ConfigError(f"unknown --quantize {quantize!r}, known: {', '.join(QUANTIZE)}")
     if engine != "transformers":
-        raise ConfigError(f"--quantize {quantize} is for the engine transformers: leave it or --engine {engine} out")
-    if device != "cpu":
-        raise ConfigError(f"--quantize {quantize} is for a CPU, not {device}: add --device cpu, or leave it out")
+        raise ConfigError(
+            f"--quantize {quantize} is for the engine transformers: leave it or --engine {engine} out; vLLM takes an "
+            "LLM that was quantized before, in the model's folder llm"
+        )
 
 
-def load_model(folder: Path, device: str) -> tuple[Any, Any, str, bool]:
+def load_model(folder: Path, device: str, quantize: str | None = None) -> tuple[Any, Any, str, bool]:
     """Load a model on a device; return it, its tokenizer, the id of its extractor, and whether it writes names.
+
+    Args:
+        quantize: of QUANTIZE; a GPU gets the rounded weights alone.
 
     Raises:
         ModelError, ConfigError, CheckpointError: neither a finished run nor an exported model.
@@ -88,16 +88,34 @@ def load_model(folder: Path, device: str) -> tuple[Any, Any, str, bool]:
         from pipeline.stages import STAGES
 
         read_done(folder)
-        network, tokenizer, recipe = load_for_decoding(folder, device)
+        network, tokenizer, recipe = load_for_decoding(folder, device, move=quantize is None)
+        network = smaller(network, device, quantize)
         return network, tokenizer, recipe.model.extractor, STAGES[recipe.stage].registration
     from pipeline.prompts import PromptTokenizer
 
-    network = _open_exported(folder, device)
+    network = smaller(_open_exported(folder, device), device, quantize)
     return network, PromptTokenizer.from_folder(folder), network.config.extractor, network.config.registration
 
 
+def smaller(network: Any, device: str, quantize: str | None) -> Any:
+    """Quantize a model that is in the host's memory, and move it to a device.
+
+    Raises:
+        ConfigError: it cannot be quantized there.
+    """
+    if quantize == "int8" and device == "cpu":
+        from pipeline.model.int8 import use_int8
+
+        return use_int8(network)
+    if quantize:
+        from pipeline.model.bitsandbytes_layers import use_bitsandbytes
+
+        return use_bitsandbytes(network, quantize, device)
+    return network.to(device)
+
+
 def _open_exported(folder: Path, device: str) -> Any:
-    """Load the model of an exported folder, in eval mode.
+    """Load the model of an exported folder into the host's memory, in eval mode, with the dtype for a device.
 
     Raises:
         ModelError: it is of another type, damaged, or incomplete.
@@ -120,4 +138,4 @@ def _open_exported(folder: Path, device: str) -> Any:
     except (OSError, ValueError, RuntimeError, SafetensorError) as e:  # a file is missing, truncated, or of other sizes
         reason = " ".join(str(e).split())[:300]
         raise ModelError(f"{folder} cannot be loaded ({reason}): export the run again") from e
-    return network.to(device).eval()
+    return network.eval()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from shards.errors import ScoreError, SpeakerLMError
 
 VALIDATION = "validation.jsonl"
 METRICS = {"cer": "CER", "cpcer": "cpCER", "sacer": "saCER"}
+_SMALLER = re.compile(r"(.*) \((int8|nf4)\)")  # runs whose weights were rounded, as speakerlm-decode names them
 
 
 def read_scores(path: Path, asked: bool) -> Sequence[dict[str, Any]]:
@@ -40,6 +42,29 @@ def scores_section(rows: Sequence[dict[str, Any]], run: Path) -> str:
     """Return Markdown: scores of test sets, and what the run's last validation found."""
     table = results(rows).markdown() if rows else "No scores of test sets were given when this folder was written."
     return "\n\n".join([table, *_held_out(run / VALIDATION)])
+
+
+def smaller_scores(rows: Sequence[dict[str, Any]]) -> str:
+    """Return Markdown that compares rounded weights with those of the folder; empty if no such pair is scored."""
+    whole = {_which(row): row for row in rows if not _SMALLER.fullmatch(str(row["run"]))}
+    lines = []
+    for row in rows:
+        found = _SMALLER.fullmatch(str(row["run"]))
+        before = whole.get((found[1], *_which(row)[1:])) if found else None
+        if found is None or before is None:
+            continue
+        where = f"{row['test_set']}, {row['mode']}" + (f", N_ov {row['n_ov']}" if row.get("n_ov") is not None else "")
+        cells = [f"{_figure(before.get(m))} → {_figure(row.get(m))}" for m in METRICS]
+        lines.append(f"| {found[2]} | {where} | {' | '.join(cells)} |")
+    if not lines:
+        return ""
+    head = [f"| `--quantize` | test set | {' | '.join(METRICS.values())} |", "|---" * (2 + len(METRICS)) + "|"]
+    return "\n".join(["Measured on this model, rates in percent before and after:", "", *head, *lines])
+
+
+def _which(row: dict[str, Any]) -> tuple[Any, ...]:
+    """What two rows share that differ in the weights' precision alone."""
+    return row["run"], *(row.get(k) for k in ("test_set", "split", "unit", "mode", "n_ov", "normaliser"))
 
 
 def _held_out(path: Path) -> Iterator[str]:
@@ -73,6 +98,8 @@ def model_index(name: str, rows: Sequence[dict[str, Any]]) -> str:
     """Return the YAML of ``model-index``, by which Hugging Face lists scores; empty without scores."""
     found = []
     for row in rows:
+        if _SMALLER.fullmatch(str(row["run"])):
+            continue  # not the weights of this folder
         metrics = [
             {"type": key, "name": f"{title} (%)", "value": round(float(row[key]), 2)}
             for key, title in METRICS.items()

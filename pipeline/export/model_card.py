@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.export.card_scores import model_index, read_scores, scores_section
+from pipeline.export.card_scores import model_index, read_scores, scores_section, smaller_scores
 from pipeline.export.card_sources import base_models, checkpoint_of, done_of, start_of
 from pipeline.export.card_use import usage
 from pipeline.export.training_data import DataFacts, data_facts
@@ -21,9 +21,10 @@ ABOUT = """\
 Hears a conversation and writes who said what ([SpeakerLM](https://arxiv.org/abs/2508.06372)): a speech encoder, two
 projectors and a causal LM. Speakers come out as `spk0`, `spk1`, …, or by name where a vector of each was registered."""
 SMALLER = """\
-On a CPU, the commands of speakerlm-pretrain take `--quantize int8`: the LLM's linear layers in 8 bits. On layers of a
-0.5B LLM a token was written in 0.29–0.38 of float32's CPU time; on a tiny model CER changed by −0.6 to +1.5 points.
-Neither was measured on this model."""
+The commands of speakerlm-pretrain take `--quantize int8` or `nf4`: the LLM's linear layers in 8 or 4 bits (on a GPU and
+for nf4 with bitsandbytes). On a CPU and layers of a 0.5B LLM, a token of int8 was written in 0.29–0.38 of float32's
+time; on a tiny model its CER changed by −0.6 to +1.5 points. {measured}"""
+NOT_MEASURED = "Neither was measured on this model."
 LIMITS = """\
 - The code files in this folder are under Apache-2.0. The weights are made from others' and stay under their terms:
   those of the LLM ({llm}), of the encoder ({encoder}) and of the training data named above. Read them before you
@@ -63,7 +64,7 @@ def model_card(
         ABOUT,
         "## Use",
         usage(name, m.speaker_dim, m.extractor, registers, enrolment or {}),
-        _needs(recipe, merged),
+        _needs(recipe, merged, smaller_scores(rows)),
         "## Training",
         _training(lineage, facts),
         "## Scores",
@@ -78,14 +79,14 @@ def model_card(
     return "\n\n".join(parts) + "\n"
 
 
-def _needs(recipe: Recipe, merged: bool) -> str:
-    """The libraries that the folder's code imports."""
+def _needs(recipe: Recipe, merged: bool, smaller: str) -> str:
+    """The libraries that the folder's code imports, and what was measured of smaller weights."""
     names = ["transformers", "torch"]
     names += [*find_encoder(recipe.model.encoder.type).REQUIRES, *["peft"] * (not merged)]
     extra = ", ".join(f"`{OPTIONAL[m]}`" for m in (*AUDIO, "kaldi_native_fbank", "funasr"))
     loading = f"Needs {', '.join(names[:-1])} and {names[-1]}."
     needs = f"{loading} Transcribing and enrolling need further packages ({extra}); what is missing is named."
-    return needs if STAGES[recipe.stage].tasks else f"{needs}\n\n{SMALLER}"
+    return needs if STAGES[recipe.stage].tasks else f"{needs}\n\n{SMALLER.format(measured=smaller or NOT_MEASURED)}"
 
 
 def _front_matter(first: tuple[Recipe, Path], index: str) -> str:

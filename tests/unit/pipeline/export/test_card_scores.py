@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.export.card_scores import model_index, read_scores, scores_section
+from pipeline.export.card_scores import model_index, read_scores, scores_section, smaller_scores
 from shards.errors import ScoreError
 
 ROW = {
@@ -25,6 +25,15 @@ def test_hugging_face_gets_each_figure_of_a_row() -> None:
     assert result["dataset"] == {"type": "AliMeeting", "name": "AliMeeting (match)", "split": "Test"}
     assert [(m["type"], m["value"]) for m in result["metrics"]] == [("cer", 21.5), ("cpcer", 30.25)]
     assert model_index("mine", [{**ROW, "cer": None, "cpcer": None}]) == ""
+
+
+def test_rounded_weights_are_compared_with_those_of_the_folder() -> None:
+    rounded = {**ROW, "run": "tiny-run (int8)", "cer": 22.0}
+    table = smaller_scores([ROW, rounded, {**rounded, "test_set": "other"}])
+    assert "| int8 | AliMeeting, match | 21.50 → 22.00 | 30.25 → 30.25 | – → – |" in table
+    assert "other" not in table
+    assert smaller_scores([rounded]) == smaller_scores([ROW]) == ""
+    assert model_index("mine", [rounded]) == ""
 
 
 def test_the_last_whole_line_of_validations_is_stated(tmp_path: Path) -> None:

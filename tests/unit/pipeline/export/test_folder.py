@@ -159,6 +159,7 @@ def test_the_card_lists_stages_data_and_scores(run: Path, base: TinyBase, tmp_pa
     assert "starts from" not in card
     assert "consent" in card
     assert "--quantize int8" in card
+    assert "Neither was measured on this model." in card
 
 
 def test_the_card_says_what_the_data_hold(base: TinyBase, tmp_path: Path) -> None:

@@ -76,8 +76,8 @@ def test_answers_come_and_are_alike_alone_and_in_a_batch(parts: Path) -> None:
     ("options", "says"),
     [
         ({"name": "vllm", "quantize": "int8"}, "leave it or --engine vllm out"),
-        ({"device": "cuda:0", "quantize": "int8"}, "is for a CPU, not cuda:0"),
-        ({"quantize": "int3"}, "known: int8"),
+        ({"name": "vllm", "quantize": "nf4"}, "in the model's folder llm"),
+        ({"quantize": "int3"}, "known: int8, nf4"),
     ],
 )
 def test_what_cannot_be_rounded_is_refused_before_it_is_loaded(tmp_path: Path, options: dict, says: str) -> None:

@@ -168,7 +168,8 @@ def decode(
             str(run), weights, dataset.url, dataset.fingerprint(), options.seed, options.batch, options.limit,
             guards, _registration(recipe, options.permute_vectors), engine, list(terms.general), terms.described(),
         )  # fmt: skip
-        output = DecodeFolder(out, settings, _about(recipe, dataset, options, terms.label), _ranges(jobs))
+        about = _about(recipe, dataset, options, terms.label, engine.get("quantize"))
+        output = DecodeFolder(out, settings, about, _ranges(jobs))
         for job in jobs:
             decode_share(Share(job.name, batches[rank::world], rank, world), output, partial(read, job), writer)
     return output.merge({job.name: [c.key for c in clips] for job in jobs})
@@ -201,10 +202,10 @@ def _registration(recipe: Any, permuted: bool) -> dict[str, Any]:
     return names | ({"permuted": True} if permuted else {})
 
 
-def _about(recipe: Any, dataset: Any, options: DecodeOptions, context: str) -> DecodeLabels:
+def _about(recipe: Any, dataset: Any, options: DecodeOptions, context: str, smaller: str | None) -> DecodeLabels:
     """Return the labels of the figures: what changes them is in a name, or rows would look alike."""
     test_set = dataset.name + (PERMUTED if options.permute_vectors else "") + context
-    run = recipe.name + (f" ({options.quantize})" if options.quantize else "")
+    run = recipe.name + (f" ({smaller})" if smaller else "")
     return DecodeLabels(run, recipe.stage, test_set, recipe.model.extractor, _hours(recipe))
 
 

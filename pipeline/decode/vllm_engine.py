@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.decode.engine import Ready
 from pipeline.decode.generate import Answer
 from pipeline.decode.merged_model import MergedModel, input_model, llm_folder, open_merged
+from pipeline.decode.quantized_llm import QuantizedLLM, quantized_llm
 from pipeline.model.stopping import AnswerTokens, Guards
 from shards.errors import ConfigError, ModelError
 
@@ -53,17 +54,25 @@ class VllmSettings:
 class VllmEngine:
     """Answers prompts with vLLM, many at a time."""
 
-    def __init__(self, network: Any, llm: Any, tokenizer: PromptTokenizer, settings: VllmSettings) -> None:
+    def __init__(
+        self,
+        network: Any,
+        llm: Any,
+        tokenizer: PromptTokenizer,
+        settings: VllmSettings,
+        small: QuantizedLLM | None = None,
+    ) -> None:
         """Use :meth:`load`.
 
         Args:
             network: makes LLM inputs, see :func:`pipeline.decode.merged_model.input_model`.
             llm: vLLM's ``LLMEngine``.
+            small: what it loaded in place of the merged LLM.
         """
         from pipeline.model.processing_speakerlm import SpeakerLMProcessor
 
         self.tokenizer, self.guards = tokenizer, settings.guards
-        self._network, self._llm, self._settings = network, llm, settings
+        self._network, self._llm, self._settings, self._small = network, llm, settings, small
         config = network.config
         self._processor = SpeakerLMProcessor(tokenizer, config.projector["stride"], config.speaker_dim)
         self._context: int = llm.model_config.max_model_len
@@ -91,15 +100,18 @@ class VllmEngine:
         settings = settings or VllmSettings()
         dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
         merged = open_merged(folder, dtype)
-        where = llm_folder(merged, cache)
+        small = quantized_llm(folder, merged.config.llm)
+        where = small.folder if small else llm_folder(merged, cache)
         network = input_model(merged, _only_gpu(device), dtype)
-        engine = cls(network, _start(where, merged, settings, dtype), merged.tokenizer, settings)
+        llm = _start(where, merged, settings, torch.bfloat16 if small else dtype, eager=device == "cpu")
+        engine = cls(network, llm, merged.tokenizer, settings, small)
         atexit.register(engine.close)
         return engine, merged
 
     def described(self) -> dict[str, Any]:
-        """Return the engine and its version."""
-        return {"name": "vllm", "version": installed_version(), "together": self._settings.together}
+        """Return the engine and its version, and how its LLM was quantized."""
+        found = {"name": "vllm", "version": installed_version(), "together": self._settings.together}
+        return found | ({"quantize": self._small.method, "llm": self._small.identity} if self._small else {})
 
     def prepare(self, prompts: Sequence[Prompt]) -> list[Ready]:
         """Run the encoder; return LLM inputs of every prompt, on the host."""
@@ -115,6 +127,7 @@ class VllmEngine:
         ids, mask = inputs.pop("input_ids"), inputs.pop("attention_mask")
         with torch.inference_mode():
             flat = self._network.embed(input_ids=ids.flatten(), **inputs).view(*ids.shape, -1)
+            flat = flat.to(self._llm.model_config.dtype)
             rows = [row[kept].cpu().clone() for row, kept in zip(flat, mask.bool(), strict=True)]
         limits = [self.guards.limit(len(p.waveform)) for p in prompts]
         for prompt, row, limit in zip(prompts, rows, limits, strict=True):
@@ -230,8 +243,11 @@ def _only_gpu(device: str) -> str:
     return "cuda:0"
 
 
-def _start(folder: Path, merged: MergedModel, settings: VllmSettings, dtype: Any) -> Any:
+def _start(folder: Path, merged: MergedModel, settings: VllmSettings, dtype: Any, eager: bool) -> Any:
     """Start vLLM on the merged LLM.
+
+    Args:
+        eager: compile nothing.
 
     Raises:
         ModelError: vLLM does not know the architecture, or has too little memory.
@@ -254,12 +270,12 @@ def _start(folder: Path, merged: MergedModel, settings: VllmSettings, dtype: Any
         enable_prompt_embeds=True,
         enable_prefix_caching=False,
         skip_tokenizer_init=True,
-        enforce_eager=dtype.itemsize == 4,
+        enforce_eager=eager,
         disable_log_stats=True,
         seed=0,
     )
     try:
         return LLMEngine.from_engine_args(args)
-    except (ValueError, RuntimeError, OSError) as e:
+    except (ValueError, RuntimeError, OSError, KeyError, AssertionError, NotImplementedError) as e:
         reason = " ".join(str(e).split())[:300]
         raise ModelError(f"vLLM cannot load the LLM of the model ({reason}); use --engine transformers") from e

@@ -13,7 +13,8 @@ from shards.errors import ScoreError, SpeakerLMError
 
 VALIDATION = "validation.jsonl"
 METRICS = {"cer": "CER", "cpcer": "cpCER", "sacer": "saCER"}
-_SMALLER = re.compile(r"(.*) \((int8|nf4)\)")  # runs whose weights were rounded, as speakerlm-decode names them
+# Runs whose weights were rounded, as speakerlm-decode names them.
+_SMALLER = re.compile(r"(.*) \((int8|nf4|awq|gptq|compressed-tensors|fp8)\)")
 
 
 def read_scores(path: Path, asked: bool) -> Sequence[dict[str, Any]]:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from pipeline.recipe.schema import LlmConfig, LoraConfig, ModelConfig
 from pipeline.standins.random_models import make_tokenizer
 from tests.support.tiny import TEXTS, tokenizer_size
 
@@ -50,6 +51,16 @@ def make_thinker(folder: Path, base: str, *, seed: int = 0, layers: int = 2, exp
     model.save_pretrained(str(folder))
     _write_processor(folder)
     return folder
+
+
+def thinker_config(folder: Path, base: str, dropout: float = 0.0) -> ModelConfig:
+    """A recipe's model section over such a folder."""
+    return ModelConfig(
+        base=base,
+        llm=LlmConfig(checkpoint=str(folder)),
+        lora=LoraConfig(r=4, alpha=8, dropout=dropout),
+        extractor="none",
+    )
 
 
 def _config(base: str, tokenizer: Any, vocabulary: int, layers: int, experts: int) -> Any:

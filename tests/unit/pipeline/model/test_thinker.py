@@ -15,10 +15,9 @@ from pipeline.model.thinker import Thinker, build_thinker
 from pipeline.model.thinker_audio import ThinkerFrontend
 from pipeline.model.thinker_tokens import ThinkerTokenizer
 from pipeline.prompts import TextPiece
-from pipeline.recipe.schema import LlmConfig, LoraConfig, ModelConfig
 from pipeline.stages import Base
 from shards.errors import AudioError, ModelError
-from tests.support.thinkers import AUDIO_TOKENS, make_thinker
+from tests.support.thinkers import AUDIO_TOKENS, make_thinker, thinker_config
 
 BASES = [Base.QWEN2_5_OMNI, Base.QWEN3_OMNI]
 
@@ -28,14 +27,9 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return make_thinker(tmp_path_factory.mktemp("thinker") / request.param, request.param)
 
 
-def settings(folder: Path) -> ModelConfig:
-    lora = LoraConfig(r=4, alpha=8, dropout=0.0)
-    return ModelConfig(base=folder.name, llm=LlmConfig(checkpoint=str(folder)), lora=lora, extractor="none")
-
-
 @pytest.fixture(scope="module")
 def model(folder: Path) -> Thinker:
-    made = build_thinker(settings(folder))
+    made = build_thinker(thinker_config(folder, folder.name))
     torch.manual_seed(1)
     for name, parameter in made.named_parameters():
         if "lora_B" in name:
@@ -228,7 +222,7 @@ def test_dialogues_have_the_models_own_marks_and_no_system_line(folder: Path) ->
 
 
 def test_a_folder_of_another_model_is_refused(folder: Path) -> None:
-    cfg = settings(folder)
+    cfg = thinker_config(folder, folder.name)
     cfg.base = next(b for b in BASES if b != folder.name)
     with pytest.raises(ModelError, match=r"set both to the same"):
         build_thinker(cfg)

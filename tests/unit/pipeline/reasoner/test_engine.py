@@ -14,26 +14,35 @@ import torch
 
 from pipeline.dialogue.build import DialogueRules, closer_look, known_pieces, opening
 from pipeline.dialogue.wording import ENGLISH
-from pipeline.frames import audio_positions
 from pipeline.model.stopping import Guards
 from pipeline.prompts import AudioPiece, PromptTokenizer, TextPiece
 from pipeline.reasoner.engine import EngineRules, SpeakerLMEngine
 from pipeline.reasoner.loop import KnownSpeaker, LoopLimits, ReasonerClip, Request, Sampling, reason, sampling
 from pipeline.reasoner.writing import Draft, Sampler
+from pipeline.stages import Base
 from shards.errors import AudioError
 
 GUARDS = Guards(tokens_per_second=4, least_tokens=8, max_new_tokens=64, repeats=1000, shortest_run=1000)
 RULES = EngineRules(encoder_calls=2, guards=GUARDS)
 
 
-@pytest.fixture(scope="module")
-def parts(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, PromptTokenizer]:
+@pytest.fixture(scope="module", params=list(Base))
+def parts(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, PromptTokenizer]:
     from pipeline.model.build import build_model, load_tokenizer
+    from pipeline.model.thinker import build_thinker
+    from tests.support.thinkers import make_thinker, thinker_config
     from tests.support.tiny import make_base, model_config
 
     torch.set_num_threads(1)
-    config = model_config(make_base(tmp_path_factory.mktemp("base")))
-    return attentive(build_model(config)), load_tokenizer(config)
+    folder = tmp_path_factory.mktemp("base")
+    if request.param is Base.SPEAKERLM:
+        config = model_config(make_base(folder))
+        return attentive(build_model(config)), load_tokenizer(config)
+    config = thinker_config(make_thinker(folder, request.param), request.param)
+    model = build_thinker(config)
+    if request.param is Base.QWEN3_OMNI:
+        model.llm.set_experts_implementation("eager")  # grouped products know no double precision
+    return attentive(model), load_tokenizer(config)
 
 
 def attentive(model: Any) -> Any:
@@ -82,7 +91,7 @@ def layout(parts: tuple[Any, PromptTokenizer], asked: Request, ids: Sequence[Seq
             if isinstance(item, AudioPiece):
                 wave = asked.clip.known[item.clip - 1].audio if item.clip else asked.clip.audio
                 wave = wave[item.start :][: item.length]
-                row += [(wave, at) for at in range(audio_positions(len(wave), 2))]
+                row += [(wave, at) for at in range(parts[0].positions(len(wave)))]
             else:
                 row.append(item)
     return row
@@ -93,7 +102,7 @@ def from_the_start(parts: tuple[Any, PromptTokenizer], asked: Request, ids: Sequ
     """The n greedy tokens after a dialogue, each computed from its first position, without a cache."""
     model, _ = parts
     row = layout(parts, asked, ids)
-    embed = model.get_input_embeddings()
+    embed = model.llm.get_input_embeddings()
     encoded: dict[int, torch.Tensor] = {}
     vectors = []
     for item in row:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.recipe.schema import Recipe
-from pipeline.stages import STAGES
+from pipeline.stages import STAGES, Base
 from shards.errors import SpeakerLMError
 
 VERSIONS = {  # tested or documented range; an older version than the first is an error
@@ -112,8 +112,9 @@ def _checkpoints(recipe: Recipe) -> Iterator[Check]:
 
     encoder, llm = recipe.model.encoder, recipe.model.llm
     files: tuple[str, ...] = ("config.json", "tokenizer_config.json", "*.safetensors or *.bin")
-    folders = [("LLM", llm.checkpoint, llm.hub, files)]
-    if encoder.checkpoint:
+    hears = recipe.model.base != Base.SPEAKERLM  # a thinker, with an encoder of its own
+    folders = [("thinker" if hears else "LLM", llm.checkpoint, llm.hub, files)]
+    if encoder.checkpoint and not hears:
         from pipeline.model.encoder_interface import find_encoder
 
         files = find_encoder(encoder.type).FILES
@@ -185,7 +186,8 @@ def _datasets(recipe: Recipe, tokenizer_hash: str | None) -> Iterator[Check]:
             continue
         hours = sum(s.seconds for s in dataset.shards) / 3600
         said = f"{share.path}: {hours:,.2f} h in {len(dataset.shards)} shards"
-        if made_with is not None and made_with != recipe.model.extractor:
+        reads = recipe.model.base == Base.SPEAKERLM
+        if reads and made_with is not None and made_with != recipe.model.extractor:
             yield Check("FAIL", "dataset", f"{said}; its vectors are of {made_with}, not {recipe.model.extractor}")
         elif STAGES[recipe.stage].registration and bank is None:
             yield Check("FAIL", "dataset", f"{said}; it has no speaker bank, and this stage registers speakers")

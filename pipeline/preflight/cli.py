@@ -101,7 +101,7 @@ def preflight(args: argparse.Namespace) -> Any:
         SpeakerLMError: no answer can be given; says why.
     """
     from pipeline.recipe.load import load_recipe
-    from pipeline.stages import STAGES, check_speech
+    from pipeline.stages import Base, check_speech, stage_of
 
     recipe = load_recipe(args.recipe, args.overrides)
     check_speech(recipe.stage, str(args.recipe))  # errors so far need not wait for torch
@@ -114,14 +114,14 @@ def preflight(args: argparse.Namespace) -> Any:
     world = _world(args)
     ds_config = resolve_deepspeed(recipe, world.size)
     model, shapes = empty_model(recipe.model, dtype_name(ds_config))
-    model.trainable(STAGES[recipe.stage].trains)
+    model.trainable(stage_of(recipe.stage, recipe.model.base).trains)
     model.train()
     tokenizer = None if args.positions else _tokenizer(recipe)
     work = _work(args, recipe, tokenizer)
     done = _steps_done(recipe)
     max_steps = recipe.trainer.max_steps
     host = None
-    if world.card is not None and not args.no_host:
+    if world.card is not None and not args.no_host and recipe.model.base == Base.SPEAKERLM:
         host = host_seconds([str(args.recipe), *args.overrides], world.size)
     estimate = make_estimate(recipe, ds_config, model, work, world, max_steps - done, host)
     choices, advice = _choices(args, recipe, ds_config, model, work, world, estimate, host)
@@ -166,6 +166,7 @@ def _choices(
     """
     from pipeline.preflight import advice, options
     from pipeline.preflight.estimate import make_choices
+    from pipeline.stages import Base
     from shards.errors import ConfigError
 
     if world.card is None or args.no_choices:
@@ -177,7 +178,8 @@ def _choices(
     best = advice.fastest(choices, own)
     lines = advice.lines(choices, own, best, recipe)
     rounds = -(-work.micro_batches // world.size)
-    lines += options.lines(options.options(recipe, ds_config, estimate.memory_at, world, rounds))
+    if recipe.model.base == Base.SPEAKERLM:  # others have no options
+        lines += options.lines(options.options(recipe, ds_config, estimate.memory_at, world, rounds))
     if args.apply:
         if best is None:
             raise ConfigError(f"nothing fits into {world.card.name}: {args.apply} is not written")
@@ -233,14 +235,14 @@ def _rank(args: argparse.Namespace) -> None:
     from pipeline.preflight.shapes import empty_model
     from pipeline.recipe.deepspeed import dtype_name, resolve_deepspeed
     from pipeline.recipe.load import load_recipe
-    from pipeline.stages import STAGES, check_speech
+    from pipeline.stages import check_speech, stage_of
 
     recipe = load_recipe(args.recipe, args.overrides)
     check_speech(recipe.stage, str(args.recipe))
     tokenizer = None if args.positions else _tokenizer(recipe)
     work = _work(args, recipe, tokenizer)
     model, _ = empty_model(recipe.model, dtype_name(resolve_deepspeed(recipe, 1)))
-    model.trainable(STAGES[recipe.stage].trains)
+    model.trainable(stage_of(recipe.stage, recipe.model.base).trains)
     model.train()
     sizes = [activations(model, load, zero3=True) for load in work.largest]
     worst = sizes.index(max(sizes))
@@ -274,12 +276,12 @@ def _beside(estimate: Any, found: dict[str, Any], recipe: Any, model: Any, ranks
     from pipeline.preflight.memory import GIB
     from pipeline.preflight.memory import estimate as estimate_memory
     from pipeline.recipe.deepspeed import dtype_name, resolve_deepspeed
-    from pipeline.stages import STAGES
+    from pipeline.stages import stage_of
 
     ds_config = resolve_deepspeed(recipe, ranks)
     load = estimate.memory_at
     memory = estimate_memory(model, ds_config, dtype_name(ds_config), ranks, load, on_gpu=False)
-    trains = STAGES[recipe.stage].trains
+    trains = stage_of(recipe.stage, recipe.model.base).trains
     work = count(Sizes.of(model), load, trains, recipe.model.activation_checkpointing)
     seconds = found["step_seconds"]
     added = (memory.activations + memory.gathered) / GIB

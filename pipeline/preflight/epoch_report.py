@@ -21,7 +21,7 @@ from pipeline.data.token_counter import TokenCounter
 from pipeline.flops import Meter, Sizes
 from pipeline.recipe.load import load_recipe
 from pipeline.recipe.schema import Recipe
-from pipeline.stages import STAGES
+from pipeline.stages import STAGES, stage_of
 from shards.commands.parser import Parser
 from shards.dataset.dataset import open_dataset
 from shards.errors import SpeakerLMError
@@ -45,7 +45,8 @@ def meter_of(recipe: Recipe) -> Meter:
     from pipeline.preflight.shapes import empty_model
 
     model, _ = empty_model(recipe.model, "float32")
-    return Meter(Sizes.of(model), STAGES[recipe.stage].trains, recipe.model.activation_checkpointing, None)
+    trains = stage_of(recipe.stage, recipe.model.base).trains
+    return Meter(Sizes.of(model), trains, recipe.model.activation_checkpointing, None)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

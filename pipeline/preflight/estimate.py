@@ -14,7 +14,7 @@ from pipeline.preflight.memory import GIB, Memory, activations, estimate
 from pipeline.preflight.workload import Work
 from pipeline.recipe.deepspeed import dtype_name, zero_stage
 from pipeline.recipe.schema import Recipe
-from pipeline.stages import STAGES, Checkpointing, module_of
+from pipeline.stages import Checkpointing, module_of, stage_of
 from pipeline.train.train_log import duration
 
 WIRE = 0.7  # share of a link's data-sheet speed that collectives reach, assumed
@@ -184,7 +184,7 @@ def mfu(total: Flops, times: Times, world: World) -> float:
 
 def flops_of_step(recipe: Recipe, model: Any, work: Work, checkpointing: Checkpointing) -> Flops:
     """Return the operations of a global step, on the average of the micro-batches looked at."""
-    sizes, trains = Sizes.of(model), STAGES[recipe.stage].trains
+    sizes, trains = Sizes.of(model), stage_of(recipe.stage, recipe.model.base).trains
     costs = [count(sizes, load, trains, checkpointing) for load in work.loads]
     share = work.micro_batches / len(costs)
     return Flops(

@@ -10,6 +10,7 @@ from pipeline.model.build import new_encoder_shape, speakerlm_config
 from pipeline.model.encoder_interface import EncoderCheckpoint, EncoderShape, find_encoder, shape_without_checkpoint
 from pipeline.model.exported import ExportedEncoder, exported_config, is_exported
 from pipeline.recipe.schema import ModelConfig
+from pipeline.stages import Base
 from shards.errors import ModelError
 
 
@@ -63,6 +64,43 @@ def _llm(where: str) -> tuple[dict[str, Any], str]:
     raise ModelError(f"{where}: no config.json there, and its shape is not known; known are {', '.join(LLMS)}")
 
 
+# The thinkers' sizes in the same files; what is omitted is the default of transformers' configuration.
+THINKERS: dict[Base, dict[str, dict[str, Any]]] = {
+    Base.QWEN2_5_OMNI: {
+        "Qwen2.5-Omni-7B": {"text_config": {}, "audio_config": {}},
+    },
+    Base.QWEN3_OMNI: {
+        "Qwen3-Omni-30B-A3B-Instruct": {
+            "text_config": {
+                "num_hidden_layers": 48,
+                "num_attention_heads": 32,
+                "head_dim": 128,
+                "vocab_size": 152064,
+                "max_position_embeddings": 65536,
+            },
+            "audio_config": {"output_dim": 2048},
+        },
+    },
+}
+
+
+def _thinker(cfg: ModelConfig) -> tuple[Any, str]:
+    """A thinker's configuration."""
+    from transformers import AutoConfig
+
+    from pipeline.model.thinker import thinker_class
+
+    base, where = Base(cfg.base), cfg.llm.checkpoint
+    if (Path(where) / "config.json").is_file():
+        thinker_class(base, Path(where))  # refuses another model's folder
+        found = AutoConfig.from_pretrained(where)
+        return getattr(found, "thinker_config", found), f"{where}/config.json"
+    known, name = THINKERS[base], where.rsplit("/", 1)[-1]
+    if name in known:
+        return thinker_class(base).config_class(**known[name]), f"known shape of {name}; no such folder here"
+    raise ModelError(f"{where}: no config.json there, and its shape is not known; known are {', '.join(known)}")
+
+
 def empty_model(cfg: ModelConfig, dtype: str) -> tuple[Any, list[str]]:
     """The model without weights, on the meta device, and where its shape is from.
 
@@ -71,6 +109,15 @@ def empty_model(cfg: ModelConfig, dtype: str) -> tuple[Any, list[str]]:
     """
     import torch
 
+    if cfg.base != Base.SPEAKERLM:
+        from pipeline.model.packed_attention import register
+        from pipeline.model.thinker import around, thinker_class
+
+        config, source = _thinker(cfg)
+        with torch.device("meta"):
+            empty: Any = thinker_class(Base(cfg.base))._from_config(config, attn_implementation=register())
+            thinker: Any = around(empty, cfg)
+        return thinker.to(getattr(torch, dtype)), [f"thinker: {source}"]
     from pipeline.model.float8 import use_float8
     from pipeline.model.modeling_speakerlm import SpeakerLMForConditionalGeneration
 

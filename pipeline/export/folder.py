@@ -15,11 +15,12 @@ from pipeline.checkpoint.safetensors_file import LazyTensor, write_sharded, writ
 from pipeline.export.carry import carry
 from pipeline.export.code import write_code
 from pipeline.export.model_card import model_card
+from pipeline.export.thinker import check_thinker, write_thinker
 from pipeline.export.training_data import hashes_of_extractors
 from pipeline.model.exported import tokenizer_of, write_training
 from pipeline.recipe.load import load_recipe
 from pipeline.recipe.schema import ModelConfig, Recipe
-from pipeline.stages import STAGES, check_speech
+from pipeline.stages import STAGES, Base, check_speech
 from shards.errors import ConfigError, ModelError
 from shards.workers import progress
 
@@ -48,6 +49,9 @@ def export(
         ModelError: the weights do not fit, or the LLM is another one.
     """
     recipe = check_export(run, out)
+    thinks = recipe.model.base != Base.SPEAKERLM
+    if thinks:
+        check_thinker(recipe, merge)
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
@@ -55,6 +59,10 @@ def export(
     except OSError as e:
         raise ConfigError(f"{out}: {e.strerror or e}; name a folder that can be written") from e
     try:
+        if thinks:
+            write_thinker(partial, run, recipe, out.name, dtype, largest)
+            partial.rename(out)
+            return out
         reads = STAGES[recipe.stage].registration
         enrolment = carry(partial, recipe.model.extractor if reads else "", hashes_of_extractors(recipe))
         card = model_card(run, recipe, out.name, merge, scores, enrolment)

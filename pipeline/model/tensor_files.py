@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from shards.errors import ModelError
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 INDEX = "model.safetensors.index.json"
@@ -62,6 +63,12 @@ class TensorFiles:
         """Shape, without reading the values."""
         with open_tensors(self._where[name]) as f:
             return tuple(f.get_slice(self._keys.get(name, name)).get_shape())
+
+    def dtype(self, name: str) -> torch.dtype:
+        """Type of the elements, without reading them."""
+        with open_tensors(self._where[name]) as f:
+            found: torch.dtype = f.get_slice(self._keys.get(name, name))[:0].dtype
+            return found
 
     def renamed(self, rename: Callable[[str], str | None]) -> TensorFiles:
         """The same tensors under other names; those renamed to None are omitted."""

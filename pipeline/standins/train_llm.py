@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.prompts import PromptTokenizer
 from pipeline.standins.exercises import MOST_VOICES, PAUSE, Text, draw_exercises, make_text
 from pipeline.standins.optimize import optimize
+from pipeline.standins.shown_attention import Shown, register
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -59,7 +60,7 @@ def new_llm(tokenizer: PromptTokenizer) -> Any:
         pad_token_id=tokenizer.pad,
     )
     model: Any = Qwen2ForCausalLM(config)
-    model.set_attn_implementation("eager")  # the only one that returns its weights
+    model.set_attn_implementation(register())
     with torch.no_grad():
         table = model.get_input_embeddings().weight.normal_(std=TABLE_STD)
         model.lm_head.weight.copy_(table * (WEIGHT_STD / TABLE_STD))
@@ -152,12 +153,13 @@ def text_loss(
     for row, text in enumerate(texts):
         ids[row, : len(text.ids)] = torch.tensor(text.ids)
         is_target[row, text.target_from : len(text.ids)] = True
+    shown = Shown(POINT_LAYERS, POINT_HEADS) if bool(is_target.any()) else None
     passed = model.model(
         inputs_embeds=audio.put(model.get_input_embeddings()(ids), texts, noise, voices),
         attention_mask=attention_mask(texts, length, hide),
         use_cache=False,
         output_hidden_states=True,
-        output_attentions=True,
+        shown=shown,
     )
     states = passed.hidden_states
     after = [*(model.model.norm(s) for s in states[:-1]), states[-1]]  # the last is normalised already
@@ -170,15 +172,14 @@ def text_loss(
         losses = [functional.cross_entropy(model.lm_head(after[n][row, at]), wanted) for n in layers]
         return torch.stack(losses).mean()
 
-    talk = bool(is_target.any())
     match = asked("asked_audio", range(MATCH_AFTER if texts[0].registered else NUMBER_AFTER, LAYERS + 1))
     losses = {"read": asked("asked_vectors", [READ_AFTER]), "match": match}
-    if talk and match is not None:
+    if shown and match is not None:
         losses["match"] = BESIDE * match
-    if talk:
+    if shown:
         logits = model.lm_head(after[-1][:, :-1][is_target[:, 1:]])
         losses["words"] = functional.cross_entropy(logits, ids[:, 1:][is_target[:, 1:]])
-        losses["point"] = POINT * pointing_loss([passed.attentions[n] for n in POINT_LAYERS], texts)
+        losses["point"] = POINT * pointing_loss(shown.weights, texts)
     return {name: value for name, value in losses.items() if value is not None}
 
 
@@ -186,14 +187,14 @@ def pointing_loss(attentions: Sequence[Tensor], texts: Sequence[Text]) -> Tensor
     """Mean of -log of the attention that falls on the audio of the word that is about to be written.
 
     Args:
-        attentions: (B, heads, L, L) of each layer that is asked; its first ``POINT_HEADS`` heads answer together.
+        attentions: (B, POINT_HEADS, L, L) of each layer that is asked; its heads answer together.
     """
     import torch
 
     rows, at, first, end = torch.tensor([(row, *p) for row, text in enumerate(texts) for p in text.pointed]).unbind(1)
     losses = []
     for weights in attentions:
-        sums = torch.nn.functional.pad(weights[:, :POINT_HEADS].mean(1).cumsum(-1), (1, 0))[rows, at]  # (n, L + 1)
+        sums = torch.nn.functional.pad(weights.mean(1).cumsum(-1), (1, 0))[rows, at]  # (n, L + 1)
         there = sums.gather(1, end[:, None]) - sums.gather(1, first[:, None])
         losses.append(-there.clamp(min=1e-6).log().mean())
     return torch.stack(losses).mean()

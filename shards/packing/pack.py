@@ -106,7 +106,7 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps({"dry_run": True} | _outline(table, parts, mine)))
         return 0
     _refuse_other_dataset(packer)
-    places = args.devices.split(",") if args.devices else [CORE] * args.workers
+    places = args.devices.split(",") if args.devices else [CORE] * min(args.workers, max(1, len(mine)))
     readers = args.workers if args.devices else 0
     done = pack_parts(packer, table, parts, mine, places, readers=readers, max_bad_share=args.max_bad_share)
     merged = merge(replace(packer, device=places[0]) if args.devices else packer, parts, args.max_bad_share)

@@ -15,9 +15,14 @@ LEVEL_DB = -26.0
 
 
 def high_pass(wave: np.ndarray, low: float = 50.0, high: float = 80.0) -> np.ndarray:
-    """High-pass (n,) to (n,) float32: zero below `low` Hz, raised-cosine slope up to `high` Hz, zero phase."""
+    """High-pass (n,) to (n,) float32: zero below `low` Hz, raised-cosine slope up to `high` Hz, zero phase.
+
+    The ends are continued by reflection, to a length that is transformed fast: one with a large prime factor takes
+    several times as long.
+    """
     pad = min(len(wave) - 1, SAMPLE_RATE // 10)
-    padded = np.pad(wave, pad, mode="reflect", reflect_type="odd") if pad > 0 else wave
+    behind = pad + -(len(wave) + 2 * pad) % (SAMPLE_RATE // 10)
+    padded = np.pad(wave, (pad, behind), mode="reflect", reflect_type="odd") if pad > 0 else wave
     spectrum = np.fft.rfft(padded)
     frequency = np.fft.rfftfreq(len(padded), 1 / SAMPLE_RATE)
     spectrum *= 0.5 - 0.5 * np.cos(np.pi * np.clip((frequency - low) / (high - low), 0, 1))

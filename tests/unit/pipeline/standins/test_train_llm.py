@@ -120,11 +120,9 @@ def test_one_batch_of_every_mode_is_learned_and_names_follow_their_vectors(token
 
 def test_attention_is_asked_for_the_audio_of_the_next_word() -> None:
     text = Text(pointed=[(6, 2, 5)])  # at position 6 the word heard at 2, 3 and 4 is written
-    weights = torch.zeros(1, 4, 8, 8)
+    weights = torch.zeros(1, 2, 8, 8)
     weights[0, :, 6, 2:5] = 1 / 3
     assert pointing_loss([weights], [text]).item() == pytest.approx(0.0, abs=1e-6)
-    elsewhere = torch.full((1, 4, 8, 8), 1 / 8)
+    elsewhere = torch.full((1, 2, 8, 8), 1 / 8)
     assert pointing_loss([elsewhere], [text]).item() == pytest.approx(-torch.tensor(3 / 8).log().item())
     assert pointing_loss([weights, elsewhere], [text]).item() == pytest.approx(-torch.tensor(3 / 8).log().item() / 2)
-    weights[0, 2:] = 0  # heads that are not asked
-    assert pointing_loss([weights], [text]).item() == pytest.approx(0.0, abs=1e-6)

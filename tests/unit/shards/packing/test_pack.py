@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 
+import shards.packing.pack
 import shards.storage.local
 from shards.cli import main
 from shards.dataset.dataset import open_dataset
@@ -15,6 +16,7 @@ from shards.errors import StorageError
 from shards.manifests.manifest import RECORDINGS, SPEAKERS
 from shards.packing.packer import Packer
 from shards.storage.local import LocalStorage
+from shards.workers import run_jobs
 from tests.support.manifests import make_manifest
 
 
@@ -80,6 +82,17 @@ def test_same_bytes_for_any_number_of_workers_and_tasks(manifest, tmp_path):
     assert content(tmp_path / "one") == content(tmp_path / "two") == content(tmp_path / "tasks")
     pack(manifest, tmp_path / "other", "--seed", "2")
     assert content(tmp_path / "other") != content(tmp_path / "one")
+
+
+def test_more_workers_than_shards_are_not_started(manifest, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        shards.packing.pack,
+        "run_jobs",
+        lambda setup, places, jobs: (asked.append(places), run_jobs(setup, places, jobs))[1],
+    )
+    pack(manifest, tmp_path / "o", "--samples-per-shard", "100", "--workers", "3")
+    assert asked == [["core"]]
 
 
 def test_dataset_is_merged_after_its_last_part(manifest, tmp_path, capsys):

@@ -37,6 +37,16 @@ def test_silence_is_an_error() -> None:
         condition(np.zeros(SAMPLE_RATE, np.float32))
 
 
+@pytest.mark.parametrize("samples", [5, 1601, 40_009])
+def test_high_pass_transforms_lengths_without_large_prime_factors(samples, monkeypatch) -> None:
+    lengths = []
+    transform = np.fft.rfft
+    monkeypatch.setattr(np.fft, "rfft", lambda wave: (lengths.append(len(wave)), transform(wave))[1])
+    wave = np.random.default_rng(0).standard_normal(samples).astype(np.float32)
+    assert len(high_pass(wave)) == samples
+    assert lengths[0] % 1600 == 0
+
+
 def test_high_pass_removes_offset_and_hum_only() -> None:
     speech = tone(1.0, pitch=300.0)
     hum = 0.2 + 0.1 * np.sin(2 * np.pi * 30 * np.arange(SAMPLE_RATE) / SAMPLE_RATE)

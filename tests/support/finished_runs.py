@@ -9,11 +9,10 @@ from typing import Any
 import torch
 
 from pipeline.checkpoint.final_weights import write_done
-from pipeline.model.build import build_model
 from pipeline.model.own_weights import WEIGHTS, own_state_dict, save_own_weights
 from pipeline.recipe.load import save_recipe
 from pipeline.recipe.schema import DataConfig, DatasetConfig, ModelConfig, Recipe
-from pipeline.stages import module_of
+from pipeline.stages import module_of, stage_of
 
 
 def make_finished_run(
@@ -25,7 +24,8 @@ def make_finished_run(
     **recipe: Any,
 ) -> Path:
     """As if trained: noise on everything that training may change, LoRA's B included."""
-    model = build_model(cfg)
+    row = stage_of(stage, cfg.base)
+    model = row.load(row.model)(cfg)
     generator = torch.Generator().manual_seed(11)
     for name, p in model.named_parameters():
         if module_of(name) != "llm":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +12,10 @@ import torch
 from pipeline.checkpoint.final_weights import write_done
 from pipeline.export.folder import export
 from pipeline.model.build import load_finished_run
-from pipeline.model.own_weights import WEIGHTS, own_state_dict, save_own_weights
 from pipeline.model.thinker import build_thinker, thinker_class
-from pipeline.recipe.load import save_recipe
-from pipeline.recipe.schema import DatasetConfig, Recipe
 from pipeline.stages import Base
 from shards.errors import CheckpointError, ConfigError
-from shards.weights.hashes import sha256_of
+from tests.support.finished_runs import make_finished_run
 from tests.support.thinkers import make_thinker, thinker_config
 
 BASES = [Base.QWEN2_5_OMNI, Base.QWEN3_OMNI]
@@ -29,20 +25,8 @@ BASES = [Base.QWEN2_5_OMNI, Base.QWEN3_OMNI]
 def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of stage 11 with LoRA that changes something."""
     folder = tmp_path_factory.mktemp("run")
-    model = thinker_config(make_thinker(folder / request.param, request.param), request.param)
-    recipe = Recipe(name="tiny", stage=11, output=str(folder / "run"), model=model)
-    recipe.data = replace(recipe.data, train=[DatasetConfig(path="data")])
-    made = build_thinker(model)
-    torch.manual_seed(2)
-    for name, parameter in made.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(parameter, std=0.05)
-    path = folder / "run"
-    save_own_weights(path / WEIGHTS, own_state_dict(made), made.bases)
-    save_recipe(recipe, path / "config.yaml")
-    done = {"stage": 11, "step": 3, "weights_sha256": sha256_of(path / WEIGHTS), "bases": made.bases}
-    write_done(path, done)
-    return path
+    base = make_thinker(folder / request.param, request.param)
+    return make_finished_run(folder / "run", thinker_config(base, request.param), stage=11)
 
 
 def inputs(model: Any) -> dict[str, torch.Tensor]:

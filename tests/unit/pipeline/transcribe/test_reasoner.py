@@ -18,6 +18,7 @@ from pipeline.export.folder import export
 from pipeline.prompts import AudioPiece
 from pipeline.reasoner.cache import CacheRules
 from pipeline.reasoner.loop import LoopLimits, Request
+from pipeline.stages import Base
 from pipeline.transcribe.cli import main
 from pipeline.transcribe.load_model import dialogue_rules
 from pipeline.transcribe.outputs import render
@@ -330,6 +331,27 @@ def arguments(folder: Path, model: str, out: Path, *more: str) -> list[str]:
         str(folder / "meeting.wav"), "--model", str(folder / model), "--out", str(out), "--seconds", "2-3",
         "--vad", "energy", "--device", "cpu", "--attempts", "1", *more,
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("base", [Base.QWEN2_5_OMNI, Base.QWEN3_OMNI])
+def test_a_run_on_a_thinker_holds_the_same_dialogues(models: Path, tmp_path: Path, base: Base):
+    from tests.support.datasets import make_dataset
+    from tests.support.decoding import decode_with
+    from tests.support.finished_runs import make_finished_run
+    from tests.support.thinkers import make_thinker, thinker_config
+
+    config = thinker_config(make_thinker(tmp_path / "thinker", base), base)
+    run = make_finished_run(tmp_path / "run", config, stage=13, init_from="stage12")
+    line = arguments(models, "run", tmp_path / "out", "--reasoner", f"--enrol=Anna={models / 'anna.wav'}")
+    line[line.index("--model") + 1] = str(run)
+    assert main(line) == 0
+    content = json.loads((tmp_path / "out" / "meeting.json").read_text())
+    assert (content["times"], content["enrolled"], content["complete"]) == ("model", ["Anna"], True)
+    assert all(c["stop"] == "no valid reply in 1 attempts" for c in content["chunks"])
+    make_dataset(tmp_path / "test", samples=2, speakers_per_sample=(1, 2), dim=16, seed=9)
+    decode_with(run, tmp_path / "test", tmp_path / "decoded", attempts=2, max_new_tokens=8)
+    rows = [json.loads(row) for row in (tmp_path / "decoded" / "no.jsonl").read_text().splitlines()]
+    assert {(r["format"], r["stop"]) for r in rows} == {("speaker-reasoner", "no valid reply in 2 attempts")}
 
 
 def test_a_run_and_its_export_write_the_same_transcript(models: Path, tmp_path: Path):

@@ -74,6 +74,8 @@ class Thinker(nn.Module):
             ModelError: a configuration that is not supported.
         """
         super().__init__()
+        if not hasattr(llm.model, "audio_tower"):
+            raise ModelError(f"this transformers builds {type(llm).__name__} of other parts: install 5.23")
         self.llm, self.base = llm, base
         audio = llm.config.audio_config
         if base is Base.QWEN3_OMNI and audio.n_window != _CHUNK:

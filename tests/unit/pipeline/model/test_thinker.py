@@ -15,7 +15,7 @@ from pipeline.model.thinker import Thinker, build_thinker
 from pipeline.model.thinker_audio import ThinkerFrontend
 from pipeline.model.thinker_tokens import ThinkerTokenizer
 from pipeline.prompts import TextPiece
-from pipeline.stages import Base
+from pipeline.stages import Base, Checkpointing
 from shards.errors import AudioError, ModelError
 from tests.support.thinkers import AUDIO_TOKENS, make_thinker, thinker_config
 
@@ -219,6 +219,13 @@ def test_dialogues_have_the_models_own_marks_and_no_system_line(folder: Path) ->
     text = tokenizer.tokenizer.decode(question)
     assert text == f"<|im_start|>user\n{start}{end}Who?<|im_end|>\n<|im_start|>assistant\n"
     assert len(tokenizer.encode_piece(start)) > 1  # in a transcript it is plain text
+
+
+def test_a_transformers_with_other_parts_is_named() -> None:
+    older = torch.nn.Module()
+    older.model = torch.nn.Module()
+    with pytest.raises(ModelError, match=r"install 5\.23"):
+        Thinker(older, Base.QWEN3_OMNI, {}, checkpointing=Checkpointing())
 
 
 def test_a_folder_of_another_model_is_refused(folder: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -122,6 +123,14 @@ def test_a_killed_run_ends_as_one_that_was_not_disturbed(parts: Path, tmp_path: 
     assert [r["loss"] for r in rows(tmp_path / "straight")] == [r["loss"] for r in rows(tmp_path / "run")]
     straight, run = (load_file(tmp_path / n / "weights" / "model.safetensors") for n in ("straight", "run"))
     assert all(torch.equal(straight[name], run[name]) for name in straight)
+
+    alone = tmp_path / "alone"  # its last step again, on one rank
+    shutil.copytree(tmp_path / "run", alone)
+    shutil.rmtree(alone / "checkpoints" / "step-00000003")
+    (alone / "done").unlink()
+    (output,) = run_distributed(_train, 1, 200, output=str(alone), **how)
+    assert "resumed from" in output
+    assert rows(alone)[-1]["loss"] == pytest.approx(rows(tmp_path / "run")[-1]["loss"], rel=1e-5)
 
 
 # ------------------------------------------------------------------------------------------------------------ no hang

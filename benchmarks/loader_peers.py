@@ -23,18 +23,22 @@ from typing import Any
 import numpy as np
 from torch.utils.data import DataLoader, IterableDataset
 
+from pipeline.data.handover import Handover
 from pipeline.data.index_rows import DatasetSource
 from pipeline.data.lengths import build_lengths
 from pipeline.data.loader import Loader, SampleReader
 from pipeline.data.plan import Plan
 from pipeline.data.planned import PlanSettings
+from pipeline.data.readahead import ReadAhead
 from pipeline.data.token_counter import TokenCounter
 from pipeline.prompts import PromptTokenizer
 from pipeline.recipe.schema import DataConfig, DatasetConfig, RegistrationConfig
 from shards.dataset.dataset import Dataset
-from shards.dataset.reader import read_sample
 from shards.sample import SAMPLE_RATE, Sample
 from shards.sound.audio import decode
+
+PREFETCH = 8  # samples a worker is ahead
+MICRO_BATCH = 16  # samples that a worker of ours knows in advance
 
 
 @dataclass(frozen=True)
@@ -66,8 +70,8 @@ class Lazily(IterableDataset[Any]):
         return iter(self._make())
 
 
-def _counted(dataset: Any, order: list[int] | None, workers: int) -> Iterator[int]:
-    how = {"prefetch_factor": 8} if workers else {}
+def _counted(dataset: Any, order: list[Any] | None, workers: int) -> Iterator[int]:
+    how = {"prefetch_factor": PREFETCH} if workers else {}
     loader = DataLoader(dataset, batch_size=None, sampler=order, num_workers=workers, collate_fn=_as_is, **how)
     return (1 for _ in loader)
 
@@ -88,15 +92,33 @@ def floor(samples: list[Sample]) -> Peer:
 
 
 def ours(dataset: Dataset) -> Peer:
-    """Random order, ranged reads, crc32 of every byte, parsed metadata."""
+    """Random order, ranged reads, crc32 of every byte, parsed metadata.
+
+    As in a run, a worker knows the samples of its micro-batch, announces them, and hands over in shared memory.
+    """
+    ahead = ReadAhead()
     places = [(shard, row) for shard, info in enumerate(dataset.shards) for row in range(info.samples)]
 
     def one(i: int) -> tuple[Any, np.ndarray]:
-        sample = read_sample(dataset, *places[i])
+        place, data = ahead.take(dataset, *places[i])
+        sample = place.parse(data, audio=False)
         said = [(s.speaker, s.start, s.end, s.text) for s in sample.segments]
-        return (sample.key, said), decode(sample.audio)  # as the others: plain metadata and samples, no FLAC
+        return (sample.key, said), place.decode(data)  # as the others: plain metadata and samples, no FLAC
 
-    return Peer("ours, crc checked", lambda w: _counted(ByPlace(one), shuffled(len(places)), w))
+    def announced(task: tuple[int, list[int]]) -> tuple[Any, np.ndarray]:
+        ahead.announce(dataset, (places[i] for i in task[1]))
+        return one(task[0])
+
+    def epoch(workers: int) -> Iterator[int]:
+        turns, order = max(1, workers), shuffled(len(places))
+        tasks = [
+            (i, order[at : at + turns * MICRO_BATCH : turns] if at // turns % MICRO_BATCH == 0 else [])
+            for at, i in enumerate(order)
+        ]
+        loaded = Handover(announced, workers, PREFETCH + 2, 1 << 24) if workers else ByPlace(announced)
+        return _counted(loaded, tasks, workers)
+
+    return Peer("ours, crc checked", epoch)
 
 
 def whole(dataset: Dataset, tokenizer: PromptTokenizer) -> Peer:

@@ -22,6 +22,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+from pydantic_core import from_json
 
 from shards.errors import ManifestError, SpeakerError
 
@@ -170,7 +171,7 @@ def parse_meta(key: str, data: bytes) -> dict[str, Any]:
     Raises:
         ManifestError: unsupported format version.
     """
-    meta = json.loads(data)
+    meta = from_json(data)
     if meta.get("version") != FORMAT_VERSION:
         raise ManifestError(
             f"{key}: sample format version {meta.get('version')}, this code reads {FORMAT_VERSION}; run pack again"

@@ -18,7 +18,7 @@ from pipeline.data.dialogue_batch import part_weights, slice_of, turns_of, words
 from pipeline.data.planned import PlannedSample
 from pipeline.data.speaker_probes import answer_token, probe_positions
 from pipeline.encoder_calls import partition_audios
-from pipeline.frames import Stride, audio_positions
+from pipeline.frames import HOP_SAMPLES, LFR_SHIFT, Stride, audio_positions
 from pipeline.prompts import (
     AudioPiece,
     Layout,
@@ -32,7 +32,7 @@ from pipeline.prompts import (
     speaker_labels,
     target_pieces,
 )
-from pipeline.recipe.schema import DialogueConfig
+from pipeline.recipe.schema import DataConfig, DialogueConfig
 from pipeline.stages import Task
 from shards.errors import PlanError
 from shards.sample import SAMPLE_RATE, Sample
@@ -242,6 +242,12 @@ def _audio_rows(packed: _Packed, calls: int, stride: Stride) -> tuple[Tensor | t
     waveforms = tensors[0] if calls == 1 else tuple(tensors)
     unused = dummies * audio_positions(_EMPTY_SAMPLES, stride)
     return waveforms, torch.tensor(lengths), torch.tensor(index, dtype=torch.int64), unused
+
+
+def batch_bytes(data: DataConfig) -> int:
+    """Return the most bytes that a micro-batch within the budgets has, generously: a bound on memory, not a size."""
+    audio = data.max_frames * LFR_SHIFT * HOP_SAMPLES * 4
+    return round(1.1 * audio) + 512 * data.max_positions + (1 << 20)  # a speaker's vector of 256 takes two positions
 
 
 def _noise() -> np.ndarray:

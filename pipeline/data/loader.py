@@ -25,7 +25,8 @@ import torch
 from torch.utils.data import DataLoader
 
 from pipeline.data.augment import Augmenter
-from pipeline.data.collate import Batch, LoadedSample, collate, empty_batch
+from pipeline.data.collate import Batch, LoadedSample, batch_bytes, collate, empty_batch
+from pipeline.data.handover import Handover
 from pipeline.data.plan import Plan
 from pipeline.data.plan_report import Cost, report
 from pipeline.data.planned import CachedClip, GlobalStep, MicroBatch, PlannedSample
@@ -39,7 +40,6 @@ from shards.dataset.dataset import Dataset
 from shards.dataset.speaker_bank import SpeakerBank
 from shards.errors import AudioError, DataError, SpeakerError, SpeakerLMError, StorageError, TrainingError
 from shards.sample import Sample
-from shards.sound.audio import decode
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,9 +124,9 @@ class SampleReader:
     ) -> tuple[Sample, np.ndarray]:
         """A sample and its audio, checked to be as long as planned."""
         place, data = self._ahead.take(self.datasets[dataset], shard, row)
-        sample = place.parse(data)
+        sample = place.parse(data, audio=False)
         try:
-            wave = decode(sample.audio)
+            wave = place.decode(data)
         except AudioError as e:
             raise AudioError(f"{place.tar}: {wanted.key}: {e}") from e
         speed = wanted.speed if isinstance(wanted, PlannedSample) else 1.0
@@ -153,7 +153,7 @@ class SampleReader:
         return any(d.storage.local_path("") is None for d in self.datasets)
 
     def _announce(self, batch: MicroBatch | None) -> None:
-        if batch is not None and self.datasets[batch.dataset].storage.local_path("") is None:
+        if batch is not None:
             rows = [(s.shard, s.row) for s in batch.samples]
             rows += [(clip.shard, clip.row) for s in batch.samples for clip in s.cached]
             self._ahead.announce(self.datasets[batch.dataset], rows)
@@ -293,8 +293,13 @@ class Loader:
                 yield self._step(results)
 
     def _data_loader(self) -> DataLoader[Any]:
+        dataset: Any = self._reader
+        if self._ahead is not None:
+            in_use = -(-2 * self._rounds // self._workers)  # a step in training, one that is being collected
+            size = batch_bytes(self.plan.settings.data)
+            dataset = Handover(self._reader.__getitem__, self._workers, self._ahead + in_use + 1, size)
         return DataLoader(
-            self._reader,  # type: ignore[arg-type]
+            dataset,
             batch_size=None,
             sampler=self._tasks(),
             num_workers=self._workers,

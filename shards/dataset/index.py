@@ -18,7 +18,8 @@ from shards.dataset import parquet
 from shards.errors import ShardError
 from shards.sample import FORMAT_VERSION
 
-MEMBERS = ("flac", "json", "npy")  # in their order in the tar
+AUDIO = "flac"
+MEMBERS = (AUDIO, "json", "npy")  # in their order in the tar
 INDEX_SCHEMA = pa.schema(
     [
         *(pa.field(name, pa.string(), nullable=False) for name in ("key", "corpus", "split", "session", "language")),

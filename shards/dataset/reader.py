@@ -15,9 +15,10 @@ import numpy as np
 from fastcrc import crc32
 
 from shards.dataset.dataset import Dataset
-from shards.dataset.index import MEMBERS
+from shards.dataset.index import AUDIO, MEMBERS
 from shards.errors import DataError, ManifestError, ShardError
 from shards.sample import Sample, parse_meta
+from shards.sound.audio import decode
 from shards.storage.interface import Storage
 
 MAX_GAP = 2 << 20  # bytes: reading and dropping them takes less time than another request
@@ -74,19 +75,23 @@ class SampleLocation:
         """Read all of the sample's bytes; fewer if the tar is truncated."""
         return storage.read_range(self.tar, self.offset, self.length)
 
-    def parse(self, read: bytes) -> Sample:
+    def parse(self, read: bytes, *, audio: bool = True) -> Sample:
         """Parse the sample.
+
+        Args:
+            audio: copy its FLAC; without it, :meth:`decode` the bytes that were read.
 
         Raises:
             ShardError: bytes are missing or differ from what was packed, or the sample is not that of the index row.
         """
         members = {}
+        view = memoryview(read)
         for member, offset, length, crc in self.spans:
             begin = offset - self.offset
-            data = read[begin : begin + length]
+            data = view[begin : begin + length]
             if len(data) != length or crc32.iso_hdlc(data) != crc:
-                _Span(self.url, self.key, member, offset, length, crc).check(data)  # raises
-            members[member] = data
+                _Span(self.url, self.key, member, offset, length, crc).check(bytes(data))  # raises
+            members[member] = bytes(data) if audio or member != AUDIO else b""
         try:
             sample = Sample.from_members(self.key, members)
         except (DataError, ValueError, KeyError, TypeError) as error:
@@ -101,6 +106,15 @@ class SampleLocation:
                 "damaged or of another tar, copy or pack it again"
             )
         return sample if self.vectors is None else sample.with_embeddings(self.vectors)
+
+    def decode(self, read: bytes) -> np.ndarray:
+        """Decode the audio of bytes that :meth:`parse` has checked: float32 (num_samples,) in [-1, 1].
+
+        Raises:
+            AudioError: as :func:`shards.sound.audio.decode`.
+        """
+        begin, length = next((offset - self.offset, length) for m, offset, length, _ in self.spans if m == AUDIO)
+        return decode(read[begin:] if begin else read, length)  # it is the first member: nothing is copied
 
     @property
     def _where(self) -> str:

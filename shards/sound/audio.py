@@ -27,18 +27,24 @@ SLACK = 0.05  # seconds by which a recording may be shorter than the manifest sa
 logger = logging.getLogger(__name__)
 
 
-def decode(data: bytes) -> np.ndarray:
+def decode(data: bytes, length: int | None = None) -> np.ndarray:
     """Decode FLAC bytes of a sample: float32 (num_samples,) in [-1, 1].
+
+    Args:
+        length: of the FLAC at the beginning of `data`; None: all of it.
 
     Raises:
         AudioError: undecodable, truncated, empty, or not 16 kHz mono.
     """
     try:
-        with soundfile.SoundFile(io.BytesIO(data)) as file:
+        buffer = io.BytesIO(data)  # shares the bytes, even when it ends before them: they are not copied
+        if length is not None:
+            buffer.truncate(length)
+        with soundfile.SoundFile(buffer) as file:
             rate, channels, announced = file.samplerate, file.channels, file.frames
             wave = file.read(dtype="float32", always_2d=False)
     except (soundfile.SoundFileError, TypeError, ValueError) as error:
-        raise AudioError(f"{len(data)} bytes do not decode as FLAC: {error}") from error
+        raise AudioError(f"{len(data) if length is None else length} bytes do not decode as FLAC: {error}") from error
     if (rate, channels) != (SAMPLE_RATE, 1):
         raise AudioError(f"audio is {rate} Hz with {channels} channels, a sample holds {SAMPLE_RATE} Hz mono")
     if len(wave) == 0 or len(wave) != announced:

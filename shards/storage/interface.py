@@ -29,6 +29,10 @@ class Storage(Protocol):
         """Read `length` bytes from `offset`; fewer at the end of the file, none beyond it."""
         ...
 
+    def will_read(self, path: str, offset: int, length: int) -> None:
+        """Announce :meth:`read_range`: a system that reads files ahead may begin with it. Never fails."""
+        ...
+
     def read_ranges(self, path: str, ranges: Sequence[tuple[int, int]]) -> Iterator[bytes]:
         """Read many (offset, length) of one file as :meth:`read_range`, in order."""
         ...

@@ -82,6 +82,10 @@ class LocalStorage:
         with storage_errors(self.root / path):
             return retried(lambda: self._read_again(path, offset, length), self._pauses)
 
+    def will_read(self, path: str, offset: int, length: int) -> None:
+        with contextlib.suppress(OSError):  # that reading will raise
+            os.posix_fadvise(self._opened(path).descriptor, offset, length, os.POSIX_FADV_WILLNEED)
+
     def _read_again(self, path: str, offset: int, length: int) -> bytes:
         """Read from the file as it is opened now: a stale handle stays stale."""
         self._open.pop(path, None)

@@ -58,6 +58,9 @@ class S3Storage(S3Bucket):
         data = self._ranges.read(self.key(path), offset, length)
         return self.get(path, (offset, length)) if data is None else data
 
+    def will_read(self, path: str, offset: int, length: int) -> None:
+        """Do nothing: what is read ahead from a server is read on threads."""
+
     def read_ranges(self, path: str, ranges: Sequence[tuple[int, int]]) -> Iterator[bytes]:
         waiting: deque[Future[bytes]] = deque()
         with ThreadPoolExecutor(CONNECTIONS) as pool:

@@ -15,11 +15,13 @@ import pyarrow as pa
 import pytest
 import torch
 
+from pipeline.data.handover import Handover
 from pipeline.data.loader import Loader, SampleReader
 from pipeline.prompts import Mode, PromptTokenizer
 from shards.dataset.dataset import open_dataset
 from shards.dataset.index import index_from_bytes, index_to_bytes
 from shards.errors import DataError, PlanError, SpeakerError, StorageError, TrainingError
+from shards.storage.local import LocalStorage
 from tests.support.datasets import make_dataset
 from tests.support.planning import make_data, packed_plan, samples_of
 from tests.support.tiny import TEXTS, make_tokenizer
@@ -221,6 +223,25 @@ def test_a_bank_with_a_vector_that_is_not_finite_stops_the_run(damaged, tokenize
     damaged.speakers.vectors = np.full_like(damaged.speakers.vectors, np.nan)
     with pytest.raises(SpeakerError, match=r"speakers\.npy: 12 vectors are not finite"):
         list(make_loader([damaged], tokenizer, packed_plan([damaged], tokenizer, modes=(Mode.OVER,))))
+
+
+def test_ranges_of_a_local_micro_batch_are_announced_before_the_first_is_read(dataset, tokenizer, monkeypatch):
+    calls = []
+    for name in ("will_read", "read_range"):
+        plain = getattr(LocalStorage, name)
+        monkeypatch.setattr(LocalStorage, name, lambda *a, n=name, f=plain: calls.append((n, a[1:])) or f(*a))
+    first = next(iter(make_loader([dataset], tokenizer))).micro_batches[0].keys
+    assert len(first) > 2
+    announced, read = calls[: len(first)], calls[len(first) : 2 * len(first)]
+    assert {name for name, _ in announced} == {"will_read"}
+    assert [("read_range", where) for _, where in announced] == read
+
+
+def test_micro_batches_of_workers_come_in_shared_memory(dataset, tokenizer, monkeypatch):
+    slots, plain = [], Handover.open
+    monkeypatch.setattr(Handover, "open", lambda self, slot, *a: slots.append(slot) or plain(self, slot, *a))
+    steps = list(make_loader([dataset], tokenizer, workers=2))
+    assert len(slots) == sum(len(step.micro_batches) for step in steps)
 
 
 def test_a_killed_worker_is_reported(dataset, tokenizer):

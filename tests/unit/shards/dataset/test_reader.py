@@ -2,12 +2,13 @@ import os
 import re
 import tarfile
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
 from shards.dataset.dataset import Dataset, open_dataset
 from shards.dataset.index import index_from_bytes, index_to_bytes
-from shards.dataset.reader import read_meta, read_sample
+from shards.dataset.reader import locate, read_meta, read_sample
 from shards.errors import ShardError, StorageError
 from shards.sound.audio import decode
 from shards.storage.s3 import S3Storage
@@ -30,6 +31,17 @@ def test_samples_are_read_as_packed(dataset):
             assert list(sample.speakers) == entry["speakers"]
             assert len(decode(sample.audio)) == sample.num_samples == entry["num_samples"]
             assert sum(len(s.text) for s in sample.segments) == entry["num_chars"]
+
+
+def test_audio_is_decoded_out_of_the_bytes_that_were_read(dataset, monkeypatch):
+    sample, place = read_sample(dataset, 1, 2), locate(dataset, 1, 2)
+    read, given = place.read(dataset.storage), []
+    monkeypatch.setattr("shards.dataset.reader.decode", lambda data, length: given.append(data) or decode(data, length))
+    assert place.parse(read, audio=False).audio == b""
+    assert np.array_equal(place.decode(read), decode(sample.audio))
+    assert given[0] is read
+    place.offset -= 3  # the audio is not the first of what was read
+    assert np.array_equal(place.decode(b"abc" + read), decode(sample.audio))
 
 
 def test_meta_of_a_shard(dataset):

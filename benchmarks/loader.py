@@ -3,9 +3,10 @@
 Processor time a sample, of all processes together and with their start; rounds of all loaders interleaved; without
 worker processes and with 1 and 2, from the page cache and, without workers, after the files were dropped from it
 (posix_fadvise; wall time is shown for that too). The floor decodes the same bytes from memory and does nothing else;
-all decode with the same function. Ours reads in random order by ranged reads and checks the crc32 of every byte. The
-others check nothing and read front to back, but mosaicml-streaming, which reads in random order. "plan + collate" is
-what a run does for its data, tokens and padded batches included: no peer does that, so it has no target.
+all decode with the same function. Ours reads in random order by ranged reads, each announced with the 16 samples of its
+micro-batch, checks the crc32 of every byte, and hands over in shared memory, all as in a run. The others check nothing
+and read front to back, but mosaicml-streaming, which reads in random order. "plan + collate" is what a run does for its
+data, tokens and padded batches included: no peer does that, so it has no target.
 Then the time until the first sample or batch after coming back at 90 % of an epoch, for those that can.
 """
 

@@ -60,7 +60,7 @@ class Handover:
         return result if worker is None or self._memory is None else self._packed(result, worker.id)
 
     def _packed(self, result: Any, worker: int) -> Any:
-        """The result with its arrays in a slot; the result itself if there is none for it."""
+        """The result with its arrays in a slot; the result itself without a free slot of its size."""
         assert self._memory is not None
         slot = self._memory.find(b"\0", worker * self._slots, (worker + 1) * self._slots)
         if slot < 0:

@@ -85,12 +85,13 @@ def prepare(root: Path, out: Path, options: PrepareOptions) -> list[Prepared]:
         if origin.setdefault(name, path) != path:
             raise DataError(f"{origin[name]} and {path} would both become the manifest {name!r}; move one away")
         manifest = TranscribedSessions(corpus_name(root, options), name, [], options)
-        manifest.sessions = _sessions(path, options.audio or path.parent, manifest.audit)
+        untranscribed = name in options.untranscribed
+        manifest.sessions = _sessions(path, options.audio or path.parent, manifest.audit, untranscribed)
         found.append(manifest.prepared(name))
     return found
 
 
-def _sessions(path: Path, audio: Path, audit: Audit) -> Iterator[TranscribedSession]:
+def _sessions(path: Path, audio: Path, audit: Audit, untranscribed: bool) -> Iterator[TranscribedSession]:
     sessions, files = HashSet(), HashSet()  # named by default, and the audio files they were named after
     for number, line in enumerate(read_lines(path), 1):
         if not line.strip():
@@ -102,6 +103,8 @@ def _sessions(path: Path, audio: Path, audit: Audit) -> Iterator[TranscribedSess
         try:
             row = json.loads(line)
             nemo = isinstance(row, dict) and "audio_filepath" in row
+            if untranscribed:
+                _add_texts(row)
             session = _nemo(row, audio, audit, where) if nemo else _own(row, audio, audit, where)
         except ManifestError as error:
             audit.skip("invalid line", str(error))
@@ -119,6 +122,15 @@ def _sessions(path: Path, audio: Path, audit: Audit) -> Iterator[TranscribedSess
         yield session
 
 
+def _add_texts(row: object) -> None:
+    """Add empty texts where a row of either form has none."""
+    if isinstance(row, dict):
+        segments = row.get("segments")
+        for part in segments if isinstance(segments, list) else [row]:
+            if isinstance(part, dict):
+                part.setdefault("text", "")
+
+
 def _first_of_stem(path: Path, stem: str) -> str:
     """Return the first audio file of a manifest with this stem."""
     for line in read_lines(path):
@@ -130,6 +142,8 @@ def _first_of_stem(path: Path, stem: str) -> str:
 
 
 def _own(value: object, audio: Path, audit: Audit, where: str) -> TranscribedSession:
+    if isinstance(value, dict) and "segments" not in value:
+        raise ManifestError(f"{where}: no segments; a line of one utterance names its file audio_filepath, not audio")
     row = parse_row(_Own, value, audit, where)
     segments = []
     for number, given in enumerate(row.segments, 1):

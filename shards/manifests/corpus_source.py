@@ -57,4 +57,5 @@ class CorpusSource(ABC, Generic[T]):
 
 def corpus_not_found(root: Path, corpus: str, expected: str) -> ManifestError:
     """Return the error for a folder that does not contain the corpus."""
-    return ManifestError(f"{root}: {corpus} not found; expected {expected}")
+    found = f"{corpus} not found" if root.exists() else "no such file or folder"
+    return ManifestError(f"{root}: {found}; expected {expected}")

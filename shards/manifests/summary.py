@@ -62,8 +62,12 @@ def audit_lines(folder: str | Path, audit: dict[str, Any]) -> list[str]:
         kinds = ("with_punctuation", "with_lower_case", "with_digits")
         shares = ", ".join(f"{text[k]} {k.replace('_', ' ')}" for k in kinds)
         lines.append(f"  text {text['policy']}: {text['means']}; of {text['texts']} texts {shares}")
+    if audit["recordings"] and not audit["segments_with_text"]:
+        lines.append("  no words: usable for enrolment and statistics; training needs a text in each segment")
     for kind in ("skipped", "changed"):
-        lines += [f"  {kind} {count} × {reason}" for reason, count in audit.get(kind, {}).items()]
+        for reason, count in audit.get(kind, {}).items():
+            examples = audit.get("examples", {}).get(reason, [])
+            lines.append(f"  {kind} {count} × {reason}" + (f", first: {examples[0]}" if examples else ""))
     return lines
 
 

@@ -32,4 +32,14 @@ def test_no_usable_recording_is_an_error(tmp_path: Path, capsys) -> None:
 def test_empty_folder_error_names_the_expected_files(tmp_path: Path, kind: str, place: str, capsys) -> None:
     (tmp_path / "empty").mkdir()
     assert main(["prepare", kind, str(tmp_path / place), str(tmp_path / "out")]) == 1
-    assert "not found; expected" in capsys.readouterr().err
+    found = {"empty": "not found", "missing": "no such file or folder"}
+    assert f"{found[place]}; expected" in capsys.readouterr().err
+
+
+def test_summary_shows_the_first_case_of_each_reason_and_turns_without_words(tmp_path: Path, capsys) -> None:
+    audio(tmp_path / "a.wav", 2)
+    (tmp_path / "a.rttm").write_text("SPEAKER a 1 0.5 1.0 <NA> <NA> ann <NA> <NA>\nSPEAKER a 1\n")
+    assert main(["prepare", "transcripts", str(tmp_path), str(tmp_path / "out")]) == 0
+    printed = capsys.readouterr().out
+    assert f"skipped 1 × invalid line, first: {tmp_path / 'a.rttm'}:2: " in printed
+    assert "no words: usable for enrolment and statistics" in printed

@@ -359,3 +359,24 @@ def test_speech_without_words_is_kept_where_it_is_for_enrolment(tmp_path: Path) 
     assert [len(r["segments"]) for r in kept] == [1]
     audit = json.loads((tmp_path / "out" / "read" / "audit.json").read_text())
     assert audit["skipped"]["segment without words"] == 1
+
+
+def test_text_may_be_absent_where_speech_is_for_enrolment(tmp_path: Path) -> None:
+    audio(tmp_path / "a.wav", 2.0)
+    rows = [
+        {"audio": "a.wav", "segments": [{"speaker": "ann", "start": 0.0, "end": 1.5}]},
+        {"audio_filepath": "a.wav", "speaker": "bob", "duration": 1.0},
+    ]
+    for name in ("voices", "read"):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    made = prepare("jsonl", tmp_path, tmp_path / "out", "--untranscribed", "voices", "--name", "c")
+    assert set(made["voices"].speakers) == {"c:ann", "c:bob"}
+    assert made["read"].audit["skipped"] == {"invalid line": 1, "invalid segment": 1, "recording without speech": 1}
+
+
+def test_own_row_without_segments_names_the_other_form(tmp_path: Path) -> None:
+    audio(tmp_path / "a.wav", 2.0)
+    rows = [{"audio": "a.wav", "text": "hello", "speaker": "ann"}, {"audio_filepath": "a.wav", "text": "hello"}]
+    (tmp_path / "m.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    made = prepare("jsonl", tmp_path, tmp_path / "out")["m"]
+    assert "audio_filepath" in made.audit["examples"]["invalid line"][0]

@@ -62,7 +62,7 @@ def load_recipes(
         if ends[0] > ends[-1]:
             raise ConfigError(f"stages {stages!r}: write one, such as 2, or a range, such as 1-4 or R1-R3")
         found = find_recipe(path)
-        folder = found if found.is_dir() else found.parent
+        folder = found.parent if found.is_file() or found.suffix == ".yaml" else found
         files = [folder / f"stage{n}.yaml" for n in range(ends[0], ends[-1] + 1)]
     start = [f"init_from={init_from}", "init_from_any=true"] if init_from else []
     recipes = [load_recipe(file, [*overrides, *(start if i == 0 else [])]) for i, file in enumerate(files)]

@@ -33,7 +33,7 @@ def text_of(value: object) -> str:
 
 
 def name_of(value: object) -> str | None:
-    """Return the name of a speaker or a language; None for null, NaN, ``<NA>`` and "": unknown.
+    """Return a name, without spaces around it; None for null, NaN, ``<NA>`` and "": unknown.
 
     Raises:
         ValueError: a list or another type, or a lone surrogate in the name.
@@ -43,7 +43,8 @@ def name_of(value: object) -> str | None:
     if isinstance(value, str):
         if not is_encodable(value):
             raise ValueError(f"{_shown(value)} has a lone surrogate, half a character")
-        return None if value.strip() in ("", NOT_AVAILABLE) else value
+        name = value.strip()  # "ann " of a table is no second person
+        return None if name in ("", NOT_AVAILABLE) else name
     if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
         return str(value)
     raise ValueError(f"{_shown(value)}, expected a name")

@@ -61,3 +61,8 @@ def test_each_recipe_has_a_line_of_its_own() -> None:
     assert rows.keys() >= {"tiny/stage1", "small/stage4", "speakerlm-7b/stage2", "correction/tiny"}
     assert all(30 < len(text) < 160 and "\n" not in text for text in rows.values()), rows
     assert not any("_common" in name for name in rows)
+
+
+def test_missing_folder_of_stages_is_named_with_its_path(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no recipe at .*tinny/stage1\.yaml; did you mean tiny/stage1"):
+        load_recipes(tmp_path / "tinny", "1-4")

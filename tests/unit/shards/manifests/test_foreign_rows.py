@@ -41,6 +41,10 @@ def test_unknown_speakers(value: object) -> None:
     assert read({"text": "x", "speaker": value}).speaker is None
 
 
+def test_spaces_around_a_name_are_no_part_of_it() -> None:
+    assert read({"text": "x", "speaker": "\u3000ann lee \r"}).speaker == "ann lee"
+
+
 @pytest.mark.parametrize("value", [math.inf, False, [], ["a"], {"a": 1}])
 def test_what_is_no_name_is_an_error(value: object) -> None:
     with pytest.raises(ManifestError, match=r"^f:1: speaker is .*, expected a name"):

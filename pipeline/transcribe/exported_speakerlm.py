@@ -96,7 +96,7 @@ class SpeakerLMProcessor(Processor):
             raise SpeakerError("no clip is given to enrol a speaker from")
         sources = [_source(c, sampling_rate, f"clip {i + 1} of {len(given)}") for i, c in enumerate(given)]
         extractor = self.speaker_model(weights, device)
-        found = enrol([("speaker", s) for s in sources], extractor, lambda: self.voice_detector(vad))
+        found = enrol([("the speaker", s) for s in sources], extractor, lambda: self.voice_detector(vad))
         for warning in found.warnings:
             logger.warning("%s", warning)
         return SpeakerVector(found.vectors[0], extractor.id, extractor.sha256, found.warnings)
@@ -215,6 +215,9 @@ class SpeakerLMForConditionalGeneration(Model):
         """Return names and vectors; clips are enrolled."""
         from pipeline.transcribe.enrolment import Enrolled, alike, check_name
 
+        if not isinstance(enrol, Mapping):
+            given = type(enrol).__name__
+            raise ConfigError(f"enrol is a mapping of names, such as {{'Mike': 'mike.wav'}}, not a {given}")
         transcriber.check_enrolment(bool(enrol))
         vectors, warnings = [], []
         for name, given in enrol.items():

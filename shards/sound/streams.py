@@ -70,6 +70,8 @@ def open_stream(path: Path) -> Stream:
     try:
         if not path.is_file():
             raise AudioError(f"{path}: no such file")
+        if not path.stat().st_size:
+            raise AudioError(f"{path}: not a readable audio file (it is empty, 0 bytes)")
         parts = pieces(path) if path.suffix.lower() not in RAW_RATES else []
         stream: Stream = _Joined(path, [_open(path, part) for part in parts]) if parts else _open(path, None)
     except OSError as error:

@@ -81,6 +81,7 @@ refused("vector of another extractor", lambda: model.transcribe("meeting.wav", {
 other = dataclasses.replace(vector, values=np.ones(8))
 refused("width", lambda: model.transcribe("meeting.wav", {"Mike": other}, **named))
 refused("name", lambda: model.transcribe("meeting.wav", {"Mike: ": vector}, **named))
+refused("list", lambda: model.transcribe("meeting.wav", ["mike.wav"], **named))
 refused("no speech asked", lambda: model.transcribe("notes.txt", **named))
 refused("seconds", lambda: model.transcribe("meeting.wav", processor=processor, seconds=(5, 2)))
 refused("naming", lambda: model.transcribe("meeting.wav", people, naming="none", **named))
@@ -191,7 +192,7 @@ def test_vectors_are_the_means_that_packing_makes(outside: Any, inside: Transcri
     made = {(v[1], v[2]) for v in outside["vectors"].values()}
     assert made == {("campplus_cn_en_common", extractor().sha256)}
     assert outside["prompted"] == pytest.approx(vectors["file"], abs=1e-6)
-    assert "s of speech for speaker; 2–10 s make a better vector" in outside["vectors"]["short"][3][0]
+    assert "s of speech for the speaker; 2–10 s make a better vector" in outside["vectors"]["short"][3][0]
 
 
 @pytest.mark.parametrize(
@@ -215,6 +216,7 @@ def test_vectors_are_the_means_that_packing_makes(outside: Any, inside: Transcri
         ("vector of another extractor", "SpeakerError: the vector of Mike was made with extractor eres2netv2"),
         ("width", "SpeakerError: Mike: a speaker vector of this model has 192 numbers"),
         ("name", "ConfigError: invalid name 'Mike: '"),
+        ("list", "ConfigError: enrol is a mapping of names, such as {'Mike': 'mike.wav'}, not a list"),
         ("no speech asked", "AudioError: notes.txt"),
         ("seconds", "ConfigError: clips of 5-2 s"),
         ("naming", "ConfigError: people are enrolled, but naming is 'none'"),

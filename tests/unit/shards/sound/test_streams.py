@@ -110,6 +110,12 @@ def test_joined_files_are_read_to_their_end(tmp_path: Path, name: str, rate: int
         np.testing.assert_array_equal(load(both, start=1.5, duration=1.0), wave[24_000:40_000])
 
 
+def test_an_empty_file_is_called_empty(tmp_path: Path) -> None:
+    (tmp_path / "a.wav").touch()
+    with pytest.raises(AudioError, match=r"a\.wav: not a readable audio file \(it is empty, 0 bytes\)"):
+        load(tmp_path / "a.wav")
+
+
 def test_joined_files_of_different_forms_are_an_error(tmp_path: Path) -> None:
     for number, rate in enumerate((16_000, 8_000)):
         soundfile.write(tmp_path / f"{number}.wav", speechlike(1.0, rate), rate)

@@ -135,7 +135,8 @@ def _override(text: str) -> tuple[str, DictConfig]:
     try:
         return f"override {text!r}", OmegaConf.from_dotlist([text])
     except Exception as e:  # from its YAML parser, or from its own grammar
-        raise ConfigError(f"override {text!r}: {' '.join(str(e).split())}") from e
+        hint = "; put an override with spaces or brackets in quotes" if "[" in text or "{" in text else ""
+        raise ConfigError(f"override {text!r}: {' '.join(str(e).split())}{hint}") from e
 
 
 def _merge(base: DictConfig, where: str, layer: DictConfig) -> DictConfig:

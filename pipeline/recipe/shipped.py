@@ -42,6 +42,8 @@ def shipped_recipes() -> Iterator[tuple[str, str]]:
 
 def like_recipe(name: str | Path) -> str:
     """Return a hint for a recipe that does not exist: the most similar name, and how to see all."""
+    if "=" in str(name):
+        return "; name the recipe first, then overrides: speakerlm-train tiny/stage1 root=mine"
     names = [known for known, _ in shipped_recipes()]
     wanted = Path(name).with_suffix("")
     near = difflib.get_close_matches("/".join(wanted.parts[-2:]), names, n=1)

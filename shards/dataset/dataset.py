@@ -222,11 +222,13 @@ def open_dataset(url: str | Path, extractor: str | None = None) -> Dataset:
         if not isinstance(info["name"], str) or not isinstance(info.setdefault("provenance", {}), dict):
             raise ValueError(f"name is {info['name']!r}, provenance is {info.get('provenance')!r}")
         return Dataset(storage, info, extractor)
-    except StorageError:
+    except StorageError as error:
         if is_manifest(url):
             raise ConfigError(
                 f"{url}: a manifest, not a dataset; pack it first: speakerlm-shards pack {url} OUT"
             ) from None
+        if isinstance(error.__cause__, FileNotFoundError):
+            raise StorageError(f"{error}; name a folder that speakerlm-shards pack wrote") from error
         raise
     except SpeakerLMError:
         raise

@@ -71,6 +71,7 @@ def test_saved_recipe_reads_back_equal(recipe_file: Path, tmp_path: Path) -> Non
         ("output=${rot}/x", ["output", "rot"]),
         ("output=${", ["output=${"]),
         ("output=[", ["output=["]),
+        ("data.validation=[{path:", ["data.validation=[{path:", "in quotes"]),
         ("data.train=[{pth: a}]", ["key pth", "did you mean data.train.0.path?"]),
         ("data.train.0.wieght=2", ["key data.train.0.wieght;", "did you mean data.train.0.weight?"]),
         ("data.train=[{path: a}, {path: b, wieght: 2}]", ["key wieght", "did you mean data.train.0.weight?"]),

@@ -47,6 +47,7 @@ def test_a_recipe_extends_one_of_the_project_by_name(tmp_path: Path) -> None:
     [
         ("tiny/stagel", "no recipe at tiny/stagel; did you mean tiny/stage"),
         ("launch/recipes/tiny/stage5.yaml", "did you mean tiny/stage"),
+        ("root=mine", "no recipe at root=mine; name the recipe first, then overrides"),
         ("nothing.yaml", "no recipe at nothing.yaml; speakerlm-train --list shows"),
     ],
 )

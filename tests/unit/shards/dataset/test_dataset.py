@@ -2,6 +2,7 @@
 
 import pickle
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -95,3 +96,8 @@ def test_swapped_indexes_are_rejected(dataset):
     for shard in (0, 1):
         with pytest.raises(ShardError, match="swapped"):
             open_dataset(dataset.url).index(shard)
+
+
+def test_missing_folder_is_an_error_that_says_what_to_name(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match=r"tests/dataset\.json: No such file .*; name a folder that .* pack wrote"):
+        open_dataset(tmp_path / "tests")

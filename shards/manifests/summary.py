@@ -64,11 +64,20 @@ def audit_lines(folder: str | Path, audit: dict[str, Any]) -> list[str]:
         lines.append(f"  text {text['policy']}: {text['means']}; of {text['texts']} texts {shares}")
     if audit["recordings"] and not audit["segments_with_text"]:
         lines.append("  no words: usable for enrolment and statistics; training needs a text in each segment")
+    lines += [f"  one person needs one id, these differ in case: {', '.join(ids)}" for ids in _alike(audit["speakers"])]
     for kind in ("skipped", "changed"):
         for reason, count in audit.get(kind, {}).items():
             examples = audit.get("examples", {}).get(reason, [])
             lines.append(f"  {kind} {count} × {reason}" + (f", first: {examples[0]}" if examples else ""))
     return lines
+
+
+def _alike(speakers: Iterable[str]) -> list[list[str]]:
+    """Return groups of speaker ids that differ in upper and lower case only."""
+    groups: dict[str, list[str]] = {}
+    for speaker in speakers:
+        groups.setdefault(speaker.casefold(), []).append(speaker)
+    return [ids for ids in groups.values() if len(ids) > 1]
 
 
 def speech_and_overlap(spans: list[tuple[float, float]]) -> tuple[float, float]:

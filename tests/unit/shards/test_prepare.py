@@ -43,3 +43,11 @@ def test_summary_shows_the_first_case_of_each_reason_and_turns_without_words(tmp
     printed = capsys.readouterr().out
     assert f"skipped 1 × invalid line, first: {tmp_path / 'a.rttm'}:2: " in printed
     assert "no words: usable for enrolment and statistics" in printed
+
+
+def test_summary_names_speakers_that_differ_in_case_only(tmp_path: Path, capsys) -> None:
+    audio(tmp_path / "a.wav", 4)
+    rows = "".join(f"a 1 {who} {start} {start + 1} word\n" for start, who in enumerate(("ann", "bob", "Ann")))
+    (tmp_path / "a.stm").write_text(rows)
+    assert main(["prepare", "transcripts", str(tmp_path), str(tmp_path / "out"), "--name", "c"]) == 0
+    assert "these differ in case: c:Ann, c:ann\n" in capsys.readouterr().out

@@ -13,8 +13,9 @@ from shards.errors import ConfigError, SpeakerLMError
 INTERRUPTED = 130  # 128 and the number of SIGINT, as shells have it
 PACKAGES = ("shards", "pipeline", "launch", "__main__")  # the last one under `python -m`
 # Libraries whose warnings at import concern no user: transformers imports torchao wherever it is installed, which then
-# reports kernels of other cards, and its own use of a torch function.
-IMPORT_WARNINGS = ("torchao", "torch.utils._pytree")
+# reports kernels of other cards, and its own use of a torch function; peft imports bitsandbytes, which reports that a
+# CPU kernel of a further package is missing.
+IMPORT_WARNINGS = ("torchao", "torch.utils._pytree", "bitsandbytes.backends.cpu.ops")
 
 logger = logging.getLogger(__name__)
 

@@ -71,7 +71,7 @@ def test_library_that_configures_the_root_logger_repeats_no_message(capsys: pyte
     assert capsys.readouterr().err == "x: warning: once\n"
 
 
-@pytest.mark.parametrize("library", ["torchao", "torch.utils._pytree"])
+@pytest.mark.parametrize("library", ["torchao", "torch.utils._pytree", "bitsandbytes.backends.cpu.ops"])
 def test_what_libraries_warn_of_at_import_is_omitted(library: str) -> None:
     log = logging.getLogger(library)
     with command_logging("tool"):

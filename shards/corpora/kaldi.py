@@ -3,7 +3,7 @@
 ROOT is such a folder, or a folder of them; each becomes the manifest of its name. With ``segments`` the sessions are
 the recordings of ``wav.scp``, otherwise every utterance is a session. Entries of ``wav.scp`` may be paths (relative to
 ``--audio`` or the current folder), URLs, and commands (``… |``), which are counted and not run without
-``--allow-commands``; their output is kept under ``OUT/audio``.
+``--allow-commands``; their output is kept under ``OUT/audio``. Folders of ``--untranscribed`` need no ``text``.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from shards.errors import ManifestError
 from shards.manifests.audit import Audit
 from shards.manifests.commands import Commands
 from shards.manifests.corpus_source import corpus_not_found
@@ -31,13 +32,21 @@ def prepare(root: Path, out: Path, options: PrepareOptions) -> list[Prepared]:
         table = folder / "spk2gender"
         genders = {s: g.lower() for s, g in read_table(table).items()} if table.is_file() else {}
         manifest = TranscribedSessions(corpus_name(root, options), folder.name, [], options, genders)
-        manifest.sessions = _sessions(folder, Commands(out / "audio", options), manifest.audit)
+        wordless = folder.name in options.untranscribed
+        if not wordless and not (folder / "text").is_file():
+            raise ManifestError(
+                f"{folder / 'text'}: no such file; for speech without words, such as enrolment clips, add "
+                f"--untranscribed {folder.name}"
+            )
+        manifest.sessions = _sessions(folder, Commands(out / "audio", options), manifest.audit, wordless)
         found.append(manifest.prepared(folder.name))
     return found
 
 
-def _sessions(folder: Path, commands: Commands, audit: Audit) -> Iterator[TranscribedSession]:
-    texts, speakers = read_table(folder / "text"), read_table(folder / "utt2spk")
+def _sessions(folder: Path, commands: Commands, audit: Audit, wordless: bool) -> Iterator[TranscribedSession]:
+    speakers = read_table(folder / "utt2spk")
+    texts = dict.fromkeys(speakers, "") if wordless else {}
+    texts |= read_table(folder / "text") if (folder / "text").is_file() else {}
     spoken: dict[str, list[RawSegment]] = {}
     for utterance, where in _places(folder, texts, audit):
         if utterance not in texts:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from shards.cli import main
 from tests.support.corpora import audio, prepare
 
 
@@ -68,3 +69,15 @@ def test_keys_that_differ_in_reserved_characters_are_both_kept(tmp_path: Path) -
     assert kept == [("a_b", "a_b", 1.0), ("a.b", "a.b", 2.0), ("a/b", "a/b", 3.0)]
     assert [k[:4] for k in manifest.recordings] == ["a_b", "a_b-", "a_b-"]
     assert manifest.audit["changed"] == {"key of another recording: a longer one": 2}
+
+
+def test_clips_for_enrolment_need_no_text(tmp_path: Path, capsys) -> None:
+    audio(tmp_path / "voices/u1.wav", 2)
+    (tmp_path / "voices/wav.scp").write_text(f"u1 {tmp_path}/voices/u1.wav\n")
+    (tmp_path / "voices/utt2spk").write_text("u1 ann\n")
+    made = prepare("kaldi", tmp_path, tmp_path / "out", "--name", "k", "--untranscribed", "voices")["voices"]
+    assert made.texts("u1") == [("k:ann", "")]
+    assert main(["prepare", "kaldi", str(tmp_path), str(tmp_path / "other")]) == 1
+    assert "text: no such file; for speech without words, such as enrolment clips, add --untranscribed voices" in (
+        capsys.readouterr().err
+    )

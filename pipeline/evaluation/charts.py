@@ -11,6 +11,7 @@ import io
 import json
 import math
 import re
+import textwrap
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,6 +28,7 @@ VARIABLES = {light: colour(i) for i, light in enumerate(COLOURS)} | {
 HEIGHT = 2.7  # of a chart, in inches; its width is 5.2
 FEW = 40  # points that get marks
 ROW = 66  # characters of a line of the legend
+LABEL, LABEL_LINES = 28, 4  # characters of a line of a bar's label, and its lines at most
 
 Series = Mapping[str, tuple[Sequence[float], Sequence[float]]]  # label → x, y
 
@@ -112,7 +114,9 @@ def curve_chart(
 
 def bar_chart(bars: Sequence[tuple[str, float, Sequence[float] | None]], x_label: str) -> str:
     """Plot one horizontal bar per (label, value, interval), in the given order, each with its value."""
-    figure, axes = _axes(x_label, "", 0.7 + 0.34 * len(bars))
+    labels = [textwrap.wrap(label, LABEL, max_lines=LABEL_LINES, placeholder=" …") for label, _, _ in bars]
+    most = max(map(len, labels), default=1)
+    figure, axes = _axes(x_label, "", 0.7 + (0.16 + 0.18 * most) * len(bars))
     for place, (_, value, ends) in enumerate(bars):
         axes.barh(place, value, height=0.6, color=COLOURS[0])
         if ends:
@@ -120,7 +124,7 @@ def bar_chart(bars: Sequence[tuple[str, float, Sequence[float] | None]], x_label
         right = max([value, *(ends or ())])
         beside = {"xytext": (5, 0), "textcoords": "offset points"}
         axes.annotate(f"{value:.1f}", (right, place), va="center", fontsize=10, color=INK, **beside)
-    axes.set_yticks(range(len(bars)), [label for label, _, _ in bars])
+    axes.set_yticks(range(len(bars)), ["\n".join(lines) for lines in labels], fontsize=9 if most > 1 else None)
     axes.invert_yaxis()
     axes.set_xlim(0, 1.12 * max((max([v, *(e or ())]) for _, v, e in bars), default=1.0) or 1.0)
     axes.grid(visible=False, axis="y")

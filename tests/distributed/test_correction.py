@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,12 @@ def _train(root: str, output: str, steps: int = 6, die_at: int | None = None, mo
 
         def killed(self: Trainer, *args: Any) -> Any:
             if self.step + 1 == die_at:
+                self.checkpoints.wait()  # the last save is written in the background, by both ranks
+                saved = Path(output) / "checkpoints" / "step-00000003" / "manifest.json"
+                until = time.monotonic() + 100
+                while not saved.exists():
+                    assert time.monotonic() < until, saved
+                    time.sleep(0.01)
                 os.kill(os.getpid(), signal.SIGKILL)
             return update(self, *args)
 

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,12 @@ def _train(parts: str, output: str, base: str, stage: int = 13, dropout: float =
 
         def killed(self: Trainer, *args: Any) -> Any:
             if self.step + 1 == die_at:
+                self.checkpoints.wait()  # the last save is written in the background, by both ranks
+                saved = Path(output) / "checkpoints" / "step-00000002" / "manifest.json"
+                until = time.monotonic() + 100
+                while not saved.exists():
+                    assert time.monotonic() < until, saved
+                    time.sleep(0.01)
                 os.kill(os.getpid(), signal.SIGKILL)
             return update(self, *args)
 

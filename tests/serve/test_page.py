@@ -63,7 +63,7 @@ def address(folder: Path) -> Iterator[str]:
         yield found
         process.send_signal(signal.SIGINT)
         try:
-            assert process.wait(60) == 0, (folder / "log").read_text()
+            assert process.wait(180) == 0, (folder / "log").read_text()
         finally:
             process.kill()
 

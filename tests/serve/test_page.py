@@ -24,6 +24,7 @@ from tests.support.training import finished_run
 from tests.support.voices import PEOPLE, enrolment, talk
 
 MOST_PEOPLE = 8
+INTERRUPTIBLE = ("env", "--default-signal=INT")  # a shell's background jobs are born with the signal ignored
 CHUNKS = ("--seconds", "4-6", "--naming", "voice", "--same-voice", "0.3", "--device", "cpu")
 
 
@@ -57,13 +58,13 @@ def address(folder: Path) -> Iterator[str]:
     environment = os.environ | {"SPEAKERLM_CACHE": str(folder / "cache")}
     with (
         (folder / "log").open("w") as log,
-        subprocess.Popen(command, stderr=log, stdout=log, env=environment) as process,
+        subprocess.Popen([*INTERRUPTIBLE, *command], stderr=log, stdout=log, env=environment) as process,
     ):
         wait_until(up, 120)
         yield found
         process.send_signal(signal.SIGINT)
         try:
-            assert process.wait(180) == 0, (folder / "log").read_text()
+            assert process.wait(60) == 0, (folder / "log").read_text()
         finally:
             process.kill()
 

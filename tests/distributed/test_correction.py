@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import sys
-import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -16,7 +13,7 @@ from safetensors.torch import load_file
 
 from pipeline.baselines.llm_correction import INSTRUCTION, SYSTEM
 from pipeline.ranks.stop import FAILED
-from tests.support.distributed import report, run_command, run_distributed, run_ranks
+from tests.support.distributed import kill_rank_1_before, report, run_command, run_distributed, run_ranks
 from tests.support.tiny import make_base
 from tests.support.training import sharpen
 
@@ -65,23 +62,9 @@ def _train(root: str, output: str, steps: int = 6, die_at: int | None = None, mo
     from pipeline.recipe.load import load_recipe
     from pipeline.recipe.shipped import CHECKOUT
     from pipeline.train.run_stage import run_stages
-    from pipeline.train.trainer import Trainer
 
-    if die_at is not None and os.environ["RANK"] == "1":
-        update = Trainer.update
-
-        def killed(self: Trainer, *args: Any) -> Any:
-            if self.step + 1 == die_at:
-                self.checkpoints.wait()  # the last save is written in the background, by both ranks
-                saved = Path(output) / "checkpoints" / "step-00000003" / "manifest.json"
-                until = time.monotonic() + 100
-                while not saved.exists():
-                    assert time.monotonic() < until, saved
-                    time.sleep(0.01)
-                os.kill(os.getpid(), signal.SIGKILL)
-            return update(self, *args)
-
-        Trainer.update = killed  # type: ignore[method-assign]
+    if die_at is not None:
+        kill_rank_1_before(die_at, Path(output) / "checkpoints" / "step-00000003")
     overrides = [f"root={root}", f"output={output}", f"trainer.max_steps={steps}", "trainer.save_every=3", *SMALL]
     overrides += ["optimizer.warmup_steps=2", "model.lora.dropout=0.1", *(more or [])]
     return run_stages([load_recipe(CHECKOUT / "launch" / "recipes" / "correction" / "tiny.yaml", overrides)])

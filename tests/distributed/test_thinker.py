@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +21,7 @@ from pipeline.recipe.schema import (
     Recipe,
 )
 from pipeline.stages import Base
-from tests.support.distributed import report, run_distributed, run_ranks
+from tests.support.distributed import kill_rank_1_before, report, run_distributed, run_ranks
 from tests.support.thinkers import make_thinker, thinker_config
 from tests.support.training import DIM, tiny_recipe
 
@@ -71,23 +69,9 @@ def _recipe(parts: str, output: str, base: str, stage: int = 13, **trainer: Any)
 def _train(parts: str, output: str, base: str, stage: int = 13, dropout: float = 0.0, die_at: int | None = None) -> int:
     """Three steps of a stage, in this rank."""
     from pipeline.train.run_stage import run_stage
-    from pipeline.train.trainer import Trainer
 
-    if die_at is not None and os.environ["RANK"] == "1":
-        update = Trainer.update
-
-        def killed(self: Trainer, *args: Any) -> Any:
-            if self.step + 1 == die_at:
-                self.checkpoints.wait()  # the last save is written in the background, by both ranks
-                saved = Path(output) / "checkpoints" / "step-00000002" / "manifest.json"
-                until = time.monotonic() + 100
-                while not saved.exists():
-                    assert time.monotonic() < until, saved
-                    time.sleep(0.01)
-                os.kill(os.getpid(), signal.SIGKILL)
-            return update(self, *args)
-
-        Trainer.update = killed  # type: ignore[method-assign]
+    if die_at is not None:
+        kill_rank_1_before(die_at, Path(output) / "checkpoints" / "step-00000002")
     recipe = _recipe(parts, output, base, stage, save_every=2, validation_batches=2, validate_every=1000)
     recipe.model.lora.dropout = dropout
     return run_stage(recipe)

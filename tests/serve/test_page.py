@@ -42,7 +42,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def address(folder: Path) -> Iterator[str]:
-    pytest.importorskip("gradio")
     (port,) = free_ports(1)
     command = [sys.executable, "-m", "pipeline.transcribe.cli", "--ui", "--engine", "vllm", "--port", str(port)]
     command += ["--model", str(folder / "run"), "--cache", str(package_cache()), *CHUNKS]

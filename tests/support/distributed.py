@@ -151,3 +151,30 @@ def _environment(values: dict[str, str]) -> Iterator[None]:
     finally:
         for name, value in before.items():
             os.environ.pop(name, None) if value is None else os.environ.__setitem__(name, value)
+
+
+def kill_rank_1_before(step: int, saved: Path) -> None:
+    """Let this process, if it is rank 1, kill itself before an update, when an earlier save is whole.
+
+    Saves are written in the background, by both ranks.
+
+    Args:
+        saved: folder of that checkpoint.
+    """
+    from pipeline.train.trainer import Trainer
+
+    if os.environ["RANK"] != "1":
+        return
+    update = Trainer.update
+
+    def killed(self: Trainer, *args: Any) -> Any:
+        if self.step + 1 == step:
+            self.checkpoints.wait()
+            until = time.monotonic() + 100
+            while not (saved / "manifest.json").exists():
+                assert time.monotonic() < until, saved
+                time.sleep(0.01)
+            os.kill(os.getpid(), signal.SIGKILL)
+        return update(self, *args)
+
+    Trainer.update = killed  # type: ignore[method-assign]

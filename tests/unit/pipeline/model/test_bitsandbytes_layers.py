@@ -27,7 +27,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize(("kind", "most"), [("int8", 0.02), ("nf4", 0.2)])
 def test_the_llm_alone_is_rounded(run: Path, kind: str, most: float) -> None:
-    bits = pytest.importorskip("bitsandbytes")
+    import bitsandbytes as bits
+
     network = load_engine(run, "cpu").engine.model  # type: ignore[attr-defined]
     before = {n: m for n, m in network.named_modules() if type(m) is nn.Linear}
     use_bitsandbytes(network, kind, "cpu")
@@ -45,7 +46,6 @@ def test_the_llm_alone_is_rounded(run: Path, kind: str, most: float) -> None:
 
 
 def test_answers_come_and_the_engine_says_how(run: Path) -> None:
-    pytest.importorskip("bitsandbytes")
     torch.manual_seed(1)
     prompts = [Prompt(tuple(prompt_pieces(Mode.NO)), (0.1 * torch.randn(n)).numpy()) for n in (8000, 16000)]
     engine = load_engine(run, "cpu", guards=Guards(max_new_tokens=8), quantize="nf4").engine
@@ -72,7 +72,6 @@ def test_a_gpu_gets_bitsandbytes_for_8_bits_too(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_device_that_the_library_cannot_use_is_named(run: Path) -> None:
-    pytest.importorskip("bitsandbytes")
     network = load_engine(run, "cpu").engine.model  # type: ignore[attr-defined]
     with pytest.raises(ConfigError, match="bitsandbytes cannot use"):
         use_bitsandbytes(network, "nf4", "cuda:7")

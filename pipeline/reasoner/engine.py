@@ -132,7 +132,7 @@ class SpeakerLMEngine:
         if len(request.questions) > 1:
             heard += [len(_slice(request.clip, x)) for x in request.questions[-1] if isinstance(x, AudioPiece)]
         limit = min(request.max_new_tokens, self._rules.guards.limit(sum(heard)), self._context - kept.end)
-        draw = f"{request.clip.key}\x1f{len(request.replies)}"
+        draw = f"{request.clip.draw or request.clip.key}\x1f{len(request.replies)}"
         return Draft(kept.cache, kept.logits, request.sampling, limit, draw)
 
     def _compute(self, waiting: Sequence[_Waiting]) -> None:

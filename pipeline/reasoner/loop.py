@@ -57,6 +57,7 @@ class ReasonerClip:
     audio: np.ndarray  # (S,) float32, 16 kHz
     language: str
     known: tuple[KnownSpeaker, ...] = ()
+    draw: str | None = None  # names the random numbers of warm attempts; None: the key
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +143,58 @@ class _Dialogue:
     last: Reply | None = None  # the last one that was rejected
 
 
+class OpenDialogues:
+    """Dialogues that are open at the same time, each at its own turn."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        rules: DialogueRules | None = None,
+        limits: LoopLimits | None = None,
+        task: Task = Task.REASON,
+    ) -> None:
+        """Start without dialogues; arguments as of :func:`reason`."""
+        if task not in (Task.REASON, Task.SINGLE):
+            raise ConfigError(f"task {task} has no transcript; choose {Task.REASON} or {Task.SINGLE}")
+        self._engine, self._task = engine, task
+        self._rules, self._limits = rules or DialogueRules(), limits or LoopLimits()
+        self._active: dict[str, _Dialogue] = {}
+        self._short: list[Outcome] = []  # of clips that cannot hold a line
+
+    @property
+    def room(self) -> int:
+        """Return how many more may be opened."""
+        return self._limits.batch - len(self._active)
+
+    def open(self, clip: ReasonerClip) -> None:
+        """Open a dialogue; the next :meth:`step` asks its first question."""
+        if clip.key in self._active:
+            raise ConfigError(f"two clips have the key {clip.key}; give each its own")
+        dialogue = _open(clip, self._task)
+        if dialogue.duration < SHORTEST:
+            self._short.append(_end(dialogue, "short", self._limits))
+        else:
+            self._active[clip.key] = dialogue
+
+    def step(self) -> list[Outcome]:
+        """Get a reply in each open dialogue; return the outcomes of those that end, in the order they were opened."""
+        ended, self._short = self._short, []
+        if not self._active:
+            return ended
+        replies = self._engine.answer([_request(d, self._limits) for d in self._active.values()])
+        for (key, dialogue), text in zip(list(self._active.items()), replies, strict=True):
+            outcome = _take(dialogue, text, self._rules, self._limits)
+            if outcome is not None:
+                ended.append(outcome)
+                self.close(key)
+        return ended
+
+    def close(self, key: str) -> None:
+        """Drop an open dialogue, and what the engine keeps of it."""
+        self._active.pop(key, None)
+        self._engine.release(key)
+
+
 def reason(
     clips: Sequence[ReasonerClip],
     engine: Engine,
@@ -158,32 +211,16 @@ def reason(
         ConfigError: two clips have the same key, by which engines keep what they know of a dialogue; or the task has
             no transcript.
     """
-    rules, limits = rules or DialogueRules(), limits or LoopLimits()
     if twice := [key for key, times in Counter(clip.key for clip in clips).items() if times > 1]:
         raise ConfigError(f"two clips have the key {twice[0]}; give each its own")
-    if task not in (Task.REASON, Task.SINGLE):
-        raise ConfigError(f"task {task} has no transcript; choose {Task.REASON} or {Task.SINGLE}")
-    waiting = deque(enumerate(clips))
-    active: dict[int, _Dialogue] = {}
-    outcomes: dict[int, Outcome] = {}
-    while waiting or active:
-        while waiting and len(active) < limits.batch:
-            number, clip = waiting.popleft()
-            dialogue = _open(clip, task)
-            if dialogue.duration < SHORTEST:
-                outcomes[number] = _end(dialogue, "short", limits)
-            else:
-                active[number] = dialogue
-        if not active:
-            continue
-        replies = engine.answer([_request(d, limits) for d in active.values()])
-        for (number, dialogue), text in zip(list(active.items()), replies, strict=True):
-            outcome = _take(dialogue, text, rules, limits)
-            if outcome is not None:
-                outcomes[number] = outcome
-                del active[number]
-                engine.release(dialogue.clip.key)
-    return [outcomes[i] for i in range(len(clips))]
+    dialogues = OpenDialogues(engine, rules, limits, task)
+    waiting = deque(clips)
+    outcomes: dict[str, Outcome] = {}
+    while len(outcomes) < len(clips):
+        while waiting and dialogues.room:
+            dialogues.open(waiting.popleft())
+        outcomes |= {outcome.key: outcome for outcome in dialogues.step()}
+    return [outcomes[clip.key] for clip in clips]
 
 
 def numbered_rules(numbered: bool) -> DialogueRules:

@@ -3,16 +3,15 @@
     speakerlm-transcribe meeting.wav --model exp/stage4 --enrol Mike=mike.wav --enrol Lucy=lucy.wav --out transcripts
 
 Turns are printed as they are decoded; the transcript is written to --out as SegLST, SRT, JSON and TXT. A damaged
-recording is transcribed up to the damage, with exit code 1; Ctrl-C ends one likewise, with exit code 130.
+recording is transcribed up to the damage, with exit code 1; Ctrl-C ends one likewise, with exit code 130. With
+--reasoner several recordings are transcribed side by side, and each printed turn has the name of its recording.
 """
 
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,16 +22,15 @@ from pipeline.decode.engine import ENGINES, QUANTIZE, QUANTIZE_HELP
 from shards.arguments import natural, positive
 from shards.commands import INTERRUPTED, outcome, require
 from shards.commands.parser import Parser
-from shards.errors import AudioError, ConfigError, ModelError
+from shards.errors import ConfigError
 
 if TYPE_CHECKING:
+    from pipeline.transcribe.enrolment import Enrolled
     from pipeline.transcribe.reasoner import ReasonerTranscriber
+    from pipeline.transcribe.stream import Update
     from pipeline.transcribe.transcriber import Transcriber
-    from pipeline.transcribe.transcript import Transcript
 
 FORMATS = ("seglst", "srt", "json", "txt")
-
-logger = logging.getLogger(__name__)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -48,8 +46,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--formats", default=",".join(FORMATS), help=f"of {', '.join(FORMATS)} (default: all)")
     p.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 …; bfloat16 on a GPU")
     p.add_argument(
-        "--batch", type=positive, default=4, help="chunks decoded together: more is faster, with 1 turns appear soonest"
-    )
+        "--batch", type=positive, default=4,
+        help="chunks decoded together: more is faster, with 1 turns appear soonest; with --reasoner of all recordings",
+    )  # fmt: skip
     p.add_argument(
         "--engine", default="transformers", choices=ENGINES,
         help="vllm answers chunks faster where many are decoded together, and needs vLLM (default: transformers)",
@@ -134,27 +133,36 @@ def _run(args: argparse.Namespace) -> int:
     if twice := {a.stem for a in args.audio if [b.stem for b in args.audio].count(a.stem) > 1}:
         raise ConfigError(f"recordings with the same name would be written to one file: {', '.join(sorted(twice))}")
     from pipeline.transcribe.reasoner import ReasonerTranscriber
+    from pipeline.transcribe.show import show
 
     transcriber = _load(args)
-    transcribe: Callable[..., Transcript]
-    if isinstance(transcriber, ReasonerTranscriber):
-        transcribe = partial(transcriber.transcribe, people=transcriber.enrol(people))
-    elif args.ui:
+    if args.ui:
         from pipeline.transcribe.ui import serve
 
+        assert not isinstance(transcriber, ReasonerTranscriber)  # --reasoner --ui is refused
         return serve(transcriber, args.port)
+    update: Callable[[Sequence[Path]], Iterator[Update]]
+    if isinstance(transcriber, ReasonerTranscriber):
+        update, groups = partial(transcriber.stream_all, people=transcriber.enrol(people)), [args.audio]
     else:
-        transcribe = partial(transcriber.transcribe, people=transcriber.enrol(people))
+        update, groups = partial(_alone, transcriber, transcriber.enrol(people)), [[audio] for audio in args.audio]
     try:
         args.out.mkdir(parents=True, exist_ok=True)  # before hours of work, not after
     except OSError as e:
         raise ConfigError(f"--out {args.out}: {e.strerror or e}; choose a writable folder") from e
     worst = 0
-    for audio in args.audio:
-        worst = max(worst, _one(transcribe, audio, args.out, kinds))
+    for audio in groups:
+        worst = max(worst, show(update(audio), audio, args.out, kinds))
         if worst == INTERRUPTED:
             break
     return worst
+
+
+def _alone(transcriber: Transcriber, people: Enrolled, audio: Sequence[Path]) -> Iterator[Update]:
+    """Transcribe a recording by itself."""
+    from pipeline.transcribe.show import alone
+
+    return alone(audio[0], transcriber.stream(audio[0], people))
 
 
 def _load(args: argparse.Namespace) -> Transcriber | ReasonerTranscriber:
@@ -184,46 +192,6 @@ def _load(args: argparse.Namespace) -> Transcriber | ReasonerTranscriber:
         rule, 1 if args.ui else args.batch, args.channel, args.vad, args.naming, args.same_voice, context=terms
     )
     return Transcriber.load(args.model, options, args.device, args.cache, args.extractor, args.engine, args.quantize)
-
-
-def _one(transcribe: Callable[..., Transcript], audio: Path, out: Path, kinds: tuple[str, ...]) -> int:
-    """Transcribe one recording; return 1 if it is damaged or unreadable, INTERRUPTED after Ctrl-C."""
-    from tqdm import tqdm
-
-    from pipeline.transcribe.audio_stream import seconds_of
-    from pipeline.transcribe.outputs import line, write_all
-    from shards.workers import progress as progress_of
-
-    total = seconds_of(audio)
-    shown, code = 0, 0
-    so_far: Transcript | None = None
-    with progress_of(desc=audio.name, total=total and round(total), unit="s") as bar:
-
-        def progress(transcript: Transcript) -> None:
-            nonlocal shown, so_far
-            so_far = transcript
-            for turn in transcript.turns[shown:]:
-                tqdm.write(line(turn))
-            shown = len(transcript.turns)
-            bar.update(min(round(transcript.seconds), bar.total or 2**31) - bar.n)
-
-        try:
-            transcript = transcribe(audio, progress=progress)
-        except (AudioError, ModelError) as e:  # continue with the other recordings
-            logger.error("%s", e)
-            return 1
-        except KeyboardInterrupt:
-            if so_far is None:
-                raise
-            transcript, code = replace(so_far, error=f"{audio}: interrupted"), INTERRUPTED
-        progress(transcript)
-    paths = write_all(transcript, out, kinds)
-    for warning in transcript.warnings:
-        logger.warning("%s", warning)
-    logger.info("wrote %d turns to %s", len(transcript.turns), ", ".join(map(str, paths)))
-    if transcript.error:
-        logger.error("%s; the turns before it are transcribed", transcript.error)
-    return code or int(transcript.error is not None)
 
 
 def _formats(text: str) -> tuple[str, ...]:

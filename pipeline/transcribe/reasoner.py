@@ -20,16 +20,16 @@ import numpy as np
 from pipeline.decode.generate import choose_device
 from pipeline.decode.load_engine import load_model
 from pipeline.dialogue.build import DialogueRules
-from pipeline.dialogue.lines import CENTISECONDS, label
 from pipeline.reasoner.cache import CacheRules, SpeakerCache
-from pipeline.reasoner.loop import Engine, LoopLimits, Outcome, ReasonerClip, reason
+from pipeline.reasoner.loop import Engine, LoopLimits, OpenDialogues, Outcome, ReasonerClip, reason
 from pipeline.transcribe.audio_stream import blocks
-from pipeline.transcribe.chunks import Chunk, Chunker
+from pipeline.transcribe.chunks import Chunker
 from pipeline.transcribe.enrolment import check_name, speech_pieces
 from pipeline.transcribe.load_model import dialogue_rules
 from pipeline.transcribe.load_vad import load_vad
-from pipeline.transcribe.stream import stream
-from pipeline.transcribe.transcript import ChunkResult, Transcript, TranscriptTurn
+from pipeline.transcribe.side_by_side import Recording, side_by_side
+from pipeline.transcribe.stream import Reading, Update
+from pipeline.transcribe.transcript import Transcript
 from pipeline.transcribe.vad import Vad
 from shards.errors import ConfigError, SpeakerError
 from shards.manifests.clip_rule import ClipRule
@@ -178,33 +178,39 @@ class ReasonerTranscriber:
         self, audio: str | Path, people: KnownPeople | Iterable[tuple[str, str | Path]] = ()
     ) -> Iterator[Transcript]:
         """Yield the transcript after every batch of chunks, and again at the end; raises as :meth:`transcribe`."""
-        people = people if isinstance(people, KnownPeople) else self.enrol(people)
-        names = tuple(p.name for p in people.people)
-        transcript = Transcript(str(audio), self.model, names, warnings=list(people.warnings), times="model")
+        for update in self.stream_all([audio], people):
+            if update.fault is not None:
+                raise update.fault
+            yield update.transcript
+
+    def stream_all(
+        self, audio: Iterable[str | Path], people: KnownPeople | Iterable[tuple[str, str | Path]] = ()
+    ) -> Iterator[Update]:
+        """Transcribe recordings side by side, up to ``limits.batch`` dialogues; each transcript is as of it alone.
+
+        A recording of which nothing can be read ends with a fault; the others are transcribed.
+
+        Raises:
+            DataError, ConfigError: people cannot be enrolled.
+        """
+        known = people if isinstance(people, KnownPeople) else self.enrol(people)
+        dialogues = OpenDialogues(self._engine, self._rules, self.options.limits)
+        return side_by_side((self._recording(n, a, known) for n, a in enumerate(audio)), dialogues)
+
+    def _recording(self, number: int, audio: str | Path, known: KnownPeople) -> Recording:
+        names = tuple(p.name for p in known.people)
+        transcript = Transcript(str(audio), self.model, names, warnings=list(known.warnings), times="model")
         cache = None
         if self.options.cache is not None:
             cache = SpeakerCache(self.options.cache)
-            for p in people.people:
+            for p in known.people:
                 cache.enrol(p.name, p.audio, p.text, p.gender)
-        chunker = Chunker(self._vad(), self.options.rule)
         coming = blocks(Path(audio), self.options.channel, transcript.warnings.append)
-        batch = 1 if cache is not None else self.options.limits.batch  # the cache of a chunk needs those before it
-        yield from stream(transcript, chunker, coming, batch, lambda chunks: self._read(chunks, cache))
+        reading = Reading(transcript, Chunker(self._vad(), self.options.rule), coming)
+        return Recording(number, reading, self.options.language, cache)
 
     def _vad(self) -> Vad:
         return load_vad(self.options.vad, self._weights)
-
-    def _read(self, chunks: Sequence[Chunk], cache: SpeakerCache | None) -> Iterator[ChunkResult]:
-        known, order = cache.shown() if cache is not None else ([], [])
-        asked = [ReasonerClip(f"chunk {c.number + 1}", c.wave, self.options.language, tuple(known)) for c in chunks]
-        outcomes = reason(asked, self._engine, self._rules, self.options.limits)
-        for chunk, outcome in zip(chunks, outcomes, strict=True):
-            if cache is None:
-                speakers = [f"chunk {chunk.number + 1} {line.label}" for line in outcome.lines]
-            else:
-                numbers = cache.update(chunk.wave, outcome.lines, order)
-                speakers = [cache.names.get(n) or label(n, cache.genders[n]) for n in numbers]
-            yield _result(chunk, outcome, speakers)
 
 
 def seconds_each(people: int, rules: CacheRules) -> float:
@@ -230,26 +236,3 @@ def _doubts(name: str, outcome: Outcome) -> list[str]:
     if len(heard) > 1:
         return [f"{name}: the model hears {len(heard)} people in the enrolment; give a clip of one voice"]
     return [] if heard else [f"{name}: the model understands no words of the enrolment"]
-
-
-def _result(chunk: Chunk, outcome: Outcome, speakers: Sequence[str]) -> ChunkResult:
-    turns = tuple(
-        TranscriptTurn(
-            speaker,
-            round(chunk.start + line.start / CENTISECONDS, 3),
-            round(chunk.start + line.end / CENTISECONDS, 3),
-            line.text,
-            chunk.number,
-            line.label,
-        )
-        for line, speaker in zip(outcome.lines, speakers, strict=True)
-        if line.text
-    )
-    notes = list(outcome.repairs)
-    if outcome.rejected:
-        notes.append(f"{outcome.attempts} attempts in {outcome.turns} turns; first rejected: {outcome.rejected[0]}")
-    if not outcome.complete:
-        notes.append(f"{outcome.reason}; understood up to {outcome.covered:.2f} s of {chunk.seconds:.2f} s")
-    stop = "end" if outcome.complete else outcome.reason
-    raw = "\n".join(outcome.replies)
-    return ChunkResult(chunk.number, round(chunk.start, 3), round(chunk.end, 3), raw, stop, turns, tuple(notes))

@@ -86,6 +86,7 @@ def aims(found: Mapping[str, Any]) -> str:
 
 def _clips(compared: Compared) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Rows of the table, and the reasoner's DER and cpCER against SpeakerLM's."""
+    from pipeline.decode.dialogues import well_formed
     from pipeline.evaluation.decoded_folder import read_folder
 
     rows, pairs = [], []
@@ -145,12 +146,6 @@ def _row(
         "count error": sum(apart) / len(apart),
         "well-formed": formed,
     }
-
-
-def well_formed(rows: Sequence[Mapping[str, Any]]) -> float:
-    """Return the percent of turns whose first reply passed all guards; the turn in which a dialogue ended counts."""
-    turns = sum(row["turns"] + (row["stop"] != "answer" and row["attempts"] > 0) for row in rows)
-    return 100 * sum(row["at_once"] for row in rows) / turns if turns else 0.0
 
 
 def _counts(scores: Sequence[SessionScore], figure: str) -> list[tuple[float, float]] | None:

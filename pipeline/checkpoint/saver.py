@@ -39,7 +39,7 @@ class Retention:
     last: int = 3
     best: int = 1  # by the validation's figure
     every: int = 0  # also those whose step is a multiple of it; 0: none
-    by: str = "loss"  # which figure: loss, cer, cpcer, sacer
+    by: str = "loss"  # which figure: loss, cer, cpcer, sacer, der
 
     def to_delete_of(self, manifests: Sequence[dict[str, Any]]) -> list[int]:
         """Return the steps to delete, given the manifests of all checkpoints."""

@@ -6,9 +6,9 @@ labels, genders and times from the replies. A dialogue that ends without an answ
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.dialogue.build import DialogueRules
 from pipeline.prompts import PromptTokenizer
@@ -16,6 +16,10 @@ from pipeline.reasoner.loop import LoopLimits, Outcome, ReasonerClip, reason
 from pipeline.stages import STAGES, Task
 from shards.errors import ConfigError
 
+if TYPE_CHECKING:
+    from pipeline.reasoner.calls import Calls
+
+ATTEMPTS = 4  # at a reply in the small decode of validation: the nearly greedy ones, and one that is warm
 Rows = list[dict[str, Any]]
 
 
@@ -39,18 +43,20 @@ class Dialogues:
         """Return what the text depends on, for decode.json."""
         return {"task": self.task.value, "numbered": self.rules.numbered, **asdict(self.limits)}
 
-    def writer(self, model: Any, tokenizer: PromptTokenizer) -> DialogueWriter:
-        """Return what fills rows with the replies of a model."""
-        return DialogueWriter(self, model, tokenizer)
+    def writer(self, model: Any, tokenizer: PromptTokenizer, calls: Calls | None = None) -> DialogueWriter:
+        """Return what fills rows with the replies of a model; ``calls`` of one that ZeRO-3 partitions."""
+        return DialogueWriter(self, model, tokenizer, calls)
 
 
 class DialogueWriter:
     """Replies of a model in the dialogues of a batch."""
 
-    def __init__(self, dialogues: Dialogues, model: Any, tokenizer: PromptTokenizer) -> None:
+    def __init__(
+        self, dialogues: Dialogues, model: Any, tokenizer: PromptTokenizer, calls: Calls | None = None
+    ) -> None:
         from pipeline.reasoner.engine import SpeakerLMEngine
 
-        self._settings, self._engine = dialogues, SpeakerLMEngine(model, tokenizer)
+        self._settings, self._engine = dialogues, SpeakerLMEngine(model, tokenizer, calls=calls)
 
     def prepare(self, prompts: Sequence[Any]) -> Sequence[Any]:
         """Return the prompts: each question is encoded when it is asked."""
@@ -81,6 +87,12 @@ def dialogues_of(recipe: Any, task: str, limits: LoopLimits) -> Dialogues | None
     return Dialogues(recipe.stage, chosen, DialogueRules(numbered=recipe.data.dialogue.numbered), limits)
 
 
+def small_dialogues(recipe: Any) -> Dialogues | None:
+    """Return the dialogues of the small decode of validation; None for a run of SpeakerLM."""
+    t = recipe.trainer
+    return dialogues_of(recipe, "auto", LoopLimits(ATTEMPTS, max_new_tokens=t.decode_tokens, batch=t.decode_batch))
+
+
 def outcome_fields(outcome: Outcome) -> dict[str, Any]:
     """Return the fields of a row that an outcome fills."""
     lines = "".join(f"{line}\n" for line in outcome.lines)
@@ -96,3 +108,9 @@ def outcome_fields(outcome: Outcome) -> dict[str, Any]:
         "rejected": list(outcome.rejected),
     }
     return fields if outcome.complete else {**fields, "replies": list(outcome.replies)}
+
+
+def well_formed(rows: Sequence[Mapping[str, Any]]) -> float:
+    """Return the percent of turns whose first reply passed all guards; the turn in which a dialogue ended counts."""
+    turns = sum(row["turns"] + (row["stop"] != "answer" and row["attempts"] > 0) for row in rows)
+    return 100 * sum(row["at_once"] for row in rows) / turns if turns else 0.0

@@ -30,7 +30,8 @@ X_LABELS = {"step": "step", "audio": "hours of audio"}
 _STEADY = ("learning rate", "memory, GiB")
 GROUPS = {
     "Loss": ("training loss", "validation loss"),
-    "Error rates": ("saCER, %", "cpCER, %", "CER, %"),
+    "Error rates": ("saCER, %", "cpCER, %", "CER, %", "DER, %"),
+    "Dialogues": ("right number of speakers, %", "well-formed first replies, %"),
     "Registration": ("registration gain",),
     "Throughput": ("tokens a second", "waiting for data, %", "MFU, %", "memory, GiB"),
     "Optimisation": ("learning rate", "gradient norm"),
@@ -42,6 +43,9 @@ DEFINITIONS = {
     "saCER, %": "Errors in characters with speakers compared by name, on the small decode of validation.",
     "cpCER, %": "Errors in characters with speakers assigned so that errors are fewest, on the small decode.",
     "CER, %": "Errors in characters, speakers ignored, on the small decode of validation.",
+    "DER, %": "Diarisation error rate of the model's own times, no collar, overlap scored, on the small decode.",
+    "right number of speakers, %": "Share of the small decode's clips with as many speakers as the reference.",
+    "well-formed first replies, %": "Share of the turns of the small decode's dialogues whose first reply was valid.",
     "registration gain": "Validation loss with the registered voices exchanged among their names, minus that with the "
     "true ones. At 0 the model ignores the voices.",
     "tokens a second": "Positions of the language model without padding, summed over all ranks, per second.",
@@ -130,7 +134,14 @@ def _validation_values(row: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
-_RATES = {"cer": "CER", "cpcer": "cpCER", "sacer": "saCER"}
+_RATES = {
+    "cer": "CER",
+    "cpcer": "cpCER",
+    "sacer": "saCER",
+    "der": "DER",
+    "right_speakers": "right number of speakers",
+    "well_formed": "well-formed first replies",
+}
 
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:
@@ -258,6 +269,7 @@ def _final_loss(run: RunLog) -> float | None:
 HEADLINE: dict[str, tuple[Callable[[RunLog], float | None], int, str, str]] = {
     "Validation loss": (lambda r: r.least("validation loss"), 3, "", "least of all validations"),
     "saCER": (lambda r: r.least("saCER, %: all"), 1, "%", "least of all validations"),
+    "DER": (lambda r: r.least("DER, %: all"), 1, "%", "least of all validations"),
     "Training loss": (_final_loss, 3, "", "at the end"),
     "Registration gain": (lambda r: r.last("registration gain: name tokens"), 2, "", "name tokens, last validation"),
     "Tokens per second": (lambda r: _median(r, "tokens a second"), 0, "", "median"),
@@ -266,6 +278,7 @@ HIGHER_IS_BETTER = ("Registration gain", "Tokens per second")
 TERMS = {
     "Validation loss": "Least loss per target token of held-out data over all validations.",
     "saCER": "Least rate of errors in characters, speakers compared by name, on the small decode of validation.",
+    "DER": "Least diarisation error rate of the model's own times over all validations, on the small decode.",
     "Training loss": "Loss per target token at the end of the log, averaged over about the last 3 % of the steps.",
     "Registration gain": "Of name tokens, at the last validation: loss with the registered voices exchanged among "
     "their names, minus that with the true ones. At 0 the model ignores the voices.",

@@ -93,9 +93,9 @@ def make_row(scores: Sequence[SessionScore], label: RowLabel, chosen: Profile, r
     return row
 
 
-def score_rows(rows: Iterable[dict[str, Any]], chosen: Profile) -> list[SessionScore]:
-    """Score decoded clips: CER always, cpCER except for ASR, saCER if names were registered."""
-    return [_score(decoded_session(row), row["mode"], chosen) for row in rows]
+def score_rows(rows: Iterable[dict[str, Any]], chosen: Profile, metrics: Sequence[Metric] = ()) -> list[SessionScore]:
+    """Score decoded clips: CER always, cpCER except for ASR, saCER if names were registered; further metrics."""
+    return [_score(decoded_session(row), row["mode"], chosen, metrics) for row in rows]
 
 
 def _score(session: SessionTranscript, mode: str, chosen: Profile, metrics: Sequence[Metric] = ()) -> SessionScore:

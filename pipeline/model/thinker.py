@@ -76,7 +76,7 @@ class Thinker(nn.Module):
         super().__init__()
         if not hasattr(llm.model, "audio_tower"):
             raise ModelError(f"this transformers builds {type(llm).__name__} of other parts: install 5.23")
-        self.llm, self.base = llm, base
+        self.llm, self.base, self._lora = llm, base, lora
         audio = llm.config.audio_config
         if base is Base.QWEN3_OMNI and audio.n_window != _CHUNK:
             raise ModelError(f"audio_config.n_window is {audio.n_window}; positions are counted for {_CHUNK}")
@@ -88,6 +88,12 @@ class Thinker(nn.Module):
         llm.requires_grad_(False)
         add_lora(llm.get_decoder(), lora | {"targets": _dense_layers(llm.get_decoder(), lora["targets"])})
         self.set_checkpointing(checkpointing)
+
+    def blank(self) -> Thinker:
+        """Return a model of the same parts, none of whose weights are this one's."""
+        llm = type(self.llm)(self.llm.config)
+        checkpointing = Checkpointing.of(self.config.activation_checkpointing)
+        return Thinker(llm, self.base, self._lora, checkpointing=checkpointing, speaker_dim=self.config.speaker_dim)
 
     def positions(self, num_samples: int) -> int:
         """LLM positions of an audio."""

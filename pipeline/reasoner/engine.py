@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor
 from pipeline.encoder_calls import partition_audios
 from pipeline.model.stopping import Guards
 from pipeline.prompts import LEAST_TOKENS, AudioPiece, Layout, PromptTokenizer, WordsPiece
+from pipeline.reasoner.calls import Call, Calls
 from pipeline.reasoner.loop import ReasonerClip, Request
 from pipeline.reasoner.writing import Draft, new_cache, next_logits, write
 from shards.errors import AudioError, ModelError
@@ -61,9 +63,12 @@ class _Waiting:
 class SpeakerLMEngine:
     """Answers dialogues with a model of stages 11 to 13."""
 
-    def __init__(self, model: Any, tokenizer: PromptTokenizer, rules: EngineRules | None = None) -> None:
-        """Take a loaded model, on its device."""
+    def __init__(
+        self, model: Any, tokenizer: PromptTokenizer, rules: EngineRules | None = None, calls: Calls | None = None
+    ) -> None:
+        """Take a loaded model, on its device; ``calls`` of a model that ZeRO-3 partitions are made by all ranks."""
         self._model, self._tokenizer, self._rules = model.eval(), tokenizer, rules or EngineRules()
+        self._calls = calls or Calls()
         config = model.llm.config.get_text_config()
         limit = getattr(config, "max_position_embeddings", None) or self._rules.context
         self._context = min(self._rules.context, limit)
@@ -73,13 +78,16 @@ class SpeakerLMEngine:
         """Drop the cache of a dialogue."""
         self._dialogues.pop(key, None)
 
-    @torch.inference_mode()
     def answer(self, requests: Sequence[Request]) -> list[str | None]:
         """Return a reply for each request; None: fewer than 64 positions are left of the context.
 
         Raises:
             AudioError: a slice is shorter than a frame, or not finite.
         """
+        with self._calls.mode():
+            return self._answer(requests)
+
+    def _answer(self, requests: Sequence[Request]) -> list[str | None]:
         waiting = [self._waiting(r) for r in requests]
         sizes = [w.kept.end + self._size(w) for w in waiting]
         able = [i for i, size in enumerate(sizes) if size + LEAST_TOKENS <= self._context]
@@ -88,7 +96,8 @@ class SpeakerLMEngine:
         texts: list[str | None] = [None] * len(requests)
         if not drafts:
             return texts
-        for i, ids in zip(able, write(self._model.llm, drafts, self._tokenizer.eos, self._rules.guards), strict=True):
+        written = write(self._model.llm, drafts, self._tokenizer.eos, self._rules.guards, self._calls)
+        for i, ids in zip(able, written, strict=True):
             kept = waiting[i].kept
             kept.ids = ids
             kept.text = texts[i] = self._tokenizer.decode(ids[:-1] if ids[-1] == self._tokenizer.eos else ids)
@@ -146,7 +155,8 @@ class SpeakerLMEngine:
             start, kept.end = kept.end, kept.end + len(new)
             mask = torch.ones(1, kept.end, dtype=torch.long, device=new.device)
             places = torch.arange(start, kept.end, device=new.device)
-            kept.logits = next_logits(llm, new[None], mask, places[None], kept.cache)[0]
+            read = partial(next_logits, llm, new[None], mask, places[None], kept.cache)
+            kept.logits = self._calls.make(Call.READ, read)[0]
             kept.questions, kept.taken = len(one.request.questions), list(one.request.replies)
             kept.ids, kept.text = [], None
 
@@ -165,11 +175,13 @@ class SpeakerLMEngine:
                 elif isinstance(item, int):
                     ids.append(item)
         lengths = [len(wave) for wave in slices]
-        groups = partition_audios(lengths, self._rules.encoder_calls, self._model.config.frame_multiple)
+        most = self._calls.encoder_calls or self._rules.encoder_calls
+        groups = partition_audios(lengths, most, self._model.config.frame_multiple)
         order = [i for group in groups for i in group]
         device = self._model.device
         rows = tuple(torch.nn.utils.rnn.pad_sequence([slices[i] for i in g], batch_first=True) for g in groups)
-        embeds: Tensor = self._model.embed(
+        embed = partial(
+            self._model.embed,
             tuple(r.to(device) for r in rows),
             torch.tensor([len(slices[i]) for i in order]),
             torch.tensor(ids, device=device),
@@ -177,7 +189,7 @@ class SpeakerLMEngine:
             torch.zeros(1, self._model.config.speaker_dim, device=device),
             torch.zeros(0, dtype=torch.long, device=device),
         )
-        return embeds
+        return self._calls.make(Call.EMBED, embed)
 
 
 def _no_words(piece: WordsPiece) -> str:

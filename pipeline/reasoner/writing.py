@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from pipeline.model.stopping import Guards, LoopStoppingCriteria
+from pipeline.reasoner.calls import Call, Calls
 from pipeline.reasoner.loop import Sampling
 
 
@@ -30,8 +32,9 @@ class Draft:
     draw: str  # key of the random numbers, beside the sampling's seed
 
 
-def write(llm: Any, drafts: Sequence[Draft], eos: int, guards: Guards) -> list[list[int]]:
+def write(llm: Any, drafts: Sequence[Draft], eos: int, guards: Guards, calls: Calls | None = None) -> list[list[int]]:
     """Return the token ids of each reply; the last one is ``eos`` unless a limit or a loop ended it."""
+    calls = calls or Calls()
     device = drafts[0].logits.device
     lengths = torch.tensor([d.cache.get_seq_length() for d in drafts], device=device)
     longest, most = int(lengths.max()), max(d.limit for d in drafts)
@@ -46,14 +49,19 @@ def write(llm: Any, drafts: Sequence[Draft], eos: int, guards: Guards) -> list[l
         ids[:, step] = sampler.choose(logits, step)
         if watch(ids[:, : step + 1], None).all():
             break
-        embeds = llm.get_input_embeddings()(ids[:, step : step + 1])
-        logits = next_logits(llm, embeds, mask[:, : longest + step + 1], (lengths + step)[:, None], joined)
+        new = ids[:, step : step + 1], mask[:, : longest + step + 1], (lengths + step)[:, None]
+        logits = calls.make(Call.WRITE, partial(token_logits, llm, *new, joined))
     written = [row[:n] for row, n in zip(ids.tolist(), watch.ends()[0], strict=True)]
     for row, (draft, tokens) in enumerate(zip(drafts, written, strict=True)):
         for number, layer in enumerate(joined.layers):
-            new = slice(longest, longest + len(tokens) - 1)
-            draft.cache.update(layer.keys[row : row + 1, :, new], layer.values[row : row + 1, :, new], number)
+            kept = slice(longest, longest + len(tokens) - 1)
+            draft.cache.update(layer.keys[row : row + 1, :, kept], layer.values[row : row + 1, :, kept], number)
     return written
+
+
+def token_logits(llm: Any, ids: Tensor, mask: Tensor, position_ids: Tensor, cache: Any) -> Tensor:
+    """As :func:`next_logits`, of token ids (B, n)."""
+    return next_logits(llm, llm.get_input_embeddings()(ids), mask, position_ids, cache)
 
 
 def next_logits(llm: Any, embeds: Tensor, mask: Tensor, position_ids: Tensor, cache: Any) -> Tensor:

@@ -87,6 +87,8 @@ def check(r: Recipe, where: str) -> None:
     problems += _context_problems(r)
     if r.stage in STAGES and STAGES[r.stage].tasks:
         problems += _dialogue_problems(r)
+    elif r.trainer.best_by == "der":
+        problems.append("trainer.best_by is der: only dialogues (stages 11 to 13) have times; choose loss or a CER")
     problems += _size_problems(r)
     problems += _trainer_problems(r.trainer)
     for module, factor in r.optimizer.lr_factors.items():
@@ -137,7 +139,7 @@ def _trainer_problems(t: TrainerConfig) -> list[str]:
     choices = {
         "save_in_background": (t.save_in_background, ("auto", "always", "never")),
         "decode_how": (t.decode_how, ("auto", "local", "together")),
-        "best_by": (t.best_by, ("loss", "cer", "cpcer", "sacer")),
+        "best_by": (t.best_by, ("loss", "cer", "cpcer", "sacer", "der")),
     }
     problems = [
         f"trainer.{name} is {value!r}, must be {', '.join(known[:-1])} or {known[-1]}"
@@ -179,8 +181,8 @@ def _dialogue_problems(r: Recipe) -> list[str]:
             bool(r.data.augment.frame_masks or r.data.augment.mel_masks)
         ),
         "data.speaker_questions must be 0: a dialogue has no speaker probes": bool(r.data.speaker_questions),
-        "trainer.decode_clips must be 0: a dialogue is decoded by speakerlm-transcribe --reasoner": (
-            bool(r.trainer.decode_clips)
+        "trainer.best_by is sacer: no name is registered in dialogues; choose loss, cer, cpcer or der": (
+            r.trainer.best_by == "sacer"
         ),
     }
     return [problem for problem, wrong in checks.items() if wrong]

@@ -235,15 +235,16 @@ class TrainerConfig:
     validation_batches: int = 50  # micro-batches, over all ranks
     # Of the run's time: the decode is skipped if validation would take more; 1: never.
     validation_share: float = 0.05
-    decode_clips: int = 0  # of the validation sets, decoded in each mode of the stage and scored; 0: none
+    # Of the validation sets, decoded in each mode of the stage, or as dialogues, and scored; 0: none.
+    decode_clips: int = 0
     decode_batch: int = 8  # clips that are decoded together
-    decode_tokens: int = 1024  # longest answer; audio limits most answers to less
+    decode_tokens: int = 1024  # longest answer, or reply of a dialogue; audio limits most to less
     decode_how: str = "auto"  # local: with a copy of the weights per rank; together: no memory; auto: what fits
     decode_normaliser: str = "auto"  # of the scores, by script; paper-zh, en, mixed, m2met: see docs/scores.md
     save_every: int = 10_000  # steps between two checkpoints
     keep_last: int = 3  # checkpoints that are kept
     keep_best: int = 1  # checkpoints with the lowest validation figure that are also kept
-    best_by: str = "loss"  # that figure: loss, or cer, cpcer, sacer of the small decode
+    best_by: str = "loss"  # that figure: loss, or cer, cpcer, sacer, der (dialogues) of the small decode
     keep_every: int = 0  # checkpoints whose step is a multiple of it are always kept; 0: none
     save_in_background: str = "auto"  # auto: if the machine has memory for it; always, never
     upload: str | None = None  # s3://bucket/prefix or a folder that gets a copy of every checkpoint, under RUN/STAGE

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.ranks.collectives import all_reduce_sum, any_rank
 from pipeline.stages import stage_of
+from pipeline.train.decode_rates import NAMES, OF_DIALOGUES, RATES
 from pipeline.train.loss_table import LossTable, PartTable
-from pipeline.train.validation_decode import RATES, ValidationDecode
+from pipeline.train.validation_decode import ValidationDecode
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -143,7 +144,8 @@ class Validation:
             names = "" if gain["names"] is None else f"{gain['names']:+.4f} per name token, "
             parts.append(f"registration gain {names}{gain['all']:+.4f} per token")
         for mode, rates in (row["scores"] or {}).items():
-            figures = [f"{r} {rates[r]:.2f}" for r in RATES if rates.get(r) is not None]
+            shown = dict.fromkeys((*RATES, *OF_DIALOGUES))
+            figures = [f"{NAMES.get(r, r)} {rates[r]:.2f}" for r in shown if rates.get(r) is not None]
             parts.append(f"{mode}: {' '.join(figures)}")
         parts += [f"no decode: {row['decode_left_out']}"] if "decode_left_out" in row else []
         if n := row.get("replaced"):
@@ -164,4 +166,5 @@ class Validation:
 def figures(row: dict[str, Any]) -> dict[str, float | None]:
     """Return the figures that compare checkpoints: the loss and, if clips were decoded, the rates over all modes."""
     rates = (row["scores"] or {}).get("all", {})
-    return {"loss": row["loss"], **{rate: rates.get(rate) for rate in RATES}}
+    der = {"der": rates["der"]} if "der" in rates else {}
+    return {"loss": row["loss"], **{rate: rates.get(rate) for rate in RATES}, **der}

@@ -9,6 +9,9 @@ model, there are two ways:
   finished. Slow, but it needs no extra memory. A rank without a batch decodes a short placeholder prompt.
 
 With ZeRO-2 or less every rank has the whole model.
+
+Stages with dialogues hold a dialogue about each clip, as ``speakerlm-decode`` does but with few attempts. Ranks that
+decode together hold theirs in lockstep (:mod:`pipeline.decode.lockstep`).
 """
 
 from __future__ import annotations
@@ -27,22 +30,25 @@ from pipeline.checkpoint.format import write_atomic
 from pipeline.checkpoint.saver import free_memory
 from pipeline.checkpoint.training_state import is_partitioned, parameter_numel
 from pipeline.data.keyed_random import keyed_uniform
+from pipeline.decode.dialogues import small_dialogues
 from pipeline.decode.jobs import DecodeJob, default_modes, jobs_of
 from pipeline.decode.share import answered
 from pipeline.decode.test_set import DecodeItem, clips_of, prompt_of
 from pipeline.ranks.collectives import all_gather_or_raise, any_rank
 from pipeline.ranks.launch import Ranks
 from pipeline.recipe.schema import Recipe
+from pipeline.train.decode_rates import rates
 from shards.errors import DataError, StorageError
 
 if TYPE_CHECKING:
-    from pipeline.evaluation.normalize import Profile
+    from pipeline.decode.dialogues import Dialogues
     from pipeline.prompts import Prompt, PromptTokenizer
     from shards.dataset.dataset import Dataset
 
 logger = logging.getLogger(__name__)
 
-RATES = ("cer", "cpcer", "sacer")
+Rows = list[dict[str, Any]]
+Asked = tuple[dict[str, Any], Any]  # a row without its answer, and its prompt
 SPARE = 1.3  # memory for a local decode, times the size of the weights: key-value caches, activations
 GATHERED = 64  # parameters that are whole at the same time while the copy is made
 
@@ -66,15 +72,18 @@ class ValidationDecode:
         self._datasets, self._tokenizer = datasets, tokenizer
         self._folder = Path(recipe.output) / "decoded"
         self._batches = batches_of(decode_tasks(recipe, datasets), recipe.trainer.decode_batch)
+        self._dialogues = small_dialogues(recipe)
 
     def run(self, step: int, stop: Callable[[], bool], beat: Callable[[str], None]) -> dict[str, Any] | None:
         """Return rates by mode, and over ``all`` of them; None if a stop was requested. Collective.
+
+        Dialogues have no modes: their rates are those over ``all``.
 
         Transcripts are written to ``OUTPUT/decoded/step-…/MODE.jsonl``, which ``speakerlm-score`` reads.
         """
         from pipeline.evaluation.script import choose_profile
 
-        rows: list[dict[str, Any]] = []
+        rows: Rows = []
         faults: list[str] = []
         world, rank = self._ranks.world_size, self._ranks.rank
         began = time.perf_counter()
@@ -106,11 +115,8 @@ class ValidationDecode:
 
     def decode_batch(
         self, model: Any, batch: Sequence[DecodeTask], synced: bool, faults: list[str], interrupt: Callable[[], bool]
-    ) -> list[dict[str, Any]]:
+    ) -> Rows:
         """Decode one batch without its unreadable clips; if ranks decode together, a placeholder if no clip is left."""
-        from pipeline.decode.generate import ask
-        from pipeline.model.stopping import Guards
-
         asked = []
         for q in batch:
             try:
@@ -119,12 +125,48 @@ class ValidationDecode:
                 raise
             except DataError as e:
                 faults.append(f"{q.clip.key}: {e}")
+        if self._dialogues is not None:
+            return self._hold(self._dialogues, model, asked, synced, faults, interrupt)
+        return self._ask(model, asked, synced, interrupt)
+
+    def _ask(self, model: Any, asked: Sequence[Asked], synced: bool, interrupt: Callable[[], bool]) -> Rows:
+        """Answer the prompts of a batch."""
+        from pipeline.decode.generate import ask
+        from pipeline.model.stopping import Guards
+
         prompts = [prompt for _, prompt in asked]
         if synced and not prompts:
             prompts = [_stand_in()]
         guards = Guards(max_new_tokens=self._recipe.trainer.decode_tokens)
         answers = ask(model, self._tokenizer, prompts, guards, synced, interrupt)
         return [answered(row, answer) for (row, _), answer in zip(asked, answers, strict=False)]
+
+    def _hold(
+        self,
+        dialogues: Dialogues,
+        model: Any,
+        asked: Sequence[Asked],
+        synced: bool,
+        faults: list[str],
+        interrupt: Callable[[], bool],
+    ) -> Rows:
+        """Hold the dialogues of a batch; nothing comes of them after a stop request."""
+        from pipeline.decode.lockstep import Lockstep, Stopped, Watched
+
+        pad = self._tokenizer.pad
+        calls = Lockstep(interrupt, self._ranks, model, pad) if synced else Watched(interrupt)
+        rows: Rows = []
+        try:
+            try:
+                if asked:
+                    writer = dialogues.writer(model, self._tokenizer, calls)
+                    rows = writer.write([row for row, _ in asked], [prompt for _, prompt in asked])
+            except DataError as e:  # audio that the model cannot hear
+                faults += [f"{row['key']}: {e}" for row, _ in asked]
+            calls.finish()
+        except Stopped:
+            return []
+        return rows
 
     @contextmanager
     def _model(self) -> Iterator[tuple[Any, bool]]:
@@ -184,22 +226,6 @@ def batches_of(asked: Sequence[DecodeTask], size: int) -> list[list[DecodeTask]]
     return sorted(batches, key=lambda b: -b[0].clip.samples)
 
 
-def rates(rows: Sequence[dict[str, Any]], chosen: Profile) -> dict[str, Any]:
-    """Compute CER, cpCER and saCER in percent by mode, and over all modes that have them; count the clips."""
-    from pipeline.evaluation.edit_distance import Edits
-    from pipeline.evaluation.scores import score_rows
-
-    scored = list(zip([r["mode"] for r in rows], score_rows(rows, chosen), strict=True))
-    out: dict[str, Any] = {}
-    for mode in (*dict.fromkeys(m for m, _ in scored), "all"):
-        scores = [s for m, s in scored if mode in (m, "all")]
-        out[mode] = {"clips": len(scores)}
-        for rate in RATES:
-            edits = [e for s in scores if (e := getattr(s, rate)) is not None]
-            out[mode][rate] = sum(edits, Edits()).percent if edits else None
-    return out
-
-
 def whole_copy(model: Any) -> Any:
     """Copy a ZeRO-3 model with whole weights, without DeepSpeed's hooks. Collective.
 
@@ -210,7 +236,7 @@ def whole_copy(model: Any) -> Any:
     from accelerate import init_empty_weights
 
     with init_empty_weights(include_buffers=False):
-        copy = type(model)(model.config)
+        copy = model.blank() if hasattr(model, "blank") else type(model)(model.config)
     named = list(model.named_parameters(remove_duplicate=False))
     made: dict[int, Any] = {}
     for first in range(0, len(named), GATHERED):

@@ -171,18 +171,6 @@ def test_the_reasoner_cache_is_as_long_as_in_its_training(load: Any, tmp_path: P
     assert reason.Size().known_seconds == recipe.data.dialogue.cache.total_seconds
 
 
-def dialogue_rows() -> list[dict[str, Any]]:
-    whole = {"turns": 4, "attempts": 5, "at_once": 3, "stop": "answer"}
-    return [whole, {"turns": 1, "attempts": 7, "at_once": 1, "stop": "no valid reply in 6 attempts"}]
-
-
-def test_a_turn_without_a_valid_reply_is_not_well_formed(load: Any) -> None:
-    scores = load("reason_scores")
-    assert scores.well_formed(dialogue_rows()) == pytest.approx(100 * 4 / 6)
-    never = {"turns": 0, "attempts": 0, "at_once": 0, "stop": "the audio is shorter than a line can be"}
-    assert scores.well_formed([*dialogue_rows(), never]) == pytest.approx(100 * 4 / 6)
-
-
 def test_aims_of_the_reasoner_are_judged_one_by_one(load: Any) -> None:
     row = {"test_set": "t", "der": 30.0, "speaker-count": 70.0, "well-formed": None}
     ours = row | {"stage": 13, "der": 29.0, "speaker-count": 69.0, "well-formed": 96.0}

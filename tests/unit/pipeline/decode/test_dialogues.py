@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import pipeline.reasoner.engine
-from pipeline.decode.dialogues import dialogues_of
+from pipeline.decode.dialogues import dialogues_of, well_formed
 from pipeline.decode.jobs import default_modes
 from pipeline.decode.test_set import main
 from pipeline.dialogue.lines import Line
@@ -85,7 +86,7 @@ def run(parts: Path, out: Path, **options):
 @pytest.fixture
 def oracle(parts: Path, monkeypatch: pytest.MonkeyPatch) -> Oracle:
     made = Oracle(parts / "test")
-    monkeypatch.setattr(pipeline.reasoner.engine, "SpeakerLMEngine", lambda *_: made)
+    monkeypatch.setattr(pipeline.reasoner.engine, "SpeakerLMEngine", lambda *_, **__: made)
     return made
 
 
@@ -159,3 +160,14 @@ def test_modes_and_tasks_that_a_run_does_not_have_are_refused(parts: Path, tmp_p
     assert dialogues_of(recipe, "auto", LoopLimits()) is None
     with pytest.raises(ConfigError, match="stage 4 has no dialogues"):
         dialogues_of(recipe, "single", LoopLimits())
+
+
+def dialogue_rows() -> list[dict[str, Any]]:
+    whole = {"turns": 4, "attempts": 5, "at_once": 3, "stop": "answer"}
+    return [whole, {"turns": 1, "attempts": 7, "at_once": 1, "stop": "no valid reply in 6 attempts"}]
+
+
+def test_a_turn_without_a_valid_reply_is_not_well_formed() -> None:
+    assert well_formed(dialogue_rows()) == pytest.approx(100 * 4 / 6)
+    never = {"turns": 0, "attempts": 0, "at_once": 0, "stop": "the audio is shorter than a line can be"}
+    assert well_formed([*dialogue_rows(), never]) == pytest.approx(100 * 4 / 6)

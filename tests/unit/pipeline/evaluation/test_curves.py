@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -80,6 +81,19 @@ def test_charts_are_grouped_and_every_figure_is_explained(tmp_path: Path) -> Non
     assert shown.text.index("Validation loss") < shown.text.index("By part" if "By part" in shown.text else "Loss")
     assert len(shown.having("svg", cls="chart")) == len(captions) + 1
     assert all(svg["aria-label"] for svg in shown.having("svg", cls="chart"))
+
+
+def test_rates_of_dialogues_have_charts_and_the_der_is_in_the_headline(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "stage13")
+    scores = {"all": {"clips": 4, "cer": 9.0, "cpcer": 20.0, "der": 30.0, "right_speakers": 75.0, "well_formed": 90.0}}
+    rows = [json.loads(line) for line in (folder / "validation.jsonl").read_text().splitlines()]
+    lines = [json.dumps({**row, "scores": scores}) for row in rows]
+    (folder / "validation.jsonl").write_text("\n".join(lines) + "\n")
+    run = read_run(folder)
+    found = {title: [caption for caption, _ in inside] for title, inside in groups(charts([run]))}
+    assert any(caption.startswith("DER") for caption in found["Error rates"])
+    assert len(found["Dialogues"]) == 2
+    assert [tile["value"] for tile in headline([run]) if tile["name"] == "DER"] == ["30.0"]
 
 
 def test_the_headline_has_three_numbers_and_names_the_best_run(tmp_path: Path) -> None:

@@ -40,12 +40,19 @@ def test_shipped_recipes_load(folder: str, stage: int) -> None:
         ("data.encoder_calls=0", "data.encoder_calls"),
         ("data.context.share=0.5", "data.context is for stages 1 to 4"),
         ("data.speaker_questions=2", "no speaker probes"),
-        ("trainer.decode_clips=4", "trainer.decode_clips must be 0"),
+        ("trainer.best_by=sacer", "no name is registered in dialogues"),
     ],
 )
 def test_settings_that_dialogues_cannot_have(override: str, problem: str) -> None:
     with pytest.raises(ConfigError, match=problem):
         load_recipe(RECIPES / "speaker-reasoner" / "stage13.yaml", [override])
+
+
+def test_a_checkpoint_is_kept_by_a_rate_that_the_stage_has() -> None:
+    recipe = load_recipe(RECIPES / "speaker-reasoner" / "stage13.yaml", ["trainer.best_by=der"])
+    assert (recipe.trainer.best_by, recipe.trainer.decode_clips) == ("der", 16)
+    with pytest.raises(ConfigError, match=r"only dialogues .* have times"):
+        load_recipe(RECIPES / "speakerlm-7b" / "stage3.yaml", ["trainer.best_by=der"])
 
 
 @pytest.mark.parametrize(

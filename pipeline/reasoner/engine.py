@@ -3,7 +3,8 @@
 The questions that wait are encoded together, their slices of audio in a few padded encoder calls. Each is then computed
 alone, on the cache of its own dialogue, so dialogues of any length need no padding. The replies are written together
 (:mod:`pipeline.reasoner.writing`). The tokens of a reply stay in the cache as the model wrote them. Another attempt
-goes back to the end of the question, whose last hidden state is kept: it computes no position twice.
+goes back to the end of the question, whose last hidden state is kept: it computes no position twice. If it takes the
+most likely tokens as the one before it, it is that reply again, and nothing is computed.
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ class _Kept:
     logits: Tensor | None = None  # (V,) there
     ids: list[int] = field(default_factory=list)  # of the last attempt; all but the last are in the cache
     text: str | None = None
+    asked: Request | None = None  # the last attempt
 
 
 @dataclass
@@ -88,6 +90,23 @@ class SpeakerLMEngine:
             return self._answer(requests)
 
     def _answer(self, requests: Sequence[Request]) -> list[str | None]:
+        texts = [self._again(r) for r in requests]
+        new = [i for i, text in enumerate(texts) if text is None]
+        for i, text in zip(new, self._write([requests[i] for i in new]), strict=True):
+            texts[i] = text
+        return texts
+
+    def _again(self, request: Request) -> str | None:
+        """Return the reply of the last attempt if another one would draw the same: both take the likeliest tokens."""
+        kept = self._dialogues.get(request.clip.key)
+        last = kept.asked if kept is not None else None
+        if kept is None or last is None or not last.sampling.top_k == request.sampling.top_k == 1:
+            return None
+        same = (last.questions, last.replies, last.max_new_tokens)
+        return kept.text if same == (request.questions, request.replies, request.max_new_tokens) else None
+
+    def _write(self, requests: Sequence[Request]) -> list[str | None]:
+        """Compute what is new in each dialogue, and write the replies."""
         waiting = [self._waiting(r) for r in requests]
         sizes = [w.kept.end + self._size(w) for w in waiting]
         able = [i for i, size in enumerate(sizes) if size + LEAST_TOKENS <= self._context]
@@ -99,7 +118,7 @@ class SpeakerLMEngine:
         written = write(self._model.llm, drafts, self._tokenizer.eos, self._rules.guards, self._calls)
         for i, ids in zip(able, written, strict=True):
             kept = waiting[i].kept
-            kept.ids = ids
+            kept.ids, kept.asked = ids, requests[i]
             kept.text = texts[i] = self._tokenizer.decode(ids[:-1] if ids[-1] == self._tokenizer.eos else ids)
         return texts
 
@@ -158,7 +177,7 @@ class SpeakerLMEngine:
             read = partial(next_logits, llm, new[None], mask, places[None], kept.cache)
             kept.logits = self._calls.make(Call.READ, read)[0]
             kept.questions, kept.taken = len(one.request.questions), list(one.request.replies)
-            kept.ids, kept.text = [], None
+            kept.ids, kept.text, kept.asked = [], None, None
 
     def _embed(self, waiting: Sequence[_Waiting]) -> Tensor:
         """(N, H) LLM inputs of the new positions of all, one after the other."""

@@ -155,8 +155,14 @@ def test_only_new_positions_are_computed(parts):
     ids = list(engine._dialogues["a"].ids)
     start = len(layout(parts, request(of), []))
     assert calls == [start] + [1] * (len(ids) - 1)
-    with counted(model) as calls:  # another attempt: nothing of the question, and what follows the first token
-        engine.answer([request(of, attempt=2)])
+    with counted(model) as calls:  # another attempt with the likeliest tokens: the same reply
+        assert engine.answer([request(of, attempt=2)]) == [first]
+    assert calls == []
+    with counted(model) as calls:  # a warm attempt: nothing of the question, and what follows the first token
+        engine.answer([request(of, attempt=3)])
+    assert calls == [1] * (len(engine._dialogues["a"].ids) - 1)
+    with counted(model) as calls:  # the likeliest tokens after it are written, not repeated
+        assert engine.answer([request(of)]) == [first]
     assert calls == [1] * (len(ids) - 1)
     asked = request(of, [(0, 100)], [first])
     with counted(model) as calls:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from steps import ROOT, Step
+from steps import ROOT, Part, Step
 
 sys.path.insert(0, str(ROOT))  # this checkout wins over any other package called pipeline or shards
 
@@ -18,6 +18,7 @@ from pipeline.ranks.launch import free_port
 
 BIN = Path(sys.executable).parent
 STAGES = (1, 2, 3, 4)
+DECODE_SECONDS = 4.0  # of a test set of the demo with a stage
 
 
 @dataclass(frozen=True)
@@ -37,9 +38,8 @@ class Training:
     recipes: str = "tiny"  # folder of launch/recipes
     processes: int = 2
     overrides: tuple[str, ...] = ()  # of the recipes of all stages
-    stage_overrides: Mapping[int, tuple[str, ...]] | None = None
     seed: int | None = None  # None: the recipes' own
-    seconds: Mapping[int, float] | None = None  # of the training of stages 0 to 4, on two cores of a server
+    seconds: Mapping[str | int, float] | None = None  # on two cores of a server, of stage 0's parts and stages 1 to 4
 
 
 SMOKE = Training(  # every step, almost no training
@@ -95,61 +95,72 @@ def pack_step(manifest: Path, out: Path, seed: int, workers: int, per_shard: int
 
 def training_steps(out: Path, how: Training) -> Iterator[Step]:
     """Stage 0 makes the stand-ins for public checkpoints; then the stages."""
-    seed = ("--seed", str(how.seed)) if how.seed is not None else ()
-    yield Step(
-        "stage 0: tiny stand-ins for SenseVoice and Qwen2.5",
-        (sys.executable, "-m", "pipeline.standins", str(out / "data"), str(out / "models"), *seed)
-        + ("--encoder-steps", str(how.encoder_steps), "--llm-steps", str(how.llm_steps))
-        + ("--turns", str(how.llm_turns), "--words", str(how.llm_words))
-        + ("--no-share", f"{how.llm_no_share:.4f}"),
-        out / "models" / "done",
-        seconds=(how.seconds or {}).get(0),
-        after=("pack asr", "pack simulated"),
-    )
+    yield _stand_in(out, how, "llm", "Qwen2.5", ("pack asr",))
+    yield _stand_in(out, how, "encoder", "SenseVoice", ("pack asr", "pack simulated"))
     yield from stage_steps(out, how)
 
 
+def _stand_in(out: Path, how: Training, part: str, of: str, after: tuple[str, ...]) -> Step:
+    """Make one of stage 0's two parts, on one core."""
+    own = {
+        "encoder": ("--encoder-steps", str(how.encoder_steps)),
+        "llm": ("--llm-steps", str(how.llm_steps), "--turns", str(how.llm_turns), "--words", str(how.llm_words))
+        + ("--no-share", f"{how.llm_no_share:.4f}"),
+    }
+    return Step(
+        f"stage 0: tiny stand-in for {of}",
+        (sys.executable, "-m", "pipeline.standins", str(out / "data"), str(out / "models"), "--only", part, *own[part])
+        + (("--seed", str(how.seed)) if how.seed is not None else ()),
+        out / "models" / f"{part}.done",
+        seconds=(how.seconds or {}).get(part),
+        after=after,
+    )
+
+
 def stage_steps(out: Path, how: Training) -> Iterator[Step]:
-    """The paper's four stages from the parts in `out`/models, each scored."""
-    for n in STAGES:
-        recipe = ROOT / "launch" / "recipes" / how.recipes / f"stage{n}.yaml"
-        own = (*how.overrides, *(how.stage_overrides or {}).get(n, ()))
-        settings = (f"root={out}", *own, *((f"seed={how.seed}",) if how.seed is not None else ()))
-        seconds = (how.seconds or {}).get(n)
-        yield train_step(f"stage {n}: train", recipe, settings, out / "exp" / f"stage{n}", how.processes, seconds)
-        tests = (*how.tests, *how.last_tests) if n == STAGES[-1] else how.tests
-        for test in tests:
-            yield _decoding(out, n, test, how, "asr," * (n == 1) + "no,match,over")
-        for test in tests if n == STAGES[-1] else ():
-            yield _decoding(out, n, test, how, "match,over", control=True)
+    """The paper's four stages from the parts in `out`/models; then each is scored, a test set in a process."""
+    runs = {n: out / "exp" / f"stage{n}" for n in STAGES}
+    settings = (f"root={out}", *how.overrides, *((f"seed={how.seed}",) if how.seed is not None else ()))
+    yield train_step(
+        f"stages {STAGES[0]} to {STAGES[-1]}: train",
+        ROOT / "launch" / "recipes" / how.recipes,
+        ("--stages", f"{STAGES[0]}-{STAGES[-1]}", *settings),
+        [Part(f"stage {n}: train", run / "done", (how.seconds or {}).get(n)) for n, run in runs.items()],
+        how.processes,
+    )
+    for test in (*how.tests, *how.last_tests):
+        yield _decoding(out, test, STAGES if test in how.tests else STAGES[-1:], how)
 
 
-def train_step(
-    name: str, recipe: Path, settings: Sequence[str], run: Path, processes: int, seconds: float | None
-) -> Step:
-    """Train a recipe under the `deepspeed` launcher; `settings` override it, `run` is the folder that it writes."""
+def train_step(name: str, recipe: Path, settings: Sequence[str], made: Sequence[Part], processes: int) -> Step:
+    """Train recipes under the `deepspeed` launcher; `settings` follow the recipe, `made` are the runs that it makes."""
     return Step(
         name,
         (str(BIN / "deepspeed"), "--num_accelerators", str(processes), "--master_port", str(free_port()))
         + (str(ROOT / "launch" / "train.py"), str(recipe), *settings),
-        run / "done",
+        made[-1].proof,
         "`{again}` resumes the stage from its last checkpoint",
-        seconds=seconds,
+        parts=tuple(made),
     )
 
 
-def _decoding(out: Path, stage: int, test: str, how: Training, modes: str, control: bool = False) -> Step:
-    """Decode a test set; as a control with the registered vectors permuted among the names."""
-    scored = decoded(out, stage, test, control)
+def _decoding(out: Path, test: str, stages: Sequence[int], how: Training) -> Step:
+    """Decode a test set with stages; with the last one also as a control, registered vectors permuted among names."""
+    calls: list[str] = []
+    parts: list[Part] = []
+    for n, control in [*((n, False) for n in stages), (stages[-1], True)]:
+        scored = decoded(out, n, test, control)
+        modes = "match,over" if control else "asr," * (n == 1) + "no,match,over"
+        calls += ["+"] * bool(calls) + [str(out / "exp" / f"stage{n}"), str(out / "data" / test), str(scored)]
+        calls += ["--modes", modes, "--n-ov", how.n_ov, *(["--permute-vectors"] * control)]
+        calls += ["--batch", str(how.decode_batch), "--max-new-tokens", str(how.max_new_tokens)]
+        name = f"stage {n}: decode {test}" + ", vectors permuted" * control
+        parts.append(Part(name, scored / "done", DECODE_SECONDS))
     return Step(
-        f"stage {stage}: decode {test}" + ", vectors permuted" * control,
-        (sys.executable, "-m", "pipeline.decode.test_set", str(out / "exp" / f"stage{stage}"))
-        + (str(out / "data" / test), str(scored), "--modes", modes, "--n-ov", how.n_ov)
-        + ("--batch", str(how.decode_batch), "--max-new-tokens", str(how.max_new_tokens))
-        + ("--permute-vectors",) * control,
-        scored / "done",
-        seconds=10,
-        after=(f"stage {stage}: train", f"pack {test}"),
+        f"decode {test}",
+        (sys.executable, str(ROOT / "launch" / "decode_each.py"), *calls),
+        parts[-1].proof,
+        parts=tuple(parts),
     )
 
 

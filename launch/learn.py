@@ -64,12 +64,7 @@ TRAINING = Training(  # the numbers that decide how long it takes and how well i
         "trainer.validate_every=200",
         "trainer.save_every=100",
     ),
-    stage_overrides={
-        1: ("trainer.max_steps=240",),
-        2: ("trainer.max_steps=120",),
-        3: ("trainer.max_steps=120",),
-        4: ("trainer.max_steps=3400",),
-    },
+    recipes="learn",
 )
 
 

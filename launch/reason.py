@@ -23,7 +23,7 @@ from pipeline.recipe.load import load_recipes
 from reason_scores import Compared, report
 from shards.commands.parser import Parser
 from shards.weights.fetch import cache_folder
-from steps import ROOT, Step, run_steps
+from steps import ROOT, Part, Step, run_steps
 
 RECIPES = ROOT / "launch" / "recipes"
 STYLE = Style(seconds="110-120", alone_words="1-1", words="1-4")
@@ -90,14 +90,14 @@ def stage_steps(out: Path, size: Size) -> Iterator[Step]:
     """Yield stages 11 to 13, and SpeakerLM's stage 4 by as many updates more."""
     processes, recipes = size.demo.training.processes, RECIPES / "speaker-reasoner-tiny"
     settings = (f"root={out}", *size.overrides)
-    last = run_folder(out, 13)
-    yield train_step("stages 11 to 13: train", recipes, ("--stages", "R1-R3", *settings), last, processes, 900)
+    stages = {11: 300.0, 12: 300.0, 13: 300.0}
+    made = [Part(f"stage {n}: train", run_folder(out, n) / "done", seconds) for n, seconds in stages.items()]
+    yield train_step("stages 11 to 13: train", recipes, ("--stages", "R1-R3", *settings), made, processes)
     updates = sum(r.trainer.max_steps for r in load_recipes(recipes, "R1-R3", settings))
     own = (f"init_from={out / 'exp' / 'stage4'}", f"output={run_folder(out, 4)}", f"trainer.max_steps={updates}")
     settings = (f"root={out}", "trainer.validate_every=400", *size.overrides, *own)
-    yield train_step(
-        "stage 4: train on", RECIPES / "tiny" / "stage4.yaml", settings, run_folder(out, 4), processes, 350
-    )
+    made = [Part("stage 4: train on", run_folder(out, 4) / "done", 350)]
+    yield train_step(made[0].name, RECIPES / "tiny" / "stage4.yaml", settings, made, processes)
 
 
 def run_folder(out: Path, stage: int) -> Path:

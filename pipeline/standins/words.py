@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from pipeline.data.speaker_names import POOLS
 from pipeline.prompts import Mode, PromptTokenizer, prompt_pieces
@@ -32,5 +33,8 @@ def write_tokenizer(folder: Path, words: dict[str, list[str]]) -> PromptTokenize
     texts = [*frame, "system You are a helpful assistant. user assistant", "spk0 spk1 spk2 spk3"]
     texts += [f" {w}" for found in words.values() for w in found] + [w for found in words.values() for w in found]
     texts += NAMES
-    make_tokenizer(folder, texts * 3, vocab_size=4000)
+    folder.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=folder) as made:  # encoder and LLM may be made at the same time: both read whole files
+        for path in make_tokenizer(Path(made), texts * 3, vocab_size=4000).iterdir():
+            path.replace(folder / path.name)
     return PromptTokenizer.from_folder(folder)

@@ -47,7 +47,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 
 def wait_for_rank(out: Path, process: subprocess.Popen[str]) -> int:
     """Process id of a rank of stage 1, once it trains."""
-    log = out / "logs" / "stage-1-train.log"
+    log = out / "logs" / "stages-1-to-4-train.log"
     end = time.monotonic() + 1200  # the first call on a machine fetches the speech and packs it
     while time.monotonic() < end and process.poll() is None:
         if log.exists() and "trainable set" in log.read_text(errors="replace"):
@@ -66,7 +66,7 @@ def wait_for_rank(out: Path, process: subprocess.Popen[str]) -> int:
 def test_a_killed_rank_ends_the_demo_with_advice(demo: tuple[Path, str]) -> None:
     code, printed = (demo[0] / "killed.txt").read_text().split("\n", 1)
     assert code == "1"
-    assert "FAILED: stage 1: train" in printed
+    assert "FAILED: stages 1 to 4: train" in printed
     assert "make demo" in printed
 
 

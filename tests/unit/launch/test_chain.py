@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from pipeline.decode import test_set
 from pipeline.recipe.load import load_recipe, load_recipes
 from shards.cli import COMMANDS
 
@@ -33,7 +34,7 @@ def test_another_seed_has_its_own_folder_on_the_same_data(load: Any, tmp_path: P
     assert (folder / "data" / "asr").samefile(tmp_path / "data" / "asr")
     how = chain.Training(1, 1, ("test-a",), ("test-b",), seed=2)
     steps = {s.name: s for s in chain.training_steps(folder, how)}
-    assert "seed=2" in steps["stage 3: train"].command
+    assert "seed=2" in steps["stages 1 to 4: train"].command
     assert {p for s in steps.values() for p in s.proof.parents} >= {folder}
     assert all(str(tmp_path / "exp") not in " ".join(s.command) for s in steps.values())
 
@@ -68,17 +69,69 @@ def test_commands_of_the_data_are_ones_that_the_packer_takes(load: Any, tmp_path
 def test_recipes_of_the_small_chain_take_its_settings(load: Any, tmp_path: Path, cpu: bool) -> None:
     small, chain = load("small"), load("chain")
     overrides = (*(small.ON_CPU if cpu else ()), *small.SMOKE.training.overrides)
-    steps = {s.name: s for s in chain.stage_steps(tmp_path, replace(small.SMOKE.training, overrides=overrides))}
+    train, *_ = chain.stage_steps(tmp_path, replace(small.SMOKE.training, overrides=overrides))
     made = {s.proof for s in small_steps(load, tmp_path, "SMOKE")}
-    for n in chain.STAGES:
-        command = steps[f"stage {n}: train"].command
-        at = command.index(str(ROOT / "launch" / "recipes" / "small" / f"stage{n}.yaml"))
-        recipe = load_recipe(command[at], command[at + 1 :])
-        assert steps[f"stage {n}: train"].proof == Path(recipe.output) / "done"
-        assert command[command.index("--num_accelerators") + 1] == "1"
+    at = train.command.index(str(ROOT / "launch" / "recipes" / "small"))
+    assert train.command[at + 1 : at + 3] == ("--stages", "1-4")
+    assert train.command[train.command.index("--num_accelerators") + 1] == "1"
+    recipes = load_recipes(train.command[at], "1-4", train.command[at + 3 :])
+    for part, recipe in zip(train.parts, recipes, strict=True):
+        assert part.proof == Path(recipe.output) / "done"
         assert {Path(d.path) / "dataset.json" for d in (*recipe.data.train, *recipe.data.validation)} <= made
         assert recipe.model.encoder.checkpoint == str(tmp_path / "models" / "whisper-base")
     assert small.model_step(tmp_path).proof.parent == Path(recipe.model.llm.checkpoint)
+
+
+def test_a_test_set_is_decoded_with_every_stage_in_one_process(load: Any, tmp_path: Path) -> None:
+    chain, decode_each = load("chain"), load("decode_each")
+    how = chain.Training(1, 1, ("test-a",), last_tests=("test-b",))
+    first, last = [s for s in chain.stage_steps(tmp_path, how) if s.name.startswith("decode")]
+    for step, stages in ((first, [1, 2, 3, 4, 4]), (last, [4, 4])):
+        calls = [test_set.parser().parse_args(call) for call in decode_each.parts(step.command[2:])]
+        assert [c.run for c in calls] == [tmp_path / "exp" / f"stage{n}" for n in stages]
+        assert [c.out / "done" for c in calls] == [p.proof for p in step.parts]
+        assert {c.dataset_url for c in calls} == {str(tmp_path / "data" / step.name.removeprefix("decode "))}
+        assert [c.permute_vectors for c in calls] == [n == len(stages) - 1 for n in range(len(stages))]
+        assert step.proof == step.parts[-1].proof
+    assert first.parts[0].name == "stage 1: decode test-a"
+    assert test_set.parser().parse_args(next(decode_each.parts(first.command[2:]))).modes == "asr,no,match,over"
+
+
+def test_decodings_that_are_done_are_skipped_and_the_first_failure_ends_them(
+    load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decode_each, called = load("decode_each"), []
+
+    def decode(call: list[str]) -> int:
+        called.append(call)
+        return 3 * (call[2] == "three")
+
+    monkeypatch.setattr(test_set, "main", decode)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "done").touch()
+    calls = [["run", "test", out] for out in ("one", "two", "three", "four")]
+    assert decode_each.main([*calls[0], "+", *calls[1], "+", *calls[2], "+", *calls[3]]) == 3
+    assert called == calls[1:3]
+
+
+def test_the_recipes_of_learn_are_the_tiny_ones_with_more_steps(load: Any) -> None:
+    folder = ROOT / "launch" / "recipes" / load("learn").TRAINING.recipes
+    for tiny, learn in zip(load_recipes("tiny", "1-4"), load_recipes(folder, "1-4"), strict=True):
+        assert learn.trainer.max_steps > tiny.trainer.max_steps
+        assert replace(learn, trainer=replace(learn.trainer, max_steps=tiny.trainer.max_steps)) == tiny
+
+
+def test_the_llm_is_trained_beside_the_data_that_it_does_not_need(load: Any, tmp_path: Path) -> None:
+    demo, chain, steps = load("demo"), load("chain"), load("steps")
+    made = [*demo.data_steps(tmp_path, demo.Size(), tmp_path), *chain.training_steps(tmp_path, demo.TRAINING)]
+    progress, waiting, order = steps.Progress(made), list(made), []
+    while step := progress.ready(waiting):
+        waiting.remove(step)
+        order.append(step.name)
+        progress._ended.add(step.name)
+    assert order[:4] == [made[0].name, "simulate asr", "pack asr", "stage 0: tiny stand-in for Qwen2.5"]
+    assert len(order) == len(made)
 
 
 def test_steps_run_behind_those_whose_files_they_read(load: Any, tmp_path: Path) -> None:
@@ -96,7 +149,9 @@ def test_steps_run_behind_those_whose_files_they_read(load: Any, tmp_path: Path)
             todo += new
         assert at not in needed
         for i, other in enumerate(steps):
-            if i != at and any(Path(word) == other.proof.parent for word in step.command if word.startswith("/")):
+            proofs = [part.proof for part in other.pieces]
+            folders = {p.with_suffix("") if p.suffix == ".done" else p.parent for p in proofs}
+            if i != at and any(Path(word) in folders for word in step.command if word.startswith("/")):
                 assert i in needed, f"{step.name} reads what {other.name} makes"
                 checked += 1
     assert checked > 20
@@ -152,7 +207,8 @@ def test_recipes_of_the_reasoner_follow_one_another_on_the_data_that_is_made(
         at = next(i for i, part in enumerate(command) if part.startswith(str(ROOT / "launch" / "recipes")))
         stages = command[at + 2] if command[at + 1] == "--stages" else None
         recipes += load_recipes(command[at], stages, command[at + 1 + 2 * (stages is not None) :])
-        assert found.proof == Path(recipes[-1].output) / "done"
+        made_here = [Path(recipe.output) / "done" for recipe in recipes[-len(found.parts) :]]
+        assert [part.proof for part in found.parts] == made_here
     for recipe in recipes:
         assert {Path(d.path) / "dataset.json" for d in (*recipe.data.train, *recipe.data.validation)} <= made
         assert recipe.init_from

@@ -124,6 +124,36 @@ def test_progress_says_which_step_of_how_many_and_the_time_left(load: Any, tmp_p
     assert "left" not in three
 
 
+def test_parts_of_a_step_have_lines_of_their_own_and_a_rest_is_run(load: Any, tmp_path: Path, capsys: Any) -> None:
+    """The first part's line comes while the command waits for it to be noticed."""
+    steps = load("steps")
+    proofs = [tmp_path / f"{name}.done" for name in "abc"]
+    proofs[0].touch()
+    code = f"from pathlib import Path; import time; Path({str(proofs[1])!r}).touch(); time.sleep(2.5)\n"
+    code += f"Path({str(proofs[2])!r}).touch()"
+    parts = tuple(steps.Part(p.stem, p, 1.0) for p in proofs)
+    both = steps.Step("all", (sys.executable, "-c", code), proofs[2], parts=parts)
+    steps.run_steps([both], tmp_path / "logs", tmp_path, "make it")
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("  ")[1:4] for line in lines] == [
+        ["have", "1/3", "a"], ["done", "2/3", "b"], ["done", "3/3", "c"]
+    ]  # fmt: skip
+    assert not lines[2].endswith("  0 s")
+    proofs[1].unlink()  # a part that is missing is made again, although the last one is there
+    steps.run_steps([both], tmp_path / "logs", tmp_path, "make it")
+    assert "done  3/3  b" in capsys.readouterr().out
+
+
+def test_a_step_without_the_proof_of_a_part_has_failed(load: Any, tmp_path: Path) -> None:
+    steps = load("steps")
+    parts = tuple(steps.Part(name, tmp_path / name, None) for name in "ab")
+    code = f"from pathlib import Path; Path({str(tmp_path / 'b')!r}).touch()"
+    with pytest.raises(SystemExit, match="/a was not written"):
+        steps.run_steps(
+            [steps.Step("both", (sys.executable, "-c", code), tmp_path / "b", parts=parts)], tmp_path, tmp_path, ""
+        )
+
+
 def test_an_unknown_duration_gives_no_time_left(load: Any, tmp_path: Path, capsys: Any) -> None:
     steps = load("steps")
     first = step(steps, tmp_path, "first", touching(tmp_path / "first.done"), seconds=100.0)

@@ -41,7 +41,7 @@ def test_a_killed_process_is_an_error_and_leaves_no_proof(tmp_path, monkeypatch,
     monkeypatch.setattr(command, "train_llm", _nothing)
     assert command.main([str(tmp_path), str(tmp_path)]) == 1
     assert "was killed, perhaps out of memory" in capsys.readouterr().err
-    assert not (tmp_path / "done").exists()
+    assert not (tmp_path / "encoder.done").exists()
 
 
 def test_an_error_ends_the_other_process(tmp_path, monkeypatch, no_words):
@@ -56,8 +56,15 @@ def test_an_error_ends_the_other_process(tmp_path, monkeypatch, no_words):
 def test_both_done_is_written_down(tmp_path, monkeypatch, no_words):
     monkeypatch.setattr(command, "train_encoder", _nothing)
     monkeypatch.setattr(command, "train_llm", _nothing)
-    assert command.main([str(tmp_path), str(tmp_path), "--llm-steps", "7"]) == 0
-    assert '"llm_steps": 7' in (tmp_path / "done").read_text()
+    assert command.main([str(tmp_path), str(tmp_path)]) == 0
+    assert {p.name for p in tmp_path.iterdir()} == {"encoder.done", "llm.done"}
+
+
+def test_one_part_alone(tmp_path, monkeypatch, no_words):
+    monkeypatch.setattr(command, "train_encoder", _die)
+    monkeypatch.setattr(command, "train_llm", _nothing)
+    assert command.main([str(tmp_path), str(tmp_path), "--only", "llm"]) == 0
+    assert {p.name for p in tmp_path.iterdir()} == {"llm.done"}
 
 
 SCRIPT = """

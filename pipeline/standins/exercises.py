@@ -152,7 +152,7 @@ def _append_audio(
     places: list[list[tuple[int, int]]] = []
     for segment in segments:
         who = tokenizer.encode_common(labels[segment.speaker])[-1]
-        said = tokenizer.encode_piece(" " + segment.text)
+        said = tokenizer.encode_common(" " + segment.text)
         places.append([])
         for token in said if spread else said[:1]:
             first = len(text.ids)

@@ -1,11 +1,13 @@
-"""sdpa that also gives the attention weights of chosen layers and heads, for stage 0's LLM.
+"""Attention over packed texts that also gives the weights of chosen layers and heads, for stage 0's LLM.
 
-transformers' ``eager`` gives those of all layers and heads, and computes all of them one operation after another.
+transformers' ``eager`` gives those of all layers, heads and positions, one operation after another.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
+
+from pipeline.standins.packed_texts import PackedTexts
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -19,7 +21,7 @@ class Shown:
     def __init__(self, layers: tuple[int, ...], heads: int) -> None:
         """Ask for the first heads of layers; these heads must share the first key."""
         self.layers, self.heads = layers, heads
-        self.weights: list[Tensor] = []  # (B, heads, L, L) of each layer
+        self.weights: list[Tensor] = []  # of each layer (P, heads, L), see :meth:`PackedTexts.weights`
 
 
 def register() -> str:
@@ -41,12 +43,18 @@ def attention(
     dropout: float = 0.0,
     scaling: float | None = None,
     shown: Shown | None = None,
+    texts: PackedTexts | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """transformers' attention interface: query (B, H, L, D), key and value (B, G, L, D) → (B, L, H, D)."""
+    """transformers' attention interface: query (1, H, N, D), key and value (1, G, N, D) → (1, N, H, D).
+
+    Without ``texts`` it is sdpa with its mask, of any number of rows.
+    """
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+    if texts is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
+    scale = scaling or query.shape[-1] ** -0.5
     if shown is not None and module.layer_idx in shown.layers:
-        scores = query[:, : shown.heads] @ key[:, :1].transpose(2, 3) * (scaling or query.shape[-1] ** -0.5)
-        shown.weights.append((scores + attention_mask).softmax(-1))
-    return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
+        shown.weights.append(texts.weights(query[0, : shown.heads], key[0, 0], scale))
+    return texts.attend(query[0], key[0], value[0], scale).unsqueeze(0), None

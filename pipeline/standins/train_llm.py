@@ -15,13 +15,15 @@ minutes. It learns from made-up prompts (:mod:`pipeline.standins.exercises`). Wh
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.prompts import PromptTokenizer
-from pipeline.standins.exercises import MOST_VOICES, PAUSE, Text, draw_exercises, make_text
+from pipeline.standins.exercises import MOST_VOICES, PAUSE, draw_exercises, make_text
 from pipeline.standins.optimize import optimize
+from pipeline.standins.packed_texts import Group, PackedTexts
 from pipeline.standins.shown_attention import Shown, register
 
 if TYPE_CHECKING:
@@ -97,8 +99,8 @@ class MadeUpAudio:
         """The trained parameters."""
         return [*self.words.parameters(), *self.voice.parameters()]
 
-    def put(self, embeds: Tensor, texts: Sequence[Text], noise: float, voices: Tensor | None = None) -> Tensor:
-        """(B, L, H) token embeddings with audio and speaker vectors in their places.
+    def put(self, embeds: Tensor, packed: PackedTexts, voices: Tensor | None = None) -> Tensor:
+        """(N, H) token embeddings of packed texts with audio and speaker vectors in their places.
 
         ``voices``: (B, MOST_VOICES, SPEAKER_DIM) unit vectors; None: drawn at random.
         """
@@ -107,97 +109,111 @@ class MadeUpAudio:
 
         drawn = voices
         if drawn is None:
-            drawn = functional.normalize(torch.randn(len(texts), MOST_VOICES, SPEAKER_DIM), dim=-1)
+            drawn = functional.normalize(torch.randn(len(packed.texts), MOST_VOICES, SPEAKER_DIM), dim=-1)
+        noise = torch.tensor([g.noise for g in packed.groups for _ in g.texts]) / SPEAKER_DIM**0.5
 
         def heard(row: Tensor, voice: Tensor) -> Tensor:  # (K, H)
-            disturbed = drawn[row, voice] + torch.randn(len(row), SPEAKER_DIM) * (noise / SPEAKER_DIM**0.5)
+            disturbed = drawn[row, voice] + torch.randn(len(row), SPEAKER_DIM) * noise[row].unsqueeze(1)
             return self.voice(functional.normalize(disturbed, dim=-1))
 
-        if audio := [(row, *item) for row, text in enumerate(texts) for item in text.audio]:
+        places = [(row, text, start) for row, (text, start) in enumerate(zip(packed.texts, packed.starts, strict=True))]
+        if audio := [(row, start + at, *what) for row, text, start in places for at, *what in text.audio]:
             row, at, token, voice = torch.tensor(audio).unbind(1)
             said = WORD_GAIN * self.words(token.clamp(min=0)) + VOICE_GAIN * heard(row, voice)
             sound = said * (token != PAUSE).unsqueeze(1) + 0.05 * torch.randn(len(row), HIDDEN)
-            embeds = embeds.index_put((row, at), sound)
-        if registered := [(row, *item) for row, text in enumerate(texts) for item in text.registered]:
+            embeds = embeds.index_copy(0, at, sound)
+        if registered := [(row, start + at, voice) for row, text, start in places for at, voice in text.registered]:
             row, at, voice = torch.tensor(registered).unbind(1)
-            embeds = embeds.index_put((row, at), REGISTERED_GAIN * heard(row, voice))
+            embeds = embeds.index_copy(0, at, REGISTERED_GAIN * heard(row, voice))
         return embeds
 
 
-def attention_mask(texts: Sequence[Text], length: int, hide: bool) -> Tensor:
-    """(B, 1, L, L) to be added to scores: causal; with ``hide`` also without the hidden positions for those
-    behind a registration.
+@dataclass(frozen=True)
+class Question:
+    """Tokens that a layer's outputs must predict."""
 
-    Padding is on the right, where no earlier position looks.
+    part: str  # of the loss
+    layer: int  # after which; LAYERS: the last
+    items: list[tuple[int, int]]  # (position, token)
+    weight: float  # of their mean cross-entropy
+
+
+def questions(packed: PackedTexts) -> Iterator[Question]:
+    """Yield what is asked of packed texts: ``words`` of the targets, ``read`` at speaker vectors, ``match`` at audio
+    positions.
     """
+    for which, group in enumerate(packed.groups):
+        texts = list(packed.of(which))
+        written = [(s + i - 1, text.ids[i]) for text, s in texts for i in range(text.target_from, len(text.ids))]
+        named = [(s + at, token) for text, s in texts for at, token in text.asked_vectors]
+        heard = [(s + at, token) for text, s in texts for at, token in text.asked_audio]
+        layers = range(MATCH_AFTER if group.texts[0].registered else NUMBER_AFTER, LAYERS + 1)
+        beside = group.weight * (BESIDE if written else 1.0) / len(layers)
+        asked = [Question("read", READ_AFTER, named, group.weight)]
+        asked += [Question("match", layer, heard, beside) for layer in layers]
+        asked += [Question("words", LAYERS, written, group.weight)]
+        yield from (question for question in asked if question.items)
+
+
+def layer_outputs(
+    model: Any, audio: MadeUpAudio, packed: PackedTexts, voices: Tensor | None = None, shown: Shown | None = None
+) -> list[Tensor]:
+    """Run the model over packed texts: (N, H) of the input and of each layer, those of the last one normalised."""
     import torch
 
-    seen = torch.ones(length, length, dtype=torch.bool).tril().repeat(len(texts), 1, 1)
-    for row, text in enumerate(texts if hide else ()):
-        seen[row, text.seen_from :, text.hidden] = False
-    return torch.zeros(seen.shape).masked_fill(~seen, -1e9).unsqueeze(1)
+    states = model.model(
+        inputs_embeds=audio.put(model.get_input_embeddings()(packed.ids), packed, voices).unsqueeze(0),
+        attention_mask=torch.ones(1, 1, 1, 1),  # transformers makes none of its own then
+        position_ids=packed.position_ids.unsqueeze(0),
+        use_cache=False,
+        output_hidden_states=True,
+        shown=shown,
+        texts=packed,
+    ).hidden_states
+    return [state[0] for state in states]
 
 
-def text_loss(
-    model: Any, audio: MadeUpAudio, texts: Sequence[Text], noise: float, hide: bool, voices: Tensor | None = None
-) -> dict[str, Tensor]:
-    """Mean cross-entropies: ``words`` of the targets, ``read`` at speaker vectors, ``match`` at audio positions, and
-    ``point`` of attention over the positions where the next word is heard.
+def text_loss(model: Any, audio: MadeUpAudio, packed: PackedTexts, voices: Tensor | None = None) -> dict[str, Tensor]:
+    """Weighted mean cross-entropies of the :func:`questions`, and ``point`` of attention over the positions where the
+    next word is heard.
     """
     import torch
     from torch.nn import functional
 
-    length = max(len(t.ids) for t in texts)
-    ids = torch.zeros(len(texts), length, dtype=torch.long)
-    is_target = torch.zeros_like(ids, dtype=torch.bool)
-    for row, text in enumerate(texts):
-        ids[row, : len(text.ids)] = torch.tensor(text.ids)
-        is_target[row, text.target_from : len(text.ids)] = True
-    shown = Shown(POINT_LAYERS, POINT_HEADS) if bool(is_target.any()) else None
-    passed = model.model(
-        inputs_embeds=audio.put(model.get_input_embeddings()(ids), texts, noise, voices),
-        attention_mask=attention_mask(texts, length, hide),
-        use_cache=False,
-        output_hidden_states=True,
-        shown=shown,
-    )
-    states = passed.hidden_states
-    after = [*(model.model.norm(s) for s in states[:-1]), states[-1]]  # the last is normalised already
-
-    def asked(which: str, layers: Sequence[int]) -> Tensor | None:
-        items = [(row, *item) for row, text in enumerate(texts) for item in getattr(text, which)]
-        if not items:
-            return None
-        row, at, wanted = torch.tensor(items).unbind(1)
-        losses = [functional.cross_entropy(model.lm_head(after[n][row, at]), wanted) for n in layers]
-        return torch.stack(losses).mean()
-
-    match = asked("asked_audio", range(MATCH_AFTER if texts[0].registered else NUMBER_AFTER, LAYERS + 1))
-    losses = {"read": asked("asked_vectors", [READ_AFTER]), "match": match}
-    if shown and match is not None:
-        losses["match"] = BESIDE * match
+    shown = Shown(POINT_LAYERS, POINT_HEADS) if packed.points is not None else None
+    states = layer_outputs(model, audio, packed, voices, shown)
+    asked = sorted(questions(packed), key=lambda question: question.layer)
+    rows = [states[q.layer].index_select(0, torch.tensor([at for at, _ in q.items])) for q in asked]
+    sizes = [len(q.items) for q in asked]
+    within = sum(size for q, size in zip(asked, sizes, strict=True) if q.layer < LAYERS)
+    inner, last = torch.cat(rows).tensor_split([within])  # of the last layer they are normalised already
+    logits = model.lm_head(torch.cat([model.model.norm(inner), last]))
+    wanted = torch.tensor([token for q in asked for _, token in q.items])
+    losses: dict[str, Tensor] = {}
+    for q, each in zip(asked, functional.cross_entropy(logits, wanted, reduction="none").split(sizes), strict=True):
+        losses[q.part] = losses.get(q.part, torch.zeros(())) + q.weight * each.mean()
     if shown:
-        logits = model.lm_head(after[-1][:, :-1][is_target[:, 1:]])
-        losses["words"] = functional.cross_entropy(logits, ids[:, 1:][is_target[:, 1:]])
-        losses["point"] = POINT * pointing_loss(shown.weights, texts)
-    return {name: value for name, value in losses.items() if value is not None}
+        losses["point"] = POINT * pointing_loss(shown.weights, packed)
+    return losses
 
 
-def pointing_loss(attentions: Sequence[Tensor], texts: Sequence[Text]) -> Tensor:
-    """Mean of -log of the attention that falls on the audio of the word that is about to be written.
+def pointing_loss(attentions: Sequence[Tensor], packed: PackedTexts) -> Tensor:
+    """Mean of -log of the attention that falls on the audio of the word that is about to be written, by group.
 
     Args:
-        attentions: (B, POINT_HEADS, L, L) of each layer that is asked; its heads answer together.
+        attentions: (P, POINT_HEADS, L) of each layer that is asked; its heads answer together.
     """
     import torch
 
-    rows, at, first, end = torch.tensor([(row, *p) for row, text in enumerate(texts) for p in text.pointed]).unbind(1)
-    losses = []
+    counts = [sum(len(text.pointed) for text in group.texts) for group in packed.groups]
+    shares = [group.weight / max(1, n) for group, n in zip(packed.groups, counts, strict=True)]
+    share = torch.tensor(shares).repeat_interleave(torch.tensor(counts)) / len(attentions)
+    total = torch.zeros(())
     for weights in attentions:
-        sums = torch.nn.functional.pad(weights.mean(1).cumsum(-1), (1, 0))[rows, at]  # (n, L + 1)
-        there = sums.gather(1, end[:, None]) - sums.gather(1, first[:, None])
-        losses.append(-there.clamp(min=1e-6).log().mean())
-    return torch.stack(losses).mean()
+        sums = torch.nn.functional.pad(weights.mean(1).cumsum(-1), (1, 0))  # (P, L + 1)
+        there = sums.gather(1, packed.end[:, None]) - sums.gather(1, packed.first[:, None])
+        total = total - (there.clamp(min=1e-6).log().squeeze(1) * share).sum()
+    return total
 
 
 def train_llm(
@@ -231,13 +247,15 @@ def train_llm(
         hide = progress < HIDE_UNTIL or (progress < OPEN_FROM and rng.random() < 0.5)
         exercises = draw_exercises(rng, progress, most_turns, most_words, no_share)
         heaviest = max(e.count for e in exercises)
-        total: dict[str, Tensor] = {}
-        for e in exercises:
-            texts = [make_text(rng, tokenizer, words, e) for _ in range(e.count)]
-            weight = 1.0 if e.count == heaviest else BESIDE
-            for name, value in text_loss(model, audio, texts, e.noise, hide).items():
-                total[name] = total.get(name, 0.0) + weight * value
-        return total
+        groups = [
+            Group(
+                [make_text(rng, tokenizer, words, e) for _ in range(e.count)],
+                e.noise,
+                1.0 if e.count == heaviest else BESIDE,
+            )
+            for e in exercises
+        ]
+        return text_loss(model, audio, PackedTexts(groups, hide))
 
     optimize("LLM", [*model.parameters(), *audio.parameters()], loss, steps, 2e-3)
     model.set_attn_implementation("sdpa")

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from pipeline.data.speaker_names import POOLS
 from pipeline.prompts import Mode, PromptTokenizer
@@ -18,8 +17,8 @@ from pipeline.standins.exercises import (
     draw_exercises,
     make_text,
 )
+from pipeline.standins.packed_texts import seen_of
 from pipeline.standins.train_encoder import SPEAKER_DIM, frame_voices
-from pipeline.standins.train_llm import attention_mask
 from pipeline.standins.words import NAMES, words_by_language, write_tokenizer
 from shards.sample import SAMPLE_RATE, Sample, Segment
 from tests.support.datasets import make_dataset
@@ -134,13 +133,11 @@ def test_only_the_vectors_of_a_registration_are_seen_from_behind_it(tokenizer: P
     hidden = tokenizer.decode([text.ids[i] for i in text.hidden])
     assert all(tokenizer.decode([name]) in hidden for _, name in text.asked_vectors)
     assert tokenizer.decode(text.ids[text.seen_from : text.audio[0][0]]) == "Transcribe by roles. <start>"
-    vectors = [position for position, _ in text.registered]
-    shut, opened = (attention_mask([text], len(text.ids), hide)[0, 0] == 0 for hide in (True, False))
-    assert torch.equal(opened, torch.ones_like(opened).tril())
-    behind = shut[text.seen_from :]
-    assert not behind[:, text.hidden].any()
-    assert behind[:, vectors].all()
-    assert torch.equal(shut[: text.seen_from], opened[: text.seen_from]), "inside it everything is seen"
+    seen = seen_of(text)
+    assert [p for p, _ in text.registered if p not in seen] == []
+    assert sorted([*seen, *text.hidden]) == list(range(text.seen_from))
+    before = min(text.hidden)
+    assert seen[:before] == list(range(before)), "nothing before the registration is hidden"
 
 
 @pytest.mark.parametrize("mode", list(Mode))

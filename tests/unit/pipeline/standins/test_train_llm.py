@@ -16,7 +16,8 @@ from torch import Tensor
 
 from pipeline.prompts import Mode, PromptTokenizer
 from pipeline.standins.exercises import MOST_VOICES, Exercise, Text, make_text
-from pipeline.standins.train_llm import SPEAKER_DIM, MadeUpAudio, attention_mask, new_llm, pointing_loss, text_loss
+from pipeline.standins.packed_texts import Group, PackedTexts
+from pipeline.standins.train_llm import SPEAKER_DIM, MadeUpAudio, layer_outputs, new_llm, pointing_loss, text_loss
 from pipeline.standins.words import NAMES, write_tokenizer
 
 WORDS = {"en": ["one", "two", "six"], "it": ["uno", "due"], "zh": ["一", "二"]}
@@ -69,17 +70,13 @@ def right(
     model, audio: MadeUpAudio, voices: Tensor, shown: list[Text], wanted: list[Text], only: set[int] | None = None
 ) -> list[float]:
     """Of each text the part of right target tokens, where the model is shown ``shown``; of ``only`` just the first."""
-    length = max(len(t.ids) for t in shown)
-    ids = torch.zeros(len(shown), length, dtype=torch.long)
-    for row, text in enumerate(shown):
-        ids[row, : len(text.ids)] = torch.tensor(text.ids)
-    embeds = audio.put(model.get_input_embeddings()(ids), shown, 0.1, voices)
-    best = model(inputs_embeds=embeds, attention_mask=attention_mask(shown, length, hide=True)).logits.argmax(-1)
+    packed = PackedTexts([Group(shown, 0.1)], hide=True)
+    best = model.lm_head(layer_outputs(model, audio, packed, voices)[-1]).argmax(-1)
     out = []
-    for row, text in enumerate(wanted):
+    for start, text in zip(packed.starts, wanted, strict=True):
         at = [i for i in range(text.target_from, len(text.ids)) if only is None or text.ids[i] in only]
         at = at if only is None else at[:1]  # later ones may be guessed from the first
-        out.append(sum(best[row, i - 1].item() == text.ids[i] for i in at) / len(at) if at else 1.0)
+        out.append(sum(best[start + i - 1].item() == text.ids[i] for i in at) / len(at) if at else 1.0)
     return out
 
 
@@ -94,9 +91,10 @@ def test_one_batch_of_every_mode_is_learned_and_names_follow_their_vectors(token
     voices = torch.cat([v.expand(len(g), -1, -1) for v, g in zip(drawn, groups, strict=True)])  # of every rotation
     parameters = [*model.parameters(), *audio.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=2e-3)
+    packed = PackedTexts([Group(batch, 0.1)], hide=True)
     learned = False
     for step in range(1, MOST_STEPS + 1):
-        losses = text_loss(model, audio, batch, 0.1, True, voices)  # new noise, or a row would be known by its own
+        losses = text_loss(model, audio, packed, voices)  # new noise, or a row would be known by its own
         optimizer.zero_grad()
         torch.stack(list(losses.values())).sum().backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -118,11 +116,38 @@ def test_one_batch_of_every_mode_is_learned_and_names_follow_their_vectors(token
     assert max(p for p, r in zip(permuted, rotated, strict=True) if r) == 0, "a name was learned by its place"
 
 
+def test_packed_groups_lose_what_their_texts_lose_one_by_one(
+    tokenizer: PromptTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "randn", torch.zeros)  # no noise
+    rng = random.Random(3)
+    kinds = [("read", Mode.MATCH), ("match", Mode.MATCH), *(("talk", mode) for mode in Mode)]
+    texts = [make_text(rng, tokenizer, WORDS, Exercise(kind, mode)) for kind, mode in kinds]
+    torch.manual_seed(1)
+    model = new_llm(tokenizer)
+    audio = MadeUpAudio(model.get_input_embeddings().weight)
+    voices = torch.nn.functional.normalize(torch.rand(len(texts), MOST_VOICES, SPEAKER_DIM), dim=-1)
+    for hide in (False, True):
+        groups = [Group([text], 0.0, 1.0 + i) for i, text in enumerate(texts)]
+        together = text_loss(model, audio, PackedTexts(groups, hide), voices)
+        alone: dict[str, Tensor] = {}
+        for i, group in enumerate(groups):
+            for part, loss in text_loss(model, audio, PackedTexts([group], hide), voices[i : i + 1]).items():
+                alone[part] = alone.get(part, torch.zeros(())) + loss
+        assert together.keys() == alone.keys() == {"read", "match", "words", "point"}
+        torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-4)
+
+
 def test_attention_is_asked_for_the_audio_of_the_next_word() -> None:
-    text = Text(pointed=[(6, 2, 5)])  # at position 6 the word heard at 2, 3 and 4 is written
-    weights = torch.zeros(1, 2, 8, 8)
-    weights[0, :, 6, 2:5] = 1 / 3
-    assert pointing_loss([weights], [text]).item() == pytest.approx(0.0, abs=1e-6)
-    elsewhere = torch.full((1, 2, 8, 8), 1 / 8)
-    assert pointing_loss([elsewhere], [text]).item() == pytest.approx(-torch.tensor(3 / 8).log().item())
-    assert pointing_loss([weights, elsewhere], [text]).item() == pytest.approx(-torch.tensor(3 / 8).log().item() / 2)
+    text = Text(ids=[0] * 8, target_from=8, pointed=[(6, 2, 5)])  # at position 6 the word heard at 2, 3 and 4
+    packed = PackedTexts([Group([text], 0.0)])
+    weights = torch.zeros(1, 2, 8)
+    weights[0, :, 2:5] = 1 / 3
+    assert pointing_loss([weights], packed).item() == pytest.approx(0.0, abs=1e-6)
+    elsewhere = torch.full((1, 2, 8), 1 / 8)
+    expected = -torch.tensor(3 / 8).log().item()
+    assert pointing_loss([elsewhere], packed).item() == pytest.approx(expected)
+    assert pointing_loss([weights, elsewhere], packed).item() == pytest.approx(expected / 2)
+    other = Text(ids=[0] * 8, target_from=8, pointed=[(6, 2, 5), (7, 2, 5)])
+    groups = PackedTexts([Group([text], 0.0), Group([other], 0.0, 0.5)])
+    assert pointing_loss([elsewhere.expand(3, -1, -1)], groups).item() == pytest.approx(1.5 * expected)

@@ -57,7 +57,7 @@ class Step:
 
     @property
     def pieces(self) -> tuple[Part, ...]:
-        """What is counted and shown: the parts, of a step without them the step."""
+        """The parts, or the step itself as the only one."""
         return self.parts or (Part(self.name, self.proof, self.seconds),)
 
 

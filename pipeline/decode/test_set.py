@@ -28,7 +28,7 @@ from pipeline.decode.context_line import read_terms, require_context
 from pipeline.decode.dialogues import Dialogues, dialogues_of
 from pipeline.decode.engine import ENGINES, QUANTIZE, QUANTIZE_HELP
 from pipeline.decode.jobs import DecodeJob, default_modes, jobs_of
-from pipeline.decode.load_engine import load_engine, load_model
+from pipeline.decode.load_engine import load_engine, load_for_dialogues
 from pipeline.decode.share import Answers, Share, Writer, decode_share
 from pipeline.decode.store import DecodeFolder, DecodeLabels, DecodeSettings, Timing
 from pipeline.model.stopping import Guards
@@ -181,7 +181,7 @@ def _writer(
 ) -> Iterator[tuple[Writer, dict[str, Any]]]:
     """Load the model; yield what writes rows with it, and what of the engine the text depends on."""
     if dialogues is not None:
-        network, tokenizer, _, _ = load_model(run, device)
+        network, tokenizer = load_for_dialogues(run, device)
         yield dialogues.writer(network, tokenizer), {}
         return
     loaded = load_engine(run, device, options.engine, options.guards, quantize=options.quantize).engine

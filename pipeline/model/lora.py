@@ -97,6 +97,19 @@ def _share_dropout(llm: nn.Module, rate: float) -> None:
                 adapter.lora_dropout[name] = shared
 
 
+def merge_lora(llm: nn.Module) -> None:
+    """Add LoRA to the weights that it adapts, in place, for a model that is not trained further.
+
+    A token then costs a product for each layer instead of three. Outputs are equal up to rounding.
+    """
+    child: Any
+    for parent in list(llm.modules()):
+        for name, child in list(parent.named_children()):
+            if hasattr(child, "lora_A"):
+                child.merge()
+                setattr(parent, name, child.get_base_layer())
+
+
 def lora_config(lora: dict[str, Any]) -> Any:
     """peft's configuration of our LoRA settings: r, alpha, dropout, targets."""
     return _peft().LoraConfig(

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.decode.generate import choose_device
-from pipeline.decode.load_engine import load_model
+from pipeline.decode.load_engine import load_for_dialogues
 from pipeline.dialogue.build import DialogueRules
 from pipeline.reasoner.cache import CacheRules, SpeakerCache
 from pipeline.reasoner.loop import Engine, LoopLimits, OpenDialogues, Outcome, ReasonerClip, reason
@@ -110,7 +110,7 @@ class ReasonerTranscriber:
         rules = dialogue_rules(Path(model))
         if rules is None:
             raise ConfigError(f"{model} was trained without dialogues (stages 11 to 13): leave --reasoner out")
-        network, tokenizer, _, _ = load_model(Path(model), choose_device(device))
+        network, tokenizer = load_for_dialogues(Path(model), choose_device(device))
         return cls(SpeakerLMEngine(network, tokenizer), options, model=str(model), rules=rules, weights=weights)
 
     def enrol(self, clips: Iterable[tuple[str, str | Path]]) -> KnownPeople:

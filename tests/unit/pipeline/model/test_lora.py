@@ -10,7 +10,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from pipeline.model.lora import SharedDropout, add_lora
+from pipeline.model.lora import SharedDropout, add_lora, merge_lora
 from pipeline.model.packed_forward import set_checkpointing
 
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -130,3 +130,13 @@ def test_a_shared_mask_is_the_same_when_activations_are_computed_again() -> None
     assert again[0] == expected[0]
     for name, gradient in again[1].items():
         assert torch.equal(gradient, expected[1][name]), name
+
+
+def test_merged_lora_gives_the_same_outputs_without_its_modules() -> None:
+    model = llm().eval()
+    with torch.no_grad():
+        before = model(IDS).logits
+        merge_lora(model)
+        assert not adapters(model)
+        assert not any("lora" in name for name, _ in model.named_parameters())
+        torch.testing.assert_close(model(IDS).logits, before, rtol=1e-4, atol=1e-5)

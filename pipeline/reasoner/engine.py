@@ -4,7 +4,8 @@ The questions that wait are encoded together, their slices of audio in a few pad
 alone, on the cache of its own dialogue, so dialogues of any length need no padding. The replies are written together
 (:mod:`pipeline.reasoner.writing`). The tokens of a reply stay in the cache as the model wrote them. Another attempt
 goes back to the end of the question, whose last hidden state is kept: it computes no position twice. If it takes the
-most likely tokens as the one before it, it is that reply again, and nothing is computed.
+most likely tokens as the one before it, it is that reply again, and nothing is computed. A short reply does not wait
+for the longest: it is handed back when a share of the replies has ended, and the next call continues the others.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ import torch
 from torch import Tensor
 
 from pipeline.encoder_calls import partition_audios
-from pipeline.model.stopping import Guards
+from pipeline.model.stopping import AnswerTokens, Guards
 from pipeline.prompts import LEAST_TOKENS, AudioPiece, Layout, PromptTokenizer, WordsPiece
 from pipeline.reasoner.calls import Call, Calls
-from pipeline.reasoner.loop import ReasonerClip, Request
+from pipeline.reasoner.loop import ReasonerClip, Request, Unfinished
 from pipeline.reasoner.writing import Draft, new_cache, next_logits, write
 from shards.errors import AudioError, ModelError
 
@@ -37,6 +38,8 @@ class EngineRules:
     context: int = 32_768  # positions of a dialogue, as the public script; less if the LLM has less
     encoder_calls: int = 4  # for the slices of the questions that wait
     guards: Guards = _GUARDS
+    # Of the replies that are written: when so many have ended, they are handed back, and their dialogues continue.
+    share: float = 0.25
 
 
 @dataclass
@@ -51,6 +54,7 @@ class _Kept:
     ids: list[int] = field(default_factory=list)  # of the last attempt; all but the last are in the cache
     text: str | None = None
     asked: Request | None = None  # the last attempt
+    draft: Draft | None = None  # of it, if it has not ended
 
 
 @dataclass
@@ -80,8 +84,10 @@ class SpeakerLMEngine:
         """Drop the cache of a dialogue."""
         self._dialogues.pop(key, None)
 
-    def answer(self, requests: Sequence[Request]) -> list[str | None]:
+    def answer(self, requests: Sequence[Request]) -> list[str | Unfinished | None]:
         """Return a reply for each request; None: fewer than 64 positions are left of the context.
+
+        It returns when a share of the replies has ended. The same request continues one that has not.
 
         Raises:
             AudioError: a slice is shorter than a frame, or not finite.
@@ -89,12 +95,12 @@ class SpeakerLMEngine:
         with self._calls.mode():
             return self._answer(requests)
 
-    def _answer(self, requests: Sequence[Request]) -> list[str | None]:
-        texts = [self._again(r) for r in requests]
-        new = [i for i, text in enumerate(texts) if text is None]
-        for i, text in zip(new, self._write([requests[i] for i in new]), strict=True):
-            texts[i] = text
-        return texts
+    def _answer(self, requests: Sequence[Request]) -> list[str | Unfinished | None]:
+        replies: list[str | Unfinished | None] = [self._again(r) for r in requests]
+        new = [i for i, reply in enumerate(replies) if reply is None]
+        for i, reply in zip(new, self._write([requests[i] for i in new]), strict=True):
+            replies[i] = reply
+        return replies
 
     def _again(self, request: Request) -> str | None:
         """Return the reply of the last attempt if another one would draw the same: both take the likeliest tokens."""
@@ -102,31 +108,47 @@ class SpeakerLMEngine:
         last = kept.asked if kept is not None else None
         if kept is None or last is None or not last.sampling.top_k == request.sampling.top_k == 1:
             return None
-        same = (last.questions, last.replies, last.max_new_tokens)
-        return kept.text if same == (request.questions, request.replies, request.max_new_tokens) else None
+        return kept.text if _asks(last) == _asks(request) else None
 
-    def _write(self, requests: Sequence[Request]) -> list[str | None]:
+    def _begun(self, request: Request) -> Draft | None:
+        """Return the draft of a request whose reply has not ended."""
+        kept = self._dialogues.get(request.clip.key)
+        if kept is None or kept.draft is None or kept.asked is None:
+            return None
+        same = (*_asks(kept.asked), kept.asked.sampling) == (*_asks(request), request.sampling)
+        return kept.draft if same else None
+
+    def _write(self, requests: Sequence[Request]) -> list[str | Unfinished | None]:
         """Compute what is new in each dialogue, and write the replies."""
-        waiting = [self._waiting(r) for r in requests]
-        sizes = [w.kept.end + self._size(w) for w in waiting]
-        able = [i for i, size in enumerate(sizes) if size + LEAST_TOKENS <= self._context]
-        self._compute([waiting[i] for i in able if waiting[i].layout])
-        drafts = [self._draft(waiting[i]) for i in able]
-        texts: list[str | None] = [None] * len(requests)
-        if not drafts:
-            return texts
-        written = write(self._model.llm, drafts, self._tokenizer.eos, self._rules.guards, self._calls)
-        for i, ids in zip(able, written, strict=True):
-            kept = waiting[i].kept
-            kept.ids, kept.asked = ids, requests[i]
-            kept.text = texts[i] = self._tokenizer.decode(ids[:-1] if ids[-1] == self._tokenizer.eos else ids)
-        return texts
+        drafts = {i: draft for i, r in enumerate(requests) if (draft := self._begun(r)) is not None}
+        waiting = {i: self._waiting(r) for i, r in enumerate(requests) if i not in drafts}
+        able = {i: w for i, w in waiting.items() if w.kept.end + self._size(w) + LEAST_TOKENS <= self._context}
+        self._compute([w for w in able.values() if w.layout])
+        drafts |= {i: self._draft(w) for i, w in able.items()}
+        replies: list[str | Unfinished | None] = [None] * len(requests)
+        if drafts:
+            chosen, eos, rules = list(drafts.values()), self._tokenizer.eos, self._rules
+            written = write(self._model.llm, chosen, eos, rules.guards, self._calls, rules.share)
+            for (i, draft), tokens in zip(drafts.items(), written, strict=True):
+                replies[i] = self._keep(requests[i], draft, tokens)
+        return replies
+
+    def _keep(self, request: Request, draft: Draft, tokens: AnswerTokens) -> str | Unfinished:
+        """Keep what was written of a reply; return it if it has ended."""
+        kept, ids = self._dialogues[request.clip.key], tokens.ids
+        kept.ids, kept.asked, kept.text, kept.draft = ids, request, None, draft
+        if tokens.stop is None:
+            return Unfinished.REPLY
+        kept.draft = None
+        kept.text = self._tokenizer.decode(ids[:-1] if ids[-1] == self._tokenizer.eos else ids)
+        return kept.text
 
     def _waiting(self, request: Request) -> _Waiting:
         """Go back to the end of the question of another attempt, or lay out what a new question adds."""
         kept = self._dialogues.get(request.clip.key)
         if kept is None or list(request.replies[: max(0, kept.questions - 1)]) != kept.taken:
             kept = self._dialogues[request.clip.key] = _Kept()
+        kept.draft = None
         layout: Layout = []
         own = kept.questions - 1  # number of the reply that was tried last
         if own >= 0 and (len(request.questions) == kept.questions or request.replies[own] != kept.text):
@@ -209,6 +231,11 @@ class SpeakerLMEngine:
             torch.zeros(0, dtype=torch.long, device=device),
         )
         return self._calls.make(Call.EMBED, embed)
+
+
+def _asks(request: Request) -> tuple[object, ...]:
+    """Return what a request asks, whatever its attempt."""
+    return request.questions, request.replies, request.max_new_tokens
 
 
 def _no_words(piece: WordsPiece) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from enum import Enum
 from typing import Protocol
 
 import numpy as np
@@ -71,10 +72,16 @@ class Request:
     max_new_tokens: int
 
 
+class Unfinished(Enum):
+    """Mark of a reply that is still being written: the same request continues it."""
+
+    REPLY = "reply"
+
+
 class Engine(Protocol):
     """A model that answers dialogues."""
 
-    def answer(self, requests: Sequence[Request]) -> list[str | None]:
+    def answer(self, requests: Sequence[Request]) -> Sequence[str | Unfinished | None]:
         """Return a reply for each request; None: the dialogue has no room left in the model's context."""
         ...
 
@@ -183,6 +190,8 @@ class OpenDialogues:
             return ended
         replies = self._engine.answer([_request(d, self._limits) for d in self._active.values()])
         for (key, dialogue), text in zip(list(self._active.items()), replies, strict=True):
+            if isinstance(text, Unfinished):
+                continue
             outcome = _take(dialogue, text, self._rules, self._limits)
             if outcome is not None:
                 ended.append(outcome)

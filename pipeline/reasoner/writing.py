@@ -16,24 +16,31 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pipeline.model.stopping import Guards, LoopStoppingCriteria
+from pipeline.model.stopping import AnswerTokens, Guards
 from pipeline.reasoner.calls import Call, Calls
 from pipeline.reasoner.loop import Sampling
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Draft:
-    """A reply that is to be written."""
+    """A reply that is to be written, or that is continued."""
 
     cache: Any  # of the dialogue, up to the end of the question; gets all tokens of the reply but the last
     logits: Tensor  # (V,) of the first token
     sampling: Sampling
     limit: int  # tokens
     draw: str  # key of the random numbers, beside the sampling's seed
+    tokens: AnswerTokens | None = None  # so far; the last one is ``eos`` unless a limit or a loop ended the reply
 
 
-def write(llm: Any, drafts: Sequence[Draft], eos: int, guards: Guards, calls: Calls | None = None) -> list[list[int]]:
-    """Return the token ids of each reply; the last one is ``eos`` unless a limit or a loop ended it."""
+def write(
+    llm: Any, drafts: Sequence[Draft], eos: int, guards: Guards, calls: Calls | None = None, share: float = 1.0
+) -> list[AnswerTokens]:
+    """Write replies until this share of them has ended, at least one; the next call continues the others.
+
+    Returns:
+        The tokens of each, which are its draft's.
+    """
     calls = calls or Calls()
     device = drafts[0].logits.device
     lengths = torch.tensor([d.cache.get_seq_length() for d in drafts], device=device)
@@ -41,22 +48,27 @@ def write(llm: Any, drafts: Sequence[Draft], eos: int, guards: Guards, calls: Ca
     joined = _side_by_side([d.cache for d in drafts], longest)
     places = torch.arange(longest + most, device=device)
     mask = (places >= (longest - lengths)[:, None]).long()
-    watch = LoopStoppingCriteria([d.limit for d in drafts], eos, guards)
     sampler = Sampler(drafts, device)
-    ids = torch.full((len(drafts), most), eos, device=device)
+    replies = [d.tokens or AnswerTokens(d.limit, eos, guards) for d in drafts]
+    begun = [len(r.ids) for r in replies]
     logits = torch.stack([d.logits for d in drafts])
     for step in range(most):
-        ids[:, step] = sampler.choose(logits, step)
-        if watch(ids[:, : step + 1], None).all():
+        chosen = sampler.choose(logits, torch.tensor([[len(r.ids)] for r in replies], device=device))
+        for reply, before, token in zip(replies, begun, chosen.tolist(), strict=True):
+            if step or not before:  # the last token of a reply that is continued is not in its cache
+                reply.extend([token])
+        if sum(r.stop is not None for r in replies) >= share * len(replies) and any(r.stop for r in replies):
             break
-        new = ids[:, step : step + 1], mask[:, : longest + step + 1], (lengths + step)[:, None]
+        last = torch.tensor([[r.ids[-1]] for r in replies], device=device)
+        new = last, mask[:, : longest + step + 1], (lengths + step)[:, None]
         logits = calls.make(Call.WRITE, partial(token_logits, llm, *new, joined))
-    written = [row[:n] for row, n in zip(ids.tolist(), watch.ends()[0], strict=True)]
-    for row, (draft, tokens) in enumerate(zip(drafts, written, strict=True)):
+    for row, (draft, reply, before) in enumerate(zip(drafts, replies, begun, strict=True)):
+        computed = max(0, len(reply.ids) - before - (not before))
         for number, layer in enumerate(joined.layers):
-            kept = slice(longest, longest + len(tokens) - 1)
+            kept = slice(longest, longest + computed)
             draft.cache.update(layer.keys[row : row + 1, :, kept], layer.values[row : row + 1, :, kept], number)
-    return written
+        draft.tokens = reply
+    return replies
 
 
 def token_logits(llm: Any, ids: Tensor, mask: Tensor, position_ids: Tensor, cache: Any) -> Tensor:
@@ -109,13 +121,19 @@ class Sampler:
         self._top_k = torch.tensor([[s.top_k or 2**31] for s in settings], device=device)
         self._numbers = torch.zeros(len(drafts), max(d.limit for d in drafts))
         for row, draft in enumerate(drafts):
+            if draft.sampling.top_k == 1:
+                continue
             key = f"{draft.draw}\x1f{draft.sampling.seed}".encode()
             seed = int.from_bytes(hashlib.blake2b(key, digest_size=7).digest(), "little")
             self._numbers[row, : draft.limit] = torch.rand(draft.limit, generator=torch.Generator().manual_seed(seed))
         self._numbers = self._numbers.to(device)
 
-    def choose(self, logits: Tensor, step: int) -> Tensor:
-        """(B, V) → (B,) tokens: temperature, then top_k, then top_p, as transformers orders them."""
+    def choose(self, logits: Tensor, places: Tensor) -> Tensor:
+        """(B, V) → (B,) tokens: temperature, then top_k, then top_p, as transformers orders them.
+
+        Args:
+            places: (B, 1) of the tokens in their replies, from 0; beyond the limit of a reply that has ended any.
+        """
         if self._greedy:
             return logits.argmax(-1)
         scaled, order = (logits / self._temperature).sort(descending=True)
@@ -124,6 +142,7 @@ class Sampler:
         before = probabilities.cumsum(-1) - probabilities
         probabilities = probabilities.masked_fill((before >= self._top_p) & (ranks > 0), 0.0)
         sums = probabilities.cumsum(-1)
-        picked = torch.searchsorted(sums, self._numbers[:, step : step + 1] * sums[:, -1:], right=True)
+        numbers = self._numbers.gather(1, places.clamp(max=self._numbers.shape[1] - 1))
+        picked = torch.searchsorted(sums, numbers * sums[:, -1:], right=True)
         last = (probabilities > 0).sum(-1, keepdim=True) - 1  # rounding may point behind it
         return order.gather(1, torch.minimum(picked, last))[:, 0]

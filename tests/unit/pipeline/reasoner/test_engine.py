@@ -17,13 +17,22 @@ from pipeline.dialogue.wording import ENGLISH
 from pipeline.model.stopping import Guards
 from pipeline.prompts import AudioPiece, PromptTokenizer, TextPiece
 from pipeline.reasoner.engine import EngineRules, SpeakerLMEngine
-from pipeline.reasoner.loop import KnownSpeaker, LoopLimits, ReasonerClip, Request, Sampling, reason, sampling
+from pipeline.reasoner.loop import (
+    KnownSpeaker,
+    LoopLimits,
+    ReasonerClip,
+    Request,
+    Sampling,
+    Unfinished,
+    reason,
+    sampling,
+)
 from pipeline.reasoner.writing import Draft, Sampler
 from pipeline.stages import Base
 from shards.errors import AudioError
 
 GUARDS = Guards(tokens_per_second=4, least_tokens=8, max_new_tokens=64, repeats=1000, shortest_run=1000)
-RULES = EngineRules(encoder_calls=2, guards=GUARDS)
+RULES = EngineRules(encoder_calls=2, guards=GUARDS, share=1.0)
 
 
 @pytest.fixture(scope="module", params=list(Base))
@@ -220,6 +229,46 @@ def test_warm_attempts_differ_and_repeat_whatever_the_batch(parts):
     assert len({tuple(tried(k)) for k in range(3, 7)}) == 4
 
 
+@pytest.mark.parametrize("attempt", [0, 3])
+def test_short_replies_are_handed_back_and_the_others_continued(parts, attempt: int):
+    model, tokenizer = parts
+    asked = [request(clip("a", 0.5), attempt=attempt), request(clip("b", 4.0), attempt=attempt)]
+    asked.append(request(clip("c", 6.0, known=True), attempt=attempt))
+    whole = SpeakerLMEngine(model, tokenizer, RULES)
+    with counted(model) as calls:
+        texts = whole.answer(asked)
+    engine = SpeakerLMEngine(model, tokenizer, replace(RULES, share=0.1))
+    with counted(model) as again:
+        found = engine.answer(asked)
+        assert Unfinished.REPLY in found
+        assert any(isinstance(text, str) for text in found)
+        rounds = 1
+        while Unfinished.REPLY in found:
+            open_ = [i for i, text in enumerate(found) if text is Unfinished.REPLY]
+            for i, text in zip(open_, engine.answer([asked[i] for i in open_]), strict=True):
+                found[i] = text
+            rounds += 1
+    assert rounds > 1
+    assert found == texts
+    for key in "abc":
+        assert engine._dialogues[key].ids == whole._dialogues[key].ids
+        assert engine._dialogues[key].cache.get_seq_length() == whole._dialogues[key].cache.get_seq_length()
+    assert len(again) == len(calls), "a token is computed twice"
+    boxes = [(10, 40)]
+    after = [request(a.clip, boxes, [text]) for a, text in zip(asked, texts, strict=True)]
+    assert [engine.answer([a])[0] for a in after] == [whole.answer([a])[0] for a in after]
+
+
+def test_a_reply_that_is_not_wanted_any_more_is_dropped(parts):
+    model, tokenizer = parts
+    engine = SpeakerLMEngine(model, tokenizer, replace(RULES, share=0.1))
+    asked = [request(clip("a", 0.5)), request(clip("b", 4.0))]
+    found = engine.answer(asked)
+    assert found[1] is Unfinished.REPLY
+    other = [replace(asked[1], sampling=sampling(4))]
+    assert engine.answer(other) == SpeakerLMEngine(model, tokenizer, RULES).answer(other)
+
+
 def test_a_random_model_always_ends(parts):
     engine = SpeakerLMEngine(*parts, RULES)
     clips = [clip("a", 0.7), clip("b", 1.0), clip("c", 0.9)]
@@ -243,7 +292,7 @@ def test_audio_that_cannot_be_heard_is_refused(parts):
 def draws(setting: Sampling, logits: torch.Tensor, n: int = 2000) -> torch.Tensor:
     drafts = [Draft(None, logits, setting, n, "key")]
     sampler = Sampler(drafts, torch.device("cpu"))
-    return torch.stack([sampler.choose(logits[None], i) for i in range(n)]).flatten()
+    return torch.stack([sampler.choose(logits[None], torch.tensor([[i]])) for i in range(n)]).flatten()
 
 
 def test_sampling_follows_temperature_top_p_and_top_k():

@@ -77,7 +77,7 @@ def simulate_step(
         + ("--seed", str(seed), "--split", split, *how)
         + (("--disjoint-from", *map(str, unlike)) if unlike else ()),
         out / "audit.json",
-        seconds=count / (50 if "--rooms" in how else 1000),
+        seconds=1 + count / (26 if "--rooms" in how else 500),
     )
 
 

@@ -30,7 +30,7 @@ TRAINING = Training(
     encoder_steps=1000,
     llm_steps=2000,
     tests=("test-simulated", "test-harder"),
-    seconds={"encoder": 260, "llm": 400, 1: 75, 2: 40, 3: 40, 4: 260},
+    seconds={"encoder": 240, "llm": 380, 1: 85, 2: 45, 3: 50, 4: 340},
 )
 
 

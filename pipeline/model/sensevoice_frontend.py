@@ -92,9 +92,10 @@ class Frontend(nn.Module):
     def _fbank(self, waveforms: Tensor, frames: Sequence[int]) -> Tensor:
         """(A, S) → (Σ frames, n_mels) log mel energies of all utterances, one after the other."""
         windows = waveforms.unfold(1, FRAME_SAMPLES, HOP_SAMPLES)
-        x = torch.cat([windows[i, :n] for i, n in enumerate(frames)])
-        together = CACHED_FRAMES if x.device.type == "cpu" else len(x)
-        return torch.cat([self._log_mel(part) for part in x.split(together)])
+        rows = [windows[i, :n] for i, n in enumerate(frames)]
+        on_cpu = waveforms.device.type == "cpu"
+        parts = [part for row in rows for part in row.split(CACHED_FRAMES)] if on_cpu else [torch.cat(rows)]
+        return torch.cat([self._log_mel(part) for part in parts])
 
     def _log_mel(self, x: Tensor) -> Tensor:
         """(n, FRAME_SAMPLES) → (n, n_mels)."""

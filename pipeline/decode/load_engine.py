@@ -100,7 +100,7 @@ def load_model(folder: Path, device: str, quantize: str | None = None) -> tuple[
 def load_for_dialogues(folder: Path, device: str) -> tuple[Any, Any]:
     """Load a model on a device to hold dialogues with; return it and its tokenizer.
 
-    In float32 LoRA is added to the weights: a reply is written token by token, and LoRA is a third of a token's time on
+    In float32 LoRA is added to the weights: a reply is written token by token, and LoRA is 40 % of a token's time on
     a core. In bfloat16 the sum would be rounded.
 
     Raises:

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 ENCODER_DIM, ENCODER_BLOCKS, ENCODER_TP_BLOCKS = 128, 4, 1
 SPEAKER_DIM = 192
-BATCH, DRAWN = 24, 8
 FRAME_SECONDS = 0.06  # one encoder frame
 
 
@@ -76,23 +75,6 @@ def frame_voices(sample: Sample, frames: int) -> np.ndarray:
     return voices
 
 
-class Batches:
-    """Batches of a pool, each of examples of about one length: padding costs as much as speech."""
-
-    def __init__(self, rng: random.Random, pool: Sequence[CtcExample]) -> None:
-        self._rng, self._pool = rng, pool
-        self._left: list[list[CtcExample]] = []
-
-    def draw(self) -> list[CtcExample]:
-        """Return BATCH examples; those of DRAWN batches are drawn at once, and divided by length."""
-        if not self._left:
-            drawn = [self._rng.choice(self._pool) for _ in range(BATCH * DRAWN)]
-            drawn.sort(key=lambda example: len(example.features))
-            self._left = [drawn[i : i + BATCH] for i in range(0, len(drawn), BATCH)]
-            self._rng.shuffle(self._left)
-        return self._left.pop()
-
-
 def train_encoder(data: Path, out: Path, steps: int, seed: int) -> None:
     """CTC and speaker prediction with a curriculum; writes the SenseVoice folder."""
     import torch
@@ -119,16 +101,15 @@ def train_encoder(data: Path, out: Path, steps: int, seed: int) -> None:
     voice = torch.nn.Linear(ENCODER_DIM, SPEAKER_DIM)
     parameters = [*encoder.parameters(), *head.parameters(), *voice.parameters()]
 
-    short, alone, together = (Batches(rng, pool) for pool in (single[: len(single) // 2], single, several))
-
     def losses(step: int) -> dict[str, Tensor]:
         progress = step / steps
         if progress < 0.3:
-            batch = short.draw()
+            pool: Sequence[CtcExample] = single[: len(single) // 2]
         elif progress < 0.5:
-            batch = alone.draw()
+            pool = single
         else:
-            batch = (together if rng.random() < 0.7 else alone).draw()
+            pool = several if rng.random() < 0.7 else single
+        batch = [rng.choice(pool) for _ in range(24)]
         lengths = [len(u.features) for u in batch]
         x = torch.nn.utils.rnn.pad_sequence([u.features for u in batch], batch_first=True)
         hidden = encoder((x + shift) * scale, lengths)

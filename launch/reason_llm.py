@@ -53,7 +53,7 @@ def practised(tokenizer: PromptTokenizer, words: dict[str, list[str]]) -> set[in
     return found
 
 
-def written(meta: dict[str, Any], task: Task, tokenizer: PromptTokenizer) -> Written:
+def written(meta: dict[str, Any], task: Task, tokenizer: PromptTokenizer, rules: DialogueRules) -> Written:
     """Return a sample's dialogue as tokens, without its audio."""
     segments = [Segment(**s) for s in meta["segments"]]
     samples = round(meta["duration"] * SAMPLE_RATE)
@@ -64,7 +64,7 @@ def written(meta: dict[str, Any], task: Task, tokenizer: PromptTokenizer) -> Wri
     def words(piece: WordsPiece) -> str:
         return words_text(segments[piece.segment].text)
 
-    for number, turn in enumerate(dialogue(task, clip, DialogueRules())):
+    for number, turn in enumerate(dialogue(task, clip, rules)):
         asked = [i for i in tokenizer.encode_turn(turn.pieces, number == 0, words) if isinstance(i, int)]
         answer: list[int] = []
         for part in turn.target:
@@ -104,8 +104,11 @@ def train_rows(model: Any, rows: Sequence[int], texts: Sequence[Written], steps:
             table[chosen] = own
 
 
-def extend(llm: Path, run: Path, data: Path, out: Path, steps: int, seed: int) -> None:
+def extend(llm: Path, run: Path, data: Path, out: Path, steps: int, seed: int, decimals: int) -> None:
     """Write ``out/llm`` and ``out/run``.
+
+    Args:
+        decimals: of times in the dialogues.
 
     Raises:
         SpeakerLMError: LLM, run or data cannot be read.
@@ -122,7 +125,7 @@ def extend(llm: Path, run: Path, data: Path, out: Path, steps: int, seed: int) -
     rows = set(range(len(tokenizer.tokenizer))) - practised(tokenizer, words_by_language(data))
     dataset = open_dataset(str(data / "simulated"))
     metas = [meta for shard in range(len(dataset.shards)) for meta in read_meta(dataset, shard)]
-    texts = [written(meta, task, tokenizer) for meta in metas for task in TASKS]
+    texts = [written(meta, task, tokenizer, DialogueRules(decimals=decimals)) for meta in metas for task in TASKS]
     model: Any = AutoModelForCausalLM.from_pretrained(str(llm))
     train_rows(model, sorted(rows), texts, steps, seed)
     shutil.copytree(llm, out / "llm", dirs_exist_ok=True)
@@ -139,6 +142,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("data", type=Path, help="folder with the packed datasets asr and simulated")
     parser.add_argument("out", type=Path, help="folder for llm/ and run/")
     parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--decimals", type=int, default=1, help="of times, as data.dialogue.decimals of the recipes")
     parser.add_argument("--seed", type=int, default=0)
     try:
         extend(**vars(parser.parse_args(argv)))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pipeline.stages import Base
+from shards.sample import SAMPLE_RATE
 
 FRAME_SAMPLES = 400  # 25 ms at 16 kHz
 HOP_SAMPLES = 160  # 10 ms
 LFR_WINDOW = 7  # filterbank frames stacked into one encoder frame
 LFR_SHIFT = 6  # and how far that window moves
+FRAME_SECONDS = LFR_SHIFT * HOP_SAMPLES / SAMPLE_RATE  # an encoder frame: 60 ms
 N_MELS = 80  # channels of a filterbank frame
 SECOND_FRAMES, SECOND_POSITIONS = 100, 13  # Qwen3-Omni's encoder takes a second of features at a time
 Stride = int | Base  # encoder frames a position; or a base whose own encoder makes the positions

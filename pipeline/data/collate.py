@@ -37,7 +37,7 @@ from pipeline.stages import Task
 from shards.errors import PlanError
 from shards.sample import SAMPLE_RATE, Sample
 
-ON_HOST = ("waveform_lengths", "cu_seqlens")
+ON_HOST = ("waveform_lengths", "waveform_starts", "cu_seqlens")
 UNSEEN = ("labels", "parts")  # by the model; validation reads labels on the host
 _EMPTY_SAMPLES = SAMPLE_RATE // 2
 _EMPTY_NAME = "spk"
@@ -92,6 +92,7 @@ class Batch:
     target_weights: Tensor | None = None  # float32 (T,), factors on the targets' losses; None: all 1
     parts: Tensor | None = None  # int8 (T,) of dialogues: the part of the target, as its place in Part
     unused_audio: int = 0  # audio positions of dummies, which come last and go nowhere
+    waveform_starts: Tensor | None = None  # int64 (A,) of dialogues: of each slice in its clip, samples; -1: elsewhere
 
     @property
     def num_targets(self) -> int:
@@ -155,7 +156,7 @@ class _Packed:
     ids: list[int]
     starts: list[int]  # boundaries of samples
     audio: list[int]
-    rows: list[tuple[np.ndarray, int]]  # each audio, and how many of the positions above are its
+    rows: list[tuple[np.ndarray, int, int]]  # each audio, how many of the positions above are its, its start
     speakers: list[int]
     targets: list[int]  # positions of target tokens
     questions: list[tuple[int, int]]  # (audio position, token that says who speaks)
@@ -195,7 +196,7 @@ def collate(
             _append_dialogue(packed, item, tokenizer, stride, dialogue or DialogueConfig())
         else:
             _append(packed, item, tokenizer, stride, questions)
-    waveforms, wave_lengths, audio_index, unused = _audio_rows(packed, encoder_calls, stride)
+    waveforms, wave_lengths, wave_starts, audio_index, unused = _audio_rows(packed, encoder_calls, stride)
     vectors = [item.vectors for item in loaded if len(item.vectors)]
     targets = torch.tensor(packed.targets, dtype=torch.int64)
     asked = torch.tensor(packed.questions, dtype=torch.int64).view(-1, 2)
@@ -224,24 +225,29 @@ def collate(
         target_weights=torch.tensor(packed.weights) if any(w != 1 for w in packed.weights) else None,
         parts=torch.tensor(packed.parts, dtype=torch.int8) if packed.parts else None,
         unused_audio=unused,
+        waveform_starts=wave_starts if packed.parts else None,
     )
 
 
-def _audio_rows(packed: _Packed, calls: int, stride: Stride) -> tuple[Tensor | tuple[Tensor, ...], Tensor, Tensor, int]:
-    """Waveforms and their lengths by encoder call, where their positions go, and how many are of dummies."""
-    waves = [wave for wave, _ in packed.rows]
-    stops = np.cumsum([0, *(count for _, count in packed.rows)]).tolist()
+def _audio_rows(
+    packed: _Packed, calls: int, stride: Stride
+) -> tuple[Tensor | tuple[Tensor, ...], Tensor, Tensor, Tensor, int]:
+    """Waveforms, their lengths and starts by encoder call, where their positions go, and how many are of dummies."""
+    waves = [wave for wave, _, _ in packed.rows]
+    stops = np.cumsum([0, *(count for _, count, _ in packed.rows)]).tolist()
     groups = partition_audios([len(wave) for wave in waves], calls)
     order = [i for group in groups for i in group]
     index = [packed.audio[k] for i in order for k in range(stops[i], stops[i + 1])]
     lengths = [len(waves[i]) for i in order]
+    starts = [packed.rows[i][2] for i in order]
     tensors = [_pad([waves[i] for i in group]) for group in groups]
     dummies = max(0, calls - len(groups))
     tensors += [torch.from_numpy(_noise())[None] for _ in range(dummies)]
     lengths += [_EMPTY_SAMPLES] * dummies
+    starts += [0] * dummies
     waveforms = tensors[0] if calls == 1 else tuple(tensors)
     unused = dummies * audio_positions(_EMPTY_SAMPLES, stride)
-    return waveforms, torch.tensor(lengths), torch.tensor(index, dtype=torch.int64), unused
+    return waveforms, torch.tensor(lengths), torch.tensor(starts), torch.tensor(index, dtype=torch.int64), unused
 
 
 def batch_bytes(data: DataConfig) -> int:
@@ -261,7 +267,7 @@ def empty_batch(tokenizer: PromptTokenizer, stride: Stride, speaker_dim: int, en
     layout = tokenizer.encode_prompt(prompt_pieces(Mode.MATCH, [_EMPTY_NAME]))
     packed = _Packed.empty()
     _append_prompt(packed, layout, _noise(), audio_positions(_EMPTY_SAMPLES, stride))
-    waveforms, wave_lengths, audio_index, unused = _audio_rows(packed, encoder_calls, stride)
+    waveforms, wave_lengths, _, audio_index, unused = _audio_rows(packed, encoder_calls, stride)
     end = len(packed.ids)
     input_ids = torch.tensor([*packed.ids, tokenizer.eos])
     return Batch(
@@ -323,7 +329,9 @@ def _append_dialogue(
     for number, turn in enumerate(turns_of(item.planned, samples, config)):
         for piece in tokenizer.encode_turn(turn.pieces, number == 0, lambda p: words_of(p, samples)):
             if isinstance(piece, AudioPiece):
-                _append_audio(packed, wave := slice_of(piece, waves), audio_positions(len(wave), stride))
+                wave = slice_of(piece, waves)
+                start_sample = -1 if piece.clip else piece.start
+                _append_audio(packed, wave, audio_positions(len(wave), stride), start_sample)
             elif isinstance(piece, SpeakerPiece):
                 raise PlanError(f"sample {item.planned.key}: a dialogue has no speaker vectors")
             else:
@@ -357,8 +365,8 @@ def _check_lengths(planned: PlannedSample, actual: tuple[int, int, int]) -> None
         )
 
 
-def _append_audio(packed: _Packed, wave: np.ndarray, positions: int) -> None:
-    packed.rows.append((wave, positions))
+def _append_audio(packed: _Packed, wave: np.ndarray, positions: int, start: int = 0) -> None:
+    packed.rows.append((wave, positions, start))
     packed.audio += range(len(packed.ids), len(packed.ids) + positions)
     packed.ids += [0] * positions
 

@@ -44,7 +44,7 @@ class TurnFrame:
 
 def rules_of(config: DialogueConfig) -> DialogueRules:
     """Return the rules of building that a recipe sets."""
-    return DialogueRules(config.tau, config.max_turns, config.numbered)
+    return DialogueRules(config.tau, config.max_turns, config.numbered, config.decimals)
 
 
 def draw_task(tasks: Sequence[Task], shares: TaskShares, *key: object) -> Task:

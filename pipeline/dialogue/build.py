@@ -85,6 +85,7 @@ class DialogueRules:
     tau: float = 0.8
     max_turns: int = 100  # after the first; more observations are merged
     numbered: bool = False  # each later turn names its observation
+    decimals: int = 2  # of times in seconds, 1 or 2
 
 
 def dialogue(task: Task, clip: Clip, rules: DialogueRules) -> tuple[Turn, ...]:
@@ -96,7 +97,7 @@ def dialogue(task: Task, clip: Clip, rules: DialogueRules) -> tuple[Turn, ...]:
     if clip.num_samples < SHORTEST * _STEP:
         raise PlanError(f"audio of {clip.num_samples} samples is shorter than {SHORTEST / CENTISECONDS} s")
     words = wording(clip.language)
-    reference = _Reference(clip)
+    reference = _Reference(clip, rules.decimals)
     known = known_pieces(words, [_entry(entry, reference) for entry in clip.cache])
     if task is Task.REASON:
         return _reasoning(clip, reference, rules, words, known)
@@ -168,12 +169,12 @@ def _entry(entry: CacheEntry, reference: _Reference) -> tuple[str, AudioPiece, W
 class _Reference:
     """Times and labels of a clip's lines."""
 
-    def __init__(self, clip: Clip) -> None:
+    def __init__(self, clip: Clip, decimals: int) -> None:
         self._segments = clip.segments
         self.present = list(dict.fromkeys(s.speaker for s in clip.segments))  # in order of appearance
         numbers = number_speakers(self.present, [entry.speaker for entry in clip.cache])
         self.labels = labels(numbers, clip.genders)
-        self.spans = [quantize(s.start, s.end, clip.duration) for s in clip.segments]
+        self.spans = [quantize(s.start, s.end, clip.duration, decimals) for s in clip.segments]
 
     def line(self, number: int) -> tuple[TargetPiece | WordsPiece, ...]:
         """Pieces of a segment's line, its newline included."""

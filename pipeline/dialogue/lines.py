@@ -75,15 +75,22 @@ def parse_time(text: str) -> int:
     return round(seconds * CENTISECONDS)
 
 
-def quantize(start: float, end: float, duration: int) -> tuple[int, int]:
-    """Round a span outwards to centiseconds, at least :data:`SHORTEST` long, inside the audio.
+def quantize(start: float, end: float, duration: int, decimals: int = 2) -> tuple[int, int]:
+    """Round a span to decimals of a second, at least :data:`SHORTEST` long, inside the audio.
+
+    With two decimals it is rounded outwards and holds all of its speech; with one to the nearest, since 0.1 s at each
+    end would count as false alarm.
 
     Args:
         start, end: seconds.
         duration: of the audio, centiseconds, at least :data:`SHORTEST`.
+        decimals: 1 or 2.
     """
-    a = min(max(0, math.floor(start * CENTISECONDS + _TOLERANCE)), duration)
-    b = min(math.ceil(end * CENTISECONDS - _TOLERANCE), duration)
+    a, b = start * CENTISECONDS, end * CENTISECONDS
+    if decimals == 1:
+        a, b, duration = 10 * round(a / 10), 10 * round(b / 10), duration // 10 * 10
+    a = min(max(0, math.floor(a + _TOLERANCE)), duration)
+    b = min(math.ceil(b - _TOLERANCE), duration)
     b = max(b, min(a + SHORTEST, duration))
     return max(0, min(a, b - SHORTEST)), b
 

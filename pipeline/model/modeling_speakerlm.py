@@ -34,6 +34,7 @@ from pipeline.model.specaugment import mask_features
 from pipeline.prompts import answer_tokens
 from pipeline.stages import MODULES, Checkpointing, module_of
 from shards.errors import ModelError
+from shards.sample import SAMPLE_RATE
 
 if TYPE_CHECKING:
     from pipeline.prompts import Prompt, PromptTokenizer
@@ -151,6 +152,7 @@ class SpeakerLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         each_token: bool = False,
         target_weights: Tensor | None = None,
         unused_audio: int = 0,
+        waveform_starts: Tensor | None = None,
     ) -> SpeakerLMOutput:
         """Sum of token losses of a packed micro-batch.
 
@@ -171,14 +173,16 @@ class SpeakerLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
             each_token: also give each token's loss; nothing has a gradient then.
             target_weights: (T,) factors on the tokens' losses.
             unused_audio: audio positions of dummies, the last ones, which go nowhere.
+            waveform_starts: (A,) samples from the start of its recording at which each audio begins, on the host;
+                negative: unknown; None: all at 0. The embedding of time reads it.
 
         Raises:
             ModelError: indices and tensors disagree in number.
         """
         masks = frame_masks, mel_masks
-        embeds = self.embed(
-            waveforms, waveform_lengths, input_ids, audio_index, speaker_vectors, speaker_index, masks, unused_audio
-        )
+        audio = waveforms, waveform_lengths
+        places = audio_index, speaker_vectors, speaker_index
+        embeds = self.embed(*audio, input_ids, *places, masks, unused_audio, waveform_starts)
         hidden = packed_hidden_states(self.llm, position_ids, cu_seqlens, inputs_embeds=embeds)
         return packed_loss(self.llm, hidden, target_index, target_ids, weight, each_token, target_weights)
 
@@ -192,10 +196,11 @@ class SpeakerLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         speaker_index: Tensor,
         masks: tuple[Tensor | None, Tensor | None] = (None, None),
         unused_audio: int = 0,
+        waveform_starts: Tensor | None = None,
     ) -> Tensor:
         """(N,) token ids → (N, H) LLM inputs, with audio and speakers in their places. Shapes as in :meth:`forward`."""
         embeds = self.llm.get_input_embeddings()(input_ids)
-        audio = self.encode_audio(waveforms, waveform_lengths, masks)
+        audio = self.encode_audio(waveforms, waveform_lengths, masks, waveform_starts)
         speakers = self.speaker_projector(speaker_vectors.to(self.speaker_projector.weight.dtype))
         if len(audio) - unused_audio != len(audio_index):
             made = len(audio) - unused_audio
@@ -211,19 +216,25 @@ class SpeakerLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         waveforms: Tensor | tuple[Tensor, ...],
         waveform_lengths: Tensor,
         masks: tuple[Tensor | None, Tensor | None] = (None, None),
+        waveform_starts: Tensor | None = None,
     ) -> Tensor:
         """(A, S) waveforms → (P, H) LLM inputs of all audios, one after the other; of a tuple one encoder call each.
 
         Masks are applied to a single call only.
         """
+        starts = torch.zeros_like(waveform_lengths) if waveform_starts is None else waveform_starts
         if isinstance(waveforms, Tensor):
-            return self._encode_rows(waveforms, waveform_lengths, masks)
-        lengths = waveform_lengths.split([len(rows) for rows in waveforms])
-        calls = [self._encode_rows(rows, n, (None, None)) for rows, n in zip(waveforms, lengths, strict=True)]
-        return torch.cat(calls)
+            return self._encode_rows(waveforms, waveform_lengths, starts, masks)
+        calls = [len(rows) for rows in waveforms]
+        rows = zip(waveforms, waveform_lengths.split(calls), starts.split(calls), strict=True)
+        return torch.cat([self._encode_rows(*call, (None, None)) for call in rows])
 
     def _encode_rows(
-        self, waveforms: Tensor, waveform_lengths: Tensor, masks: tuple[Tensor | None, Tensor | None]
+        self,
+        waveforms: Tensor,
+        waveform_lengths: Tensor,
+        waveform_starts: Tensor,
+        masks: tuple[Tensor | None, Tensor | None],
     ) -> Tensor:
         with torch.no_grad():
             features, frames = self.frontend(waveforms, waveform_lengths.tolist())
@@ -232,7 +243,7 @@ class SpeakerLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
                 features = functional.pad(features, (0, 0, 0, -features.shape[1] % self.config.frame_multiple))
         with torch.set_grad_enabled(torch.is_grad_enabled() and "encoder" in self.trained):
             encoded = self.encoder(features, frames)
-        return self.audio_projector(encoded, frames)
+        return self.audio_projector(encoded, frames, [n / SAMPLE_RATE for n in waveform_starts.tolist()])
 
     # ---------------------------------------------------------------------------------------------------- generation
 

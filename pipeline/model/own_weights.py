@@ -21,6 +21,8 @@ from shards.errors import ModelError
 
 WEIGHTS = Path("weights") / "model.safetensors"
 BASES = "bases"  # key of the safetensors metadata
+# Weights that start at zero, so that a model of a run without them computes what the run did.
+ZERO_AT_START = frozenset({"audio_projector.time.weight"})
 
 
 def own_names(model: nn.Module) -> list[str]:
@@ -43,8 +45,11 @@ def save_own_weights(path: Path, tensors: Mapping[str, Tensor], bases: Mapping[s
     save_file(flat, str(path), metadata={"format": "pt", BASES: json.dumps(dict(bases), sort_keys=True)})
 
 
-def load_own_weights(model: Any, folder: Path) -> None:
+def load_own_weights(model: Any, folder: Path, may_lack: frozenset[str] = frozenset()) -> None:
     """Take the own weights of a finished run. Before ``deepspeed.initialize``, when they are still whole on every rank.
+
+    Args:
+        may_lack: names that the run may not have; the model keeps its own there.
 
     Raises:
         ModelError: no such file, other names or shapes, or weights trained on another LLM or tokenizer.
@@ -55,6 +60,8 @@ def load_own_weights(model: Any, folder: Path) -> None:
     own = {n: p for n, p in model.named_parameters() if module_of(n) != "llm"}
     try:
         with safe_open(str(path), framework="pt") as file:
+            lacking = may_lack - set(file.keys())
+            own = {n: p for n, p in own.items() if n not in lacking}
             check_own_weights(path, file, own, model.bases)
             for name, parameter in own.items():
                 tensor = file.get_tensor(name)

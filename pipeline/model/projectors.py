@@ -1,7 +1,8 @@
 """From encoder frames and speaker vectors to the LLM's input space.
 
 Audio: two Transformer layers at the encoder's width, then a convolution whose kernel is its stride, to the LLM's width.
-Speaker: one linear layer. As in the paper; width and stride are settings.
+Speaker: one linear layer. As in the paper; width and stride are settings. So is the embedding of time, which is not in
+the paper: it tells the LLM how late in the recording a position is heard.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from pipeline.frames import FRAME_SECONDS
 from pipeline.model.host_to_device import within
 from shards.errors import ModelError
 
@@ -52,11 +54,40 @@ class StrideConv(nn.Conv1d):
         return functional.linear(x.reshape(x.shape[0], -1, weight.shape[1]), weight, self.bias)
 
 
+class TimeEmbedding(nn.Linear):
+    """Seconds to LLM inputs: sines and cosines whose periods are those of decimal digits, then a linear map.
+
+    A digit of a time repeats after 1, 10, 100 … s, so each is a sector of one of these circles. The map starts at zero,
+    and changes nothing in a model that continues a run without it.
+    """
+
+    PERIODS = (0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0)  # seconds
+
+    def __init__(self, output: int) -> None:
+        super().__init__(2 * len(self.PERIODS), output, bias=False)
+        nn.init.zeros_(self.weight)
+
+    def forward(self, seconds: Tensor) -> Tensor:
+        """(P,) float32 seconds, negative where no time is known → (P, output), zeros there."""
+        angles = seconds[:, None] * (2 * torch.pi / seconds.new_tensor(self.PERIODS))
+        waves = torch.cat([angles.sin(), angles.cos()], dim=1) * (seconds >= 0)[:, None]
+        return super().forward(waves.to(self.weight.dtype))
+
+
 class AudioProjector(nn.Module):
     """Encoder frames to LLM positions."""
 
     def __init__(
-        self, width: int, output: int, *, layers: int, heads: int, ffn: int, dropout: float, stride: int
+        self,
+        width: int,
+        output: int,
+        *,
+        layers: int,
+        heads: int,
+        ffn: int,
+        dropout: float,
+        stride: int,
+        time_embedding: bool = False,
     ) -> None:
         super().__init__()
         if width % heads:
@@ -65,12 +96,16 @@ class AudioProjector(nn.Module):
         self.layers = nn.ModuleList(TransformerLayer(width, heads, ffn, dropout) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
         self.conv = StrideConv(width, output, stride, stride)
+        self.time = TimeEmbedding(output) if time_embedding else None
         self.activation_checkpointing = False
 
-    def forward(self, frames: Tensor, lengths: Sequence[int]) -> Tensor:
+    def forward(self, frames: Tensor, lengths: Sequence[int], starts: Sequence[float] | None = None) -> Tensor:
         """(A, F, width), A numbers of frames → (P, output): the positions of all audios, one after the other.
 
         An audio of n frames makes ceil(n / stride) positions; the last one may see zeros beyond the audio's end.
+
+        Args:
+            starts: seconds from the start of its recording at which each audio begins; negative: unknown; None: all 0.
         """
         valid = within(lengths, frames.shape[1], frames.device)
         mask = valid[:, None, None, :]
@@ -82,7 +117,16 @@ class AudioProjector(nn.Module):
                 x = layer(x, mask)
         x = self.norm(x) * valid.unsqueeze(-1)
         x = self.conv(functional.pad(x, (0, 0, 0, -x.shape[1] % self.stride)))
-        return torch.cat([x[i, : -(-n // self.stride)] for i, n in enumerate(lengths)])
+        rows = [-(-n // self.stride) for n in lengths]
+        positions = torch.cat([x[i, :n] for i, n in enumerate(rows)])
+        if self.time is None:
+            return positions
+        middles = [
+            start + (k + 0.5) * self.stride * FRAME_SECONDS if start >= 0 else -1.0
+            for n, start in zip(rows, starts or [0.0] * len(rows), strict=True)
+            for k in range(n)
+        ]
+        return positions + self.time(torch.tensor(middles, device=positions.device)).to(positions.dtype)
 
 
 class SpeakerProjector(nn.Linear):

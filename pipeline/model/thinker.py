@@ -161,6 +161,7 @@ class Thinker(nn.Module):
         audio_index: Tensor,
         *unread: Tensor,
         unused_audio: int = 0,
+        waveform_starts: Tensor | None = None,
     ) -> Tensor:
         """(N,) token ids → (N, H) inputs of the decoder, with audio in its places. Shapes as in :meth:`forward`.
 

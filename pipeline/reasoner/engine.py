@@ -206,12 +206,14 @@ class SpeakerLMEngine:
         ids: list[int] = []
         slices: list[Tensor] = []
         places: list[range] = []
+        starts: list[int] = []
         for one in waiting:
             for item in one.layout:
                 if isinstance(item, AudioPiece):
                     wave = _checked(one.request.clip, item)
                     places.append(range(len(ids), len(ids) + self._model.positions(len(wave))))
                     slices.append(wave)
+                    starts.append(-1 if item.clip else item.start)
                     ids += [self._tokenizer.pad] * len(places[-1])
                 elif isinstance(item, int):
                     ids.append(item)
@@ -229,6 +231,7 @@ class SpeakerLMEngine:
             torch.tensor([at for i in order for at in places[i]], device=device),
             torch.zeros(1, self._model.config.speaker_dim, device=device),
             torch.zeros(0, dtype=torch.long, device=device),
+            waveform_starts=torch.tensor([starts[i] for i in order]),
         )
         return self._calls.make(Call.EMBED, embed)
 

@@ -162,6 +162,7 @@ def _dialogue_problems(r: Recipe) -> list[str]:
     checks = {
         f"data.dialogue.tau is {d.tau}, must be above 0 and at most 1": not 0 < d.tau <= 1,
         f"data.dialogue.max_turns is {d.max_turns}, must be at least 1": d.max_turns < 1,
+        f"data.dialogue.decimals is {d.decimals}, must be 1 or 2": d.decimals not in (1, 2),
         f"data.dialogue.tasks of stage {r.stage} are {shares}; none may be below 0, at least one must be above 0": (
             min(shares.values()) < 0 or not sum(shares.values()) > 0
         ),

@@ -33,6 +33,7 @@ class ProjectorConfig:
     ffn: int = 2048  # width of their feed-forward part
     dropout: float = 0.1  # in them
     stride: int = 2  # not in the paper
+    time_embedding: bool = False  # tell the LLM when each position is heard, for stages 11 to 13; not in the paper
 
 
 @dataclass
@@ -142,6 +143,7 @@ class DialogueConfig:
     tau: float = 0.8  # overlap from which two segments are one observation
     max_turns: int = 100  # observations of a clip; more are merged
     numbered: bool = False  # later turns name their observation, as the published 4,194 h weights expect
+    decimals: int = 2  # of times, in seconds: 2 as in the paper, or 1
     tasks: TaskShares = field(default_factory=TaskShares)
     cache: CacheConfig = field(default_factory=CacheConfig)
     label_weight: float = 1.0  # in the loss: of the tokens of labels,

@@ -162,11 +162,11 @@ def take_weights(model: Any, recipe: Recipe, start: Start, ranks: Ranks) -> tupl
         CheckpointError: the weights are not those that their run wrote.
         ModelError: they do not fit the model.
     """
-    from pipeline.model.own_weights import WEIGHTS, load_own_weights
+    from pipeline.model.own_weights import WEIGHTS, ZERO_AT_START, load_own_weights
 
     if start.kind == RUN:
         digest = finished.check_weights(start.folder / WEIGHTS, start.sha256, ranks)
-        load_own_weights(model, start.folder)
+        load_own_weights(model, start.folder, may_lack=ZERO_AT_START)
         return start.folder / WEIGHTS, digest
     folder = Path(recipe.output) / "start"
     broadcast_or_raise(ranks, lambda: _write_start(folder / WEIGHTS, model, start), failure=CheckpointError)
@@ -178,7 +178,7 @@ def take_weights(model: Any, recipe: Recipe, start: Start, ranks: Ranks) -> tupl
 def _write_start(path: Path, model: Any, start: Start) -> None:
     """Write the model's own weights in fp32, those of the starting point in place of its own."""
     from pipeline.model.exported import own_digest, own_tensors
-    from pipeline.model.own_weights import own_state_dict, save_own_weights
+    from pipeline.model.own_weights import ZERO_AT_START, own_state_dict, save_own_weights
     from pipeline.train.exported_fits import adapter_tensors
 
     taken = own_tensors(start.folder) if start.kind == EXPORTED else adapter_tensors(start.folder)
@@ -191,7 +191,7 @@ def _write_start(path: Path, model: Any, start: Start) -> None:
     if odd := sorted(name for name in taken if name not in state or taken.shape(name) != tuple(state[name].shape)):
         shown = ", ".join(f"{n} {taken.shape(n)}" for n in odd[:10]) + (f" and {len(odd) - 10} more" * (len(odd) > 10))
         raise ModelError(f"{start.folder} does not fit the recipe's model: {shown}")
-    if start.kind == EXPORTED and (missing := sorted(n for n in kept if module_of(n) != "lora")):
+    if start.kind == EXPORTED and (missing := sorted(n for n in kept - ZERO_AT_START if module_of(n) != "lora")):
         raise ModelError(f"{start.folder} lacks {', '.join(missing[:10])}, which the recipe's model has")
     if new := sorted({module_of(name) for name in kept}):
         logger.info("%s: %s not in it, so they start new", start.folder, ", ".join(new))

@@ -9,6 +9,7 @@ from types import ModuleType
 import pytest
 import torch
 
+from pipeline.dialogue.build import DialogueRules
 from pipeline.prompts import PromptTokenizer
 from pipeline.stages import Task
 from pipeline.standins.train_llm import new_llm
@@ -39,11 +40,11 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> PromptTokenizer:
 
 
 def test_a_dialogue_without_its_audio(made: ModuleType, tokenizer: PromptTokenizer) -> None:
-    ids, target = made.written(META, Task.SINGLE, tokenizer)
+    ids, target = made.written(META, Task.SINGLE, tokenizer, DialogueRules())
     answer = tokenizer.decode([i for i, t in zip(ids, target, strict=True) if t])
     assert answer == "<answer>\nMale 1 [0.25, 1.7]: one two\nSpeaker 2 [1.9, 3.6]: six\n</answer>"
     assert ids[-1] == tokenizer.eos
-    turns = made.written(META, Task.REASON, tokenizer)
+    turns = made.written(META, Task.REASON, tokenizer, DialogueRules())
     assert sum(turns[1]) > 2 * sum(target)
 
 
@@ -60,7 +61,7 @@ def test_only_the_chosen_rows_change_and_the_text_becomes_likely(made: ModuleTyp
     model.set_attn_implementation("sdpa")
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
     rows = sorted(set(range(len(tokenizer.tokenizer))) - made.practised(tokenizer, WORDS))
-    text = made.written(META, Task.SINGLE, tokenizer)
+    text = made.written(META, Task.SINGLE, tokenizer, DialogueRules())
     ids, is_target = torch.tensor([text[0]]), torch.tensor([text[1]])
 
     def loss() -> float:

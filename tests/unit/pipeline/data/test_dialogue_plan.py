@@ -122,6 +122,12 @@ def test_targets_are_the_dialogue_and_audio_goes_to_its_turn(dataset: Dataset, t
     ]
     whole = loaded.wave
     assert any(np.array_equal(row.numpy(), whole) for row in rows)
+    # Each slice says where it begins; cached ones are of another recording time.
+    starts = batch.model_inputs()["waveform_starts"].tolist()
+    assert starts.count(-1) == sum(len(clip.entries) for clip in sample.cached)
+    assert len(set(starts)) > 3
+    for row, start in zip(rows, starts, strict=True):
+        assert start < 0 or np.array_equal(row.numpy(), whole[start:][: len(row)])
     runs: list[list[int]] = []
     for i in sorted(index):
         if runs and runs[-1][-1] == i - 1:

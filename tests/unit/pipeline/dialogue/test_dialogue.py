@@ -60,6 +60,13 @@ def test_observations_can_be_numbered_as_the_larger_weights_expect() -> None:
     assert question_of(turns[2]).endswith("<end>当前片段作为$O_2$。")
 
 
+def test_times_of_one_decimal_are_rounded_to_the_nearest() -> None:
+    (turn,) = dialogue(Task.SINGLE, CLIP, DialogueRules(decimals=1))
+    assert "Male 1 [3.0, 5.2]: 再见" in answer_of(turn, SEGMENTS)
+    assert quantize(0.96, 1.04, 200, decimals=1) == (100, 110)  # not shorter than a line can be
+    assert quantize(5.25, 5.27, 528, decimals=1) == (510, 520)  # 5.3 s would be past the end
+
+
 @pytest.mark.parametrize(
     ("task", "expected"),
     [
@@ -111,10 +118,10 @@ def clips(draw: st.DrawFn) -> Clip:
 
 
 @settings(deadline=None)
-@given(clips(), st.sampled_from([0.5, 0.8, 1.0]), st.sampled_from([1, 5, 100]))
-def test_properties_of_any_dialogue(clip: Clip, tau: float, most: int) -> None:
+@given(clips(), st.sampled_from([0.5, 0.8, 1.0]), st.sampled_from([1, 5, 100]), st.sampled_from([1, 2]))
+def test_properties_of_any_dialogue(clip: Clip, tau: float, most: int, decimals: int) -> None:
     segments = list(clip.segments)
-    turns = dialogue(Task.REASON, clip, DialogueRules(tau=tau, max_turns=most))
+    turns = dialogue(Task.REASON, clip, DialogueRules(tau=tau, max_turns=most, decimals=decimals))
     assert len(turns) <= most + 1
     texts = [answer_of(turn, segments) for turn in turns]  # type: ignore[arg-type]
     replies = [read_reply(text) for text in texts]
@@ -133,7 +140,7 @@ def test_properties_of_any_dialogue(clip: Clip, tau: float, most: int) -> None:
     assert [line.start for line in answer] == sorted(line.start for line in answer)
     for line in answer:
         segment = next(s for s in segments if s.text == line.text)
-        assert (line.start, line.end) == quantize(segment.start, segment.end, clip.duration)
+        assert (line.start, line.end) == quantize(segment.start, segment.end, clip.duration, decimals)
         assert any(a <= line.start and line.end <= b for a, b in boxes)  # boxes cover all speech
     # The thoughts hold the same lines, each inside its observation; slices are the boxes.
     thoughts = [line for reply in replies[1:] for line in parse_lines(reply.think or "")[0]]

@@ -1,4 +1,4 @@
-"""Lengths and padding of the audio projector."""
+"""Lengths, padding and the embedding of time of the audio projector."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pipeline.frames import audio_positions, encoder_frames
-from pipeline.model.projectors import AudioProjector, StrideConv
+from pipeline.model.projectors import AudioProjector, StrideConv, TimeEmbedding
 from shards.errors import ModelError
 
 
-def projector(stride: int) -> AudioProjector:
+def projector(stride: int, time_embedding: bool = False) -> AudioProjector:
     torch.manual_seed(0)
-    return AudioProjector(32, 48, layers=2, heads=4, ffn=64, dropout=0.1, stride=stride).eval()
+    sizes = {"layers": 2, "heads": 4, "ffn": 64, "dropout": 0.1, "stride": stride}
+    return AudioProjector(32, 48, **sizes, time_embedding=time_embedding).eval()
 
 
 @pytest.mark.parametrize("stride", [1, 2, 3, 4])
@@ -33,6 +34,45 @@ def test_a_padded_batch_equals_each_audio_alone() -> None:
     alone = [model(frames[i : i + 1, :n], [n]) for i, n in enumerate(lengths)]
     assert [len(a) for a in alone] == [5, 2, 1, 4]
     assert (together - torch.cat(alone)).abs().max() < 1e-6
+
+
+def test_an_embedding_of_time_starts_without_effect() -> None:
+    lengths, frames = [9, 4], torch.randn(2, 9, 32)
+    assert torch.equal(projector(2, time_embedding=True)(frames, lengths, [0.0, 3.0]), projector(2)(frames, lengths))
+
+
+def test_what_the_embedding_adds_depends_on_the_time_in_the_recording_alone() -> None:
+    lengths, frames = [9, 4, 4, 1], torch.randn(4, 9, 32)
+    model = projector(2, time_embedding=True)
+    plain = model(frames, lengths, [0.0, 0.12, 0.24, -1.0])
+    with torch.no_grad():
+        model.time.weight.normal_()
+    first, second, third, unknown = (model(frames, lengths, [0.0, 0.12, 0.24, -1.0]) - plain).split([5, 2, 2, 1])
+    assert first.abs().min() > 0
+    assert torch.allclose(first[1:3], second, atol=1e-4)  # positions of 0.12 s: 0.12 s later is one position on
+    assert torch.allclose(first[2:4], third, atol=1e-4)
+    assert not torch.allclose(first[:2], second, atol=1e-2)
+    assert unknown.abs().max() == 0
+
+
+def test_digits_of_a_time_can_be_read_off_its_embedding() -> None:
+    """A linear layer finds tens, ones and tenths of seconds that it was not trained on."""
+    torch.manual_seed(0)
+    model = TimeEmbedding(64)
+    torch.nn.init.normal_(model.weight)
+    seconds = torch.arange(0.06, 40, 0.12)
+    digits = torch.stack([(seconds // 10) % 10, seconds // 1 % 10, (seconds * 10).floor() % 10], 1).long()
+    held_out = torch.rand(len(seconds)) < 0.2
+    read = torch.nn.Linear(64, 30)
+    optimizer = torch.optim.Adam(read.parameters(), lr=0.05)
+    states = model(seconds).detach()
+    for _ in range(300):
+        optimizer.zero_grad()
+        logits = read(states[~held_out]).view(-1, 3, 10)
+        torch.nn.functional.cross_entropy(logits.flatten(0, 1), digits[~held_out].flatten()).backward()
+        optimizer.step()
+    right = (read(states[held_out]).view(-1, 3, 10).argmax(-1) == digits[held_out]).float().mean(0)
+    assert (right > torch.tensor([0.95, 0.9, 0.6])).all(), right  # a position spans 0.12 s: tenths are not sharp
 
 
 def test_heads_must_divide_the_width() -> None:

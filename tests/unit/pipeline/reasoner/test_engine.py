@@ -46,7 +46,10 @@ def parts(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     folder = tmp_path_factory.mktemp("base")
     if request.param is Base.SPEAKERLM:
         config = model_config(make_base(folder))
-        return attentive(build_model(config)), load_tokenizer(config)
+        config.projector.time_embedding = True
+        model = build_model(config)
+        torch.nn.init.normal_(model.audio_projector.time.weight)
+        return attentive(model), load_tokenizer(config)
     config = thinker_config(make_thinker(folder, request.param), request.param)
     model = build_thinker(config)
     if request.param is Base.QWEN3_OMNI:
@@ -90,7 +93,7 @@ def counted(model: Any) -> Iterator[list[int]]:
 
 
 def layout(parts: tuple[Any, PromptTokenizer], asked: Request, ids: Sequence[Sequence[int]]) -> list[Any]:
-    """A whole dialogue as training lays it out, with replies of these tokens; audio as (slice, place in it)."""
+    """A whole dialogue as training lays it out, with replies of these tokens; audio as (slice, start, place in it)."""
     tokenizer, eos = parts[1], parts[1].eos
     row: list[Any] = []
     for number, question in enumerate(asked.questions):
@@ -100,7 +103,8 @@ def layout(parts: tuple[Any, PromptTokenizer], asked: Request, ids: Sequence[Seq
             if isinstance(item, AudioPiece):
                 wave = asked.clip.known[item.clip - 1].audio if item.clip else asked.clip.audio
                 wave = wave[item.start :][: item.length]
-                row += [(wave, at) for at in range(parts[0].positions(len(wave)))]
+                start = -1 if item.clip else item.start
+                row += [(wave, start, at) for at in range(parts[0].positions(len(wave)))]
             else:
                 row.append(item)
     return row
@@ -116,9 +120,11 @@ def from_the_start(parts: tuple[Any, PromptTokenizer], asked: Request, ids: Sequ
     vectors = []
     for item in row:
         if isinstance(item, tuple):
-            wave, at = item
+            wave, start, at = item
             if id(wave) not in encoded:
-                encoded[id(wave)] = model.encode_audio(torch.tensor(wave)[None], torch.tensor([len(wave)]))
+                audio = torch.tensor(wave)[None], torch.tensor([len(wave)])
+                when = {"waveform_starts": torch.tensor([start])} if hasattr(model, "audio_projector") else {}
+                encoded[id(wave)] = model.encode_audio(*audio, **when)
             vectors.append(encoded[id(wave)][at])
         else:
             vectors.append(embed(torch.tensor(item)))

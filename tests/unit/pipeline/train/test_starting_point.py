@@ -17,7 +17,7 @@ from pipeline.export.folder import export
 from pipeline.model.build import build_model, load_finished_run
 from pipeline.model.exported import TRAINING, own_tensors
 from pipeline.model.modeling_speakerlm import SpeakerLMForConditionalGeneration
-from pipeline.model.own_weights import WEIGHTS, own_state_dict, save_own_weights
+from pipeline.model.own_weights import WEIGHTS, load_own_weights, own_state_dict, save_own_weights
 from pipeline.ranks.launch import Ranks
 from pipeline.recipe.load import save_recipe
 from pipeline.recipe.schema import DataConfig, DatasetConfig, EncoderConfig, LlmConfig, Recipe
@@ -95,6 +95,20 @@ def test_an_exported_folder_gives_the_weights_of_its_run_to_the_last_bit(
     untouched = build_model(model_config(made.base)).state_dict()
     assert not torch.equal(untouched["speaker_projector.weight"], from_run.state_dict()["speaker_projector.weight"])
     assert model.source == tmp_path / "b" / "start" / WEIGHTS
+
+
+@pytest.mark.parametrize("source", ["run", "lora"])
+def test_an_embedding_of_time_starts_at_zero_where_the_source_has_none(made: Made, tmp_path: Path, source: str) -> None:
+    recipe = made.recipe(getattr(made, source), tmp_path)
+    wave, lengths = torch.randn(1, 16_000), torch.tensor([16_000])
+    expected = started(recipe).encode_audio(wave, lengths)
+    recipe.model = replace(recipe.model, projector=replace(recipe.model.projector, time_embedding=True))
+    model = started(recipe)
+    assert torch.equal(model.encode_audio(wave, lengths), expected)
+    assert model.audio_projector.time.weight.abs().max() == 0
+    # A finished run that should have the weights, and has not, is refused.
+    with pytest.raises(ModelError, match=r"missing audio_projector\.time\.weight"):
+        load_own_weights(model, made.run)
 
 
 def test_weights_in_bf16_are_cast_to_fp32(made: Made, tmp_path: Path) -> None:

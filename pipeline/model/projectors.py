@@ -54,24 +54,24 @@ class StrideConv(nn.Conv1d):
         return functional.linear(x.reshape(x.shape[0], -1, weight.shape[1]), weight, self.bias)
 
 
-class TimeEmbedding(nn.Linear):
-    """Seconds to LLM inputs: sines and cosines whose periods are those of decimal digits, then a linear map.
+class TimeEmbedding(nn.Embedding):
+    """Seconds to LLM inputs: a learned vector for each digit in each place of the time in tenths of a second, added up.
 
-    A digit of a time repeats after 1, 10, 100 … s, so each is a sector of one of these circles. The map starts at zero,
-    and changes nothing in a model that continues a run without it.
+    The vectors start at zero, and change nothing in a model that continues a run without them.
     """
 
-    PERIODS = (0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0)  # seconds
+    PLACES = (1000, 100, 10, 1)  # tenths of a second: times begin again after 1,000 s
 
     def __init__(self, output: int) -> None:
-        super().__init__(2 * len(self.PERIODS), output, bias=False)
+        super().__init__(10 * len(self.PLACES), output)
         nn.init.zeros_(self.weight)
 
     def forward(self, seconds: Tensor) -> Tensor:
         """(P,) float32 seconds, negative where no time is known → (P, output), zeros there."""
-        angles = seconds[:, None] * (2 * torch.pi / seconds.new_tensor(self.PERIODS))
-        waves = torch.cat([angles.sin(), angles.cos()], dim=1) * (seconds >= 0)[:, None]
-        return super().forward(waves.to(self.weight.dtype))
+        places = torch.tensor(self.PLACES, device=seconds.device)
+        digits = (10 * seconds[:, None] + 1e-3).long() // places % 10  # 0.3 s in fp32 are 3 tenths
+        rows = digits + 10 * torch.arange(len(places), device=seconds.device)
+        return super().forward(rows).sum(1) * (seconds >= 0)[:, None]
 
 
 class AudioProjector(nn.Module):

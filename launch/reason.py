@@ -38,7 +38,7 @@ class Size:
     test_long: int = 12
     chunk: str = "6-9"  # seconds of a clip of them
     overrides: tuple[str, ...] = ()  # of the recipes; they say how long to train
-    token_steps: int = 200  # of the tokens that the demo's LLM has not practised
+    practice_steps: int = 600  # micro-batches of dialogues that the demo's LLM practises
     known_seconds: int = 12  # of the cache, as in stage 13's recipe
     attempts: int = 6  # at a reply
     batch: int = 16
@@ -55,7 +55,7 @@ SMOKE = Size(
         "optimizer.warmup_steps=1",
     ),
     attempts=1,
-    token_steps=2,
+    practice_steps=2,
 )
 
 
@@ -75,14 +75,14 @@ def data_steps(out: Path, size: Size) -> Iterator[Step]:
 
 
 def model_step(out: Path, size: Size) -> Step:
-    """Return the step that lets the demo's LLM write what SpeakerLM's prompts do not have."""
-    made = out / "reason" / "models"
+    """Return the step that lets the demo's LLM practise dialogues with times."""
+    made, recipe = out / "reason" / "models", RECIPES / "speaker-reasoner-tiny" / "stage12.yaml"
     return Step(
-        "stage 0: the stand-in LLM learns unused tokens",
-        (sys.executable, str(ROOT / "launch" / "reason_llm.py"), str(out / "models" / "llm"))
-        + (str(out / "exp" / "stage4"), str(out / "data"), str(made), "--steps", str(size.token_steps)),
+        "stage 0: the stand-in LLM practises times",
+        (sys.executable, str(ROOT / "launch" / "reason_llm.py"), str(recipe), str(out / "models" / "llm"))
+        + (str(out / "exp" / "stage4"), str(made), f"root={out}", "--steps", str(size.practice_steps)),
         made / "done",
-        seconds=120,
+        seconds=300,
     )
 
 
@@ -93,7 +93,9 @@ def stage_steps(out: Path, size: Size) -> Iterator[Step]:
     stages = {11: 300.0, 12: 300.0, 13: 300.0}
     made = [Part(f"stage {n}: train", run_folder(out, n) / "done", seconds) for n, seconds in stages.items()]
     yield train_step("stages 11 to 13: train", recipes, ("--stages", "R1-R3", *settings), made, processes)
-    updates = sum(r.trainer.max_steps for r in load_recipes(recipes, "R1-R3", settings))
+    found = load_recipes(recipes, "R1-R3", settings)
+    micro_batches = processes * found[0].data.micro_batches_per_step
+    updates = sum(r.trainer.max_steps for r in found) + -(-size.practice_steps // micro_batches)
     own = (f"init_from={out / 'exp' / 'stage4'}", f"output={run_folder(out, 4)}", f"trainer.max_steps={updates}")
     settings = (f"root={out}", "trainer.validate_every=400", *size.overrides, *own)
     made = [Part("stage 4: train on", run_folder(out, 4) / "done", 350)]

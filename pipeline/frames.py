@@ -46,6 +46,15 @@ def audio_positions(num_samples: int, stride: Stride) -> int:
     return -(-encoder_frames(num_samples) // stride)
 
 
+def position_seconds(positions: int, start: float, stride: int) -> list[float]:
+    """Seconds of the middle of each LLM position of an audio that begins ``start`` s into its recording.
+
+    A negative ``start`` is unknown: all are -1.
+    """
+    step = stride * FRAME_SECONDS
+    return [start + (i + 0.5) * step for i in range(positions)] if start >= 0 else [-1.0] * positions
+
+
 def mel_frames(num_samples: int) -> int:
     """Features of 10 ms that a thinker hears of a waveform, which is filled up with zeros to whole ones."""
     return -(-num_samples // HOP_SAMPLES)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from pipeline.frames import FRAME_SECONDS
+from pipeline.frames import position_seconds
 from pipeline.model.host_to_device import within
 from shards.errors import ModelError
 
@@ -121,11 +121,8 @@ class AudioProjector(nn.Module):
         positions = torch.cat([x[i, :n] for i, n in enumerate(rows)])
         if self.time is None:
             return positions
-        middles = [
-            start + (k + 0.5) * self.stride * FRAME_SECONDS if start >= 0 else -1.0
-            for n, start in zip(rows, starts or [0.0] * len(rows), strict=True)
-            for k in range(n)
-        ]
+        of_rows = zip(rows, starts or [0.0] * len(rows), strict=True)
+        middles = [second for n, start in of_rows for second in position_seconds(n, start, self.stride)]
         return positions + self.time(torch.tensor(middles, device=positions.device)).to(positions.dtype)
 
 

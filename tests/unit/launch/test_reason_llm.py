@@ -1,30 +1,28 @@
-"""Rows of tokens that a stand-in never practised are trained, alone."""
+"""A stand-in LLM gets tokens of times, and practises to point at them and to read them."""
 
 from __future__ import annotations
 
 import importlib
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
 
-from pipeline.dialogue.build import DialogueRules
+from pipeline.data.collate import Batch
+from pipeline.model.build import build_model, load_tokenizer
+from pipeline.model.own_weights import ZERO_AT_START, load_own_weights
 from pipeline.prompts import PromptTokenizer
-from pipeline.stages import Task
-from pipeline.standins.train_llm import new_llm
-from pipeline.standins.words import write_tokenizer
+from pipeline.ranks.launch import Ranks
+from pipeline.recipe.schema import DataConfig, DatasetConfig, DialogueConfig, Recipe
+from pipeline.train.stage_data import StageData
+from tests.support.datasets import make_dataset
+from tests.support.finished_runs import make_finished_run
+from tests.support.tiny import TinyBase, make_base, model_config
 
-WORDS = {"en": ["one", "two", "six"], "zh": ["一", "二"]}
-META = {
-    "language": "en",
-    "duration": 4.0,
-    "genders": {"a": "male"},
-    "segments": [
-        {"speaker": "a", "start": 0.25, "end": 1.7, "text": "one two"},
-        {"speaker": "b", "start": 1.9, "end": 3.6, "text": "six"},
-    ],
-}
+ALONE = Ranks(0, 1, 0, torch.device("cpu"))
 
 
 @pytest.fixture
@@ -34,49 +32,142 @@ def made(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return importlib.import_module("reason_llm")
 
 
+@pytest.fixture
+def practice(made: ModuleType) -> ModuleType:
+    return importlib.import_module("reason_practice")
+
+
 @pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> PromptTokenizer:
-    return write_tokenizer(tmp_path_factory.mktemp("llm"), WORDS)
+def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A base model of four layers, a run on it, and a dataset of dialogues."""
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("parts")
+    make_finished_run(folder / "run", model_config(make_base(folder / "base", layers=4)), stage=4, init_from="before")
+    make_dataset(folder / "data", samples=12, pool_size=4, dim=16, sessions=True, seconds=(2.0, 4.0))
+    return folder
 
 
-def test_a_dialogue_without_its_audio(made: ModuleType, tokenizer: PromptTokenizer) -> None:
-    ids, target = made.written(META, Task.SINGLE, tokenizer, DialogueRules())
-    answer = tokenizer.decode([i for i, t in zip(ids, target, strict=True) if t])
-    assert answer == "<answer>\nMale 1 [0.25, 1.7]: one two\nSpeaker 2 [1.9, 3.6]: six\n</answer>"
-    assert ids[-1] == tokenizer.eos
-    turns = made.written(META, Task.REASON, tokenizer, DialogueRules())
-    assert sum(turns[1]) > 2 * sum(target)
+def recipe_of(parts: Path, llm: Path) -> Recipe:
+    model = model_config(TinyBase(parts / "base" / "encoder", llm))
+    model.projector.time_embedding = True
+    data = DataConfig(
+        train=[DatasetConfig(path=str(parts / "data"))],
+        dialogue=DialogueConfig(decimals=1),
+        encoder_calls=2,
+        max_positions=1500,
+        max_frames=2000,
+        micro_batches_per_step=1,
+        window_shards=1,
+        workers=0,
+    )
+    return Recipe("practice", 12, "unused", model=model, data=data, init_from="unused")
 
 
-def test_digits_and_tags_are_unused_and_words_and_names_are_not(made: ModuleType, tokenizer: PromptTokenizer) -> None:
-    used = made.practised(tokenizer, WORDS)
-    assert {tokenizer.eos, *tokenizer.encode_piece(" one"), *tokenizer.encode_common("spk0")} <= used
-    assert not {*tokenizer.encode_common("789")} & used
-    assert not {*tokenizer.encode_common("]</")} <= used
+@pytest.fixture
+def extended(parts: Path, made: ModuleType, tmp_path: Path) -> tuple[Path, torch.Tensor]:
+    """An LLM with tokens of times, and the vectors of their digits."""
+    return tmp_path / "llm", made.add_times(parts / "base" / "llm", tmp_path / "llm", 0)
 
 
-def test_only_the_chosen_rows_change_and_the_text_becomes_likely(made: ModuleType, tokenizer: PromptTokenizer) -> None:
-    torch.manual_seed(0)
-    model = new_llm(tokenizer)
-    model.set_attn_implementation("sdpa")
-    before = {n: p.detach().clone() for n, p in model.named_parameters()}
-    rows = sorted(set(range(len(tokenizer.tokenizer))) - made.practised(tokenizer, WORDS))
-    text = made.written(META, Task.SINGLE, tokenizer, DialogueRules())
-    ids, is_target = torch.tensor([text[0]]), torch.tensor([text[1]])
+def dialogue_batch(parts: Path, llm: Path) -> tuple[Batch, PromptTokenizer, Recipe]:
+    recipe = recipe_of(parts, llm)
+    tokenizer = load_tokenizer(recipe.model)
+    steps = StageData(recipe, ALONE, tokenizer).train(None)
+    batches = (batch for step in steps for batch in step.micro_batches)
+    return next(b for b in batches if b.weight and len(set(b.waveform_starts.tolist())) > 2), tokenizer, recipe
 
-    def loss() -> float:
-        with torch.no_grad():
-            logits = model(ids).logits[:, :-1][is_target[:, 1:]]
-            return torch.nn.functional.cross_entropy(logits, ids[:, 1:][is_target[:, 1:]]).item()
 
-    at_first = loss()
-    made.train_rows(model, rows, [text], 12, 0)
-    assert loss() < 0.7 * at_first
-    kept = torch.ones(len(tokenizer.tokenizer), dtype=torch.bool)
-    kept[rows] = False
-    for name, parameter in model.named_parameters():
-        if name in ("model.embed_tokens.weight", "lm_head.weight"):
-            assert torch.equal(parameter[kept], before[name][kept])
-            assert not torch.equal(parameter[~kept], before[name][~kept])
-        else:
-            assert torch.equal(parameter, before[name])
+def test_each_time_is_one_token_and_times_that_share_a_digit_are_alike(
+    parts: Path, extended: tuple[Path, torch.Tensor]
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    llm, digits = extended
+    tokenizer, before = PromptTokenizer.from_folder(llm), PromptTokenizer.from_folder(parts / "base" / "llm")
+    assert tokenizer.tokenizer.tokenize("[12.3, 4.5]") == ["[", "12.3", ",", "Ġ", "4.5", "]"]
+    assert tokenizer.encode_piece("Mike: hi") == before.encode_piece("Mike: hi")
+    table: Any = AutoModelForCausalLM.from_pretrained(str(llm)).get_output_embeddings().weight
+    rows = {text: table[tokenizer.encode_piece(text)[0]] for text in ("3.4", "3.9", "5.4", "5.9")}
+    assert torch.allclose(rows["3.4"] - rows["3.9"], rows["5.4"] - rows["5.9"], atol=1e-5)
+    assert not torch.allclose(rows["3.4"], rows["5.4"], atol=1e-2)
+    assert digits.shape == (40, table.shape[1])
+    old: Any = AutoModelForCausalLM.from_pretrained(str(parts / "base" / "llm")).get_output_embeddings().weight
+    assert torch.equal(table[: len(old)], old)
+
+
+def test_times_are_found_in_text_and_audio(
+    parts: Path, practice: ModuleType, extended: tuple[Path, torch.Tensor]
+) -> None:
+    batch, tokenizer, _ = dialogue_batch(parts, extended[0])
+    at, seconds = practice.times_written(batch, tokenizer)
+    written = [tokenizer.decode([int(batch.input_ids[i + 1])]) for i in at.tolist()]
+    assert written == [f"{s:.1f}" for s in seconds.tolist()]
+    assert len(written) > 4
+    heard = practice.seconds_heard(batch, 2)
+    assert ((heard >= 0) == torch.isin(torch.arange(len(heard)), batch.audio_index)).all()
+    first = batch.audio_index.min()
+    assert heard[first : first + 3].tolist() == pytest.approx([0.06, 0.18, 0.30])
+
+
+def test_pointing_is_right_where_attention_is_on_the_time(practice: ModuleType) -> None:
+    """Two samples of five positions; keys differ, and a query like one of them looks there alone."""
+
+    class Rows:
+        cu_seqlens = torch.tensor([0, 5, 10], dtype=torch.int32)
+
+    heard = torch.tensor([-1.0, 0.06, 0.18, -1.0, -1.0] * 2)
+    keys = 30.0 * torch.eye(10)
+
+    def loss(position: int) -> float:
+        heads = practice.Heads()
+        query = torch.zeros(2, 10, 10)
+        query[:, 8] = torch.eye(10)[position]
+        heads.found = [(query, keys)]
+        return float(practice.point_loss(heads, Rows(), torch.tensor([8]), torch.tensor([0.3]), heard))
+
+    assert loss(7) == pytest.approx(0.0, abs=1e-4)  # 0.18 s in the same sample
+    assert loss(6) > 5
+    assert loss(2) > 1  # the other sample is not seen
+
+
+def test_practice_trains_all_but_the_encoder_and_is_what_the_recipe_loads(
+    parts: Path, made: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = recipe_of(parts, tmp_path / "llm")
+    made.extend(recipe, parts / "base" / "llm", parts / "run", tmp_path, steps=12, seed=0)
+    assert "dialogues step 12/12" in capsys.readouterr().out
+    assert (tmp_path / "done").exists()
+    model = build_model(recipe.model)
+    load_own_weights(model, tmp_path / "run")  # raises if the weights are not of this LLM
+    untrained = build_model(
+        replace(recipe.model, llm=replace(recipe.model.llm, checkpoint=str(parts / "base" / "llm")))
+    )
+    load_own_weights(untrained, parts / "run", may_lack=ZERO_AT_START)
+    before, after = untrained.state_dict(), model.state_dict()
+    changed = {n for n in before if before[n].shape != after[n].shape or not torch.equal(before[n], after[n])}
+    assert not [n for n in changed if n.startswith("encoder.")]
+    assert {"audio_projector.time.weight", "llm.model.layers.0.mlp.up_proj.base_layer.weight"} <= changed
+    assert any("lora_B" in n for n in changed)
+
+
+def test_one_batch_is_learned(parts: Path, practice: ModuleType, extended: tuple[Path, torch.Tensor]) -> None:
+    from pipeline.standins.optimize import optimize
+
+    llm, digits = extended
+    batch, tokenizer, recipe = dialogue_batch(parts, llm)
+    model = build_model(recipe.model)
+    with torch.no_grad():
+        model.audio_projector.time.weight.copy_(2 * digits)
+    practice.prepare(model)
+    tokens = practice.time_tokens(tokenizer)
+
+    def losses() -> dict[str, torch.Tensor]:
+        return practice.losses_of(model, batch, tokenizer, tokens)
+
+    first = {name: float(value) for name, value in losses().items()}
+    optimize("one", [p for p in model.parameters() if p.requires_grad], lambda step: losses(), 40, 3e-3)
+    last = {name: float(value) for name, value in losses().items()}
+    assert first.keys() == last.keys() == {"words", "read", "point"}
+    assert last["words"] < 0.7 * first["words"], (first, last)
+    assert last["read"] < 0.8 * first["read"], (first, last)
+    assert last["point"] < first["point"], (first, last)

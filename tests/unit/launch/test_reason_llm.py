@@ -164,9 +164,9 @@ def test_one_batch_is_learned(parts: Path, practice: ModuleType, extended: tuple
     def losses() -> dict[str, torch.Tensor]:
         return practice.losses_of(model, batch, tokenizer, tokens)
 
-    first = {name: float(value) for name, value in losses().items()}
+    first = {name: value.item() for name, value in losses().items()}
     optimize("one", [p for p in model.parameters() if p.requires_grad], lambda step: losses(), 40, 3e-3)
-    last = {name: float(value) for name, value in losses().items()}
+    last = {name: value.item() for name, value in losses().items()}
     assert first.keys() == last.keys() == {"words", "read", "point"}
     assert last["words"] < 0.7 * first["words"], (first, last)
     assert last["read"] < 0.8 * first["read"], (first, last)

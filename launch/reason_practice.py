@@ -171,7 +171,7 @@ def prepare(model: Any) -> None:
 
 
 def practise(model: Any, recipe: Recipe, tokenizer: PromptTokenizer, steps: int) -> None:
-    """Train a model in place on the dialogues of a recipe's training data, one micro-batch a step."""
+    """Train a model in place on the dialogues of a recipe's training data, each step on one micro-batch."""
     import torch
 
     from pipeline.ranks.launch import Ranks

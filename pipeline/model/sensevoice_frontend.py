@@ -33,6 +33,7 @@ class Frontend(nn.Module):
     """FunASR's ``WavFrontend`` as a batched module without parameters."""
 
     stacked = LFR_WINDOW  # filterbank frames in a frame
+    meta_is_cpu = False  # which device the meta device stands for
 
     def __init__(self, shift: Sequence[float], scale: Sequence[float], conf: dict[str, Any]) -> None:
         """Take ``am.mvn``'s vectors and ``frontend_conf`` of the encoder's ``config.yaml``.
@@ -93,8 +94,8 @@ class Frontend(nn.Module):
         """(A, S) → (Σ frames, n_mels) log mel energies of all utterances, one after the other."""
         windows = waveforms.unfold(1, FRAME_SAMPLES, HOP_SAMPLES)
         rows = [windows[i, :n] for i, n in enumerate(frames)]
-        on_cpu = waveforms.device.type == "cpu"
-        parts = [part for row in rows for part in row.split(CACHED_FRAMES)] if on_cpu else [torch.cat(rows)]
+        pieces = waveforms.device.type == "cpu" or (waveforms.is_meta and self.meta_is_cpu)
+        parts = [part for row in rows for part in row.split(CACHED_FRAMES)] if pieces else [torch.cat(rows)]
         return torch.cat([self._log_mel(part) for part in parts])
 
     def _log_mel(self, x: Tensor) -> Tensor:

@@ -272,6 +272,8 @@ def _load(recipe: Any, tokenizer: Any, planned: Any) -> dict[str, Any]:
 
 def _beside(estimate: Any, found: dict[str, Any], recipe: Any, model: Any, ranks: int) -> dict[str, Any]:
     """Rows (estimated, measured, unit) of a rehearsal; memory is estimated for as many ranks as ran."""
+    import torch
+
     from pipeline.flops import Sizes, count
     from pipeline.preflight.memory import GIB
     from pipeline.preflight.memory import estimate as estimate_memory
@@ -280,7 +282,8 @@ def _beside(estimate: Any, found: dict[str, Any], recipe: Any, model: Any, ranks
 
     ds_config = resolve_deepspeed(recipe, ranks)
     load = estimate.memory_at
-    memory = estimate_memory(model, ds_config, dtype_name(ds_config), ranks, load, on_gpu=False)
+    on_cpu = not torch.cuda.is_available()
+    memory = estimate_memory(model, ds_config, dtype_name(ds_config), ranks, load, on_gpu=False, on_cpu=on_cpu)
     trains = stage_of(recipe.stage, recipe.model.base).trains
     work = count(Sizes.of(model), load, trains, recipe.model.activation_checkpointing)
     seconds = found["step_seconds"]

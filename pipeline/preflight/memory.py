@@ -86,15 +86,19 @@ def _bytes(parameters: Iterable[Any], width: int) -> int:
     return sum(p.numel() * (width if p.is_floating_point() else 1) for p in parameters)
 
 
-def activations(model: Any, load: Load, zero3: bool) -> int:
+def activations(model: Any, load: Load, zero3: bool, on_cpu: bool = False) -> int:
     """Bytes that a micro-batch adds at its fullest moment, without gradients of trained parameters.
 
     Args:
         model: on the meta device, with the stage's trainable set, in train mode.
         load: the micro-batch's shape.
         zero3: take ZeRO-3's linear layers.
+        on_cpu: the step runs on a CPU, where features are computed in pieces.
     """
     inputs = inputs_of(load, model)
+    frontend = getattr(model, "frontend", None)
+    if frontend is not None:
+        frontend.meta_is_cpu = on_cpu
     with _zero3_linear(zero3), _fused_attention(), _released_gradients(model), LiveBytes() as live:
         model(**inputs).loss.backward()
     return live.peak
@@ -183,16 +187,25 @@ def _fused_attention() -> Iterator[None]:
 
 
 def estimate(
-    model: Any, ds_config: Mapping[str, Any], dtype: str, world: int, load: Load, on_gpu: bool, added: int | None = None
+    model: Any,
+    ds_config: Mapping[str, Any],
+    dtype: str,
+    world: int,
+    load: Load,
+    on_gpu: bool,
+    added: int | None = None,
+    on_cpu: bool = False,
 ) -> Memory:
     """Of one rank at the fullest moment of this micro-batch.
 
     Args:
+        on_gpu: count what a GPU holds beside tensors.
         added: what :func:`activations` gives for it, if it is known.
+        on_cpu: see :func:`activations`.
     """
     parts = states(model, ds_config, dtype, world)
     if added is None:
-        added = activations(model, load, zero_stage(dict(ds_config)) == 3)
+        added = activations(model, load, zero_stage(dict(ds_config)) == 3, on_cpu)
     other = CONTEXT + int(FRAGMENTS * added) + plan_bytes(load) if on_gpu else 0
     return Memory(activations=added, other=other, **parts)
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from argparse import Namespace
+from collections.abc import Sequence
 from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import active_children
 from pathlib import Path
 from typing import Any
 
+from pipeline.standins.make_part import make_part
 from pipeline.standins.train_encoder import train_encoder
 from pipeline.standins.train_llm import train_llm
 from pipeline.standins.words import words_by_language, write_tokenizer
@@ -24,39 +26,37 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Make tokenizer, encoder and LLM, the latter two in parallel, one core each. OUT/PART.done proves each."""
     args = _parser().parse_args(argv)
     try:
-        words = words_by_language(args.data)
-        write_tokenizer(args.out / "llm", words)
+        _make(args)
     except SpeakerLMError as e:
         print(f"error: {e}", file=sys.stderr)
         return 1
-    longest = (args.turns, args.words)
-    work: dict[str, tuple[Any, ...]] = {
-        "encoder": (train_encoder, args.data, args.out, args.encoder_steps, args.seed),
-        "llm": (train_llm, args.out, words, args.llm_steps, args.seed, *longest, args.no_share),
-    }
-    if args.only:
-        _make(args.out / f"{args.only}.done", *work[args.only])
-        return 0
-    try:
-        with process_pool(len(PARTS)) as pool:
-            jobs = [pool.submit(_make, args.out / f"{part}.done", *work[part]) for part in PARTS]
-            try:
-                for job in as_completed(jobs):
-                    job.result()
-            except BaseException:
-                for process in active_children():  # the other job would take minutes more
-                    process.terminate()
-                raise
     except BrokenProcessPool:
         print("error: a process of stage 0 was killed, perhaps out of memory; run it again", file=sys.stderr)
         return 1
     return 0
 
 
-def _make(proof: Path, train: Callable[..., None], *arguments: Any) -> None:
-    """Train a part, and write its proof."""
-    train(*arguments)
-    proof.touch()
+def _make(args: Namespace) -> None:
+    """Make the tokenizer, and the part that was asked for or both."""
+    words = words_by_language(args.data)
+    write_tokenizer(args.out / "llm", words)
+    longest = (args.turns, args.words)
+    work: dict[str, tuple[Any, ...]] = {
+        "encoder": (train_encoder, args.data, args.out, args.encoder_steps, args.seed),
+        "llm": (train_llm, args.out, words, args.llm_steps, args.seed, *longest, args.no_share),
+    }
+    if args.only:
+        make_part(args.out / f"{args.only}.done", *work[args.only])
+        return
+    with process_pool(len(PARTS)) as pool:
+        jobs = [pool.submit(make_part, args.out / f"{part}.done", *work[part]) for part in PARTS]
+        try:
+            for job in as_completed(jobs):
+                job.result()
+        except BaseException:
+            for process in active_children():  # the other job would take minutes more
+                process.terminate()
+            raise
 
 
 def _parser() -> Parser:

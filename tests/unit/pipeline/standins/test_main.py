@@ -91,6 +91,28 @@ def test_no_process_outlives_a_killed_stage_0(tmp_path):
     _wait_until(lambda: not any(Path("/proc", p.name).exists() for p in pids.iterdir()))
 
 
+AS_A_COMMAND = """
+import runpy, sys
+import pipeline.standins.words as words
+words.words_by_language, words.write_tokenizer = (lambda data: {}), (lambda out, words: None)
+runpy.run_module("pipeline.standins", run_name="__main__", alter_sys=True)
+"""
+
+
+def test_its_processes_find_their_work_when_it_is_called_as_a_command(tmp_path):
+    """A spawned process does not find functions of `__main__`. Here they say that the tokenizer is missing."""
+    ran = subprocess.run(
+        [sys.executable, "-c", AS_A_COMMAND, str(tmp_path), str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": str(Path.cwd())},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 1
+    assert ran.stderr.count("no usable tokenizer") == 1, ran.stderr
+    assert "Traceback" not in ran.stderr
+
+
 def _wait_until(condition):
     until = time.monotonic() + 100
     while not condition():

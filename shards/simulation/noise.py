@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Sequence
 from itertools import islice
 from pathlib import Path
@@ -15,6 +16,7 @@ from shards.simulation.recorded_files import Report, is_silent, recorded_files, 
 from shards.sound.audio import load
 
 BABBLE_VOICES = 6
+RECENT_BYTES = 64 << 20  # of recordings that babble keeps decoded: a set draws the same short ones again and again
 ATTEMPTS = 100  # draws of a babble before it is an error that all of them are silent
 Noise = Callable[[np.random.Generator, int, Collection[str]], np.ndarray]  # (rng, samples, persons not to use) → wave
 
@@ -49,6 +51,7 @@ class Babble:
 
     def __init__(self, manifest: Path, report: Report = lambda _: None) -> None:
         self.manifest, self._report = manifest, report
+        self._recent = _RecentWaves(RECENT_BYTES)
         person_of = {s.speaker: s.person or s.speaker for s in read_speakers(manifest)}
         self.recordings: dict[str, list[Recording]] = {}
         for recording in read_manifest(manifest):
@@ -71,7 +74,7 @@ class Babble:
             if not is_silent(total):
                 return total
             for r in drawn.values():
-                if is_silent(_load(r)):
+                if is_silent(self._recent.load(r)):
                     self._report(f"{r.audio} ({r.key})")
         raise ConfigError(
             f"--noise babble:{self.manifest}: {ATTEMPTS} draws were silent, the last of {', '.join(islice(drawn, 3))}; "
@@ -85,7 +88,7 @@ class Babble:
         while len(stream) < length:
             r = recordings[int(rng.integers(len(recordings)))]
             drawn[r.key] = r
-            stream = np.concatenate([stream, _load(r)])
+            stream = np.concatenate([stream, self._recent.load(r)])
         return stream[:length]
 
 
@@ -119,8 +122,24 @@ class RecordedNoise:
         )
 
 
-def _load(recording: Recording) -> np.ndarray:
-    return load(recording.audio, channel=recording.channel, start=recording.start, duration=recording.duration)
+class _RecentWaves:
+    """Recordings that were loaded last, decoded, up to a number of bytes."""
+
+    def __init__(self, most: int) -> None:
+        self.bytes, self._most = 0, most
+        self._waves: OrderedDict[tuple[str, int | None, float, float | None], np.ndarray] = OrderedDict()
+
+    def load(self, recording: Recording) -> np.ndarray:
+        place = recording.audio, recording.channel, recording.start, recording.duration
+        if place in self._waves:
+            self._waves.move_to_end(place)
+            return self._waves[place]
+        audio, channel, start, duration = place
+        wave = self._waves[place] = load(audio, channel=channel, start=start, duration=duration)
+        self.bytes += wave.nbytes
+        while self.bytes > self._most:
+            self.bytes -= self._waves.popitem(last=False)[1].nbytes
+        return wave
 
 
 def add_noise(speech: np.ndarray, noise: np.ndarray, spoken: np.ndarray, snr_db: float) -> np.ndarray:

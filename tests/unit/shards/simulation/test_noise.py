@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
+import shards.simulation.noise as noise_module
 from shards.cli import main
 from shards.errors import ConfigError
 from shards.manifests.manifest import AUDIT, SpeakerInfo, read_manifest, write_manifest
@@ -48,6 +49,28 @@ def test_babble_excludes_the_persons_of_the_conversation(words: Path) -> None:
     assert len(noise(np.random.default_rng(0), 5000, ["ann", "bob"])) == 5000
     with pytest.raises(ConfigError, match="every person"):
         noise(np.random.default_rng(0), 5000, set(PERSONS))
+
+
+@pytest.mark.parametrize("most", [0, 20_000, 1 << 30])
+def test_what_babble_keeps_decoded_is_bounded_and_changes_nothing(
+    words: Path, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    read: list[str] = []
+    monkeypatch.setattr(noise_module, "load", lambda path, **span: read.append(path) or load(path, **span))
+
+    def draw() -> np.ndarray:
+        noise = open_noise(f"babble:{words}")
+        assert isinstance(noise, noise_module.Babble)
+        waves = [noise(np.random.default_rng(seed), 90_000, ["ann"]) for seed in range(3)]
+        assert noise._recent.bytes <= noise_module.RECENT_BYTES
+        return np.stack(waves)
+
+    expected = draw()
+    assert len(set(read)) == len(read)
+    once = len(read)
+    monkeypatch.setattr(noise_module, "RECENT_BYTES", most)
+    assert np.array_equal(draw(), expected)
+    assert (len(read) - once == once) == (most == 1 << 30)
 
 
 def write_noise(folder: Path, name: str, wave: np.ndarray) -> Path:

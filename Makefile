@@ -1,11 +1,12 @@
 # make demo   the whole way on real speech: shards, four ZeRO-3 stages, scores, a report
 # make learn  the demo's chain with more voices, longer conversations, more training: up to 90 minutes, resumable
 # make reason   Speaker-Reasoner from the demo's parts, beside SpeakerLM: up to 45 minutes after `make demo`, resumable
-# make test   every test but those of the targets below; `.ci/run` runs it, test-faults, -cluster, -small, -reason and -serve
+# make test   every test but those of the targets below; `.ci/run` runs it and the slower suites
 # make test-faults   ranks killed, signalled, hung, disks full, checkpoints damaged …: docs/fault-model.md
 # make soak   300 steps with kills, signals, a NaN, damage and other numbers of ranks at random moments
 # make test-cluster   a real Slurm with two nodes, a real S3 server, two ssh hosts; root and Debian packages: docs/cluster.md
 # make test-small   the first 20 steps from small public pretrained parts; 4 GiB of memory, minutes
+# make test-chain   every step of make demo, the README's example and fine-tuning, with almost no training; minutes
 # make test-reason   every step of make reason, with almost no training; minutes
 # make test-bundle   what is taken to a GPU machine, whole, on a CPU in Python 3.12 with torch 2.11; minutes
 # make test-serve   decoding and serving on a real vLLM, in an environment of its own: docs/serving.md; minutes
@@ -19,7 +20,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 UI := .venv-ui
-TESTS := tests/unit tests/distributed tests/e2e $(addprefix --ignore=tests/e2e/test_,small.py reason.py bundle.py)
+CHAIN := $(addprefix tests/e2e/test_,demo.py readme_example.py fine_tuning.py)
+TESTS := tests/unit tests/distributed tests/e2e
+TESTS += $(addprefix --ignore=,$(CHAIN) $(addprefix tests/e2e/test_,small.py reason.py bundle.py))
 # Test files at a time. Files that train start two or more processes each, so three keep two cores busy.
 JOBS ?= 3
 PEERS := .venv-bench
@@ -28,7 +31,7 @@ BUNDLE := .venv-bundle
 BUNDLE_PYTHON ?= python3.12
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo learn reason test test-faults test-serve test-ui test-cluster test-small test-reason test-bundle soak bench lint format clean
+.PHONY: demo learn reason test test-faults test-serve test-ui test-cluster test-small test-chain test-reason test-bundle soak bench lint format clean
 
 $(READY): pyproject.toml setup.py constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is older than Python 3.11; call make PYTHON=python3.11"; exit 1; }
@@ -79,6 +82,9 @@ test-cluster: $(READY)
 
 test-small: $(READY)
 	@$(BIN)/python -m pytest tests/e2e/test_small.py
+
+test-chain: $(READY)
+	@$(BIN)/python -m pytest $(CHAIN)
 
 test-reason: $(READY)
 	@$(BIN)/python -m pytest tests/e2e/test_reason.py

@@ -38,7 +38,7 @@ class Size:
     test_long: int = 12
     chunk: str = "6-9"  # seconds of a clip of them
     overrides: tuple[str, ...] = ()  # of the recipes; they say how long to train
-    practice_steps: int = 600  # micro-batches of dialogues that the demo's LLM practises
+    practice_steps: int = 600  # updates, each of a micro-batch of dialogues on every process, that the LLM practises
     known_seconds: int = 12  # of the cache, as in stage 13's recipe
     attempts: int = 6  # at a reply
     batch: int = 16
@@ -76,10 +76,12 @@ def data_steps(out: Path, size: Size) -> Iterator[Step]:
 
 def model_step(out: Path, size: Size) -> Step:
     """Return the step that lets the demo's LLM practise dialogues with times."""
-    made, recipe = out / "reason" / "models", RECIPES / "speaker-reasoner-tiny" / "stage12.yaml"
+    made, recipes = out / "reason" / "models", RECIPES / "speaker-reasoner-tiny"
+    processes = size.demo.training.processes
     return Step(
         "stage 0: the stand-in LLM practises times",
-        (sys.executable, str(ROOT / "launch" / "reason_llm.py"), str(recipe), str(out / "models" / "llm"))
+        (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes))
+        + (str(ROOT / "launch" / "reason_llm.py"), str(recipes), str(out / "models" / "llm"))
         + (str(out / "exp" / "stage4"), str(made), f"root={out}", "--steps", str(size.practice_steps)),
         made / "done",
         seconds=300,
@@ -94,8 +96,8 @@ def stage_steps(out: Path, size: Size) -> Iterator[Step]:
     made = [Part(f"stage {n}: train", run_folder(out, n) / "done", seconds) for n, seconds in stages.items()]
     yield train_step("stages 11 to 13: train", recipes, ("--stages", "R1-R3", *settings), made, processes)
     found = load_recipes(recipes, "R1-R3", settings)
-    micro_batches = processes * found[0].data.micro_batches_per_step
-    updates = sum(r.trainer.max_steps for r in found) + -(-size.practice_steps // micro_batches)
+    practised = -(-size.practice_steps // found[0].data.micro_batches_per_step)
+    updates = sum(r.trainer.max_steps for r in found) + practised
     own = (f"init_from={out / 'exp' / 'stage4'}", f"output={run_folder(out, 4)}", f"trainer.max_steps={updates}")
     settings = (f"root={out}", "trainer.validate_every=400", *size.overrides, *own)
     made = [Part("stage 4: train on", run_folder(out, 4) / "done", 350)]

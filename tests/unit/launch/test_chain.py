@@ -218,7 +218,7 @@ def test_recipes_of_the_reasoner_follow_one_another_on_the_data_that_is_made(
         made.add(Path(recipe.output) / "done")
     assert [r.stage for r in recipes] == [11, 12, 13, 4]
     updates = [r.trainer.max_steps for r in recipes]
-    practised = -(-how.practice_steps // (2 * recipes[0].data.micro_batches_per_step))
+    practised = -(-how.practice_steps // recipes[0].data.micro_batches_per_step)
     assert sum(updates[:3]) + practised == updates[3]  # both systems learn from as many micro-batches more
 
 

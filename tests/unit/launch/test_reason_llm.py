@@ -82,7 +82,7 @@ def test_each_time_is_one_token_and_times_that_share_a_digit_are_alike(
 ) -> None:
     from transformers import AutoModelForCausalLM
 
-    llm, digits = extended
+    llm, vectors = extended
     tokenizer, before = PromptTokenizer.from_folder(llm), PromptTokenizer.from_folder(parts / "base" / "llm")
     assert tokenizer.tokenizer.tokenize("[12.3, 4.5]") == ["[", "12.3", ",", "Ġ", "4.5", "]"]
     assert tokenizer.encode_piece("Mike: hi") == before.encode_piece("Mike: hi")
@@ -90,23 +90,64 @@ def test_each_time_is_one_token_and_times_that_share_a_digit_are_alike(
     rows = {text: table[tokenizer.encode_piece(text)[0]] for text in ("3.4", "3.9", "5.4", "5.9")}
     assert torch.allclose(rows["3.4"] - rows["3.9"], rows["5.4"] - rows["5.9"], atol=1e-5)
     assert not torch.allclose(rows["3.4"], rows["5.4"], atol=1e-2)
-    assert digits.shape == (40, table.shape[1])
+    assert vectors.shape == (40, table.shape[1])
     old: Any = AutoModelForCausalLM.from_pretrained(str(parts / "base" / "llm")).get_output_embeddings().weight
-    assert torch.equal(table[: len(old)], old)
+    digits = [before.encode_piece(str(n))[0] for n in range(10)]
+    others = [n for n in range(len(old)) if n not in digits[1:]]
+    assert torch.equal(table[others], old[others])
+    assert torch.equal(table[digits[1:]], old[digits[:-1]])  # SpeakerLM counts from 0, dialogues from 1
 
 
-def test_times_are_found_in_text_and_audio(
+def test_lines_times_and_words_are_found_in_text_and_audio(
     parts: Path, practice: ModuleType, extended: tuple[Path, torch.Tensor]
 ) -> None:
     batch, tokenizer, _ = dialogue_batch(parts, extended[0])
-    at, seconds = practice.times_written(batch, tokenizer)
-    written = [tokenizer.decode([int(batch.input_ids[i + 1])]) for i in at.tolist()]
-    assert written == [f"{s:.1f}" for s in seconds.tolist()]
-    assert len(written) > 4
+    text = tokenizer.decode([int(t) for t in batch.target_ids])
+    lines = practice.lines_written(batch, tokenizer)
+    assert len(lines) == text.count("]:") > 2
+
+    def written(places: list[int]) -> str:
+        return tokenizer.decode([int(batch.target_ids[n]) for n in places])
+
+    for line in lines:
+        assert f"{written(line.label)} [{line.start:.1f}, {line.end:.1f}]: {written(line.words).strip()}\n" in text
+    at, spans = practice.spans_heard(batch, lines, tokenizer)
+    asked = dict(zip(at.tolist(), spans.tolist(), strict=True))
+    first = lines[0]
+    assert asked[int(batch.target_index[first.times[1]])] == pytest.approx([first.end] * 2)
+    assert asked[int(batch.target_index[first.words[0]])] == pytest.approx([first.start, first.end])
+    assert asked[int(batch.target_index[first.label[0]])][0] == pytest.approx(first.start)
     heard = practice.seconds_heard(batch, 2)
     assert ((heard >= 0) == torch.isin(torch.arange(len(heard)), batch.audio_index)).all()
-    first = batch.audio_index.min()
-    assert heard[first : first + 3].tolist() == pytest.approx([0.06, 0.18, 0.30])
+    start = batch.audio_index.min()
+    assert heard[start : start + 3].tolist() == pytest.approx([0.06, 0.18, 0.30])
+
+
+def test_who_is_heard_is_asked_where_one_speaker_is(
+    parts: Path, practice: ModuleType, extended: tuple[Path, torch.Tensor]
+) -> None:
+    """A cached entry, then a clip of four positions with lines of two speakers that overlap."""
+    _, tokenizer, _ = dialogue_batch(parts, extended[0])
+    before = [*tokenizer.encode_piece("Female 2"), *tokenizer.encode_piece("<start>")]
+    first = len(before)
+
+    class Rows:
+        cu_seqlens = torch.tensor([0, first + 6], dtype=torch.int32)
+        input_ids = torch.tensor([*before, 0, 0, 0, 0, 0, 0])
+        target_ids = torch.tensor([31, 32])
+        audio_index = first + torch.tensor([2, 3, 4, 5, 0, 1])
+        waveform_lengths = torch.tensor([7680, 3840])
+        waveform_starts = torch.tensor([0, -1])
+
+    def line(label: int, start: float, end: float) -> Any:
+        return practice.Line(0, [label], (0, 0), start, end, range(0))
+
+    heard = practice.seconds_heard(Rows(), 2)
+    assert heard.tolist() == pytest.approx([*([-1.0] * (first + 2)), 0.06, 0.18, 0.30, 0.42])
+    lines = [line(0, 0.0, 0.2), line(1, 0.1, 0.4), line(0, 0.0, 0.1)]
+    asked, token = practice.speakers_heard(Rows(), lines, heard, tokenizer, 2)
+    assert (asked - first).tolist() == [0, 1, 2, 4]
+    assert token.tolist() == [*tokenizer.encode_piece("2") * 2, 31, 32]
 
 
 def test_pointing_is_right_where_attention_is_on_the_time(practice: ModuleType) -> None:
@@ -118,15 +159,16 @@ def test_pointing_is_right_where_attention_is_on_the_time(practice: ModuleType) 
     heard = torch.tensor([-1.0, 0.06, 0.18, -1.0, -1.0] * 2)
     keys = 30.0 * torch.eye(10)
 
-    def loss(position: int) -> float:
+    def loss(position: int, until: float = 0.3) -> float:
         heads = practice.Heads()
         query = torch.zeros(2, 10, 10)
         query[:, 8] = torch.eye(10)[position]
         heads.found = [(query, keys)]
-        return float(practice.point_loss(heads, Rows(), torch.tensor([8]), torch.tensor([0.3]), heard))
+        return float(practice.point_loss(heads, Rows(), torch.tensor([8]), torch.tensor([[0.3, until]]), heard))
 
     assert loss(7) == pytest.approx(0.0, abs=1e-4)  # 0.18 s in the same sample
     assert loss(6) > 5
+    assert loss(6, until=9.0) > 5  # 0.06 s is before 0.3 s whenever the span ends
     assert loss(2) > 1  # the other sample is not seen
 
 
@@ -134,7 +176,7 @@ def test_practice_trains_all_but_the_encoder_and_is_what_the_recipe_loads(
     parts: Path, made: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recipe = recipe_of(parts, tmp_path / "llm")
-    made.extend(recipe, parts / "base" / "llm", parts / "run", tmp_path, steps=12, seed=0)
+    made.extend([recipe], parts / "base" / "llm", parts / "run", tmp_path, steps=12, seed=0)
     assert "dialogues step 12/12" in capsys.readouterr().out
     assert (tmp_path / "done").exists()
     model = build_model(recipe.model)
@@ -153,11 +195,11 @@ def test_practice_trains_all_but_the_encoder_and_is_what_the_recipe_loads(
 def test_one_batch_is_learned(parts: Path, practice: ModuleType, extended: tuple[Path, torch.Tensor]) -> None:
     from pipeline.standins.optimize import optimize
 
-    llm, digits = extended
+    llm, vectors = extended
     batch, tokenizer, recipe = dialogue_batch(parts, llm)
     model = build_model(recipe.model)
     with torch.no_grad():
-        model.audio_projector.time.weight.copy_(2 * digits)
+        model.audio_projector.time.weight.copy_(2 * vectors)
     practice.prepare(model)
     tokens = practice.time_tokens(tokenizer)
 
@@ -167,7 +209,8 @@ def test_one_batch_is_learned(parts: Path, practice: ModuleType, extended: tuple
     first = {name: value.item() for name, value in losses().items()}
     optimize("one", [p for p in model.parameters() if p.requires_grad], lambda step: losses(), 40, 3e-3)
     last = {name: value.item() for name, value in losses().items()}
-    assert first.keys() == last.keys() == {"words", "read", "point"}
+    assert first.keys() == last.keys() == {"words", "read", "who", "point"}
     assert last["words"] < 0.7 * first["words"], (first, last)
     assert last["read"] < 0.8 * first["read"], (first, last)
     assert last["point"] < first["point"], (first, last)
+    assert last["who"] < 0.9 * first["who"], (first, last)

@@ -142,7 +142,7 @@ def speakers_heard(
     import torch
 
     assert batch.waveform_starts is not None
-    number = torch.full((len(heard),), -1)  # -1: nobody, -2: several
+    number = torch.full((len(heard),), -1)  # -1: no speaker, -2: several
     before, first = 1 + len(tokenizer.encode_common("<start>")), 0
     for length, start in zip(batch.waveform_lengths.tolist(), batch.waveform_starts.tolist(), strict=True):
         places = batch.audio_index[first : first + audio_positions(length, stride)]

@@ -1,9 +1,10 @@
-"""A stand-in LLM practises the times of Speaker-Reasoner's dialogues on real speech.
+"""A stand-in LLM practises Speaker-Reasoner's dialogues on real speech.
 
-A public LLM has written numbers before; the demo's has to learn within minutes where in the audio a line is heard, and
-to read the time there. As in stage 0 (docs/benchmarks/learning.md) each step is asked for on its own, beside the text
-of the dialogue (``words``): where a time is about to be written, attention falls on the audio at that time (``point``);
-and at every audio position, inner layers say its time (``read``). All weights are trained but the encoder's.
+A public LLM has written numbers before; the demo's has to learn within minutes where in the audio a line is heard, to
+read the time there, and to tell who speaks. As in stage 0 (docs/benchmarks/learning.md) each step is asked for on its
+own, beside the text of the dialogue (``words``): attention falls on the audio of the time, label or word that is about
+to be written (``point``); at every audio position inner layers say its time (``read``), and where one speaker is heard,
+that speaker's number (``who``). All weights are trained but the encoder's.
 """
 
 from __future__ import annotations

@@ -21,7 +21,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 UI := .venv-ui
 CHAIN := $(addprefix tests/e2e/test_,demo.py readme_example.py fine_tuning.py)
-TESTS := tests/unit tests/distributed tests/e2e
+# The longest files first: short ones fill the end.
+TESTS := tests/e2e tests/distributed tests/unit
 TESTS += $(addprefix --ignore=,$(CHAIN) $(addprefix tests/e2e/test_,small.py reason.py bundle.py))
 # Test files at a time. Files that train start two or more processes each, so three keep two cores busy.
 JOBS ?= 3

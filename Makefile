@@ -6,7 +6,7 @@
 # make soak   300 steps with kills, signals, a NaN, damage and other numbers of ranks at random moments
 # make test-cluster   a real Slurm with two nodes, a real S3 server, two ssh hosts; root and Debian packages: docs/cluster.md
 # make test-small   the first 20 steps from small public pretrained parts; 4 GiB of memory, minutes
-# make test-chain   every step of make demo, the README's example and fine-tuning, with almost no training; minutes
+# make test-chain   every step of make demo, the README's example, fine-tuning, with almost no training; the wheel; minutes
 # make test-reason   every step of make reason, with almost no training; minutes
 # make test-bundle   what is taken to a GPU machine, whole, on a CPU in Python 3.12 with torch 2.11; minutes
 # make test-serve   decoding and serving on a real vLLM, in an environment of its own: docs/serving.md; minutes
@@ -20,7 +20,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 UI := .venv-ui
-CHAIN := $(addprefix tests/e2e/test_,demo.py readme_example.py fine_tuning.py)
+CHAIN := $(addprefix tests/e2e/test_,demo.py readme_example.py fine_tuning.py wheel.py)
 # The longest files first: short ones fill the end.
 TESTS := tests/e2e tests/distributed tests/unit
 TESTS += $(addprefix --ignore=,$(CHAIN) $(addprefix tests/e2e/test_,small.py reason.py bundle.py))

@@ -75,7 +75,7 @@ def data_steps(out: Path, size: Size) -> Iterator[Step]:
 
 
 def model_step(out: Path, size: Size) -> Step:
-    """Return the step that lets the demo's LLM practise dialogues with times."""
+    """Return the step that lets the demo's LLM practise dialogues with times, on as many processes as train."""
     made, recipes = out / "reason" / "models", RECIPES / "speaker-reasoner-tiny"
     processes = size.demo.training.processes
     return Step(
@@ -84,7 +84,7 @@ def model_step(out: Path, size: Size) -> Step:
         + (str(ROOT / "launch" / "reason_llm.py"), str(recipes), str(out / "models" / "llm"))
         + (str(out / "exp" / "stage4"), str(made), f"root={out}", "--steps", str(size.practice_steps)),
         made / "done",
-        seconds=300,
+        seconds=340,
     )
 
 
@@ -92,7 +92,7 @@ def stage_steps(out: Path, size: Size) -> Iterator[Step]:
     """Yield stages 11 to 13, and SpeakerLM's stage 4 by as many updates more."""
     processes, recipes = size.demo.training.processes, RECIPES / "speaker-reasoner-tiny"
     settings = (f"root={out}", *size.overrides)
-    stages = {11: 300.0, 12: 300.0, 13: 300.0}
+    stages = {11: 160.0, 12: 390.0, 13: 310.0}
     made = [Part(f"stage {n}: train", run_folder(out, n) / "done", seconds) for n, seconds in stages.items()]
     yield train_step("stages 11 to 13: train", recipes, ("--stages", "R1-R3", *settings), made, processes)
     found = load_recipes(recipes, "R1-R3", settings)
@@ -100,7 +100,7 @@ def stage_steps(out: Path, size: Size) -> Iterator[Step]:
     updates = sum(r.trainer.max_steps for r in found) + practised
     own = (f"init_from={out / 'exp' / 'stage4'}", f"output={run_folder(out, 4)}", f"trainer.max_steps={updates}")
     settings = (f"root={out}", "trainer.validate_every=400", *size.overrides, *own)
-    made = [Part("stage 4: train on", run_folder(out, 4) / "done", 350)]
+    made = [Part("stage 4: train on", run_folder(out, 4) / "done", 600)]
     yield train_step(made[0].name, RECIPES / "tiny" / "stage4.yaml", settings, made, processes)
 
 

@@ -6,7 +6,7 @@ them cannot share the probability of one place. Here it gets a token for every t
 it has one for every word of the demo, and practises the dialogues of the recipes' training data
 (``launch/reason_practice.py``), with the encoder and projectors of a run. ``OUT/llm`` is the LLM, ``OUT/run`` the
 run's weights as weights of this LLM; the recipes' ``model.llm.checkpoint`` must be the former.
-``torchrun --standalone --nproc-per-node 2 launch/reason_llm.py …`` does so on two processes.
+``deepspeed --num_accelerators 2 --no_local_rank launch/reason_llm.py …`` does so on two processes.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from pipeline.recipe.schema import Recipe
 from pipeline.standins.train_llm import VOICE_GAIN
 from reason_practice import LONGEST, practise, time_text
 from shards.commands.parser import Parser
-from shards.errors import SpeakerLMError
+from shards.errors import ModelError, SpeakerLMError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,9 +54,11 @@ def add_times(llm: Path, out: Path, seed: int) -> Tensor:
         The digits' vectors as an embedding of time has them, (40, H).
     """
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
-    tokenizer = AutoTokenizer.from_pretrained(str(llm))
+    from pipeline.prompts import PromptTokenizer
+
+    tokenizer = PromptTokenizer.from_folder(llm).tokenizer  # a missing folder is a typed error
     model: Any = AutoModelForCausalLM.from_pretrained(str(llm))
     before = len(tokenizer)
     tokenizer.add_tokens([time_text(n) for n in range(LONGEST)])
@@ -110,10 +112,17 @@ def extend(
     first = ranks is None or ranks.is_first
     made: list[Any] = [None]
     if first:
-        made[0] = add_times(llm, out / "llm", seed)
-        save_own_weights(out / "run" / WEIGHTS, load_file(run / WEIGHTS), base_hashes(out / "llm"))
+        try:
+            if not (run / WEIGHTS).is_file():
+                raise ModelError(f"{run}: no {WEIGHTS}; give the folder of a finished run")
+            made[0] = add_times(llm, out / "llm", seed)
+            save_own_weights(out / "run" / WEIGHTS, load_file(run / WEIGHTS), base_hashes(out / "llm"))
+        except SpeakerLMError as e:
+            made[0] = e
     if ranks:
-        torch.distributed.broadcast_object_list(made)  # the others read what rank 0 wrote
+        torch.distributed.broadcast_object_list(made)  # the others read what rank 0 wrote, or end with its error
+    if isinstance(made[0], SpeakerLMError):
+        raise made[0]
     model: Any = build_model(recipes[0].model, seed=seed)
     load_own_weights(model, out / "run", may_lack=ZERO_AT_START)
     with torch.no_grad():

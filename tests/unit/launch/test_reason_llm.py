@@ -18,6 +18,7 @@ from pipeline.prompts import PromptTokenizer
 from pipeline.ranks.launch import Ranks
 from pipeline.recipe.schema import DataConfig, DatasetConfig, DialogueConfig, Recipe
 from pipeline.train.stage_data import StageData
+from shards.errors import ModelError
 from tests.support.datasets import make_dataset
 from tests.support.finished_runs import make_finished_run
 from tests.support.tiny import TinyBase, make_base, model_config
@@ -190,6 +191,13 @@ def test_practice_trains_all_but_the_encoder_and_is_what_the_recipe_loads(
     assert not [n for n in changed if n.startswith("encoder.")]
     assert {"audio_projector.time.weight", "llm.model.layers.0.mlp.up_proj.base_layer.weight"} <= changed
     assert any("lora_B" in n for n in changed)
+
+
+@pytest.mark.parametrize("missing", ["llm", "run"])
+def test_a_missing_folder_is_a_typed_error(parts: Path, made: ModuleType, tmp_path: Path, missing: str) -> None:
+    given = {"llm": parts / "base" / "llm", "run": parts / "run"} | {missing: tmp_path / "nowhere"}
+    with pytest.raises(ModelError, match="nowhere: no "):
+        made.extend([recipe_of(parts, tmp_path / "llm")], given["llm"], given["run"], tmp_path, steps=1, seed=0)
 
 
 def test_one_batch_is_learned(parts: Path, practice: ModuleType, extended: tuple[Path, torch.Tensor]) -> None:

@@ -17,9 +17,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import demo
-from chain import BIN, pack_step, shards_cli, simulate_step, train_step, training_steps
+from chain import pack_step, shards_cli, simulate_step, train_step, training_steps
 from conversation_sets import Style
-from pipeline.ranks.launch import free_port
 from pipeline.recipe.load import load_recipes
 from reason_scores import Compared, report
 from shards.commands.parser import Parser
@@ -81,8 +80,8 @@ def model_step(out: Path, size: Size) -> Step:
     processes = size.demo.training.processes
     return Step(
         "stage 0: the stand-in LLM practises times",
-        (str(BIN / "deepspeed"), "--num_accelerators", str(processes), "--master_port", str(free_port()))
-        + ("--no_local_rank", str(ROOT / "launch" / "reason_llm.py"), str(recipes), str(out / "models" / "llm"))
+        (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes))
+        + (str(ROOT / "launch" / "reason_llm.py"), str(recipes), str(out / "models" / "llm"))
         + (str(out / "exp" / "stage4"), str(made), f"root={out}", "--steps", str(size.practice_steps)),
         made / "done",
         seconds=340,

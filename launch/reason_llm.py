@@ -6,7 +6,7 @@ them cannot share the probability of one place. Here it gets a token for every t
 it has one for every word of the demo, and practises the dialogues of the recipes' training data
 (``launch/reason_practice.py``), with the encoder and projectors of a run. ``OUT/llm`` is the LLM, ``OUT/run`` the
 run's weights as weights of this LLM; the recipes' ``model.llm.checkpoint`` must be the former.
-``deepspeed --num_accelerators 2 --no_local_rank launch/reason_llm.py …`` does so on two processes.
+``torchrun --standalone --nproc-per-node 2 launch/reason_llm.py …`` does so on two processes.
 """
 
 from __future__ import annotations
